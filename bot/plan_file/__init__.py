@@ -1,0 +1,106 @@
+"""dr-plan.yml: the customer's plan as frozen models, checked before anything starts.
+
+`load` gives the plan or a UserError, `check` lists every problem with its
+line, `schema` is the JSON Schema, `dump` writes a plan built by a program.
+"""
+
+from bot.plan_file.check import Problem, Severity, check, load, report
+from bot.plan_file.document import DrPlan, UnknownNameError
+from bot.plan_file.people import Approval, ApprovalRule, Channels, Person, Risk, Slot
+from bot.plan_file.procedures import (
+    Contact,
+    Drill,
+    Objectives,
+    PlanDocument,
+    PlanStatus,
+    PlanStep,
+    Runbook,
+    Scenario,
+)
+from bot.plan_file.protection import (
+    LOCAL,
+    Backups,
+    ComponentBackup,
+    DatabaseBackup,
+    DumpBackup,
+    IncrementalBackup,
+    WalArchive,
+)
+from bot.plan_file.values import (
+    Duration,
+    SecretRef,
+    TextRef,
+    cron_fields,
+    format_duration,
+    is_reference,
+    parse_duration,
+)
+from bot.plan_file.world import (
+    Bucket,
+    BucketPurpose,
+    Cluster,
+    Compare,
+    ConfigMapKey,
+    Database,
+    Invariant,
+    ObjectLock,
+    Server,
+    ServerRole,
+    Service,
+    Workload,
+    WorkloadKind,
+)
+from bot.plan_file.writing import dump, schema
+
+__all__ = [
+    "LOCAL",
+    "Approval",
+    "ApprovalRule",
+    "Backups",
+    "Bucket",
+    "BucketPurpose",
+    "Channels",
+    "Cluster",
+    "Compare",
+    "ComponentBackup",
+    "ConfigMapKey",
+    "Contact",
+    "Database",
+    "DatabaseBackup",
+    "DrPlan",
+    "Drill",
+    "DumpBackup",
+    "Duration",
+    "IncrementalBackup",
+    "Invariant",
+    "ObjectLock",
+    "Objectives",
+    "Person",
+    "PlanDocument",
+    "PlanStatus",
+    "PlanStep",
+    "Problem",
+    "Risk",
+    "Runbook",
+    "Scenario",
+    "SecretRef",
+    "Server",
+    "ServerRole",
+    "Service",
+    "Severity",
+    "Slot",
+    "TextRef",
+    "UnknownNameError",
+    "WalArchive",
+    "Workload",
+    "WorkloadKind",
+    "check",
+    "cron_fields",
+    "dump",
+    "format_duration",
+    "is_reference",
+    "load",
+    "parse_duration",
+    "report",
+    "schema",
+]

@@ -1,0 +1,177 @@
+"""Checking a plan file: every problem with its line, what is wrong and what would be right."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from actions.errors import UserError
+from bot.plan_file.document import RULES_ERROR, DrPlan
+from bot.plan_file.doubts import doubts
+from bot.plan_file.rules import Path, broken_rules, choose, find
+from bot.plan_file.sentences import model_at, sentence
+from bot.plan_file.source import Place, read
+
+_LARGEST = 1_000_000
+"""Bytes; a plan people can read is a hundredth of it."""
+
+
+class Severity(StrEnum):
+    """Whether a problem stops the start."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding in a plan file. Its text never holds a value that may be secret."""
+
+    file: str
+    line: int
+    column: int
+    key: str
+    """Dotted path such as `databases[0].server`; empty for the file as a whole."""
+    wrong: str
+    right: str
+    severity: Severity = Severity.ERROR
+
+    def __str__(self) -> str:
+        key = f"{self.key}: " if self.key else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.severity}: {key}{self.wrong}; {self.right}"
+
+
+def check(
+    path: FilePath | str, *, actions: Collection[str] | None = None, today: date | None = None
+) -> list[Problem]:
+    """Every problem of a plan file, by line; warnings only once there is no error.
+
+    `actions` are the names of the registry: with them, unknown action names
+    are errors. With `today`, an overdue review is a warning.
+    """
+    return _examine(FilePath(path), actions=actions, today=today)[1]
+
+
+def load(path: FilePath | str, *, actions: Collection[str] | None = None) -> DrPlan:
+    """The plan of a file. Raises UserError with every error of it, one a line."""
+    plan, problems = _examine(FilePath(path), actions=actions, today=None)
+    if plan is None:
+        errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+        raise UserError(report(errors))
+    return plan
+
+
+def report(problems: Iterable[Problem]) -> str:
+    """The problems as text, one a line."""
+    return "\n".join(str(problem) for problem in problems)
+
+
+def _examine(
+    path: FilePath, *, actions: Collection[str] | None, today: date | None
+) -> tuple[DrPlan | None, list[Problem]]:
+    text = _text(path)
+    if isinstance(text, Problem):
+        return None, [text]
+    source = read(text)
+    problems = [
+        Problem(str(path), bad.place.line, bad.place.column, _dotted(bad.path), bad.wrong, bad.right)
+        for bad in source.problems
+    ]
+    if source.data is None:
+        return None, problems
+    plan, invalid = _validate(source.data)
+    taken = {problem.key for problem in problems}
+    for where, wrong, right, of_key in [*invalid, *_between(source.data, actions)]:
+        if _dotted(where) not in taken:
+            problems.append(_problem(path, source.place(where, of_key=of_key), where, wrong, right))
+            taken.add(_dotted(where))
+    if problems or plan is None:
+        return None, _sorted(problems)
+    warnings = [
+        _problem(path, source.place(doubt.path), doubt.path, doubt.wrong, doubt.right, Severity.WARNING)
+        for doubt in doubts(plan, today=today)
+    ]
+    return plan, _sorted(warnings)
+
+
+_Misfit = tuple[Path, str, str, bool]
+"""Where, what is wrong, what would be right, and whether the key rather than its value is meant."""
+
+
+def _validate(data: Any) -> tuple[DrPlan | None, list[_Misfit]]:
+    try:
+        return DrPlan.model_validate(data), []
+    except ValidationError as error:
+        # Inputs are left out: an error of a secret must not carry the secret.
+        details = error.errors(include_url=False, include_input=False)
+    found: list[_Misfit] = []
+    for detail in details:
+        if detail["type"] == RULES_ERROR:
+            continue  # the same rules are run on the data below, where places are known
+        where = tuple(detail["loc"])
+        wrong, right = sentence(detail, _reach(data, where), model_at(DrPlan, where[:-1]))
+        found.append((where, wrong, right, detail["type"] == "extra_forbidden"))
+    return None, found
+
+
+def _between(data: Any, actions: Collection[str] | None) -> Iterator[_Misfit]:
+    if not isinstance(data, Mapping):
+        return
+    for rule in broken_rules(data):
+        yield rule.path, rule.wrong, rule.right, False
+    if actions is None:
+        return
+    for pattern in (
+        "scenarios.*.steps.*.action",
+        "runbooks.*.steps.*.action",
+        "drills.*.steps.*.action",
+        "drills.*.action",
+    ):
+        for where, word in find(data, pattern):
+            if isinstance(word, str) and word not in actions:
+                yield where, f"there is no action `{word}`", choose("action", word, sorted(actions)), False
+
+
+def _reach(data: Any, where: Path) -> Any:
+    for key in where:
+        try:
+            data = data[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _text(path: FilePath) -> str | Problem:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        # strerror, such as "No such file or directory", without Python's own dressing.
+        return Problem(
+            str(path), 1, 1, "", f"cannot be read ({error.strerror})", "give the path of a plan file"
+        )
+    if len(raw) > _LARGEST:
+        return Problem(str(path), 1, 1, "", f"the file has {len(raw)} bytes", f"keep it under {_LARGEST}")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        return Problem(str(path), line, 1, "", "the line is not UTF-8", "save the file as UTF-8")
+
+
+def _problem(
+    path: FilePath, place: Place, where: Path, wrong: str, right: str, severity: Severity = Severity.ERROR
+) -> Problem:
+    return Problem(str(path), place.line, place.column, _dotted(where), wrong, right, severity)
+
+
+def _dotted(where: Path) -> str:
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in where)
+    return text.removeprefix(".")
+
+
+def _sorted(problems: list[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: (problem.line, problem.column, problem.key))

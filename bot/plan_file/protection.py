@@ -1,0 +1,147 @@
+"""How copies are made and kept: section 2 of the written plan."""
+
+import base64
+import binascii
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+
+from bot.plan_file.values import (
+    Count,
+    Duration,
+    Identifier,
+    Part,
+    Retention,
+    Schedule,
+    SecretRef,
+    Text,
+    TextRef,
+    is_reference,
+    misfit,
+)
+
+LOCAL = "local"
+"""The store that is `backups.local_directory`; every other store is a bucket."""
+
+
+def _recipient(text: str) -> str:
+    if is_reference(text) or re.fullmatch(r"age1[02-9ac-hj-np-z]{58}", text):
+        return text
+    # Never repeat the text: people paste the identity (the secret half) here.
+    raise misfit(
+        "this is not an age public key", "give age1... or a reference to it; the identity never belongs here"
+    )
+
+
+def _signer(text: str) -> str:
+    if is_reference(text):
+        return text
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != 32:
+        raise misfit(
+            "this is not an Ed25519 public key",
+            "give 32 bytes in base64 (44 characters) or a reference to it",
+        )
+    return text
+
+
+Recipient = Annotated[
+    str,
+    AfterValidator(_recipient),
+    WithJsonSchema({"type": "string", "description": "An age public key (age1...) or a reference to one."}),
+]
+Signer = Annotated[
+    str,
+    AfterValidator(_signer),
+    WithJsonSchema(
+        {"type": "string", "description": "An Ed25519 public key, 32 bytes in base64, or a reference to one."}
+    ),
+]
+
+
+class DumpBackup(Part):
+    """Full dump (logical copy)."""
+
+    schedule: Schedule
+    """When it starts."""
+    retention: Duration
+    """How long it is kept."""
+    stores: tuple[Text, ...] = Field(min_length=1)
+    """Where it is kept: `local`, and names of buckets."""
+    minimum_bytes: Count = 0
+    """A dump smaller than this many bytes is reported as broken."""
+
+
+class IncrementalBackup(Part):
+    """Incremental physical backup."""
+
+    every: Duration
+    """Time between two."""
+    retention: Duration
+    """How long it is kept."""
+    stores: tuple[Text, ...] = Field(min_length=1)
+    """Where it is kept."""
+
+
+class WalArchive(Part):
+    """Write-ahead log, archived as it is written."""
+
+    frequency: Literal["continuous"] = "continuous"
+    """Segments leave the server as they are written."""
+    retention: Duration
+    """How long it is kept."""
+    stores: tuple[Text, ...] = Field(min_length=1)
+    """Where it is kept."""
+
+
+class DatabaseBackup(Part):
+    """The copies of one database."""
+
+    database: Identifier
+    """The database."""
+    dump: DumpBackup
+    """Full dump."""
+    incremental: IncrementalBackup | None = None
+    """Incremental backup."""
+    wal: WalArchive | None = None
+    """Archive of the write-ahead log."""
+
+
+class ComponentBackup(Part):
+    """Copies that another system makes and the plan relies on."""
+
+    component: Text
+    """What is copied."""
+    method: Text
+    """By what means."""
+    frequency: Text
+    """How often, in words."""
+    retention: Retention
+    """How long copies are kept."""
+    bucket: Text | None = None
+    """The bucket it concerns."""
+
+
+class Backups(Part):
+    """Everything about copies, and the keys that protect them."""
+
+    local_directory: TextRef
+    """Directory of the local copies: an absolute path, or a reference to one."""
+    recipients: tuple[Recipient, ...] = Field(min_length=1)
+    """age public keys every copy is encrypted to."""
+    identity: SecretRef | None = None
+    """Reference to the age identity (private half) used by restores; empty where nothing is restored."""
+    signing_key: SecretRef
+    """Reference to the Ed25519 private key that signs manifests."""
+    signers: tuple[Signer, ...] = Field(min_length=1)
+    """Ed25519 public keys whose manifests are trusted."""
+    databases: tuple[DatabaseBackup, ...] = Field(min_length=1)
+    """Section 2.1: databases."""
+    applications: tuple[ComponentBackup, ...] = ()
+    """Section 2.2: applications."""
+    files: tuple[ComponentBackup, ...] = ()
+    """Section 2.3: files."""

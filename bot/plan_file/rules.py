@@ -1,0 +1,174 @@
+"""Rules between parts of the plan: names that must exist, and names that must be single.
+
+They work on plain data (dicts, lists, strings) and pass over what has another
+shape, so that a file with a mistake in one place still hears about all others.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rapidfuzz import fuzz, process, utils
+
+Path = tuple[str | int, ...]
+Found = tuple[Path, object]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A rule that does not hold at `path`: what is wrong, and what would be right."""
+
+    path: Path
+    wrong: str
+    right: str
+
+
+# (where a name is used, where it is defined, what it names, names that always exist)
+_REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("databases.*.server", "servers.*.name", "server", ()),
+    ("databases.*.spare_server", "servers.*.name", "server", ()),
+    ("databases.*.application", "services.*.name", "service", ()),
+    ("services.*.cluster", "clusters.*.name", "cluster", ()),
+    ("services.*.workloads.*.writes_to.*", "databases.*.name", "database", ()),
+    ("backups.databases.*.database", "databases.*.name", "database", ()),
+    ("backups.databases.*.dump.stores.*", "buckets.*.name", "bucket", ("local",)),
+    ("backups.databases.*.incremental.stores.*", "buckets.*.name", "bucket", ("local",)),
+    ("backups.databases.*.wal.stores.*", "buckets.*.name", "bucket", ("local",)),
+    ("backups.applications.*.bucket", "buckets.*.name", "bucket", ()),
+    ("backups.files.*.bucket", "buckets.*.name", "bucket", ()),
+    ("approval.rules.*.slots.*.role", "roster.*.roles.*", "role", ()),
+    ("runbooks.*.scenarios.*", "scenarios.*.name", "scenario", ()),
+    ("contacts.*.person", "roster.*.id", "person", ()),
+)
+
+# (names that must differ, what they name)
+_UNIQUE: tuple[tuple[str, str], ...] = (
+    ("scenarios.*.name", "scenario"),
+    ("servers.*.name", "server"),
+    ("databases.*.name", "database"),
+    ("clusters.*.name", "cluster"),
+    ("services.*.name", "service"),
+    ("buckets.*.name", "bucket"),
+    ("backups.databases.*.database", "database"),
+    ("approval.rules.*.risk", "risk"),
+    ("roster.*.id", "person"),
+    ("roster.*.slack_ids.*", "Slack account"),
+    ("runbooks.*.name", "runbook"),
+    ("drills.*.name", "drill"),
+)
+
+
+def find(data: object, pattern: str) -> list[Found]:
+    """Every value that a dotted pattern such as `databases.*.server` reaches, with its path."""
+    found: list[Found] = [((), data)]
+    for key in pattern.split("."):
+        found = [child for path, value in found for child in _children(path, value, key)]
+    return found
+
+
+def _children(path: Path, value: object, key: str) -> Iterator[Found]:
+    if key == "*":
+        if isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                yield (*path, index), item
+    elif isinstance(value, Mapping) and value.get(key) is not None:
+        yield (*path, key), value[key]
+
+
+def strings(data: object, pattern: str) -> list[str]:
+    """The values a pattern reaches that are strings."""
+    return [value for _, value in find(data, pattern) if isinstance(value, str)]
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name most like a mistyped word, or None when nothing is near."""
+    match = process.extractOne(
+        word, sorted(set(names)), scorer=fuzz.ratio, processor=utils.default_process, score_cutoff=60
+    )
+    return match[0] if match else None
+
+
+def choose(kind: str, word: str, names: Sequence[str]) -> str:
+    """The sentence that tells which name would be right."""
+    near = nearest(word, names)
+    if near is not None:
+        return f"did you mean `{near}`?"
+    if not names:
+        return f"define a {kind} of that name first"
+    return "use one of " + ", ".join(f"`{name}`" for name in sorted(set(names)))
+
+
+def broken_rules(data: Mapping[str, object]) -> list[Broken]:
+    """Every rule between parts of the plan that does not hold."""
+    return [
+        *_unknown_names(data),
+        *_repeated_names(data),
+        *_repeated_inside(data),
+        *_unreachable_quorum(data),
+        *_odd_pairs(data),
+    ]
+
+
+def _unknown_names(data: Mapping[str, object]) -> Iterator[Broken]:
+    for used, defined, kind, always in _REFERENCES:
+        names = [*always, *strings(data, defined)]
+        for path, word in find(data, used):
+            if isinstance(word, str) and word not in names:
+                yield Broken(path, f"there is no {kind} `{word}`", choose(kind, word, names))
+
+
+def _repeated_names(data: Mapping[str, object]) -> Iterator[Broken]:
+    for pattern, kind in _UNIQUE:
+        yield from _repeated(find(data, pattern), kind)
+
+
+def _repeated_inside(data: Mapping[str, object]) -> Iterator[Broken]:
+    for path, database in find(data, "databases.*"):
+        inside = [((*path, *deeper), name) for deeper, name in find(database, "invariants.*.name")]
+        yield from _repeated(inside, "invariant")
+
+
+def _repeated(found: list[Found], kind: str) -> Iterator[Broken]:
+    seen: set[str] = set()
+    for path, name in found:
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            yield Broken(path, f"the {kind} `{name}` is named twice", f"give each {kind} once")
+        seen.add(name)
+
+
+def _unreachable_quorum(data: Mapping[str, object]) -> Iterator[Broken]:
+    persons = len(find(data, "roster.*.id"))
+    for path, others in find(data, "approval.rules.*.persons_besides_requester"):
+        if isinstance(others, int) and others + 1 > persons:
+            yield Broken(
+                path,
+                f"{others + 1} persons must sign, but the roster has {persons}",
+                "add persons to `roster` or ask for fewer",
+            )
+    for path, slot in find(data, "approval.rules.*.slots.*"):
+        if not isinstance(slot, Mapping):
+            continue
+        role, count = slot.get("role"), slot.get("count", 1)
+        holders = sum(role in strings(person, "roles.*") for _, person in find(data, "roster.*"))
+        if isinstance(count, int) and 0 < holders < count:
+            yield Broken(
+                path,
+                f"{count} persons of `{role}` must sign, but the roster has {holders}",
+                "give the role to more persons or ask for fewer",
+            )
+
+
+def _odd_pairs(data: Mapping[str, object]) -> Iterator[Broken]:
+    for path, spare in find(data, "databases.*.spare_server"):
+        if ((*path[:-1], "server"), spare) in find(data, "databases.*.server"):
+            yield Broken(
+                path, "the spare server is the server itself", "name another server or leave the key out"
+            )
+    for path, bucket in find(data, "buckets.*"):
+        if isinstance(bucket, Mapping):
+            for has, lacks in (("access_key", "secret_key"), ("secret_key", "access_key")):
+                if bucket.get(has) is not None and bucket.get(lacks) is None:
+                    yield Broken(
+                        (*path, has), f"`{has}` without `{lacks}`", f"add `{lacks}`, or leave both out"
+                    )

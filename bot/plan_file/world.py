@@ -1,0 +1,206 @@
+"""What the plan protects: servers, databases, clusters, services and buckets."""
+
+import re
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from bot.plan_file.values import (
+    Count,
+    Flag,
+    Identifier,
+    KubernetesName,
+    Name,
+    Part,
+    Positive,
+    SecretRef,
+    Shape,
+    Text,
+    TextRef,
+    misfit,
+)
+
+
+class ServerRole(StrEnum):
+    """What a PostgreSQL server is for."""
+
+    PRIMARY = "primary"
+    STANDBY = "standby"
+    SPARE = "spare"
+
+
+class Server(Part):
+    """A PostgreSQL server (instance)."""
+
+    name: Name
+    """Name of the server in this plan."""
+    role: ServerRole = ServerRole.PRIMARY
+    """primary, standby, or spare (a server a restore may be sent to)."""
+    admin_dsn: SecretRef
+    """Reference to the connection string of an administrator."""
+    restore_role: Identifier | None = None
+    """Unprivileged role restores run as; empty: the owner of the database."""
+    tools: str = ""
+    """Directory with pg_dump and pg_restore; empty: the bundled ones."""
+    host: TextRef | None = None
+    """Host name applications use; written to the service's config map when it is repointed."""
+
+
+class Compare(StrEnum):
+    """How the value after a restore must relate to the value at the dump's snapshot."""
+
+    EQUAL = "equal"
+    AT_LEAST = "at_least"
+    AT_MOST = "at_most"
+
+
+def _single_select(sql: str) -> str:
+    statement = sql.strip().rstrip(";").rstrip()
+    if ";" in statement:
+        raise misfit("this is more than one statement", "give one SELECT without `;` inside")
+    if not re.match(r"(?i)(select|with)\b", statement):
+        raise misfit("this is not a SELECT", "give one SELECT that returns one value")
+    return statement
+
+
+class Invariant(Part):
+    """A fact about the data that is measured with every dump and again after a restore."""
+
+    name: Name
+    """Name of the invariant."""
+    sql: Annotated[str, AfterValidator(_single_select)]
+    """One SELECT that returns one value."""
+    compare: Compare = Compare.EQUAL
+    """equal, at_least or at_most: the restored value against the value in the dump's snapshot."""
+    description: Text
+    """What it means, for the person who reads the report."""
+
+
+class Database(Part):
+    """A database the plan protects."""
+
+    name: Identifier
+    """Name of the database on its server."""
+    server: Name
+    """The server it lives on."""
+    owner: Identifier
+    """Role that owns it."""
+    application: Name | None = None
+    """The service that uses it and is stopped while a restore is switched in."""
+    invariants: tuple[Invariant, ...] = ()
+    """What must hold after a restore, besides rows, schema and sequences."""
+    quarantine_days: Positive = 7
+    """Days the replaced database is kept, renamed."""
+    restore_jobs: Positive = 4
+    """Parallel jobs of a restore."""
+    spare_server: Name | None = None
+    """Another server to restore to when the first is suspect or full."""
+
+
+class Cluster(Part):
+    """A Kubernetes cluster."""
+
+    name: Name
+    """Name of the cluster in this plan."""
+    kubeconfig: TextRef | None = None
+    """Path or reference of the kubeconfig; empty: the service account of the pod."""
+    context: Text | None = None
+    """Context in the kubeconfig; empty: its current one."""
+    namespace: KubernetesName
+    """Namespace of services that name none."""
+
+
+class WorkloadKind(StrEnum):
+    """Kinds of workload that can be stopped and started."""
+
+    DEPLOYMENT = "Deployment"
+    STATEFUL_SET = "StatefulSet"
+    CRON_JOB = "CronJob"
+
+
+class Workload(Part):
+    """A workload of a service."""
+
+    kind: WorkloadKind
+    """Deployment, StatefulSet or CronJob."""
+    name: KubernetesName
+    """Its name in the namespace."""
+    writes_to: tuple[Identifier, ...] = ()
+    """Databases it writes to: it is stopped while one of them is replaced."""
+    order: Count = 0
+    """Start order: lower first; stopped in reverse."""
+
+
+class ConfigMapKey(Part):
+    """Where a service reads the host of its database."""
+
+    name: KubernetesName
+    """Name of the config map."""
+    key: Annotated[str, Shape(r"[A-Za-z0-9._-]+", "use letters, digits, `.`, `_` and `-`")]
+    """Key in it."""
+
+
+class Service(Part):
+    """An application."""
+
+    name: Name
+    """Name of the service in this plan."""
+    cluster: Name
+    """The cluster it runs in."""
+    namespace: KubernetesName | None = None
+    """Its namespace; empty: the cluster's."""
+    workloads: tuple[Workload, ...] = Field(min_length=1)
+    """What runs."""
+    health_url: TextRef | None = None
+    """Address that answers 2xx when the service works."""
+    database_check: SecretRef | None = None
+    """Reference to the connection string the application itself uses."""
+    config_map: ConfigMapKey | None = None
+    """Where DATABASE_HOST is kept, for repointing."""
+
+
+class BucketPurpose(StrEnum):
+    """What a bucket holds."""
+
+    BACKUPS = "backups"
+    FILES = "files"
+    EVIDENCE = "evidence"
+    IMAGES = "images"
+
+
+class ObjectLock(StrEnum):
+    """The Object Lock mode a bucket is expected to have."""
+
+    OFF = "off"
+    GOVERNANCE = "governance"
+    COMPLIANCE = "compliance"
+
+
+class Bucket(Part):
+    """A bucket of an S3-compatible store."""
+
+    name: Annotated[
+        str,
+        Shape(
+            r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+            "use a bucket name: 3 to 63 lower case letters, digits, `.` and `-`",
+        ),
+    ]
+    """Name of the bucket at the store."""
+    purpose: BucketPurpose
+    """backups, files, evidence or images."""
+    region: TextRef
+    """Region of the bucket."""
+    endpoint: TextRef | None = None
+    """Address of the store; empty: AWS."""
+    prefix: Annotated[str, Shape(r"(?:[^/\s]+/)*", "end the folder in `/`, such as backups/")] = ""
+    """Folder the bot writes to, ending in `/`."""
+    access_key: SecretRef | None = None
+    """Reference to the access key id; empty: the identity of the pod."""
+    secret_key: SecretRef | None = None
+    """Reference to the secret access key."""
+    versioning: Flag = True
+    """Whether versioning is expected."""
+    object_lock: ObjectLock = ObjectLock.OFF
+    """Expected Object Lock mode."""
