@@ -1,0 +1,1 @@
+"""The actions, one module each; they do not know each other."""

@@ -1,0 +1,51 @@
+"""Errors, told apart by who must act.
+
+DrError
+├── UserError             the person who asked: shown word for word, names the next thing to do
+├── TemporaryError        nobody: the same call may succeed after `retry_after`
+└── PermanentError        an operator: trying again without a change fails again
+    ├── VerificationError     the world was read and is not what was promised
+    ├── PreconditionError     the world moved since the plan was signed; the difference is in `violations`
+    └── UnknownOutcomeError   it cannot be told whether the effect happened; people decide
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+
+class DrError(Exception):
+    """Base of every error this product raises on purpose."""
+
+
+class UserError(DrError):
+    """The person who asked can put this right; the text is shown to them word for word."""
+
+
+class TemporaryError(DrError):
+    """The same call may succeed later."""
+
+    def __init__(self, message: str, *, retry_after: timedelta = timedelta(seconds=5)) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentError(DrError):
+    """Trying again without a change fails again."""
+
+
+class VerificationError(PermanentError):
+    """The world was read and is not what was promised."""
+
+
+class PreconditionError(PermanentError):
+    """The world moved since the plan was signed."""
+
+    def __init__(self, violations: Sequence[str]) -> None:
+        super().__init__("; ".join(violations))
+        self.violations = tuple(violations)
+
+
+class UnknownOutcomeError(PermanentError):
+    """It cannot be told whether the effect happened."""

@@ -1,0 +1,381 @@
+"""What an action may use, in the domain's words. Every port has a real adapter and one working in-memory fake
+(`tests/fakes`), and one test module that both pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+
+from actions.backup.manifest import Fingerprint, Globals, Manifest, SignedManifest
+from actions.site import DatabaseRef, Frozen, Invariant, SecretRef, Site, WorkloadRef
+
+# ---------------------------------------------------------------- progress
+
+
+class ProgressReport(Frozen):
+    """Where a step stands. `total` is None while unknown; `unit` is "bytes", "rows" or "steps"."""
+
+    done: int = 0
+    total: int | None = None
+    unit: str = "bytes"
+    phase: str = ""
+
+
+class Progress(Protocol):
+    """Takes reports as often as they come; the receiver thins them out. Never raises, never blocks for long."""
+
+    def __call__(self, report: ProgressReport, /) -> None: ...
+
+
+def no_progress(report: ProgressReport, /) -> None:
+    """For callers that show nothing."""
+
+
+# ---------------------------------------------------------------- PostgreSQL
+
+
+class ServerFacts(Frozen):
+    """A server as it answers now. `free_bytes` is None where the server may not tell."""
+
+    name: str
+    version: int  # server_version_num
+    system_id: str
+    in_recovery: bool
+    free_bytes: int | None = None
+    address: str = ""  # host:port, for people
+
+
+class DatabaseFacts(Frozen):
+    """A database as it is now."""
+
+    name: str
+    oid: int
+    owner: str
+    bytes: int
+    allows_connections: bool
+    sessions: int
+    mark: str = ""  # our note (a COMMENT ON DATABASE): which plan made it, or set it aside
+
+
+class PostgresAdmin(Protocol):
+    """An administrator's view of all servers of the site. Database names are taken literally, never as SQL."""
+
+    async def server(self, server: str) -> ServerFacts: ...
+
+    async def database(self, database: DatabaseRef) -> DatabaseFacts | None: ...
+
+    async def databases(self, server: str) -> Sequence[DatabaseFacts]: ...
+
+    async def fingerprint(self, database: DatabaseRef, invariants: Sequence[Invariant]) -> Fingerprint: ...
+
+    async def create(self, database: DatabaseRef, *, owner: str, globals: Globals, mark: str) -> None:
+        """Create the database (template0) with its owner and mark, and roles of `globals` that are missing (NOLOGIN
+        passwords unset). A database of that name with the same mark is left as it is; with another mark: UserError."""
+
+    async def close(self, database: DatabaseRef) -> int:
+        """Refuse new connections and end the sessions; return how many were ended once none is left.
+        Raises TemporaryError when sessions are still there after 30 s."""
+
+    async def open(self, database: DatabaseRef) -> None:
+        """Let connections in again."""
+
+    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str) -> None:
+        """In one transaction rename `current` to `aside` (closed, marked) and `replacement` to `current` (open).
+        Refuses when names are not as expected or sessions are left; then nothing has changed."""
+
+    async def discard(self, database: DatabaseRef, *, mark: str) -> None:
+        """Drop a database this product made for scratch. Raises UserError unless it carries exactly this mark and the
+        mark begins with `drbot:scratch:`."""
+
+    async def query(self, database: DatabaseRef, sql: str) -> Sequence[Mapping[str, Any]]:
+        """Run one read-only statement of the product's own (status figures) in a READ ONLY transaction, 10 s limit."""
+
+
+# ---------------------------------------------------------------- object storage
+
+
+class ObjectFacts(Frozen):
+    """One stored object."""
+
+    key: str
+    bytes: int
+    modified_at: datetime
+    version: str | None = None
+
+
+class ObjectStore(Protocol):
+    """S3, by bucket name of the site."""
+
+    async def put(self, bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> None:
+        """Raises UserError when `only_if_absent` and the key exists."""
+
+    async def put_stream(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> int:
+        """Multipart upload; returns bytes stored. On any error or cancellation the upload is aborted."""
+
+    async def get(self, bucket: str, key: str) -> bytes:
+        """Small objects. Raises UserError when there is no such key."""
+
+    def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]: ...
+
+    async def head(self, bucket: str, key: str) -> ObjectFacts | None: ...
+
+    async def list(self, bucket: str, prefix: str) -> Sequence[ObjectFacts]: ...
+
+    async def delete(self, bucket: str, key: str) -> None: ...
+
+    async def sweep_uploads(self, bucket: str, prefix: str, *, older_than: timedelta) -> int:
+        """Abort multipart uploads that were left behind; returns how many."""
+
+
+# ---------------------------------------------------------------- backups
+
+
+class CatalogueEntry(Frozen):
+    """One backup of the catalogue: its signed manifest checked, and the newest verification there is."""
+
+    manifest: Manifest
+    manifest_sha256: str  # of the stored manifest object: what a plan pins
+    verified_at: datetime | None = None
+    problem: str | None = None  # why it must not be used (bad signature, object missing or of another size)
+
+
+class DumpRequest(Frozen):
+    """One dump to be made. `id` is chosen by the plan, so a rerun finds it."""
+
+    id: str
+    database: str
+    requested_by: str = ""
+
+
+class LoadRequest(Frozen):
+    """Load a catalogued dump into a new database, by name on a server."""
+
+    backup: str
+    database: str  # of the site: whose backup policy applies
+    into: DatabaseRef
+    mark: str
+    jobs: int
+
+
+class AdoptRequest(Frozen):
+    """A dump made by other means, to be restored in scratch, measured and catalogued."""
+
+    id: str
+    database: str
+    source_key: str  # object key in the database's bucket
+    scratch: DatabaseRef
+    requested_by: str = ""
+
+
+class BackupEngine(Protocol):
+    """Makes, reads and checks backups of one kind. Heavy calls are made inside `drbot job`, through the Executor."""
+
+    async def catalogue(self, database: str) -> Sequence[CatalogueEntry]:
+        """Newest first. A manifest that fails its check is listed with `problem`, never hidden."""
+
+    async def find(self, database: str, backup: str) -> CatalogueEntry | None: ...
+
+    async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest: ...
+
+    async def load(self, request: LoadRequest, progress: Progress) -> Fingerprint:
+        """Signature, then stored bytes (SHA-256), then the plain bytes, then `pg_restore` as an unprivileged role into
+        `into`, then ANALYZE; returns the fingerprint measured there. Raises VerificationError and leaves no usable database
+        otherwise."""
+
+    async def verify(self, database: str, backup: str, progress: Progress) -> CatalogueEntry:
+        """Read the whole stored object, check both hashes and that the archive lists; record the result beside it."""
+
+    async def adopt(self, request: AdoptRequest, progress: Progress) -> SignedManifest: ...
+
+
+# ---------------------------------------------------------------- heavy work
+
+
+class JobKind(StrEnum):
+    DUMP = "dump"
+    LOAD = "load"
+    VERIFY = "verify"
+    ADOPT = "adopt"
+
+
+class JobSpec(Frozen):
+    """One heavy piece of work, without secrets. `name` is derived from plan and step, so a rerun finds it."""
+
+    name: str  # RFC 1123 label
+    kind: JobKind
+    request: Mapping[str, Any]  # the JSON of DumpRequest, LoadRequest, ...
+    timeout: timedelta = timedelta(hours=6)
+
+
+class JobPhase(StrEnum):
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    LOST = "lost"  # it was started and is gone without a result
+
+
+class JobState(Frozen):
+    """A job as the executor finds it. `error_kind` is the class name out of `actions.errors`."""
+
+    phase: JobPhase
+    result: Mapping[str, Any] | None = None
+    error: str = ""
+    error_kind: str = ""
+
+
+class Executor(Protocol):
+    """Runs `drbot job` somewhere and finds it again by its name after a crash of the bot."""
+
+    async def start(self, spec: JobSpec) -> None:
+        """Start it unless a job of that name exists (running or ended)."""
+
+    async def find(self, name: str) -> JobState | None: ...
+
+    async def wait(self, name: str, progress: Progress) -> JobState:
+        """Follow it to its end. Cancelling the wait does not end the job."""
+
+    async def cancel(self, name: str) -> None:
+        """End it and everything it started; returns when nothing of it is left."""
+
+    async def forget(self, name: str) -> None:
+        """Remove the traces of an ended job, so that the name can be used again."""
+
+
+# ---------------------------------------------------------------- Kubernetes
+
+
+class Autoscaler(Frozen):
+    """A HorizontalPodAutoscaler that points at a workload."""
+
+    name: str
+    minimum: int
+    maximum: int
+
+
+class GitOps(Frozen):
+    """The controller that would undo a change of this workload."""
+
+    tool: str  # "argocd" or "flux"
+    kind: str  # "Application", "Kustomization", "HelmRelease"
+    namespace: str
+    name: str
+    suspended: bool
+
+
+class WorkloadFacts(Frozen):
+    """A workload as the API server shows it. For a CronJob `replicas` is 0 when suspended, else 1."""
+
+    ref: WorkloadRef
+    uid: str
+    replicas: int
+    ready: int
+    recorded: int | None = None  # replicas to give back, recorded on the object when it was stopped
+    mark: str = ""  # plan that stopped it
+    restarted: str = ""  # mark of the last restart this product asked for
+    images: tuple[str, ...] = ()
+    autoscaler: Autoscaler | None = None
+    gitops: GitOps | None = None
+
+
+class FailingPod(Frozen):
+    """A pod that keeps a rollout from ending, and why."""
+
+    name: str
+    reason: str
+    message: str = ""
+
+
+class Rollout(Frozen):
+    """State of a rollout: `done` only when observed generation, updated and available replicas all agree."""
+
+    done: bool
+    failed: bool  # the controller gave up (ProgressDeadlineExceeded)
+    ready: int
+    wanted: int
+    failing: tuple[FailingPod, ...] = ()
+
+
+class Cluster(Protocol):
+    """The clusters of the site. Every change is compare-and-set on what was read."""
+
+    async def workload(self, ref: WorkloadRef) -> WorkloadFacts | None: ...
+
+    async def stop(self, ref: WorkloadRef, *, mark: str) -> None:
+        """Record the replica count on the object and scale to zero (CronJob: suspend) in one patch. A workload already
+        stopped under this mark is left alone; one stopped under another mark keeps the first record."""
+
+    async def give_back(self, ref: WorkloadRef, *, mark: str) -> None:
+        """Scale to the recorded count and remove the record. Nothing recorded: nothing to do."""
+
+    async def scale(self, ref: WorkloadRef, replicas: int) -> None: ...
+
+    async def restart(self, ref: WorkloadRef, *, mark: str) -> None:
+        """Ask for a rollout restart once per mark."""
+
+    async def rollout(self, ref: WorkloadRef) -> Rollout: ...
+
+    async def suspend_gitops(self, ref: WorkloadRef, *, mark: str) -> None:
+        """Suspend the controller that owns the workload and record that it was this product."""
+
+    async def resume_gitops(self, ref: WorkloadRef, *, mark: str) -> None:
+        """Undo `suspend_gitops` where it was done under this mark; a suspension by others is kept."""
+
+    async def config(self, cluster: str, namespace: str, name: str) -> Mapping[str, str]: ...
+
+    async def set_config(self, cluster: str, namespace: str, name: str, *, key: str, before: str, after: str) -> None:
+        """Compare-and-set of one key of a ConfigMap. Raises PreconditionError when it is not `before`."""
+
+
+# ---------------------------------------------------------------- small ones
+
+
+class ServiceCheck(Protocol):
+    """The application's own view: its HTTP check and its own database connection."""
+
+    async def http(self, url: str) -> str | None:
+        """None when it answers 2xx within 5 s, else one sentence saying what it answered."""
+
+    async def connection(self, dsn: SecretRef) -> DatabaseRefSeen | str:
+        """Connect as the application does; which database answered, or one sentence saying why not."""
+
+
+class DatabaseRefSeen(Frozen):
+    """What the application's own connection reached."""
+
+    name: str
+    oid: int
+    system_id: str
+    in_recovery: bool
+
+
+class Secrets(Protocol):
+    """Resolves references. The value never leaves the adapter that needs it."""
+
+    async def resolve(self, ref: SecretRef) -> str: ...
+
+
+class Clock(Protocol):
+    """Aware UTC time, and waiting."""
+
+    def now(self) -> datetime: ...
+
+    async def sleep(self, duration: timedelta) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Everything an action may touch."""
+
+    site: Site
+    postgres: PostgresAdmin
+    objects: ObjectStore
+    backups: BackupEngine
+    executor: Executor
+    cluster: Cluster
+    service: ServiceCheck
+    secrets: Secrets
+    clock: Clock

@@ -1,0 +1,162 @@
+"""What the actions may act on: the site as the plan file describes it, without people, policy or Slack.
+
+`bot.bootstrap` builds a `Site` from `dr-plan.yml`; actions only read it. Secrets are references
+(`env:NAME`, `file:/path`, `k8s:namespace/name/key`, `vault:path#key`), resolved by the `Secrets` port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from actions.errors import UserError
+
+
+class Frozen(BaseModel):
+    """A value: immutable, compared by content, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_timedelta="float")
+
+
+SecretRef = str
+"""A reference to a secret, never the secret itself."""
+
+
+class DatabaseRef(NamedTuple):
+    """One database on one PostgreSQL server, both by the names of the plan file or of PostgreSQL."""
+
+    server: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.server}/{self.name}"
+
+
+class WorkloadKind(StrEnum):
+    DEPLOYMENT = "Deployment"
+    STATEFUL_SET = "StatefulSet"
+    CRON_JOB = "CronJob"
+
+
+class WorkloadRef(NamedTuple):
+    """One workload in one namespace of one cluster."""
+
+    cluster: str
+    namespace: str
+    kind: WorkloadKind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name} in {self.cluster}/{self.namespace}"
+
+
+class Server(Frozen):
+    """A PostgreSQL server. `admin_dsn` resolves to a libpq connection string of an administrator."""
+
+    name: str
+    admin_dsn: SecretRef
+    tools: str = ""  # directory of pg_dump, pg_restore; empty: the bundled ones
+
+
+class Invariant(Frozen):
+    """One scalar measured at the dump's snapshot and again in the restored copy; both must be equal."""
+
+    name: str
+    sql: str
+
+
+class Database(Frozen):
+    """A database the bot protects."""
+
+    name: str  # its name in PostgreSQL
+    server: str
+    owner: str  # unprivileged role that owns it
+    service: str | None = None
+    spare_server: str | None = None
+    invariants: tuple[Invariant, ...] = ()
+    quarantine: timedelta = timedelta(days=7)
+    restore_jobs: int = Field(default=4, ge=1)
+    rpo: timedelta = timedelta(minutes=15)
+    rto: timedelta = timedelta(hours=1)
+
+    @property
+    def ref(self) -> DatabaseRef:
+        return DatabaseRef(self.server, self.name)
+
+
+class Service(Frozen):
+    """An application: its workloads in stop order and how it is checked from outside."""
+
+    name: str
+    workloads: tuple[WorkloadRef, ...] = ()
+    health_url: str | None = None
+    database_dsn: SecretRef | None = None  # the connection the application itself uses
+    config_map: str | None = None  # ConfigMap that holds the database host
+    config_key: str = "DATABASE_HOST"
+
+
+class Bucket(Frozen):
+    """An S3-compatible bucket."""
+
+    name: str
+    endpoint: str | None = None
+    region: str = "us-east-1"
+    access_key: SecretRef
+    secret_key: SecretRef
+
+
+class BackupPolicy(Frozen):
+    """How one database is dumped and who can read the dump."""
+
+    database: str
+    bucket: str
+    prefix: str = "dumps/"
+    local_directory: str | None = None
+    recipients: tuple[str, ...]  # age public keys, at least one
+    identity: SecretRef  # age identity that opens dumps for a restore
+    signing_key: SecretRef  # Ed25519 private key, PEM, signs manifests
+    trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
+    retention: timedelta = timedelta(days=30)
+    schedule: str = "02:00 UTC"
+
+
+class ClusterAccess(Frozen):
+    """A Kubernetes cluster. `kubeconfig` resolves to the text of a kubeconfig."""
+
+    name: str
+    kubeconfig: SecretRef
+    context: str | None = None
+
+
+class Site(Frozen):
+    """Everything the actions may act on, by name."""
+
+    servers: Mapping[str, Server] = {}
+    databases: Mapping[str, Database] = {}
+    services: Mapping[str, Service] = {}
+    buckets: Mapping[str, Bucket] = {}
+    clusters: Mapping[str, ClusterAccess] = {}
+    backups: Mapping[str, BackupPolicy] = {}  # by database
+
+    def database(self, name: str) -> Database:
+        """Raise UserError when the plan file knows no such database."""
+        return _known(self.databases, name, "database")
+
+    def service(self, name: str) -> Service:
+        """Raise UserError when the plan file knows no such service."""
+        return _known(self.services, name, "service")
+
+    def backup(self, database: str) -> BackupPolicy:
+        """Raise UserError when the plan file has no backup policy for this database."""
+        return _known(self.backups, database, "backup policy for database")
+
+
+def _known(table: Mapping[str, Any], name: str, noun: str) -> Any:
+    if name in table:
+        return table[name]
+    known = ", ".join(f"`{key}`" for key in sorted(table)) or "none"
+    raise UserError(f"The plan file knows no {noun} `{name}`. Known: {known}.")

@@ -1,0 +1,1 @@
+"""The people side: Slack, command line, schedules, use cases."""

@@ -1,0 +1,1 @@
+"""The bot's own memory: tables and plain async functions over them."""
