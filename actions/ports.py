@@ -72,9 +72,9 @@ class PostgresAdmin(Protocol):
 
     async def fingerprint(self, database: DatabaseRef, invariants: Sequence[Invariant]) -> Fingerprint: ...
 
-    async def create(self, database: DatabaseRef, *, owner: str, globals: Globals, mark: str) -> None:
-        """Create the database (template0) with its owner and mark, and roles of `globals` that are missing (NOLOGIN
-        passwords unset). A database of that name with the same mark is left as it is; with another mark: UserError."""
+    async def create(self, database: DatabaseRef, *, owner: str, cluster_globals: Globals, mark: str) -> None:
+        """Create the database (template0) with its owner and mark, and the roles of `cluster_globals` that
+        are missing (NOLOGIN, no password). A database of that name with the same mark is left as it is; with another mark: UserError."""
 
     async def close(self, database: DatabaseRef) -> int:
         """Refuse new connections and end the sessions; return how many were ended once none is left.
@@ -183,8 +183,8 @@ class BackupEngine(Protocol):
 
     async def load(self, request: LoadRequest, progress: Progress) -> Fingerprint:
         """Signature, then stored bytes (SHA-256), then the plain bytes, then `pg_restore` as an unprivileged role into
-        `into`, then ANALYZE; returns the fingerprint measured there. Raises VerificationError and leaves no usable database
-        otherwise."""
+        `into`, then ANALYZE; returns the fingerprint measured there. Raises VerificationError otherwise and leaves no
+        usable database."""
 
     async def verify(self, database: str, backup: str, progress: Progress) -> CatalogueEntry:
         """Read the whole stored object, check both hashes and that the archive lists; record the result beside it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,8 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_timedelta="float")
 
+
+T = TypeVar("T")
 
 SecretRef = str
 """A reference to a secret, never the secret itself."""
@@ -155,7 +157,7 @@ class Site(Frozen):
         return _known(self.backups, database, "backup policy for database")
 
 
-def _known(table: Mapping[str, Any], name: str, noun: str) -> Any:
+def _known(table: Mapping[str, T], name: str, noun: str) -> T:
     if name in table:
         return table[name]
     known = ", ".join(f"`{key}`" for key in sorted(table)) or "none"
