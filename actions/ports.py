@@ -73,8 +73,9 @@ class PostgresAdmin(Protocol):
     async def fingerprint(self, database: DatabaseRef, invariants: Sequence[Invariant]) -> Fingerprint: ...
 
     async def create(self, database: DatabaseRef, *, owner: str, cluster_globals: Globals, mark: str) -> None:
-        """Create the database (template0) with its owner and mark, and the roles of `cluster_globals` that
-        are missing (NOLOGIN, no password). A database of that name with the same mark is left as it is; with another mark: UserError."""
+        """Create the database (template0) with its owner and mark, and the roles of `cluster_globals` that are
+        missing (NOLOGIN, no password). A database of that name with the same mark is left as it is; with another
+        mark: UserError."""
 
     async def close(self, database: DatabaseRef) -> int:
         """Refuse new connections and end the sessions; return how many were ended once none is left.
@@ -299,8 +300,38 @@ class Rollout(Frozen):
     failing: tuple[FailingPod, ...] = ()
 
 
+class PodFacts(Frozen):
+    """A pod, for people."""
+
+    name: str
+    phase: str  # "Running", "Pending", ...; "Terminating" once it is being ended
+    ready: bool
+    restarts: int = 0
+    reason: str = ""  # why a container waits or ended, when one does
+
+
+class NamespaceFacts(Frozen):
+    """What runs in a namespace. The workloads carry their autoscaler, but `gitops` is left None: see `workload`."""
+
+    workloads: tuple[WorkloadFacts, ...] = ()
+    pods: tuple[PodFacts, ...] = ()
+
+
+class PodLog(Frozen):
+    """The last lines a container wrote, oldest first."""
+
+    pod: str
+    container: str
+    lines: tuple[str, ...]
+
+
 class Cluster(Protocol):
     """The clusters of the site. Every change is compare-and-set on what was read."""
+
+    async def overview(self, cluster: str, namespace: str) -> NamespaceFacts: ...
+
+    async def logs(self, ref: WorkloadRef, *, lines: int = 50) -> Sequence[PodLog]:
+        """The last lines of every container of at most ten of its pods; a container without a log is left out."""
 
     async def workload(self, ref: WorkloadRef) -> WorkloadFacts | None: ...
 
@@ -316,7 +347,8 @@ class Cluster(Protocol):
     async def restart(self, ref: WorkloadRef, *, mark: str) -> None:
         """Ask for a rollout restart once per mark."""
 
-    async def rollout(self, ref: WorkloadRef) -> Rollout: ...
+    async def rollout(self, ref: WorkloadRef) -> Rollout:
+        """A stopped workload is done once none of its pods is left, terminating ones included: those still write."""
 
     async def suspend_gitops(self, ref: WorkloadRef, *, mark: str) -> None:
         """Suspend the controller that owns the workload and record that it was this product."""
