@@ -1,0 +1,291 @@
+"""What an action is: read this first.
+
+An action turns parameters and the live world into a `Plan`; a plan is data that people sign; its steps are carried out
+by `actions.runner`, which journals every one. A plan has three parts. *Intent* and *preconditions* form the digest that
+people sign; *observations* are shown beside them and may change without voiding a signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets as random_source
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, ClassVar, Generic, TypeVar
+
+import rfc8785
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+
+from actions.errors import PermanentError
+from actions.ports import Ports, Progress
+from actions.site import Frozen
+
+PLAN_SCHEMA = 1
+"""Raised when an older bot could not execute a newer plan; a worker leaves plans above its own number alone."""
+
+
+class Risk(StrEnum):
+    """How much can be lost. Ordered: the policy may raise a risk, never lower it."""
+
+    READ = "READ"
+    REVERSIBLE = "REVERSIBLE"
+    DISRUPTIVE = "DISRUPTIVE"
+    DESTRUCTIVE = "DESTRUCTIVE"
+    IRREVERSIBLE = "IRREVERSIBLE"
+
+    @property
+    def level(self) -> int:
+        return list(Risk).index(self)
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    STOP = "stop"
+
+
+class Finding(Frozen):
+    """Something a signer should know. A STOP finding makes the plan unsignable and says what to do."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+    hint: str = ""
+
+
+class Observation(Frozen):
+    """A figure of the moment (size, lag, estimate): shown, not signed."""
+
+    name: str
+    value: str
+
+
+class Probe(StrEnum):
+    """DONE: the effect is there. TODO: it is not, and `apply` may run. UNKNOWN: cannot be told; people decide."""
+
+    DONE = "done"
+    TODO = "todo"
+    UNKNOWN = "unknown"
+
+
+class Lock(Frozen):
+    """A key such as `database:superprismora`. Runs with conflicting locks never run at the same time."""
+
+    key: str
+    exclusive: bool = True
+
+
+class Precondition(Frozen, ABC):
+    """A signed fact about the world with its tolerance, read again right before the first step."""
+
+    kind: str
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """One sentence for the signers."""
+
+    @abstractmethod
+    async def violation(self, ports: Ports) -> str | None:
+        """None while it holds, else one sentence with the difference."""
+
+
+class Step(Frozen, ABC):
+    """One change of the world, resolved to exact names. Holds references to secrets, never secrets."""
+
+    kind: str
+    timeout: timedelta = timedelta(minutes=10)
+    undo_on_failure: bool = False
+    """Signed promise: when a later step fails, the runner undoes this one by itself (newest first)."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """Imperative, with exact names."""
+
+    @property
+    def before(self) -> str:
+        """What is there now."""
+        return ""
+
+    @property
+    def after(self) -> str:
+        """What will be there."""
+        return ""
+
+    @abstractmethod
+    def by_hand(self) -> tuple[str, ...]:
+        """The commands that do the same without the bot, one a line, no secret in them."""
+
+    @abstractmethod
+    async def probe(self, ports: Ports) -> Probe: ...
+
+    @abstractmethod
+    async def apply(self, ports: Ports, progress: Progress) -> None: ...
+
+    @abstractmethod
+    async def verify(self, ports: Ports) -> None:
+        """Raise VerificationError unless the world is as `after` says."""
+
+    async def undo(self, ports: Ports) -> None:  # noqa: ARG002 - the signature of those that can
+        """Put the world back. Must be safe to repeat, and safe when `apply` never ran or ran half."""
+        raise PermanentError(f"{self.summary}: cannot be undone.")
+
+
+class Plan(Frozen):
+    """What will be done, as data. `id` is given by the caller so that planning twice gives the same plan."""
+
+    plan_schema: int = PLAN_SCHEMA
+    id: str
+    action: str
+    summary: str
+    risk: Risk
+    target: str  # what a signer of a destructive plan types
+    params: Mapping[str, Any]
+    locks: tuple[Lock, ...] = ()
+    steps: tuple[SerializeAsAny[Step], ...]
+    preconditions: tuple[SerializeAsAny[Precondition], ...] = ()
+    # shown, not signed
+    made_at: datetime
+    findings: tuple[Finding, ...] = ()
+    observations: tuple[Observation, ...] = ()
+    alternatives: tuple[str, ...] = ()
+    estimate: timedelta | None = None  # how long the steps will take
+    data_loss: str = ""  # one sentence, empty when nothing is lost
+
+    @field_validator("steps", "preconditions", mode="before")
+    @classmethod
+    def _revive(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = info.context if isinstance(info.context, Kinds) else None
+        if kinds is None:
+            return value
+        table: Mapping[str, type[Frozen]] = kinds.steps if info.field_name == "steps" else kinds.preconditions
+        return tuple(_revived(table, item) for item in value)
+
+    def signed_part(self) -> dict[str, Any]:
+        """The intent and the preconditions: everything that the digest covers."""
+        shown = {"made_at", "findings", "observations", "alternatives", "estimate", "data_loss"}
+        data = self.model_dump(mode="json", exclude=shown)
+        data["by_hand"] = [list(step.by_hand()) for step in self.steps]
+        return data
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hex, over the RFC 8785 form of `signed_part` in NFC."""
+        return hashlib.sha256(unicodedata.normalize("NFC", canonical(self.signed_part())).encode()).hexdigest()
+
+    @property
+    def short_code(self) -> str:
+        """First eight hex digits of the digest, for people to compare."""
+        return self.digest[:8]
+
+    @property
+    def stopped(self) -> tuple[Finding, ...]:
+        """The findings that forbid this plan."""
+        return tuple(finding for finding in self.findings if finding.verdict is Verdict.STOP)
+
+
+def canonical(value: Any) -> str:
+    """RFC 8785 JSON text."""
+    return rfc8785.dumps(value).decode()
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The step and precondition types by `kind`, to read a plan back from JSON."""
+
+    steps: Mapping[str, type[Step]]
+    preconditions: Mapping[str, type[Precondition]]
+
+    def plan(self, document: Mapping[str, Any]) -> Plan:
+        """Raise PermanentError for a kind this version of the bot does not know."""
+        return Plan.model_validate(document, context=self)
+
+
+class UnknownKindError(PermanentError):
+    """A plan of another version of the bot holds a step this one does not know."""
+
+
+def _revived(table: Mapping[str, type[Frozen]], item: Any) -> Any:
+    if not isinstance(item, Mapping):
+        return item
+    kind = str(item.get("kind"))
+    if kind not in table:
+        raise UnknownKindError(f"This version of the bot knows no `{kind}`; a newer one must run this plan.")
+    return table[kind].model_validate(item)
+
+
+def new_plan_id() -> str:
+    """Ten characters, lower case and digits: short enough for names derived from it, 50 bits of chance."""
+    alphabet = "abcdefghijkmnpqrstuvwxyz23456789"
+    return "".join(random_source.choice(alphabet) for _ in range(10))
+
+
+ParamsT = TypeVar("ParamsT", bound=Frozen)
+
+
+class Action(ABC, Generic[ParamsT]):
+    """One thing the bot can do. Its class attributes are read by help, README, approvers and tests."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    risk: ClassVar[Risk]  # the highest a plan of it can have
+    params: type[ParamsT]
+    steps: ClassVar[tuple[type[Step], ...]] = ()
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
+    drillable: ClassVar[bool] = False
+
+    @abstractmethod
+    async def plan(self, params: ParamsT, ports: Ports, plan_id: str) -> Plan:
+        """Look at the world, change nothing. Raise UserError when it cannot be planned."""
+
+
+class Report(Frozen):
+    """What a READ action answers: a title, lines of text, and rows for a table."""
+
+    title: str
+    lines: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+class Query(ABC, Generic[ParamsT]):
+    """A READ action: answers at once, changes nothing, leaves no run."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    risk: ClassVar[Risk] = Risk.READ
+    params: type[ParamsT]
+
+    @abstractmethod
+    async def read(self, params: ParamsT, ports: Ports) -> Report: ...
+
+
+class NoParams(Frozen):
+    """For actions that take none."""
+
+
+class JournalState(StrEnum):
+    """What the journal says of a step. APPLYING without an end means: probe, then ask."""
+
+    APPLYING = "applying"
+    VERIFIED = "verified"
+    FAILED = "failed"
+    ASKING = "asking"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+
+
+class JournalEntry(Frozen):
+    """One line of a run's journal."""
+
+    step: int
+    state: JournalState
+    detail: str = ""
+    at: datetime
+    elapsed_ms: int = Field(default=0, ge=0)

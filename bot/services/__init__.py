@@ -1,0 +1,1 @@
+"""Use cases: incidents, plans, signatures, runs, timeline. They know neither Slack nor vendor SDKs."""

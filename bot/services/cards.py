@@ -1,0 +1,128 @@
+"""What people are shown, as values: services fill these from the database, views turn them into blocks or text."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from actions.approval import Act
+from actions.contract import Finding, Observation, Risk
+from actions.site import Frozen
+
+
+class PlanState(StrEnum):
+    """Where a plan stands, signatures and run together."""
+
+    PENDING = "pending"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    VOID = "void"
+    APPROVED = "approved"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ASKING = "asking"
+    STALE = "stale"
+
+
+class StepState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    VERIFIED = "verified"
+    FAILED = "failed"
+    ASKING = "asking"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+
+
+class StepLine(Frozen):
+    """One step of a plan and where it stands."""
+
+    number: int  # from 1
+    summary: str
+    before: str = ""
+    after: str = ""
+    by_hand: tuple[str, ...] = ()
+    state: StepState = StepState.WAITING
+    elapsed: timedelta | None = None
+    progress: str = ""  # "412 MB of 690 MB, 96 MB/s, about 3 s left"
+    detail: str = ""
+
+
+class SignerLine(Frozen):
+    """One recorded signature."""
+
+    person: str  # display name
+    act: Act
+    at: datetime
+    reason: str = ""
+
+
+class PlanCard(Frozen):
+    """A plan with its signatures and its run: one message, one modal, one report."""
+
+    plan_id: str
+    token: str  # random, carried by the buttons
+    action: str
+    summary: str
+    risk: Risk
+    target: str
+    typed_target: bool  # a signer must type the target
+    short_code: str
+    digest: str
+    requester: str  # display name
+    state: PlanState
+    signers: tuple[SignerLine, ...] = ()
+    missing: tuple[str, ...] = ()
+    steps: tuple[StepLine, ...] = ()
+    preconditions: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    observations: tuple[Observation, ...] = ()
+    alternatives: tuple[str, ...] = ()
+    data_loss: str = ""
+    estimate: timedelta | None = None
+    expires_at: datetime
+    incident: str = ""  # title
+    rto_deadline: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    message: str = ""  # why it ended as it did
+
+
+class IncidentCard(Frozen):
+    """An incident at a glance."""
+
+    id: str
+    number: int
+    title: str
+    severity: str
+    commander: str  # display name
+    open: bool
+    scenario: str = ""
+    impact_started_at: datetime
+    declared_at: datetime
+    closed_at: datetime | None = None
+    recovered_at: datetime | None = None  # the application's own check passed after a recovery run
+    rto: timedelta
+    running: tuple[str, ...] = ()
+    next_step: str = ""
+
+    @property
+    def rto_deadline(self) -> datetime:
+        return self.impact_started_at + self.rto
+
+    @property
+    def achieved_rto(self) -> timedelta | None:
+        return None if self.recovered_at is None else self.recovered_at - self.impact_started_at
+
+
+class TimelineLine(Frozen):
+    """One entry of the record."""
+
+    seq: int
+    kind: str
+    actor: str
+    occurred_at: datetime
+    recorded_at: datetime
+    text: str
+    permalink: str | None = None
