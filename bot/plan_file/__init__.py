@@ -4,6 +4,7 @@
 line, `schema` is the JSON Schema, `dump` writes a plan built by a program.
 """
 
+from actions.site import WorkloadKind
 from bot.plan_file.check import Problem, Severity, check, load, report
 from bot.plan_file.document import DrPlan, UnknownNameError
 from bot.plan_file.people import Approval, ApprovalRule, Channels, Person, Risk, Slot
@@ -48,7 +49,6 @@ from bot.plan_file.world import (
     ServerRole,
     Service,
     Workload,
-    WorkloadKind,
 )
 from bot.plan_file.writing import dump, schema
 

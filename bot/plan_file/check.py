@@ -45,9 +45,7 @@ class Problem:
         return f"{self.file}:{self.line}:{self.column}: {self.severity}: {key}{self.wrong}; {self.right}"
 
 
-def check(
-    path: FilePath | str, *, actions: Collection[str] | None = None, today: date | None = None
-) -> list[Problem]:
+def check(path: FilePath | str, *, actions: Collection[str] | None = None, today: date | None = None) -> list[Problem]:
     """Every problem of a plan file, by line; warnings only once there is no error.
 
     `actions` are the names of the registry: with them, unknown action names
@@ -150,9 +148,7 @@ def _text(path: FilePath) -> str | Problem:
         raw = path.read_bytes()
     except OSError as error:
         # strerror, such as "No such file or directory", without Python's own dressing.
-        return Problem(
-            str(path), 1, 1, "", f"cannot be read ({error.strerror})", "give the path of a plan file"
-        )
+        return Problem(str(path), 1, 1, "", f"cannot be read ({error.strerror})", "give the path of a plan file")
     if len(raw) > _LARGEST:
         return Problem(str(path), 1, 1, "", f"the file has {len(raw)} bytes", f"keep it under {_LARGEST}")
     try:

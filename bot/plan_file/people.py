@@ -9,9 +9,7 @@ from bot.plan_file.values import Count, Duration, Flag, Name, Part, Positive, Sh
 
 SlackId = Annotated[
     str,
-    Shape(
-        r"[UW][A-Z0-9]{2,}", "give a Slack member id such as U0123ABCD (profile, three dots, Copy member ID)"
-    ),
+    Shape(r"[UW][A-Z0-9]{2,}", "give a Slack member id such as U0123ABCD (profile, three dots, Copy member ID)"),
 ]
 WorkspaceId = Annotated[str, Shape(r"[TE][A-Z0-9]{2,}", "give a Slack workspace id such as T0123ABCD")]
 ChannelRef = Annotated[

@@ -29,9 +29,7 @@ def _recipient(text: str) -> str:
     if is_reference(text) or re.fullmatch(r"age1[02-9ac-hj-np-z]{58}", text):
         return text
     # Never repeat the text: people paste the identity (the secret half) here.
-    raise misfit(
-        "this is not an age public key", "give age1... or a reference to it; the identity never belongs here"
-    )
+    raise misfit("this is not an age public key", "give age1... or a reference to it; the identity never belongs here")
 
 
 def _signer(text: str) -> str:

@@ -162,13 +162,9 @@ def _unreachable_quorum(data: Mapping[str, object]) -> Iterator[Broken]:
 def _odd_pairs(data: Mapping[str, object]) -> Iterator[Broken]:
     for path, spare in find(data, "databases.*.spare_server"):
         if ((*path[:-1], "server"), spare) in find(data, "databases.*.server"):
-            yield Broken(
-                path, "the spare server is the server itself", "name another server or leave the key out"
-            )
+            yield Broken(path, "the spare server is the server itself", "name another server or leave the key out")
     for path, bucket in find(data, "buckets.*"):
         if isinstance(bucket, Mapping):
             for has, lacks in (("access_key", "secret_key"), ("secret_key", "access_key")):
                 if bucket.get(has) is not None and bucket.get(lacks) is None:
-                    yield Broken(
-                        (*path, has), f"`{has}` without `{lacks}`", f"add `{lacks}`, or leave both out"
-                    )
+                    yield Broken((*path, has), f"`{has}` without `{lacks}`", f"add `{lacks}`, or leave both out")

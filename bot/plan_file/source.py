@@ -63,9 +63,7 @@ def read(text: str) -> Source:
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         source.problems.append(
-            SyntaxProblem(
-                Place(line, 1), (), "a character YAML does not allow", "remove the control character"
-            )
+            SyntaxProblem(Place(line, 1), (), "a character YAML does not allow", "remove the control character")
         )
         return source
     except MarkedYAMLError as error:
@@ -88,13 +86,9 @@ def _syntax_problem(error: MarkedYAMLError, text: str) -> SyntaxProblem:
         return SyntaxProblem(place, (), "a tab is used for indentation", "use spaces, two for each level")
     what = error.problem or error.context or "this is not YAML"
     if "single document" in f"{error.context} {error.problem}":
-        return SyntaxProblem(
-            place, (), "the file holds several documents", "keep one plan, without `---` between"
-        )
+        return SyntaxProblem(place, (), "the file holds several documents", "keep one plan, without `---` between")
     if "alias" in what:
-        return SyntaxProblem(
-            place, (), "an alias (`*name`) is not allowed", "write the value out where it is used"
-        )
+        return SyntaxProblem(place, (), "an alias (`*name`) is not allowed", "write the value out where it is used")
     # The reader's own sentence tells what it met; the quoted text of the line is left out,
     # since it may hold a secret typed in by mistake.
     return SyntaxProblem(
@@ -106,9 +100,7 @@ def _value(node: Node, path: Path, source: Source, seen: set[int]) -> Any:
     source.values[path] = place = _place(node)
     if id(node) in seen:
         source.problems.append(
-            SyntaxProblem(
-                place, path, "an alias (`*name`) is not allowed", "write the value out where it is used"
-            )
+            SyntaxProblem(place, path, "an alias (`*name`) is not allowed", "write the value out where it is used")
         )
         return None
     seen.add(id(node))
@@ -124,9 +116,7 @@ def _entries(node: MappingNode, path: Path, source: Source, seen: set[int]) -> I
     for key_node, value_node in node.value:
         place = _place(key_node)
         if not isinstance(key_node, ScalarNode):
-            source.problems.append(
-                SyntaxProblem(place, path, "a key must be plain text", "write `key: value`")
-            )
+            source.problems.append(SyntaxProblem(place, path, "a key must be plain text", "write `key: value`"))
             continue
         key = str(key_node.value)
         if key in first:

@@ -47,17 +47,13 @@ class Shape:
 
     def _check(self, text: str) -> str:
         if re.fullmatch(self.pattern, text) is None:
-            raise misfit(
-                f"`{text}` has the wrong form" if self.repeat else "this has the wrong form", self.right
-            )
+            raise misfit(f"`{text}` has the wrong form" if self.repeat else "this has the wrong form", self.right)
         return text
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {**handler(schema), "pattern": f"^(?:{self.pattern})$"}
 
 
@@ -92,9 +88,7 @@ def parse_duration(text: object) -> timedelta:
         return text
     if not isinstance(text, str) or not re.fullmatch(DURATION_PATTERN, text):
         shown = f"`{text}`" if isinstance(text, str | int | float) else "this"
-        raise misfit(
-            f"{shown} is not a duration", "write a number and its unit, such as 30s, 15m, 1h, 30d or 1h30m"
-        )
+        raise misfit(f"{shown} is not a duration", "write a number and its unit, such as 30s, 15m, 1h, 30d or 1h30m")
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PIECE.findall(text))
     if seconds == 0:
         raise misfit(f"`{text}` is no time at all", "give a duration longer than zero")

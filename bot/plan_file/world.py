@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from actions.site import WorkloadKind
 from bot.plan_file.values import (
     Count,
     Flag,
@@ -109,14 +110,6 @@ class Cluster(Part):
     """Context in the kubeconfig; empty: its current one."""
     namespace: KubernetesName
     """Namespace of services that name none."""
-
-
-class WorkloadKind(StrEnum):
-    """Kinds of workload that can be stopped and started."""
-
-    DEPLOYMENT = "Deployment"
-    STATEFUL_SET = "StatefulSet"
-    CRON_JOB = "CronJob"
 
 
 class Workload(Part):
