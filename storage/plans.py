@@ -1,0 +1,52 @@
+"""Plans and the signatures on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from storage.session import notify
+from storage.tables import PlanRow, RunRow, SignatureRow
+
+
+async def add(session: AsyncSession, plan: PlanRow) -> None:
+    """Store the plan and the run that waits for its signatures."""
+    session.add(plan)
+    await session.flush()
+    session.add(RunRow(id=plan.id, plan_schema=plan.plan_schema))
+    await notify(session, "signature")
+
+
+async def get(session: AsyncSession, plan_id: str) -> PlanRow | None:
+    return await session.get(PlanRow, plan_id)
+
+
+async def by_token(session: AsyncSession, token: str) -> PlanRow | None:
+    return (await session.execute(select(PlanRow).where(col(PlanRow.token) == token))).scalar_one_or_none()
+
+
+async def of_incident(session: AsyncSession, incident_id: str) -> Sequence[PlanRow]:
+    statement = select(PlanRow).where(col(PlanRow.incident_id) == incident_id).order_by(col(PlanRow.created_at))
+    return (await session.execute(statement)).scalars().all()
+
+
+async def hold(session: AsyncSession, plan_id: str) -> None:
+    """Serialise decisions on one plan until this transaction ends: signatures and the start of its run."""
+    await session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"drbot plan {plan_id}"}
+    )
+
+
+async def sign(session: AsyncSession, signature: SignatureRow) -> None:
+    """Add one act and wake the workers."""
+    session.add(signature)
+    await session.flush()
+    await notify(session, "signature")
+
+
+async def signatures(session: AsyncSession, plan_id: str) -> Sequence[SignatureRow]:
+    statement = select(SignatureRow).where(col(SignatureRow.plan_id) == plan_id).order_by(col(SignatureRow.id))
+    return (await session.execute(statement)).scalars().all()

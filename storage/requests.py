@@ -1,0 +1,36 @@
+"""What people asked the worker for."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from storage.session import notify
+from storage.tables import RequestRow
+
+
+async def add(session: AsyncSession, row: RequestRow) -> int:
+    """Store the request and wake a worker."""
+    session.add(row)
+    await session.flush()
+    await notify(session, "request")
+    if row.id is None:
+        raise RuntimeError("PostgreSQL gave no id to the request")
+    return row.id
+
+
+async def take(session: AsyncSession) -> RequestRow | None:
+    """The oldest open request, locked for this transaction; a worker that dies gives it back by dying."""
+    statement = (
+        select(RequestRow)
+        .where(col(RequestRow.state) == "new")
+        .order_by(col(RequestRow.id))
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return (await session.execute(statement)).scalar_one_or_none()
+
+
+async def get(session: AsyncSession, request_id: int) -> RequestRow | None:
+    return await session.get(RequestRow, request_id)

@@ -1,0 +1,91 @@
+"""Connections to the bot's own PostgreSQL: sessions, migrations, and the NOTIFY that wakes the other processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from psycopg import sql
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from actions.errors import TemporaryError
+
+CHANNEL = "drbot"
+"""One NOTIFY channel; the payload says which queue has something: request, signature, run, outbox."""
+
+
+class Database:
+    """The bot's own database. `url` is any PostgreSQL URL or libpq connection string."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self._conninfo = psycopg.conninfo.make_conninfo(_plain(url))
+        self.engine: AsyncEngine = create_async_engine(
+            "postgresql+psycopg://",
+            pool_size=pool_size,
+            max_overflow=10,
+            pool_pre_ping=True,
+            async_creator=self._connect,
+        )
+
+    async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
+        return await psycopg.AsyncConnection.connect(self._conninfo, connect_timeout=5)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """One transaction: committed at the end, rolled back on any error."""
+        async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    async def migrate(self) -> None:
+        """Bring the schema to this version of the bot."""
+        async with self.engine.begin() as connection:
+            # One migrating process at a time; the others wait here and then find nothing to do.
+            await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('drbot migrate'))"))
+            await connection.run_sync(_upgrade)
+
+    async def listen(self, wake: Callable[[str], None]) -> None:
+        """Call `wake(queue)` at each NOTIFY, and `wake("")` after each (re)connection: some may have been lost."""
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
+                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+                    wake("")
+                    async for notification in connection.notifies():
+                        wake(notification.payload)
+            except psycopg.OperationalError:
+                await asyncio.sleep(1)
+
+    async def ready(self) -> None:
+        """Raise TemporaryError when the database does not answer within 5 s."""
+        try:
+            async with asyncio.timeout(5), self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            raise TemporaryError("The bot's own database does not answer; start it or correct DATABASE_URL.") from error
+
+    async def dispose(self) -> None:
+        await self.engine.dispose()
+
+
+async def notify(session: AsyncSession, queue: str) -> None:
+    """Wake the others when this transaction commits."""
+    await session.execute(text("SELECT pg_notify(:channel, :queue)"), {"channel": CHANNEL, "queue": queue})
+
+
+def _plain(url: str) -> str:
+    if "://" not in url:
+        return url
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _upgrade(connection: object) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

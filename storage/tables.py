@@ -1,0 +1,215 @@
+"""The tables. The record is append-only: a trigger refuses UPDATE and DELETE on `journal`, `signature`, `refusal` and
+`timeline_entry`.
+
+The `run` row is the job: claimed by a lease with an epoch; `run_lock` rows are guarded by an exclusion constraint,
+which is the real lock. Times are timestamptz, stored and read in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, Text, func
+from sqlalchemy.dialects.postgresql import INT4RANGE, JSONB, ExcludeConstraint, Range
+from sqlmodel import Field, SQLModel
+
+SHARED_SLOTS = 1_000_000
+"""Upper end of the slot range an exclusive lock occupies; a shared lock occupies one slot of it."""
+
+
+def _json() -> Any:
+    return Column(JSONB, nullable=False, server_default="{}")
+
+
+def _moment(*, nullable: bool = False, now: bool = False) -> Any:
+    return Column(DateTime(timezone=True), nullable=nullable, server_default=func.clock_timestamp() if now else None)
+
+
+def _serial() -> Any:
+    return Column(BigInteger, Identity(always=True), primary_key=True)
+
+
+class Incident(SQLModel, table=True):
+    """One incident; its history is on the timeline."""
+
+    id: str = Field(primary_key=True)
+    number: int | None = Field(default=None, sa_column=Column(Integer, Identity(always=True), unique=True))
+    title: str
+    severity: str
+    scenario: str = ""
+    commander: str
+    channel: str = Field(index=True)
+    impact_started_at: datetime = Field(sa_column=_moment())
+    declared_at: datetime = Field(sa_column=_moment())
+    closed_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+    recovered_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+    rto_s: int
+
+
+class TimelineEntry(SQLModel, table=True):
+    """One line of the record. `source_key` makes an outside event (a message, a click) land once."""
+
+    __tablename__ = "timeline_entry"
+    seq: int | None = Field(default=None, sa_column=_serial())
+    incident_id: str | None = Field(default=None, foreign_key="incident.id", index=True)
+    kind: str
+    actor: str
+    occurred_at: datetime = Field(sa_column=_moment())
+    recorded_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+    text: str = Field(sa_column=Column(Text, nullable=False))
+    data: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    permalink: str | None = None
+    source_key: str | None = Field(default=None, unique=True)
+
+
+class InboxRow(SQLModel, table=True):
+    """A click or command as it arrived, stored before the ack. The key makes Slack's retries land once."""
+
+    __tablename__ = "inbox"
+    key: str = Field(primary_key=True)
+    kind: str
+    payload: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    received_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+
+
+class RequestRow(SQLModel, table=True):
+    """What somebody asked the worker for: a query, a plan, a recommendation."""
+
+    __tablename__ = "request"
+    id: int | None = Field(default=None, sa_column=_serial())
+    kind: str
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    person: str
+    slack_user: str = ""
+    channel: str = ""
+    reply: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    reason: str = ""
+    typed: str = ""
+    incident_id: str | None = None
+    state: str = Field(default="new", index=True)
+    error: str = ""
+    created_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+
+
+class PlanRow(SQLModel, table=True):
+    """A plan as it was signed: never changed after it is stored."""
+
+    __tablename__ = "plan"
+    id: str = Field(primary_key=True)
+    action: str
+    document: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    digest: str
+    risk: str
+    plan_schema: int
+    requester: str
+    reason: str
+    incident_id: str | None = Field(default=None, foreign_key="incident.id", index=True)
+    channel: str
+    token: str = Field(unique=True)
+    created_at: datetime = Field(sa_column=_moment())
+    expires_at: datetime = Field(sa_column=_moment())
+
+
+class SignatureRow(SQLModel, table=True):
+    """One act of one person on one digest."""
+
+    __tablename__ = "signature"
+    id: int | None = Field(default=None, sa_column=_serial())
+    plan_id: str = Field(foreign_key="plan.id", index=True)
+    person: str
+    act: str
+    digest: str
+    reason: str
+    typed: str = ""
+    source: str
+    account: str
+    at: datetime = Field(sa_column=_moment())
+
+
+class RefusalRow(SQLModel, table=True):
+    """Something somebody was not allowed to do, with the reason code."""
+
+    __tablename__ = "refusal"
+    id: int | None = Field(default=None, sa_column=_serial())
+    plan_id: str | None = Field(default=None, index=True)
+    account: str
+    person: str = ""
+    code: str
+    text: str
+    at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+
+
+class RunRow(SQLModel, table=True):
+    """The run of a plan, from the moment it waits for signatures."""
+
+    __tablename__ = "run"
+    id: str = Field(primary_key=True, foreign_key="plan.id")
+    state: str = Field(default="awaiting", index=True)
+    plan_schema: int
+    owner: str = ""
+    epoch: int = 0
+    lease_until: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+    progress: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    message: str = ""
+    approved_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+    started_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+    ended_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+
+
+class RunLock(SQLModel, table=True):
+    """A lock held by a run: exclusive ones occupy all slots of a key, shared ones a slot each."""
+
+    __tablename__ = "run_lock"
+    __table_args__ = (ExcludeConstraint(("key", "="), ("slots", "&&"), using="gist", name="run_lock_conflict"),)
+    id: int | None = Field(default=None, sa_column=_serial())
+    key: str
+    run_id: str = Field(foreign_key="run.id", index=True)
+    slots: Any = Field(sa_column=Column(INT4RANGE, nullable=False))
+
+
+class JournalRow(SQLModel, table=True):
+    """One line of a run's journal, written under the epoch that was in force."""
+
+    __tablename__ = "journal"
+    seq: int | None = Field(default=None, sa_column=_serial())
+    run_id: str = Field(foreign_key="run.id", index=True)
+    epoch: int
+    step: int
+    state: str
+    detail: str = Field(default="", sa_column=Column(Text, nullable=False))
+    at: datetime = Field(sa_column=_moment())
+    elapsed_ms: int = 0
+
+
+class OutboxRow(SQLModel, table=True):
+    """Something Slack is to be told. Cards (`plan`, `incident`) are rendered from the database when they are sent."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index("outbox_due", "state", "due_at"),)
+    id: int | None = Field(default=None, sa_column=_serial())
+    kind: str
+    channel: str
+    ref: str = ""
+    payload: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    state: str = "pending"
+    attempts: int = 0
+    error: str = ""
+    due_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+    sent_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+
+
+class CardMessage(SQLModel, table=True):
+    """Where a card stands in Slack, so that it is updated and not posted again."""
+
+    __tablename__ = "card_message"
+    kind: str = Field(primary_key=True)
+    ref: str = Field(primary_key=True)
+    channel: str = Field(primary_key=True)
+    ts: str
+
+
+def lock_range(*, exclusive: bool, slot: int) -> Range[int]:
+    """The slots a lock occupies."""
+    return Range(0, SHARED_SLOTS) if exclusive else Range(slot, slot + 1)

@@ -1,0 +1,60 @@
+"""The record: entries are added, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from storage.tables import RefusalRow, TimelineEntry
+
+
+async def add(
+    session: AsyncSession,
+    *,
+    incident_id: str | None,
+    kind: str,
+    actor: str,
+    occurred_at: datetime,
+    text: str,
+    data: Mapping[str, Any] | None = None,
+    permalink: str | None = None,
+    source_key: str | None = None,
+) -> bool:
+    """False when an entry with this `source_key` is already there."""
+    values = {
+        "incident_id": incident_id,
+        "kind": kind,
+        "actor": actor,
+        "occurred_at": occurred_at,
+        "text": text,
+        "data": dict(data or {}),
+        "permalink": permalink,
+        "source_key": source_key,
+    }
+    statement = insert(TimelineEntry).values(**values).on_conflict_do_nothing(index_elements=["source_key"])
+    result = await session.execute(statement.returning(col(TimelineEntry.seq)))
+    return result.first() is not None
+
+
+async def of_incident(session: AsyncSession, incident_id: str, *, limit: int = 100_000) -> Sequence[TimelineEntry]:
+    """In the order they were recorded."""
+    statement = (
+        select(TimelineEntry)
+        .where(col(TimelineEntry.incident_id) == incident_id)
+        .order_by(col(TimelineEntry.seq))
+        .limit(limit)
+    )
+    return (await session.execute(statement)).scalars().all()
+
+
+async def refuse(
+    session: AsyncSession, *, plan_id: str | None, account: str, person: str, code: str, text: str
+) -> None:
+    """Record that somebody was refused, and why."""
+    session.add(RefusalRow(plan_id=plan_id, account=account, person=person, code=code, text=text))
