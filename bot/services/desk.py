@@ -1,0 +1,121 @@
+"""The desk: the one counter where Slack handlers and the command line hand things in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from actions.approval import Act, Code, Refusal
+from actions.errors import UserError
+from actions.ports import Clock
+from bot.services.approvals import NOT_ON_ROSTER, Approvals
+from bot.services.asked import Command, ReplyTo, Who
+from bot.services.cards import PlanCard
+from bot.services.incidents import Incidents
+from bot.services.plans import Plans
+from storage import inbox, incidents, requests, timeline
+from storage.session import Database
+from storage.tables import RequestRow
+
+
+class Desk:
+    """Takes clicks and commands; whoever carries out a command answers through the outbox."""
+
+    def __init__(
+        self, database: Database, approvals: Approvals, plans: Plans, incidents: Incidents, clock: Clock
+    ) -> None:
+        self._database = database
+        self._approvals = approvals
+        self._plans = plans
+        self._incidents = incidents
+        self._clock = clock
+
+    async def store(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
+        """Keep what arrived; False when it arrived before."""
+        async with self._database.session() as session:
+            return await inbox.store(session, key, kind, payload)
+
+    async def ask(self, who: Who, command: Command, *, reply: ReplyTo) -> int | None:
+        """Take one command. Incident commands are done here; the rest becomes a request, whose id is returned.
+        Raises UserError for accounts the roster does not know, after recording it."""
+        person = self._approvals.policy.person(who)
+        if person is None:
+            await self._refuse_stranger(who, command)
+            raise UserError(NOT_ON_ROSTER.text)
+        if command.name.startswith("incident."):
+            await self._incidents.handle(who, person.id, command, reply)
+            return None
+        async with self._database.session() as session:
+            incident = await incidents.open_in(session, who.channel) if who.channel else None
+            return await requests.add(
+                session,
+                RequestRow(
+                    kind="command",
+                    name=command.name,
+                    params=dict(command.params),
+                    person=person.id,
+                    slack_user=who.slack_user,
+                    channel=who.channel,
+                    reply=reply.model_dump(mode="json") | {"who": who.model_dump(mode="json")},
+                    reason=command.reason,
+                    typed=command.typed,
+                    incident_id=None if incident is None else incident.id,
+                ),
+            )
+
+    async def sign(self, who: Who, token: str, *, act: Act, digest: str, typed: str, reason: str) -> str:
+        """Record an act on the plan of this button; the sentence for the clicker. Raises UserError for refusals."""
+        row = await self._plans.by_token(token)
+        return await self._approvals.sign(who, row, act, digest=digest, typed=typed, reason=reason)
+
+    async def may_sign(self, who: Who, token: str) -> None:
+        """Refuse (and record) a click before a modal is shown to somebody whose signature cannot count."""
+        row = await self._plans.by_token(token)
+        person = self._approvals.policy.person(who)
+        if person is None:
+            await self._approvals.refuse(who, row, NOT_ON_ROSTER)
+        elif person.id == row.requester:
+            text = "Your request is already your signature; one other person must approve."
+            await self._approvals.refuse(who, row, Refusal(code=Code.SELF_APPROVAL, text=text))
+
+    async def refuse_account(self, who: Who, token: str, problem: str) -> None:
+        """Record that an account was turned away (guest, deactivated, foreign, bot). Raises UserError."""
+        row = await self._plans.by_token(token)
+        await self._approvals.refuse(who, row, Refusal(code=Code.NOT_ON_ROSTER, text=problem))
+
+    async def plan_card(self, token: str) -> PlanCard:
+        """The plan behind a button, fresh from the database."""
+        row = await self._plans.by_token(token)
+        async with self._database.session() as session:
+            return await self._plans.card(session, row)
+
+    async def recommend(self, who: Who, database: str | None, view_id: str) -> None:
+        """Ask for the restore recommendation; it arrives in the open modal."""
+        params = {} if database is None else {"database": database}
+        reply = ReplyTo(channel=who.channel, user=who.slack_user, view_id=view_id)
+        await self.ask(who, Command(name="restore.recommendation", params=params), reply=reply)
+
+    async def pin(
+        self, who: Who, *, channel: str, ts: str, text: str, author: str, permalink: str | None, occurred_at: datetime
+    ) -> bool:
+        """Put a message on the timeline of the channel's incident, once."""
+        return await self._incidents.pin(
+            who, channel=channel, ts=ts, text=text, author=author, permalink=permalink, occurred_at=occurred_at
+        )
+
+    async def channel_made(self, incident_id: str, channel: str) -> None:
+        """A channel was made for an incident."""
+        await self._incidents.channel_made(incident_id, channel)
+
+    async def _refuse_stranger(self, who: Who, command: Command) -> None:
+        async with self._database.session() as session:
+            account = who.slack_user or who.person
+            await timeline.refuse(
+                session,
+                plan_id=None,
+                account=account,
+                person="",
+                code=Code.NOT_ON_ROSTER,
+                text=f"{command.name}: {NOT_ON_ROSTER.text}",
+            )

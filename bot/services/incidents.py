@@ -1,0 +1,321 @@
+"""Incidents: opened, noted, shown, closed; their timeline as text, Markdown, JSON and one HTML page."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from actions.contract import Report
+from actions.errors import UserError
+from actions.ports import Clock
+from bot.plan_file import DrPlan
+from bot.services.approvals import Policy
+from bot.services.asked import Command, ReplyTo, Who
+from bot.services.cards import IncidentCard, TimelineLine
+from bot.services.export import html_page, json_text, markdown
+from storage import incidents, outbox, plans, runs, timeline
+from storage.session import Database
+from storage.tables import Incident, TimelineEntry
+
+
+class Incidents:
+    """The incident commands. Every one is allowed to every person of the roster."""
+
+    def __init__(self, database: Database, plan: DrPlan, policy: Policy, clock: Clock) -> None:
+        self._database = database
+        self._plan = plan
+        self._policy = policy
+        self._clock = clock
+
+    async def handle(self, who: Who, person: str, command: Command, reply: ReplyTo) -> None:
+        """Carry out one `incident.*` command. Raises UserError for the person who asked."""
+        match command.name.removeprefix("incident."):
+            case "open":
+                await self._open(who, person, command.params)
+            case "close":
+                await self._close(who, person, command.params)
+            case "note":
+                await self._note(who, person, command.params)
+            case "list":
+                await self._answer(reply, await self._list())
+            case "show":
+                await self._show(who, command.params)
+            case "timeline":
+                await self._timeline(who, command.params, reply)
+            case other:
+                raise UserError(f"There is no incident command `{other}`; see `/dr help`.")
+
+    async def _open(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
+        now = self._clock.now()
+        scenario = str(params.get("scenario") or "")
+        rto = self._plan.scenario(scenario).rto if scenario else self._plan.objectives.rto
+        async with self._database.session() as session:
+            held = await incidents.open_in(session, who.channel)
+            if held is not None and not params.get("new_channel"):
+                raise UserError(
+                    f"Incident {held.number} `{held.title}` is already open in this channel; "
+                    "close it first, or add `--new-channel`."
+                )
+            row = Incident(
+                id=secrets.token_hex(6),
+                title=str(params["title"]),
+                severity=str(params.get("severity") or "SEV1"),
+                scenario=scenario,
+                commander=str(params.get("commander") or person),
+                channel=who.channel,
+                impact_started_at=impact_start(params.get("impact"), now),
+                declared_at=now,
+                rto_s=int(rto.total_seconds()),
+            )
+            session.add(row)
+            await session.flush()
+            await self._record(
+                session,
+                row,
+                "incident",
+                self._policy.name(person),
+                f"Incident {row.number} opened: {row.title} ({row.severity}); commander "
+                f"{self._policy.name(row.commander)}; impact since {utc(row.impact_started_at)}",
+            )
+            if params.get("new_channel"):
+                name = f"{self._plan.channels.incident_prefix}{now:%Y%m%d}-{row.number}"
+                await outbox.add(
+                    session, "channel", who.channel, ref=row.id, payload={"name": name, "invite": [who.slack_user]}
+                )
+            else:
+                await outbox.add(session, "incident", row.channel, ref=row.id)
+
+    async def channel_made(self, incident_id: str, channel: str) -> None:
+        """The incident moves into the channel that was made for it."""
+        async with self._database.session() as session:
+            row = await self._known(session, incident_id)
+            row.channel = channel
+            session.add(row)
+            await outbox.add(session, "incident", channel, ref=row.id)
+
+    async def _close(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
+        async with self._database.session() as session:
+            row = await self._pick(session, who, params)
+            if row.closed_at is not None:
+                raise UserError(f"Incident {row.number} is already closed, since {utc(row.closed_at)}.")
+            busy = await self._running(session, row)
+            if busy:
+                raise UserError(f"Incident {row.number} still has a run: {busy[0]}. Wait for it, then close.")
+            row.closed_at = self._clock.now()
+            session.add(row)
+            summary = str(params.get("summary") or params.get("text") or "no summary given")
+            await self._record(session, row, "incident", self._policy.name(person), f"Incident closed: {summary}")
+            await outbox.add(session, "incident", row.channel, ref=row.id)
+
+    async def _note(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
+        async with self._database.session() as session:
+            row = await self._pick(session, who, params)
+            text = str(params["text"])
+            await self._record(session, row, "note", self._policy.name(person), text)
+            await outbox.add(
+                session, "text", row.channel, payload={"text": f"Noted on the timeline: {text}", "note": True}
+            )
+
+    async def _list(self) -> Report:
+        async with self._database.session() as session:
+            rows = await incidents.newest(session)
+        return Report(
+            title="Incidents",
+            lines=() if rows else ("No incident has been opened yet.",),
+            columns=("No.", "Title", "Severity", "State", "Impact since"),
+            rows=tuple(
+                (
+                    str(row.number),
+                    row.title,
+                    row.severity,
+                    "open" if row.closed_at is None else "closed",
+                    utc(row.impact_started_at),
+                )
+                for row in rows
+            ),
+        )
+
+    async def _show(self, who: Who, params: Mapping[str, Any]) -> None:
+        async with self._database.session() as session:
+            row = await self._pick(session, who, params)
+            # A card that already stands in this channel is posted again at the bottom, where people look.
+            await outbox.add(session, "incident", who.channel, ref=row.id, payload={"again": True})
+
+    async def _timeline(self, who: Who, params: Mapping[str, Any], reply: ReplyTo) -> None:
+        async with self._database.session() as session:
+            row = await self._pick(session, who, params)
+            card = await self.card(session, row)
+            lines = [_line(item) for item in await timeline.of_incident(session, row.id)]
+        form = str(params.get("format") or "text")
+        payload: dict[str, Any] = {"reply": reply.model_dump(mode="json")}
+        if form == "text":
+            payload |= {"title": f"Timeline of incident {card.number}"}
+            payload |= {"lines": [item.model_dump(mode="json") for item in lines], "timeline": True}
+            kind = "text"
+        else:
+            content, suffix = export(card, lines, form)
+            payload |= {"name": f"incident-{card.number}.{suffix}", "content": content}
+            kind = "file"
+        async with self._database.session() as session:
+            await outbox.add(session, kind, who.channel or card.id, payload=payload)
+
+    async def pin(
+        self, who: Who, *, channel: str, ts: str, text: str, author: str, permalink: str | None, occurred_at: datetime
+    ) -> bool:
+        """Put a message of the channel on the timeline, once. False when it is already there.
+
+        Raises UserError for strangers and for channels without an open incident.
+        """
+        person = self._policy.person(who)
+        if person is None:
+            raise UserError("You are not on the roster of the plan file, so nothing was added. Ask a person who is.")
+        async with self._database.session() as session:
+            row = await incidents.open_in(session, channel)
+            if row is None:
+                raise UserError("This channel has no open incident; open one with `/dr-incident open TITLE`.")
+            return await timeline.add(
+                session,
+                incident_id=row.id,
+                kind="message",
+                actor=author,
+                occurred_at=occurred_at,
+                text=text,
+                data={"added_by": person.id, "channel": channel, "ts": ts},
+                permalink=permalink,
+                source_key=f"slack:{channel}:{ts}",
+            )
+
+    async def card(self, session: AsyncSession, row: Incident) -> IncidentCard:
+        """The incident as of now."""
+        running = await self._running(session, row)
+        return IncidentCard(
+            id=row.id,
+            number=row.number or 0,
+            title=row.title,
+            severity=row.severity,
+            commander=self._policy.name(row.commander),
+            open=row.closed_at is None,
+            scenario=row.scenario,
+            impact_started_at=row.impact_started_at,
+            declared_at=row.declared_at,
+            closed_at=row.closed_at,
+            recovered_at=row.recovered_at,
+            rto=timedelta(seconds=row.rto_s),
+            running=running,
+            next_step=self._next(row, running),
+        )
+
+    async def exported(self, incident_number: int, form: str) -> str:
+        """The timeline as `markdown`, `json` or `html`."""
+        async with self._database.session() as session:
+            row = await incidents.by_number(session, incident_number)
+            if row is None:
+                raise UserError(f"There is no incident {incident_number}; see `/dr-incident list`.")
+            card = await self.card(session, row)
+            lines = [_line(item) for item in await timeline.of_incident(session, row.id)]
+        return export(card, lines, form)[0]
+
+    async def _running(self, session: AsyncSession, row: Incident) -> tuple[str, ...]:
+        busy: list[str] = []
+        for plan in await plans.of_incident(session, row.id):
+            run = await runs.get(session, plan.id)
+            if run is not None and run.state in runs.HELD:
+                busy.append(f"{plan.document.get('summary', plan.action)} ({run.state})")
+        return tuple(busy)
+
+    def _next(self, row: Incident, running: Sequence[str]) -> str:
+        if row.closed_at is not None:
+            return ""
+        if running:
+            return "wait for the run, or follow its message"
+        if row.recovered_at is not None:
+            return "check the application, then `/dr-incident close`"
+        if row.scenario:
+            return self._plan.scenario(row.scenario).steps[0].text
+        return "`/dr-restore` for a database, `/dr-incident note TEXT` for the record"
+
+    async def _pick(self, session: AsyncSession, who: Who, params: Mapping[str, Any]) -> Incident:
+        number = params.get("number")
+        if number is not None:
+            row = await incidents.by_number(session, int(number))
+            if row is None:
+                raise UserError(f"There is no incident {number}; see `/dr-incident list`.")
+            return row
+        row = await incidents.open_in(session, who.channel)
+        if row is None:
+            raise UserError("This channel has no open incident; give its number, or open one with `/dr-incident open`.")
+        return row
+
+    async def _known(self, session: AsyncSession, incident_id: str) -> Incident:
+        row = await incidents.get(session, incident_id)
+        if row is None:
+            raise UserError("That incident is not known any more.")
+        return row
+
+    async def _record(self, session: AsyncSession, row: Incident, kind: str, actor: str, text: str) -> None:
+        await timeline.add(
+            session, incident_id=row.id, kind=kind, actor=actor, occurred_at=self._clock.now(), text=text
+        )
+
+    async def _answer(self, reply: ReplyTo, report: Report) -> None:
+        async with self._database.session() as session:
+            payload = {"report": report.model_dump(mode="json"), "reply": reply.model_dump(mode="json")}
+            await outbox.add(session, "report", reply.channel, payload=payload)
+
+
+def export(card: IncidentCard, lines: Sequence[TimelineLine], form: str) -> tuple[str, str]:
+    """The text and the file suffix. Raises UserError for a form that does not exist."""
+    match form:
+        case "md" | "markdown":
+            return markdown(card, lines), "md"
+        case "json":
+            return json_text(card, lines), "json"
+        case "html":
+            return html_page(card, lines), "html"
+        case _:
+            raise UserError(f"There is no export `{form}`; choose `md`, `json` or `html`.")
+
+
+def impact_start(text: object, now: datetime) -> datetime:
+    """When the impact began: nothing (now), "10m", "2h ago", "10:30" (UTC, today or yesterday) or an ISO moment."""
+    if text is None or not str(text).strip():
+        return now
+    words = str(text).strip()
+    ago = re.fullmatch(r"(\d{1,4})\s*(s|m|h|d)(?:\s+ago)?", words)
+    if ago:
+        units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+        return now - timedelta(**{units[ago[2]]: int(ago[1])})
+    clock = re.fullmatch(r"(\d{1,2}):(\d{2})(?:\s*(?:UTC|Z))?", words)
+    try:
+        if clock:
+            moment = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
+            return moment if moment <= now else moment - timedelta(days=1)
+        moment = datetime.fromisoformat(words.replace(" UTC", "+00:00"))
+    except ValueError as error:
+        raise UserError(f"`{words}` is no moment; write `10m`, `10:30` (UTC) or `2026-02-26 10:30:00 UTC`.") from error
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment > now:
+        raise UserError(f"`{words}` lies in the future; the impact must have begun before now, {utc(now)}.")
+    return moment
+
+
+def utc(moment: datetime) -> str:
+    """ "2026-02-26 10:30:00 UTC"."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _line(item: TimelineEntry) -> TimelineLine:
+    return TimelineLine(
+        seq=item.seq or 0,
+        kind=item.kind,
+        actor=item.actor,
+        occurred_at=item.occurred_at,
+        recorded_at=item.recorded_at or item.occurred_at,
+        text=item.text,
+        permalink=item.permalink,
+    )

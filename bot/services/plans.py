@@ -1,0 +1,181 @@
+"""Plans: made from a request, stored with the requester's signature, shown as a card."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from actions import approval
+from actions.approval import Act
+from actions.contract import Action, Kinds, Plan, new_plan_id
+from actions.errors import UserError
+from actions.ports import Clock, Ports
+from bot.services.approvals import Approvals
+from bot.services.asked import Who
+from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
+from storage import incidents, outbox, plans, runs, timeline
+from storage.session import Database
+from storage.tables import JournalRow, PlanRow, RequestRow, RunRow
+
+
+class Plans:
+    """Makes plans and tells where they stand."""
+
+    def __init__(self, database: Database, approvals: Approvals, kinds: Kinds, clock: Clock) -> None:
+        self._database = database
+        self._approvals = approvals
+        self._kinds = kinds
+        self._clock = clock
+
+    async def propose(
+        self, session: AsyncSession, request: RequestRow, action: Action[Any], ports: Ports, who: Who
+    ) -> PlanRow:
+        """Plan, store, sign as the requester, show. Raises UserError when it cannot be planned or asked for."""
+        params = action.params.model_validate(request.params)
+        plan = await action.plan(params, ports, new_plan_id())
+        if plan.stopped:
+            raise UserError(" ".join(f"{finding.detail} {finding.hint}".strip() for finding in plan.stopped))
+        row = self._row(request, plan)
+        await plans.add(session, row)
+        refusal = await self._approvals.request(session, row, plan, who, request.typed)
+        if refusal is not None:
+            raise RequestRefusedError(row, refusal)
+        await outbox.add(session, "plan", row.channel, ref=row.id)
+        if row.incident_id is not None:
+            await outbox.add(session, "incident", row.channel, ref=row.incident_id)
+        return row
+
+    def _row(self, request: RequestRow, plan: Plan) -> PlanRow:
+        now = self._clock.now()
+        return PlanRow(
+            id=plan.id,
+            action=plan.action,
+            document=plan.model_dump(mode="json"),
+            digest=plan.digest,
+            risk=plan.risk,
+            plan_schema=plan.plan_schema,
+            requester=request.person,
+            reason=request.reason,
+            incident_id=request.incident_id,
+            channel=request.channel,
+            token=secrets.token_urlsafe(24),
+            created_at=now,
+            expires_at=now + self._approvals.policy.approval_expiry(plan.risk),
+        )
+
+    async def by_token(self, token: str) -> PlanRow:
+        """Raises UserError when no plan has this token."""
+        async with self._database.session() as session:
+            row = await plans.by_token(session, token)
+        if row is None:
+            raise UserError("This button belongs to no plan the bot knows; ask for the plan again.")
+        return row
+
+    async def card(self, session: AsyncSession, row: PlanRow) -> PlanCard:
+        """The plan, its signatures and its run, as of now."""
+        plan = self._kinds.plan(row.document)
+        run = await runs.get(session, row.id)
+        journal = await runs.journal(session, row.id)
+        incident = None if row.incident_id is None else await incidents.get(session, row.incident_id)
+        decision = await self._approvals.decision(session, row, self._clock.now())
+        signed = await plans.signatures(session, row.id)
+        rule = self._approvals.policy.rules.get(plan.risk)
+        name = self._approvals.policy.name
+        return PlanCard(
+            plan_id=row.id,
+            token=row.token,
+            action=row.action,
+            summary=plan.summary,
+            risk=plan.risk,
+            target=plan.target,
+            typed_target=rule is not None and rule.typed_target,
+            short_code=plan.short_code,
+            digest=row.digest,
+            requester=name(row.requester),
+            state=_state(run, decision),
+            signers=tuple(
+                SignerLine(person=name(item.person), act=Act(item.act), at=item.at, reason=item.reason)
+                for item in signed
+            ),
+            missing=decision.missing,
+            steps=_steps(plan, run, journal),
+            preconditions=tuple(item.summary for item in plan.preconditions),
+            findings=plan.findings,
+            observations=plan.observations,
+            alternatives=plan.alternatives,
+            data_loss=plan.data_loss,
+            estimate=plan.estimate,
+            expires_at=row.expires_at,
+            incident="" if incident is None else incident.title,
+            rto_deadline=None if incident is None else incident.impact_started_at + timedelta(seconds=incident.rto_s),
+            started_at=None if run is None else run.started_at,
+            ended_at=None if run is None else run.ended_at,
+            message=(run.message if run is not None else "") or decision.reason,
+        )
+
+
+class RequestRefusedError(UserError):
+    """The requester may not ask for this plan; the refusal is recorded by whoever catches this."""
+
+    def __init__(self, row: PlanRow, refusal: approval.Refusal) -> None:
+        super().__init__(refusal.text)
+        self.row = row
+        self.refusal = refusal
+
+
+def _state(run: RunRow | None, decision: approval.Decision) -> PlanState:
+    if run is not None and run.state != "awaiting":
+        return PlanState(run.state)
+    return PlanState(decision.state)
+
+
+def _steps(plan: Plan, run: RunRow | None, journal: Sequence[JournalRow]) -> tuple[StepLine, ...]:
+    last = {item.step: item for item in journal}
+    progress = run.progress if run is not None else {}
+    current = progress.get("step")
+    lines: list[StepLine] = []
+    for index, step in enumerate(plan.steps):
+        entry = last.get(index)
+        state = StepState.WAITING if entry is None else _STEP_STATES[entry.state]
+        if entry is None and current == index and run is not None and run.state == "running":
+            state = StepState.RUNNING
+        lines.append(
+            StepLine(
+                number=index + 1,
+                summary=step.summary,
+                before=step.before,
+                after=step.after,
+                by_hand=step.by_hand(),
+                state=state,
+                elapsed=timedelta(milliseconds=entry.elapsed_ms) if entry is not None and entry.elapsed_ms else None,
+                progress=str(progress.get("text", "")) if current == index and state is StepState.RUNNING else "",
+                detail=entry.detail if entry is not None else "",
+            )
+        )
+    return tuple(lines)
+
+
+_STEP_STATES = {
+    "applying": StepState.RUNNING,
+    "verified": StepState.VERIFIED,
+    "failed": StepState.FAILED,
+    "asking": StepState.ASKING,
+    "undoing": StepState.UNDOING,
+    "undone": StepState.UNDONE,
+}
+
+
+async def note_plan(
+    session: AsyncSession, row: PlanRow, *, kind: str, text: str, at: Any, data: dict[str, Any]
+) -> None:
+    """A line of the bot's own on the plan's incident, and both cards redrawn."""
+    await timeline.add(
+        session, incident_id=row.incident_id, kind=kind, actor="drbot", occurred_at=at, text=text, data=data
+    )
+    await outbox.add(session, "plan", row.channel, ref=row.id)
+    if row.incident_id is not None:
+        await outbox.add(session, "incident", row.channel, ref=row.incident_id)
