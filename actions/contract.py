@@ -238,6 +238,8 @@ class Action(ABC, Generic[ParamsT]):
     steps: ClassVar[tuple[type[Step], ...]] = ()
     preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
     drillable: ClassVar[bool] = False
+    recovers: ClassVar[bool] = False
+    """Its success ends the RTO clock of the incident."""
 
     @abstractmethod
     async def plan(self, params: ParamsT, ports: Ports, plan_id: str) -> Plan:

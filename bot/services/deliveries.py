@@ -1,0 +1,90 @@
+"""What the Slack sender takes from the outbox, and how it reports back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+from actions.errors import UserError
+from bot.services.asked import Outgoing
+from bot.services.cards import IncidentCard, PlanCard
+from bot.services.incidents import Incidents
+from bot.services.plans import Plans
+from bot.services.wake import Wake
+from storage import incidents, outbox, plans
+from storage.session import Database
+
+HOLD = timedelta(seconds=60)
+"""How long a sender may take for one row before another one tries it."""
+
+GIVE_UP_AFTER = 20
+"""Attempts after which a row is left as `dead`, for `doctor` to show."""
+
+
+class Deliveries:
+    """The outbox as the sender sees it. Rows survive crashes: they are due again after `HOLD`."""
+
+    def __init__(self, database: Database, all_plans: Plans, all_incidents: Incidents, wake: Wake) -> None:
+        self._database = database
+        self._plans = all_plans
+        self._incidents = all_incidents
+        self._wake = wake
+
+    async def due(self, limit: int) -> Sequence[Outgoing]:
+        """Rows to send now, oldest first."""
+        async with self._database.session() as session:
+            await outbox.requeue_silent(session)
+            rows = await outbox.claim(session, limit, hold=HOLD)
+            return [
+                Outgoing(
+                    id=row.id or 0,
+                    kind=row.kind,
+                    channel=row.channel,
+                    ref=row.ref,
+                    payload=row.payload,
+                    attempts=row.attempts,
+                )
+                for row in rows
+            ]
+
+    async def sent(self, row: Outgoing, ts: str | None) -> None:
+        """It is in Slack; `ts` is remembered for cards."""
+        async with self._database.session() as session:
+            await outbox.settle(session, row.id, state="sent")
+            if ts is not None and row.kind in outbox.CARDS:
+                await outbox.remember(session, row.kind, row.ref, row.channel, ts)
+
+    async def failed(self, row: Outgoing, error: str, retry_after: timedelta | None) -> None:
+        """It is not in Slack; None means that trying again is pointless."""
+        async with self._database.session() as session:
+            if retry_after is None or row.attempts >= GIVE_UP_AFTER:
+                await outbox.settle(session, row.id, state="dead", error=error)
+            else:
+                await outbox.settle(session, row.id, state="pending", error=error, retry=retry_after)
+
+    async def card(self, kind: str, ref: str) -> PlanCard | IncidentCard:
+        """The card as it is now. Raises UserError when there is no such plan or incident."""
+        async with self._database.session() as session:
+            if kind == "plan":
+                plan = await plans.get(session, ref)
+                if plan is not None:
+                    return await self._plans.card(session, plan)
+            else:
+                incident = await incidents.get(session, ref)
+                if incident is not None:
+                    return await self._incidents.card(session, incident)
+        raise UserError(f"There is no {kind} `{ref}`.")
+
+    async def message_ts(self, kind: str, ref: str, channel: str) -> str | None:
+        """Where the card stands in this channel, if it was posted there."""
+        async with self._database.session() as session:
+            return await outbox.message_ts(session, kind, ref, channel)
+
+    async def wait(self, timeout: timedelta) -> None:  # noqa: ASYNC109 - the longest wait, not a failure
+        """Until something is queued, at most this long."""
+        try:
+            async with asyncio.timeout(timeout.total_seconds()):
+                await self._wake.wait("outbox")
+        except TimeoutError:
+            return

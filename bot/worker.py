@@ -1,0 +1,383 @@
+"""The worker: answers requests, starts runs whose signatures are complete, takes over runs of dead workers.
+
+It has the credentials of the world and re-derives every decision from the stored acts; that a plan is approved is
+nowhere stored. It never talks to Slack: everything for people goes through the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from actions import approval, registry
+from actions.contract import PLAN_SCHEMA, JournalEntry, JournalState, Plan, Report
+from actions.errors import DrError, PermanentError, UserError
+from actions.ports import Ports, ProgressReport
+from actions.runner import Outcome, Runner, RunResult
+from bot.services.approvals import Approvals
+from bot.services.asked import Who
+from bot.services.plans import Plans, RequestRefusedError, note_plan
+from bot.services.progress import Meter
+from bot.services.wake import Wake
+from storage import incidents, outbox, plans, requests, runs
+from storage.runs import LeaseLostError
+from storage.session import Database
+from storage.tables import PlanRow, RequestRow, RunRow
+
+log = structlog.get_logger()
+
+POLL = timedelta(seconds=5)
+"""NOTIFY is only a hint; this is how long a lost one can delay anything."""
+
+DRAWN_EVERY = timedelta(seconds=1)
+"""How often progress is written for people."""
+
+
+class Worker:
+    """One worker process. Any number may run on one database."""
+
+    def __init__(
+        self,
+        database: Database,
+        ports: Ports,
+        approvals: Approvals,
+        all_plans: Plans,
+        wake: Wake,
+        *,
+        lease: timedelta = timedelta(seconds=30),
+        parallel: int = 4,
+    ) -> None:
+        self._database = database
+        self._ports = ports
+        self._approvals = approvals
+        self._plans = all_plans
+        self._wake = wake
+        self._lease = lease
+        self._parallel = parallel
+        # Unique for each process: two processes with one id once ran a step twice in another engine.
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Work until cancelled; then hand over what is running."""
+        log.info("worker_started", worker=self.id)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._parallel):
+                tasks.create_task(self._requests())
+            tasks.create_task(self._runs(tasks))
+
+    # ------------------------------------------------------------ requests
+
+    async def _requests(self) -> None:
+        while True:
+            try:
+                worked = await self._one_request()
+            except DrError as error:
+                log.warning("request_failed", error=str(error))
+                worked = False
+            if not worked:
+                await self._pause("request")
+
+    async def _pause(self, queue: str) -> None:
+        try:
+            async with asyncio.timeout(POLL.total_seconds()):
+                await self._wake.wait(queue)
+        except TimeoutError:
+            return
+
+    async def _one_request(self) -> bool:
+        refused: tuple[RequestRefusedError, Who] | None = None
+        async with self._database.session() as session:
+            request = await requests.take(session)
+            if request is None:
+                return False
+            self._wake("request")  # another one may be waiting behind it
+            who = Who.model_validate(request.reply.get("who", {}))
+            request.state = "done"
+            try:
+                async with session.begin_nested():
+                    await self._answer(session, request, who)
+            except RequestRefusedError as error:
+                refused = (error, who)
+            except UserError as error:
+                await self._tell(session, request, str(error))
+            except ValidationError as error:
+                await self._tell(session, request, f"The arguments do not fit: {_first(error)}. See `/dr help`.")
+            except DrError as error:
+                log.warning("request_failed", request=request.id, error=str(error))
+                await self._tell(session, request, f"{error} (request {request.id})")
+            if refused is not None:
+                await self._approvals.record_refusal(session, refused[0].row, who, refused[0].refusal)
+                await self._tell(session, request, str(refused[0]))
+            session.add(request)
+        return True
+
+    async def _answer(self, session: AsyncSession, request: RequestRow, who: Who) -> None:
+        query = registry.query(request.name)
+        if query is not None:
+            report = await query.read(query.params.model_validate(request.params), self._ports)
+            await self._report(session, request, report)
+            return
+        action = registry.action(request.name)
+        if action is None:
+            raise UserError(f"There is no action `{request.name}`; see `/dr help`.")
+        await self._plans.propose(session, request, action, self._ports, who)
+
+    async def _report(self, session: AsyncSession, request: RequestRow, report: Report) -> None:
+        kind = "view" if request.reply.get("view_id") else "report"
+        payload = {"report": report.model_dump(mode="json"), "reply": request.reply, "request": request.id}
+        await outbox.add(session, kind, request.channel, payload=payload)
+
+    async def _tell(self, session: AsyncSession, request: RequestRow, text: str) -> None:
+        request.state, request.error = "failed", text
+        kind = "view" if request.reply.get("view_id") else "ephemeral"
+        payload = {"text": text, "user": request.slack_user, "reply": request.reply, "request": request.id}
+        await outbox.add(session, kind, request.channel, payload=payload)
+
+    # ------------------------------------------------------------ runs
+
+    async def _runs(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            try:
+                await self._look_for_runs(tasks)
+            except DrError as error:
+                log.warning("looking_for_runs_failed", error=str(error))
+            await self._pause("signature")
+
+    async def _look_for_runs(self, tasks: asyncio.TaskGroup) -> None:
+        async with self._database.session() as session:
+            waiting = await runs.awaiting(session, plan_schema=PLAN_SCHEMA)
+            orphans = await runs.orphaned(session, plan_schema=PLAN_SCHEMA, lease=self._lease)
+        for run in waiting:
+            await self._consider(run, tasks)
+        for run_id in orphans:
+            await self._take_over(run_id, tasks)
+
+    async def _consider(self, run: RunRow, tasks: asyncio.TaskGroup) -> None:
+        async with self._database.session() as session:
+            await plans.hold(session, run.id)
+            row = await plans.get(session, run.id)
+            if row is None:
+                return
+            now = self._ports.clock.now()
+            decision = await self._approvals.decision(session, row, now)
+            if decision.state is approval.State.APPROVED:
+                plan = registry.kinds().plan(row.document)
+                epoch = await runs.claim(session, run.id, owner=self.id, lease=self._lease, locks=plan.locks)
+                if epoch is None:
+                    return
+                await note_plan(
+                    session,
+                    row,
+                    kind="run",
+                    text=f"Run {row.id} started: {plan.summary}",
+                    at=now,
+                    data={"plan": row.id},
+                )
+            elif decision.state is approval.State.PENDING:
+                return
+            else:
+                state, message = str(decision.state), decision.reason
+                await runs.close_unsigned(session, run.id, state=state, message=message, at=now)
+                await note_plan(
+                    session, row, kind="run", text=f"Plan {row.id} {state}: {message}", at=now, data={"plan": row.id}
+                )
+                return
+        self._start(row, plan, epoch, tasks)
+
+    async def _take_over(self, run_id: str, tasks: asyncio.TaskGroup) -> None:
+        async with self._database.session() as session:
+            row = await plans.get(session, run_id)
+            if row is None:
+                return
+            plan = registry.kinds().plan(row.document)
+            epoch = await runs.claim(session, run_id, owner=self.id, lease=self._lease, locks=plan.locks)
+            if epoch is None:
+                return
+            text = f"Run {run_id} taken over by another worker after its worker fell silent"
+            now = self._ports.clock.now()
+            await note_plan(session, row, kind="run", text=text, at=now, data={"plan": run_id, "epoch": epoch})
+        self._start(row, plan, epoch, tasks)
+
+    def _start(self, row: PlanRow, plan: Plan, epoch: int, tasks: asyncio.TaskGroup) -> None:
+        task = tasks.create_task(self._drive(row, plan, epoch))
+        self._running[row.id] = task
+        task.add_done_callback(lambda _: self._running.pop(row.id, None))
+
+    async def _drive(self, row: PlanRow, plan: Plan, epoch: int) -> None:
+        journal = DatabaseJournal(self._database, row, plan, owner=self.id, epoch=epoch)
+        painter = Painter(self._database, row, self._ports, epoch=epoch)
+        runner = Runner(plan, self._ports, journal, guard=lambda: self._guard(row, epoch), progress=painter.take)
+        beat = asyncio.create_task(self._beat(row.id, epoch))
+        work = asyncio.create_task(runner.run())
+        try:
+            await asyncio.wait({beat, work}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise LeaseLostError(f"Run {row.id} has another owner.")
+            await self._finish(row, epoch, await work)
+        except LeaseLostError as error:
+            log.warning("lease_lost", run=row.id, error=str(error))
+        except asyncio.CancelledError:
+            await self._hand_over(row.id, epoch)
+            raise
+        except Exception as error:
+            # A bug of ours must not take the other runs down; the lease runs out and another worker probes the step.
+            log.exception("run_crashed", run=row.id, error=type(error).__name__)
+        finally:
+            await _end(beat, work)
+            await painter.close()
+
+    async def _beat(self, run_id: str, epoch: int) -> None:
+        """Renew the lease; return when it is lost or could not be renewed for most of its length."""
+        renewed = asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(self._lease.total_seconds() / 6)
+            try:
+                async with asyncio.timeout(self._lease.total_seconds() / 3), self._database.session() as session:
+                    await runs.renew(session, run_id, owner=self.id, epoch=epoch, lease=self._lease)
+                renewed = asyncio.get_running_loop().time()
+            except LeaseLostError:
+                return
+            except Exception as error:
+                log.warning("beat_failed", run=run_id, error=type(error).__name__)
+                if asyncio.get_running_loop().time() - renewed > self._lease.total_seconds() * 2 / 3:
+                    return  # fence ourselves before somebody else may take over
+
+    async def _guard(self, row: PlanRow, epoch: int) -> None:
+        """Before every step: the run is still ours and its signatures still count under the roster in force."""
+        async with self._database.session() as session:
+            await runs.ours(session, row.id, owner=self.id, epoch=epoch)
+            signed = await plans.signatures(session, row.id)
+            # As of the last act: the expiry limited the signing, not the running.
+            decision = await self._approvals.decision(session, row, max(item.at for item in signed))
+        if decision.state is not approval.State.APPROVED:
+            why = decision.reason or ", ".join(decision.missing)
+            raise PermanentError(f"The signatures no longer suffice ({why}); ask for a new plan.")
+
+    async def _finish(self, row: PlanRow, epoch: int, result: RunResult) -> None:
+        now = self._ports.clock.now()
+        async with self._database.session() as session:
+            state = str(result.outcome)
+            await runs.end(session, row.id, owner=self.id, epoch=epoch, state=state, message=result.message, at=now)
+            if result.outcome is Outcome.SUCCEEDED and row.incident_id is not None and _recovers(row):
+                await _mark_recovered(session, row, now)
+            texts = {
+                Outcome.SUCCEEDED: f"Run {row.id} succeeded",
+                Outcome.FAILED: f"Run {row.id} failed: {result.message}",
+                Outcome.ASKING: f"Run {row.id} stopped and asks: {result.message}",
+                Outcome.STALE: f"Run {row.id} did not start, the world has changed: {result.message}",
+            }
+            data = {"plan": row.id, "outcome": state}
+            await note_plan(session, row, kind="run", text=texts[result.outcome], at=now, data=data)
+        log.info("run_ended", run=row.id, outcome=state)
+
+    async def _hand_over(self, run_id: str, epoch: int) -> None:
+        async with self._database.session() as session:
+            await runs.give_up(session, run_id, owner=self.id, epoch=epoch)
+
+
+async def _end(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[RunResult]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _recovers(row: PlanRow) -> bool:
+    action = registry.action(row.action)
+    return action is not None and action.recovers
+
+
+async def _mark_recovered(session: AsyncSession, row: PlanRow, now: datetime) -> None:
+    incident = await incidents.get(session, row.incident_id or "")
+    if incident is not None and incident.recovered_at is None:
+        incident.recovered_at = now
+        session.add(incident)
+        achieved = timedelta(seconds=round((now - incident.impact_started_at).total_seconds()))
+        met = "met" if achieved <= timedelta(seconds=incident.rto_s) else "missed"
+        text = f"Recovered: achieved RTO {achieved}, target {timedelta(seconds=incident.rto_s)} ({met})"
+        await note_plan(
+            session, row, kind="recovered", text=text, at=now, data={"achieved_rto_s": achieved.total_seconds()}
+        )
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"`{where}`: {first['msg']}" if where else str(first["msg"])
+
+
+class DatabaseJournal:
+    """The runner's journal in the bot's database, guarded by owner and epoch. Every line is also on the timeline."""
+
+    def __init__(self, database: Database, row: PlanRow, plan: Plan, *, owner: str, epoch: int) -> None:
+        self._database = database
+        self._row = row
+        self._plan = plan
+        self._owner = owner
+        self._epoch = epoch
+
+    async def entries(self) -> Sequence[JournalEntry]:
+        async with self._database.session() as session:
+            return [
+                JournalEntry(
+                    step=item.step,
+                    state=JournalState(item.state),
+                    detail=item.detail,
+                    at=item.at,
+                    elapsed_ms=item.elapsed_ms,
+                )
+                for item in await runs.journal(session, self._row.id)
+            ]
+
+    async def append(self, entry: JournalEntry) -> None:
+        async with self._database.session() as session:
+            await runs.append(session, self._row.id, owner=self._owner, epoch=self._epoch, entry=entry)
+            step = self._plan.steps[entry.step]
+            detail = f": {entry.detail}" if entry.detail else ""
+            text = f"Step {entry.step + 1} {entry.state}: {step.summary}{detail}"
+            data = {"plan": self._row.id, "step": entry.step + 1, "state": entry.state, "elapsed_ms": entry.elapsed_ms}
+            await note_plan(session, self._row, kind="step", text=text, at=entry.at, data=data)
+
+
+class Painter:
+    """Writes progress for people about once a second, and never holds the work up."""
+
+    def __init__(self, database: Database, row: PlanRow, ports: Ports, *, epoch: int) -> None:
+        self._database = database
+        self._row = row
+        self._clock = ports.clock
+        self._epoch = epoch
+        self._meters: dict[int, Meter] = {}
+        self._latest: tuple[int, ProgressReport] | None = None
+        self._task = asyncio.create_task(self._paint())
+
+    def take(self, step: int, report: ProgressReport) -> None:
+        """Remember the newest report; older ones are of no interest."""
+        self._latest = (step, report)
+
+    async def _paint(self) -> None:
+        while True:
+            await asyncio.sleep(DRAWN_EVERY.total_seconds())
+            if self._latest is None:
+                continue
+            (step, report), self._latest = self._latest, None
+            text = self._meters.setdefault(step, Meter()).text(report, self._clock.now())
+            try:
+                async with self._database.session() as session:
+                    progress = {"step": step, "text": text}
+                    await runs.set_progress(session, self._row.id, epoch=self._epoch, progress=progress)
+                    await outbox.add(session, "plan", self._row.channel, ref=self._row.id)
+            except Exception as error:
+                log.warning("progress_not_drawn", run=self._row.id, error=type(error).__name__)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
