@@ -246,7 +246,7 @@ class Worker:
                 renewed = asyncio.get_running_loop().time()
             except LeaseLostError:
                 return
-            except Exception as error:
+            except (DrError, TimeoutError) as error:
                 log.warning("beat_failed", run=run_id, error=type(error).__name__)
                 if asyncio.get_running_loop().time() - renewed > self._lease.total_seconds() * 2 / 3:
                     return  # fence ourselves before somebody else may take over
@@ -375,7 +375,7 @@ class Painter:
                     progress = {"step": step, "text": text}
                     await runs.set_progress(session, self._row.id, epoch=self._epoch, progress=progress)
                     await outbox.add(session, "plan", self._row.channel, ref=self._row.id)
-            except Exception as error:
+            except DrError as error:
                 log.warning("progress_not_drawn", run=self._row.id, error=type(error).__name__)
 
     async def close(self) -> None:

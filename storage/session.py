@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config
 from psycopg import sql
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from actions.errors import TemporaryError
@@ -38,9 +39,13 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """One transaction: committed at the end, rolled back on any error."""
-        async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        """One transaction: committed at the end, rolled back on any error. Raises TemporaryError when the database is
+        away; then nothing of the transaction has happened, unless it was cut in its COMMIT."""
+        try:
+            async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except (OperationalError, InterfaceError, psycopg.OperationalError, OSError) as error:
+            raise TemporaryError("The bot's own database does not answer.") from error
 
     async def migrate(self) -> None:
         """Bring the schema to this version of the bot."""

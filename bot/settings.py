@@ -1,0 +1,47 @@
+"""Settings of a process, from the environment. Only `bot.bootstrap` and `bot.cli` read them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SLACK_API = "https://slack.com/api/"
+
+
+class SlackMode(StrEnum):
+    SOCKET = "socket"
+    HTTP = "http"
+    OFF = "off"
+
+
+class Settings(BaseSettings):
+    """What differs between two installations. What the plan says is in the plan file."""
+
+    model_config = SettingsConfigDict(env_prefix="DRBOT_", extra="ignore", populate_by_name=True)
+
+    plan_file: Path = Path("dr-plan.yml")
+    data_directory: Path = Path("var")
+    """The embedded database, local copies of dumps, spool and job folders."""
+    database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL")
+    """The bot's own PostgreSQL; empty: the bundled one is started in `data_directory`."""
+    slack_mode: SlackMode = SlackMode.SOCKET
+    slack_bot_token: SecretStr | None = Field(default=None, validation_alias="SLACK_BOT_TOKEN")
+    slack_app_token: SecretStr | None = Field(default=None, validation_alias="SLACK_APP_TOKEN")
+    slack_signing_secret: SecretStr | None = Field(default=None, validation_alias="SLACK_SIGNING_SECRET")
+    slack_api_url: str = Field(default=SLACK_API, validation_alias="SLACK_API_URL")
+    demo: bool = False
+    """Only in a demo may the Slack address be another one, since it receives the tokens."""
+    http_host: str = "127.0.0.1"
+    http_port: int = 3000
+    lease_s: float = Field(default=30, ge=2)
+    log_format: str = "json"
+
+    @model_validator(mode="after")
+    def only_a_demo_moves_slack(self) -> Self:
+        if self.slack_api_url != SLACK_API and not self.demo:
+            raise ValueError("SLACK_API_URL may only be changed together with DRBOT_DEMO=true: it receives the tokens")
+        return self

@@ -1,0 +1,95 @@
+"""The plan file's world, as the actions take it: references to addresses resolved, references to secrets kept."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from actions.ports import Secrets
+from actions.site import BackupPolicy, Bucket, ClusterAccess, Database, Invariant, Server, Service, Site, WorkloadRef
+from bot.plan_file import LOCAL, DrPlan, is_reference
+
+
+async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
+    """Raises UserError when a reference to an address cannot be resolved."""
+
+    async def text(value: str | None) -> str | None:
+        return await secrets.resolve(value) if value is not None and is_reference(value) else value
+
+    async def required(value: str) -> str:
+        return await secrets.resolve(value) if is_reference(value) else value
+
+    services: dict[str, Service] = {}
+    for service in plan.services:
+        services[service.name] = Service(
+            name=service.name,
+            workloads=tuple(
+                WorkloadRef(service.cluster, plan.namespace(service), workload.kind, workload.name)
+                for workload in sorted(service.workloads, key=lambda item: item.order)
+            ),
+            health_url=await text(service.health_url),
+            database_dsn=service.database_check,
+            config_map=service.config_map.name if service.config_map else None,
+            config_key=service.config_map.key if service.config_map else "DATABASE_HOST",
+        )
+    buckets: dict[str, Bucket] = {}
+    for bucket in plan.buckets:
+        buckets[bucket.name] = Bucket(
+            name=bucket.name,
+            endpoint=await text(bucket.endpoint),
+            region=await required(bucket.region),
+            access_key=bucket.access_key or "",
+            secret_key=bucket.secret_key or "",
+        )
+    return Site(
+        servers={
+            server.name: Server(name=server.name, admin_dsn=server.admin_dsn, tools=server.tools)
+            for server in plan.servers
+        },
+        databases={database.name: _database(plan, database.name) for database in plan.databases},
+        services=services,
+        buckets=buckets,
+        clusters={
+            cluster.name: ClusterAccess(name=cluster.name, kubeconfig=cluster.kubeconfig or "", context=cluster.context)
+            for cluster in plan.clusters
+        },
+        backups={item.database: await _policy(plan, item.database, secrets) for item in plan.backups.databases},
+    )
+
+
+def _database(plan: DrPlan, name: str) -> Database:
+    item = plan.database(name)
+    rtos = [scenario.rto for scenario in plan.scenarios if scenario.name == "database_corruption"]
+    return Database(
+        name=item.name,
+        server=item.server,
+        owner=item.owner,
+        service=item.application,
+        spare_server=item.spare_server,
+        invariants=tuple(Invariant(name=each.name, sql=each.sql) for each in item.invariants),
+        quarantine=timedelta(days=item.quarantine_days),
+        restore_jobs=item.restore_jobs,
+        rpo=plan.objectives.rpo,
+        rto=min([plan.objectives.rto, *rtos]),
+    )
+
+
+async def _policy(plan: DrPlan, database: str, secrets: Secrets) -> BackupPolicy:
+    item = plan.backup_of(database)
+    remote = [store for store in item.dump.stores if store != LOCAL]
+    bucket = plan.bucket(remote[0])
+
+    async def resolved(value: str) -> str:
+        return await secrets.resolve(value) if is_reference(value) else value
+
+    return BackupPolicy(
+        database=database,
+        bucket=bucket.name,
+        prefix=f"{bucket.prefix}dumps/",
+        local_directory=await resolved(plan.backups.local_directory) if LOCAL in item.dump.stores else None,
+        recipients=tuple([await resolved(each) for each in plan.backups.recipients]),
+        identity=plan.backups.identity or "",
+        signing_key=plan.backups.signing_key,
+        trusted_signers=tuple([await resolved(each) for each in plan.backups.signers]),
+        retention=item.dump.retention,
+        schedule=item.dump.schedule,
+    )
