@@ -111,6 +111,8 @@ def _validate(data: Any) -> tuple[DrPlan | None, list[_Misfit]]:
         if detail["type"] == RULES_ERROR:
             continue  # the same rules are run on the data below, where places are known
         where = tuple(detail["loc"])
+        if detail["type"] == "too_short" and _reach(data, where):
+            continue  # pydantic counts only the entries that are valid; the others are told themselves
         wrong, right = sentence(detail, _reach(data, where), model_at(DrPlan, where[:-1]))
         found.append((where, wrong, right, detail["type"] == "extra_forbidden"))
     return None, found

@@ -69,6 +69,8 @@ def read(text: str) -> Source:
     except MarkedYAMLError as error:
         source.problems.append(_syntax_problem(error, text))
         return source
+    except RecursionError:
+        return Source(problems=[SyntaxProblem(Place(1, 1), (), "the file is nested too deeply", "close the brackets")])
     if root is None:
         source.problems.append(SyntaxProblem(Place(1, 1), (), "the file is empty", "start with `version: 1`"))
         return source
@@ -132,6 +134,9 @@ def _entries(node: MappingNode, path: Path, source: Source, seen: set[int]) -> I
         first[key] = place
         source.keys[(*path, key)] = place
         yield key, _value(value_node, (*path, key), source, seen)
+        if isinstance(value_node, ScalarNode) and not value_node.value:
+            # The reader places a value that is left out at whatever follows it.
+            source.values[(*path, key)] = place
 
 
 def _place(node: Node) -> Place:

@@ -1,0 +1,428 @@
+"""Every mistake in a plan file is told with its line, its key and what would be right."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from actions.errors import UserError
+from bot.plan_file import Problem, Severity, check, load, report
+
+SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
+TEXT = SHIPPED.read_text(encoding="utf-8")
+
+
+def broken(tmp_path: Path, *changes: tuple[str, str]) -> Path:
+    """The shipped plan with texts replaced, each at its first place."""
+    text = TEXT
+    for old, new in changes:
+        assert old in text, f"the shipped plan no longer holds {old!r}"
+        text = text.replace(old, new, 1)
+    path = tmp_path / "dr-plan.yml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def line_of(path: Path, text: str) -> int:
+    return path.read_text(encoding="utf-8").split(text)[0].count("\n") + 1
+
+
+def errors(problems: list[Problem]) -> list[Problem]:
+    return [problem for problem in problems if problem.severity is Severity.ERROR]
+
+
+# (what is replaced, by what, a text on the line expected, key, part of what is wrong, part of what would be right)
+MISTAKES = [
+    ("rpo: 15m", "rpo: 15", "rpo: 15 ", "objectives.rpo", "`15` is not a duration", "15m"),
+    ("rpo: 15m", "rpo: 15 min", "rpo: 15 min", "objectives.rpo", "`15 min` is not a duration", "number and its unit"),
+    ("rpo: 15m", "rpo: 0m", "rpo: 0m", "objectives.rpo", "no time at all", "longer than zero"),
+    ("rpo: 15m", "rpo: -15m", "rpo: -15m", "objectives.rpo", "`-15m` is not a duration", "number"),
+    ("rpo: 15m", "rpo:", "rpo:  ", "objectives.rpo", "is not a duration", "number"),
+    ("  rpo: 15m ", "  rop: 15m ", "rop:", "objectives.rop", "no key `rop` here", "did you mean `rpo`?"),
+    ("  rpo: 15m ", "  #", "objectives:", "objectives.rpo", "the key `rpo` is missing", "most data"),
+    ("\nroster:", "\nrooster:", "rooster:", "rooster", "no key `rooster` here", "did you mean `roster`?"),
+    ("version: 1\n", "version: 2\n", "version: 2", "version", "not one of those allowed", "use 1"),
+    ("version: 1\n", "", "# The disaster", "version", "the key `version` is missing", "format"),
+    ("status: draft", "status: drift", "status: drift", "document.status", "not one of", "'draft'"),
+    ("written: 2026-02-26", "written: 26.02.2026", "26.02", "document.written", "not a date", "2026-03-01"),
+    ('version: "1.0"', "version: 1.0", "version: 1.0", "document.version", "number", "quotes"),
+    ("server: primary", "server: primry", "primry", "databases[0].server", "no server `primry`", "mean `primary`?"),
+    (
+        "application: superprismora",
+        "application: shop",
+        ": shop",
+        "databases[0].application",
+        "no service",
+        "use one of",
+    ),
+    (
+        "spare_server: secondary",
+        "spare_server: primary",
+        "spare_server",
+        "databases[0].spare_server",
+        "itself",
+        "another",
+    ),
+    (
+        "cluster: production",
+        "cluster: prod",
+        "cluster: prod",
+        "services[0].cluster",
+        "no cluster `prod`",
+        "`production`",
+    ),
+    (
+        "[superprismora]",
+        "[superprisma]",
+        "[superprisma]",
+        "services[0].workloads[0].writes_to[0]",
+        "no database",
+        "mean",
+    ),
+    (
+        "kind: Deployment ",
+        "kind: Deploy ",
+        "kind: Deploy ",
+        "services[0].workloads[0].kind",
+        "not one of",
+        "'Deployment'",
+    ),
+    (
+        "[local, superprismora-backups]",
+        "[local, backups]",
+        "[local, backups]",
+        "backups.databases[0].dump.stores[1]",
+        "no bucket `backups`",
+        "`superprismora-backups`",
+    ),
+    ("role: dba", "role: dbas", "role: dbas", "approval.rules[3].slots[0].role", "no role `dbas`", "mean `dba`?"),
+    ("count: 1", "count: 2", "- role: dba", "approval.rules[3].slots[0]", "roster has 1", "more persons"),
+    ("count: 1", "count: one", "count: one", "approval.rules[3].slots[0].count", "not a whole number", "whole number"),
+    ("count: 1", "count: 0", "count: 0", "approval.rules[3].slots[0].count", "does not fit", "greater than or equal"),
+    (
+        "scenarios: [security_breach]",
+        "scenarios: [breach]",
+        "[breach]",
+        "runbooks[10].scenarios[0]",
+        "no scenario `breach`",
+        "`security_breach`",
+    ),
+    (
+        "person: database-admin",
+        "person: db-admin",
+        "db-admin",
+        "contacts[2].person",
+        "no person",
+        "mean `database-admin`?",
+    ),
+    (
+        "- id: security-team",
+        "- id: database-admin",
+        "- id: database-admin\n    name: TBD\n    roles: [security",
+        "roster[3].id",
+        "named twice",
+        "once",
+    ),
+    (
+        "schedule: 02:00 UTC",
+        "schedule: 2:00",
+        "schedule: 2:00",
+        "backups.databases[0].dump.schedule",
+        "not a schedule",
+        "UTC",
+    ),
+    (
+        "retention: forever",
+        "retention: always",
+        "always",
+        "backups.applications[0].retention",
+        "not a duration",
+        "unit",
+    ),
+    (
+        "frequency: continuous",
+        "frequency: hourly",
+        "hourly",
+        "backups.databases[0].wal.frequency",
+        "not one of",
+        "continuous",
+    ),
+    (
+        "versioning: true",
+        "versioning: yes",
+        "versioning: yes",
+        "buckets[0].versioning",
+        "not true or false",
+        "true or false",
+    ),
+    (
+        "prefix: backups/",
+        "prefix: backups",
+        "prefix: backups",
+        "buckets[0].prefix",
+        "wrong form",
+        "end the folder in `/`",
+    ),
+    (
+        "    secret_key: k8s:dr/superprismora-dr/backup-secret-key\n",
+        "",
+        "access_key:",
+        "buckets[0].access_key",
+        "without",
+        "add",
+    ),
+    (
+        "sql: SELECT COUNT(*) FROM users",
+        "sql: DELETE FROM users",
+        "DELETE",
+        "databases[0].invariants[0].sql",
+        "not a SELECT",
+        "SELECT",
+    ),
+    (
+        "FROM users\n",
+        "FROM users; DROP TABLE users\n",
+        "DROP",
+        "databases[0].invariants[0].sql",
+        "more than one",
+        "without `;`",
+    ),
+    (
+        "restore_jobs: 4",
+        'restore_jobs: "4"',
+        "restore_jobs",
+        "databases[0].restore_jobs",
+        "not a whole number",
+        "whole number",
+    ),
+    (
+        "restore_jobs: 4",
+        "restore_jobs: true",
+        "restore_jobs",
+        "databases[0].restore_jobs",
+        "not a whole number",
+        "whole number",
+    ),
+    (
+        "- env:DR_RECIPIENT_PROVER",
+        "- age1short",
+        "age1short",
+        "backups.recipients[0]",
+        "not an age public key",
+        "age1...",
+    ),
+    ("- env:DR_MANIFEST_SIGNER", "- c2hvcnQ=", "c2hvcnQ=", "backups.signers[0]", "not an Ed25519 public key", "base64"),
+    (
+        "endpoint: env:DR_FILES_ENDPOINT",
+        "endpoint: ${FILES}",
+        "${FILES}",
+        "buckets[1].endpoint",
+        "is not expanded",
+        "env:NAME",
+    ),
+    ("endpoint: env:DR_FILES_ENDPOINT", "endpoint: env:A-B", "env:A-B", "buckets[1].endpoint", "malformed", "env:NAME"),
+    ('on_call: "#dr-oncall"', "on_call: #dr-oncall", "on_call: #", "channels.on_call", "value is empty", "give text"),
+    ("slack_ids: [] ", "slack_ids: U0123 ", "slack_ids: U0123", "roster[0].slack_ids", "not a list", "[one, two]"),
+    ("slack_ids: [] ", "slack_ids: ['@ann'] ", "@ann", "roster[0].slack_ids[0]", "wrong form", "Slack member id"),
+    ("phone: TBD", "phone: +49301234567", "phone: +49", "roster[0].phone", "as a number", "quotes"),
+    (
+        "action: restore.dump",
+        "action: restore",
+        "action: restore\n",
+        "scenarios[0].steps[2].action",
+        "wrong form",
+        "noun.verb",
+    ),
+    ("- Zero data corruption tolerance\n", "- ''\n", "- ''", "objectives.integrity[0]", "empty", "write"),
+    ("owner: superprismora\n", f"owner: {'ü' * 32}\n", "üü", "databases[0].owner", "not a PostgreSQL name", "63 bytes"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "on_line", "key", "wrong", "right"), MISTAKES)
+def test_a_mistake_is_told_where_it_stands(
+    tmp_path: Path, old: str, new: str, on_line: str, key: str, wrong: str, right: str
+) -> None:
+    path = broken(tmp_path, (old, new))
+    problems = [problem for problem in errors(check(path)) if problem.key == key]
+    assert len(problems) == 1, report(check(path))
+    problem = problems[0]
+    assert wrong in problem.wrong
+    assert right in problem.right
+    assert problem.line == line_of(path, on_line)
+    assert str(problem).startswith(f"{path}:{problem.line}:{problem.column}: error: {key}: ")
+
+
+@pytest.mark.parametrize(
+    ("risk", "old", "new", "wrong"),
+    [
+        ("DISRUPTIVE", "besides_requester: 1", "besides_requester: 0", "DISRUPTIVE needs at least 2 persons"),
+        ("DESTRUCTIVE", "besides_requester: 1", "besides_requester: 0", "DESTRUCTIVE needs at least 2 persons"),
+        ("IRREVERSIBLE", "besides_requester: 2", "besides_requester: 1", "IRREVERSIBLE needs at least 3 persons"),
+        ("DESTRUCTIVE", "typed_target: true", "typed_target: false", "needs the name of the target typed"),
+        ("IRREVERSIBLE", "besides_requester: 2", "besides_requester: 4", "5 persons must sign, but the roster has 4"),
+        (
+            "IRREVERSIBLE",
+            "- role: security",
+            "- {role: on_call, count: 2}\n        - role: security",
+            "ask for 4 persons",
+        ),
+    ],
+)
+def test_policy_never_goes_under_the_two_person_rule(tmp_path: Path, risk: str, old: str, new: str, wrong: str) -> None:
+    head, rule = TEXT.split(f"- risk: {risk} ", 1)
+    path = tmp_path / "dr-plan.yml"
+    path.write_text(head + f"- risk: {risk} " + rule.replace(old, new, 1), encoding="utf-8")
+    problems = errors(check(path))
+    assert [wrong in problem.wrong for problem in problems] == [True], report(problems)
+    assert problems[0].key.startswith("approval.rules[")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("admin_dsn: k8s:dr/superprismora-dr/primary-admin-dsn", "admin_dsn: {}", "servers[0].admin_dsn"),
+        ("identity: file:/run/secrets/dr-age-identity", "identity: {}", "backups.identity"),
+        ("- env:DR_RECIPIENT_PROVER", "- {}", "backups.recipients[0]"),
+        ("- env:DR_MANIFEST_SIGNER", "- {}", "backups.signers[0]"),
+        ("health_url: env:DR_HEALTH_URL", "health_url: env:{}", "services[0].health_url"),
+        ("role: spare", "role: {}", "servers[1].role"),
+        ("version: 1\n", "version: 1\n: {} {{\n", ""),
+    ],
+)
+def test_a_secret_typed_into_the_plan_is_refused_and_never_repeated(
+    tmp_path: Path, old: str, new: str, key: str
+) -> None:
+    canary = "AGE-SECRET-KEY-1QQcanary+hunter2"
+    path = broken(tmp_path, (old, new.format(canary)))
+    problems = errors(check(path))
+    assert key in [problem.key for problem in problems]
+    assert "canary" not in report(problems)
+    with pytest.raises(UserError) as refused:
+        load(path)
+    assert "canary" not in str(refused.value)
+    assert "canary" not in repr(refused.value.__cause__) + repr(refused.value.__context__)
+
+
+def test_a_literal_secret_is_told_to_become_a_reference(tmp_path: Path) -> None:
+    path = broken(tmp_path, ("k8s:dr/superprismora-dr/primary-admin-dsn", "postgresql://root:pw@db/postgres"))
+    (problem,) = errors(check(path))
+    assert problem.wrong == "a secret is never written into the plan"
+    assert problem.right == "give a reference: env:NAME, file:/path, k8s:namespace/secret/key or vault:path#key"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "wrong"),
+    [
+        ("", 1, "the file is empty"),
+        ("# only a comment\n", 1, "the file is empty"),
+        ("version: 1\n\tname: x\n", 2, "a tab is used for indentation"),
+        ("version: 1\nname: 'open\n", 3, "not readable as YAML"),
+        ("version: 1\nname: a: b\n", 2, "not readable as YAML"),
+        ("version: 1\n---\nversion: 1\n", 2, "the file holds several documents"),
+        ("version: 1\nname: *missing\n", 2, "an alias (`*name`) is not allowed"),
+        ("version: 1\nname: a\x07b\n", 2, "a character YAML does not allow"),
+        ("- version: 1\n", 1, "this is not a block of `key: value` lines"),
+        ("just text\n", 1, "this is not a block of `key: value` lines"),
+        ("[" * 5000, 1, "the file is nested too deeply"),
+    ],
+)
+def test_what_is_not_a_plan_at_all_is_told(tmp_path: Path, text: str, line: int, wrong: str) -> None:
+    path = tmp_path / "dr-plan.yml"
+    path.write_text(text, encoding="utf-8")
+    problem = check(path)[0]
+    assert problem.wrong.startswith(wrong)
+    assert problem.line == line
+
+
+def test_keys_given_twice_are_all_told(tmp_path: Path) -> None:
+    path = broken(
+        tmp_path,
+        ("owner: Operations Team\n", "owner: Operations Team\nowner: Others\n"),
+        ("rto: 30m\n", "rto: 30m\n    rto: 40m\n"),
+    )
+    problems = errors(check(path))
+    assert [problem.key for problem in problems] == ["owner", "scenarios[1].rto"]
+    assert problems[0].line == line_of(path, "owner: Others")
+    assert problems[0].right == f"keep one; the first is in line {problems[0].line - 1}"
+
+
+def test_anchors_and_tags_are_refused(tmp_path: Path) -> None:
+    path = broken(
+        tmp_path,
+        ("rpo: 15m", "rpo: &quarter 15m"),
+        ("every: 15m", "every: *quarter"),
+        ("owner: Operations Team", "owner: !team Operations"),
+    )
+    assert [(problem.key, problem.wrong) for problem in errors(check(path))] == [
+        ("owner", "the tag `!team` is not allowed"),
+        ("backups.databases[0].incremental.every", "an alias (`*name`) is not allowed"),
+    ]
+
+
+def test_several_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = broken(
+        tmp_path,
+        ("server: primary", "server: primry"),
+        ("rpo: 15m", "rpo: soon"),
+        ("schedule: 02:00 UTC", "schedule: nightly"),
+        ("owner: Operations Team\n", "owner: Operations Team\nowner: Others\n"),
+    )
+    problems = errors(check(path))
+    assert [problem.key for problem in problems] == [
+        "owner",
+        "objectives.rpo",
+        "databases[0].server",
+        "backups.databases[0].dump.schedule",
+    ]
+    with pytest.raises(UserError) as refused:
+        load(path)
+    assert str(refused.value) == report(problems)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (problem,) = check(tmp_path / "nowhere.yml")
+    assert problem.wrong == "cannot be read (No such file or directory)"
+    (tmp_path / "latin.yml").write_bytes(b"version: 1\nname: caf\xe9\n")
+    (problem,) = check(tmp_path / "latin.yml")
+    assert (problem.line, problem.wrong) == (2, "the line is not UTF-8")
+    (tmp_path / "huge.yml").write_bytes(b"#" * 1_000_001)
+    (problem,) = check(tmp_path / "huge.yml")
+    assert problem.wrong == "the file has 1000001 bytes"
+
+
+def test_one_slack_account_is_one_person(tmp_path: Path) -> None:
+    path = broken(
+        tmp_path, ("slack_ids: [] ", "slack_ids: [U0ANN0001] "), ("slack_ids: []\n", "slack_ids: [U0ANN0001]\n")
+    )
+    (problem,) = errors(check(path))
+    assert (problem.key, problem.wrong) == ("roster[1].slack_ids[0]", "the Slack account `U0ANN0001` is named twice")
+
+
+def test_unknown_actions_are_told_when_the_registry_is_given(tmp_path: Path) -> None:
+    path = broken(tmp_path, ("action: restore.dump", "action: restore.dmup"))
+    assert errors(check(path)) == []
+    known = {"restore.dump", "backup.dump", "backup.verify", "backup.adopt", "application.scale",
+             "application.rollout", "status.health", "status.database", "status.backups", "status.cluster"}  # fmt: skip
+    (problem,) = errors(check(path, actions=known))
+    assert problem.key == "scenarios[0].steps[2].action"
+    assert problem.right == "did you mean `restore.dump`?"
+
+
+def test_the_shipped_plan_has_no_errors_and_warns_about_what_is_open() -> None:
+    problems = check(SHIPPED)
+    assert errors(problems) == []
+    warned = {problem.key for problem in problems}
+    assert {"contacts[0].name", "contacts[0].phone", "roster[0]", "approval.rules[2]"} <= warned
+    assert "contacts[0].email" not in warned
+
+
+def test_an_overdue_review_is_warned_about() -> None:
+    overdue = [p for p in check(SHIPPED, today=date(2026, 4, 1)) if p.key == "document.next_review"]
+    assert [problem.wrong for problem in overdue] == ["the review of 2026-03-26 is overdue"]
+    assert not [p for p in check(SHIPPED, today=date(2026, 3, 26)) if p.key == "document.next_review"]
+
+
+def test_promises_the_copies_cannot_keep_are_warned_about(tmp_path: Path) -> None:
+    wal = TEXT[TEXT.index("      wal:\n") : TEXT.index("  applications:")]
+    path = broken(tmp_path, (wal, ""))
+    assert "can lose up to a day" in report(check(path))
