@@ -1,0 +1,224 @@
+"""Steps on a live database: close it, and swap a copy in by renaming."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+from actions.backup.manifest import Globals
+from actions.contract import Probe, Step
+from actions.errors import VerificationError
+from actions.ports import DatabaseFacts, Ports, Progress
+from actions.site import DatabaseRef
+from actions.steps import byhand
+
+
+class CloseDatabase(Step):
+    """New connections refused, sessions ended and counted to zero."""
+
+    kind: Literal["close_database"] = "close_database"
+    timeout: timedelta = timedelta(minutes=3)
+    undo_on_failure: bool = True
+    target: DatabaseRef
+    oid: int
+    was_open: bool
+
+    @property
+    def summary(self) -> str:
+        return f"Close database `{self.target}`: refuse new connections, end every session"
+
+    @property
+    def before(self) -> str:
+        return "open for connections" if self.was_open else "closed for connections"
+
+    @property
+    def after(self) -> str:
+        return "closed, 0 sessions"
+
+    def by_hand(self) -> tuple[str, ...]:
+        server, name = self.target
+        return (
+            byhand.psql(server, byhand.allow_connections(name, allowed=False)),
+            byhand.psql(server, byhand.end_sessions(name)),
+            byhand.psql(server, byhand.count_sessions(name)),
+        )
+
+    async def probe(self, ports: Ports) -> Probe:
+        facts = await ports.postgres.database(self.target)
+        if facts is None or facts.oid != self.oid:
+            return Probe.UNKNOWN  # not the database that was signed for
+        return Probe.DONE if not facts.allows_connections and facts.sessions == 0 else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds, without figures
+        await ports.postgres.close(self.target)
+
+    async def verify(self, ports: Ports) -> None:
+        facts = await ports.postgres.database(self.target)
+        if facts is None or facts.allows_connections or facts.sessions:
+            left = "it is gone" if facts is None else f"{facts.sessions} session(s) are still there"
+            raise VerificationError(f"Database `{self.target}` is not closed: {left}. Look for who connects to it.")
+
+    async def undo(self, ports: Ports) -> None:
+        facts = await ports.postgres.database(self.target)
+        if self.was_open and facts is not None and facts.oid == self.oid:
+            await ports.postgres.open(self.target)
+
+
+class SwapDatabases(Step):
+    """The proven copy under production's name, the old database set aside, in one transaction."""
+
+    kind: Literal["swap_databases"] = "swap_databases"
+    timeout: timedelta = timedelta(minutes=3)
+    undo_on_failure: bool = True
+    server: str
+    current: str
+    copy_name: str
+    aside: str
+    old_oid: int
+    mark: str  # of the database set aside
+    copy_mark: str
+
+    @property
+    def summary(self) -> str:
+        return (
+            f"Swap on `{self.server}`: `{self.current}` becomes `{self.aside}`, "
+            f"`{self.copy_name}` becomes `{self.current}`"
+        )
+
+    @property
+    def before(self) -> str:
+        return f"`{self.current}` is the database with oid {self.old_oid}"
+
+    @property
+    def after(self) -> str:
+        return f"`{self.current}` is the restored copy; the old one is kept, closed, as `{self.aside}`"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (
+            byhand.psql(
+                self.server, byhand.rename(self.current, self.aside), byhand.rename(self.copy_name, self.current)
+            ),
+            byhand.psql(self.server, byhand.allow_connections(self.current, allowed=True)),
+        )
+
+    async def probe(self, ports: Ports) -> Probe:
+        current, copy, aside = await listed(ports, self.server, self.current, self.copy_name, self.aside)
+        if self._swapped(current, aside) and copy is None:
+            return Probe.DONE
+        before = current is not None and current.oid == self.old_oid
+        if before and aside is None and copy is not None and copy.mark == self.copy_mark:
+            return Probe.TODO
+        return Probe.UNKNOWN
+
+    def _swapped(self, current: DatabaseFacts | None, aside: DatabaseFacts | None) -> bool:
+        return current is not None and aside is not None and aside.oid == self.old_oid
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - one short transaction
+        await ports.postgres.swap(
+            self.server, current=self.current, replacement=self.copy_name, aside=self.aside, mark=self.mark
+        )
+
+    async def verify(self, ports: Ports) -> None:
+        current, _, aside = await listed(ports, self.server, self.current, self.copy_name, self.aside)
+        if not self._swapped(current, aside) or current is None or not current.allows_connections:
+            raise VerificationError(
+                f"`{self.current}` on `{self.server}` is not the open restored copy. Compare the names with `psql -l`."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        current, _, aside = await listed(ports, self.server, self.current, self.copy_name, self.aside)
+        if not self._swapped(current, aside):
+            return  # never happened, or put back before
+        await ports.postgres.close(DatabaseRef(self.server, self.current))
+        await ports.postgres.swap(
+            self.server, current=self.current, replacement=self.aside, aside=self.copy_name, mark=self.copy_mark
+        )
+
+
+class GiveName(Step):
+    """The proven copy under production's name where production is gone.
+
+    The port renames two databases at once or none, so an empty placeholder stands in for the one that is missing. It
+    carries a scratch mark of its own and is removed before the step ends.
+    """
+
+    kind: Literal["give_name"] = "give_name"
+    timeout: timedelta = timedelta(minutes=3)
+    undo_on_failure: bool = True
+    server: str
+    current: str
+    copy_name: str
+    aside: str  # name of the placeholder while it is needed
+    owner: str
+    placeholder_mark: str
+    copy_mark: str
+
+    @property
+    def summary(self) -> str:
+        return f"Rename `{self.copy_name}` to `{self.current}` on `{self.server}`"
+
+    @property
+    def before(self) -> str:
+        return f"no database `{self.current}`"
+
+    @property
+    def after(self) -> str:
+        return f"`{self.current}` is the restored copy"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (byhand.psql(self.server, byhand.rename(self.copy_name, self.current)),)
+
+    async def probe(self, ports: Ports) -> Probe:
+        current, copy, aside = await listed(ports, self.server, self.current, self.copy_name, self.aside)
+        if self._restored(current):
+            return Probe.DONE if aside is None else Probe.TODO
+        ours = current is None or current.mark == self.placeholder_mark
+        if ours and copy is not None and copy.mark == self.copy_mark:
+            return Probe.TODO
+        return Probe.UNKNOWN  # somebody made a database of that name meanwhile, or the copy is gone
+
+    def _restored(self, current: DatabaseFacts | None) -> bool:
+        return current is not None and current.mark == self.copy_mark
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - short statements
+        current = await ports.postgres.database(DatabaseRef(self.server, self.current))
+        if not self._restored(current):
+            await self._placeholder(ports, self.current)
+            await self._swap(ports, replacement=self.copy_name, aside=self.aside, mark=self.placeholder_mark)
+        await self._remove_placeholder(ports, self.aside)
+
+    async def _placeholder(self, ports: Ports, name: str) -> None:
+        await ports.postgres.create(
+            DatabaseRef(self.server, name), owner=self.owner, cluster_globals=Globals(), mark=self.placeholder_mark
+        )
+
+    async def _swap(self, ports: Ports, *, replacement: str, aside: str, mark: str) -> None:
+        await ports.postgres.close(DatabaseRef(self.server, self.current))
+        await ports.postgres.swap(self.server, current=self.current, replacement=replacement, aside=aside, mark=mark)
+
+    async def _remove_placeholder(self, ports: Ports, name: str) -> None:
+        ref = DatabaseRef(self.server, name)
+        facts = await ports.postgres.database(ref)
+        if facts is not None and facts.mark == self.placeholder_mark:
+            await ports.postgres.discard(ref, mark=self.placeholder_mark)
+
+    async def verify(self, ports: Ports) -> None:
+        current = await ports.postgres.database(DatabaseRef(self.server, self.current))
+        if current is None or not self._restored(current) or not current.allows_connections:
+            raise VerificationError(
+                f"`{self.current}` on `{self.server}` is not the open restored copy. Compare the names with `psql -l`."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        current = await ports.postgres.database(DatabaseRef(self.server, self.current))
+        if self._restored(current):
+            await self._placeholder(ports, self.aside)
+            await self._swap(ports, replacement=self.aside, aside=self.copy_name, mark=self.copy_mark)
+        await self._remove_placeholder(ports, self.current)
+        await self._remove_placeholder(ports, self.aside)
+
+
+async def listed(ports: Ports, server: str, *wanted: str) -> tuple[DatabaseFacts | None, ...]:
+    """The databases of these names, as one listing shows them; None where there is none."""
+    found = {facts.name: facts for facts in await ports.postgres.databases(server)}
+    return tuple(found.get(name) for name in wanted)

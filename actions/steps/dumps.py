@@ -1,0 +1,213 @@
+"""Steps that make, check and adopt dumps. They change nothing of production."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from actions.contract import Probe
+from actions.errors import VerificationError
+from actions.ports import AdoptRequest, CatalogueEntry, DumpRequest, JobKind, JobPhase, JobState, Ports, Progress
+from actions.site import DatabaseRef
+from actions.steps import byhand
+from actions.steps.heavy import HeavyStep
+
+SCRATCH = "drbot:scratch:"
+
+
+class MakeDump(HeavyStep):
+    """A dump in the catalogue, under an id that the plan chose."""
+
+    kind: Literal["make_dump"] = "make_dump"
+    database: str
+    source: DatabaseRef
+    backup: str
+    bucket: str
+    endpoint: str | None
+    prefix: str
+    recipients: tuple[str, ...]
+    requested_by: str
+
+    @property
+    def summary(self) -> str:
+        return f"Dump database `{self.source}` into bucket `{self.bucket}` as `{self.backup}`"
+
+    @property
+    def before(self) -> str:
+        return f"no backup `{self.backup}`"
+
+    @property
+    def after(self) -> str:
+        return f"backup `{self.backup}` in the catalogue, encrypted to {len(self.recipients)} recipient(s), signed"
+
+    def by_hand(self) -> tuple[str, ...]:
+        recipients = " ".join(f"-r {shlex.quote(item)}" for item in self.recipients)
+        source = shlex.quote(byhand.conninfo(self.source.server, self.source.name))
+        target = f"s3://{self.bucket}/{self.prefix}manual/{self.backup}.dump.age"
+        return (
+            f"pg_dump -Fc --compress=none -d {source} | zstd -1 | age {recipients} > {self.backup}.dump.age",
+            byhand.aws(self.endpoint, "s3", "cp", f"{self.backup}.dump.age", target),
+        )
+
+    @property
+    def job_kind(self) -> JobKind:
+        return JobKind.DUMP
+
+    def request(self) -> Mapping[str, Any]:
+        asked = DumpRequest(id=self.backup, database=self.database, requested_by=self.requested_by)
+        return asked.model_dump(mode="json")
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the catalogue tells all
+        # The manifest is written last: an entry means the dump is whole.
+        return Probe.TODO if await ports.backups.find(self.database, self.backup) is None else Probe.DONE
+
+    async def verify(self, ports: Ports) -> None:
+        await usable(ports, self.database, self.backup)
+
+    async def undo(self, ports: Ports) -> None:
+        """Nothing of production was changed; the dump is kept, since deleting backups is an action of its own."""
+
+
+class VerifyBackup(HeavyStep):
+    """The whole stored object read, both hashes checked, the archive listed."""
+
+    kind: Literal["verify_backup"] = "verify_backup"
+    database: str
+    backup: str
+    bucket: str
+    endpoint: str | None
+    key: str
+    sha256: str
+
+    @property
+    def summary(self) -> str:
+        return f"Read backup `{self.backup}` of `{self.database}` completely and check its hashes"
+
+    @property
+    def before(self) -> str:
+        return f"stored object `{self.key}`, SHA-256 {self.sha256[:12]} by its manifest"
+
+    @property
+    def after(self) -> str:
+        return "the result of the check recorded beside it"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (*fetched(self.bucket, self.endpoint, self.key, self.sha256), "pg_restore --list backup.dump | head -20")
+
+    @property
+    def job_kind(self) -> JobKind:
+        return JobKind.VERIFY
+
+    def request(self) -> Mapping[str, Any]:
+        return {"database": self.database, "backup": self.backup}
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - reading again harms nothing
+        return Probe.DONE if job is not None and job.phase is JobPhase.SUCCEEDED else Probe.TODO
+
+    async def verify(self, ports: Ports) -> None:
+        entry = await usable(ports, self.database, self.backup)
+        if entry.verified_at is None:
+            raise VerificationError(
+                f"Backup `{self.backup}` was read but the result was not recorded. Verify it again."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        """A recorded check is kept: it is true."""
+
+
+class AdoptDump(HeavyStep):
+    """A dump of other origin, restored in scratch, measured, then catalogued as adopted."""
+
+    kind: Literal["adopt_dump"] = "adopt_dump"
+    database: str
+    backup: str
+    bucket: str
+    endpoint: str | None
+    source_key: str
+    scratch: DatabaseRef
+    requested_by: str
+
+    @property
+    def summary(self) -> str:
+        return f"Restore `{self.source_key}` into scratch `{self.scratch}` and catalogue it as `{self.backup}`"
+
+    @property
+    def before(self) -> str:
+        return f"object `{self.source_key}` in bucket `{self.bucket}`, not in the catalogue"
+
+    @property
+    def after(self) -> str:
+        return f"backup `{self.backup}` in the catalogue, adopted; the scratch database is gone"
+
+    def by_hand(self) -> tuple[str, ...]:
+        server, name = self.scratch
+        return (
+            byhand.aws(self.endpoint, "s3", "cp", f"s3://{self.bucket}/{self.source_key}", "backup.dump"),
+            byhand.psql(server, f"CREATE DATABASE {byhand.identifier(name)} TEMPLATE template0"),
+            shlex.join(["pg_restore", "--exit-on-error", "-d", byhand.conninfo(server, name), "backup.dump"]),
+            byhand.psql(server, f"DROP DATABASE {byhand.identifier(name)}"),
+        )
+
+    @property
+    def job_kind(self) -> JobKind:
+        return JobKind.ADOPT
+
+    def request(self) -> Mapping[str, Any]:
+        asked = AdoptRequest(
+            id=self.backup,
+            database=self.database,
+            source_key=self.source_key,
+            scratch=self.scratch,
+            requested_by=self.requested_by,
+        )
+        return asked.model_dump(mode="json")
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the catalogue tells all
+        if await ports.backups.find(self.database, self.backup) is None:
+            return Probe.TODO
+        # Catalogued but the scratch copy left behind: the job died between the two.
+        return Probe.TODO if await self._leftover(ports) else Probe.DONE
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        job = await ports.executor.find(self.job)
+        running = job is not None and job.phase is JobPhase.RUNNING
+        if not running and await ports.backups.find(self.database, self.backup) is not None:
+            await self.sweep(ports)  # catalogued already; only the scratch copy is left to remove
+            return
+        await super().apply(ports, progress)
+
+    async def sweep(self, ports: Ports) -> None:
+        mark = await self._leftover(ports)
+        if mark:
+            await ports.postgres.discard(self.scratch, mark=mark)
+
+    async def _leftover(self, ports: Ports) -> str:
+        """The scratch mark of our scratch database while it exists, else empty."""
+        facts = await ports.postgres.database(self.scratch)
+        return facts.mark if facts is not None and facts.mark.startswith(SCRATCH) else ""
+
+    async def verify(self, ports: Ports) -> None:
+        await usable(ports, self.database, self.backup)
+
+    async def undo(self, ports: Ports) -> None:
+        """Nothing of production was changed; the catalogue entry is kept."""
+
+
+async def usable(ports: Ports, database: str, backup: str) -> CatalogueEntry:
+    """The catalogue entry; VerificationError when it is not there or must not be used."""
+    entry = await ports.backups.find(database, backup)
+    if entry is None:
+        raise VerificationError(f"Backup `{backup}` of `{database}` is not in the catalogue. Make a new dump.")
+    if entry.problem is not None:
+        raise VerificationError(f"Backup `{backup}` of `{database}` must not be used: {entry.problem}")
+    return entry
+
+
+def fetched(bucket: str, endpoint: str | None, key: str, sha256: str) -> tuple[str, ...]:
+    """Commands that bring a stored dump here and open it as `backup.dump`."""
+    return (
+        byhand.aws(endpoint, "s3", "cp", f"s3://{bucket}/{key}", "backup.dump.age"),
+        f"echo {shlex.quote(sha256 + '  backup.dump.age')} | sha256sum -c",
+        'age -d -i "$AGE_IDENTITY_FILE" backup.dump.age | zstd -d > backup.dump',
+    )

@@ -1,0 +1,172 @@
+"""Signed facts about the world, read again right before the first step."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from actions.contract import Precondition
+from actions.ports import Ports
+from actions.site import DatabaseRef, WorkloadRef
+from actions.steps.phrases import names, size
+
+
+class ServerIs(Precondition):
+    """The server is the same cluster, and writable."""
+
+    kind: Literal["server_is"] = "server_is"
+    server: str
+    system_id: str
+
+    @property
+    def summary(self) -> str:
+        return f"Server `{self.server}` has system id {self.system_id} and is a primary"
+
+    async def violation(self, ports: Ports) -> str | None:
+        facts = await ports.postgres.server(self.server)
+        if facts.system_id != self.system_id:
+            return f"Server `{self.server}` has system id {facts.system_id}, signed was {self.system_id}."
+        if facts.in_recovery:
+            return f"Server `{self.server}` is a standby now; it cannot be written to."
+        return None
+
+
+class DatabaseIs(Precondition):
+    """The database is the same one, or is still missing."""
+
+    kind: Literal["database_is"] = "database_is"
+    target: DatabaseRef
+    oid: int | None
+
+    @property
+    def summary(self) -> str:
+        return f"Database `{self.target}` {self._state(self.oid)}"
+
+    @staticmethod
+    def _state(oid: int | None) -> str:
+        return "does not exist" if oid is None else f"has oid {oid}"
+
+    async def violation(self, ports: Ports) -> str | None:
+        facts = await ports.postgres.database(self.target)
+        found = None if facts is None else facts.oid
+        if found == self.oid:
+            return None
+        return f"Database `{self.target}` {self._state(found)}, signed was that it {self._state(self.oid)}."
+
+
+class BackupIs(Precondition):
+    """The backup is in the catalogue, byte for byte the signed manifest, and still checks."""
+
+    kind: Literal["backup_is"] = "backup_is"
+    database: str
+    backup: str
+    manifest_sha256: str
+
+    @property
+    def summary(self) -> str:
+        return f"Backup `{self.backup}` still verifies, manifest SHA-256 {self.manifest_sha256[:12]}"
+
+    async def violation(self, ports: Ports) -> str | None:
+        entry = await ports.backups.find(self.database, self.backup)
+        if entry is None:
+            return f"Backup `{self.backup}` is no longer in the catalogue."
+        if entry.problem is not None:
+            return f"Backup `{self.backup}` must no longer be used: {entry.problem}"
+        if entry.manifest_sha256 != self.manifest_sha256:
+            return f"The manifest of `{self.backup}` was changed since it was signed for."
+        return None
+
+
+class NamesFree(Precondition):
+    """No database has these names yet."""
+
+    kind: Literal["names_free"] = "names_free"
+    server: str
+    names: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        return f"No database is called {names(self.names)} on `{self.server}`"
+
+    async def violation(self, ports: Ports) -> str | None:
+        taken = {facts.name for facts in await ports.postgres.databases(self.server)} & set(self.names)
+        if not taken:
+            return None
+        return f"{names(sorted(taken))} exists on `{self.server}` now. Rename it, then ask for a new plan."
+
+
+class DiskFree(Precondition):
+    """At least so many bytes are free where the server says how many."""
+
+    kind: Literal["disk_free"] = "disk_free"
+    server: str
+    at_least: int
+
+    @property
+    def summary(self) -> str:
+        return f"Server `{self.server}` has {size(self.at_least)} of disk free"
+
+    async def violation(self, ports: Ports) -> str | None:
+        free = (await ports.postgres.server(self.server)).free_bytes
+        if free is None or free >= self.at_least:
+            return None
+        return f"Server `{self.server}` has {size(free)} free, {size(self.at_least)} are needed."
+
+
+class WorkloadIs(Precondition):
+    """The workload is the same object."""
+
+    kind: Literal["workload_is"] = "workload_is"
+    ref: WorkloadRef
+    uid: str
+
+    @property
+    def summary(self) -> str:
+        return f"{self.ref} is the object with uid {self.uid}"
+
+    async def violation(self, ports: Ports) -> str | None:
+        facts = await ports.cluster.workload(self.ref)
+        if facts is None:
+            return f"{self.ref} is gone."
+        return None if facts.uid == self.uid else f"{self.ref} was made anew (uid {facts.uid})."
+
+
+class ConfigIs(Precondition):
+    """A key of a ConfigMap has the value that will be replaced."""
+
+    kind: Literal["config_is"] = "config_is"
+    cluster: str
+    namespace: str
+    config_map: str
+    key: str
+    value: str
+
+    @property
+    def summary(self) -> str:
+        return f"`{self.key}` of ConfigMap `{self.namespace}/{self.config_map}` is `{self.value}`"
+
+    async def violation(self, ports: Ports) -> str | None:
+        found = (await ports.cluster.config(self.cluster, self.namespace, self.config_map)).get(self.key)
+        if found == self.value:
+            return None
+        return (
+            f"`{self.key}` of ConfigMap `{self.namespace}/{self.config_map}` is `{found}`, signed was `{self.value}`."
+        )
+
+
+class ObjectIs(Precondition):
+    """A stored object has the size that was seen."""
+
+    kind: Literal["object_is"] = "object_is"
+    bucket: str
+    key: str
+    bytes: int
+
+    @property
+    def summary(self) -> str:
+        return f"Object `{self.key}` in bucket `{self.bucket}` has {self.bytes} bytes"
+
+    async def violation(self, ports: Ports) -> str | None:
+        facts = await ports.objects.head(self.bucket, self.key)
+        if facts is None:
+            return f"Object `{self.key}` in bucket `{self.bucket}` is gone."
+        return None if facts.bytes == self.bytes else f"Object `{self.key}` has {facts.bytes} bytes now."

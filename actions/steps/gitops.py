@@ -1,0 +1,150 @@
+"""Steps that keep a GitOps controller from undoing what a plan does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Literal
+
+from actions.contract import Probe, Step
+from actions.errors import PermanentError, UnknownOutcomeError, VerificationError
+from actions.ports import Ports, Progress, WorkloadFacts
+from actions.site import Frozen, WorkloadRef
+from actions.steps import byhand
+
+_RESOURCES = {
+    "Application": "applications.argoproj.io",
+    "Kustomization": "kustomizations.kustomize.toolkit.fluxcd.io",
+    "HelmRelease": "helmreleases.helm.toolkit.fluxcd.io",
+}
+
+
+class Controller(Frozen):
+    """A controller object, and the workload through which it was found."""
+
+    ref: WorkloadRef
+    tool: str
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} `{self.namespace}/{self.name}`"
+
+    def patch(self, body: dict[str, Any]) -> str:
+        """A kubectl line that changes this object."""
+        resource = _RESOURCES.get(self.kind, self.kind.lower())
+        return byhand.merge_patch(self.ref.cluster, self.namespace, f"{resource}/{self.name}", body)
+
+
+class SuspendGitOps(Step):
+    """No controller reconciles the workloads until it is resumed."""
+
+    kind: Literal["suspend_gitops"] = "suspend_gitops"
+    timeout: timedelta = timedelta(minutes=2)
+    undo_on_failure: bool = True
+    controllers: tuple[Controller, ...]
+    mark: str
+
+    @property
+    def summary(self) -> str:
+        return f"Suspend {', '.join(map(str, self.controllers))}, which would undo the next steps"
+
+    @property
+    def before(self) -> str:
+        return "reconciling"
+
+    @property
+    def after(self) -> str:
+        return "suspended by this plan"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return tuple(
+            item.patch({"spec": {"syncPolicy": {"automated": None}} if item.tool == "argocd" else {"suspend": True}})
+            for item in self.controllers
+        )
+
+    async def probe(self, ports: Ports) -> Probe:
+        return Probe.TODO if await _reconciling(ports, self.controllers) else Probe.DONE
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds, without figures
+        for controller in self.controllers:
+            await ports.cluster.suspend_gitops(controller.ref, mark=self.mark)
+
+    async def verify(self, ports: Ports) -> None:
+        going_on = await _reconciling(ports, self.controllers)
+        if going_on:
+            raise VerificationError(f"{', '.join(map(str, going_on))} could not be suspended. Suspend it by hand.")
+
+    async def undo(self, ports: Ports) -> None:
+        for controller in self.controllers:
+            await ports.cluster.resume_gitops(controller.ref, mark=self.mark)
+
+
+class ResumeGitOps(Step):
+    """Controllers that this plan suspended reconcile again; a suspension by others is kept."""
+
+    kind: Literal["resume_gitops"] = "resume_gitops"
+    timeout: timedelta = timedelta(minutes=2)
+    controllers: tuple[Controller, ...]
+    mark: str
+
+    @property
+    def summary(self) -> str:
+        return f"Resume {', '.join(map(str, self.controllers))}"
+
+    @property
+    def before(self) -> str:
+        return "suspended by this plan"
+
+    @property
+    def after(self) -> str:
+        return "reconciling"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return tuple(
+            item.patch({"spec": {"syncPolicy": {"automated": {}}} if item.tool == "argocd" else {"suspend": False}})
+            for item in self.controllers
+        )
+
+    async def probe(self, ports: Ports) -> Probe:
+        going_on = await _reconciling(ports, self.controllers)
+        return Probe.DONE if len(going_on) == len(self.controllers) else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds, without figures
+        for controller in self.controllers:
+            try:
+                await ports.cluster.resume_gitops(controller.ref, mark=self.mark)
+            except PermanentError as error:
+                # The work is done and checked: putting it all back for this would cost more than it saves.
+                raise UnknownOutcomeError(
+                    f"Everything before this step is done, but {controller} could not be resumed ({error}). "
+                    "Resume it by hand, then let the run go on."
+                ) from error
+
+    async def verify(self, ports: Ports) -> None:
+        """Nothing to check: still suspended means that others suspended it too, and theirs is kept."""
+
+
+def controllers_of(facts: Sequence[WorkloadFacts]) -> tuple[Controller, ...]:
+    """The controllers that reconcile these workloads now, each once."""
+    found: dict[tuple[str, str, str, str], Controller] = {}
+    for item in facts:
+        gitops = item.gitops
+        if gitops is None or gitops.suspended:
+            continue
+        key = (item.ref.cluster, gitops.kind, gitops.namespace, gitops.name)
+        found.setdefault(
+            key,
+            Controller(ref=item.ref, tool=gitops.tool, kind=gitops.kind, namespace=gitops.namespace, name=gitops.name),
+        )
+    return tuple(found.values())
+
+
+async def _reconciling(ports: Ports, controllers: Sequence[Controller]) -> list[Controller]:
+    going_on = []
+    for controller in controllers:
+        facts = await ports.cluster.workload(controller.ref)
+        if facts is not None and facts.gitops is not None and not facts.gitops.suspended:
+            going_on.append(controller)
+    return going_on
