@@ -1,0 +1,381 @@
+"""From words to commands: one table for Slack, the command line and help.
+
+`/dr-backup run superprismora`, `/dr backup run superprismora` and `drbot backup run superprismora` are the same row.
+A wrong word ends in a UserError of one sentence and one example, never in anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, ValidationError
+from rapidfuzz import fuzz, process
+
+from actions.errors import UserError
+from actions.site import Frozen
+from bot import router_params as params
+from bot.words import Token, tokens
+
+HUB = "dr"
+SLASHES = (HUB, "dr-incident", "dr-backup", "dr-restore")
+"""The slash commands of Slack, without the slash; each but the hub is a noun of the table."""
+
+
+class CommandKind(StrEnum):
+    """QUERY answers at once; PLAN asks for a plan and is its first signature; INCIDENT writes the record; LOCAL is
+    answered by whoever parsed it (help, the restore modal)."""
+
+    QUERY = "query"
+    PLAN = "plan"
+    INCIDENT = "incident"
+    LOCAL = "local"
+
+
+class Command(Frozen):
+    """One request, parsed. `typed` is the target's name as the requester typed it."""
+
+    name: str
+    params: Mapping[str, Any] = Field(default_factory=dict)
+    reason: str = ""
+    typed: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: the words people type and the command they mean."""
+
+    words: tuple[str, ...]
+    name: str
+    kind: CommandKind
+    summary: str
+    example: str  # without the slash: "dr-backup run superprismora"
+    params: type[Frozen] = params.Nothing
+    positional: tuple[str, ...] = ()
+    rest: str = ""  # the parameter that takes all further words as a sentence
+    aliases: Mapping[str, str] = field(default_factory=dict)  # option -> parameter
+    usage: str = ""
+
+    @property
+    def noun(self) -> str:
+        return self.words[0]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Every name that may stand after `--`."""
+        own = [name.replace("_", "-") for name in self.params.model_fields if name != self.rest]
+        signing = ["reason", "target"] if self.kind is CommandKind.PLAN else []
+        return tuple(dict.fromkeys([*own, *self.aliases, *signing]))
+
+
+_Q, _P, _I, _L = CommandKind.QUERY, CommandKind.PLAN, CommandKind.INCIDENT, CommandKind.LOCAL
+
+TABLE: tuple[Entry, ...] = (
+    Entry(("help",), "help", _L, "Show what the bot can do", "dr help backup", params.Help, ("topic",), usage="[NOUN]"),
+    Entry(("status",), "status", _Q, "Show open incidents, what runs and how old the backups are", "dr status"),
+    Entry(("doctor",), "doctor", _Q, "Check the bot itself: access, backups, Slack", "dr doctor"),
+    Entry(
+        ("size",),
+        "status.databases",
+        _Q,
+        "Show the size of every database, or of one",
+        "dr size superprismora",
+        params.OptionalDatabase,
+        ("database",),
+        usage="[DATABASE]",
+    ),
+    Entry(
+        ("pods",),
+        "status.cluster",
+        _Q,
+        "Show what runs in a namespace",
+        "dr pods production",
+        params.Namespace,
+        ("namespace",),
+        usage="[NAMESPACE]",
+    ),
+    Entry(
+        ("incident", "open"),
+        "incident.open",
+        _I,
+        "Open an incident and start its timeline and RTO clock",
+        'dr-incident open "Orders table is gone" --severity SEV1',
+        params.OpenIncident,
+        rest="title",
+        usage="TITLE [--severity SEV1] [--scenario NAME] [--impact 10:40] [--channel #CHANNEL|new]",
+    ),
+    Entry(
+        ("incident", "close"),
+        "incident.close",
+        _I,
+        "Close the channel's incident",
+        'dr-incident close "Restored from the dump of 02:00"',
+        params.CloseIncident,
+        rest="summary",
+        usage="[SUMMARY] [--incident NUMBER]",
+    ),
+    Entry(
+        ("incident", "note"),
+        "incident.note",
+        _I,
+        "Add a line to the timeline",
+        'dr-incident note "Vendor says the disk is lost"',
+        params.Note,
+        rest="text",
+        usage="TEXT [--at 10:42] [--incident NUMBER]",
+    ),
+    Entry(("incident", "list"), "incident.list", _Q, "List the incidents", "dr-incident list"),
+    Entry(
+        ("incident", "show"),
+        "incident.show",
+        _Q,
+        "Show one incident with its RTO clock",
+        "dr-incident show 7",
+        params.Incident,
+        ("incident",),
+        usage="[NUMBER]",
+    ),
+    Entry(
+        ("incident", "timeline"),
+        "incident.timeline",
+        _Q,
+        "Show the timeline, or export it as md, json or html",
+        "dr-incident timeline html",
+        params.Timeline,
+        ("format",),
+        usage="[md|json|html] [--incident NUMBER] [--page N]",
+    ),
+    Entry(
+        ("backup", "status"),
+        "status.backups",
+        _Q,
+        "Show the age of the newest proven backup of every database",
+        "dr-backup status",
+        params.OptionalDatabase,
+        ("database",),
+        usage="[DATABASE]",
+    ),
+    Entry(
+        ("backup", "list"),
+        "status.catalogue",
+        _Q,
+        "List the backups of the catalogue",
+        "dr-backup list superprismora",
+        params.OptionalDatabase,
+        ("database",),
+        usage="[DATABASE]",
+    ),
+    Entry(
+        ("backup", "run"),
+        "backup.dump",
+        _P,
+        "Dump one database to the bucket, encrypted",
+        'dr-backup run superprismora --reason "before the migration"',
+        params.Database,
+        ("database",),
+        usage="DATABASE [--reason TEXT]",
+    ),
+    Entry(
+        ("backup", "verify"),
+        "backup.verify",
+        _P,
+        "Prove a backup by its signature and a restore in scratch",
+        "dr-backup verify superprismora-20261123T020000Z",
+        params.Backup,
+        ("backup",),
+        usage="BACKUP [--reason TEXT]",
+    ),
+    Entry(
+        ("backup", "adopt"),
+        "backup.adopt",
+        _P,
+        "Take a dump made by hand into the catalogue, after a restore in scratch",
+        "dr-backup adopt superprismora s3://superprismora-backups/backups/backup_20260226.dump",
+        params.Adopt,
+        ("database", "source"),
+        usage="DATABASE SOURCE [--reason TEXT]",
+    ),
+    Entry(
+        ("restore",),
+        "restore.dump",
+        _P,
+        "Restore a database beside production and swap it in; without arguments a form opens",
+        'dr-restore superprismora --reason "orders table dropped" --target superprismora',
+        params.Restore,
+        ("database",),
+        aliases={"from": "backup"},
+        usage='DATABASE [--from BACKUP] --reason "WHY" --target NAME',
+    ),
+    Entry(
+        ("app", "scale"),
+        "application.scale",
+        _P,
+        "Set the replica count of a service's workloads",
+        'dr app scale web 3 --reason "load of the recovery" --target web',
+        params.Scale,
+        ("service", "replicas"),
+        usage='SERVICE N --reason "WHY" [--target NAME]',
+    ),
+    Entry(
+        ("app", "rollout"),
+        "application.rollout",
+        _P,
+        "Restart the workloads of a service and wait for them",
+        'dr app rollout web --reason "new credentials" --target web',
+        params.Service,
+        ("service",),
+        usage='SERVICE --reason "WHY" [--target NAME]',
+    ),
+)
+
+RESTORE_FORM = "restore.form"
+"""The name of the local command that opens the restore modal."""
+
+
+class Router:
+    """Parses by a table; `TABLE` unless a test brings its own."""
+
+    def __init__(self, table: Sequence[Entry] = TABLE) -> None:
+        self.table = tuple(table)
+
+    def parse_slash(self, slash: str, text: str) -> Command:
+        """Parse what Slack sends: `/dr-backup` and `list`. Raises UserError."""
+        noun = slash.removeprefix("/").removeprefix(HUB).removeprefix("-")
+        return self.parse([*tokens(noun), *tokens(text)])
+
+    def parse_argv(self, argv: Sequence[str]) -> Command:
+        """Parse the words of a shell, which has taken its quotes away already. Raises UserError."""
+        return self.parse([_shell_token(word) for word in argv])
+
+    def parse(self, words: Sequence[Token]) -> Command:
+        """Raises UserError for everything it does not understand."""
+        if not words:
+            return Command(name="help", params={})
+        entry = self._entry(words)
+        if entry is None:
+            return self._without_verb(words)
+        return _Arguments(entry, words[len(entry.words) :]).command()
+
+    def nouns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.noun for entry in self.table))
+
+    def entries(self, noun: str) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.table if entry.noun == noun)
+
+    def entry(self, name: str) -> Entry | None:
+        """The row of a command's name."""
+        return next((entry for entry in self.table if entry.name == name), None)
+
+    def _entry(self, words: Sequence[Token]) -> Entry | None:
+        spoken = [word.value.casefold() for word in words[:3]]
+        fits = [entry for entry in self.table if list(entry.words) == spoken[: len(entry.words)]]
+        return max(fits, key=lambda entry: len(entry.words), default=None)
+
+    def _without_verb(self, words: Sequence[Token]) -> Command:
+        noun = words[0].value.casefold()
+        entries = self.entries(noun)
+        if entries and len(words) == 1:
+            return Command(name="help", params={"topic": noun})
+        if entries:
+            verb = words[1].value
+            verbs = [entry.words[1] for entry in entries if len(entry.words) > 1]
+            near = _nearest(verb, verbs)
+            example = next((entry.example for entry in entries if near in entry.words), entries[0].example)
+            raise UserError(f"There is no `{shown(noun)} {shown(verb)}`{_meant(near)}. Example: `/{example}`")
+        near = _nearest(noun, [*self.nouns(), *(entry.words[-1] for entry in self.table)])
+        example = next((entry.example for entry in self.table if near in entry.words), "dr help")
+        raise UserError(f"There is no `{shown(words[0].value)}`{_meant(near)}. Example: `/{example}`")
+
+
+class _Arguments:
+    """The words after a command, sorted into parameters."""
+
+    def __init__(self, entry: Entry, words: Sequence[Token]) -> None:
+        self.entry = entry
+        self.words = list(words)
+        self.given: dict[str, str] = {}
+        self.spoken: list[str] = []
+
+    def command(self) -> Command:
+        if self.entry.name == "restore.dump" and not self.words:
+            return Command(name=RESTORE_FORM)
+        self._sort()
+        signing = self.entry.kind is CommandKind.PLAN
+        reason = self.given.pop("reason", "") if signing else ""
+        typed = self.given.pop("target", "") if signing else ""
+        if self.entry.rest and self.spoken:
+            self.given.setdefault(self.entry.rest, " ".join(self.spoken))
+        try:
+            checked = self.entry.params.model_validate(self.given)
+        except ValidationError as error:
+            raise self._wrong(_sentence(error)) from error
+        except ValueError as error:  # int() of absurdly long digits
+            raise self._wrong("A value cannot be read") from error
+        return Command(name=self.entry.name, params=checked.model_dump(mode="json"), reason=reason, typed=typed)
+
+    def _sort(self) -> None:
+        free = list(self.entry.positional)
+        while self.words:
+            word = self.words.pop(0)
+            if word.option and self._option(word):
+                continue
+            if free and not word.option:
+                self.given[free.pop(0)] = word.value
+            elif self.entry.rest:
+                self.spoken.append(word.readable)
+            else:
+                raise self._wrong(f"`{shown(word.readable)}` is one word too many")
+
+    def _option(self, word: Token) -> bool:
+        """Take `--name value` or `--name=value`; False when it is no option but part of a sentence."""
+        name, equals, value = word.value.partition("=")
+        name = name.casefold().replace("_", "-")
+        if name not in self.entry.options:
+            if self.entry.rest and word.dashed != "--":
+                return False  # a dash of a sentence
+            raise self._wrong(f"There is no `--{shown(name)}`{_meant(_nearest(name, self.entry.options), '--')}")
+        if not equals:
+            if not self.words:
+                raise self._wrong(f"`--{name}` needs a value")
+            following = self.words.pop(0)
+            value = following.readable if name == "reason" else following.value
+        parameter = self.entry.aliases.get(name, name.replace("-", "_"))
+        if parameter in self.given:
+            raise self._wrong(f"`{shown(parameter)}` is given twice")
+        self.given[parameter] = value
+        return True
+
+    def _wrong(self, what: str) -> UserError:
+        return UserError(f"{what}. Example: `/{self.entry.example}`")
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """People's own words inside a code span of an answer: printable, short, unable to close the span."""
+    clean = "".join(sign for sign in text if sign.isprintable()).replace("`", "'")
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def _shell_token(word: str) -> Token:
+    """A word of a shell is what it says: only a leading `--` has a meaning."""
+    dashed = "--" if word.startswith("--") and len(word) > 2 else ""
+    return Token(word[len(dashed) :], word, dashed)
+
+
+def _nearest(word: str, names: Iterable[str]) -> str:
+    found = process.extractOne(word, list(names), scorer=fuzz.WRatio, score_cutoff=55)
+    return str(found[0]) if found else ""
+
+
+def _meant(name: str, prefix: str = "") -> str:
+    return f"; did you mean `{prefix}{name}`" if name else ""
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "value"
+    if first["type"] == "missing":
+        return f"`{name}` is missing"
+    why = first["msg"].removeprefix("Value error, ")
+    return f"`{name}` is not right: {shown(why[:1].lower() + why[1:], 160)}"

@@ -1,0 +1,100 @@
+"""What the commands of the router take. Field names are those of the actions and queries they lead to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from actions.site import Frozen
+
+
+def _severity(value: object) -> object:
+    """`1`, `sev1` and `SEV-1` are SEV1."""
+    if not isinstance(value, str):
+        return value
+    bare = value.strip().upper().replace("-", "").removeprefix("SEV")
+    return f"SEV{bare}"
+
+
+def _number(value: object) -> object:
+    """`7` and `#7` are 7."""
+    return value.strip().removeprefix("#") if isinstance(value, str) else value
+
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2900)]
+Severity = Annotated[Literal["SEV1", "SEV2", "SEV3", "SEV4"], BeforeValidator(_severity)]
+Number = Annotated[int, BeforeValidator(_number), Field(ge=1, le=1_000_000_000)]
+
+
+class Nothing(Frozen):
+    """For commands that take nothing."""
+
+
+class Help(Frozen):
+    topic: str | None = None
+
+
+class OptionalDatabase(Frozen):
+    database: Name | None = None
+
+
+class Database(Frozen):
+    database: Name
+
+
+class Backup(Frozen):
+    backup: Name
+
+
+class Adopt(Frozen):
+    database: Name
+    source: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+
+
+class Restore(Frozen):
+    database: Name
+    backup: Name | None = None  # None: the recommended one
+
+
+class Namespace(Frozen):
+    namespace: Name | None = None
+
+
+class Service(Frozen):
+    service: Name
+
+
+class Scale(Frozen):
+    service: Name
+    replicas: Annotated[int, BeforeValidator(_number), Field(ge=0, le=1000)]
+
+
+class OpenIncident(Frozen):
+    title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=140)]
+    severity: Severity = "SEV1"
+    scenario: Name | None = None
+    impact: Name | None = None  # start of impact: "10:40" (UTC) or ISO 8601 with a zone; None: now
+    channel: Name | None = None  # a channel id, or "new"; None: where the command was typed
+
+
+class CloseIncident(Frozen):
+    summary: str = Field(default="", max_length=2900)
+    incident: Number | None = None  # None: the channel's open one
+
+
+class Note(Frozen):
+    text: Text
+    at: Name | None = None  # when it happened, as `OpenIncident.impact`
+    incident: Number | None = None
+
+
+class Incident(Frozen):
+    incident: Number | None = None
+
+
+class Timeline(Frozen):
+    format: Literal["channel", "md", "json", "html"] = "channel"
+    incident: Number | None = None
+    page: Number = 1
