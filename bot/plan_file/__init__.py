@@ -4,10 +4,11 @@
 line, `schema` is the JSON Schema, `dump` writes a plan built by a program.
 """
 
+from actions.contract import Risk
 from actions.site import WorkloadKind
 from bot.plan_file.check import Problem, Severity, check, load, report
 from bot.plan_file.document import DrPlan, UnknownNameError
-from bot.plan_file.people import Approval, ApprovalRule, Channels, Person, Risk, Slot
+from bot.plan_file.people import Approval, ApprovalRule, Channels, Person, Slot
 from bot.plan_file.procedures import (
     Contact,
     Drill,

@@ -6,8 +6,9 @@ from typing import Literal, Protocol, Self, TypeVar
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from actions.contract import Risk
 from actions.errors import UserError
-from bot.plan_file.people import Approval, ApprovalRule, Channels, Person, Risk, WorkspaceId
+from bot.plan_file.people import Approval, ApprovalRule, Channels, Person, WorkspaceId
 from bot.plan_file.procedures import Contact, Drill, Objectives, PlanDocument, Runbook, Scenario
 from bot.plan_file.protection import Backups, DatabaseBackup
 from bot.plan_file.rules import broken_rules, choose

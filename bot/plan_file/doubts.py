@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from datetime import date, timedelta
 
+from actions.contract import Risk
 from bot.plan_file.document import DrPlan
-from bot.plan_file.people import ApprovalRule, Person, Risk
+from bot.plan_file.people import ApprovalRule, Person
 from bot.plan_file.rules import Broken
 
 _OPEN = "TBD"

@@ -1,10 +1,11 @@
 """Who may do what: channels, approval policy and roster."""
 
-from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from actions.approval import minimum_others
+from actions.contract import Risk
 from bot.plan_file.values import Count, Duration, Flag, Name, Part, Positive, Shape, Text, misfit
 
 SlackId = Annotated[
@@ -20,26 +21,6 @@ ChannelRef = Annotated[
     ),
 ]
 """A channel's id (C0123ABCD) or name (#dr-oncall)."""
-
-
-class Risk(StrEnum):
-    """How much an action can harm, from nothing to what cannot be undone."""
-
-    READ = "READ"
-    REVERSIBLE = "REVERSIBLE"
-    DISRUPTIVE = "DISRUPTIVE"
-    DESTRUCTIVE = "DESTRUCTIVE"
-    IRREVERSIBLE = "IRREVERSIBLE"
-
-
-FEWEST_OTHERS = {
-    Risk.READ: 0,
-    Risk.REVERSIBLE: 0,
-    Risk.DISRUPTIVE: 1,
-    Risk.DESTRUCTIVE: 1,
-    Risk.IRREVERSIBLE: 2,
-}
-"""Persons besides the requester below which no policy may go."""
 
 
 class Channels(Part):
@@ -83,7 +64,7 @@ class ApprovalRule(Part):
     @model_validator(mode="after")
     def never_under_two_persons(self) -> Self:
         """Policy may raise the defaults of the architecture, never lower them."""
-        fewest = FEWEST_OTHERS[self.risk]
+        fewest = minimum_others(self.risk)
         if self.persons_besides_requester < fewest:
             raise misfit(
                 f"{self.risk} needs at least {fewest + 1} persons",

@@ -163,6 +163,9 @@ def _odd_pairs(data: Mapping[str, object]) -> Iterator[Broken]:
     for path, spare in find(data, "databases.*.spare_server"):
         if ((*path[:-1], "server"), spare) in find(data, "databases.*.server"):
             yield Broken(path, "the spare server is the server itself", "name another server or leave the key out")
+    for path, stores in find(data, "backups.databases.*.dump.stores"):
+        if isinstance(stores, list) and stores and set(map(str, stores)) == {"local"}:
+            yield Broken(path, "the dump is kept on this machine alone", "add the name of a bucket")
     for path, bucket in find(data, "buckets.*"):
         if isinstance(bucket, Mapping):
             for has, lacks in (("access_key", "secret_key"), ("secret_key", "access_key")):

@@ -104,8 +104,8 @@ class Cluster(Part):
 
     name: Name
     """Name of the cluster in this plan."""
-    kubeconfig: TextRef | None = None
-    """Path or reference of the kubeconfig; empty: the service account of the pod."""
+    kubeconfig: SecretRef | None = None
+    """Reference to the text of a kubeconfig, such as file:/path; empty: the service account of the pod."""
     context: Text | None = None
     """Context in the kubeconfig; empty: its current one."""
     namespace: KubernetesName
@@ -122,7 +122,7 @@ class Workload(Part):
     writes_to: tuple[Identifier, ...] = ()
     """Databases it writes to: it is stopped while one of them is replaced."""
     order: Count = 0
-    """Start order: lower first; stopped in reverse."""
+    """Stop order: lower first; started in reverse."""
 
 
 class ConfigMapKey(Part):

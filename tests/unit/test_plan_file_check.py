@@ -323,7 +323,7 @@ def test_a_literal_secret_is_told_to_become_a_reference(tmp_path: Path) -> None:
         ("version: 1\nname: a\x07b\n", 2, "a character YAML does not allow"),
         ("- version: 1\n", 1, "this is not a block of `key: value` lines"),
         ("just text\n", 1, "this is not a block of `key: value` lines"),
-        ("[" * 5000, 1, "the file is nested too deeply"),
+        ("[" * 1500, 1, "the file is nested too deeply"),
     ],
 )
 def test_what_is_not_a_plan_at_all_is_told(tmp_path: Path, text: str, line: int, wrong: str) -> None:
@@ -332,6 +332,12 @@ def test_what_is_not_a_plan_at_all_is_told(tmp_path: Path, text: str, line: int,
     problem = check(path)[0]
     assert problem.wrong.startswith(wrong)
     assert problem.line == line
+
+
+def test_a_dump_is_never_kept_on_one_machine_alone(tmp_path: Path) -> None:
+    (problem,) = errors(check(broken(tmp_path, ("stores: [local, superprismora-backups]", "stores: [local]"))))
+    assert problem.key == "backups.databases[0].dump.stores"
+    assert problem.right == "add the name of a bucket"
 
 
 def test_keys_given_twice_are_all_told(tmp_path: Path) -> None:
