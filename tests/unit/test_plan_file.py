@@ -1,5 +1,6 @@
 """The shipped plan represents every figure of the written one, and the models hold their promises."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -218,3 +219,11 @@ def test_the_schema_accepts_the_shipped_plan_and_refuses_a_literal_secret() -> N
         "$.servers[0].admin_dsn",
         "$.objectives.rpo",
     }
+
+
+def test_the_reference_describes_every_key_in_the_models_words() -> None:
+    reference = (SHIPPED.parent / "docs" / "reference" / "plan-file.md").read_text(encoding="utf-8")
+    for model in Part.__subclasses__():
+        for name, field in model.model_fields.items():
+            row = rf"^\| `{name}` \| [^|]+ \| {re.escape(field.description or '')} \| "
+            assert re.search(row, reference, re.MULTILINE), f"{model.__name__}.{name} is not in plan-file.md"
