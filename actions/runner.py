@@ -3,15 +3,19 @@
 The journal is written before the world is touched. A step that is found `applying` (the bot died in it) is probed:
 DONE is accepted after `verify`, TODO is applied again, UNKNOWN stops and asks people; nothing is repeated on a guess.
 When a step fails, the finished steps that carry `undo_on_failure` are undone, newest first, the failed one included.
+An undo that fails stops there and asks people: going on would undo the rest in the wrong order. Running again tries
+that undo again; once a step has failed, a run never goes forward.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from actions.contract import JournalEntry, JournalState, Plan, Probe, Step
 from actions.errors import DrError, PermanentError, PreconditionError, TemporaryError, UnknownOutcomeError
@@ -19,7 +23,13 @@ from actions.ports import Ports, ProgressReport
 from actions.site import Frozen
 
 ATTEMPTS = 3
-"""How often a step is applied when the world answers with TemporaryError."""
+"""How often a step, an undo or a precondition is tried when the world answers with TemporaryError."""
+
+LONGEST_PAUSE = timedelta(seconds=30)
+
+_BACKWARD = (JournalState.FAILED, JournalState.UNDOING, JournalState.UNDONE)
+
+T = TypeVar("T")
 
 
 class Journal(Protocol):
@@ -79,9 +89,11 @@ class Runner:
 
     async def run(self) -> RunResult:
         """Never raises DrError; what the journal raises (lost lease) and cancellation pass through."""
-        last = _last_states(await self._journal.entries())
-        if any(state in (JournalState.UNDOING, JournalState.FAILED, JournalState.UNDONE) for state in last.values()):
-            return await self._finish_undo(last)
+        entries = await self._journal.entries()
+        # A step that failed keeps the run from going forward, also when its undo asked people later.
+        if any(entry.state in _BACKWARD for entry in entries):
+            return await self._finish_undo(entries)
+        last = _last_states(entries)
         if not last:
             stale = await self._stale()
             if stale is not None:
@@ -98,7 +110,7 @@ class Runner:
         violations: list[str] = []
         for precondition in self._plan.preconditions:
             try:
-                violation = await precondition.violation(self._ports)
+                violation = await self._retried(partial(precondition.violation, self._ports))
             except DrError as error:
                 violation = f"{precondition.summary}: could not be read ({error})"
             if violation is not None:
@@ -122,70 +134,93 @@ class Runner:
         return None
 
     async def _carry_out(self, index: int, step: Step, *, found: JournalState | None) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                async with asyncio.timeout(step.timeout.total_seconds()):
-                    await self._attempt(index, step, found=found)
-                return
-            except TemporaryError as error:
-                if attempt == ATTEMPTS:
-                    raise PermanentError(f"{error} Tried {ATTEMPTS} times.") from error
-                found = JournalState.APPLYING
-                await self._ports.clock.sleep(min(error.retry_after, timedelta(seconds=30)))
-            except TimeoutError as error:
-                raise PermanentError(f"{step.summary}: not done within {step.timeout}.") from error
+        # Once per run of this step: a retry is the same attempt to the journal.
+        journalled = found is JournalState.APPLYING
 
-    async def _attempt(self, index: int, step: Step, *, found: JournalState | None) -> None:
+        async def attempt() -> None:
+            nonlocal journalled
+            async with _limit(step):
+                if await self._todo(step):
+                    if not journalled:
+                        await self._append(index, JournalState.APPLYING, "", self._ports.clock.now())
+                        journalled = True
+                    await step.apply(self._ports, lambda report: self._progress(index, report))
+                await step.verify(self._ports)
+
+        await self._retried(attempt)
+
+    async def _todo(self, step: Step) -> bool:
         probe = await step.probe(self._ports)
         if probe is Probe.UNKNOWN:
             raise UnknownOutcomeError(
                 f"{step.summary}: it cannot be told whether this has happened. Look at the target, then answer."
             )
-        if probe is Probe.TODO:
-            if found is not JournalState.APPLYING:
-                await self._append(index, JournalState.APPLYING, "", self._ports.clock.now())
-            await step.apply(self._ports, lambda report: self._progress(index, report))
-        await step.verify(self._ports)
+        return probe is Probe.TODO
 
     async def _fail(self, index: int, message: str) -> RunResult:
-        undone = await self._undo_from(index)
-        tail = " What was changed for it has been put back." if undone else ""
+        last = _last_states(await self._journal.entries())
+        numbers = [
+            number for number in range(index, -1, -1) if number in last and self._plan.steps[number].undo_on_failure
+        ]
+        for number in numbers:
+            if last[number] is JournalState.UNDONE:
+                continue
+            stuck = await self._put_back(number, message)
+            if stuck is not None:
+                return stuck
+        tail = " What was changed for it has been put back." if numbers else ""
         return RunResult(outcome=Outcome.FAILED, message=f"{message}{tail}", step=index)
 
-    async def _finish_undo(self, last: dict[int, JournalState]) -> RunResult:
-        """The bot died while undoing: go on undoing, never forward."""
-        failed = max((i for i, state in last.items() if state is not JournalState.VERIFIED), default=0)
-        return await self._fail(failed, "The run failed and was interrupted while it was being put back.")
+    async def _finish_undo(self, entries: Sequence[JournalEntry]) -> RunResult:
+        """The bot died, or asked, while undoing: go on undoing, never forward."""
+        failed = next((entry for entry in entries if entry.state is JournalState.FAILED), entries[-1])
+        return await self._fail(failed.step, failed.detail or "The run failed.")
 
-    async def _undo_from(self, index: int) -> bool:
-        last = _last_states(await self._journal.entries())
-        undone = False
-        for number in range(index, -1, -1):
-            step = self._plan.steps[number]
-            if not step.undo_on_failure or number not in last or last[number] is JournalState.UNDONE:
-                continue
-            started = self._ports.clock.now()
-            await self._append(number, JournalState.UNDOING, "", started)
-            await self._undo(step)
-            await self._append(number, JournalState.UNDONE, "", started)
-            undone = True
-        return undone
+    async def _put_back(self, index: int, message: str) -> RunResult | None:
+        """Undo one step; a result when that cannot be done."""
+        step = self._plan.steps[index]
+        started = self._ports.clock.now()
+        await self._append(index, JournalState.UNDOING, "", started)
 
-    async def _undo(self, step: Step) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
+        async def attempt() -> None:
+            async with _limit(step):
+                await step.undo(self._ports)
+
+        try:
+            await self._retried(attempt)
+        except DrError as error:
+            asked = f"{message} Putting it back stopped at step {index + 1} ({step.summary}): {error}"
+            await self._append(index, JournalState.ASKING, asked, started)
+            return RunResult(outcome=Outcome.ASKING, message=asked, step=index)
+        await self._append(index, JournalState.UNDONE, "", started)
+        return None
+
+    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try as often as ATTEMPTS while the world answers with TemporaryError; then it is permanent."""
+        tried = 1
+        while True:
             try:
-                async with asyncio.timeout(step.timeout.total_seconds()):
-                    await step.undo(self._ports)
-                return
+                return await attempt()
             except TemporaryError as error:
-                if attempt == ATTEMPTS:
-                    raise
-                await self._ports.clock.sleep(min(error.retry_after, timedelta(seconds=30)))
+                if tried == ATTEMPTS:
+                    raise PermanentError(f"{error} Tried {ATTEMPTS} times.") from error
+                tried += 1
+                await self._ports.clock.sleep(min(error.retry_after, LONGEST_PAUSE))
 
     async def _append(self, index: int, state: JournalState, detail: str, started: datetime) -> None:
         now = self._ports.clock.now()
         elapsed = max(0, round((now - started).total_seconds() * 1000))
         await self._journal.append(JournalEntry(step=index, state=state, detail=detail, at=now, elapsed_ms=elapsed))
+
+
+@asynccontextmanager
+async def _limit(step: Step) -> AsyncIterator[None]:
+    """The step's own time limit, as an error that says so."""
+    try:
+        async with asyncio.timeout(step.timeout.total_seconds()):
+            yield
+    except TimeoutError as error:
+        raise PermanentError(f"{step.summary}: not done within {step.timeout}.") from error
 
 
 def _last_states(entries: Sequence[JournalEntry]) -> dict[int, JournalState]:
