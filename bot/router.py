@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
-
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from rapidfuzz import fuzz, process
 
 from actions.errors import UserError
 from actions.site import Frozen
 from bot import router_params as params
+from bot.services.asked import Command
 from bot.words import Token, tokens
 
 HUB = "dr"
@@ -32,15 +31,6 @@ class CommandKind(StrEnum):
     PLAN = "plan"
     INCIDENT = "incident"
     LOCAL = "local"
-
-
-class Command(Frozen):
-    """One request, parsed. `typed` is the target's name as the requester typed it."""
-
-    name: str
-    params: Mapping[str, Any] = Field(default_factory=dict)
-    reason: str = ""
-    typed: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +58,11 @@ class Entry:
         own = [name.replace("_", "-") for name in self.params.model_fields if name != self.rest]
         signing = ["reason", "target"] if self.kind is CommandKind.PLAN else []
         return tuple(dict.fromkeys([*own, *self.aliases, *signing]))
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """Parameters that are set by their option alone."""
+        return frozenset(name for name, info in self.params.model_fields.items() if info.annotation is bool)
 
 
 _Q, _P, _I, _L = CommandKind.QUERY, CommandKind.PLAN, CommandKind.INCIDENT, CommandKind.LOCAL
@@ -104,7 +99,7 @@ TABLE: tuple[Entry, ...] = (
         'dr-incident open "Orders table is gone" --severity SEV1',
         params.OpenIncident,
         rest="title",
-        usage="TITLE [--severity SEV1] [--scenario NAME] [--impact 10:40] [--channel #CHANNEL|new]",
+        usage="TITLE [--severity SEV1] [--scenario NAME] [--impact 10:40] [--new-channel]",
     ),
     Entry(
         ("incident", "close"),
@@ -114,7 +109,7 @@ TABLE: tuple[Entry, ...] = (
         'dr-incident close "Restored from the dump of 02:00"',
         params.CloseIncident,
         rest="summary",
-        usage="[SUMMARY] [--incident NUMBER]",
+        usage="[SUMMARY] [--number NUMBER]",
     ),
     Entry(
         ("incident", "note"),
@@ -124,7 +119,7 @@ TABLE: tuple[Entry, ...] = (
         'dr-incident note "Vendor says the disk is lost"',
         params.Note,
         rest="text",
-        usage="TEXT [--at 10:42] [--incident NUMBER]",
+        usage="TEXT [--number NUMBER]",
     ),
     Entry(("incident", "list"), "incident.list", _Q, "List the incidents", "dr-incident list"),
     Entry(
@@ -134,7 +129,7 @@ TABLE: tuple[Entry, ...] = (
         "Show one incident with its RTO clock",
         "dr-incident show 7",
         params.Incident,
-        ("incident",),
+        ("number",),
         usage="[NUMBER]",
     ),
     Entry(
@@ -145,7 +140,7 @@ TABLE: tuple[Entry, ...] = (
         "dr-incident timeline html",
         params.Timeline,
         ("format",),
-        usage="[md|json|html] [--incident NUMBER] [--page N]",
+        usage="[md|json|html] [--number NUMBER]",
     ),
     Entry(
         ("backup", "status"),
@@ -336,14 +331,16 @@ class _Arguments:
             if self.entry.rest and word.dashed != "--":
                 return False  # a dash of a sentence
             raise self._wrong(f"There is no `--{shown(name)}`{_meant(_nearest(name, self.entry.options), '--')}")
-        if not equals:
+        parameter = self.entry.aliases.get(name, name.replace("-", "_"))
+        if parameter in self.given:
+            raise self._wrong(f"`{shown(parameter)}` is given twice")
+        if not equals and parameter in self.entry.flags:
+            value = "true"
+        elif not equals:
             if not self.words:
                 raise self._wrong(f"`--{name}` needs a value")
             following = self.words.pop(0)
             value = following.readable if name == "reason" else following.value
-        parameter = self.entry.aliases.get(name, name.replace("-", "_"))
-        if parameter in self.given:
-            raise self._wrong(f"`{shown(parameter)}` is given twice")
         self.given[parameter] = value
         return True
 

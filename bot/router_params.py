@@ -75,26 +75,25 @@ class OpenIncident(Frozen):
     title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=140)]
     severity: Severity = "SEV1"
     scenario: Name | None = None
-    impact: Name | None = None  # start of impact: "10:40" (UTC) or ISO 8601 with a zone; None: now
-    channel: Name | None = None  # a channel id, or "new"; None: where the command was typed
+    commander: Name | None = None  # short name in the roster; None: who opens it
+    impact: Name | None = None  # start of impact: "10m", "10:40" (UTC) or ISO 8601; None: now
+    new_channel: bool = False
 
 
 class CloseIncident(Frozen):
     summary: str = Field(default="", max_length=2900)
-    incident: Number | None = None  # None: the channel's open one
+    number: Number | None = None  # None: the channel's open one
 
 
 class Note(Frozen):
     text: Text
-    at: Name | None = None  # when it happened, as `OpenIncident.impact`
-    incident: Number | None = None
+    number: Number | None = None
 
 
 class Incident(Frozen):
-    incident: Number | None = None
+    number: Number | None = None
 
 
 class Timeline(Frozen):
-    format: Literal["channel", "md", "json", "html"] = "channel"
-    incident: Number | None = None
-    page: Number = 1
+    format: Literal["text", "md", "json", "html"] = "text"
+    number: Number | None = None

@@ -1,7 +1,8 @@
 """Text as people type it on phones, in Slack and in a shell, cut into words.
 
 Slack replaces people, channels and links by `<...>` and escapes `&<>`
-(docs.slack.dev/messaging/formatting-message-text); phones turn quotes and double hyphens into typographic ones. Nothing here raises: an odd quote is just a character.
+(docs.slack.dev/messaging/formatting-message-text); phones turn quotes and double hyphens into typographic ones.
+Nothing here raises: an odd quote is just a character.
 """
 
 from __future__ import annotations
