@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pydantic import ValidationError
+from typing import Any
+
+from pydantic import Field, ValidationError
 from rapidfuzz import fuzz, process
 
 from actions.errors import UserError
 from actions.site import Frozen
 from bot import router_params as params
-from bot.services.asked import Command
 from bot.words import Token, tokens
 
 HUB = "dr"
@@ -31,6 +32,15 @@ class CommandKind(StrEnum):
     PLAN = "plan"
     INCIDENT = "incident"
     LOCAL = "local"
+
+
+class Command(Frozen):
+    """One request, parsed. `typed` is the target's name as the requester typed it."""
+
+    name: str
+    params: Mapping[str, Any] = Field(default_factory=dict)
+    reason: str = ""
+    typed: str = ""
 
 
 @dataclass(frozen=True)

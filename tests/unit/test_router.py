@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actions.errors import UserError
-from bot.router import HUB, SLASHES, TABLE, CommandKind, Router
-from bot.services.asked import Command
+from bot.router import HUB, SLASHES, TABLE, Command, CommandKind, Router
 from bot.words import tokens
 
 router = Router()
