@@ -18,23 +18,24 @@ from actions.site import Frozen
 from bot.router import Command
 from bot.services.cards import IncidentCard, PlanCard, TimelineLine
 
-Source = Literal["slack", "cli"]
+Source = Literal["slack", "cli", "clock"]
 
 
 class Who(Frozen):
     """An account and where it spoke. The desk finds the person in the roster by account and team alone."""
 
-    slack_user: str
-    team: str
-    channel: str
+    slack_user: str = ""
+    team: str = ""
+    channel: str = ""
     source: Source = "slack"
+    person: str = ""  # command line only: the roster's short name
 
 
 class ReplyTo(Frozen):
     """Where the answer goes: an open modal, the response URL, or the channel."""
 
-    channel: str
-    user: str
+    channel: str = ""
+    user: str = ""
     response_url: str | None = None
     view_id: str | None = None
     ephemeral: bool = True
@@ -120,13 +121,19 @@ class Desk(Protocol):
     async def store(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
         """Make the click durable. False when this key was stored before: nothing more is to be done."""
 
-    async def ask(self, who: Who, command: Command, *, reply: ReplyTo) -> None:
+    async def ask(self, who: Who, command: Command, *, reply: ReplyTo) -> int | None:
         """Take a query, a plan or an incident command; the answer comes through the outbox."""
 
     async def sign(
         self, who: Who, token: str, *, act: Act, digest: str, typed: str, reason: str, channel: str, ts: str
     ) -> str:
         """Record a signature and return the sentence for the signer. Raises UserError for refusals."""
+
+    async def may_sign(self, who: Who, token: str) -> None:
+        """Refuse, and record it, when this account's signature cannot count."""
+
+    async def refuse_account(self, who: Who, token: str, problem: str) -> None:
+        """Record that an account was turned away. Always raises UserError."""
 
     async def plan_card(self, token: str) -> PlanCard:
         """Return the plan as it stands in the database now. Raises UserError when unknown."""
@@ -166,5 +173,5 @@ class OutboxSource(Protocol):
     async def message_ts(self, kind: Kind, ref: str, channel: str) -> str | None:
         """Return the ts of the card's message in this channel, None before the first post."""
 
-    async def wait(self, seconds: float) -> None:
-        """Return when there may be something due, after `seconds` at the latest."""
+    async def wait(self, timeout: float) -> None:
+        """Return when there may be something due, after `timeout` seconds at the latest."""

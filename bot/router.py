@@ -69,11 +69,6 @@ class Entry:
         signing = ["reason", "target"] if self.kind is CommandKind.PLAN else []
         return tuple(dict.fromkeys([*own, *self.aliases, *signing]))
 
-    @property
-    def flags(self) -> frozenset[str]:
-        """Parameters that are set by their option alone."""
-        return frozenset(name for name, info in self.params.model_fields.items() if info.annotation is bool)
-
 
 _Q, _P, _I, _L = CommandKind.QUERY, CommandKind.PLAN, CommandKind.INCIDENT, CommandKind.LOCAL
 
@@ -109,7 +104,7 @@ TABLE: tuple[Entry, ...] = (
         'dr-incident open "Orders table is gone" --severity SEV1',
         params.OpenIncident,
         rest="title",
-        usage="TITLE [--severity SEV1] [--scenario NAME] [--impact 10:40] [--new-channel]",
+        usage="TITLE [--severity SEV1] [--scenario NAME] [--impact 10:40] [--channel #CHANNEL|new]",
     ),
     Entry(
         ("incident", "close"),
@@ -119,7 +114,7 @@ TABLE: tuple[Entry, ...] = (
         'dr-incident close "Restored from the dump of 02:00"',
         params.CloseIncident,
         rest="summary",
-        usage="[SUMMARY] [--number NUMBER]",
+        usage="[SUMMARY] [--incident NUMBER]",
     ),
     Entry(
         ("incident", "note"),
@@ -129,7 +124,7 @@ TABLE: tuple[Entry, ...] = (
         'dr-incident note "Vendor says the disk is lost"',
         params.Note,
         rest="text",
-        usage="TEXT [--number NUMBER]",
+        usage="TEXT [--at 10:42] [--incident NUMBER]",
     ),
     Entry(("incident", "list"), "incident.list", _Q, "List the incidents", "dr-incident list"),
     Entry(
@@ -139,7 +134,7 @@ TABLE: tuple[Entry, ...] = (
         "Show one incident with its RTO clock",
         "dr-incident show 7",
         params.Incident,
-        ("number",),
+        ("incident",),
         usage="[NUMBER]",
     ),
     Entry(
@@ -150,7 +145,7 @@ TABLE: tuple[Entry, ...] = (
         "dr-incident timeline html",
         params.Timeline,
         ("format",),
-        usage="[md|json|html] [--number NUMBER]",
+        usage="[md|json|html] [--incident NUMBER] [--page N]",
     ),
     Entry(
         ("backup", "status"),
@@ -186,11 +181,11 @@ TABLE: tuple[Entry, ...] = (
         ("backup", "verify"),
         "backup.verify",
         _P,
-        "Prove a backup by its signature and a restore in scratch",
-        "dr-backup verify superprismora-20261123T020000Z",
-        params.Backup,
-        ("backup",),
-        usage="BACKUP [--reason TEXT]",
+        "Read a stored backup completely and check its signature and hashes",
+        "dr-backup verify superprismora",
+        params.Verify,
+        ("database", "backup"),
+        usage="DATABASE [BACKUP] [--reason TEXT]",
     ),
     Entry(
         ("backup", "adopt"),
@@ -344,9 +339,7 @@ class _Arguments:
         parameter = self.entry.aliases.get(name, name.replace("-", "_"))
         if parameter in self.given:
             raise self._wrong(f"`{shown(parameter)}` is given twice")
-        if not equals and parameter in self.entry.flags:
-            value = "true"
-        elif not equals:
+        if not equals:
             if not self.words:
                 raise self._wrong(f"`--{name}` needs a value")
             following = self.words.pop(0)

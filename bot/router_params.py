@@ -44,8 +44,9 @@ class Database(Frozen):
     database: Name
 
 
-class Backup(Frozen):
-    backup: Name
+class Verify(Frozen):
+    database: Name
+    backup: Name | None = None  # None: the newest
 
 
 class Adopt(Frozen):
@@ -77,23 +78,25 @@ class OpenIncident(Frozen):
     scenario: Name | None = None
     commander: Name | None = None  # short name in the roster; None: who opens it
     impact: Name | None = None  # start of impact: "10m", "10:40" (UTC) or ISO 8601; None: now
-    new_channel: bool = False
+    channel: Name | None = None  # a channel id, or "new"; None: where the command was typed
 
 
 class CloseIncident(Frozen):
     summary: str = Field(default="", max_length=2900)
-    number: Number | None = None  # None: the channel's open one
+    incident: Number | None = None  # None: the channel's open one
 
 
 class Note(Frozen):
     text: Text
-    number: Number | None = None
+    at: Name | None = None  # when it happened, as `OpenIncident.impact`
+    incident: Number | None = None
 
 
 class Incident(Frozen):
-    number: Number | None = None
+    incident: Number | None = None
 
 
 class Timeline(Frozen):
-    format: Literal["text", "md", "json", "html"] = "text"
-    number: Number | None = None
+    format: Literal["channel", "md", "json", "html"] = "channel"
+    incident: Number | None = None
+    page: Number = 1

@@ -57,11 +57,10 @@ def test_apostrophes_and_dashes_stay_in_a_sentence() -> None:
 
 def test_slack_marks_become_ids_in_parameters_and_names_in_sentences() -> None:
     command = router.parse_slash(
-        "/dr-incident", "open <@U1|ana> sees 5 &lt; 6 &amp; 7 --scenario <#C9|ops room> --severity 2 --new-channel"
+        "/dr-incident", "open <@U1|ana> sees 5 &lt; 6 &amp; 7 --channel <#C9|ops room> --severity 2"
     )
     assert command.params["title"] == "@ana sees 5 < 6 & 7"
-    assert command.params["scenario"] == "C9"
-    assert command.params["new_channel"] is True
+    assert command.params["channel"] == "C9"
     assert command.params["severity"] == "SEV2"
 
 
