@@ -72,6 +72,7 @@ class Code(StrEnum):
     NO_REASON = "no_reason"
     NO_RULE = "no_rule"
     STOPPED = "stopped"
+    UNSIGNED = "unsigned"
 
 
 class Refusal(Frozen):

@@ -132,15 +132,21 @@ class Worker:
         await self._plans.propose(session, request, action, self._ports, who)
 
     async def _report(self, session: AsyncSession, request: RequestRow, report: Report) -> None:
-        kind = "view" if request.reply.get("view_id") else "report"
-        payload = {"report": report.model_dump(mode="json"), "reply": request.reply, "request": request.id}
-        await outbox.add(session, kind, request.channel, payload=payload)
+        payload = {"report": report.model_dump(mode="json"), "request": request.id}
+        if request.reply.get("ephemeral", True):
+            payload |= {"user": request.slack_user, "response_url": request.reply.get("response_url")}
+        await outbox.add(session, "report", request.channel, payload=payload)
 
     async def _tell(self, session: AsyncSession, request: RequestRow, text: str) -> None:
         request.state, request.error = "failed", text
-        kind = "view" if request.reply.get("view_id") else "ephemeral"
-        payload = {"text": text, "user": request.slack_user, "reply": request.reply, "request": request.id}
-        await outbox.add(session, kind, request.channel, payload=payload)
+        view = request.reply.get("view_id")
+        if view:
+            payload = {"text": text, "request": request.id}
+            await outbox.add(session, "view", request.channel, ref=view, payload=payload)
+            return
+        payload = {"text": text, "user": request.slack_user, "response_url": request.reply.get("response_url")}
+        kind = "ephemeral" if request.slack_user else "text"
+        await outbox.add(session, kind, request.channel, payload=payload | {"request": request.id})
 
     # ------------------------------------------------------------ runs
 

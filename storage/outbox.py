@@ -89,6 +89,10 @@ async def settle(
     )
 
 
+async def get(session: AsyncSession, row_id: int) -> OutboxRow | None:
+    return await session.get(OutboxRow, row_id)
+
+
 def _in(duration: timedelta) -> Any:
     return text(f"clock_timestamp() + interval '{duration.total_seconds():.3f} seconds'")
 

@@ -19,6 +19,10 @@ from storage import outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import PlanRow, RunRow, SignatureRow
 
+SCHEDULE = "schedule"
+"""The requester of what the plan's own schedule asks for. It stands on no roster and can only ask for plans that
+need nobody else."""
+
 
 class Policy:
     """The approval rules and the roster of the plan file, as `actions.approval` takes them."""
@@ -40,6 +44,8 @@ class Policy:
 
     def person(self, who: Who) -> Person | None:
         """The person of the roster behind an account; None for strangers and other workspaces."""
+        if who.source == "clock":
+            return _SCHEDULE
         if who.source == "cli":
             return self.roster.get(who.person)
         if self._plan.workspace is not None and who.team and who.team != self._plan.workspace:
@@ -71,11 +77,14 @@ class Approvals:
 
     def case(self, row: PlanRow, plan: Plan, signatures: Sequence[SignatureRow], *, started: bool) -> Case:
         """All a decision rests on, with the policy and the roster in force now."""
+        roster = dict(self.policy.roster)
+        if row.requester == SCHEDULE:
+            roster[SCHEDULE] = _SCHEDULE
         return Case(
             plan=plan,
             requester=row.requester,
             rules=self.policy.rules,
-            roster=self.policy.roster,
+            roster=roster,
             signatures=tuple(
                 Signature(
                     person=item.person,
@@ -108,6 +117,8 @@ class Approvals:
         reason = row.reason
         if rule is not None and rule.others == 0 and not reason.strip():
             reason = "asked for it"  # nobody else reads it before it runs
+        if rule is not None and rule.others > 0 and who.source != "slack":
+            return UNSIGNED
         refusal = approval.admit(
             case, person.id if person else None, Act.REQUEST, digest=row.digest, typed=typed, reason=reason, now=now
         )
@@ -221,6 +232,13 @@ class Approvals:
 def _started(run: RunRow | None) -> bool:
     return run is not None and run.state != "awaiting"
 
+
+_SCHEDULE = Person(id=SCHEDULE, name="the schedule of the plan")
+
+UNSIGNED = Refusal(
+    code=Code.UNSIGNED,
+    text="A request of this risk is a signature, which the command line and the schedule cannot give; ask in Slack.",
+)
 
 NOT_ON_ROSTER = Refusal(
     code=Code.NOT_ON_ROSTER,

@@ -14,13 +14,21 @@ from actions.contract import Report
 from actions.errors import UserError
 from actions.ports import Clock
 from bot.plan_file import DrPlan
+from bot.ports import ChannelWish, ReplyTo, TimelinePage, Who
+from bot.router import Command
 from bot.services.approvals import Policy
-from bot.services.asked import Command, ReplyTo, Who
 from bot.services.cards import IncidentCard, TimelineLine
 from bot.services.export import html_page, json_text, markdown
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import Incident, TimelineEntry
+
+PAGE = 25
+"""Lines of the timeline on one page in Slack."""
+
+
+PAGE = 25
+"""Lines of the timeline on one page in Slack."""
 
 
 class Incidents:
@@ -56,10 +64,11 @@ class Incidents:
         rto = self._plan.scenario(scenario).rto if scenario else self._plan.objectives.rto
         async with self._database.session() as session:
             held = await incidents.open_in(session, who.channel)
-            if held is not None and not params.get("new_channel"):
+            wish = str(params.get("channel") or "")
+            if held is not None and not wish:
                 raise UserError(
                     f"Incident {held.number} `{held.title}` is already open in this channel; "
-                    "close it first, or add `--new-channel`."
+                    "close it first, or add `--channel new`."
                 )
             row = Incident(
                 id=secrets.token_hex(6),
@@ -67,7 +76,7 @@ class Incidents:
                 severity=str(params.get("severity") or "SEV1"),
                 scenario=scenario,
                 commander=str(params.get("commander") or person),
-                channel=who.channel,
+                channel=who.channel if wish in ("", "new") else wish,
                 impact_started_at=impact_start(params.get("impact"), now),
                 declared_at=now,
                 rto_s=int(rto.total_seconds()),
@@ -82,21 +91,27 @@ class Incidents:
                 f"Incident {row.number} opened: {row.title} ({row.severity}); commander "
                 f"{self._policy.name(row.commander)}; impact since {utc(row.impact_started_at)}",
             )
-            if params.get("new_channel"):
-                name = f"{self._plan.channels.incident_prefix}{now:%Y%m%d}-{row.number}"
-                await outbox.add(
-                    session, "channel", who.channel, ref=row.id, payload={"name": name, "invite": [who.slack_user]}
+            payload: dict[str, Any] = {}
+            if wish == "new":
+                wanted = ChannelWish(
+                    name=f"{self._plan.channels.incident_prefix}{now:%Y%m%d}-{row.number}",
+                    topic=f"Incident {row.number}: {row.title}"[:250],
+                    invite=self._invited(who),
                 )
-            else:
-                await outbox.add(session, "incident", row.channel, ref=row.id)
+                payload["create"] = wanted.model_dump(mode="json")
+            await outbox.add(session, "incident", row.channel, ref=row.id, payload=payload)
 
-    async def channel_made(self, incident_id: str, channel: str) -> None:
-        """The incident moves into the channel that was made for it."""
-        async with self._database.session() as session:
-            row = await self._known(session, incident_id)
+    def _invited(self, who: Who) -> tuple[str, ...]:
+        """Everybody of the roster with a Slack account, the one who opened it first."""
+        accounts = [account for person in self._plan.roster for account in person.slack_ids[:1]]
+        return tuple(dict.fromkeys([*([who.slack_user] if who.slack_user else []), *accounts]))
+
+    async def move(self, session: AsyncSession, incident_id: str, channel: str) -> None:
+        """The incident lives in the channel that was made for it."""
+        row = await incidents.get(session, incident_id)
+        if row is not None:
             row.channel = channel
             session.add(row)
-            await outbox.add(session, "incident", channel, ref=row.id)
 
     async def _close(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
         async with self._database.session() as session:
@@ -116,9 +131,13 @@ class Incidents:
         async with self._database.session() as session:
             row = await self._pick(session, who, params)
             text = str(params["text"])
-            await self._record(session, row, "note", self._policy.name(person), text)
+            at = impact_start(params.get("at"), self._clock.now())
+            await self._record(session, row, "note", self._policy.name(person), text, at=at)
             await outbox.add(
-                session, "text", row.channel, payload={"text": f"Noted on the timeline: {text}", "note": True}
+                session,
+                "text",
+                row.channel,
+                payload={"text": f"{self._policy.name(person)} noted on the timeline: {text}"},
             )
 
     async def _list(self) -> Report:
@@ -152,17 +171,26 @@ class Incidents:
             card = await self.card(session, row)
             lines = [_line(item) for item in await timeline.of_incident(session, row.id)]
         form = str(params.get("format") or "text")
-        payload: dict[str, Any] = {"reply": reply.model_dump(mode="json")}
+        payload: dict[str, Any]
         if form == "text":
-            payload |= {"title": f"Timeline of incident {card.number}"}
-            payload |= {"lines": [item.model_dump(mode="json") for item in lines], "timeline": True}
-            kind = "text"
+            kind = "report"
+            pages = max(1, -(-len(lines) // PAGE))
+            number = min(int(params.get("page") or pages), pages)
+            page = TimelinePage(
+                incident=card.title,
+                number=card.number,
+                page=number,
+                pages=pages,
+                lines=tuple(lines[(number - 1) * PAGE : number * PAGE]),
+            )
+            payload = {"timeline": page.model_dump(mode="json")}
         else:
-            content, suffix = export(card, lines, form)
-            payload |= {"name": f"incident-{card.number}.{suffix}", "content": content}
             kind = "file"
+            content, suffix = export(card, lines, form)
+            title = f"Timeline of incident {card.number}"
+            payload = {"filename": f"incident-{card.number}.{suffix}", "title": title, "content": content}
         async with self._database.session() as session:
-            await outbox.add(session, kind, who.channel or card.id, payload=payload)
+            await outbox.add(session, kind, reply.channel or who.channel, payload=payload)
 
     async def pin(
         self, who: Who, *, channel: str, ts: str, text: str, author: str, permalink: str | None, occurred_at: datetime
@@ -240,7 +268,7 @@ class Incidents:
         return "`/dr-restore` for a database, `/dr-incident note TEXT` for the record"
 
     async def _pick(self, session: AsyncSession, who: Who, params: Mapping[str, Any]) -> Incident:
-        number = params.get("number")
+        number = params.get("incident")
         if number is not None:
             row = await incidents.by_number(session, int(number))
             if row is None:
@@ -251,20 +279,15 @@ class Incidents:
             raise UserError("This channel has no open incident; give its number, or open one with `/dr-incident open`.")
         return row
 
-    async def _known(self, session: AsyncSession, incident_id: str) -> Incident:
-        row = await incidents.get(session, incident_id)
-        if row is None:
-            raise UserError("That incident is not known any more.")
-        return row
-
-    async def _record(self, session: AsyncSession, row: Incident, kind: str, actor: str, text: str) -> None:
-        await timeline.add(
-            session, incident_id=row.id, kind=kind, actor=actor, occurred_at=self._clock.now(), text=text
-        )
+    async def _record(
+        self, session: AsyncSession, row: Incident, kind: str, actor: str, text: str, *, at: datetime | None = None
+    ) -> None:
+        moment = at or self._clock.now()
+        await timeline.add(session, incident_id=row.id, kind=kind, actor=actor, occurred_at=moment, text=text)
 
     async def _answer(self, reply: ReplyTo, report: Report) -> None:
         async with self._database.session() as session:
-            payload = {"report": report.model_dump(mode="json"), "reply": reply.model_dump(mode="json")}
+            payload = {"report": report.model_dump(mode="json"), "user": reply.user}
             await outbox.add(session, "report", reply.channel, payload=payload)
 
 

@@ -1,0 +1,117 @@
+"""The clock: what happens by itself. It only inserts; workers and senders do the rest.
+
+APScheduler is a mere clock here: every replica has its own, in memory, and each firing carries a key made of its name
+and instant, so that the database lets exactly one of them through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from actions.errors import DrError
+from actions.ports import Clock
+from bot.plan_file import DrPlan, cron_fields
+from bot.services.approvals import SCHEDULE
+from storage import inbox, incidents, outbox, requests, timeline
+from storage.session import Database
+from storage.tables import Incident, RequestRow
+
+log = structlog.get_logger()
+
+RTO_MARKS = (50, 75, 100)
+"""Percent of the RTO at which the incident's channel is told."""
+
+
+class DrClock:
+    """Scheduled dumps and RTO marks."""
+
+    def __init__(self, database: Database, plan: DrPlan, clock: Clock) -> None:
+        self._database = database
+        self._plan = plan
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Fire until cancelled."""
+        scheduler = AsyncIOScheduler(timezone=UTC)
+        options = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        for backup in self._plan.backups.databases:
+            trigger = CronTrigger(timezone=UTC, **cron_fields(backup.dump.schedule))
+            scheduler.add_job(self._dump, trigger, args=[backup.database], **options)
+        scheduler.add_job(self._marks, IntervalTrigger(seconds=10, timezone=UTC), **options)
+        scheduler.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            scheduler.shutdown(wait=False)
+
+    async def _dump(self, database: str) -> None:
+        minute = self._clock.now().replace(second=0, microsecond=0)
+        await self.request_dump(database, minute)
+
+    async def request_dump(self, database: str, instant: datetime) -> bool:
+        """Ask for the dump of one instant; False when a replica has done so already."""
+        try:
+            async with self._database.session() as session:
+                key = f"schedule/dump/{database}/{instant:%Y-%m-%dT%H:%MZ}"
+                if not await inbox.store(session, key, "schedule", {"database": database}):
+                    return False
+                await requests.add(
+                    session,
+                    RequestRow(
+                        kind="command",
+                        name="backup.dump",
+                        params={"database": database},
+                        person=SCHEDULE,
+                        channel=self._plan.channels.on_call,
+                        reply={"who": {"source": "clock", "channel": self._plan.channels.on_call}},
+                        reason="scheduled by the plan",
+                    ),
+                )
+        except DrError as error:
+            log.warning("schedule_failed", database=database, error=str(error))
+            return False
+        return True
+
+    async def _marks(self) -> None:
+        try:
+            async with self._database.session() as session:
+                rows = [row for row in await incidents.newest(session) if row.closed_at is None]
+            for row in rows:
+                if row.recovered_at is None:
+                    await self.mark(row, self._clock.now())
+        except DrError as error:
+            log.warning("marks_failed", error=str(error))
+
+    async def mark(self, row: Incident, now: datetime) -> int | None:
+        """Tell the channel the highest mark that has passed, once; returns it when it was told now."""
+        spent = (now - row.impact_started_at).total_seconds() / row.rto_s * 100
+        passed = [mark for mark in RTO_MARKS if spent >= mark]
+        if not passed:
+            return None
+        left = timedelta(seconds=round(row.rto_s - (now - row.impact_started_at).total_seconds()))
+        text = (
+            f"RTO: {passed[-1]} % of {timedelta(seconds=row.rto_s)} is used, {left} left."
+            if left > timedelta(0)
+            else f"RTO of {timedelta(seconds=row.rto_s)} missed by {-left}; recovery goes on."
+        )
+        async with self._database.session() as session:
+            new = await timeline.add(
+                session,
+                incident_id=row.id,
+                kind="rto",
+                actor="drbot",
+                occurred_at=now,
+                text=text,
+                source_key=f"rto/{row.id}/{passed[-1]}",
+            )
+            if not new:
+                return None
+            await outbox.add(session, "text", row.channel, payload={"text": text})
+            await outbox.add(session, "incident", row.channel, ref=row.id)
+        return passed[-1]
