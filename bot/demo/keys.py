@@ -1,0 +1,46 @@
+"""The demo's key pairs, made anew each time, in files that only their owner can read."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyrage
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """Public halves as text, private halves as files."""
+
+    recipient: str  # age1...
+    custodian: str  # age1..., its identity is thrown away: nobody restores with it here
+    identity: Path
+    signer: str  # base64 of the 32 raw bytes
+    signing_key: Path  # PEM, PKCS #8
+
+
+def make_keys(directory: Path) -> Keys:
+    """Make the files `age-identity.txt` and `manifest-key.pem` in `directory`. Raises FileExistsError."""
+    identity = pyrage.x25519.Identity.generate()
+    signing = Ed25519PrivateKey.generate()
+    pem = signing.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Keys(
+        recipient=str(identity.to_public()),
+        custodian=str(pyrage.x25519.Identity.generate().to_public()),
+        identity=private_file(directory / "age-identity.txt", f"{identity}\n"),
+        signer=base64.b64encode(signing.public_key().public_bytes_raw()).decode(),
+        signing_key=private_file(directory / "manifest-key.pem", pem.decode()),
+    )
+
+
+def private_file(path: Path, text: str) -> Path:
+    """Write a new file that only its owner may read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
+    return path
