@@ -22,8 +22,8 @@ from actions.contract import PLAN_SCHEMA, JournalEntry, JournalState, Plan, Repo
 from actions.errors import DrError, PermanentError, UserError
 from actions.ports import Ports, ProgressReport
 from actions.runner import Outcome, Runner, RunResult
+from bot.ports import Who
 from bot.services.approvals import Approvals
-from bot.services.asked import Who
 from bot.services.plans import Plans, RequestRefusedError, note_plan
 from bot.services.progress import Meter
 from bot.services.wake import Wake

@@ -14,7 +14,7 @@ from actions.contract import Kinds, Plan, Risk
 from actions.errors import UserError
 from actions.ports import Clock
 from bot.plan_file import DrPlan
-from bot.services.asked import Who
+from bot.ports import Who
 from storage import outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import PlanRow, RunRow, SignatureRow

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from actions.errors import UserError
-from bot.services.asked import Outgoing
+from bot.ports import Kind, Outgoing
 from bot.services.cards import IncidentCard, PlanCard
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans
@@ -39,7 +39,7 @@ class Deliveries:
             return [
                 Outgoing(
                     id=row.id or 0,
-                    kind=row.kind,
+                    kind=Kind(row.kind),
                     channel=row.channel,
                     ref=row.ref,
                     payload=row.payload,
@@ -48,25 +48,31 @@ class Deliveries:
                 for row in rows
             ]
 
-    async def sent(self, row: Outgoing, ts: str | None) -> None:
-        """It is in Slack; `ts` is remembered for cards."""
+    async def sent(self, row: int, ts: str | None, *, channel: str | None = None) -> None:
+        """It is in Slack; where a card stands is remembered. An incident whose card went elsewhere moves there."""
         async with self._database.session() as session:
-            await outbox.settle(session, row.id, state="sent")
-            if ts is not None and row.kind in outbox.CARDS:
-                await outbox.remember(session, row.kind, row.ref, row.channel, ts)
+            await outbox.settle(session, row, state="sent")
+            sent = await outbox.get(session, row)
+            if ts is None or sent is None or sent.kind not in outbox.CARDS:
+                return
+            where = channel or sent.channel
+            await outbox.remember(session, sent.kind, sent.ref, where, ts)
+            if sent.kind == Kind.INCIDENT and where != sent.channel:
+                await self._incidents.move(session, sent.ref, where)
 
-    async def failed(self, row: Outgoing, error: str, retry_after: timedelta | None) -> None:
+    async def failed(self, row: int, error: str, retry_after: timedelta | None) -> None:
         """It is not in Slack; None means that trying again is pointless."""
         async with self._database.session() as session:
-            if retry_after is None or row.attempts >= GIVE_UP_AFTER:
-                await outbox.settle(session, row.id, state="dead", error=error)
+            tried = await outbox.get(session, row)
+            if retry_after is None or tried is None or tried.attempts >= GIVE_UP_AFTER:
+                await outbox.settle(session, row, state="dead", error=error)
             else:
-                await outbox.settle(session, row.id, state="pending", error=error, retry=retry_after)
+                await outbox.settle(session, row, state="pending", error=error, retry=retry_after)
 
-    async def card(self, kind: str, ref: str) -> PlanCard | IncidentCard:
+    async def card(self, kind: Kind, ref: str) -> PlanCard | IncidentCard:
         """The card as it is now. Raises UserError when there is no such plan or incident."""
         async with self._database.session() as session:
-            if kind == "plan":
+            if kind is Kind.PLAN:
                 plan = await plans.get(session, ref)
                 if plan is not None:
                     return await self._plans.card(session, plan)
@@ -76,15 +82,15 @@ class Deliveries:
                     return await self._incidents.card(session, incident)
         raise UserError(f"There is no {kind} `{ref}`.")
 
-    async def message_ts(self, kind: str, ref: str, channel: str) -> str | None:
+    async def message_ts(self, kind: Kind, ref: str, channel: str) -> str | None:
         """Where the card stands in this channel, if it was posted there."""
         async with self._database.session() as session:
             return await outbox.message_ts(session, kind, ref, channel)
 
-    async def wait(self, timeout: timedelta) -> None:
-        """Until something is queued, at most this long."""
+    async def wait(self, timeout: float) -> None:
+        """Until something is queued, at most `timeout` seconds."""
         try:
-            async with asyncio.timeout(timeout.total_seconds()):
+            async with asyncio.timeout(timeout):
                 await self._wake.wait("outbox")
         except TimeoutError:
             return

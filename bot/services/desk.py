@@ -9,8 +9,9 @@ from typing import Any
 from actions.approval import Act, Code, Refusal
 from actions.errors import UserError
 from actions.ports import Clock
+from bot.ports import ReplyTo, Who
+from bot.router import Command
 from bot.services.approvals import NOT_ON_ROSTER, Approvals
-from bot.services.asked import Command, ReplyTo, Who
 from bot.services.cards import PlanCard
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans
@@ -67,26 +68,27 @@ class Desk:
                 ),
             )
 
-    async def sign(self, who: Who, token: str, *, act: Act, digest: str, typed: str, reason: str, ts: str = "") -> str:
-        """Record an act on the plan of this button; the sentence for the clicker. Raises UserError for refusals.
-        `ts` is the message that carried the button."""
+    async def sign(
+        self, who: Who, token: str, *, act: Act, digest: str, typed: str, reason: str, channel: str, ts: str
+    ) -> str:
+        """Record an act on the plan of this button; the sentence for the clicker. Raises UserError for refusals."""
         row = await self._plans.by_token(token)
-        if who.source == "slack":
-            await self._belongs(who, row, ts)
+        if channel:
+            await self._belongs(who, row, channel, ts)
         return await self._approvals.sign(who, row, act, digest=digest, typed=typed, reason=reason)
 
-    async def _belongs(self, who: Who, row: PlanRow, ts: str) -> None:
+    async def _belongs(self, who: Who, row: PlanRow, channel: str, ts: str) -> None:
         """A button counts only on the message that the bot posted for this plan, not on a copy of it."""
         async with self._database.session() as session:
-            known = await outbox.message_ts(session, "plan", row.id, who.channel)
+            known = await outbox.message_ts(session, "plan", row.id, channel)
         if known is None or (ts and ts != known):
             text = "This button is not on the plan's own message; use the newest message of the plan."
             await self._approvals.refuse(who, row, Refusal(code=Code.STALE_REVISION, text=text))
 
-    async def may_sign(self, who: Who, token: str, *, ts: str = "") -> None:
+    async def may_sign(self, who: Who, token: str, *, channel: str, ts: str) -> None:
         """Refuse (and record) a click before a modal is shown to somebody whose signature cannot count."""
         row = await self._plans.by_token(token)
-        await self._belongs(who, row, ts)
+        await self._belongs(who, row, channel, ts)
         person = self._approvals.policy.person(who)
         if person is None:
             await self._approvals.refuse(who, row, NOT_ON_ROSTER)
@@ -105,23 +107,21 @@ class Desk:
         async with self._database.session() as session:
             return await self._plans.card(session, row)
 
-    async def recommend(self, who: Who, database: str | None, view_id: str) -> None:
+    async def recommend(self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False) -> None:
         """Ask for the restore recommendation; it arrives in the open modal."""
-        params = {} if database is None else {"database": database}
+        params: dict[str, Any] = {"alternatives": alternatives}
+        if database is not None:
+            params["database"] = database
         reply = ReplyTo(channel=who.channel, user=who.slack_user, view_id=view_id)
         await self.ask(who, Command(name=RESTORE_OFFER, params=params), reply=reply)
 
     async def pin(
         self, who: Who, *, channel: str, ts: str, text: str, author: str, permalink: str | None, occurred_at: datetime
-    ) -> bool:
+    ) -> None:
         """Put a message on the timeline of the channel's incident, once."""
-        return await self._incidents.pin(
+        await self._incidents.pin(
             who, channel=channel, ts=ts, text=text, author=author, permalink=permalink, occurred_at=occurred_at
         )
-
-    async def channel_made(self, incident_id: str, channel: str) -> None:
-        """A channel was made for an incident."""
-        await self._incidents.channel_made(incident_id, channel)
 
     async def _refuse_stranger(self, who: Who, command: Command) -> None:
         async with self._database.session() as session:

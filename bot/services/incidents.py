@@ -14,8 +14,9 @@ from actions.contract import Report
 from actions.errors import UserError
 from actions.ports import Clock
 from bot.plan_file import DrPlan
+from bot.ports import ChannelWish, ReplyTo, TimelinePage, Who
+from bot.router import Command
 from bot.services.approvals import Policy
-from bot.services.asked import Command, ReplyTo, TimelinePage, Who
 from bot.services.cards import IncidentCard, TimelineLine
 from bot.services.export import html_page, json_text, markdown
 from storage import incidents, outbox, plans, runs, timeline
@@ -86,28 +87,27 @@ class Incidents:
                 f"Incident {row.number} opened: {row.title} ({row.severity}); commander "
                 f"{self._policy.name(row.commander)}; impact since {utc(row.impact_started_at)}",
             )
+            payload: dict[str, Any] = {}
             if wish == "new":
-                payload = {
-                    "name": f"{self._plan.channels.incident_prefix}{now:%Y%m%d}-{row.number}",
-                    "topic": f"Incident {row.number}: {row.title}"[:250],
-                    "invite": self._invited(who),
-                }
-                await outbox.add(session, "channel", who.channel, ref=row.id, payload=payload)
-            else:
-                await outbox.add(session, "incident", row.channel, ref=row.id)
+                wanted = ChannelWish(
+                    name=f"{self._plan.channels.incident_prefix}{now:%Y%m%d}-{row.number}",
+                    topic=f"Incident {row.number}: {row.title}"[:250],
+                    invite=self._invited(who),
+                )
+                payload["create"] = wanted.model_dump(mode="json")
+            await outbox.add(session, "incident", row.channel, ref=row.id, payload=payload)
 
-    def _invited(self, who: Who) -> list[str]:
+    def _invited(self, who: Who) -> tuple[str, ...]:
         """Everybody of the roster with a Slack account, the one who opened it first."""
         accounts = [account for person in self._plan.roster for account in person.slack_ids[:1]]
-        return list(dict.fromkeys([*([who.slack_user] if who.slack_user else []), *accounts]))
+        return tuple(dict.fromkeys([*([who.slack_user] if who.slack_user else []), *accounts]))
 
-    async def channel_made(self, incident_id: str, channel: str) -> None:
-        """The incident moves into the channel that was made for it."""
-        async with self._database.session() as session:
-            row = await self._known(session, incident_id)
+    async def move(self, session: AsyncSession, incident_id: str, channel: str) -> None:
+        """The incident lives in the channel that was made for it."""
+        row = await incidents.get(session, incident_id)
+        if row is not None:
             row.channel = channel
             session.add(row)
-            await outbox.add(session, "incident", channel, ref=row.id)
 
     async def _close(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
         async with self._database.session() as session:
@@ -273,12 +273,6 @@ class Incidents:
         row = await incidents.open_in(session, who.channel)
         if row is None:
             raise UserError("This channel has no open incident; give its number, or open one with `/dr-incident open`.")
-        return row
-
-    async def _known(self, session: AsyncSession, incident_id: str) -> Incident:
-        row = await incidents.get(session, incident_id)
-        if row is None:
-            raise UserError("That incident is not known any more.")
         return row
 
     async def _record(

@@ -14,8 +14,8 @@ from actions.approval import Act
 from actions.contract import Action, Kinds, Plan, new_plan_id
 from actions.errors import UserError
 from actions.ports import Clock, Ports
+from bot.ports import Who
 from bot.services.approvals import Approvals
-from bot.services.asked import Who
 from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
