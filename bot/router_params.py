@@ -51,7 +51,7 @@ class Verify(Frozen):
 
 class Adopt(Frozen):
     database: Name
-    source: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+    source_key: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
 
 
 class Restore(Frozen):

@@ -66,7 +66,7 @@ def test_slack_marks_become_ids_in_parameters_and_names_in_sentences() -> None:
 
 def test_links_are_bare() -> None:
     command = router.parse_slash("/dr-backup", "adopt db <https://h/x?a=1&amp;b=2|x>")
-    assert command.params == {"database": "db", "source": "https://h/x?a=1&b=2"}
+    assert command.params == {"database": "db", "source_key": "https://h/x?a=1&b=2"}
 
 
 def test_names_with_quotes_and_unicode_arrive_whole() -> None:

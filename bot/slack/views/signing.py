@@ -1,0 +1,100 @@
+"""The modals of a plan: approve, deny, details. What they hand back is in `Metadata`, never in what people typed."""
+
+from __future__ import annotations
+
+from actions.site import Frozen
+from bot.services.cards import PlanCard, PlanState
+from bot.slack.views.blocks import Block, View, context, divider, escape, fenced, modal, section, text_input
+from bot.slack.views.plan import STATE_WORDS, facts, finding, loss, signatures, step_line
+
+APPROVE = "sign.approve"
+DENY = "sign.deny"
+REASON = "reason"
+TYPED = "typed"
+
+
+class Metadata(Frozen):
+    """Which plan, which revision of it, and which message the button stood on."""
+
+    token: str
+    digest: str
+    channel: str
+    ts: str
+    target: str = ""
+
+
+def approve_modal(card: PlanCard, *, channel: str, ts: str) -> View:
+    """What is signed, freshly read, with the reason and, where needed, the typed target."""
+    if card.state is not PlanState.PENDING:
+        return closed_modal(card)
+    blocks: list[Block] = [section(escape(card.summary)), facts(card), *loss(card)]
+    blocks += [section(step_line(step, with_state=False)) for step in card.steps[:30]]
+    blocks += [finding(item) for item in card.findings[:20]]
+    blocks += [divider(), *signatures(card)[:20]]
+    blocks.append(text_input(REASON, "Why do you approve"))
+    if card.typed_target:
+        hint = f"Type exactly: {card.target}"
+        blocks.append(text_input(TYPED, "Name of the target", hint=hint, limit=255))
+    metadata = Metadata(
+        token=card.token,
+        digest=card.digest,
+        channel=channel,
+        ts=ts,
+        target=card.target if card.typed_target else "",
+    )
+    return modal(
+        f"Approve {card.short_code}",
+        blocks,
+        callback=APPROVE,
+        submit="Sign",
+        close="Cancel",
+        private=metadata.model_dump_json(),
+    )
+
+
+def deny_modal(card: PlanCard, *, channel: str, ts: str) -> View:
+    """A denial needs a reason and is final."""
+    if card.state is not PlanState.PENDING:
+        return closed_modal(card)
+    metadata = Metadata(token=card.token, digest=card.digest, channel=channel, ts=ts)
+    blocks = [
+        section(escape(card.summary)),
+        facts(card),
+        context("A denied plan never runs; only a new plan can overrule it."),
+        text_input(REASON, "Why do you deny"),
+    ]
+    return modal(
+        f"Deny {card.short_code}",
+        blocks,
+        callback=DENY,
+        submit="Deny",
+        close="Cancel",
+        private=metadata.model_dump_json(),
+    )
+
+
+def details_modal(card: PlanCard) -> View:
+    """Everything about the plan, and how to do each step without the bot."""
+    blocks: list[Block] = [section(escape(card.summary)), facts(card), *loss(card)]
+    blocks.append(context(f"Full digest `{card.digest}`", f"Plan `{card.plan_id}`"))
+    room = (95 - len(blocks) - len(card.findings[:15])) // 2
+    for step in card.steps[: min(room, 35)]:
+        blocks.append(section(step_line(step, with_state=False)))
+        if step.by_hand:
+            blocks.append(fenced("\n".join(step.by_hand)))
+    if card.preconditions:
+        held = "\n".join(f"• {escape(text)}" for text in card.preconditions)
+        blocks.append(section(f"*Preconditions*\n{held}"))
+    if card.alternatives:
+        other = "\n".join(f"• {escape(text)}" for text in card.alternatives)
+        blocks.append(section(f"*Alternatives*\n{other}"))
+    blocks += [finding(item) for item in card.findings[:15]]
+    if len(card.steps) > min(room, 35):
+        blocks.append(context(f"More steps: `drbot plan show {card.plan_id}`."))
+    return modal(f"Plan {card.short_code}", blocks)
+
+
+def closed_modal(card: PlanCard) -> View:
+    """For a plan that takes no signature any more."""
+    why = f"This plan is {STATE_WORDS[card.state]}." if card.state is not PlanState.PENDING else ""
+    return modal(f"Plan {card.short_code}", [section(f"{why} {escape(card.message)}"), facts(card)])
