@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from pydantic import ValidationError
@@ -132,7 +133,7 @@ class Worker:
         await self._plans.propose(session, request, action, self._ports, who)
 
     async def _report(self, session: AsyncSession, request: RequestRow, report: Report) -> None:
-        payload = {"report": report.model_dump(mode="json"), "request": request.id}
+        payload: dict[str, Any] = {"report": report.model_dump(mode="json"), "request": request.id}
         if request.reply.get("ephemeral", True):
             payload |= {"user": request.slack_user, "response_url": request.reply.get("response_url")}
         await outbox.add(session, "report", request.channel, payload=payload)

@@ -85,10 +85,9 @@ class Desk:
             text = "This button is not on the plan's own message; use the newest message of the plan."
             await self._approvals.refuse(who, row, Refusal(code=Code.STALE_REVISION, text=text))
 
-    async def may_sign(self, who: Who, token: str, *, channel: str, ts: str) -> None:
+    async def may_sign(self, who: Who, token: str) -> None:
         """Refuse (and record) a click before a modal is shown to somebody whose signature cannot count."""
         row = await self._plans.by_token(token)
-        await self._belongs(who, row, channel, ts)
         person = self._approvals.policy.person(who)
         if person is None:
             await self._approvals.refuse(who, row, NOT_ON_ROSTER)
