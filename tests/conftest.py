@@ -13,8 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytest_plugins = ["tests.fixtures.postgres"]
+from tests.fixtures.shared_s3 import SharedS3
 
+pytest_plugins = ["tests.fixtures.memory", "tests.fixtures.postgres", "tests.fixtures.s3"]
+
+SHARED_S3 = pytest.StashKey[SharedS3]()
 RUN_DIRECTORY = "DRBOT_TEST_RUN"
 
 
@@ -24,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         run = Path(tempfile.mkdtemp(prefix="drbot-tests-"))
         run.chmod(0o755)
         os.environ[RUN_DIRECTORY] = str(run)
+        config.stash[SHARED_S3] = SharedS3(run)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -31,6 +35,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     yield
     if hasattr(session.config, "workerinput"):
         return
+    session.config.stash[SHARED_S3].close()
     left = leftovers(Path(os.environ[RUN_DIRECTORY]))
     if left:
         words = [f"{process.pid} {' '.join(process.cmdline())[:160]}" for process in left]
@@ -42,6 +47,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
+        config.stash[SHARED_S3].close()  # again: a run that fails to start has no session
         shutil.rmtree(os.environ.pop(RUN_DIRECTORY), ignore_errors=True)
 
 

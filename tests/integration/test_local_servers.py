@@ -8,12 +8,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import boto3
+import psutil
 import psycopg
 import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen, Start
+from bot.demo.seaweedfs import SeaweedFs
 from tests.fixtures.postgres import Database
+from tests.fixtures.shared_s3 import S3
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -149,3 +159,47 @@ async def test_detached_server_outlives_its_owner(server_directory: Path) -> Non
     assert await one(server.dsn(), "SELECT 1") == 1
     await server.stop()
     assert not server.running()
+
+
+def test_bucket_of_a_test_takes_objects_and_refuses_a_wrong_secret(s3: S3, bucket: str) -> None:
+    s3.client().put_object(Bucket=bucket, Key="a", Body=b"kept")
+    assert s3.client().get_object(Bucket=bucket, Key="a")["Body"].read() == b"kept"
+    with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+        S3(s3.endpoint, s3.access_key, "wrong").client().list_objects_v2(Bucket=bucket)
+
+
+async def test_s3_listens_on_loopback_alone_and_survives_freeze_and_kill(server_directory: Path) -> None:
+    async with SeaweedFs(server_directory / "s3") as server:
+        assert server.pid is not None
+        heard = [
+            entry.laddr for entry in psutil.Process(server.pid).net_connections("inet") if entry.status == "LISTEN"
+        ]
+        assert {address.ip for address in heard} == {"127.0.0.1"}
+        assert len(heard) == 8
+        client = server.client()
+        client.create_bucket(Bucket="kept")
+        client.put_object(Bucket="kept", Key="a", Body=b"x", ServerSideEncryption="AES256")
+
+        server.freeze()
+        with pytest.raises(BotoCoreError):
+            await asyncio.to_thread(a_hasty(server).list_buckets)
+        server.thaw()
+        assert client.head_object(Bucket="kept", Key="a")["ServerSideEncryption"] == "AES256"
+
+        endpoint = server.endpoint
+        await server.kill()
+        assert not server.running()
+        await server.start()
+        assert server.endpoint == endpoint
+        assert client.get_object(Bucket="kept", Key="a")["Body"].read() == b"x"
+
+
+def a_hasty(server: SeaweedFs) -> "S3Client":
+    return boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name=server.region,
+        config=Config(connect_timeout=0.5, read_timeout=0.5, retries={"max_attempts": 0}),
+    )
