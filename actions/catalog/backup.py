@@ -1,0 +1,243 @@
+"""Backups: make one, check one, take in a dump that others made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import ClassVar
+
+from pydantic import Field
+
+from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
+from actions.errors import UserError
+from actions.ports import CatalogueEntry, Ports
+from actions.site import DatabaseRef, Frozen
+from actions.steps.choice import READ_RATE, chosen, dump_estimate, usable_entries
+from actions.steps.dumps import AdoptDump, MakeDump, VerifyBackup
+from actions.steps.facts import BackupIs, DatabaseIs, NamesFree, ObjectIs
+from actions.steps.naming import adopt_name, backup_id, job_name
+from actions.steps.phrases import moment, size
+
+
+class DumpParams(Frozen):
+    """Which database is dumped, and for whom."""
+
+    database: str = Field(min_length=1)
+    requested_by: str = ""
+
+
+class Dump(Action[DumpParams]):
+    """A logical dump of one database, encrypted, in the bucket, with a signed manifest."""
+
+    name: ClassVar[str] = "backup.dump"
+    summary: ClassVar[str] = "Dump a database now, encrypted, into its bucket"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = DumpParams
+    steps: ClassVar[tuple[type[Step], ...]] = (MakeDump,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (DatabaseIs,)
+
+    async def plan(self, params: DumpParams, ports: Ports, plan_id: str) -> Plan:
+        database = ports.site.database(params.database)
+        policy = ports.site.backup(params.database)
+        facts = await ports.postgres.database(database.ref)
+        if facts is None:
+            raise UserError(
+                f"Database `{database.ref}` does not exist, so it cannot be dumped. Restore it with `restore.dump`."
+            )
+        entries = await ports.backups.catalogue(params.database)
+        step = MakeDump(
+            job=job_name(plan_id, 1),
+            database=params.database,
+            source=database.ref,
+            backup=backup_id(params.database, plan_id),
+            bucket=policy.bucket,
+            endpoint=_endpoint(ports, policy.bucket),
+            prefix=policy.prefix,
+            recipients=policy.recipients,
+            requested_by=params.requested_by,
+        )
+        server = await ports.postgres.server(database.server)
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Dump database `{params.database}` as `{step.backup}`",
+            risk=self.risk,
+            target=params.database,
+            params=params.model_dump(mode="json"),
+            locks=(
+                Lock(key=f"database:{params.database}", exclusive=False),
+                Lock(key=f"dump:{params.database}"),
+            ),
+            steps=(step,),
+            preconditions=(DatabaseIs(target=database.ref, oid=facts.oid),),
+            made_at=ports.clock.now(),
+            findings=_dump_findings(entries, server.version),
+            observations=(
+                Observation(name="database", value=size(facts.bytes)),
+                Observation(name="newest backup", value=_newest(entries)),
+            ),
+            estimate=dump_estimate(entries, facts.bytes),
+        )
+
+
+def _newest(entries: Sequence[CatalogueEntry]) -> str:
+    fit = usable_entries(entries, before=None)
+    return f"`{fit[0].manifest.id}`, {moment(fit[0].manifest.snapshot_at)}" if fit else "none"
+
+
+def _dump_findings(entries: Sequence[CatalogueEntry], server_version: int) -> tuple[Finding, ...]:
+    """pg_dump refuses a server of a newer major version than its own; the newest manifest tells which one ran."""
+    fit = usable_entries(entries, before=None)
+    tool = fit[0].manifest.tools.get("pg_dump", "") if fit else ""
+    major = tool.split(".")[0]
+    if not major.isdecimal() or int(major) >= server_version // 10000:
+        return ()
+    return (
+        Finding(
+            check="tools",
+            verdict=Verdict.WARN,
+            detail=f"The server is PostgreSQL {server_version // 10000}, the newest dump was made by pg_dump {tool}.",
+            hint="Name the server's own tools in the plan file if this dump fails.",
+        ),
+    )
+
+
+def _unusable(entry: CatalogueEntry) -> Finding:
+    return Finding(
+        check="backup",
+        verdict=Verdict.STOP,
+        detail=f"Backup `{entry.manifest.id}` must not be used: {entry.problem}",
+        hint="Verify another one, or make a new dump.",
+    )
+
+
+class VerifyParams(Frozen):
+    """Which backup is checked; the newest when none is named."""
+
+    database: str = Field(min_length=1)
+    backup: str | None = None
+
+
+class Verify(Action[VerifyParams]):
+    """Read a stored backup completely and check it against its manifest."""
+
+    name: ClassVar[str] = "backup.verify"
+    summary: ClassVar[str] = "Read a stored backup completely and check its signature and hashes"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = VerifyParams
+    steps: ClassVar[tuple[type[Step], ...]] = (VerifyBackup,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (BackupIs,)
+    drillable: ClassVar[bool] = True
+
+    async def plan(self, params: VerifyParams, ports: Ports, plan_id: str) -> Plan:
+        ports.site.database(params.database)
+        ports.site.backup(params.database)
+        entries = await ports.backups.catalogue(params.database)
+        entry = chosen(params.database, entries, backup=params.backup, before=None)
+        manifest = entry.manifest
+        step = VerifyBackup(
+            job=job_name(plan_id, 1),
+            database=params.database,
+            backup=manifest.id,
+            bucket=manifest.stored.bucket,
+            endpoint=_endpoint(ports, manifest.stored.bucket),
+            key=manifest.stored.key,
+            sha256=manifest.stored.sha256,
+        )
+        checked = "never" if entry.verified_at is None else moment(entry.verified_at)
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Verify backup `{manifest.id}` of `{params.database}`",
+            risk=self.risk,
+            target=manifest.id,
+            params=params.model_dump(mode="json"),
+            locks=(Lock(key=f"backup:{manifest.id}", exclusive=False),),
+            steps=(step,),
+            preconditions=(
+                BackupIs(database=params.database, backup=manifest.id, manifest_sha256=entry.manifest_sha256),
+            ),
+            made_at=ports.clock.now(),
+            findings=() if entry.problem is None else (_unusable(entry),),
+            observations=(
+                Observation(name="stored", value=size(manifest.stored.bytes)),
+                Observation(name="state of", value=moment(manifest.snapshot_at)),
+                Observation(name="verified before", value=checked),
+            ),
+            estimate=timedelta(seconds=1 + manifest.stored.bytes // READ_RATE),
+        )
+
+
+class AdoptParams(Frozen):
+    """A dump in the database's bucket that this product did not make."""
+
+    database: str = Field(min_length=1)
+    source_key: str = Field(min_length=1)
+    requested_by: str = ""
+
+
+class Adopt(Action[AdoptParams]):
+    """Restore a found dump in scratch, measure it, and catalogue it as adopted."""
+
+    name: ClassVar[str] = "backup.adopt"
+    summary: ClassVar[str] = "Try out a dump made by other means and take it into the catalogue as adopted"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = AdoptParams
+    steps: ClassVar[tuple[type[Step], ...]] = (AdoptDump,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (ObjectIs, NamesFree)
+
+    async def plan(self, params: AdoptParams, ports: Ports, plan_id: str) -> Plan:
+        database = ports.site.database(params.database)
+        policy = ports.site.backup(params.database)
+        found = await ports.objects.head(policy.bucket, params.source_key)
+        if found is None:
+            raise UserError(
+                f"Bucket `{policy.bucket}` has no object `{params.source_key}`. Upload the dump there first: "
+                f"`aws s3 cp FILE s3://{policy.bucket}/{params.source_key}`."
+            )
+        scratch = DatabaseRef(database.server, adopt_name(database.name, plan_id))
+        step = AdoptDump(
+            job=job_name(plan_id, 1),
+            database=params.database,
+            backup=backup_id(params.database, plan_id),
+            bucket=policy.bucket,
+            endpoint=_endpoint(ports, policy.bucket),
+            source_key=params.source_key,
+            scratch=scratch,
+            requested_by=params.requested_by,
+        )
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Adopt `{params.source_key}` as backup `{step.backup}` of `{params.database}`",
+            risk=self.risk,
+            target=params.database,
+            params=params.model_dump(mode="json"),
+            locks=(
+                Lock(key=f"database:{params.database}", exclusive=False),
+                Lock(key=f"dump:{params.database}"),
+            ),
+            steps=(step,),
+            preconditions=(
+                ObjectIs(bucket=policy.bucket, key=params.source_key, bytes=found.bytes),
+                NamesFree(server=database.server, names=(scratch.name,)),
+            ),
+            made_at=ports.clock.now(),
+            findings=(
+                Finding(
+                    check="origin",
+                    verdict=Verdict.WARN,
+                    detail="Nobody attests what this dump holds: it is measured after a restore, not when it was made.",
+                    hint="Compare the rows it reports with what you expect before you restore it.",
+                ),
+            ),
+            observations=(
+                Observation(name="object", value=size(found.bytes)),
+                Observation(name="written", value=moment(found.modified_at)),
+            ),
+        )
+
+
+def _endpoint(ports: Ports, bucket: str) -> str | None:
+    known = ports.site.buckets.get(bucket)
+    return None if known is None else known.endpoint

@@ -1,0 +1,379 @@
+"""Restore a database from a dump: loaded beside production, proven there, then switched in by name.
+
+Nothing is dropped. Until the comparison has passed nothing of production is touched; from then on every step is undone
+by the runner when a later one fails, newest first, which gives production as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import AwareDatetime, Field
+
+from actions.contract import (
+    Action,
+    Lock,
+    Observation,
+    Plan,
+    Precondition,
+    Query,
+    Report,
+    Risk,
+    Step,
+)
+from actions.errors import UserError
+from actions.ports import CatalogueEntry, Ports
+from actions.site import DatabaseRef, Frozen
+from actions.steps.application import CheckApplication, Repoint
+from actions.steps.choice import (
+    alternative,
+    checked_words,
+    chosen,
+    loss,
+    loss_sentence,
+    recommended,
+    restore_estimate,
+    rpo_words,
+    usable_entries,
+)
+from actions.steps.copies import CompareCopy, LoadDump
+from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
+from actions.steps.facts import BackupIs, ConfigIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
+from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controllers_of
+from actions.steps.naming import job_name, quarantine_mark, quarantine_name, restore_name, scratch_mark
+from actions.steps.phrases import moment, size, span
+from actions.steps.restore_findings import restore_findings
+from actions.steps.scene import Scene, config_place, host_value, look
+from actions.steps.writers import StartWriters, StopWriters, writers_of
+
+ALTERNATIVES = 5
+
+
+class RestoreParams(Frozen):
+    """What to restore. Without a backup the newest usable one is taken, `before` the damage where that is known."""
+
+    database: str = Field(min_length=1)
+    backup: str | None = None
+    before: AwareDatetime | None = None
+    instance_suspect: bool = False
+
+
+class Restore(Action[RestoreParams]):
+    """A database as a dump has it, the present one kept in quarantine."""
+
+    name: ClassVar[str] = "restore.dump"
+    summary: ClassVar[str] = "Restore a database from a dump, proven beside production before it is switched in"
+    risk: ClassVar[Risk] = Risk.DESTRUCTIVE
+    params = RestoreParams
+    steps: ClassVar[tuple[type[Step], ...]] = (
+        LoadDump,
+        CompareCopy,
+        SuspendGitOps,
+        StopWriters,
+        CloseDatabase,
+        SwapDatabases,
+        GiveName,
+        Repoint,
+        StartWriters,
+        CheckApplication,
+        ResumeGitOps,
+    )
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (
+        ServerIs,
+        DatabaseIs,
+        BackupIs,
+        NamesFree,
+        DiskFree,
+        WorkloadIs,
+        ConfigIs,
+    )
+
+    async def plan(self, params: RestoreParams, ports: Ports, plan_id: str) -> Plan:
+        ports.site.database(params.database)
+        ports.site.backup(params.database)
+        entries = await ports.backups.catalogue(params.database)
+        entry = chosen(params.database, entries, backup=params.backup, before=params.before)
+        scene = await look(ports, params.database, entry, instance_suspect=params.instance_suspect)
+        draft = _Draft(scene, plan_id)
+        others = [item for item in usable_entries(entries, before=params.before) if item != entry][:ALTERNATIVES]
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=draft.summary,
+            risk=self.risk,
+            target=params.database,
+            params=params.model_dump(mode="json"),
+            locks=draft.locks,
+            steps=draft.steps,
+            preconditions=draft.preconditions,
+            made_at=scene.now,
+            findings=restore_findings(scene, draft.new_names),
+            observations=_observations(scene),
+            alternatives=tuple(alternative(scene.database, item, scene.now) for item in others),
+            estimate=restore_estimate(entry),
+            data_loss=loss_sentence(scene.database, entry, scene.now),
+        )
+
+
+class _Draft:
+    """The signed part of a restore plan: a scene and a plan id in, steps and preconditions out."""
+
+    def __init__(self, scene: Scene, plan_id: str) -> None:
+        self._scene = scene
+        self._plan_id = plan_id
+        name, server = scene.database.name, scene.target.server.name
+        self._server = server
+        self._aside = quarantine_name(name, plan_id)
+        # On a spare server nothing is in the way, so the copy has its own name from the start.
+        self._into = DatabaseRef(server, name if scene.on_spare else restore_name(name, plan_id))
+        self._mark = scratch_mark(plan_id)
+        application = scene.application
+        present = () if application is None else application.workloads
+        # Without a way to point it there, the application keeps what it has.
+        self._workloads = present if not scene.on_spare or scene.repointable else ()
+        self._writers = writers_of(self._workloads)
+        self._controllers = controllers_of(self._workloads)
+
+    @property
+    def summary(self) -> str:
+        scene = self._scene
+        backup = scene.entry.manifest.id
+        if scene.on_spare:
+            return f"Restore `{scene.key}` from `{backup}` on spare server `{self._server}`, application pointed there"
+        return f"Restore `{scene.key}` from `{backup}` beside production, then switch it in"
+
+    @property
+    def locks(self) -> tuple[Lock, ...]:
+        service = self._scene.database.service
+        locks = [Lock(key=f"database:{self._scene.key}")]
+        return tuple(locks if service is None else [*locks, Lock(key=f"service:{service}")])
+
+    @property
+    def new_names(self) -> tuple[str, ...]:
+        return (self._into.name,) if self._scene.on_spare else (self._into.name, self._aside)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        switch = self._elsewhere() if self._scene.on_spare else self._beside()
+        return (self._load(), self._compare(), *switch)
+
+    def _load(self) -> LoadDump:
+        scene, stored = self._scene, self._scene.entry.manifest.stored
+        return LoadDump(
+            job=job_name(self._plan_id, 1),
+            database=scene.key,
+            backup=scene.entry.manifest.id,
+            into=self._into,
+            owner=scene.database.owner,
+            mark=self._mark,
+            jobs=scene.database.restore_jobs,
+            bucket=stored.bucket,
+            endpoint=scene.endpoint,
+            key=stored.key,
+            sha256=stored.sha256,
+            invariants=scene.database.invariants,
+        )
+
+    def _compare(self) -> CompareCopy:
+        entry = self._scene.entry
+        return CompareCopy(
+            database=self._scene.key,
+            backup=entry.manifest.id,
+            manifest_sha256=entry.manifest_sha256,
+            into=self._into,
+            mark=self._mark,
+            load_job=job_name(self._plan_id, 1),
+            invariants=self._scene.database.invariants,
+            tables=len(entry.manifest.fingerprint.rows),
+        )
+
+    def _beside(self) -> list[Step]:
+        steps = [*self._stop(), *self._close()]
+        steps.append(self._swap())
+        steps += self._start()
+        if self._controllers:
+            steps.append(ResumeGitOps(controllers=self._controllers, mark=self._plan_id))
+        return steps
+
+    def _elsewhere(self) -> list[Step]:
+        """GitOps stays suspended: resumed, it would point the application back at the old server."""
+        place = config_place(self._scene.application)
+        if not self._scene.repointable or place is None or self._scene.application is None:
+            return []
+        cluster, namespace, config_map = place
+        before = self._scene.config_value or ""
+        repoint = Repoint(
+            cluster=cluster,
+            namespace=namespace,
+            config_map=config_map,
+            key=self._scene.application.service.config_key,
+            value_before=before,
+            value=host_value(self._scene.target.server.address, before),
+        )
+        return [*self._stop(), *self._close(), repoint, *self._start()]
+
+    def _stop(self) -> list[Step]:
+        steps: list[Step] = []
+        if self._controllers:
+            steps.append(SuspendGitOps(controllers=self._controllers, mark=self._plan_id))
+        if self._writers:
+            steps.append(StopWriters(writers=self._writers, mark=self._plan_id))
+        return steps
+
+    def _close(self) -> list[Step]:
+        production = self._scene.production
+        if production is None:
+            return []
+        return [
+            CloseDatabase(target=self._scene.database.ref, oid=production.oid, was_open=production.allows_connections)
+        ]
+
+    def _swap(self) -> Step:
+        production, name = self._scene.production, self._scene.database.name
+        if production is None:
+            return GiveName(
+                server=self._server,
+                current=name,
+                copy_name=self._into.name,
+                aside=self._aside,
+                owner=self._scene.database.owner,
+                placeholder_mark=f"{self._mark}:placeholder",
+                copy_mark=self._mark,
+            )
+        return SwapDatabases(
+            server=self._server,
+            current=name,
+            copy_name=self._into.name,
+            aside=self._aside,
+            old_oid=production.oid,
+            mark=quarantine_mark(self._plan_id),
+            copy_mark=self._mark,
+        )
+
+    def _start(self) -> list[Step]:
+        steps: list[Step] = []
+        if self._writers:
+            steps.append(StartWriters(writers=self._writers, mark=self._plan_id))
+        application = self._scene.application
+        if application is None:
+            return steps
+        # The application's connection may hold a host of its own, so after repointing it proves nothing.
+        connection = None if self._scene.on_spare else application.service.database_dsn
+        if connection is not None or application.service.health_url is not None:
+            production = self._scene.production
+            steps.append(
+                CheckApplication(
+                    service=application.service.name,
+                    target=DatabaseRef(self._server, self._scene.database.name),
+                    system_id=self._scene.target.server.system_id,
+                    old_oid=None if production is None else production.oid,
+                    connection=connection,
+                    health_url=application.service.health_url,
+                )
+            )
+        return steps
+
+    @property
+    def preconditions(self) -> tuple[Precondition, ...]:
+        scene, server = self._scene, self._scene.target.server
+        manifest = scene.entry.manifest
+        found: list[Precondition] = [
+            BackupIs(database=scene.key, backup=manifest.id, manifest_sha256=scene.entry.manifest_sha256),
+            ServerIs(server=server.name, system_id=server.system_id),
+            NamesFree(server=server.name, names=self.new_names),
+            DiskFree(server=server.name, at_least=scene.disk_needed),
+        ]
+        if scene.home is not None:
+            oid = None if scene.production is None else scene.production.oid
+            found.append(DatabaseIs(target=scene.database.ref, oid=oid))
+        found += [WorkloadIs(ref=facts.ref, uid=facts.uid) for facts in self._workloads]
+        found += (
+            [_config_fact(step) for step in self._elsewhere() if isinstance(step, Repoint)] if scene.on_spare else []
+        )
+        return tuple(found)
+
+
+def _config_fact(step: Repoint) -> ConfigIs:
+    return ConfigIs(
+        cluster=step.cluster,
+        namespace=step.namespace,
+        config_map=step.config_map,
+        key=step.key,
+        value=step.value_before,
+    )
+
+
+def _observations(scene: Scene) -> tuple[Observation, ...]:
+    manifest, production, free = scene.entry.manifest, scene.production, scene.target.server.free_bytes
+    lines = [
+        ("backup", f"`{manifest.id}`, state of {moment(manifest.snapshot_at)}, {checked_words(scene.entry)}"),
+        ("dump", f"{size(manifest.stored.bytes)} stored, {size(manifest.database_bytes)} of database"),
+        ("target", f"`{scene.target.server.name}` at {scene.target.server.address or 'unknown address'}"),
+        ("disk free", "unknown" if free is None else size(free)),
+    ]
+    if production is None:
+        lines.append(("production", "does not exist"))
+    else:
+        lines += [("production", size(production.bytes)), ("sessions now", str(production.sessions))]
+        if not scene.on_spare:
+            lines.append(("old database", f"kept in quarantine for {span(scene.database.quarantine)}"))
+    if scene.application is not None:
+        ready = ", ".join(f"`{item.ref.name}` {item.ready} of {item.replicas}" for item in scene.application.workloads)
+        lines.append(("ready now", ready or "no workload found"))
+    return tuple(Observation(name=name, value=value) for name, value in lines)
+
+
+class RecommendationParams(Frozen):
+    """Which database, and the moment of the damage where it is known."""
+
+    database: str = Field(min_length=1)
+    before: AwareDatetime | None = None
+
+
+class Recommendation(Query[RecommendationParams]):
+    """One backup to restore, what it loses, and the others as rows. The first row is the recommended one."""
+
+    name: ClassVar[str] = "restore.recommendation"
+    summary: ClassVar[str] = "Name the backup to restore and what it loses"
+    params = RecommendationParams
+
+    async def read(self, params: RecommendationParams, ports: Ports) -> Report:
+        database = ports.site.database(params.database)
+        entries = await ports.backups.catalogue(params.database)
+        try:
+            best = recommended(params.database, entries, before=params.before)
+        except UserError as error:
+            return Report(title=str(error), columns=COLUMNS, rows=_rows(entries, ports, params.database))
+        now = ports.clock.now()
+        rest = [entry for entry in entries if entry != best]
+        state = moment(best.manifest.snapshot_at)
+        lost = loss(best, now)
+        takes = f"{span(restore_estimate(best))} (RTO {span(database.rto)})"
+        return Report(
+            title=f"Restore `{best.manifest.id}` of {state}: loses {span(lost)} ({rpo_words(lost, database.rpo)})",
+            lines=(
+                loss_sentence(database, best, now),
+                f"{size(best.manifest.database_bytes)}, {checked_words(best)}; takes about {takes}.",
+            ),
+            columns=COLUMNS,
+            rows=_rows([best, *rest], ports, params.database),
+        )
+
+
+COLUMNS = ("backup", "state of", "loses", "RPO", "size", "checked")
+
+
+def _rows(entries: Sequence[CatalogueEntry], ports: Ports, key: str) -> tuple[tuple[str, ...], ...]:
+    now, rpo = ports.clock.now(), ports.site.database(key).rpo
+    return tuple(
+        (
+            entry.manifest.id,
+            moment(entry.manifest.snapshot_at),
+            span(loss(entry, now)),
+            "beyond" if loss(entry, now) > rpo else "within",
+            size(entry.manifest.database_bytes),
+            checked_words(entry),
+        )
+        for entry in entries
+    )

@@ -1,0 +1,56 @@
+"""Every action and query, in the order help shows them. A new one is added here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+from actions.catalog.application import Rollout, Scale
+from actions.catalog.backup import Adopt, Dump, Verify
+from actions.catalog.restore import Recommendation, Restore
+from actions.catalog.status import Backups, Catalogue, ClusterState, Databases
+from actions.contract import Action, Kinds, Query
+from actions.errors import UserError
+from actions.site import Frozen
+
+ACTIONS: tuple[type[Action[Any]], ...] = (Dump, Verify, Adopt, Restore, Scale, Rollout)
+
+QUERIES: tuple[type[Query[Any]], ...] = (Backups, Catalogue, Databases, ClusterState, Recommendation)
+
+FrozenT = TypeVar("FrozenT", bound=Frozen)
+
+
+def action(name: str) -> Action[Any]:
+    """The action of this name. Raises UserError naming those there are."""
+    for kind in ACTIONS:
+        if kind.name == name:
+            return kind()
+    known = ", ".join(f"`{kind.name}`" for kind in ACTIONS)
+    raise UserError(f"There is no action `{name}`. There are: {known}.")
+
+
+def query(name: str) -> Query[Any]:
+    """The query of this name. Raises UserError naming those there are."""
+    for kind in QUERIES:
+        if kind.name == name:
+            return kind()
+    known = ", ".join(f"`{kind.name}`" for kind in QUERIES)
+    raise UserError(f"There is no query `{name}`. There are: {known}.")
+
+
+@cache
+def kinds() -> Kinds:
+    """Every step and precondition that a plan of this version can hold."""
+    steps = [step for kind in ACTIONS for step in kind.steps]
+    preconditions = [precondition for kind in ACTIONS for precondition in kind.preconditions]
+    return Kinds(steps=_by_kind(steps), preconditions=_by_kind(preconditions))
+
+
+def _by_kind(types: list[type[FrozenT]]) -> Mapping[str, type[FrozenT]]:
+    table: dict[str, type[FrozenT]] = {}
+    for kind in types:
+        name = str(kind.model_fields["kind"].default)
+        if table.setdefault(name, kind) is not kind:
+            raise UserError(f"Two kinds of the registry are called `{name}`.")
+    return table
