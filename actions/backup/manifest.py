@@ -92,6 +92,8 @@ class Globals(Frozen):
     locale_provider: str = "c"
     collate: str = "C"
     ctype: str = "C"
+    locale: str = ""  # of the providers builtin ("b") and ICU ("i")
+    role_settings: Mapping[str, tuple[str, ...]] = {}  # role -> "name=value" that hold in this database alone
 
 
 class StoredObject(Frozen):

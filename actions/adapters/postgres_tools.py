@@ -1,0 +1,442 @@
+"""`pg_dump` and `pg_restore`, and the unprivileged role that a restore runs as."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import logging
+import re
+import secrets as random
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from actions.adapters.embedded_postgres import installation
+from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
+from actions.adapters.postgres_fingerprint import TABLES, at_snapshot, exported, measure, relfilenodes
+from actions.adapters.postgres_globals import read_globals
+from actions.adapters.programs import Program, ProgramError, run
+from actions.backup.archive import Contents
+from actions.backup.manifest import Fingerprint, Globals
+from actions.backup.tools import ArchiveSource, PostgresTools, RestoreOrder, Snapshot, SnapshotFacts
+from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
+from actions.site import DatabaseRef, Invariant
+
+log = logging.getLogger(__name__)
+
+LOCK_LIMIT = "60s"  # how long pg_dump waits for a table that somebody alters
+RESTORE_LIMIT = timedelta(hours=24)
+PIPE_BYTES = 1024 * 1024
+# Only a superuser may make these; a restore has none, so they are left out and told.
+NEED_SUPERUSER = frozenset({"EVENT TRIGGER", "SUBSCRIPTION", "FOREIGN DATA WRAPPER"})
+RESTORE_SETTINGS = (
+    # Measured with 3 GB and 4 jobs: see docs/reference/benchmarks.md. fsync stays as the server has it.
+    "-c maintenance_work_mem=256MB -c max_parallel_maintenance_workers=1 -c synchronous_commit=off"
+    " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+    " -c default_transaction_read_only=off -c application_name=drbot-restore -c lc_messages=C"
+)
+
+
+class PostgresPrograms(PostgresTools):
+    """The tools of `Server.tools`, or those of the bundled PostgreSQL."""
+
+    def __init__(self, connections: ServerConnections, *, private_directory: Path, counters: int = 2) -> None:
+        self._connections = connections
+        self._private = private_directory
+        self._counters = counters
+
+    def _tool(self, server: str, name: str) -> str:
+        directory = self._connections.server(server).tools
+        return str((Path(directory) if directory else installation() / "bin") / name)
+
+    async def versions(self, server: str) -> Mapping[str, str]:
+        found = {}
+        for name in ("pg_dump", "pg_restore"):
+            output = await run([self._tool(server, name), "--version"], timeout=timedelta(seconds=10))
+            match = re.search(r"(\d+(?:\.\d+)*)", output.text)
+            found[name] = match[1] if match else output.text.strip()
+        return found
+
+    # ------------------------------------------------------------ dump
+
+    def snapshot(self, database: DatabaseRef) -> AbstractAsyncContextManager[Snapshot]:
+        return self._snapshot(database)
+
+    @asynccontextmanager
+    async def _snapshot(self, database: DatabaseRef) -> AsyncIterator[Snapshot]:
+        version = (await self.versions(database.server))["pg_dump"]
+        async with at_snapshot(self._connections, database) as connection:
+            snapshot = await exported(connection)
+            facts = await _facts(connection)
+            if int(version.split(".")[0]) < facts.server_version // 10000:
+                raise UserError(
+                    f"`pg_dump` {version} is older than server `{database.server}` "
+                    f"({facts.server_version // 10000}). Set `tools` of that server to a directory with newer programs."
+                )
+            with self._access(await self._connections.parameters(*database)) as (dsn, env):
+                yield _ExportedSnapshot(self, database, snapshot, facts, dsn, env)
+
+    def dump_program(self, database: DatabaseRef, snapshot: str, dsn: str, env: Mapping[str, str]) -> Program:
+        return Program.start(
+            [
+                self._tool(database.server, "pg_dump"),
+                *("--format=custom", "--compress=none", f"--snapshot={snapshot}", f"--lock-wait-timeout={LOCK_LIMIT}"),
+                *("--no-password", f"--dbname={dsn}"),
+            ],
+            env={**env, "PGAPPNAME": "drbot-dump"},
+            stdout=True,
+        )
+
+    async def measured(
+        self, database: DatabaseRef, snapshot: str, invariants: Sequence[Invariant], counted: Callable[[int], None]
+    ) -> Fingerprint:
+        return await measure(
+            self._connections, database, invariants, workers=self._counters, snapshot=snapshot, counted=counted
+        )
+
+    async def globals_of(self, database: DatabaseRef) -> Globals:
+        async with self._connections.session(database.server, database.name) as connection:
+            return await read_globals(connection)
+
+    async def superusers(self, server: str) -> Mapping[str, bool]:
+        async with self._connections.session(server) as connection:
+            rows = await (await connection.execute("SELECT rolname, rolsuper FROM pg_roles")).fetchall()
+            return dict(rows)
+
+    # ------------------------------------------------------------ restore
+
+    async def check_archive(self, server: str, archive: Path) -> None:
+        try:
+            await run([self._tool(server, "pg_restore"), "--list", archive], timeout=timedelta(minutes=5))
+        except ProgramError as error:
+            raise VerificationError(f"`pg_restore --list` cannot read the dump: {error}") from error
+
+    async def restore(
+        self, order: RestoreOrder, archive: Path, contents: Contents, restored: Callable[[int], None]
+    ) -> Sequence[str]:
+        notes: list[str] = []
+        schemas, rest = self._lists(order, contents, notes)
+        async with self._restoring_role(order) as (role, dsn, env):
+            with tempfile.TemporaryDirectory(dir=self._private) as directory:
+                first, second = Path(directory) / "schemas", Path(directory) / "rest"
+                first.write_text("".join(f"{number};\n" for number in schemas))
+                second.write_text("".join(f"{number};\n" for number in rest))
+                watch = asyncio.create_task(self._watch(order.into, restored))
+                try:
+                    if schemas:
+                        await self._run_restore(order, archive, first, dsn, env, jobs=1)
+                    await self._prepare_schemas(order, contents, role)
+                    if rest:
+                        await self._run_restore(order, archive, second, dsn, env, jobs=order.jobs)
+                finally:
+                    watch.cancel()
+                    await asyncio.gather(watch, return_exceptions=True)
+        await self._analyze(order.into, order.jobs)
+        return notes
+
+    @staticmethod
+    def _lists(order: RestoreOrder, contents: Contents, notes: list[str]) -> tuple[list[int], list[int]]:
+        """Which entries are restored before the owners get rights on the schemas, and which after."""
+        schemas: list[int] = []
+        rest: list[int] = []
+        for entry in contents.entries:
+            if entry.kind in NEED_SUPERUSER:
+                notes.append(f"{entry.kind.lower()} `{entry.tag}` was left out: only a superuser may make it")
+            elif entry.kind == "DEFAULT ACL" and order.owners.get(entry.owner, entry.owner) != entry.owner:
+                notes.append(f"default privileges of superuser `{entry.owner}` were left out")
+            elif entry.kind == "EXTENSION" or (entry.kind == "COMMENT" and entry.tag.startswith("EXTENSION ")):
+                continue
+            elif entry.kind == "SCHEMA":
+                schemas.append(entry.id)
+            else:
+                rest.append(entry.id)
+        return schemas, rest
+
+    async def _run_restore(
+        self, order: RestoreOrder, archive: Path, entries: Path, dsn: str, env: Mapping[str, str], *, jobs: int
+    ) -> None:
+        try:
+            await run(
+                [
+                    self._tool(order.into.server, "pg_restore"),
+                    *("--exit-on-error", "--no-tablespaces", "--no-security-labels", "--no-subscriptions"),
+                    *(f"--jobs={jobs}", f"--use-list={entries}", "--no-password", f"--dbname={dsn}", archive),
+                ],
+                env={**env, "PGOPTIONS": RESTORE_SETTINGS},
+                timeout=RESTORE_LIMIT,
+            )
+        except ProgramError as error:
+            await self._raise_restore_error(order, error)
+
+    async def _raise_restore_error(self, order: RestoreOrder, error: ProgramError) -> None:
+        text = " ".join(error.stderr.split())[-1500:]
+        lost = ("server closed the connection", "connection to server", "terminating connection", "the database system")
+        if error.code is not None and error.code < 0:
+            raise TemporaryError(f"`pg_restore` into `{order.into}` was ended ({error}). Run it again.") from error
+        if any(sign in text for sign in lost):
+            raise TemporaryError(
+                f"Server `{order.into.server}` broke off the restore into `{order.into.name}`: {text}. Run it again."
+            ) from error
+        if "No space left" in text or "could not extend file" in text:
+            raise UserError(
+                f"The disk of server `{order.into.server}` is full: {text}. Free space there or choose another server."
+            ) from error
+        raise VerificationError(f"`pg_restore` into `{order.into}` failed: {text}") from error
+
+    async def _watch(self, database: DatabaseRef, restored: Callable[[int], None]) -> None:
+        while True:
+            with contextlib.suppress(TemporaryError, PermanentError):
+                async with self._connections.session(database.server) as connection:
+                    while True:
+                        rows = await connection.execute("SELECT pg_database_size(%s)", [database.name])
+                        row = await rows.fetchone()
+                        restored(row[0] if row else 0)
+                        await asyncio.sleep(1)
+            await asyncio.sleep(1)
+
+    @asynccontextmanager
+    async def _restoring_role(self, order: RestoreOrder) -> AsyncIterator[tuple[str, str, Mapping[str, str]]]:
+        """A login role for this restore alone: no rights but those of the archive's owners, gone afterwards."""
+        role, giver = role_names(order.into)
+        password = random.token_urlsafe(32)
+        owners = sorted({order.owner, *order.owners.values()})
+        await self._drop_roles(order, role, giver)
+        try:
+            async with self._connections.session(order.into.server) as connection:
+                known = {row[0] for row in await (await connection.execute("SELECT rolname FROM pg_roles")).fetchall()}
+                # The verifier, not the password: a statement may end in the server's log.
+                verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+                until = (datetime.now(UTC) + RESTORE_LIMIT).isoformat()
+                await connection.execute(
+                    sql.SQL(
+                        "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+                        " PASSWORD {} VALID UNTIL {} CONNECTION LIMIT {}"
+                    ).format(
+                        *(sql.Identifier(role), sql.Literal(verifier.decode()), sql.Literal(until)),
+                        sql.Literal(order.jobs + 4),
+                    )
+                )
+                await connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(giver)))
+                for owner in owners:
+                    if owner in known and not owner.startswith("pg_"):
+                        await _grant(connection, owner, role)
+                        await _grant(connection, giver, owner)
+                await connection.execute(
+                    sql.SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}").format(
+                        sql.Identifier(order.into.name), sql.Identifier(role)
+                    )
+                )
+            parameters = await self._connections.parameters(*order.into)
+            parameters |= {"user": role, "password": password}
+            with self._access(parameters) as (dsn, env):
+                yield role, dsn, env
+        finally:
+            await asyncio.shield(self._drop_roles(order, role, giver))
+
+    async def _drop_roles(self, order: RestoreOrder, role: str, giver: str) -> None:
+        """Remove both roles, as far as they are there; what the restoring role still owns becomes the owner's."""
+        try:
+            async with self._connections.session(order.into.server) as connection:
+                rows = await connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [[role, giver]])
+                known = [row[0] for row in await rows.fetchall()]
+                if not known:
+                    return
+                for name in known:
+                    await connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(name)))
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role]
+                )
+                there = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [order.into.name])
+                exists = await there.fetchone() is not None
+            if exists:
+                async with self._connections.session(*order.into) as connection:
+                    for name in known:
+                        await connection.execute(
+                            sql.SQL("REASSIGN OWNED BY {} TO {}").format(
+                                sql.Identifier(name), sql.Identifier(order.owner)
+                            )
+                        )
+                        await connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+            async with self._connections.session(order.into.server) as connection:
+                for name in known:
+                    await connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+        except (TemporaryError, UserError, PermanentError) as error:
+            # It may not log in any more, or is valid for a day at most; the next restore into this name removes it.
+            log.warning("restoring_role_left: %s: %s", role, error)
+
+    async def _prepare_schemas(self, order: RestoreOrder, contents: Contents, role: str) -> None:
+        """Make the extensions, and let every owner create in every schema until the restore is over.
+
+        The archive sets a schema's own rights at its very end, but a table can be given only to a role that may create
+        in the schema. The rights hang on a role that is dropped afterwards.
+        """
+        giver = role_names(order.into)[1]
+        wanted = contents.extensions()
+        async with self._connections.session(*order.into) as connection:
+            await self._create_extensions(connection, order, wanted)
+            rows = await connection.execute(
+                "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+            )
+            for (schema,) in await rows.fetchall():
+                for name in (role, giver):
+                    await connection.execute(
+                        sql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(
+                            sql.Identifier(schema), sql.Identifier(name)
+                        )
+                    )
+            # Tables of extensions that hold rows of the user's own (pg_extension_config_dump).
+            rows = await connection.execute(
+                "SELECT DISTINCT n.nspname, c.relname FROM pg_extension e, unnest(e.extconfig) t"
+                " JOIN pg_class c ON c.oid = t JOIN pg_namespace n ON n.oid = c.relnamespace"
+            )
+            for schema, table in await rows.fetchall():
+                await connection.execute(
+                    sql.SQL("GRANT ALL ON {} TO {}").format(sql.Identifier(schema, table), sql.Identifier(role))
+                )
+
+    async def _create_extensions(
+        self, connection: AsyncConnection, order: RestoreOrder, wanted: Mapping[str, str]
+    ) -> None:
+        rows = await connection.execute("SELECT name FROM pg_available_extensions")
+        available = {row[0] for row in await rows.fetchall()}
+        schemas = {row[0] for row in await (await connection.execute("SELECT nspname FROM pg_namespace")).fetchall()}
+        for name in wanted:
+            if name not in order.extensions:
+                raise VerificationError(f"The dump wants the extension `{name}`, which its manifest does not name.")
+            if name not in available:
+                raise UserError(
+                    f"Server `{order.into.server}` has no extension `{name}`, which the dump needs. "
+                    "Install its package there or choose another server."
+                )
+            schema = wanted[name]
+            where = sql.SQL(" SCHEMA {}").format(sql.Identifier(schema)) if schema in schemas else sql.SQL("")
+            await connection.execute(
+                sql.SQL("CREATE EXTENSION IF NOT EXISTS {}{} CASCADE").format(sql.Identifier(name), where)
+            )
+
+    async def _analyze(self, database: DatabaseRef, jobs: int) -> None:
+        async with self._connections.session(*database) as connection:
+            tables = [(row[0], row[1]) for row in await (await connection.execute(TABLES.encode())).fetchall()]
+        work = iter(tables)
+
+        async def worker() -> None:
+            async with self._connections.session(*database) as connection:
+                for schema, name in work:
+                    await connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, name)))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(jobs, len(tables))):
+                group.create_task(worker())
+
+    @contextlib.contextmanager
+    def _access(self, parameters: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """A connection string without the password, and the environment that points to it in a 0600 file."""
+        public = {key: value for key, value in parameters.items() if key not in ("password", "options", "sslpassword")}
+        self._private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Made by mkstemp, so 0600 from the first moment.
+        with tempfile.NamedTemporaryFile("w", dir=self._private, prefix="pgpass-") as stream:
+            password = parameters.get("password", "").replace("\\", "\\\\").replace(":", "\\:")
+            env: dict[str, str] = {}
+            if password:
+                stream.write(f"*:*:*:*:{password}\n")
+                stream.flush()
+                env["PGPASSFILE"] = stream.name
+            yield make_conninfo(**public), env
+
+
+class _ExportedSnapshot(Snapshot):
+    def __init__(
+        self,
+        tools: PostgresPrograms,
+        database: DatabaseRef,
+        snapshot: str,
+        facts: SnapshotFacts,
+        dsn: str,
+        env: Mapping[str, str],
+    ) -> None:
+        self._tools, self._database, self._snapshot = tools, database, snapshot
+        self._facts, self._dsn, self._env = facts, dsn, env
+
+    @property
+    def facts(self) -> SnapshotFacts:
+        return self._facts
+
+    async def archive(self) -> ArchiveSource:
+        program = await asyncio.to_thread(
+            self._tools.dump_program, self._database, self._snapshot, self._dsn, self._env
+        )
+        return _DumpOutput(program, self._database)
+
+    async def fingerprint(self, invariants: Sequence[Invariant], counted: Callable[[int], None]) -> Fingerprint:
+        return await self._tools.measured(self._database, self._snapshot, invariants, counted)
+
+
+class _DumpOutput(ArchiveSource):
+    def __init__(self, program: Program, database: DatabaseRef) -> None:
+        self._program, self._database = program, database
+        self._stopping = threading.Lock()
+        if program.stdout is None:
+            raise PermanentError("`pg_dump` was started without a pipe")
+        self._stream = program.stdout
+        with contextlib.suppress(OSError, AttributeError):  # not allowed, or no Linux: a small pipe works too
+            fcntl.fcntl(self._stream.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def read(self, size: int, /) -> bytes:
+        return self._stream.read(size)
+
+    def finish(self) -> None:
+        try:
+            self._program.check(timedelta(minutes=1))
+        except ProgramError as error:
+            said = " ".join(error.stderr.split())
+            if "connection" in said or "the database system" in said:
+                text = f"Server `{self._database.server}` broke off the dump of `{self._database.name}`: {said}."
+                raise TemporaryError(text) from error
+            raise PermanentError(f"`pg_dump` of `{self._database}` failed: {said or error}") from error
+
+    def stop(self) -> None:
+        with self._stopping:
+            self._program.kill()
+
+
+async def _facts(connection: AsyncConnection) -> SnapshotFacts:
+    row = await (
+        await connection.execute(
+            "SELECT current_setting('server_version_num')::int,"
+            " (SELECT system_identifier::text FROM pg_control_system()),"
+            " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,"
+            " now(), pg_database_size(current_database())"
+        )
+    ).fetchone()
+    if row is None:
+        raise PermanentError("PostgreSQL gave no facts of the snapshot")
+    return SnapshotFacts(
+        server_version=row[0],
+        system_id=row[1],
+        lsn=row[2],
+        taken_at=row[3].astimezone(UTC),
+        database_bytes=row[4],
+        relfilenodes=await relfilenodes(connection),
+        cluster_globals=await read_globals(connection),
+    )
+
+
+async def _grant(connection: AsyncConnection, role: str, member: str) -> None:
+    option = " WITH INHERIT TRUE" if connection.info.server_version >= 160000 else ""
+    await connection.execute(
+        sql.SQL("GRANT {} TO {}{}").format(sql.Identifier(role), sql.Identifier(member), sql.SQL(option))
+    )
+
+
+def role_names(database: DatabaseRef) -> tuple[str, str]:
+    """The role that restores into this database, and the one that carries the owners' passing rights."""
+    short = hashlib.sha256(str(database).encode()).hexdigest()[:16]
+    return f"drbot_load_{short}", f"drbot_give_{short}"

@@ -1,0 +1,312 @@
+"""S3 and what speaks its protocol, over boto3 in threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+)
+from urllib3.exceptions import HTTPError
+
+from actions.errors import PermanentError, TemporaryError, UserError
+from actions.ports import ObjectFacts, ObjectStore, Secrets
+from actions.site import Bucket, Site
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+T = TypeVar("T")
+
+PART = 16 * 1024 * 1024  # bytes; 10,000 parts make 156 GiB, PART_LARGE takes over before that
+PART_LARGE = 512 * 1024 * 1024
+LARGE_FROM = 9_000  # part number
+UPLOADERS = 4
+READ = 4 * 1024 * 1024
+READ_TRIES = 4
+ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
+WRONG_KEY = frozenset(
+    {"AccessDenied", "403", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken"}
+)
+RETRY = frozenset({"SlowDown", "ServiceUnavailable", "503", "RequestTimeout", "InternalError", "500", "Throttling"})
+
+
+class S3Objects(ObjectStore):
+    """All buckets of the site. Credentials are resolved at first use, and again after a refusal."""
+
+    def __init__(self, site: Site, secrets: Secrets) -> None:
+        self._site = site
+        self._secrets = secrets
+        self._clients: dict[str, S3Client] = {}
+        self._pool = ThreadPoolExecutor(max_workers=3 * UPLOADERS, thread_name_prefix="s3")
+
+    def close(self) -> None:
+        """End the threads and the connections."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    # ------------------------------------------------------------ small objects
+
+    async def put(self, bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> None:
+        client = await self._client(bucket)
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if only_if_absent else {}
+        try:
+            await self._threaded(client.put_object, Bucket=bucket, Key=key, Body=body, **condition)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+                tries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
+                # Our own first try may have been stored although its answer was lost.
+                if tries and await self.get(bucket, key) == body:
+                    return
+                raise UserError(f"`{key}` exists already in bucket `{bucket}` and is not overwritten.") from error
+            raise self._refused(bucket, key, "store", error) from error
+        except (BotoCoreError, HTTPError) as error:
+            raise self._refused(bucket, key, "store", error) from error
+
+    async def get(self, bucket: str, key: str) -> bytes:
+        return b"".join([chunk async for chunk in self.get_stream(bucket, key)])
+
+    async def head(self, bucket: str, key: str) -> ObjectFacts | None:
+        client = await self._client(bucket)
+        try:
+            found = await self._threaded(client.head_object, Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ABSENT:
+                return None
+            raise self._refused(bucket, key, "look at", error) from error
+        except (BotoCoreError, HTTPError) as error:
+            raise self._refused(bucket, key, "look at", error) from error
+        return ObjectFacts(
+            key=key,
+            bytes=found["ContentLength"],
+            modified_at=found["LastModified"].astimezone(UTC),
+            version=found.get("VersionId"),
+        )
+
+    async def list(self, bucket: str, prefix: str) -> Sequence[ObjectFacts]:
+        client = await self._client(bucket)
+
+        def pages() -> list[ObjectFacts]:
+            return [
+                ObjectFacts(key=entry["Key"], bytes=entry["Size"], modified_at=entry["LastModified"].astimezone(UTC))
+                for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+                for entry in page.get("Contents", [])
+            ]
+
+        return await self._call(bucket, prefix, "list", pages)
+
+    async def delete(self, bucket: str, key: str) -> None:
+        client = await self._client(bucket)
+        await self._call(bucket, key, "delete", functools.partial(client.delete_object, Bucket=bucket, Key=key))
+
+    async def sweep_uploads(self, bucket: str, prefix: str, *, older_than: timedelta) -> int:
+        client = await self._client(bucket)
+        limit = datetime.now(UTC) - older_than
+
+        def sweep() -> int:
+            swept = 0
+            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+                for upload in page.get("Uploads", []):
+                    if upload["Initiated"] <= limit and upload["Key"].startswith(prefix):
+                        client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                        swept += 1
+            return swept
+
+        return await self._call(bucket, prefix, "sweep uploads of", sweep)
+
+    # ------------------------------------------------------------ streams
+
+    async def put_stream(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> int:
+        client = await self._client(bucket)
+        parts = _parts(chunks)
+        first = await anext(parts, b"")
+        if len(first) < PART:
+            await self.put(bucket, key, first)
+            return len(first)
+        start = functools.partial(client.create_multipart_upload, Bucket=bucket, Key=key)
+        upload = (await self._call(bucket, key, "store", start))["UploadId"]
+        try:
+            return await self._send_parts(client, bucket, key, upload, first, parts)
+        except BaseException:
+            abort = functools.partial(client.abort_multipart_upload, Bucket=bucket, Key=key, UploadId=upload)
+            await asyncio.shield(self._quietly(abort))
+            raise
+
+    async def _send_parts(
+        self, client: S3Client, bucket: str, key: str, upload: str, first: bytes, parts: AsyncIterator[bytes]
+    ) -> int:
+        room = asyncio.Semaphore(UPLOADERS)
+        tags: dict[int, str] = {}
+        total = 0
+
+        async def send(number: int, body: bytes) -> None:
+            try:
+                call = functools.partial(
+                    client.upload_part, Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=body
+                )
+                tags[number] = (await self._call(bucket, key, "store", call))["ETag"]
+            finally:
+                room.release()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                number, body = 1, first
+                while body:
+                    await room.acquire()
+                    group.create_task(send(number, body))
+                    total += len(body)
+                    number += 1
+                    body = await anext(parts, b"")
+        except* Exception as errors:
+            raise errors.exceptions[0] from None
+        complete = functools.partial(
+            client.complete_multipart_upload,
+            Bucket=bucket,
+            Key=key,
+            UploadId=upload,
+            MultipartUpload={"Parts": [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]},
+        )
+        await self._call(bucket, key, "store", complete)
+        return total
+
+    async def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
+        """One request, read ahead by one chunk; taken up again where it broke off, at the same version of the object."""
+        client = await self._client(bucket)
+        place, total, tag, failures = 0, 1, "", 0
+        while place < total:
+            wanted: dict[str, Any] = {"Range": f"bytes={place}-", "IfMatch": tag} if tag else {}
+            call = functools.partial(client.get_object, Bucket=bucket, Key=key, **wanted)
+            answer = await self._call(bucket, key, "read", call)
+            if not tag:
+                total, tag = answer["ContentLength"], answer["ETag"]
+            body = answer["Body"]
+            ahead = asyncio.ensure_future(self._threaded(body.read, READ))
+            try:
+                while chunk := await ahead:
+                    place += len(chunk)
+                    failures = 0
+                    ahead = asyncio.ensure_future(self._threaded(body.read, READ))
+                    yield chunk
+            except (BotoCoreError, HTTPError, OSError) as error:
+                failures += 1
+                if failures >= READ_TRIES:
+                    raise self._refused(bucket, key, "read", error) from error
+                await asyncio.sleep(0.5 * failures)
+            finally:
+                await asyncio.gather(ahead, return_exceptions=True)
+                body.close()
+            if place < total and not failures:
+                failures += 1  # the server closed the stream early without an error
+                if failures >= READ_TRIES:
+                    raise TemporaryError(f"Bucket `{bucket}` gave {place} of {total} bytes of `{key}`. Try again.")
+
+    # ------------------------------------------------------------ calls
+
+    async def _client(self, bucket: str) -> S3Client:
+        if bucket in self._clients:
+            return self._clients[bucket]
+        if bucket not in self._site.buckets:
+            known = ", ".join(f"`{name}`" for name in sorted(self._site.buckets)) or "none"
+            raise UserError(f"The plan file knows no bucket `{bucket}`. Known: {known}.")
+        entry = self._site.buckets[bucket]
+        access = await self._secrets.resolve(entry.access_key)
+        secret = await self._secrets.resolve(entry.secret_key)
+        client = await asyncio.to_thread(_made_client, entry, access, secret)
+        return self._clients.setdefault(bucket, client)
+
+    async def _threaded(self, call: Callable[..., T], *positional: object, **named: object) -> T:
+        work = functools.partial(call, *positional, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def _call(self, bucket: str, key: str, verb: str, call: Callable[[], T]) -> T:
+        try:
+            return await self._threaded(call)
+        except (BotoCoreError, ClientError, HTTPError) as error:
+            raise self._refused(bucket, key, verb, error) from error
+
+    async def _quietly(self, call: Callable[[], object]) -> None:
+        # What cannot be aborted now is found by `sweep_uploads`.
+        try:
+            await self._threaded(call)
+        except (BotoCoreError, ClientError, HTTPError, RuntimeError):
+            return
+
+    def _refused(self, bucket: str, key: str, verb: str, error: Exception) -> Exception:
+        what = f"Bucket `{bucket}` did not {verb} `{key}`"
+        if isinstance(error, ParamValidationError | NoCredentialsError):
+            return UserError(f"{what}: {error}. Correct the bucket in the plan file.")
+        if not isinstance(error, ClientError):
+            where = self._site.buckets[bucket].endpoint or "S3"
+            return TemporaryError(f"{what}: {where} does not answer. Check that it runs and can be reached.")
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code == "NoSuchBucket":
+            return UserError(f"There is no bucket `{bucket}`. Create it or correct the plan file.")
+        if code in ABSENT:
+            return UserError(f"Bucket `{bucket}` has no object `{key}`.")
+        if code in WRONG_KEY:
+            self._clients.pop(bucket, None)
+            entry = self._site.buckets[bucket]
+            return UserError(
+                f"{what}: {code}. Check the keys `{entry.access_key}` and `{entry.secret_key}` and their policy."
+            )
+        if code in RETRY or status >= 500:
+            return TemporaryError(
+                f"{what}: {code}. Its disk may be full or the service overloaded; look at the storage, then try again.",
+                retry_after=timedelta(seconds=30),
+            )
+        return PermanentError(f"{what}: {code} ({error.response.get('Error', {}).get('Message', '')}).")
+
+
+async def _parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The stream cut into parts of one size (S3 wants that), the last one shorter."""
+    held: list[bytes] = []
+    size, number = 0, 1
+    async for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        wanted = PART if number < LARGE_FROM else PART_LARGE
+        while size >= wanted:
+            data = b"".join(held)
+            yield data[:wanted] if size > wanted else data
+            held = [data[wanted:]] if size > wanted else []
+            size -= wanted
+            number += 1
+    if size:
+        yield b"".join(held)
+
+
+def _made_client(entry: Bucket, access: str, secret: str) -> S3Client:
+    import boto3
+
+    amazon = entry.endpoint is None or ".amazonaws.com" in entry.endpoint
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": 4},
+        max_pool_connections=3 * UPLOADERS,
+        # The newer default checksums are refused or garbled by other implementations.
+        request_checksum_calculation="when_supported" if amazon else "when_required",
+        response_checksum_validation="when_supported" if amazon else "when_required",
+        s3={"addressing_style": "auto" if amazon else "path"},
+    )
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=entry.endpoint,
+        region_name=entry.region,
+        aws_access_key_id=access,
+        aws_secret_access_key=secret,
+        config=config,
+    )

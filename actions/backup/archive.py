@@ -1,0 +1,189 @@
+"""The table of contents of a `pg_dump -Fc` archive, read and written.
+
+It tells what `pg_restore` is about to do before it does it: extensions, owners, values of sequences. Owners are changed
+here, since `pg_restore` can only keep all of them or none. The layout is the one of PostgreSQL's pg_backup_archiver.c
+and pg_backup_custom.c, archive versions 1.12 (PostgreSQL 9.0) to 1.16 (PostgreSQL 17 and 18).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from actions.backup.manifest import Sequence as SequenceState
+from actions.errors import VerificationError
+
+MAGIC = b"PGDMP"
+CUSTOM = 1
+OLDEST, NEWEST = (1, 12), (1, 16)
+OFFSET_SET = 2  # K_OFFSET_POS_SET: the entry knows where its data is in the file
+SETVAL = re.compile(r"SELECT pg_catalog\.setval\( ?(E?)'((?:[^']|'')*)', (-?\d+), (true|false)\);")
+SCHEMA_OF_EXTENSION = re.compile(r'WITH SCHEMA (?:"((?:[^"]|"")*)"|([^";]+));')
+
+
+class IncompleteError(Exception):
+    """More bytes are needed to read the table of contents."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry. `kind` is pg_dump's word, such as TABLE, SCHEMA, EXTENSION, ACL."""
+
+    id: int
+    kind: str
+    tag: str
+    namespace: str | None
+    owner: str
+    definition: str
+    begin: int  # of the owner's bytes in the header
+    end: int
+    offset_flag: int  # place of the flag before the data's offset
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The header of an archive: its entries and the bytes they were read from."""
+
+    version: tuple[int, int]
+    compression: int  # 0 is none
+    server_version: str
+    dump_version: str
+    entries: tuple[Entry, ...]
+    header: bytes
+    int_size: int
+    offset_size: int
+
+    @property
+    def owners(self) -> frozenset[str]:
+        return frozenset(entry.owner for entry in self.entries if entry.owner)
+
+    def extensions(self) -> dict[str, str]:
+        """Extension -> schema, "" where the extension chooses it."""
+        found = {}
+        for entry in self.entries:
+            if entry.kind == "EXTENSION":
+                match = SCHEMA_OF_EXTENSION.search(entry.definition)
+                quoted, plain = match.groups() if match else ("", "")
+                found[entry.tag] = quoted.replace('""', '"') if quoted else (plain or "").strip()
+        return found
+
+    def sequences(self) -> dict[tuple[str, str], SequenceState]:
+        """(schema, name) -> value, as the archive will set it: sequences are not part of any snapshot."""
+        found = {}
+        for entry in self.entries:
+            match = SETVAL.search(entry.definition) if entry.kind == "SEQUENCE SET" else None
+            if match is not None:
+                state = SequenceState(last_value=int(match[3]), is_called=match[4] == "true")
+                found[entry.namespace or "", entry.tag] = state
+        return found
+
+    def with_owners(self, changed: Callable[[Entry], str]) -> bytes:
+        """The header with other owners. Offsets of data, where the archive has them, move along."""
+        parts, place = [], 0
+        owners = [changed(entry) for entry in self.entries]
+        if all(owner == entry.owner for owner, entry in zip(owners, self.entries, strict=True)):
+            return self.header
+        shift = sum(len(o.encode()) - len(e.owner.encode()) for o, e in zip(owners, self.entries, strict=True))
+        for owner, entry in zip(owners, self.entries, strict=True):
+            parts.append(self.header[place : entry.begin])
+            parts.append(_written(owner, self.int_size))
+            flag = entry.offset_flag
+            parts.append(self.header[entry.end : flag + 1])
+            place = flag + 1 + self.offset_size
+            offset = int.from_bytes(self.header[flag + 1 : place], "little")
+            if self.header[flag] == OFFSET_SET:
+                offset += shift
+            parts.append(offset.to_bytes(self.offset_size, "little"))
+        parts.append(self.header[place:])
+        return b"".join(parts)
+
+
+def read_contents(data: bytes) -> Contents:
+    """Read the header from the first bytes of an archive.
+
+    Raises IncompleteError while `data` is too short, VerificationError when it is no archive of a known version.
+    """
+    if len(data) < 16:
+        raise IncompleteError
+    if data[:5] != MAGIC:
+        raise VerificationError("The dump is no archive of `pg_dump -Fc`. Only that format can be restored.")
+    version = (data[5], data[6])
+    if not OLDEST <= version <= NEWEST or data[10] != CUSTOM:
+        raise VerificationError(
+            f"The archive has version {version[0]}.{version[1]}, format {data[10]}; "
+            "known are 1.12 to 1.16 of `pg_dump -Fc`."
+        )
+    reader = _Reader(data, int_size=data[8], offset_size=data[9], place=11)
+    compression = reader.byte() if version >= (1, 15) else reader.integer()
+    for _ in range(7):  # struct tm
+        reader.integer()
+    reader.text()  # name of the database
+    server_version, dump_version = reader.text() or "", reader.text() or ""
+    entries = tuple(reader.entry(version) for _ in range(reader.integer()))
+    return Contents(
+        version=version,
+        compression=compression,
+        server_version=server_version,
+        dump_version=dump_version,
+        entries=entries,
+        header=data[: reader.place],
+        int_size=reader.int_size,
+        offset_size=reader.offset_size,
+    )
+
+
+@dataclass
+class _Reader:
+    data: bytes
+    int_size: int
+    offset_size: int
+    place: int
+
+    def take(self, size: int) -> bytes:
+        if self.place + size > len(self.data):
+            raise IncompleteError
+        self.place += size
+        return self.data[self.place - size : self.place]
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def integer(self) -> int:
+        sign = self.byte()
+        value = int.from_bytes(self.take(self.int_size), "little")
+        return -value if sign else value
+
+    def text(self) -> str | None:
+        size = self.integer()
+        # surrogateescape: names are in the database's own encoding, and are written back as they were.
+        return None if size < 0 else self.take(size).decode("utf-8", "surrogateescape")
+
+    def entry(self, version: tuple[int, int]) -> Entry:
+        number = self.integer()
+        self.integer()  # has data
+        self.text(), self.text()  # oids
+        tag, kind = self.text() or "", self.text() or ""
+        self.integer()  # section
+        definition = self.text() or ""
+        self.text(), self.text()  # DROP and COPY statements
+        namespace = self.text()
+        self.text()  # tablespace
+        if version >= (1, 14):
+            self.text()  # access method
+        if version >= (1, 16):
+            self.integer()  # relkind
+        begin = self.place
+        owner = self.text() or ""
+        end = self.place
+        self.text()
+        while self.text() is not None:  # dependencies
+            pass
+        flag = self.place
+        self.take(1 + self.offset_size)
+        return Entry(number, kind, tag, namespace, owner, definition, begin, end, flag)
+
+
+def _written(text: str, int_size: int) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    return b"\0" + len(raw).to_bytes(int_size, "little") + raw
