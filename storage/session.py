@@ -71,7 +71,7 @@ class Database:
         try:
             async with asyncio.timeout(5), self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
-        except (psycopg.Error, OSError, TimeoutError) as error:
+        except (OperationalError, InterfaceError, OSError, TimeoutError) as error:
             raise TemporaryError("The bot's own database does not answer; start it or correct DATABASE_URL.") from error
 
     async def dispose(self) -> None:
