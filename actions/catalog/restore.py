@@ -41,7 +41,15 @@ from actions.steps.copies import CompareCopy, LoadDump
 from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
 from actions.steps.facts import BackupIs, ConfigIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
 from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controllers_of
-from actions.steps.naming import job_name, quarantine_mark, quarantine_name, restore_name, scratch_mark
+from actions.steps.naming import (
+    job_name,
+    live_mark,
+    placeholder_mark,
+    quarantine_mark,
+    quarantine_name,
+    restore_name,
+    scratch_mark,
+)
 from actions.steps.phrases import moment, size, span
 from actions.steps.restore_findings import restore_findings
 from actions.steps.scene import Scene, config_place, host_value, look
@@ -238,8 +246,9 @@ class _Draft:
                 copy_name=self._into.name,
                 aside=self._aside,
                 owner=self._scene.database.owner,
-                placeholder_mark=f"{self._mark}:placeholder",
+                placeholder_mark=placeholder_mark(self._plan_id),
                 copy_mark=self._mark,
+                live_mark=live_mark(self._plan_id),
             )
         return SwapDatabases(
             server=self._server,

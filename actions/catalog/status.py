@@ -10,7 +10,7 @@ from pydantic import Field
 from actions.contract import Finding, NoParams, Query, Report, Verdict
 from actions.errors import DrError, UserError
 from actions.ports import CatalogueEntry, DatabaseFacts, NamespaceFacts, Ports
-from actions.site import Database, Frozen, Site
+from actions.site import Database, Frozen, Site, WorkloadKind
 from actions.steps.choice import checked_words, loss, rpo_words, usable_entries
 from actions.steps.phrases import counted, moment, names, size, span
 
@@ -246,5 +246,6 @@ def _unready(facts: NamespaceFacts) -> list[Finding]:
             detail=f"{item.ref} has {item.ready} of {item.replicas} replicas ready.",
         )
         for item in facts.workloads
-        if item.ready < item.replicas
+        # A CronJob between two of its jobs has nothing running.
+        if item.ready < item.replicas and item.ref.kind is not WorkloadKind.CRON_JOB
     ]

@@ -138,8 +138,9 @@ class SwapDatabases(Step):
 class GiveName(Step):
     """The proven copy under production's name where production is gone.
 
-    The port renames two databases at once or none, so an empty placeholder stands in for the one that is missing. It
-    carries a scratch mark of its own and is removed before the step ends.
+    The port renames two databases at once or none, so an empty placeholder stands in for the one that is missing: it
+    holds the name the copy is to get, is set aside by the swap, and is removed before the step ends. Its scratch mark
+    is its own. A swap marks what takes the name as live, which is how a swapped copy is known.
     """
 
     kind: Literal["give_name"] = "give_name"
@@ -148,10 +149,11 @@ class GiveName(Step):
     server: str
     current: str
     copy_name: str
-    aside: str  # name of the placeholder while it is needed
+    aside: str  # name of the placeholder once it is set aside
     owner: str
     placeholder_mark: str
     copy_mark: str
+    live_mark: str
 
     @property
     def summary(self) -> str:
@@ -178,23 +180,25 @@ class GiveName(Step):
         return Probe.UNKNOWN  # somebody made a database of that name meanwhile, or the copy is gone
 
     def _restored(self, current: DatabaseFacts | None) -> bool:
-        return current is not None and current.mark == self.copy_mark
+        return current is not None and current.mark == self.live_mark
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - short statements
         current = await ports.postgres.database(DatabaseRef(self.server, self.current))
         if not self._restored(current):
-            await self._placeholder(ports, self.current)
-            await self._swap(ports, replacement=self.copy_name, aside=self.aside, mark=self.placeholder_mark)
+            await self._rename(ports, self.copy_name, to=self.current)
         await self._remove_placeholder(ports, self.aside)
 
-    async def _placeholder(self, ports: Ports, name: str) -> None:
+    async def _rename(self, ports: Ports, name: str, *, to: str) -> None:
+        """Safe to repeat: what is there already carries our marks."""
+        placeholder = DatabaseRef(self.server, to)
         await ports.postgres.create(
-            DatabaseRef(self.server, name), owner=self.owner, cluster_globals=Globals(), mark=self.placeholder_mark
+            placeholder, owner=self.owner, cluster_globals=Globals(), mark=self.placeholder_mark
         )
-
-    async def _swap(self, ports: Ports, *, replacement: str, aside: str, mark: str) -> None:
-        await ports.postgres.close(DatabaseRef(self.server, self.current))
-        await ports.postgres.swap(self.server, current=self.current, replacement=replacement, aside=aside, mark=mark)
+        await ports.postgres.close(placeholder)
+        await ports.postgres.close(DatabaseRef(self.server, name))
+        await ports.postgres.swap(
+            self.server, current=to, replacement=name, aside=self.aside, mark=self.placeholder_mark
+        )
 
     async def _remove_placeholder(self, ports: Ports, name: str) -> None:
         ref = DatabaseRef(self.server, name)
@@ -212,8 +216,7 @@ class GiveName(Step):
     async def undo(self, ports: Ports) -> None:
         current = await ports.postgres.database(DatabaseRef(self.server, self.current))
         if self._restored(current):
-            await self._placeholder(ports, self.aside)
-            await self._swap(ports, replacement=self.aside, aside=self.copy_name, mark=self.copy_mark)
+            await self._rename(ports, self.current, to=self.copy_name)
         await self._remove_placeholder(ports, self.current)
         await self._remove_placeholder(ports, self.aside)
 
