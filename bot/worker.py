@@ -19,12 +19,16 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval, registry
-from actions.contract import PLAN_SCHEMA, JournalEntry, JournalState, Plan, Report
+from actions.contract import PLAN_SCHEMA, JournalEntry, JournalState, ParamsT, Plan, Report
 from actions.errors import DrError, PermanentError, UserError
 from actions.ports import Ports, ProgressReport
 from actions.runner import Outcome, Runner, RunResult
+from bot.doctor import Doctor
 from bot.ports import Who
+from bot.services import answers
 from bot.services.approvals import Approvals
+from bot.services.desk import RESTORE_OFFER
+from bot.services.incidents import Incidents
 from bot.services.plans import Plans, RequestRefusedError, note_plan
 from bot.services.progress import Meter
 from bot.services.wake import Wake
@@ -51,6 +55,8 @@ class Worker:
         ports: Ports,
         approvals: Approvals,
         all_plans: Plans,
+        all_incidents: Incidents,
+        doctor: Doctor,
         wake: Wake,
         *,
         lease: timedelta = timedelta(seconds=30),
@@ -60,6 +66,8 @@ class Worker:
         self._ports = ports
         self._approvals = approvals
         self._plans = all_plans
+        self._incidents = all_incidents
+        self._doctor = doctor
         self._wake = wake
         self._lease = lease
         self._parallel = parallel
@@ -122,15 +130,42 @@ class Worker:
         return True
 
     async def _answer(self, session: AsyncSession, request: RequestRow, who: Who) -> None:
-        query = registry.query(request.name)
-        if query is not None:
-            report = await query.read(query.params.model_validate(request.params), self._ports)
+        if request.name == RESTORE_OFFER:
+            await self._offer(session, request)
+        elif request.name == "status":
+            await self._report(session, request, await answers.status(session, self._incidents, self._ports))
+        elif request.name == "doctor":
+            findings = await self._doctor.examine()
+            await self._report(session, request, Report(title="Doctor", findings=tuple(findings)))
+        elif request.name in {query.name for query in registry.QUERIES}:
+            query = registry.query(request.name)
+            report = await query.read(self._params(query.params, request), self._ports)
             await self._report(session, request, report)
-            return
-        action = registry.action(request.name)
-        if action is None:
-            raise UserError(f"There is no action `{request.name}`; see `/dr help`.")
-        await self._plans.propose(session, request, action, self._ports, who)
+        else:
+            action = registry.action(request.name)
+            params = self._params(action.params, request)
+            await self._plans.propose(session, request, action, params, self._ports, who)
+
+    def _params(self, kind: type[ParamsT], request: RequestRow) -> ParamsT:
+        """What was given; the only database of the plan where one is needed and none was named."""
+        given = {name: value for name, value in request.params.items() if value is not None}
+        field = kind.model_fields.get("database")
+        if field is not None and field.is_required() and "database" not in given:
+            databases = sorted(self._ports.site.databases)
+            if len(databases) != 1:
+                known = ", ".join(f"`{name}`" for name in databases)
+                raise UserError(f"Name the database; the plan knows {known}.")
+            given["database"] = databases[0]
+        return kind.model_validate(given)
+
+    async def _offer(self, session: AsyncSession, request: RequestRow) -> None:
+        offer = await answers.restore_offer(self._ports, request.params.get("database"))
+        payload = {
+            "restore": offer.model_dump(mode="json"),
+            "alternatives": bool(request.params.get("alternatives")),
+            "request": request.id,
+        }
+        await outbox.add(session, "view", request.channel, ref=str(request.reply.get("view_id")), payload=payload)
 
     async def _report(self, session: AsyncSession, request: RequestRow, report: Report) -> None:
         payload: dict[str, Any] = {"report": report.model_dump(mode="json"), "request": request.id}
@@ -298,8 +333,7 @@ async def _end(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[
 
 
 def _recovers(row: PlanRow) -> bool:
-    action = registry.action(row.action)
-    return action is not None and action.recovers
+    return registry.action(row.action).recovers
 
 
 async def _mark_recovered(session: AsyncSession, row: PlanRow, now: datetime) -> None:

@@ -210,6 +210,16 @@ class CardMessage(SQLModel, table=True):
     ts: str
 
 
+class ProcessRow(SQLModel, table=True):
+    """A running process of the bot and what it knows of itself, renewed every few seconds."""
+
+    __tablename__ = "process"
+    id: str = Field(primary_key=True)
+    roles: str
+    notes: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    seen_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+
+
 def lock_range(*, exclusive: bool, slot: int) -> Range[int]:
     """The slots a lock occupies."""
     return Range(0, SHARED_SLOTS) if exclusive else Range(slot, slot + 1)

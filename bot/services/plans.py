@@ -14,6 +14,7 @@ from actions.approval import Act
 from actions.contract import Action, Kinds, Plan, new_plan_id
 from actions.errors import UserError
 from actions.ports import Clock, Ports
+from actions.site import Frozen
 from bot.ports import Who
 from bot.services.approvals import Approvals
 from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
@@ -32,10 +33,9 @@ class Plans:
         self._clock = clock
 
     async def propose(
-        self, session: AsyncSession, request: RequestRow, action: Action[Any], ports: Ports, who: Who
+        self, session: AsyncSession, request: RequestRow, action: Action[Any], params: Frozen, ports: Ports, who: Who
     ) -> PlanRow:
         """Plan, store, sign as the requester, show. Raises UserError when it cannot be planned or asked for."""
-        params = action.params.model_validate(request.params)
         plan = await action.plan(params, ports, new_plan_id())
         if plan.stopped:
             raise UserError(" ".join(f"{finding.detail} {finding.hint}".strip() for finding in plan.stopped))

@@ -66,6 +66,15 @@ TABLES = (
     CREATE INDEX outbox_due ON outbox (state, due_at)
     """,
     """
+    CREATE TABLE process (
+        id VARCHAR NOT NULL,
+        roles VARCHAR NOT NULL,
+        notes JSONB DEFAULT '{}' NOT NULL,
+        seen_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
+        PRIMARY KEY (id)
+    )
+    """,
+    """
     CREATE TABLE refusal (
         id BIGINT GENERATED ALWAYS AS IDENTITY,
         plan_id VARCHAR,

@@ -1,0 +1,179 @@
+"""The doctor: everything the bot needs, looked at now, with what is lost without it and the next thing to do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from actions.approval import minimum_others
+from actions.contract import Finding, Verdict
+from actions.errors import DrError
+from actions.ports import Ports
+from bot.plan_file import DrPlan
+from bot.services.approvals import Policy
+from storage import processes
+from storage.session import Database
+
+ALIVE = timedelta(seconds=30)
+
+Check = Callable[[], Awaitable[list[Finding]]]
+
+
+class Doctor:
+    """Looks, and changes nothing."""
+
+    def __init__(self, database: Database, plan: DrPlan, policy: Policy, ports: Ports) -> None:
+        self._database = database
+        self._plan = plan
+        self._policy = policy
+        self._ports = ports
+
+    async def examine(self, *, quick: bool = False) -> list[Finding]:
+        """All findings, worst first. `quick` leaves out what has to ask other machines."""
+        checks: list[tuple[str, Check]] = [("own database", self._memory), ("processes", self._processes)]
+        if not quick:
+            checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
+            checks += [("application", self._services), ("secrets", self._secrets)]
+        findings: list[Finding] = []
+        for name, check in checks:
+            try:
+                findings += await check()
+            except DrError as error:
+                findings.append(_stop(name, str(error), "Repair this first, then ask the doctor again."))
+        order = [Verdict.STOP, Verdict.WARN, Verdict.OK]
+        return sorted(findings, key=lambda finding: order.index(finding.verdict))
+
+    async def _memory(self) -> list[Finding]:
+        await self._database.ready()
+        async with self._database.session() as session:
+            own = str((await session.execute(text("SELECT system_identifier FROM pg_control_system()"))).scalar_one())
+            dead = int((await session.execute(text("SELECT count(*) FROM outbox WHERE state = 'dead'"))).scalar_one())
+        findings = [_ok("own database", "answers, and its schema is this version's")]
+        if dead:
+            detail = f"{dead} message(s) could not be delivered to Slack"
+            findings.append(_warn("outbox", detail, "Read the timeline with `/dr-incident timeline`; nothing is lost."))
+        for name in sorted(self._ports.site.servers):
+            try:
+                facts = await self._ports.postgres.server(name)
+            except DrError:
+                continue  # `_servers` reports it
+            if facts.system_id == own:
+                detail = f"the bot's own database lives on `{name}`, which it is there to rescue"
+                findings.append(_stop("own database", detail, "Move it: set DATABASE_URL to another server."))
+        return findings
+
+    async def _processes(self) -> list[Finding]:
+        async with self._database.session() as session:
+            rows = await processes.alive(session, within=ALIVE)
+        findings = []
+        for role, loss in (
+            ("slack", "nobody is answered in Slack"),
+            ("worker", "nothing is carried out"),
+            ("clock", "nothing happens on schedule"),
+        ):
+            there = [row for row in rows if role in row.roles.split(",")]
+            if there:
+                findings.append(_ok(f"process {role}", f"{len(there)} alive"))
+            else:
+                findings.append(_stop(f"process {role}", loss, f"Start `drbot run --role {role}`."))
+        for row in rows:
+            for feature, lost in row.notes.get("lost", {}).items():
+                findings.append(
+                    _warn(f"Slack: {feature}", str(lost), "Grant the scope in manifest.yml, or go without.")
+                )
+        return findings
+
+    async def _roster(self) -> list[Finding]:
+        findings = []
+        able = {person.id for person in self._plan.roster if person.slack_ids}
+        silent = sorted(self._policy.roster.keys() - able)
+        if silent:
+            detail = f"without a Slack account, cannot sign: {', '.join(silent)}"
+            findings.append(_warn("roster", detail, "Add their `slack_ids` to the plan file."))
+        for risk, rule in self._policy.rules.items():
+            needed = max(rule.others, minimum_others(risk)) + 1
+            short = [
+                role
+                for slot in rule.slots
+                for role in slot.roles
+                if sum(role in self._policy.roster[person].roles for person in able) < slot.count
+            ]
+            if len(able) < needed or short:
+                detail = f"{risk} plans can never be signed: {needed} persons" + (f" and {short}" if short else "")
+                findings.append(_stop("roster", detail, "Add persons with Slack accounts to the roster."))
+        return findings or [_ok("roster", f"{len(able)} persons can sign; every risk has a quorum")]
+
+    async def _servers(self) -> list[Finding]:
+        findings = []
+        for name in sorted(self._ports.site.servers):
+            try:
+                facts = await self._ports.postgres.server(name)
+                version = f"{facts.version // 10000}.{facts.version % 10000}"
+                findings.append(_ok(f"server {name}", f"PostgreSQL {version} at {facts.address}"))
+            except DrError as error:
+                findings.append(_stop(f"server {name}", str(error), "Look at the server and at its `admin_dsn`."))
+        return findings
+
+    async def _backups(self) -> list[Finding]:
+        findings = []
+        for name, policy in sorted(self._ports.site.backups.items()):
+            try:
+                entries = await self._ports.backups.catalogue(name)
+            except DrError as error:
+                findings.append(_stop(f"backups of {name}", str(error), f"Look at bucket `{policy.bucket}`."))
+                continue
+            usable = [entry for entry in entries if entry.problem is None]
+            if usable:
+                detail = f"{len(usable)} usable in `{policy.bucket}`"
+                findings.append(_ok(f"backups of {name}", detail))
+            else:
+                findings.append(_stop(f"backups of {name}", "none", f"Run `/dr-backup run {name}` now."))
+        return findings
+
+    async def _services(self) -> list[Finding]:
+        findings = []
+        for name, service in sorted(self._ports.site.services.items()):
+            for ref in service.workloads:
+                try:
+                    facts = await self._ports.cluster.workload(ref)
+                except DrError as error:
+                    findings.append(_stop(str(ref), str(error), "Look at the cluster and at its `kubeconfig`."))
+                    continue
+                if facts is None:
+                    findings.append(_stop(str(ref), "does not exist", "Correct the plan file, or create it."))
+            if service.health_url is not None:
+                problem = await self._ports.service.http(service.health_url)
+                found = _ok(name, "answers") if problem is None else _warn(name, problem, "Open an incident.")
+                findings.append(found)
+        return findings
+
+    async def _secrets(self) -> list[Finding]:
+        findings = []
+        for name, policy in sorted(self._ports.site.backups.items()):
+            for what, ref in (("identity", policy.identity), ("signing key", policy.signing_key)):
+                if not ref:
+                    detail = f"the {what} of {name} is not set, so " + (
+                        "nothing can be restored" if what == "identity" else "nothing can be dumped"
+                    )
+                    findings.append(_stop(what, detail, "Give it in the plan file, as a reference."))
+                    continue
+                try:
+                    await self._ports.secrets.resolve(ref)
+                    findings.append(_ok(f"{what} of {name}", "is there"))
+                except DrError as error:
+                    findings.append(_stop(f"{what} of {name}", str(error), "Provide what the reference names."))
+        return findings
+
+
+def _ok(check: str, detail: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.OK, detail=detail)
+
+
+def _warn(check: str, detail: str, hint: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.WARN, detail=detail, hint=hint)
+
+
+def _stop(check: str, detail: str, hint: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.STOP, detail=detail, hint=hint)

@@ -1,0 +1,77 @@
+"""Answers that join the bot's memory with the world: `status` and the restore form."""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from actions.catalog.restore import ALTERNATIVES
+from actions.catalog.status import Backups
+from actions.contract import NoParams, Report
+from actions.errors import UserError
+from actions.ports import CatalogueEntry, Ports
+from actions.site import Database
+from actions.steps.choice import checked_words, loss, recommended, usable_entries
+from bot.ports import BackupOffer, RestoreOffer
+from bot.services.incidents import Incidents
+from storage import incidents
+
+RPO_NOTE = "beyond the RPO"
+
+
+async def status(session: AsyncSession, all_incidents: Incidents, ports: Ports) -> Report:
+    """Open incidents with their RTO, then the age of every database's newest backup."""
+    lines: list[str] = []
+    now = ports.clock.now()
+    for row in await incidents.newest(session):
+        if row.closed_at is not None:
+            continue
+        card = await all_incidents.card(session, row)
+        left = card.rto_deadline - now
+        spent = "recovered" if card.recovered_at else f"RTO left {left}" if left.days >= 0 else f"RTO missed by {-left}"
+        lines.append(f"Incident {card.number} `{card.title}` ({card.severity}), {spent.split('.', maxsplit=1)[0]}")
+        lines += [f"running: {item}" for item in card.running]
+    backups = await Backups().read(NoParams(), ports)
+    return Report(
+        title="Status",
+        lines=tuple(lines) or ("No open incident.",),
+        columns=backups.columns,
+        rows=backups.rows,
+        findings=backups.findings,
+    )
+
+
+async def restore_offer(ports: Ports, database: str | None) -> RestoreOffer:
+    """The recommendation for one database, the first of the plan when none is named."""
+    names = tuple(sorted(ports.site.databases))
+    if not names:
+        raise UserError("The plan file protects no database; add one under `databases`.")
+    known = ports.site.database(database or names[0])
+    entries = await ports.backups.catalogue(known.name)
+    try:
+        best: CatalogueEntry | None = recommended(known.name, entries, before=None)
+        why = "the newest backup without a known problem"
+    except UserError as error:
+        best, why = None, str(error)
+    rest = [entry for entry in usable_entries(entries, before=None) if entry != best][:ALTERNATIVES]
+    return RestoreOffer(
+        database=known.name,
+        target=known.name,
+        databases=names,
+        recommended=None if best is None else _offer(known, best, ports),
+        alternatives=tuple(_offer(known, entry, ports) for entry in rest),
+        rpo=known.rpo,
+        why=why,
+    )
+
+
+def _offer(database: Database, entry: CatalogueEntry, ports: Ports) -> BackupOffer:
+    lost = loss(entry, ports.clock.now())
+    taken = entry.manifest.snapshot_at
+    return BackupOffer(
+        backup=entry.manifest.id,
+        label=f"dump of {taken:%Y-%m-%d %H:%M} UTC",
+        taken_at=taken,
+        loss=lost,
+        beyond_rpo=lost > database.rpo,
+        note=checked_words(entry),
+    )
