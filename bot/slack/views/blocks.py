@@ -160,7 +160,7 @@ def message(text: str, blocks: Sequence[Block], *, more: str) -> Message:
             break
         kept.append(block)
         room -= size
-    return {"text": cut_escaped(text, 3000), "blocks": kept}
+    return {"text": cut_escaped(text.strip() or "-", 3000), "blocks": kept}
 
 
 def modal(

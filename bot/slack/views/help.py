@@ -23,8 +23,7 @@ def help_message(router: Router, topic: str | None = None) -> Message:
 def call(entry: Entry) -> str:
     """How a command is typed: under its own slash command where it has one."""
     slash = f"dr-{entry.noun}"
-    spoken = " ".join((slash, *entry.words[1:])) if slash in SLASHES else " ".join(("dr", *entry.words))
-    return spoken
+    return " ".join((slash, *entry.words[1:])) if slash in SLASHES else " ".join(("dr", *entry.words))
 
 
 def _noun(entries: tuple[Entry, ...]) -> Message:

@@ -8,10 +8,12 @@ from actions.approval import Act
 from actions.contract import Finding, Risk, Verdict
 from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
 from bot.slack.views.blocks import (
+    MESSAGE_CHARACTERS,
     Block,
     Message,
     actions,
     button,
+    characters,
     context,
     cut_escaped,
     divider,
@@ -166,7 +168,8 @@ def _asking(card: PlanCard, now: datetime) -> list[Block]:
 def _with_buttons(card: PlanCard, blocks: list[Block]) -> list[Block]:
     """Buttons right after the facts when the message is long, else at its end."""
     buttons = _buttons(card)
-    return [*blocks[:3], buttons, *blocks[3:]] if len(blocks) > 40 else [*blocks[:48], buttons]
+    long = len(blocks) > 45 or characters(blocks) > MESSAGE_CHARACTERS - 500
+    return [*blocks[:3], buttons, *blocks[3:]] if long else [*blocks, buttons]
 
 
 def _buttons(card: PlanCard) -> Block:

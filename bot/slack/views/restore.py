@@ -1,4 +1,4 @@
-"""The restore form: one recommendation, alternatives behind a button. Submitting it is the request and its signature."""
+"""The restore form: one recommendation, alternatives behind a button. Sending it is the request and its signature."""
 
 from __future__ import annotations
 

@@ -1,0 +1,339 @@
+"""Every view is a payload Slack takes, says what it must, and shows nobody's text as the product's."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actions.approval import Act
+from actions.contract import Finding, Observation, Report, Risk, Verdict
+from bot.ports import BackupOffer, RestoreOffer, TimelinePage
+from bot.router import Router
+from bot.services.cards import IncidentCard, PlanCard, PlanState, SignerLine, StepLine, StepState, TimelineLine
+from bot.slack.views import blocks
+from bot.slack.views.help import help_message
+from bot.slack.views.incident import incident_message
+from bot.slack.views.plan import plan_message
+from bot.slack.views.report import report_message, timeline_message
+from bot.slack.views.restore import restore_modal
+from bot.slack.views.signing import Metadata, approve_modal, deny_modal, details_modal
+from bot.slack.views.text import loading_modal, sentence, text_modal
+from tests.fakes.block_rules import check_message, check_view
+
+NOW = datetime(2026, 11, 23, 10, 12, 5, tzinfo=UTC)
+NASTY = "<!channel> <@U1> *b* `c` & \u202edlrow\u200b <https://x|y> ```\x07 é日本"
+
+
+def a_step(number: int = 1, **changes: Any) -> StepLine:
+    values: dict[str, Any] = {
+        "number": number,
+        "summary": f"Rename `db` to `db_quarantine_{number}`",
+        "before": "`db`",
+        "after": "`db_quarantine`",
+        "by_hand": ("psql -c 'ALTER DATABASE db RENAME TO q'",),
+    }
+    return StepLine(**(values | changes))
+
+
+def a_card(**changes: Any) -> PlanCard:
+    values: dict[str, Any] = {
+        "plan_id": "abcdefghjk",
+        "token": "t" * 43,
+        "action": "restore.dump",
+        "summary": "Restore `superprismora` from the dump of 02:00",
+        "risk": Risk.DESTRUCTIVE,
+        "target": "superprismora",
+        "typed_target": True,
+        "short_code": "0123abcd",
+        "digest": "0123abcd" * 8,
+        "requester": "Ana",
+        "state": PlanState.PENDING,
+        "signers": (SignerLine(person="Ana", act=Act.REQUEST, at=NOW, reason="orders table dropped"),),
+        "missing": ("1 more person(s) besides the requester",),
+        "steps": (a_step(1), a_step(2), a_step(3)),
+        "preconditions": ("Backup b still verifies",),
+        "findings": (Finding(check="rpo", verdict=Verdict.WARN, detail="beyond", hint="use WAL"),),
+        "observations": (Observation(name="size", value="1 GB"),),
+        "alternatives": ("Restore the dump of the day before",),
+        "data_loss": "Everything since 02:00 UTC, 8 h 12 min.",
+        "estimate": timedelta(minutes=4),
+        "expires_at": NOW + timedelta(minutes=30),
+        "rto_deadline": NOW + timedelta(minutes=41),
+    }
+    return PlanCard(**(values | changes))
+
+
+def an_incident(**changes: Any) -> IncidentCard:
+    values: dict[str, Any] = {
+        "id": "i1",
+        "number": 7,
+        "title": "Orders table is gone",
+        "severity": "SEV1",
+        "commander": "Ana",
+        "open": True,
+        "impact_started_at": NOW - timedelta(minutes=19),
+        "declared_at": NOW,
+        "rto": timedelta(hours=1),
+    }
+    return IncidentCard(**(values | changes))
+
+
+def an_offer(**changes: Any) -> RestoreOffer:
+    def backup(hours: int) -> BackupOffer:
+        return BackupOffer(
+            backup=f"db-{hours}",
+            label=f"dump of {hours} h ago",
+            taken_at=NOW - timedelta(hours=hours),
+            loss=timedelta(hours=hours, minutes=12),
+            beyond_rpo=True,
+        )
+
+    values: dict[str, Any] = {
+        "database": "superprismora",
+        "target": "superprismora",
+        "databases": ("superprismora", "billing"),
+        "recommended": backup(8),
+        "alternatives": (backup(32), backup(56)),
+        "rpo": timedelta(minutes=15),
+        "why": "Newest one that is proven.",
+    }
+    return RestoreOffer(**(values | changes))
+
+
+def shown(payload: Any) -> str:
+    return json.dumps(payload, ensure_ascii=False)
+
+
+def action_ids(payload: Any) -> list[str]:
+    if isinstance(payload, dict):
+        own = [payload["action_id"]] if "action_id" in payload else []
+        return own + [name for value in payload.values() for name in action_ids(value)]
+    return [name for item in payload for name in action_ids(item)] if isinstance(payload, list) else []
+
+
+@pytest.mark.parametrize("state", PlanState)
+def test_a_plan_is_a_valid_message_in_every_state(state: PlanState) -> None:
+    card = a_card(state=state, started_at=NOW - timedelta(seconds=75), message="It ended so.")
+    check_message(plan_message(card, now=NOW))
+    check_view(approve_modal(card, channel="C1", ts="1.2"))
+    check_view(deny_modal(card, channel="C1", ts="1.2"))
+    check_view(details_modal(card))
+
+
+@pytest.mark.parametrize("state", PlanState)
+def test_only_a_pending_plan_can_be_signed(state: PlanState) -> None:
+    ids = action_ids(plan_message(a_card(state=state), now=NOW))
+    assert ("plan.approve" in ids, "plan.deny" in ids) == ((state is PlanState.PENDING),) * 2
+    assert "plan.details" in ids
+    assert ("callback_id" in approve_modal(a_card(state=state), channel="C", ts="1")) == (state is PlanState.PENDING)
+
+
+def test_a_pending_plan_says_all_that_is_signed() -> None:
+    text = shown(plan_message(a_card(), now=NOW))
+    for words in (
+        "DESTRUCTIVE",
+        "superprismora",
+        "0123abcd",
+        "Still missing",
+        "1 more person",
+        "8 h 12 min",
+        "→",
+        "WARNING",
+        "RTO left 41 min",
+        "2026-11-23 10:42 UTC",
+        "4 min",
+    ):
+        assert words in text, words
+
+
+def test_a_running_plan_follows_its_steps() -> None:
+    card = a_card(
+        state=PlanState.RUNNING,
+        started_at=NOW - timedelta(seconds=90),
+        steps=(
+            a_step(1, state=StepState.VERIFIED, elapsed=timedelta(seconds=4.2)),
+            a_step(2, state=StepState.RUNNING, progress="412 MB of 690 MB, 96 MB/s, about 3 s left"),
+            a_step(3),
+        ),
+    )
+    text = shown(plan_message(card, now=NOW))
+    assert "done in 4.2 s" in text
+    assert "412 MB of 690 MB" in text
+    assert "1 of 3 steps done" in text
+    assert "running for 1 min 30 s" in text
+    assert "RTO left 41 min" in text
+
+
+def test_the_report_compares_with_the_rto() -> None:
+    card = a_card(state=PlanState.SUCCEEDED, started_at=NOW - timedelta(minutes=3), ended_at=NOW)
+    assert "within the RTO, spare 41 min" in shown(plan_message(card, now=NOW + timedelta(days=1)))
+
+
+def test_a_long_plan_is_cut_with_a_pointer_and_keeps_its_buttons() -> None:
+    steps = tuple(a_step(number, summary="s" * 2000, detail="d" * 2000) for number in range(1, 90))
+    for state in (PlanState.PENDING, PlanState.RUNNING):
+        found = plan_message(a_card(steps=steps, state=state), now=NOW)
+        check_message(found)
+        assert "drbot plan show abcdefghjk" in shown(found)
+        assert "plan.details" in action_ids(found)
+    check_view(details_modal(a_card(steps=steps)))
+    check_view(approve_modal(a_card(steps=steps), channel="C", ts="1"))
+
+
+def test_approving_asks_for_the_typed_target_where_the_policy_does() -> None:
+    assert "typed" in action_ids(approve_modal(a_card(), channel="C", ts="1"))
+    assert "typed" not in action_ids(approve_modal(a_card(typed_target=False), channel="C", ts="1"))
+    metadata = Metadata.model_validate_json(approve_modal(a_card(), channel="C", ts="1")["private_metadata"])
+    assert (metadata.token, metadata.digest, metadata.channel) == ("t" * 43, "0123abcd" * 8, "C")
+
+
+def test_people_cannot_write_into_the_product_s_blocks() -> None:
+    signers = (SignerLine(person=NASTY, act=Act.APPROVE, at=NOW, reason=NASTY),)
+    payloads = [
+        plan_message(a_card(signers=signers, target=NASTY, summary=NASTY), now=NOW),
+        incident_message(an_incident(title=NASTY, commander=NASTY, next_step=NASTY), now=NOW),
+        timeline_message(TimelinePage(incident=NASTY, number=1, lines=(a_line(text=NASTY, actor=NASTY),))),
+        report_message(Report(title=NASTY, lines=(NASTY,), columns=(NASTY,), rows=((NASTY,),))),
+        sentence(NASTY),
+    ]
+    for payload in payloads:
+        check_message(payload)
+        for text in mrkdwn_texts(payload):
+            assert "<!channel>" not in text
+            assert "<@U1>" not in text
+            assert "\u202e" not in text
+            assert "\u200b" not in text
+
+
+def test_a_reason_never_shares_a_block_with_facts() -> None:
+    signers = (SignerLine(person="Ana", act=Act.APPROVE, at=NOW, reason="Code ffffffff"),)
+    for block in plan_message(a_card(signers=signers), now=NOW)["blocks"]:
+        if "ffffffff" in shown(block):
+            assert "0123abcd" not in shown(block)
+            assert block["elements"][0]["type"] == "plain_text"
+
+
+def mrkdwn_texts(payload: Any) -> list[str]:
+    if isinstance(payload, dict):
+        own = [payload["text"]] if payload.get("type") == "mrkdwn" or "blocks" in payload else []
+        return own + [text for value in payload.values() for text in mrkdwn_texts(value)]
+    return [text for item in payload for text in mrkdwn_texts(item)] if isinstance(payload, list) else []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "RTO left 41 min of 1 h"),
+        ({"impact_started_at": NOW - timedelta(minutes=90)}, "RTO exceeded by 30 min of 1 h"),
+        ({"recovered_at": NOW}, "achieved 19 min, within the target of 1 h"),
+        ({"recovered_at": NOW + timedelta(hours=2)}, "achieved 2 h 19 min, beyond the target of 1 h"),
+        ({"open": False, "closed_at": NOW}, "not measured, target 1 h"),
+    ],
+)
+def test_the_incident_card_counts_the_rto(changes: dict[str, Any], words: str) -> None:
+    found = incident_message(an_incident(**changes), now=NOW)
+    check_message(found)
+    assert words in found["text"]
+    assert words in shown(found["blocks"])
+
+
+def test_the_restore_form_recommends_one_and_hides_the_others() -> None:
+    form = restore_modal(an_offer(), channel="C1")
+    check_view(form)
+    text = shown(form)
+    assert "loses 8 h 12 min, BEYOND the RPO of 15 min" in text
+    assert "loses 32 h" not in text
+    assert "restore.alternatives" in action_ids(form)
+    assert {"reason", "typed"} <= set(action_ids(form))
+
+
+def test_the_alternatives_are_a_choice() -> None:
+    form = restore_modal(an_offer(), channel="C1", alternatives=True)
+    check_view(form)
+    assert "backup" in action_ids(form)
+    assert "1 d 8 h" in shown(form)
+
+
+def test_a_database_without_backups_offers_nothing_to_sign() -> None:
+    form = restore_modal(an_offer(recommended=None, alternatives=(), why="No dump of `x` verifies."), channel="C1")
+    check_view(form)
+    assert "submit" not in form
+
+
+def a_line(**changes: Any) -> TimelineLine:
+    values: dict[str, Any] = {
+        "seq": 1,
+        "kind": "note",
+        "actor": "Ana",
+        "occurred_at": NOW,
+        "recorded_at": NOW + timedelta(minutes=5),
+        "text": "The vendor says the disk is lost",
+        "permalink": "https://x.slack.com/archives/C1/p1",
+    }
+    return TimelineLine(**(values | changes))
+
+
+def test_the_timeline_shows_when_it_happened_and_when_it_was_recorded() -> None:
+    lines = tuple(a_line(seq=number) for number in range(1, 24))
+    found = timeline_message(TimelinePage(incident="x", number=7, page=2, pages=3, lines=lines))
+    check_message(found)
+    text = shown(found)
+    assert "2026-11-23 10:12:05 UTC" in text
+    assert "recorded 2026-11-23 10:17:05 UTC" in text
+    assert "--page 3" in text
+    assert "|message>" in text
+
+
+def test_links_that_are_none_are_not_links() -> None:
+    for link in ("javascript:alert(1)", "https://x|y>", None):
+        page = TimelinePage(incident="x", number=7, lines=(a_line(permalink=link),))
+        assert "|message>" not in shown(timeline_message(page))
+
+
+def test_reports_are_tables_in_fixed_width() -> None:
+    rows = tuple((f"b{number}", "1 GB " * 30) for number in range(200))
+    report = Report(title="Backups", lines=("Newest is 3 h old.",), columns=("Backup", "Size"), rows=rows)
+    found = report_message(report)
+    check_message(found)
+    assert "140 more rows" in shown(found)
+
+
+def test_help_names_every_command_and_its_example() -> None:
+    router = Router()
+    everything = help_message(router)
+    check_message(everything)
+    for noun in router.nouns():
+        one = help_message(router, noun)
+        check_message(one)
+        for entry in router.entries(noun):
+            assert entry.example in shown(one["blocks"]).replace('\\"', '"')
+    check_message(help_message(router, "nonsense"))
+
+
+def test_small_views_are_valid() -> None:
+    check_view(loading_modal("Approve"))
+    check_view(text_modal("Refused", NASTY))
+    check_message(sentence(""))
+
+
+@given(st.text(max_size=4000))
+@settings(max_examples=60, deadline=None)
+def test_any_text_makes_valid_payloads(text: str) -> None:
+    check_message(sentence(text))
+    check_message(plan_message(a_card(summary=text, target=text, data_loss=text, message=text), now=NOW))
+    check_message(timeline_message(TimelinePage(incident=text, number=1, lines=(a_line(text=text, actor=text),))))
+    check_message(report_message(Report(title=text, lines=(text,), columns=("a",), rows=((text,),))))
+    check_view(text_modal("Refused", text))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0.0 s"), (4.24, "4.2 s"), (61, "1 min 1 s"), (2460, "41 min"), (29_520, "8 h 12 min"), (90_000, "1 d 1 h")],
+)
+def test_spans_have_at_most_two_units(seconds: float, words: str) -> None:
+    assert blocks.span(timedelta(seconds=seconds)) == words
