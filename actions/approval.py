@@ -120,17 +120,25 @@ def minimum_others(risk: Risk) -> int:
     return {Risk.READ: 0, Risk.REVERSIBLE: 0, Risk.DISRUPTIVE: 1, Risk.DESTRUCTIVE: 1, Risk.IRREVERSIBLE: 2}[risk]
 
 
-def standing(signatures: Sequence[Signature], digest: str) -> dict[str, Signature]:
-    """The latest act of every person on this digest. A denial stays even when the same person clicks again."""
-    latest: dict[str, Signature] = {}
-    for signature in sorted(signatures, key=lambda item: item.at):
-        if signature.digest != digest:
+_RANK = {Act.REQUEST: 0, Act.APPROVE: 1, Act.WITHDRAW: 2, Act.DENY: 3}
+"""Which of two acts of one instant comes later: the one that permits less."""
+
+
+def standing(signatures: Sequence[Signature], digest: str) -> dict[str, tuple[Signature, ...]]:
+    """What every person holds up on this digest: a denial, or the signatures since the last withdrawal. A denial
+    stays whatever the same person clicks later; a further signature never takes an earlier one away."""
+    held: dict[str, tuple[Signature, ...]] = {}
+    for signature in sorted(signatures, key=lambda item: (item.at, _RANK[item.act], item.person)):
+        before = held.get(signature.person, ())
+        if signature.digest != digest or any(item.act is Act.DENY for item in before):
             continue
-        held = latest.get(signature.person)
-        if held is not None and held.act is Act.DENY:
-            continue
-        latest[signature.person] = signature
-    return {person: item for person, item in latest.items() if item.act is not Act.WITHDRAW}
+        if signature.act is Act.WITHDRAW:
+            held[signature.person] = ()
+        elif signature.act is Act.DENY:
+            held[signature.person] = (signature,)
+        else:
+            held[signature.person] = (*before, signature)
+    return {person: items for person, items in held.items() if items}
 
 
 def decide(case: Case, now: datetime) -> Decision:
@@ -141,7 +149,7 @@ def decide(case: Case, now: datetime) -> Decision:
     if case.plan.stopped:
         return Decision(state=State.VOID, reason=case.plan.stopped[0].detail)
     held = standing(case.signatures, case.plan.digest)
-    denied = [item for item in held.values() if item.act is Act.DENY and item.person in case.roster]
+    denied = [item for items in held.values() for item in items if item.act is Act.DENY and item.person in case.roster]
     if denied:
         names = ", ".join(_name(case, item.person) for item in denied)
         return Decision(state=State.DENIED, reason=f"Denied by {names}: {denied[0].reason}")
@@ -153,11 +161,12 @@ def decide(case: Case, now: datetime) -> Decision:
     return Decision(state=state, signers=tuple(sorted(counted)), missing=missing)
 
 
-def _counted(case: Case, rule: Rule, held: Mapping[str, Signature]) -> set[str]:
+def _counted(case: Case, rule: Rule, held: Mapping[str, Sequence[Signature]]) -> set[str]:
     """Persons whose signature counts: on the roster, with the target typed where the rule asks."""
     return {
         person
-        for person, item in held.items()
+        for person, items in held.items()
+        for item in items
         if person in case.roster
         and item.act in (Act.REQUEST, Act.APPROVE)
         and (item.act is Act.REQUEST) == (person == case.requester)
@@ -208,24 +217,30 @@ def admit(
         )
     if case.started:
         return Refusal(code=Code.ALREADY_STARTED, text="The run has started; use Abort on its message to stop it.")
+    if case.rule is None:
+        return Refusal(code=Code.NO_RULE, text=f"No approval rule covers {case.plan.risk}; change the plan file first.")
     if digest != case.plan.digest:
         return Refusal(code=Code.STALE_REVISION, text="This plan was replaced; sign the newest message instead.")
-    decision = decide(case, now)
+    over = _over(decide(case, now))
+    if over is not None:
+        return over
+    if act in (Act.APPROVE, Act.REQUEST):
+        return _admit_signature(case, case.rule, person, act, typed=typed, reason=reason)
+    return None
+
+
+def _over(decision: Decision) -> Refusal | None:
+    """Why nobody can sign this plan any more."""
     if decision.state is State.VOID:
         return Refusal(code=Code.STOPPED, text=f"{decision.reason} Ask for a new plan once this is put right.")
     if decision.state is State.DENIED:
         return Refusal(code=Code.DENIED, text=f"{decision.reason} Only a new plan can overrule this.")
     if decision.state is State.EXPIRED:
         return Refusal(code=Code.EXPIRED, text="This plan has expired; ask for it again.")
-    if act in (Act.APPROVE, Act.REQUEST):
-        return _admit_signature(case, person, act, typed=typed, reason=reason)
     return None
 
 
-def _admit_signature(case: Case, person: str, act: Act, *, typed: str, reason: str) -> Refusal | None:
-    rule = case.rule
-    if rule is None:
-        return Refusal(code=Code.NO_RULE, text=f"No approval rule covers {case.plan.risk}; change the plan file first.")
+def _admit_signature(case: Case, rule: Rule, person: str, act: Act, *, typed: str, reason: str) -> Refusal | None:
     if act is Act.APPROVE and person == case.requester:
         return Refusal(
             code=Code.SELF_APPROVAL,
