@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     """Only in a demo may the Slack address be another one, since it receives the tokens."""
     http_host: str = "127.0.0.1"
     http_port: int = 3000
+    person: str = ""
+    """Who uses the command line: the short name of the roster."""
     lease_s: float = Field(default=30, ge=2)
     log_format: str = "json"
 

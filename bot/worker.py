@@ -144,7 +144,8 @@ class Worker:
         else:
             action = registry.action(request.name)
             params = self._params(action.params, request)
-            await self._plans.propose(session, request, action, params, self._ports, who)
+            row = await self._plans.propose(session, request, action, params, self._ports, who)
+            request.plan_id = row.id
 
     def _params(self, kind: type[ParamsT], request: RequestRow) -> ParamsT:
         """What was given; the only database of the plan where one is needed and none was named."""

@@ -1,4 +1,5 @@
-"""What Slack is to be told. Cards are coalesced: one pending row a card is enough, since it is rendered when sent."""
+"""What Slack is to be told. Cards are coalesced: one pending row a card is enough, since it is rendered when sent.
+Rows without a channel are answers to the command line, which fetches them itself."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ async def due(session: AsyncSession, limit: int) -> Sequence[OutboxRow]:
     """The oldest due rows, locked for this transaction."""
     statement = (
         select(OutboxRow)
-        .where(col(OutboxRow.state) == "pending", text("due_at <= clock_timestamp()"))
+        .where(col(OutboxRow.state) == "pending", text("due_at <= clock_timestamp()"), col(OutboxRow.channel) != "")
         .order_by(col(OutboxRow.id))
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -87,6 +88,12 @@ async def settle(
         .values(**values)
         .execution_options(synchronize_session=False)
     )
+
+
+async def answers(session: AsyncSession, request_id: int) -> Sequence[OutboxRow]:
+    """What the worker answered to one request."""
+    statement = select(OutboxRow).where(text("(payload ->> 'request')::bigint = :id").bindparams(id=request_id))
+    return (await session.execute(statement.order_by(col(OutboxRow.id)))).scalars().all()
 
 
 async def get(session: AsyncSession, row_id: int) -> OutboxRow | None:

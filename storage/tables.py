@@ -90,6 +90,7 @@ class RequestRow(SQLModel, table=True):
     incident_id: str | None = None
     state: str = Field(default="new", index=True)
     error: str = ""
+    plan_id: str = ""
     created_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
 
 

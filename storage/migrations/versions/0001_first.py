@@ -104,6 +104,7 @@ TABLES = (
         incident_id VARCHAR,
         state VARCHAR NOT NULL,
         error VARCHAR NOT NULL,
+        plan_id VARCHAR NOT NULL,
         created_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
         PRIMARY KEY (id)
     )

@@ -1,0 +1,256 @@
+"""The composition root: settings and plan file become adapters, services, processes; the only file that knows all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+
+import structlog
+
+from actions import registry
+from actions.adapters.clock import SystemClock
+from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen
+from actions.adapters.executor import SubprocessExecutor
+from actions.adapters.kubernetes import KubernetesCluster
+from actions.adapters.postgres import PostgresServers
+from actions.adapters.s3 import S3Store
+from actions.adapters.secrets import SecretReferences
+from actions.adapters.service_check import ServiceProbe
+from actions.backup.jobs import main as job_main
+from actions.backup.logical import LogicalEngine
+from actions.contract import Finding
+from actions.errors import TemporaryError, UserError
+from actions.ports import Ports
+from bot.clock import DrClock
+from bot.counter import Counter, plan_text
+from bot.doctor import Doctor
+from bot.plan_file import DrPlan, load
+from bot.services.approvals import Approvals, Policy
+from bot.services.deliveries import Deliveries
+from bot.services.desk import Desk
+from bot.services.incidents import Incidents
+from bot.services.plans import Plans
+from bot.services.wake import Wake
+from bot.settings import Settings, SlackMode
+from bot.site import site_of
+from bot.slack.runtime import SlackRuntime
+from bot.worker import Worker
+from storage import plans as stored_plans
+from storage import processes
+from storage.session import Database
+
+log = structlog.get_logger()
+
+BEAT = timedelta(seconds=10)
+
+
+class Role(StrEnum):
+    """What a process of `drbot run` does; one machine runs all three together."""
+
+    SLACK = "slack"
+    WORKER = "worker"
+    CLOCK = "clock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Office:
+    """The use cases on one database."""
+
+    database: Database
+    plan: DrPlan
+    policy: Policy
+    approvals: Approvals
+    plans: Plans
+    incidents: Incidents
+    desk: Desk
+    deliveries: Deliveries
+    wake: Wake
+
+
+@asynccontextmanager
+async def bot_database(settings: Settings) -> AsyncIterator[Database]:
+    """The bot's own PostgreSQL at the newest schema; the bundled one is started when no URL is set, and stopped by the
+    process that started it."""
+    async with AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            server = EmbeddedPostgres(settings.data_directory.resolve() / "memory", listen=Listen.SOCKET)
+            await stack.enter_async_context(server)
+            url = server.dsn()
+        database = Database(url)
+        stack.push_async_callback(database.dispose)
+        await database.ready()
+        await database.migrate()
+        yield database
+
+
+async def ports(settings: Settings, plan: DrPlan) -> Ports:
+    """The adapters of the world, on the site of the plan file."""
+    references = SecretReferences()
+    site = await site_of(plan, references)
+    clock = SystemClock()
+    directory = settings.data_directory.resolve()
+    postgres = PostgresServers(site, references)
+    objects = S3Store(site, references)
+    command = [sys.executable, "-m", "bot.cli", "job"]
+    return Ports(
+        site=site,
+        postgres=postgres,
+        objects=objects,
+        backups=LogicalEngine(
+            site,
+            postgres=postgres,
+            objects=objects,
+            secrets=references,
+            clock=clock,
+            work_directory=directory / "spool",
+        ),
+        executor=SubprocessExecutor(directory / "jobs", command),
+        cluster=KubernetesCluster(site, references),
+        service=ServiceProbe(references),
+        secrets=references,
+        clock=clock,
+    )
+
+
+def office(database: Database, plan: DrPlan) -> Office:
+    """The services over one database."""
+    clock = SystemClock()
+    wake = Wake()
+    policy = Policy(plan)
+    approvals = Approvals(database, policy, registry.kinds(), clock)
+    plans = Plans(database, approvals, registry.kinds(), clock)
+    incidents = Incidents(database, plan, policy, clock)
+    return Office(
+        database=database,
+        plan=plan,
+        policy=policy,
+        approvals=approvals,
+        plans=plans,
+        incidents=incidents,
+        desk=Desk(database, approvals, plans, incidents, clock),
+        deliveries=Deliveries(database, plans, incidents, wake),
+        wake=wake,
+    )
+
+
+async def job(settings: Settings, spec: Path) -> int:
+    """Run one heavy step; needs no database of the bot. The exit code says how it went."""
+    return await job_main(spec, await ports(settings, load(settings.plan_file)))
+
+
+async def doctor(settings: Settings, *, quick: bool) -> list[Finding]:
+    """Everything the bot needs, looked at from this process."""
+    plan = load(settings.plan_file)
+    async with bot_database(settings) as database:
+        world = await ports(settings, plan)
+        return await Doctor(database, plan, Policy(plan), world).examine(quick=quick)
+
+
+async def show_plan(settings: Settings, plan_id: str) -> str:
+    """A stored plan as text. Raises UserError when there is none."""
+    async with bot_database(settings) as database:
+        services = office(database, load(settings.plan_file))
+        async with database.session() as session:
+            row = await stored_plans.get(session, plan_id)
+            if row is None:
+                raise UserError(f"There is no plan `{plan_id}`.")
+            return plan_text(await services.plans.card(session, row))
+
+
+async def at_the_counter(settings: Settings, noun: str, words: list[str], person: str) -> tuple[str, bool]:
+    """The twin of a slash command: its answer, and whether it is good news."""
+    plan = load(settings.plan_file)
+    async with bot_database(settings) as database:
+        services = office(database, plan)
+        counter = Counter(database, services.desk, services.deliveries, person=person, channel=plan.channels.on_call)
+        return await counter.ask(noun, words)
+
+
+async def run(settings: Settings, roles: Collection[Role]) -> None:
+    """Run the roles until SIGTERM or SIGINT. Raises UserError when something needed is missing."""
+    plan = load(settings.plan_file)
+    async with bot_database(settings) as database:
+        services = office(database, plan)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        tasks = [asyncio.create_task(database.listen(services.wake), name="listen")]
+        slack: SlackRuntime | None = None
+        if Role.SLACK in roles and settings.slack_mode is not SlackMode.OFF:
+            slack = slack_runtime(settings, services)
+            tasks.append(asyncio.create_task(slack.run(), name="slack"))
+        if Role.WORKER in roles:
+            world = await ports(settings, plan)
+            worker = Worker(
+                database,
+                world,
+                services.approvals,
+                services.plans,
+                services.incidents,
+                Doctor(database, plan, services.policy, world),
+                services.wake,
+                lease=timedelta(seconds=settings.lease_s),
+            )
+            tasks.append(asyncio.create_task(worker.run(), name="worker"))
+        if Role.CLOCK in roles:
+            tasks.append(asyncio.create_task(DrClock(database, plan, SystemClock()).run(), name="clock"))
+        tasks.append(asyncio.create_task(_beat(database, roles, slack), name="beat"))
+        await _until(stop, tasks)
+
+
+async def _beat(database: Database, roles: Collection[Role], slack: SlackRuntime | None) -> None:
+    """Say every few seconds that this process is alive, and what its Slack workspace does not allow."""
+    own = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    names = ",".join(sorted(roles))
+    while True:
+        notes = {} if slack is None else {"lost": dict(slack.lost)}
+        try:
+            async with database.session() as session:
+                await processes.beat(session, own, names, notes)
+        except TemporaryError as error:
+            log.warning("beat_not_written", error=str(error))
+        await asyncio.sleep(BEAT.total_seconds())
+
+
+async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the signal or for the first task that ends by itself, whose error is raised."""
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    for task in [stopping, *tasks]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for task, result in zip(tasks, results, strict=True):
+        if task in done and isinstance(result, BaseException):
+            raise result
+
+
+def slack_runtime(settings: Settings, services: Office) -> SlackRuntime:
+    """The Slack side. Raises UserError for tokens that are missing."""
+    bot_token = settings.slack_bot_token
+    if bot_token is None:
+        raise UserError("SLACK_BOT_TOKEN is not set; set it, or start with `--role worker --role clock`.")
+    return SlackRuntime(
+        bot_token=bot_token.get_secret_value(),
+        app_token=settings.slack_app_token.get_secret_value() if settings.slack_app_token else None,
+        signing_secret=settings.slack_signing_secret.get_secret_value() if settings.slack_signing_secret else None,
+        api_url=settings.slack_api_url,
+        socket_mode=settings.slack_mode is SlackMode.SOCKET,
+        http_host=settings.http_host,
+        http_port=settings.http_port,
+        desk=services.desk,
+        outbox=services.deliveries,
+        team=services.plan.workspace,
+    )

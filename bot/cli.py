@@ -1,0 +1,160 @@
+"""The command line: `drbot run`, `drbot job`, `drbot doctor`, ... and the twin of every slash command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import structlog
+import typer
+from pydantic import ValidationError
+
+from actions.errors import DrError, UserError
+from bot import bootstrap, plan_file
+from bot.bootstrap import Role
+from bot.demo.command import demo_app
+from bot.router import Router
+from bot.settings import Settings
+
+T = TypeVar("T")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Runs the disaster-recovery plan.")
+plan_app = typer.Typer(no_args_is_help=True, help="The plan file.")
+app.add_typer(plan_app, name="plan")
+app.add_typer(demo_app, name="demo")
+
+
+def main() -> None:
+    """Entry point. Errors for people are one sentence on standard error and exit code 1."""
+    try:
+        app()
+    except ValidationError as error:
+        problems = "; ".join(str(item["msg"]) for item in error.errors(include_url=False, include_input=False))
+        sys.exit(f"The settings do not fit: {problems}.")
+    except DrError as error:
+        sys.exit(str(error))
+
+
+def _settings() -> Settings:
+    settings = Settings()
+    _configure_log(settings.log_format)
+    return settings
+
+
+def _configure_log(form: str) -> None:
+    renderer: Any = structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+
+
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+@app.command()
+def run(
+    role: Annotated[list[Role] | None, typer.Option(help="Only these roles; all three when none is given.")] = None,
+) -> None:
+    """Run the bot until SIGTERM."""
+    settings = _settings()
+    _wait(bootstrap.run(settings, role or list(Role)))
+
+
+@app.command()
+def job(spec: Annotated[Path, typer.Argument(help="The folder's spec.json, written by the executor.")]) -> None:
+    """Run one heavy step; progress is NDJSON on standard output, the result is written last."""
+    raise typer.Exit(_wait(bootstrap.job(_settings(), spec)))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the bot's own database to this version."""
+
+    async def work() -> None:
+        async with bootstrap.bot_database(_settings()):
+            typer.echo("The bot's database is at the newest schema.")
+
+    _wait(work())
+
+
+@app.command()
+def doctor(quick: Annotated[bool, typer.Option(help="Only what answers within a second.")] = False) -> None:
+    """Check everything the bot needs, and say what is lost without it. Exit code 1 when something must be repaired."""
+    findings = _wait(bootstrap.doctor(_settings(), quick=quick))
+    for finding in findings:
+        hint = f" Next: {finding.hint}" if finding.hint else ""
+        typer.echo(f"{finding.verdict.upper():5} {finding.check}: {finding.detail}{hint}")
+    if any(finding.verdict == "stop" for finding in findings):
+        raise typer.Exit(1)
+
+
+@plan_app.command("check")
+def plan_check(file: Annotated[Path | None, typer.Argument(help="Default: DRBOT_PLAN_FILE.")] = None) -> None:
+    """Name every problem of the plan file with its line, its key and what would be right."""
+    path = file or Settings().plan_file
+    problems = plan_file.check(path)
+    for problem in problems:
+        typer.echo(str(problem))
+    if any(problem.severity is plan_file.Severity.ERROR for problem in problems):
+        raise typer.Exit(1)
+    typer.echo(f"{path}: the plan can be used.")
+
+
+@plan_app.command("schema")
+def plan_schema() -> None:
+    """Print the JSON Schema of the plan file."""
+    typer.echo(json.dumps(plan_file.schema(), indent=2))
+
+
+@plan_app.command("show")
+def plan_show(plan_id: str) -> None:
+    """Print a stored plan whole: steps, preconditions, commands by hand, signatures."""
+    typer.echo(_wait(bootstrap.show_plan(_settings(), plan_id)))
+
+
+@app.command()
+def manifest(output: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None) -> None:
+    """Print the Slack app manifest, made from the commands the bot knows."""
+    from bot.slack.manifest import manifest_text
+
+    text = manifest_text()
+    if output is None:
+        typer.echo(text)
+    else:
+        output.write_text(text)
+
+
+def _twin(noun: str, summary: str) -> None:
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+    @app.command(noun, context_settings=settings, help=summary)
+    def command(context: typer.Context) -> None:
+        person = Settings().person
+        if not person:
+            raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")
+        text, good = _wait(bootstrap.at_the_counter(_settings(), noun, list(context.args), person))
+        typer.echo(text)
+        if not good:
+            raise typer.Exit(1)
+
+
+for _noun in Router().nouns():
+    if _noun not in ("help", "doctor"):
+        _twin(_noun, "; ".join(entry.summary for entry in Router().entries(_noun)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The command line's side of the desk: the same words as in Slack, answers as plain text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+from actions.contract import Report
+from actions.errors import UserError
+from bot.ports import ReplyTo, Who
+from bot.router import CommandKind, Router
+from bot.services.cards import PlanCard, PlanState
+from bot.services.deliveries import Deliveries
+from bot.services.desk import Desk
+from storage import outbox, plans, requests
+from storage.session import Database
+
+ENDED = (
+    PlanState.SUCCEEDED,
+    PlanState.FAILED,
+    PlanState.ASKING,
+    PlanState.STALE,
+    PlanState.DENIED,
+    PlanState.EXPIRED,
+    PlanState.VOID,
+)
+PATIENCE = timedelta(seconds=60)
+"""How long a worker may take to answer before the command line gives up waiting; the request stays."""
+
+
+class Counter:
+    """Asks for one person and prints what comes back."""
+
+    def __init__(self, database: Database, desk: Desk, deliveries: Deliveries, *, person: str, channel: str) -> None:
+        self._database = database
+        self._desk = desk
+        self._deliveries = deliveries
+        self._person = person
+        self._channel = channel
+
+    async def ask(self, noun: str, words: Sequence[str]) -> tuple[str, bool]:
+        """The answer and whether it is good news. Raises UserError like Slack would say it."""
+        router = Router()
+        command = router.parse_argv([noun, *words])
+        entry = router.entry(command.name)
+        if entry is None or entry.kind is CommandKind.LOCAL:
+            return "\n".join(
+                f"drbot {' '.join(item.words)} {item.usage}".rstrip() for item in router.entries(noun)
+            ), True
+        # Plans and incidents are everybody's business, so their cards stand in the on-call channel.
+        channel = "" if entry.kind is CommandKind.QUERY and not command.name.startswith("incident.") else self._channel
+        who = Who(source="cli", person=self._person, channel=channel)
+        request = await self._desk.ask(who, command, reply=ReplyTo(channel="", ephemeral=False))
+        if request is None:
+            return "Done; it is on the timeline.", True
+        return await self._answer(request)
+
+    async def _answer(self, request: int) -> tuple[str, bool]:
+        waited = timedelta(0)
+        while True:
+            async with self._database.session() as session:
+                row = await requests.get(session, request)
+                rows = await outbox.answers(session, request)
+                for item in rows:
+                    await outbox.settle(session, item.id or 0, state="sent")
+            if row is not None and row.plan_id:
+                return await self._follow(row.plan_id)
+            if row is not None and row.state == "failed":
+                return row.error, False
+            if rows:
+                return report_text(Report.model_validate(rows[-1].payload["report"])), True
+            if waited > PATIENCE:
+                raise UserError(f"No worker answered within {PATIENCE}; look with `drbot doctor`. The request is kept.")
+            waited += timedelta(milliseconds=200)
+            await asyncio.sleep(0.2)
+
+    async def _follow(self, plan_id: str) -> tuple[str, bool]:
+        while True:
+            async with self._database.session() as session:
+                row = await plans.get(session, plan_id)
+            if row is None:
+                raise UserError(f"There is no plan `{plan_id}`.")
+            card = await self._desk.plan_card(row.token)
+            if card.state in ENDED or card.state is PlanState.PENDING:
+                return plan_text(card), card.state in (PlanState.SUCCEEDED, PlanState.PENDING)
+            await asyncio.sleep(0.5)
+
+
+def report_text(report: Report) -> str:
+    """A report as aligned text."""
+    lines = [report.title, *report.lines]
+    if report.rows:
+        table = [report.columns, *report.rows]
+        widths = [max(len(row[index]) for row in table) for index in range(len(report.columns))]
+        lines += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+        ]
+    for finding in report.findings:
+        hint = f" Next: {finding.hint}" if finding.hint else ""
+        lines.append(f"{finding.verdict.upper():5} {finding.check}: {finding.detail}{hint}")
+    return "\n".join(lines)
+
+
+def plan_text(card: PlanCard) -> str:
+    """A plan whole: steps with before and after, the commands by hand, who signed what."""
+    lines = [
+        f"Plan {card.plan_id} ({card.short_code}) {card.state}: {card.summary}",
+        f"Risk {card.risk}, target `{card.target}`, asked for by {card.requester}",
+    ]
+    lines += [line for line in (card.data_loss, card.message) if line]
+    if card.missing and card.state is PlanState.PENDING:
+        lines.append(
+            f"Still missing: {', '.join(card.missing)}; approve in Slack before {card.expires_at:%H:%M:%S} UTC"
+        )
+    for step in card.steps:
+        seconds = "" if step.elapsed is None else f" ({step.elapsed.total_seconds():.1f} s)"
+        lines.append(f"{step.number:3}. [{step.state}] {step.summary}{seconds}")
+        if step.before or step.after:
+            lines.append(f"       {step.before} -> {step.after}")
+        lines += [f"       $ {command}" for command in step.by_hand]
+        if step.detail:
+            lines.append(f"       {step.detail}")
+    lines += [f"Holds: {item}" for item in card.preconditions]
+    lines += [f"{item.verdict.upper()}: {item.detail} {item.hint}".rstrip() for item in card.findings]
+    lines += [f"{item.name}: {item.value}" for item in card.observations]
+    lines += [f"{item.at:%H:%M:%S} UTC {item.person}: {item.act} ({item.reason})" for item in card.signers]
+    return "\n".join(lines)
