@@ -1,0 +1,1 @@
+"""The demo: everything the bot rescues, on one machine."""

@@ -1,0 +1,284 @@
+"""Runs the pods. One with the annotation `demo.superprismora.com/command` is a real process; others are simulated.
+
+Annotations of the pod template:
+- `demo.superprismora.com/command`: argv as a JSON list, for the first container. `{port}` stands for a free port.
+- `demo.superprismora.com/ready-url`: ready once this answers 2xx; without it, ready soon after the start.
+The process finds its port in `PORT`; the pod shows it in the annotation `demo.superprismora.com/port`. An image whose
+tag is `broken` cannot be pulled. Nothing is isolated: processes see the machine as the stand-in does.
+"""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from actions.adapters.programs import Account, Program, ProgramError
+from bot.demo.cluster import kinds as k
+from bot.demo.cluster.answers import RefusedError
+from bot.demo.cluster.environment import MissingSourceError, resolved
+from bot.demo.cluster.objects import Objects, timestamp
+from bot.demo.cluster.workloads import set_status, tell, with_condition
+
+Json = dict[str, Any]
+
+COMMAND = "demo.superprismora.com/command"
+READY_URL = "demo.superprismora.com/ready-url"
+PORT = "demo.superprismora.com/port"
+
+SETTLE = 0.2  # seconds until a start counts as one
+BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before a crashed container is started again
+PROBE_LIMIT = aiohttp.ClientTimeout(total=1.0)
+
+
+class Runtime:
+    """What the kubelet knows of one pod beyond its object."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.program: Program | None = None
+        self.port = 0
+        self.begun = time.monotonic()
+        self.restarts = 0
+        self.again_at: float | None = None  # when the next start is due
+        self.waiting: Json = {"reason": "ContainerCreating"}
+        self.ended: Json | None = None  # how the process last ended
+        self.over = False  # it will not be started again
+        self.ready = False
+        self.kill_at: float | None = None  # end of the grace period
+
+
+class Kubelet:
+    """Brings what runs in line with the pods that should. `directory` takes logs and working directories."""
+
+    def __init__(self, objects: Objects, directory: Path, *, account: Account | None = None) -> None:
+        self._objects = objects
+        self._directory = directory
+        self._account = account
+        self._running: dict[str, Runtime] = {}
+        self._http: aiohttp.ClientSession | None = None
+
+    async def tick(self) -> None:
+        pods = {pod["metadata"]["uid"]: pod for pod in self._objects.all(k.POD)}
+        for uid in self._running.keys() - pods.keys():  # deleted by force
+            self._kill(self._running.pop(uid))
+        for uid, pod in pods.items():
+            runtime = self._running.get(uid)
+            if runtime is None:
+                runtime = self._running[uid] = Runtime(self._log_path(uid))
+            with contextlib.suppress(RefusedError):  # its namespace is going
+                if "deletionTimestamp" in pod["metadata"]:
+                    self._end(pod, runtime)
+                else:
+                    self._keep(pod, runtime)
+        await asyncio.gather(
+            *(self._probe(pods[uid], runtime) for uid, runtime in self._running.items() if uid in pods)
+        )
+        for uid, runtime in self._running.items():
+            if uid in pods and "deletionTimestamp" not in pods[uid]["metadata"]:
+                self._report(pods[uid], runtime)
+
+    async def close(self) -> None:
+        """End every process: asked first, forced after a second."""
+        programs = [runtime.program for runtime in self._running.values() if runtime.program]
+        for program in programs:
+            program.send(signal.SIGTERM)
+        for _ in range(50):
+            if all(program.code() is not None for program in programs):
+                break
+            await asyncio.sleep(0.02)
+        for runtime in self._running.values():
+            self._kill(runtime)
+        self._running.clear()
+        if self._http is not None:
+            await self._http.close()
+
+    def log_of(self, pod: Json, container: str) -> Path | None:
+        """Where a container writes; None while it has not started."""
+        runtime = self._running.get(pod["metadata"]["uid"])
+        first = pod["spec"]["containers"][0]["name"]
+        if runtime is None or (runtime.program is None and runtime.ended is None and runtime.waiting):
+            return None
+        return runtime.log if container == first else runtime.log.with_suffix(".none")
+
+    # ------------------------------------------------------------ inside
+
+    def _log_path(self, uid: str) -> Path:
+        logs = self._directory / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        return logs / f"{uid}.log"
+
+    def _kill(self, runtime: Runtime) -> None:
+        if runtime.program is not None:
+            runtime.program.kill()
+            runtime.program = None
+
+    def _end(self, pod: Json, runtime: Runtime) -> None:
+        now = time.monotonic()
+        if runtime.program is not None and runtime.program.code() is None:
+            if runtime.kill_at is None:
+                runtime.kill_at = now + pod["metadata"]["deletionGracePeriodSeconds"]
+                runtime.program.send(signal.SIGTERM)
+            if now < runtime.kill_at:
+                return
+        self._kill(runtime)
+        self._running.pop(pod["metadata"]["uid"], None)
+        self._objects.finish(pod)
+
+    def _keep(self, pod: Json, runtime: Runtime) -> None:
+        if runtime.over:
+            return
+        if runtime.program is not None:
+            code = runtime.program.code()
+            if code is not None:
+                self._ended(pod, runtime, code)
+            return
+        if COMMAND not in (pod["metadata"].get("annotations") or {}) or runtime.again_at is not None:
+            if runtime.again_at is not None and time.monotonic() >= runtime.again_at:
+                runtime.again_at = None
+                self._start(pod, runtime)
+            elif runtime.again_at is None:
+                self._simulate(pod, runtime)
+            return
+        self._start(pod, runtime)
+
+    def _unpulled(self, pod: Json, runtime: Runtime) -> bool:
+        image = next((one["image"] for one in pod["spec"]["containers"] if one["image"].endswith(":broken")), None)
+        if image is None:
+            return False
+        message = f'Failed to pull image "{image}": not found'
+        if runtime.waiting.get("reason") == "ContainerCreating":
+            tell(self._objects, k.POD, pod, reason="Failed", message=message, warning=True)
+        late = time.monotonic() - runtime.begun > 1.0  # then the real one waits between its attempts
+        runtime.waiting = {"reason": "ImagePullBackOff" if late else "ErrImagePull", "message": message}
+        return True
+
+    def _simulate(self, pod: Json, runtime: Runtime) -> None:
+        if not self._unpulled(pod, runtime) and time.monotonic() - runtime.begun >= SETTLE:
+            runtime.waiting, runtime.ready = {}, True
+
+    def _start(self, pod: Json, runtime: Runtime) -> None:
+        if self._unpulled(pod, runtime):
+            return
+        metadata, container = pod["metadata"], pod["spec"]["containers"][0]
+
+        def lookup(kind: str, name: str) -> Json | None:
+            return self._objects.find(k.SECRET if kind == "Secret" else k.CONFIG_MAP, metadata["namespace"], name)
+
+        home = self._directory / "pods" / metadata["name"]
+        home.mkdir(parents=True, exist_ok=True)
+        runtime.port = runtime.port or _free_port()
+        try:
+            env, hidden = resolved(pod, container, lookup)
+            env |= {"PORT": str(runtime.port), "HOSTNAME": metadata["name"], "POD_NAMESPACE": metadata["namespace"]}
+            words = json.loads(metadata["annotations"][COMMAND])
+            argv = [str(word).replace("{port}", str(runtime.port)) for word in words]
+            if self._account is not None:
+                home.chmod(0o777)  # the account's own directory, seen by nobody else
+            runtime.program = Program.start(
+                argv, env=env, secrets=hidden, cwd=home, log=runtime.log, account=self._account
+            )
+        except MissingSourceError as error:
+            runtime.waiting = {"reason": "CreateContainerConfigError", "message": str(error)}
+            return
+        except (ProgramError, ValueError) as error:
+            runtime.waiting = {"reason": "RunContainerError", "message": str(error)}
+            runtime.again_at = time.monotonic() + BACKOFF[0]
+            return
+        runtime.begun, runtime.waiting, runtime.ready = time.monotonic(), {}, False
+        self._show_port(pod, runtime)
+
+    def _show_port(self, pod: Json, runtime: Runtime) -> None:
+        def change(fresh: Json) -> None:
+            fresh["metadata"].setdefault("annotations", {})[PORT] = str(runtime.port)
+
+        self._objects.edit(k.POD, pod, change, manager="kubelet")
+
+    def _ended(self, pod: Json, runtime: Runtime, code: int) -> None:
+        self._kill(runtime)  # and what it left in its group
+        runtime.ready = False
+        code = 128 - code if code < 0 else code  # a signal, as a container runtime shows it
+        reason = "Completed" if code == 0 else "Error"
+        runtime.ended = {"exitCode": code, "reason": reason, "finishedAt": timestamp()}
+        policy = pod["spec"]["restartPolicy"]
+        if policy == "Never" or (policy == "OnFailure" and code == 0):
+            runtime.over = True
+            return
+        pause = BACKOFF[min(runtime.restarts, len(BACKOFF) - 1)]
+        runtime.restarts += 1
+        runtime.again_at = time.monotonic() + pause
+        message = f"back-off {pause:g}s restarting failed container"
+        runtime.waiting = {"reason": "CrashLoopBackOff", "message": message}
+        tell(self._objects, k.POD, pod, reason="BackOff", message=message, warning=True)
+
+    async def _probe(self, pod: Json, runtime: Runtime) -> None:
+        if runtime.program is None or "deletionTimestamp" in pod["metadata"]:
+            return
+        url = (pod["metadata"].get("annotations") or {}).get(READY_URL)
+        if url is None:
+            runtime.ready = time.monotonic() - runtime.begun >= SETTLE
+            return
+        if self._http is None:
+            self._http = aiohttp.ClientSession(timeout=PROBE_LIMIT)
+        try:
+            async with self._http.get(url.replace("{port}", str(runtime.port))) as answer:
+                runtime.ready = answer.ok
+        except (aiohttp.ClientError, TimeoutError):
+            runtime.ready = False
+
+    def _report(self, pod: Json, runtime: Runtime) -> None:
+        status = dict(pod.get("status") or {})
+        status["phase"] = _phase(runtime)
+        status |= {"podIP": "127.0.0.1", "hostIP": "127.0.0.1"}
+        status.setdefault("startTime", timestamp())
+        status["containerStatuses"] = [
+            _container_status(one, runtime, first=number == 0) for number, one in enumerate(pod["spec"]["containers"])
+        ]
+        conditions = status.get("conditions") or []
+        for name in ("PodScheduled", "Initialized"):
+            conditions = with_condition(conditions, name, met=True, reason="")
+        for name in ("ContainersReady", "Ready"):
+            reason = "" if runtime.ready else "ContainersNotReady"
+            conditions = with_condition(conditions, name, met=runtime.ready, reason=reason)
+        status["conditions"] = conditions
+        with contextlib.suppress(RefusedError):  # its namespace is going
+            set_status(self._objects, k.POD, pod, status)
+
+
+def _phase(runtime: Runtime) -> str:
+    if runtime.over and runtime.ended:
+        return "Succeeded" if runtime.ended["exitCode"] == 0 else "Failed"
+    return "Pending" if runtime.waiting and runtime.ended is None else "Running"
+
+
+def _container_status(container: Json, runtime: Runtime, *, first: bool) -> Json:
+    broken = container["image"].endswith(":broken")
+    state: Json = {"running": {}}
+    if runtime.over:
+        state = {"terminated": runtime.ended if first else {"exitCode": 0, "reason": "Completed"}}
+    elif runtime.waiting and (first or broken or runtime.ended is None):
+        # Only the container with the bad image is to blame; its neighbours merely wait.
+        blamed = broken or (first and "ImagePull" not in runtime.waiting["reason"])
+        state = {"waiting": runtime.waiting if blamed else {"reason": "ContainerCreating"}}
+    found: Json = {
+        "name": container["name"],
+        "image": container["image"],
+        "imageID": "",
+        "ready": runtime.ready,
+        "started": "running" in state,
+        "restartCount": runtime.restarts if first else 0,
+        "state": state,
+        "lastState": {"terminated": runtime.ended} if first and runtime.ended and not runtime.over else {},
+    }
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
