@@ -322,7 +322,7 @@ async def run(
     cwd: Path | None = None,
     account: Account | None = None,
     stdin: bytes | None = None,
-    timeout: timedelta,  # noqa: ASYNC109 - the program is ended, not only the wait
+    timeout: timedelta,
 ) -> Output:
     """Run a program to its end and give what it wrote.
 

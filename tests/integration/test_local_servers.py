@@ -192,6 +192,8 @@ async def test_s3_listens_on_loopback_alone_and_survives_freeze_and_kill(server_
         await server.start()
         assert server.endpoint == endpoint
         assert client.get_object(Bucket="kept", Key="a")["Body"].read() == b"x"
+    async with SeaweedFs(server_directory / "s3") as again:
+        assert again.client().get_object(Bucket="kept", Key="a")["Body"].read() == b"x"
 
 
 def a_hasty(server: SeaweedFs) -> "S3Client":
