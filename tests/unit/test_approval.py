@@ -245,7 +245,7 @@ REFUSALS = {
 }
 
 
-# The service says this one: a withdrawal by somebody who never signed does not reach the rules.
+# The service says this one itself: it looks at how a request came in, before any rule.
 @pytest.mark.parametrize("code", [code for code in Code if code is not Code.UNSIGNED])
 def test_every_refusal_has_its_code(code: Code) -> None:
     assert REFUSALS[code]() is code
