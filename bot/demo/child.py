@@ -62,7 +62,9 @@ class BotProcess:
 
     async def _launch(self) -> None:
         command = [sys.executable, "-m", "bot.cli", "run"]
-        self._program = await asyncio.to_thread(lambda: Program.start(command, secrets=self._environment, log=self.log))
+        self._program = await asyncio.to_thread(
+            lambda: Program.start(command, env=self._plain, secrets=self._secrets, log=self.log)
+        )
 
     async def _keep(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -7,19 +7,20 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from bot.demo.cluster.kubelet import COMMAND, READY_URL
+from bot.demo.cluster.services import LISTEN
 from bot.demo.dataset import APPLICATION, DATABASE
 from bot.demo.plan import API, CLOSE_DAY, CONFIG_MAP, NAMESPACE, WORKER
 
 Json = dict[str, Any]
 
-COMMAND = "demo.superprismora.com/command"
-"""Annotation of a pod template: the program that the cluster stand-in runs as the pod, a JSON list of words."""
 SECRET = "superprismora-database"  # noqa: S105 - its name
 REPLICAS = 2
 
 
-def manifests(*, database_host: str, password: str) -> Sequence[Json]:
-    """`database_host` is host:port of production."""
+def manifests(*, database_host: str, password: str, port: int) -> Sequence[Json]:
+    """`database_host` is host:port of production, `port` the fixed one of the service on 127.0.0.1."""
+    ready = {READY_URL: "http://127.0.0.1:{port}/readyz"}
     return (
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {
@@ -34,13 +35,19 @@ def manifests(*, database_host: str, password: str) -> Sequence[Json]:
             "metadata": {"name": SECRET, "namespace": NAMESPACE},
             "stringData": {"DATABASE_PASSWORD": password},
         },
-        _deployment(API, REPLICAS, "serve", "--port", "{port}"),
-        _deployment(WORKER, 1, "work"),
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": API, "namespace": NAMESPACE, "annotations": {LISTEN: str(port)}},
+            "spec": {"selector": {"app": API}, "ports": [{"port": 80}]},
+        },
+        _deployment(API, REPLICAS, {**ready, **_command("serve", "--port", "{port}")}),
+        _deployment(WORKER, 1, _command("work")),
         _cron_job(),
     )
 
 
-def _deployment(name: str, replicas: int, *words: str) -> Json:
+def _deployment(name: str, replicas: int, annotations: Json) -> Json:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -49,7 +56,7 @@ def _deployment(name: str, replicas: int, *words: str) -> Json:
             "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
             "template": {
-                "metadata": {"labels": {"app": name}, "annotations": _command(*words)},
+                "metadata": {"labels": {"app": name}, "annotations": annotations},
                 "spec": {"terminationGracePeriodSeconds": 5, "containers": [_container(name)]},
             },
         },

@@ -109,12 +109,18 @@ def application(shop: Shop) -> web.Application:
     app = web.Application()
     app[SHOP] = shop
     app.router.add_get("/", _page)
+    app.router.add_get("/readyz", _ready)
     app.router.add_get("/healthz", _health)
     app.router.add_get("/orders", _orders)
     app.router.add_post("/orders", _new_order)
     app.router.add_get("/users/{id:[0-9]+}", _user)
     app.router.add_post("/users", _new_user)
     return app
+
+
+async def _ready(_: web.Request) -> web.Response:
+    # Of this process alone: a pod that is taken away for its database's trouble could not tell people of it.
+    return web.Response(text="ready\n")
 
 
 async def _health(request: web.Request) -> web.Response:

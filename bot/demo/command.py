@@ -1,0 +1,80 @@
+"""`drbot demo`: a whole installation on this machine, with something to rescue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from actions.errors import DrError, UserError
+from bot.demo.damage import Damage
+from bot.demo.dataset import Size
+
+demo_app = typer.Typer(
+    invoke_without_command=True, no_args_is_help=False, help="Live through an incident on this machine."
+)
+
+
+class Script(StrEnum):
+    RESTORE = "restore"
+
+
+@demo_app.callback()
+def demo(
+    context: typer.Context,
+    size: Annotated[Size, typer.Option(help="tiny 14 MB, small 1 GB, large 3 GB.")] = Size.SMALL,
+    script: Annotated[Script | None, typer.Option(help="Play the story without hands and end.")] = None,
+) -> None:
+    """Start the demo and leave it with Ctrl-C. Everything is on 127.0.0.1 and gone afterwards."""
+    if context.invoked_subcommand is not None:
+        return
+    from bot.demo.story import play
+    from bot.demo.world import stay
+
+    raise typer.Exit(_run(stay(size) if script is None else play(size)))
+
+
+@demo_app.command()
+def damage(
+    kind: Annotated[Damage, typer.Option(help="What goes wrong.")] = Damage.CORRUPT,
+    demo: Annotated[Path | None, typer.Option(help="Folder of the demo; default: the newest that runs.")] = None,
+) -> None:
+    """Harm the production database of the running demo."""
+    import psycopg
+
+    from bot.demo import running
+    from bot.demo.damage import do_damage
+
+    found = running.find(demo)
+    try:
+        done = asyncio.run(do_damage(found.production_dsn, kind))
+    except psycopg.Error as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"Nothing was harmed, PostgreSQL refused: {reason}. Perhaps this harm is done already."
+        ) from error
+    typer.echo("Harm done to `superprismora`:")
+    for line in done:
+        typer.echo(f"  - {line}")
+    typer.echo(f"The application now answers: {found.health_url}")
+    typer.echo("Next, in Slack as Olivia: /dr-incident open Users cannot sign in --scenario database_corruption")
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    try:
+        return asyncio.run(work)
+    except ExceptionGroup as group:
+        # What is started side by side fails in a group; the first one is what a person can act on.
+        known, other = group.split(DrError)
+        if known is None or other is not None:
+            raise
+        raise _first(known) from group
+
+
+def _first(group: ExceptionGroup[DrError]) -> DrError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
