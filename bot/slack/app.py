@@ -1,0 +1,42 @@
+"""The Bolt app, built from explicit arguments. Nothing exists before `build_app` is called."""
+
+from __future__ import annotations
+
+from slack_bolt.async_app import AsyncApp
+from slack_bolt.authorization import AuthorizeResult
+from slack_sdk.web.async_client import AsyncWebClient
+
+from bot.slack.commands import slash
+from bot.slack.interactions import message, plan, restore
+from bot.slack.middleware import Counter, bolt_logger, register_answers
+
+
+def build_app(counter: Counter, *, token: str, base_url: str, signing_secret: str | None) -> AsyncApp:
+    """All handlers on one app. Without a signing secret it serves Socket Mode only.
+
+    The identity is known already, so no request waits for a call of Slack before it is acknowledged.
+    """
+    identity = counter.identity
+
+    async def authorize() -> AuthorizeResult:
+        return AuthorizeResult(
+            enterprise_id=identity.enterprise,
+            team_id=identity.team,
+            bot_user_id=identity.user,
+            bot_id=identity.bot or None,
+            bot_token=token,
+        )
+
+    app = AsyncApp(
+        name="drbot",
+        logger=bolt_logger(),
+        client=AsyncWebClient(base_url=base_url),
+        authorize=authorize,
+        signing_secret=signing_secret or "",
+        # Socket Mode is authenticated by its connection; Bolt skips the check there by itself.
+        request_verification_enabled=True,
+    )
+    register_answers(app, counter)
+    for part in (slash, plan, restore, message):
+        part.register(app, counter)
+    return app

@@ -1,0 +1,105 @@
+"""The buttons of a plan and the modals behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from slack_bolt.async_app import AsyncAck, AsyncApp
+
+from actions.approval import Act
+from actions.errors import UserError
+from bot.ports import Who
+from bot.services.cards import PlanCard
+from bot.slack.middleware import Body, Counter, click_key, who_of
+from bot.slack.views import plan, signing
+from bot.slack.views.blocks import View
+from bot.slack.views.text import loading_modal, text_modal
+
+
+def register(app: AsyncApp, counter: Counter) -> None:
+    """Register Approve, Deny and Details, and what their modals send."""
+
+    @app.action(plan.APPROVE)
+    async def approve(ack: AsyncAck, body: Body) -> None:
+        await _open(counter, ack, body, "Approve", signing.approve_modal, signs=True)
+
+    @app.action(plan.DENY)
+    async def deny(ack: AsyncAck, body: Body) -> None:
+        await _open(counter, ack, body, "Deny", signing.deny_modal, signs=False)
+
+    @app.action(plan.DETAILS)
+    async def details(ack: AsyncAck, body: Body) -> None:
+        await _open(counter, ack, body, "Details", lambda card, **_: signing.details_modal(card), signs=False)
+
+    @app.view(signing.APPROVE)
+    async def approved(ack: AsyncAck, body: Body) -> None:
+        await _sign(counter, ack, body, Act.APPROVE)
+
+    @app.view(signing.DENY)
+    async def denied(ack: AsyncAck, body: Body) -> None:
+        await _sign(counter, ack, body, Act.DENY)
+
+
+async def _open(
+    counter: Counter, ack: AsyncAck, body: Body, title: str, modal: Callable[..., View], *, signs: bool
+) -> None:
+    """Open a modal at once, then fill it from the database; a refusal fills it as well."""
+    fresh = await counter.first_time(click_key(body), f"click.{title.casefold()}", body)
+    await ack()
+    if not fresh:
+        return
+    who, token = who_of(body), str(body["actions"][0].get("value") or "")
+    view = await counter.gateway.open_view(str(body["trigger_id"]), loading_modal(title))
+    try:
+        card = await _card(counter, who, token, signs=signs)
+    except UserError as error:
+        await counter.gateway.update_view(view, text_modal("Refused" if signs else title, str(error)))
+        return
+    ts = str((body.get("container") or {}).get("message_ts") or (body.get("message") or {}).get("ts") or "")
+    await counter.gateway.update_view(view, modal(card, channel=who.channel, ts=ts))
+
+
+async def _card(counter: Counter, who: Who, token: str, *, signs: bool) -> PlanCard:
+    if signs:
+        await counter.desk.may_sign(who, token)
+        await counter.refuse_unfit(who, token)
+    return await counter.desk.plan_card(token)
+
+
+async def _sign(counter: Counter, ack: AsyncAck, body: Body, act: Act) -> None:
+    metadata = signing.Metadata.model_validate_json(str(body["view"].get("private_metadata") or "{}"))
+    typed = typed_value(body, signing.TYPED)
+    if metadata.target and typed != metadata.target:
+        # Nothing is lost by a slip of the finger: the form stays open, and nothing is recorded.
+        await ack(response_action="errors", errors={signing.TYPED: f"Type exactly: {metadata.target}"[:150]})
+        return
+    fresh = await counter.first_time(click_key(body), f"sign.{act}", body)
+    await ack(response_action="update", view=loading_modal("Signature"))
+    if not fresh:
+        return
+    who = who_of(body, channel=metadata.channel)
+    view = str(body["view"]["id"])
+    try:
+        await counter.refuse_unfit(who, metadata.token)
+        told = await counter.desk.sign(
+            who,
+            metadata.token,
+            act=act,
+            digest=metadata.digest,
+            typed=typed,
+            reason=typed_value(body, signing.REASON),
+            channel=metadata.channel,
+            ts=metadata.ts,
+        )
+    except UserError as error:
+        await counter.gateway.update_view(view, text_modal("Refused", str(error)))
+        return
+    await counter.gateway.update_view(view, text_modal("Recorded", told))
+
+
+def typed_value(body: Body, name: str) -> str:
+    """What was typed or chosen in an input whose block and action have this name."""
+    field: dict[str, Any] = body["view"].get("state", {}).get("values", {}).get(name, {}).get(name, {})
+    chosen = field.get("selected_option")
+    return str((chosen or {}).get("value") or field.get("value") or "").strip()

@@ -1,0 +1,72 @@
+"""The restore form: its alternatives, its other databases, and its submission, which is the request."""
+
+from __future__ import annotations
+
+import re
+
+from slack_bolt.async_app import AsyncAck, AsyncApp
+
+from actions.errors import UserError
+from bot.ports import ReplyTo
+from bot.router import Command
+from bot.slack.interactions.plan import typed_value
+from bot.slack.middleware import Body, Counter, click_key, who_of
+from bot.slack.views import restore
+from bot.slack.views.signing import REASON, TYPED
+from bot.slack.views.text import loading_modal, text_modal
+
+
+def register(app: AsyncApp, counter: Counter) -> None:
+    """Register the form's buttons and its submission."""
+
+    @app.action(restore.ALTERNATIVES)
+    async def alternatives(ack: AsyncAck, body: Body) -> None:
+        await _refill(counter, ack, body, alternatives=True)
+
+    @app.action(re.compile(rf"^{re.escape(restore.DATABASE)}\.\d+$"))
+    async def other_database(ack: AsyncAck, body: Body) -> None:
+        await _refill(counter, ack, body, alternatives=False)
+
+    @app.view(restore.SUBMIT)
+    async def request(ack: AsyncAck, body: Body) -> None:
+        await _request(counter, ack, body)
+
+
+async def _refill(counter: Counter, ack: AsyncAck, body: Body, *, alternatives: bool) -> None:
+    fresh = await counter.first_time(click_key(body), "click.restore", body)
+    await ack()
+    if not fresh:
+        return
+    asked = restore.Asked.model_validate_json(str(body["actions"][0].get("value") or "{}"))
+    who = who_of(body, channel=asked.channel)
+    view = str((body.get("view") or {}).get("id") or (body.get("container") or {}).get("view_id") or "")
+    if view:
+        await counter.gateway.update_view(view, loading_modal("Restore"))
+    else:  # a client that does not say which modal it was gets a second one on top
+        view = await counter.gateway.push_view(str(body["trigger_id"]), loading_modal("Restore"))
+    try:
+        await counter.desk.recommend(who, asked.database, view, alternatives=alternatives)
+    except UserError as error:
+        await counter.gateway.update_view(view, text_modal("Restore", str(error)))
+
+
+async def _request(counter: Counter, ack: AsyncAck, body: Body) -> None:
+    metadata = restore.Metadata.model_validate_json(str(body["view"].get("private_metadata") or "{}"))
+    typed = typed_value(body, TYPED)
+    if typed != metadata.target:
+        await ack(response_action="errors", errors={TYPED: f"Type exactly: {metadata.target}"[:150]})
+        return
+    fresh = await counter.first_time(click_key(body), "restore.request", body)
+    await ack(response_action="clear")
+    if not fresh:
+        return
+    who = who_of(body, channel=metadata.channel)
+    await counter.refuse_unfit(who)
+    backup = typed_value(body, restore.BACKUP) or metadata.backup
+    command = Command(
+        name="restore.dump",
+        params={"database": metadata.database, "backup": backup},
+        reason=typed_value(body, REASON),
+        typed=typed,
+    )
+    await counter.desk.ask(who, command, reply=ReplyTo(channel=who.channel, user=who.slack_user))
