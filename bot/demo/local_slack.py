@@ -18,6 +18,7 @@ from typing import Self
 
 import aiohttp
 
+from actions.adapters.embedded_postgres import port_is_free
 from actions.adapters.programs import Program
 from actions.errors import TemporaryError, UserError
 from bot.demo.local_slack_control import LocalSlackControl
@@ -88,6 +89,7 @@ class LocalSlack:
         self.accounts = tuple(accounts)
         self.channels = tuple(channels)
         self.tokens = Tokens.random()
+        self._domain = f"superprismora-{secrets.token_hex(3)}"
         self._request_url = request_url
         self._bot_name = bot_name
         self._start_timeout = start_timeout
@@ -122,7 +124,7 @@ class LocalSlack:
         loop = asyncio.get_running_loop()
         limit = loop.time() + self._start_timeout.total_seconds()
         while loop.time() < limit:
-            if not self.port:
+            if not self.port or not port_is_free(self.port):
                 [self.port] = free_ports(1)
             self._program = Program.start(
                 [
@@ -160,11 +162,9 @@ class LocalSlack:
             while self._program is not None and self._program.code() is None and clock() < until:
                 try:
                     async with session.get(f"{self.page_url}_control/state") as answer:
-                        # Another program may hold the port; ours knows our app.
-                        if answer.status == 200 and APP_ID in await answer.text():
-                            # Another local Slack would answer alike while ours is about to fail.
-                            await asyncio.sleep(0.05)
-                            return self._program.code() is None
+                        # Another program, even another local Slack, may hold the port; ours knows its domain.
+                        if answer.status == 200 and self._domain in await answer.text():
+                            return True
                 except (aiohttp.ClientError, TimeoutError):
                     pass
                 await asyncio.sleep(0.05)
@@ -190,7 +190,7 @@ class LocalSlack:
         if self._request_url:
             app["requestUrl"] = self._request_url
         return {
-            "workspace": {"name": "Super Prismora", "domain": "superprismora", "teamId": TEAM_ID},
+            "workspace": {"name": "Super Prismora", "domain": self._domain, "teamId": TEAM_ID},
             "apps": [app],
             "users": [
                 {"id": a.slack_id, "name": a.login, "real_name": a.name, "email": a.email, "tz": "Etc/UTC"}

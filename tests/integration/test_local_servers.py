@@ -17,7 +17,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen, Start
+from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen, Start, installation
+from actions.errors import UserError
 from bot.demo.seaweedfs import SeaweedFs
 from tests.fixtures.postgres import Database
 from tests.fixtures.shared_s3 import S3
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 pytestmark = pytest.mark.integration
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a normal user runs PostgreSQL as itself")
 ROOT = Path(__file__).parents[2]
 
 
@@ -134,6 +136,29 @@ async def test_socket_alone_opens_no_port_even_on_a_long_path(server_directory: 
         assert postmaster is not None
         assert postmaster.net_connections("inet") == []
     assert not server.socket_directory.exists()
+
+
+@as_root
+async def test_programs_in_a_closed_home_are_copied_beside_the_data(server_directory: Path) -> None:
+    home = server_directory / "home"
+    home.mkdir(mode=0o700)
+    (home / "pginstall").symlink_to(installation())
+    async with EmbeddedPostgres(server_directory / "pg", programs=home / "pginstall", durable=False) as server:
+        assert await one(server.dsn(), "SELECT 1") == 1
+        copied = server.tool("pg_dump")
+        assert copied.is_relative_to(server_directory)
+        assert not copied.is_relative_to(home)
+    # A second server beside it uses the same copy.
+    async with EmbeddedPostgres(server_directory / "pg2", programs=home / "pginstall", durable=False) as second:
+        assert second.tool("pg_dump") == copied
+
+
+@as_root
+async def test_data_directory_behind_a_closed_door_is_refused_with_a_way_out(server_directory: Path) -> None:
+    closed = server_directory / "closed"
+    closed.mkdir(mode=0o700)
+    with pytest.raises(UserError, match=r"cannot enter .*/closed/pg`; choose a data directory that it can reach"):
+        await EmbeddedPostgres(closed / "pg").start()
 
 
 @pytest.mark.kill
