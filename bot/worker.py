@@ -12,14 +12,14 @@ import secrets
 import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval, registry
-from actions.contract import PLAN_SCHEMA, JournalEntry, JournalState, ParamsT, Plan, Report
+from actions.contract import PLAN_SCHEMA, Action, JournalEntry, JournalState, Kinds, ParamsT, Plan, Query, Report
 from actions.errors import DrError, PermanentError, UserError
 from actions.ports import Ports, ProgressReport
 from actions.runner import Outcome, Runner, RunResult
@@ -46,6 +46,19 @@ DRAWN_EVERY = timedelta(seconds=1)
 """How often progress is written for people."""
 
 
+class Catalogue(Protocol):
+    """What the worker can do: `actions.registry`, or a test's own."""
+
+    @property
+    def QUERIES(self) -> Sequence[type[Query[Any]]]: ...  # noqa: N802 - the module's name for it
+
+    def action(self, name: str, /) -> Action[Any]: ...
+
+    def query(self, name: str, /) -> Query[Any]: ...
+
+    def kinds(self) -> Kinds: ...
+
+
 class Worker:
     """One worker process. Any number may run on one database."""
 
@@ -59,6 +72,7 @@ class Worker:
         doctor: Doctor,
         wake: Wake,
         *,
+        catalogue: Catalogue = registry,
         lease: timedelta = timedelta(seconds=30),
         parallel: int = 4,
     ) -> None:
@@ -69,6 +83,7 @@ class Worker:
         self._incidents = all_incidents
         self._doctor = doctor
         self._wake = wake
+        self._catalogue = catalogue
         self._lease = lease
         self._parallel = parallel
         # Unique for each process: two processes with one id once ran a step twice in another engine.
@@ -137,12 +152,12 @@ class Worker:
         elif request.name == "doctor":
             findings = await self._doctor.examine()
             await self._report(session, request, Report(title="Doctor", findings=tuple(findings)))
-        elif request.name in {query.name for query in registry.QUERIES}:
-            query = registry.query(request.name)
+        elif request.name in {query.name for query in self._catalogue.QUERIES}:
+            query = self._catalogue.query(request.name)
             report = await query.read(self._params(query.params, request), self._ports)
             await self._report(session, request, report)
         else:
-            action = registry.action(request.name)
+            action = self._catalogue.action(request.name)
             params = self._params(action.params, request)
             row = await self._plans.propose(session, request, action, params, self._ports, who)
             request.plan_id = row.id
@@ -213,7 +228,7 @@ class Worker:
             now = self._ports.clock.now()
             decision = await self._approvals.decision(session, row, now)
             if decision.state is approval.State.APPROVED:
-                plan = registry.kinds().plan(row.document)
+                plan = self._catalogue.kinds().plan(row.document)
                 epoch = await runs.claim(session, run.id, owner=self.id, lease=self._lease, locks=plan.locks)
                 if epoch is None:
                     return
@@ -241,7 +256,7 @@ class Worker:
             row = await plans.get(session, run_id)
             if row is None:
                 return
-            plan = registry.kinds().plan(row.document)
+            plan = self._catalogue.kinds().plan(row.document)
             epoch = await runs.claim(session, run_id, owner=self.id, lease=self._lease, locks=plan.locks)
             if epoch is None:
                 return
@@ -310,7 +325,7 @@ class Worker:
         async with self._database.session() as session:
             state = str(result.outcome)
             await runs.end(session, row.id, owner=self.id, epoch=epoch, state=state, message=result.message, at=now)
-            if result.outcome is Outcome.SUCCEEDED and row.incident_id is not None and _recovers(row):
+            if result.outcome is Outcome.SUCCEEDED and self._catalogue.action(row.action).recovers:
                 await _mark_recovered(session, row, now)
             texts = {
                 Outcome.SUCCEEDED: f"Run {row.id} succeeded",
@@ -333,12 +348,8 @@ async def _end(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _recovers(row: PlanRow) -> bool:
-    return registry.action(row.action).recovers
-
-
 async def _mark_recovered(session: AsyncSession, row: PlanRow, now: datetime) -> None:
-    incident = await incidents.get(session, row.incident_id or "")
+    incident = None if row.incident_id is None else await incidents.get(session, row.incident_id)
     if incident is not None and incident.recovered_at is None:
         incident.recovered_at = now
         session.add(incident)

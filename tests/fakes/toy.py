@@ -1,0 +1,108 @@
+"""A toy action whose steps only count in a dictionary: to test and to measure what carries steps out."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from actions.contract import Action, Kinds, Lock, Plan, Precondition, Probe, Query, Risk, Step
+from actions.errors import PermanentError, VerificationError
+from actions.ports import Ports, Progress
+from actions.site import Frozen
+
+WORLD: dict[str, list[str]] = {}
+"""What the toy steps did, by plan id."""
+
+
+class ToyParams(Frozen):
+    """How many steps, how long each takes, and which one fails."""
+
+    steps: int = 2
+    seconds: float = 0
+    fails: int | None = None
+    unclear: int | None = None
+    key: str = "toy"
+
+
+class ToyStep(Step):
+    kind: str = "toy.count"
+    plan_id: str
+    number: int
+    milliseconds: int = 0
+    fails: bool = False
+    unclear: bool = False
+
+    @property
+    def summary(self) -> str:
+        return f"Count {self.number}"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (f"echo {self.number}",)
+
+    async def probe(self, ports: Ports) -> Probe:
+        if self.unclear:
+            return Probe.UNKNOWN
+        return Probe.DONE if f"do {self.number}" in WORLD.get(self.plan_id, []) else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        await asyncio.sleep(self.milliseconds / 1000)
+        if self.fails:
+            raise PermanentError(f"step {self.number} was told to fail.")
+        WORLD.setdefault(self.plan_id, []).append(f"do {self.number}")
+
+    async def verify(self, ports: Ports) -> None:
+        if f"do {self.number}" not in WORLD.get(self.plan_id, []):
+            raise VerificationError("not counted.")
+
+    async def undo(self, ports: Ports) -> None:
+        WORLD.setdefault(self.plan_id, []).append(f"undo {self.number}")
+
+
+class Toy(Action[ToyParams]):
+    name: ClassVar[str] = "toy.run"
+    summary: ClassVar[str] = "Count"
+    risk: ClassVar[Risk] = Risk.DESTRUCTIVE
+    recovers: ClassVar[bool] = True
+    params = ToyParams
+    steps: ClassVar[tuple[type[Step], ...]] = (ToyStep,)
+
+    async def plan(self, params: ToyParams, ports: Ports, plan_id: str) -> Plan:
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Count to {params.steps}",
+            risk=self.risk,
+            target="toy",
+            params=params.model_dump(mode="json", exclude={"seconds"}),
+            locks=(Lock(key=params.key),),
+            steps=tuple(
+                ToyStep(
+                    plan_id=plan_id,
+                    number=number,
+                    milliseconds=round(params.seconds * 1000),
+                    fails=number == params.fails,
+                    unclear=number == params.unclear,
+                    undo_on_failure=True,
+                    timeout=timedelta(minutes=1),
+                )
+                for number in range(1, params.steps + 1)
+            ),
+            made_at=ports.clock.now(),
+        )
+
+
+class ToyCatalogue:
+    """A catalogue of the toy alone."""
+
+    QUERIES: tuple[type[Query[Any]], ...] = ()
+
+    def action(self, name: str, /) -> Action[Any]:
+        return Toy()
+
+    def query(self, name: str, /) -> Query[Any]:
+        raise AssertionError(f"the toy catalogue has no query {name}")
+
+    def kinds(self) -> Kinds:
+        preconditions: dict[str, type[Precondition]] = {}
+        return Kinds(steps={"toy.count": ToyStep}, preconditions=preconditions)

@@ -1,0 +1,253 @@
+"""From a request to a report on a real database: signatures, refusals, runs, take-over, the timeline."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from actions.approval import Act
+from actions.errors import UserError
+from bot.ports import ReplyTo, Who
+from bot.router import Command
+from bot.services.cards import PlanCard, PlanState, StepState
+from storage import outbox
+from tests.fakes.toy import WORLD
+from tests.fixtures.office import CHANNEL, OfficeForTests
+
+
+async def approve(
+    office: OfficeForTests, person: str, card, *, typed: str = "toy", reason: str = "seen", ts: str = "1.0"
+):
+    return await office.desk.sign(
+        office.who(person),
+        card.token,
+        act=Act.APPROVE,
+        digest=card.digest,
+        typed=typed,
+        reason=reason,
+        channel=CHANNEL,
+        ts=ts,
+    )
+
+
+async def a_plan(office: OfficeForTests, **params: Any) -> PlanCard:
+    card = await office.planned(await office.ask("olivia", "toy.run", **params))
+    await office.posted(card)
+    return card
+
+
+async def refusals(office: OfficeForTests) -> list[str]:
+    async with office.memory.session() as session:
+        return list((await session.execute(text("SELECT code FROM refusal ORDER BY id"))).scalars())
+
+
+async def test_two_persons_sign_and_the_plan_runs_by_itself(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office, steps=3)
+        assert card.state is PlanState.PENDING
+        assert card.missing == ("1 more person(s) besides the requester", "1 of dba") or card.missing
+        assert "starts now" in await approve(office, "daniel", card)
+        ended = await office.until(card, PlanState.SUCCEEDED)
+    assert [step.state for step in ended.steps] == [StepState.VERIFIED] * 3
+    assert WORLD[card.plan_id] == ["do 1", "do 2", "do 3"]
+    assert [line.act for line in ended.signers] == [Act.REQUEST, Act.APPROVE]
+
+
+async def test_nothing_runs_on_the_request_alone(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office)
+        await asyncio.sleep(0.3)
+        assert (await office.desk.plan_card(card.token)).state is PlanState.PENDING
+    assert card.plan_id not in WORLD
+
+
+@pytest.mark.parametrize(
+    ("person", "change", "code"),
+    [
+        ("olivia", {}, "self_approval"),
+        ("U0GUEST", {}, "not_on_roster"),
+        ("daniel", {"typed": "tyo"}, "wrong_target"),
+        ("daniel", {"reason": " "}, "no_reason"),
+        ("daniel", {"ts": "9.9"}, "stale_revision"),
+    ],
+)
+async def test_a_signature_that_does_not_count_is_refused_and_recorded(
+    office: OfficeForTests, person: str, change: dict[str, str], code: str
+) -> None:
+    async with office.working():
+        card = await a_plan(office)
+        with pytest.raises(UserError):
+            await approve(office, person, card, **change)
+        assert await refusals(office) == [code]
+        assert (await office.desk.plan_card(card.token)).state is PlanState.PENDING
+    assert card.plan_id not in WORLD
+
+
+async def test_a_double_click_adds_one_signature_and_one_run(office: OfficeForTests) -> None:
+    async with office.working(workers=2):
+        card = await a_plan(office, seconds=0.1)
+        results = await asyncio.gather(*(approve(office, "daniel", card) for _ in range(5)), return_exceptions=True)
+        assert sum(isinstance(item, str) for item in results) == 1
+        await office.until(card, PlanState.SUCCEEDED)
+    assert WORLD[card.plan_id] == ["do 1", "do 2"]
+
+
+async def test_a_denial_ends_the_plan(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office)
+        await office.desk.sign(
+            office.who("sam"),
+            card.token,
+            act=Act.DENY,
+            digest=card.digest,
+            typed="",
+            reason="wrong hour",
+            channel=CHANNEL,
+            ts="1.0",
+        )
+        ended = await office.until(card, PlanState.DENIED)
+        assert "wrong hour" in ended.message
+        with pytest.raises(UserError):
+            await approve(office, "daniel", card)
+    assert card.plan_id not in WORLD
+
+
+async def test_a_request_without_the_typed_target_makes_no_plan(office: OfficeForTests) -> None:
+    async with office.working():
+        text_shown = await office.refused(await office.ask("olivia", "toy.run", typed="tyo"))
+    assert "`toy`" in text_shown
+    assert await refusals(office) == ["wrong_target"]
+    async with office.memory.session() as session:
+        assert (await session.execute(text("SELECT count(*) FROM plan"))).scalar_one() == 0
+
+
+async def test_a_failed_step_undoes_what_was_done(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office, steps=3, fails=2)
+        await approve(office, "daniel", card)
+        ended = await office.until(card, PlanState.FAILED)
+    assert WORLD[card.plan_id] == ["do 1", "undo 2", "undo 1"]
+    assert "told to fail" in ended.message
+
+
+async def test_an_unclear_step_asks_and_holds_its_locks(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office, steps=2, unclear=2, key="asks")
+        await approve(office, "daniel", card)
+        await office.until(card, PlanState.ASKING)
+        second = await a_plan(office, key="asks")
+        await approve(office, "daniel", second)
+        await asyncio.sleep(0.3)
+        assert (await office.desk.plan_card(second.token)).state is PlanState.APPROVED
+    assert WORLD[card.plan_id] == ["do 1"]
+
+
+async def test_conflicting_runs_take_turns_and_others_go_on(office: OfficeForTests) -> None:
+    async with office.working(workers=3):
+        same = [await a_plan(office, seconds=0.2, key="same") for _ in range(2)]
+        other = await a_plan(office, seconds=0.2, key="other")
+        await asyncio.gather(*(approve(office, "daniel", card) for card in [*same, other]))
+        ended = [await office.until(card, PlanState.SUCCEEDED) for card in [*same, other]]
+    first, second = sorted(ended[:2], key=lambda card: card.started_at)
+    assert second.started_at >= first.ended_at
+    assert ended[2].started_at < max(card.ended_at for card in ended[:2])
+
+
+async def test_a_worker_that_stops_hands_over_and_no_step_runs_twice(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office, steps=4, seconds=0.2)
+        await approve(office, "daniel", card)
+        await office.until(card, PlanState.RUNNING)
+        await asyncio.sleep(0.3)
+    async with office.working():
+        ended = await office.until(card, PlanState.SUCCEEDED)
+    assert sorted(WORLD[card.plan_id]) == ["do 1", "do 2", "do 3", "do 4"]
+    assert [step.state for step in ended.steps] == [StepState.VERIFIED] * 4
+
+
+async def test_an_expired_plan_cannot_be_signed(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office)
+        async with office.memory.session() as session:
+            await session.execute(text("UPDATE plan SET expires_at = now() - interval '1 second'"))
+        with pytest.raises(UserError, match="expired"):
+            await approve(office, "daniel", card)
+        await office.until(card, PlanState.EXPIRED)
+
+
+async def test_a_changed_document_voids_the_plan(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office)
+        async with office.memory.session() as session:
+            change = """UPDATE plan SET document = jsonb_set(document, '{target}', '"other"')"""
+            await session.execute(text(change))
+        with pytest.raises(UserError):
+            await approve(office, "daniel", card, typed="other")
+        await office.until(card, PlanState.VOID)
+    assert card.plan_id not in WORLD
+
+
+async def incident(office: OfficeForTests, name: str, **params: Any) -> None:
+    await office.desk.ask(
+        office.who("olivia"), Command(name=f"incident.{name}", params=params), reply=ReplyTo(channel=CHANNEL)
+    )
+
+
+async def test_an_incident_from_opening_to_its_achieved_rto(office: OfficeForTests) -> None:
+    await incident(office, "open", title="Orders are gone", severity="SEV1", impact="10m")
+    async with office.working():
+        card = await a_plan(office)
+        await approve(office, "daniel", card)
+        await office.until(card, PlanState.SUCCEEDED)
+        with pytest.raises(UserError, match="already open"):
+            await incident(office, "open", title="Again")
+        await incident(office, "note", text="a <b>note</b> | with pipes")
+        await incident(office, "close", summary="restored")
+    document = json.loads(await office.incidents.exported(1, "json"))
+    assert 600 <= document["achieved_rto_s"] < 630
+    kinds = [line["kind"] for line in document["timeline"]]
+    assert kinds[0] == "incident"
+    assert {"signature", "run", "step", "recovered", "note"} <= set(kinds)
+    assert [line["seq"] for line in document["timeline"]] == sorted(line["seq"] for line in document["timeline"])
+    page = await office.incidents.exported(1, "html")
+    assert "&lt;b&gt;note" in page
+    assert "<script" not in page
+    assert "a &lt;b>note&lt;/b> \\| with pipes" in await office.incidents.exported(1, "md")
+
+
+async def test_a_message_is_pinned_once_and_only_by_the_roster(office: OfficeForTests) -> None:
+    await incident(office, "open", title="Orders are gone")
+    pin = {"channel": CHANNEL, "ts": "5.0", "text": "seen at 10:31", "author": "Sam", "permalink": "https://x/p5"}
+    now = office.clock.now() - timedelta(minutes=3)
+    for person in ("daniel", "sam"):
+        await office.desk.pin(office.who(person), **pin, occurred_at=now)
+    with pytest.raises(UserError, match="roster"):
+        await office.desk.pin(office.who("U0GUEST"), **pin, occurred_at=now)
+    document = json.loads(await office.incidents.exported(1, "json"))
+    assert [line["text"] for line in document["timeline"] if line["kind"] == "message"] == ["seen at 10:31"]
+
+
+async def test_strangers_are_refused_and_recorded(office: OfficeForTests) -> None:
+    for who in (Who(slack_user="U0GUEST", channel=CHANNEL), Who(source="cli", person="nobody")):
+        with pytest.raises(UserError, match="not on the roster"):
+            await office.desk.ask(who, Command(name="toy.run"), reply=ReplyTo())
+    assert await refusals(office) == ["not_on_roster", "not_on_roster"]
+
+
+async def test_the_command_line_cannot_sign(office: OfficeForTests) -> None:
+    command = Command(name="toy.run", reason="x", typed="toy")
+    async with office.working():
+        request = await office.desk.ask(Who(source="cli", person="olivia"), command, reply=ReplyTo())
+        assert "ask in Slack" in await office.refused(request or 0)
+
+
+async def test_what_the_command_line_asked_is_not_sent_to_slack(office: OfficeForTests) -> None:
+    async with office.memory.session() as session:
+        await outbox.add(session, "text", "", payload={"text": "for a terminal"})
+        await outbox.add(session, "text", CHANNEL, payload={"text": "for Slack"})
+    assert [row.payload["text"] for row in await office.deliveries.due(10)] == ["for Slack"]
