@@ -156,6 +156,12 @@ def _repointing(scene: Scene) -> Iterator[Finding]:
     if scene.config_value is None:
         key, config_map = application.service.config_key, application.service.config_map
         yield _stop("repoint", f"ConfigMap `{config_map}` has no `{key}`.", "Correct `config_map` in the plan file.")
+    elif ":" not in scene.config_value and _port(server.address) != _port(scene.home_address):
+        yield _warn(
+            "port",
+            f"`{server.name}` listens on {server.address}, the ConfigMap holds the host alone.",
+            "See that the application's port fits, or its check fails and all is put back.",
+        )
     if any(facts.gitops is not None for facts in application.workloads):
         yield _warn(
             "GitOps",
@@ -163,6 +169,10 @@ def _repointing(scene: Scene) -> Iterator[Finding]:
             f"Commit the new host to the repository, then resume them. The old server keeps its data, closed, for "
             f"{span(scene.database.quarantine)} at least.",
         )
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2] if ":" in address else "5432"
 
 
 def _stop(check: str, detail: str, hint: str) -> Finding:

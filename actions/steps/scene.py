@@ -54,6 +54,10 @@ class Scene(Frozen):
         return None if self.home is None else self.home.database(self.database.name)
 
     @property
+    def home_address(self) -> str:
+        return "" if self.home is None else self.home.server.address
+
+    @property
     def on_spare(self) -> bool:
         return bool(self.elsewhere) and self.spare is not None
 
