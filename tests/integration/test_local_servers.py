@@ -17,7 +17,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen, Start, installation
+from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen, Start
+from actions.adapters.postgres_installation import installation
 from actions.errors import UserError
 from bot.demo.seaweedfs import SeaweedFs
 from tests.fixtures.postgres import Database
