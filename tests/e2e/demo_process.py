@@ -1,0 +1,91 @@
+"""`drbot demo` as a person starts it: a process of its own, read line by line."""
+
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bot.demo import running
+from bot.demo.running import RunningDemo
+
+ROOT = Path(__file__).parents[2]
+DRBOT = [sys.executable, "-m", "bot.cli"]
+
+
+class DemoProcess:
+    """`with` starts it and leaves it by SIGTERM. `said` is everything it has printed."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.said: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [*DRBOT, "demo", *self._words],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+
+    @property
+    def process(self) -> "subprocess.Popen[str]":
+        assert self._process is not None
+        return self._process
+
+    def line(self, pattern: str, *, within: float) -> str:
+        """Wait for a line that matches; the whole output is in the assertion otherwise."""
+        limit = time.monotonic() + within
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.01, limit - time.monotonic()))
+            except queue.Empty:
+                line = None
+            assert line is not None, f"no line `{pattern}` within {within:g} s:\n{''.join(self.said)}"
+            if re.search(pattern, line):
+                return line
+
+    def ready(self, *, within: float = 150) -> RunningDemo:
+        """Wait until it is ready; where everything is."""
+        begun = self.line(r"Starting the demo in ", within=30)
+        directory = Path(begun.split("Starting the demo in ", 1)[1].split(",", 1)[0])
+        self.line(r"^Ready after ", within=within)
+        return running.find(directory)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 60) -> int:
+        """Ask it to end and give its exit code."""
+        self.process.send_signal(number)
+        return self.wait(within=within)
+
+    def wait(self, *, within: float) -> int:
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    def _read(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        with process.stdout as stream:
+            for line in stream:
+                self.said.append(line)
+                self._lines.put(line)
+        self._lines.put(None)

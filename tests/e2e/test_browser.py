@@ -1,0 +1,115 @@
+"""The story in a real browser: Olivia asks, Daniel approves, both watch the message become the report.
+
+Chromium is required; DRBOT_NO_BROWSER=1 skips by will. DRBOT_SCREENSHOTS=1 writes the pictures of the documentation.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from bot.demo.running import RunningDemo
+from tests.e2e.demo_process import DRBOT, ROOT, DemoProcess
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(400),
+    pytest.mark.xdist_group("demo"),
+    pytest.mark.skipif(os.environ.get("DRBOT_NO_BROWSER") == "1", reason="DRBOT_NO_BROWSER=1"),
+]
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+PICTURES = os.environ.get("DRBOT_SCREENSHOTS") == "1"
+SIZE = "small" if PICTURES else "tiny"
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.fail("no Chromium: install it (sudo apt-get install chromium), or set DRBOT_NO_BROWSER=1", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(30_000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return ROOT / "docs" / "images" if PICTURES else tmp_path
+
+
+def test_two_people_restore_a_database_in_the_browser(page: Page, pictures: Path) -> None:
+    with DemoProcess("--size", SIZE) as process:
+        demo = process.ready()
+        before = users(demo)
+        subprocess.run([*DRBOT, "demo", "damage", "--demo", str(demo.directory)], cwd=ROOT, check=True)
+        assert users(demo) != before
+        page.goto(demo.slack_url)
+        page.locator(".sidebar-item", has_text="incidents").click()
+
+        act_as(page, "Olivia (on-call)")
+        say(page, "/dr-incident open Users cannot sign in --scenario database_corruption")
+        expect(message(page, "Users cannot sign in")).to_be_visible(timeout=30_000)
+        say(page, '/dr-restore superprismora --target superprismora --reason "addresses are scrambled"')
+        plan = message(page, "DESTRUCTIVE")
+        approve = plan.get_by_role("button", name="Approve")
+        expect(approve).to_be_visible(timeout=30_000)
+        picture(plan, pictures / "plan.png")
+
+        act_as(page, "Daniel (DBA)")
+        approve.click()
+        modal = page.locator(".modal")
+        fields = modal.locator(".bk-input input, .bk-input textarea")
+        expect(fields).to_have_count(2, timeout=30_000)
+        fields.nth(0).fill("checked with the team")
+        fields.nth(1).fill("superprismora")
+        picture(modal, pictures / "approve.png")
+        modal.get_by_role("button", name="Sign").click()
+
+        running = message(page, re.compile("Running: restore.dump|Signed, about to start"))
+        expect(running).to_be_visible(timeout=60_000)
+        picture(running, pictures / "running.png")
+        report = message(page, "Succeeded: restore.dump")
+        expect(report).to_be_visible(timeout=240_000)
+        picture(report, pictures / "report.png")
+        assert users(demo) == before
+
+
+def users(demo: RunningDemo) -> str:
+    """What the users' addresses are now, in one value."""
+    with psycopg.connect(demo.production_dsn) as connection:
+        row = connection.execute("SELECT md5(string_agg(email, ',' ORDER BY id)) FROM users").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def act_as(page: Page, name: str) -> None:
+    page.locator(".actas select").select_option(label=name)
+
+
+def say(page: Page, text: str) -> None:
+    page.locator(".composer-input").fill(text)
+    page.locator(".composer-send").click()
+
+
+def message(page: Page, words: "str | re.Pattern[str]") -> Locator:
+    return page.locator(".msg", has_text=words).last
+
+
+def picture(what: Locator, path: Path) -> None:
+    what.scroll_into_view_if_needed()
+    what.screenshot(path=path)
+    assert path.stat().st_size > 5_000

@@ -1,0 +1,67 @@
+"""The demo as a new user meets it: the story without hands, and a demo that is gone when it is left."""
+
+import json
+import signal
+import subprocess
+import time
+
+import psutil
+import psycopg
+import pytest
+
+from bot.demo.sweeper import belonging
+from tests.e2e.demo_process import DRBOT, ROOT, DemoProcess
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.xdist_group("demo")]
+
+
+def test_story_ends_with_everything_restored() -> None:
+    with DemoProcess("--script", "restore", "--size", "tiny") as demo:
+        begun = demo.line("Starting the demo in ", within=30)
+        code = demo.wait(within=360)
+        said = "".join(demo.said)
+        result = json.loads(demo.said[-1])
+    assert code == 0, said
+    assert {name: result[name] for name in ("restored", "rows_match", "signatures", "refusals")} == {
+        "restored": True,
+        "rows_match": True,
+        "signatures": 2,
+        "refusals": 2,
+    }
+    assert result["quarantine"].startswith("superprismora_quarantine_")
+    assert 0 < result["downtime_s"] <= result["achieved_rto_s"] < 300
+    assert "Timeline" in said
+    directory = begun.split("Starting the demo in ", 1)[1].split(",", 1)[0]
+    assert directory not in "".join(" ".join(process.info["cmdline"] or []) for process in _all())
+
+
+@pytest.mark.kill
+def test_second_demo_runs_beside_the_first_and_each_goes_with_its_owner() -> None:
+    with DemoProcess("--size", "tiny") as first, DemoProcess("--size", "tiny") as second:
+        one, two = first.ready(), second.ready()
+        assert one.directory != two.directory
+        harm = [*DRBOT, "demo", "damage", "--kind", "delete-rows", "--demo", str(one.directory)]
+        told = subprocess.run(harm, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "800 rows of `users` deleted" in told.stdout
+        assert [_users(demo.production_dsn) for demo in (one, two)] == [200, 1000]
+        assert first.stop(signal.SIGINT) == 0
+        assert not one.directory.exists()
+        assert list(belonging(one.directory)) == []
+        assert two.alive
+        second.stop(signal.SIGKILL)
+        limit = time.monotonic() + 40
+        while two.directory.exists() and time.monotonic() < limit:
+            time.sleep(0.1)
+        assert not two.directory.exists()
+        assert list(belonging(two.directory)) == []
+
+
+def _users(dsn: str) -> int:
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("SELECT count(*) FROM users").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _all() -> "list[psutil.Process]":
+    return list(psutil.process_iter(["cmdline"]))
