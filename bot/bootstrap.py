@@ -216,7 +216,8 @@ async def _beat(database: Database, roles: Collection[Role], slack: SlackRuntime
     own = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     names = ",".join(sorted(roles))
     while True:
-        notes = {} if slack is None else {"lost": dict(slack.lost)}
+        lost = {} if slack is None else {item.method: f"{item.error}; {item.without}" for item in slack.lost}
+        notes = {"lost": lost}
         try:
             async with database.session() as session:
                 await processes.beat(session, own, names, notes)

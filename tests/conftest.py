@@ -15,7 +15,13 @@ import pytest
 
 from tests.fixtures.shared_s3 import SharedS3
 
-pytest_plugins = ["tests.fixtures.local_slack", "tests.fixtures.memory", "tests.fixtures.office", "tests.fixtures.postgres", "tests.fixtures.s3"]
+pytest_plugins = [
+    "tests.fixtures.local_slack",
+    "tests.fixtures.memory",
+    "tests.fixtures.office",
+    "tests.fixtures.postgres",
+    "tests.fixtures.s3",
+]
 
 SHARED_S3 = pytest.StashKey[SharedS3]()
 RUN_DIRECTORY = "DRBOT_TEST_RUN"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 
 from actions.contract import JournalEntry, JournalState, Lock
@@ -141,11 +143,12 @@ async def test_a_taken_over_run_refuses_its_former_owner(memory: Database) -> No
     assert await claim(memory, "p1", "w2") == 2
 
     entry = JournalEntry(step=0, state=JournalState.APPLYING, at=NOW)
-    for write in (
+    writes: list[Callable[[AsyncSession], Awaitable[None]]] = [
         lambda s: runs.append(s, "p1", owner="w1", epoch=1, entry=entry),
         lambda s: runs.renew(s, "p1", owner="w1", epoch=1, lease=LEASE),
         lambda s: runs.end(s, "p1", owner="w1", epoch=1, state="succeeded", message="", at=NOW),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(LeaseLostError):
             async with memory.session() as session:
                 await write(session)
