@@ -23,6 +23,7 @@ from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen
 from actions.adapters.executor import SubprocessExecutor
 from actions.adapters.kubernetes import KubernetesCluster
 from actions.adapters.postgres import PostgresServers
+from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.s3 import S3Store
 from actions.adapters.secrets import SecretReferences
 from actions.adapters.service_check import ServiceProbe
@@ -147,7 +148,8 @@ def office(database: Database, plan: DrPlan) -> Office:
 
 async def job(settings: Settings, spec: Path) -> int:
     """Run one heavy step; needs no database of the bot. The exit code says how it went."""
-    return await job_main(spec, await ports(settings, load(settings.plan_file)))
+    world = await ports(settings, load(settings.plan_file))
+    return await job_main(spec, world.backups)
 
 
 async def doctor(settings: Settings, *, quick: bool) -> list[Finding]:
