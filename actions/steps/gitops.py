@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal
 
 from actions.contract import Probe, Step
-from actions.errors import PermanentError, UnknownOutcomeError, VerificationError
+from actions.errors import PermanentError, UnknownOutcomeError, UserError, VerificationError
 from actions.ports import Ports, Progress, WorkloadFacts
 from actions.site import Frozen, WorkloadRef
 from actions.steps import byhand
@@ -82,7 +83,11 @@ class SuspendGitOps(Step):
 
 
 class ResumeGitOps(Step):
-    """Controllers that this plan suspended reconcile again; a suspension by others is kept."""
+    """Controllers that this plan suspended reconcile again; a suspension by others is kept.
+
+    When this fails people are asked, and nothing is put back: the work is done and checked by then, and undoing it for
+    a controller that stays suspended would cost more than it saves.
+    """
 
     kind: Literal["resume_gitops"] = "resume_gitops"
     timeout: timedelta = timedelta(minutes=2)
@@ -108,19 +113,24 @@ class ResumeGitOps(Step):
         )
 
     async def probe(self, ports: Ports) -> Probe:
-        going_on = await _reconciling(ports, self.controllers)
+        with self._asking():
+            going_on = await _reconciling(ports, self.controllers)
         return Probe.DONE if len(going_on) == len(self.controllers) else Probe.TODO
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except (PermanentError, UserError) as error:
+            raise UnknownOutcomeError(
+                f"Everything before this step is done and stays. {self.summary}: {error} "
+                "Resume by hand, then let the run go on."
+            ) from error
+
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds, without figures
-        for controller in self.controllers:
-            try:
+        with self._asking():
+            for controller in self.controllers:
                 await ports.cluster.resume_gitops(controller.ref, mark=self.mark)
-            except PermanentError as error:
-                # The work is done and checked: putting it all back for this would cost more than it saves.
-                raise UnknownOutcomeError(
-                    f"Everything before this step is done, but {controller} could not be resumed ({error}). "
-                    "Resume it by hand, then let the run go on."
-                ) from error
 
     async def verify(self, ports: Ports) -> None:
         """Nothing to check: still suspended means that others suspended it too, and theirs is kept."""

@@ -101,7 +101,7 @@ class MemoryJournal:
 
 @dataclass(frozen=True)
 class ActionCase:
-    """One action in one world. `asks` lists the ports' calls after whose failure people are asked, nothing put back."""
+    """One action in one world. `asks` lists the kinds of steps whose failure asks people instead of putting back."""
 
     id: str
     action: str
@@ -136,13 +136,24 @@ async def died_and_resumed(case: ActionCase, at: int, moment: Moment) -> tuple[R
     raise AssertionError(f"there is no call {at}")
 
 
-async def failed(case: ActionCase, at: int, moment: Moment) -> tuple[RunResult, World, str]:
-    """Run with one call that fails for good; also which one that was. Waiting cannot fail, so the clock is spared."""
+@dataclass(frozen=True)
+class Failure:
+    """How a run ended in which one call failed for good."""
+
+    result: RunResult
+    world: World
+    call: str
+    step: str  # kind of the step the result names
+
+
+async def failed(case: ActionCase, at: int, moment: Moment) -> Failure:
+    """Run with one call that fails for good. Waiting cannot fail, so the clock is spared."""
     world = case.world()
     plan = await case.plan(world)
     fault = Fault(at=at, moment=moment, error=PermanentError, spared=frozenset({"clock"}))
     result = await run(plan, fragile(world, fault), MemoryJournal())
-    return result, world, fault.calls[at - 1]
+    step = "" if result.step is None else plan.steps[result.step].kind
+    return Failure(result=result, world=world, call=fault.calls[at - 1], step=step)
 
 
 async def count_calls(case: ActionCase, *, spared: frozenset[str] = frozenset()) -> int:

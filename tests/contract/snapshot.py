@@ -1,0 +1,103 @@
+"""A world as it can be seen through its ports, to be compared: before and after, undisturbed and interrupted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actions.ports import DatabaseFacts, Ports
+from actions.site import DatabaseRef, WorkloadRef
+
+
+async def seen(ports: Ports) -> dict[str, Any]:
+    """Everything that a run may change. Times and oids of new databases are left out: they differ by the clock and by
+    how often a load began."""
+    return {
+        "databases": await _databases(ports),
+        "workloads": await _workloads(ports),
+        "configs": await _configs(ports),
+        "catalogue": await _catalogue(ports),
+        "objects": await _objects(ports),
+    }
+
+
+async def production(ports: Ports) -> dict[str, Any]:
+    """What users notice: which database answers to which name and whether it lets them in; what runs; what points
+    where; whether GitOps goes on. Marks are left out: a note on a database disturbs nobody."""
+    databases = {
+        key: None if facts is None else (facts.oid, facts.allows_connections)
+        for key in sorted(ports.site.databases)
+        for facts in [await ports.postgres.database(ports.site.databases[key].ref)]
+    }
+    workloads = {
+        name: {key: found[key] for key in ("replicas", "recorded", "suspended")} if found else None
+        for name, found in (await _workloads(ports)).items()
+    }
+    return {"databases": databases, "workloads": workloads, "configs": await _configs(ports)}
+
+
+async def _databases(ports: Ports) -> dict[str, Any]:
+    return {
+        f"{server}/{facts.name}": await _database(ports, server, facts)
+        for server in sorted(ports.site.servers)
+        for facts in sorted(await ports.postgres.databases(server), key=lambda facts: facts.name)
+    }
+
+
+async def _database(ports: Ports, server: str, facts: DatabaseFacts) -> dict[str, Any]:
+    content = await ports.postgres.fingerprint(DatabaseRef(server, facts.name), ())
+    return {
+        "owner": facts.owner,
+        "open": facts.allows_connections,
+        "mark": facts.mark,
+        "content": content.model_dump(mode="json"),
+    }
+
+
+def _refs(ports: Ports) -> list[WorkloadRef]:
+    return sorted({ref for service in ports.site.services.values() for ref in service.workloads})
+
+
+async def _workloads(ports: Ports) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for ref in _refs(ports):
+        facts = await ports.cluster.workload(ref)
+        found[str(ref)] = facts and {
+            "replicas": facts.replicas,
+            "ready": facts.ready,
+            "recorded": facts.recorded,
+            "mark": facts.mark,
+            "restarted": facts.restarted,
+            "suspended": facts.gitops and facts.gitops.suspended,
+        }
+    return found
+
+
+async def _configs(ports: Ports) -> dict[str, Any]:
+    return {
+        service.config_map: dict(await ports.cluster.config(first.cluster, first.namespace, service.config_map))
+        for service in ports.site.services.values()
+        if service.config_map is not None
+        for first in service.workloads[:1]
+    }
+
+
+async def _catalogue(ports: Ports) -> dict[str, Any]:
+    return {
+        f"{key}/{entry.manifest.id}": {
+            "provenance": entry.manifest.provenance,
+            "problem": entry.problem,
+            "verified": entry.verified_at is not None,
+            "content": entry.manifest.fingerprint.model_dump(mode="json"),
+        }
+        for key in sorted(ports.site.backups)
+        for entry in await ports.backups.catalogue(key)
+    }
+
+
+async def _objects(ports: Ports) -> list[str]:
+    """Keys only: what is encrypted or signed anew has other bytes."""
+    return [
+        f"{bucket}/{facts.key}"
+        for bucket in sorted(ports.site.buckets)
+        for facts in sorted(await ports.objects.list(bucket, ""), key=lambda facts: facts.key)
+    ]
