@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 from actions.contract import Probe, Step
-from actions.errors import PermanentError, UnknownOutcomeError, UserError, VerificationError
+from actions.errors import PermanentError, TemporaryError, UnknownOutcomeError, UserError, VerificationError
 from actions.ports import Ports, Progress, WorkloadFacts
+from actions.runner import ATTEMPTS, LONGEST_PAUSE
 from actions.site import Frozen, WorkloadRef
 from actions.steps import byhand
+
+T = TypeVar("T")
 
 _RESOURCES = {
     "Application": "applications.argoproj.io",
@@ -113,24 +116,28 @@ class ResumeGitOps(Step):
         )
 
     async def probe(self, ports: Ports) -> Probe:
-        with self._asking():
-            going_on = await _reconciling(ports, self.controllers)
+        going_on = await self._or_ask(ports, lambda: _reconciling(ports, self.controllers))
         return Probe.DONE if len(going_on) == len(self.controllers) else Probe.TODO
 
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        try:
-            yield
-        except (PermanentError, UserError) as error:
-            raise UnknownOutcomeError(
-                f"Everything before this step is done and stays. {self.summary}: {error} "
-                "Resume by hand, then let the run go on."
-            ) from error
-
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds, without figures
-        with self._asking():
-            for controller in self.controllers:
-                await ports.cluster.resume_gitops(controller.ref, mark=self.mark)
+        for controller in self.controllers:
+            await self._or_ask(ports, partial(ports.cluster.resume_gitops, controller.ref, mark=self.mark))
+
+    async def _or_ask(self, ports: Ports, work: Callable[[], Awaitable[T]]) -> T:
+        """Try a few times. Raises nothing but UnknownOutcomeError, since any other error would put all back."""
+        tried = 1
+        while True:
+            try:
+                return await work()
+            except (PermanentError, UserError, TemporaryError) as error:
+                if tried < ATTEMPTS and isinstance(error, TemporaryError):
+                    tried += 1
+                    await ports.clock.sleep(min(error.retry_after, LONGEST_PAUSE))
+                    continue
+                raise UnknownOutcomeError(
+                    f"Everything before this step is done and stays. {self.summary}: {error} "
+                    "Resume by hand, then let the run go on."
+                ) from error
 
     async def verify(self, ports: Ports) -> None:
         """Nothing to check: still suspended means that others suspended it too, and theirs is kept."""
