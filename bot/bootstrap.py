@@ -115,6 +115,7 @@ async def ports(settings: Settings, plan: DrPlan) -> Ports:
             objects=objects,
             secrets=references,
             clock=clock,
+            tools=PostgresPrograms(site, references, private_directory=directory / "private"),
             work_directory=directory / "spool",
         ),
         executor=SubprocessExecutor(directory / "jobs", command),
