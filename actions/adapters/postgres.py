@@ -16,16 +16,15 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from actions.adapters.postgres_connections import AsyncConnection, ServerConnections, translated
+from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
 from actions.adapters.postgres_fingerprint import measure
 from actions.adapters.postgres_globals import apply_to_database, create_roles, created_as
 from actions.backup.manifest import Fingerprint, Globals
 from actions.errors import PermanentError, PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, PostgresAdmin, ServerFacts
-from actions.site import DatabaseRef, Invariant
+from actions.ports import DatabaseFacts, PostgresAdmin, Secrets, ServerFacts
+from actions.site import DatabaseRef, Invariant, Site
 
 SCRATCH = "drbot:scratch:"
-LIVE = "drbot:live:"
 NAME_LIMIT = 63  # NAMEDATALEN - 1, bytes; PostgreSQL would cut a longer name without a word
 CLOSE_LIMIT = timedelta(seconds=30)
 COUNTERS = 4  # connections that count rows side by side
@@ -44,8 +43,8 @@ FACTS = """
 class PostgresServers(PostgresAdmin):
     """All servers of the site. Every call opens its own connection: after a crash of a server nothing is stale."""
 
-    def __init__(self, connections: ServerConnections) -> None:
-        self._connections = connections
+    def __init__(self, site: Site, secrets: Secrets) -> None:
+        self._connections = ServerConnections(site, secrets)
 
     # ------------------------------------------------------------ reading
 
@@ -98,8 +97,8 @@ class PostgresServers(PostgresAdmin):
                 if found.mark == mark:
                     return
                 raise UserError(
-                    f"Server `{database.server}` already has a database `{database.name}` that was not made by this plan"
-                    f" (its mark is `{found.mark or 'none'}`). Rename it or choose another name."
+                    f"Server `{database.server}` already has a database `{database.name}` that was not made by this"
+                    f" plan (its mark is `{found.mark or 'none'}`). Rename it or choose another name."
                 )
             # Built under a name that only this mark gives, and renamed when complete: whatever carries the wanted
             # name also carries the mark, even after a crash between two statements.
@@ -127,8 +126,9 @@ class PostgresServers(PostgresAdmin):
         ) as error:
             said = error.diag.message_primary or "unknown locale"
             raise UserError(
-                f"Server `{database.server}` cannot hold `{database.name}` with encoding `{wanted.encoding}` and locale "
-                f"`{wanted.locale or wanted.collate}` ({said}). Install that locale there or choose another server."
+                f"Server `{database.server}` cannot hold `{database.name}` with encoding "
+                f"`{wanted.encoding}` and locale `{wanted.locale or wanted.collate}` ({said}). "
+                "Install that locale there or choose another server."
             ) from error
 
     async def discard(self, database: DatabaseRef, *, mark: str) -> None:
@@ -184,8 +184,6 @@ class PostgresServers(PostgresAdmin):
                 await _comment(connection, aside, mark)
                 await connection.execute(_rename(replacement, current))
                 await _allow(connection, current, allowed=True)
-                # What serves people must not be taken for scratch any more.
-                await _comment(connection, current, LIVE + mark.rsplit(":", 1)[-1])
             except psycopg.errors.ObjectInUse as error:
                 raise PreconditionError([f"a session is in `{current}` or `{replacement}`"]) from error
             except (psycopg.errors.InvalidCatalogName, psycopg.errors.DuplicateDatabase) as error:
@@ -253,7 +251,8 @@ async def _check_owner(connection: AsyncConnection, owner: str) -> None:
     row = await (await connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [owner])).fetchone()
     if row is not None and row[0]:
         raise UserError(
-            f"Role `{owner}` is a superuser and must not own a restored database. Name an unprivileged owner in the plan file."
+            f"Role `{owner}` is a superuser and must not own a restored database. "
+            "Name an unprivileged owner in the plan file."
         )
 
 
@@ -300,6 +299,3 @@ def _free_bytes(directory: str, system_id: int) -> int | None:
         return shutil.disk_usage(directory).free
     except (OSError, struct.error):
         return None
-
-
-__all__ = ["PostgresServers", "translated"]

@@ -20,7 +20,7 @@ CONNECT_SECONDS = 5
 # Ours alone: a database's or role's own settings must not change what we measure or stop what we do.
 SESSION = (
     "-c application_name=drbot -c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off "
-    "-c idle_in_transaction_session_timeout=0 -c row_security=off -c client_encoding=UTF8 -c lc_messages=C"
+    "-c idle_in_transaction_session_timeout=0 -c row_security=off -c client_encoding=UTF8"
 )
 
 

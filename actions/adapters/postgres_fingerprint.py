@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -17,6 +16,7 @@ from psycopg import sql
 
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
 from actions.adapters.postgres_schema import schema_lines
+from actions.backup.archive import readable
 from actions.backup.manifest import Fingerprint
 from actions.backup.manifest import Sequence as SequenceState
 from actions.errors import PermanentError, UserError
@@ -31,27 +31,18 @@ OURS = """
                      WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
 """
 # Materialised views are left out: a restore computes them anew from the restored rows.
-TABLES = f"""
+TABLES = """
     SELECT n.nspname, c.relname, pg_relation_filenode(c.oid)::int8
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {OURS}
      ORDER BY c.relpages DESC, 1, 2
-"""
-SEQUENCES = f"""
+""".replace("{OURS}", OURS)
+SEQUENCES = """
     SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {OURS} ORDER BY 1, 2
-"""
+""".replace("{OURS}", OURS)
 # Values as text must not depend on the server's or the role's settings.
 TEXT_FORM = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=1 -c bytea_output=hex"
-
-
-def readable(schema: str, name: str) -> str:
-    """`schema.table` for people and as a key; parts that are not plain lower case are quoted, so keys stay unique."""
-
-    def part(text: str) -> str:
-        return text if re.fullmatch(r"[a-z_][a-z0-9_$]*", text) else '"' + text.replace('"', '""') + '"'
-
-    return f"{part(schema)}.{part(name)}"
 
 
 @asynccontextmanager

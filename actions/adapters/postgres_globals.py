@@ -58,7 +58,7 @@ ROLES = """
 
 
 async def read_globals(connection: AsyncConnection) -> Globals:
-    """The globals of the connected database: the roles that own, are granted or use something in it, and its settings."""
+    """The globals of the connected database: the roles that own, are granted or use something in it, its settings."""
     roles = [
         Role(
             name=row[0],
@@ -152,7 +152,7 @@ def created_as(wanted: Globals, server_version: int) -> sql.Composable:
 
 
 async def apply_to_database(connection: AsyncConnection, database: str, wanted: Globals) -> None:
-    """Give the database its settings and its ACL. Grants of roles that the server does not know are left out and logged."""
+    """Give the database its settings and its ACL. Grants of unknown roles are left out and logged."""
     name = sql.Identifier(database)
     await _settings(connection, sql.SQL("ALTER DATABASE {}").format(name), wanted.database_settings)
     known = {row[0] for row in await (await connection.execute("SELECT rolname FROM pg_roles")).fetchall()}

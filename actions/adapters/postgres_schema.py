@@ -1,9 +1,9 @@
 """A listing of a database's schema that is equal before a dump and after its restore.
 
-It holds no oids, no database name and no physical order. A superuser's objects become the database owner's in a restore, so
-both are written as `<owner>`. Left out, since an unprivileged restore leaves them out: event triggers, subscriptions,
-foreign data wrappers, publications and default privileges of superusers, tablespaces, and what belongs to extensions
-(their names are listed).
+It holds no oids, no database name and no physical order. A superuser's objects become the database owner's in a
+restore, so both are written as `<owner>`. What an unprivileged restore leaves out is left out here too: event triggers,
+subscriptions, foreign data wrappers, publications and default privileges of superusers, tablespaces, and what belongs
+to extensions (their names are listed).
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ QUERIES: tuple[tuple[str, str], ...] = (
     (
         "constraint",
         # Not-null constraints are part of the columns; before version 18 they had no entry here.
-        """SELECT n.nspname, c.relname, format_type(nullif(k.contypid, 0), NULL), k.conname, pg_get_constraintdef(k.oid),
-                  k.convalidated, obj_description(k.oid, 'pg_constraint')
-             FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace LEFT JOIN pg_class c ON c.oid = k.conrelid
+        """SELECT n.nspname, c.relname, format_type(nullif(k.contypid, 0), NULL), k.conname,
+                  pg_get_constraintdef(k.oid), k.convalidated, obj_description(k.oid, 'pg_constraint')
+             FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
+             LEFT JOIN pg_class c ON c.oid = k.conrelid
             WHERE k.contype NOT IN ('n', 't') AND {ours} AND {free:pg_class:c.oid} AND {free:pg_type:k.contypid}""",
     ),
     (
@@ -114,7 +115,8 @@ QUERIES: tuple[tuple[str, str], ...] = (
         "policy",
         """SELECT n.nspname, c.relname, p.polname, p.polcmd, p.polpermissive, pg_get_expr(p.polqual, p.polrelid),
                   pg_get_expr(p.polwithcheck, p.polrelid),
-                  (SELECT array_agg(CASE WHEN r = 0 THEN 'public' ELSE {owner:r} END ORDER BY 1) FROM unnest(p.polroles) r)
+                  (SELECT array_agg(CASE WHEN r = 0 THEN 'public' ELSE {owner:r} END ORDER BY 1)
+                     FROM unnest(p.polroles) r)
              FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE {ours} AND {free:pg_class:c.oid}""",
     ),
@@ -145,7 +147,7 @@ QUERIES: tuple[tuple[str, str], ...] = (
         "operator",
         """SELECT n.nspname, o.oprname, format_type(o.oprleft, NULL), format_type(o.oprright, NULL), o.oprcode::text,
                   {owner:o.oprowner}
-             FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace 
+             FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
             WHERE {ours} AND {free:pg_operator:o.oid}""",
     ),
     (
@@ -153,7 +155,7 @@ QUERIES: tuple[tuple[str, str], ...] = (
         """SELECT n.nspname, f.cfgname, {owner:f.cfgowner},
                   (SELECT array_agg(format('%s %s %s', m.maptokentype, m.mapseqno, m.mapdict::regdictionary)
                           ORDER BY m.maptokentype, m.mapseqno) FROM pg_ts_config_map m WHERE m.mapcfg = f.oid)
-             FROM pg_ts_config f JOIN pg_namespace n ON n.oid = f.cfgnamespace 
+             FROM pg_ts_config f JOIN pg_namespace n ON n.oid = f.cfgnamespace
             WHERE {ours} AND {free:pg_ts_config:f.oid}""",
     ),
     (

@@ -8,18 +8,18 @@ import fcntl
 import hashlib
 import logging
 import re
-import secrets as random
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_urlsafe
 
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from actions.adapters.embedded_postgres import installation
+from actions.adapters.postgres_installation import installation
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
 from actions.adapters.postgres_fingerprint import TABLES, at_snapshot, exported, measure, relfilenodes
 from actions.adapters.postgres_globals import read_globals
@@ -28,7 +28,8 @@ from actions.backup.archive import Contents
 from actions.backup.manifest import Fingerprint, Globals
 from actions.backup.tools import ArchiveSource, PostgresTools, RestoreOrder, Snapshot, SnapshotFacts
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
-from actions.site import DatabaseRef, Invariant
+from actions.ports import Secrets
+from actions.site import DatabaseRef, Invariant, Site
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +42,15 @@ RESTORE_SETTINGS = (
     # Measured with 3 GB and 4 jobs: see docs/reference/benchmarks.md. fsync stays as the server has it.
     "-c maintenance_work_mem=256MB -c max_parallel_maintenance_workers=1 -c synchronous_commit=off"
     " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-    " -c default_transaction_read_only=off -c application_name=drbot-restore -c lc_messages=C"
+    " -c default_transaction_read_only=off -c application_name=drbot-restore"
 )
 
 
 class PostgresPrograms(PostgresTools):
     """The tools of `Server.tools`, or those of the bundled PostgreSQL."""
 
-    def __init__(self, connections: ServerConnections, *, private_directory: Path, counters: int = 2) -> None:
-        self._connections = connections
+    def __init__(self, site: Site, secrets: Secrets, *, private_directory: Path, counters: int = 2) -> None:
+        self._connections = ServerConnections(site, secrets)
         self._private = private_directory
         self._counters = counters
 
@@ -206,7 +207,7 @@ class PostgresPrograms(PostgresTools):
     async def _restoring_role(self, order: RestoreOrder) -> AsyncIterator[tuple[str, str, Mapping[str, str]]]:
         """A login role for this restore alone: no rights but those of the archive's owners, gone afterwards."""
         role, giver = role_names(order.into)
-        password = random.token_urlsafe(32)
+        password = token_urlsafe(32)
         owners = sorted({order.owner, *order.owners.values()})
         await self._drop_roles(order, role, giver)
         try:

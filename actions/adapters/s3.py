@@ -40,7 +40,7 @@ WRONG_KEY = frozenset(
 RETRY = frozenset({"SlowDown", "ServiceUnavailable", "503", "RequestTimeout", "InternalError", "500", "Throttling"})
 
 
-class S3Objects(ObjectStore):
+class S3Store(ObjectStore):
     """All buckets of the site. Credentials are resolved at first use, and again after a refusal."""
 
     def __init__(self, site: Site, secrets: Secrets) -> None:
@@ -169,7 +169,7 @@ class S3Objects(ObjectStore):
                     total += len(body)
                     number += 1
                     body = await anext(parts, b"")
-        except* Exception as errors:
+        except* Exception as errors:  # noqa: BLE001 - the first one is raised as it was
             raise errors.exceptions[0] from None
         complete = functools.partial(
             client.complete_multipart_upload,
@@ -182,7 +182,7 @@ class S3Objects(ObjectStore):
         return total
 
     async def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
-        """One request, read ahead by one chunk; taken up again where it broke off, at the same version of the object."""
+        """One request, read ahead by one chunk; taken up again where it broke off, at the same object."""
         client = await self._client(bucket)
         place, total, tag, failures = 0, 1, "", 0
         while place < total:

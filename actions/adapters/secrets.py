@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,11 +31,11 @@ class VaultAccess:
     token: SecretRef
 
 
-class ReferencedSecrets(Secrets):
+class SecretReferences(Secrets):
     """Reads at every call, so that a rotated secret is used at once."""
 
-    def __init__(self, environment: Mapping[str, str], *, vault: VaultAccess | None = None) -> None:
-        self._environment = environment
+    def __init__(self, environment: Mapping[str, str] | None = None, *, vault: VaultAccess | None = None) -> None:
+        self._environment = os.environ if environment is None else environment
         self._vault = vault
 
     async def resolve(self, ref: SecretRef) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from actions.backup.manifest import Sequence as SequenceState
 from actions.errors import VerificationError
@@ -49,6 +50,7 @@ class Contents:
     compression: int  # 0 is none
     server_version: str
     dump_version: str
+    created: datetime  # local time of the machine that dumped, read as UTC
     entries: tuple[Entry, ...]
     header: bytes
     int_size: int
@@ -116,8 +118,7 @@ def read_contents(data: bytes) -> Contents:
         )
     reader = _Reader(data, int_size=data[8], offset_size=data[9], place=11)
     compression = reader.byte() if version >= (1, 15) else reader.integer()
-    for _ in range(7):  # struct tm
-        reader.integer()
+    second, minute, hour, day, month, year, _ = (reader.integer() for _ in range(7))  # struct tm, zone unknown
     reader.text()  # name of the database
     server_version, dump_version = reader.text() or "", reader.text() or ""
     entries = tuple(reader.entry(version) for _ in range(reader.integer()))
@@ -125,6 +126,7 @@ def read_contents(data: bytes) -> Contents:
         version=version,
         compression=compression,
         server_version=server_version,
+        created=datetime(year + 1900, month + 1, day, hour, minute, min(second, 59), tzinfo=UTC),
         dump_version=dump_version,
         entries=entries,
         header=data[: reader.place],
@@ -187,3 +189,12 @@ class _Reader:
 def _written(text: str, int_size: int) -> bytes:
     raw = text.encode("utf-8", "surrogateescape")
     return b"\0" + len(raw).to_bytes(int_size, "little") + raw
+
+
+def readable(schema: str, name: str) -> str:
+    """`schema.table` for people and as a key; parts that are not plain lower case are quoted, so keys stay unique."""
+
+    def part(text: str) -> str:
+        return text if re.fullmatch(r"[a-z_][a-z0-9_$]*", text) else '"' + text.replace('"', '""') + '"'
+
+    return f"{part(schema)}.{part(name)}"

@@ -1,0 +1,201 @@
+"""Jobs as processes of this machine that survive the bot: one folder each, found again by name.
+
+directory/<name>/
+  spec.json        what is to be done, without secrets
+  process.json     pid and start time; the pid alone may be somebody else's by now
+  progress.ndjson  one report a line
+  log              standard error
+  result.json      written last, as a whole
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
+
+from actions.adapters.programs import Program
+from actions.backup.jobs import RESULT, SPEC
+from actions.errors import PermanentError, UserError
+from actions.ports import Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
+
+PROCESS, PROGRESS, LOG = "process.json", "progress.ndjson", "log"
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123 label
+POLL = 0.1  # seconds between two looks at a running job
+GRACE = 20.0  # seconds to end in order: abort uploads, remove scratch
+LOG_TAIL = 1500
+
+
+class SubprocessExecutor(Executor):
+    """`command` is the start of the argv that the path of the spec is put behind, such as `drbot job`.
+
+    `environment` is what the job sees beside the few variables every program gets: references such as `env:NAME` are
+    resolved in the job. It is the whole environment of this process unless given.
+    """
+
+    def __init__(
+        self, directory: Path, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._directory = directory
+        self._command = tuple(command)
+        self._environment = environment
+        self._children: dict[int, Program] = {}
+
+    async def start(self, spec: JobSpec) -> None:
+        await asyncio.to_thread(self._start, spec)
+
+    async def find(self, name: str) -> JobState | None:
+        return await asyncio.to_thread(self._find, name)
+
+    async def wait(self, name: str, progress: Progress) -> JobState:
+        place = 0
+        while True:
+            state = await self.find(name)
+            if state is None:
+                raise UserError(f"There is no job `{name}`. It was never started here, or was forgotten.")
+            place = await asyncio.to_thread(self._report, name, place, progress)
+            if state.phase is not JobPhase.RUNNING:
+                return state
+            await asyncio.sleep(POLL)
+
+    async def cancel(self, name: str) -> None:
+        await asyncio.to_thread(self._cancel, name)
+
+    async def forget(self, name: str) -> None:
+        state = await self.find(name)
+        if state is None:
+            return
+        if state.phase is JobPhase.RUNNING:
+            raise UserError(f"The job `{name}` is running. Cancel it before it is forgotten.")
+        await asyncio.to_thread(shutil.rmtree, self._folder(name))
+
+    # ------------------------------------------------------------ in a thread
+
+    def _folder(self, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise UserError(f"`{name}` cannot name a job: use lower case letters, digits and dashes, at most 63.")
+        return self._directory / name
+
+    def _start(self, spec: JobSpec) -> None:
+        folder = self._folder(spec.name)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Held from the look to the record of the process: of two starts, one finds the other's job.
+        with self._alone(spec.name):
+            if (folder / PROCESS).exists():
+                return
+            # A crash between folder and process leaves a spec without a process: it starts now.
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / SPEC).write_text(spec.model_dump_json())
+            with (folder / PROGRESS).open("wb") as progress:
+                program = Program.start(
+                    [*self._command, folder / SPEC],
+                    env=os.environ if self._environment is None else self._environment,
+                    stdout=progress,
+                    log=folder / LOG,
+                    outlive_owner=True,
+                )
+            self._children[program.pid] = program
+            started = _started(program.pid)
+            fresh = folder / f"{PROCESS}.part"
+            fresh.write_text(json.dumps({"pid": program.pid, "started": started}))
+            fresh.replace(folder / PROCESS)
+
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        locks = self._directory / ".locks"
+        locks.mkdir(mode=0o700, exist_ok=True)
+        with (locks / name).open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    def _find(self, name: str) -> JobState | None:
+        folder = self._folder(name)
+        if not (folder / PROCESS).exists():
+            return None
+        # Looked at before the result: it may end between the two looks, never the other way round.
+        process = self._process(folder)
+        try:
+            return JobState.model_validate_json((folder / RESULT).read_bytes())
+        except FileNotFoundError:
+            if process is not None:
+                return JobState(phase=JobPhase.RUNNING)
+            return JobState(phase=JobPhase.LOST, error=self._last_words(folder))
+        except ValidationError as error:
+            raise PermanentError(f"The result of job `{name}` cannot be read. Look at `{folder}`.") from error
+
+    def _process(self, folder: Path) -> psutil.Process | None:
+        try:
+            record = json.loads((folder / PROCESS).read_text())
+            child = self._children.get(record["pid"])
+            if child is not None and child.code() is not None:  # reaps our own child
+                return None
+            process = psutil.Process(record["pid"])
+            ours = process.create_time() == record["started"] and process.status() != psutil.STATUS_ZOMBIE
+        except (FileNotFoundError, psutil.NoSuchProcess):
+            return None
+        return process if ours else None
+
+    def _last_words(self, folder: Path) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            text = (folder / LOG).read_bytes()[-LOG_TAIL:].decode("utf-8", "replace").strip()
+            lines = text.splitlines()
+            return f"its process ended without a result{': ' + lines[-1] if lines else ''}"
+        return "its process ended without a result"
+
+    def _report(self, name: str, place: int, progress: Progress) -> int:
+        """Hand on the whole lines since `place`; returns the new place."""
+        try:
+            with (self._folder(name) / PROGRESS).open("rb") as stream:
+                stream.seek(place)
+                for line in stream:
+                    if not line.endswith(b"\n"):
+                        break
+                    place += len(line)
+                    with contextlib.suppress(ValidationError):
+                        progress(ProgressReport.model_validate_json(line))
+        except FileNotFoundError:
+            return 0
+        return place
+
+    def _cancel(self, name: str) -> None:
+        folder = self._folder(name)
+        process = self._process(folder)
+        if process is None:
+            return
+        # Its own session, so the group is the job and what it started; programs of its own groups die with it
+        # (PR_SET_PDEATHSIG), and are ended here by force where the kernel does not do that.
+        family = _family(process)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        _, left = psutil.wait_procs([process], timeout=GRACE)
+        for member in {*family, *left}:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs([process, *family], timeout=GRACE)
+        child = self._children.pop(process.pid, None)
+        if child is not None:
+            child.kill()
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _started(pid: int) -> float:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return 0.0

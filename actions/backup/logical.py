@@ -1,0 +1,231 @@
+"""Logical backups: `pg_dump` at one snapshot, encrypted, with a signed manifest written last; and the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from actions.backup.adoption import Adoption
+from actions.backup.archive import Contents, readable
+from actions.backup.catalogue import VERIFIED, Catalogue, Folder
+from actions.backup.crypto import Recipients, signing_key
+from actions.backup.loading import Loading
+from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest
+from actions.backup.pipeline import Packed
+from actions.backup.progress import Shown
+from actions.backup.stored import StoredDumps, stored_as, write_private
+from actions.backup.tools import PostgresTools, Snapshot
+from actions.backup.verification import SignedVerification, Verification
+from actions.errors import DrError, UserError, VerificationError
+from actions.ports import (
+    AdoptRequest,
+    BackupEngine,
+    CatalogueEntry,
+    Clock,
+    DumpRequest,
+    LoadRequest,
+    ObjectStore,
+    PostgresAdmin,
+    Progress,
+    Secrets,
+)
+from actions.site import BackupPolicy, Site
+
+FORMAT = "drbot 1"
+TINY, TINY_FROM = 0.1, 1024 * 1024  # a dump under a tenth of the previous one, where that had at least 1 MiB
+
+
+class LogicalEngine(BackupEngine):
+    """The engine of `pg_dump` backups. `work_directory` takes spool files as large as a dump is plain."""
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        postgres: PostgresAdmin,
+        objects: ObjectStore,
+        secrets: Secrets,
+        clock: Clock,
+        tools: PostgresTools,
+        work_directory: Path,
+    ) -> None:
+        self._site, self._postgres, self._objects = site, postgres, objects
+        self._secrets, self._clock, self._tools = secrets, clock, tools
+        self._work = work_directory
+        self._catalogue = Catalogue(objects)
+        self._stored = StoredDumps(objects, secrets, work_directory)
+        self._loading = Loading(postgres, tools)
+
+    async def catalogue(self, database: str) -> Sequence[CatalogueEntry]:
+        return await self._catalogue.entries(self._site.backup(database))
+
+    async def find(self, database: str, backup: str) -> CatalogueEntry | None:
+        return await self._catalogue.find(self._site.backup(database), backup)
+
+    # ------------------------------------------------------------ dump
+
+    async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest:
+        policy, database = self._site.backup(request.database), self._site.database(request.database)
+        folder = Folder(policy, request.id)
+        if (signed := await self._catalogue.signed(policy, request.id)) is not None:
+            return signed
+        begun = self._clock.now()
+        recipients = Recipients(policy.recipients)
+        key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
+        await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
+        previous = await self._previous(request.database)
+        async with self._tools.snapshot(database.ref) as snapshot:
+            facts = snapshot.facts
+            shown = Shown(progress, "dump", previous.plain_bytes if previous else None)
+            async with _together() as group:
+                measuring = group.create_task(snapshot.fingerprint(database.invariants, shown.rows))
+                packing = group.create_task(self._pack(snapshot, policy, folder, recipients, shown))
+            packed, upload_error = packing.result()
+            fingerprint = with_archive(measuring.result(), packed.contents)
+        await self._refuse_tiny(policy, folder, packed, previous)
+        finished = self._clock.now()
+        manifest = Manifest(
+            id=request.id,
+            database=request.database,
+            server=database.server,
+            provenance=Provenance.ATTESTED,
+            system_id=facts.system_id,
+            server_version=facts.server_version,
+            lsn=facts.lsn,
+            snapshot_at=facts.taken_at,
+            finished_at=finished,
+            duration_ms=int((finished - begun) / timedelta(milliseconds=1)),
+            stored=stored_as(policy, folder, packed),
+            plain_bytes=packed.plain_bytes,
+            plain_sha256=packed.plain_sha256,
+            compression="zstd",
+            recipients=policy.recipients,
+            database_bytes=facts.database_bytes,
+            fingerprint=fingerprint,
+            relfilenodes=facts.relfilenodes,
+            globals=facts.cluster_globals,
+            tools={**await self._tools.versions(database.server), "format": FORMAT},
+            requested_by=request.requested_by,
+        )
+        signed = SignedManifest.sign(manifest, key)
+        return await self._stored.publish(policy, folder, signed, upload_error)
+
+    async def _pack(
+        self, snapshot: Snapshot, policy: BackupPolicy, folder: Folder, recipients: Recipients, shown: Shown
+    ) -> tuple[Packed, DrError | None]:
+        source = await snapshot.archive()
+        try:
+            return await self._stored.store(source, policy, folder, recipients, shown.bytes)
+        finally:
+            await asyncio.to_thread(source.stop)
+
+    async def _refuse_tiny(
+        self, policy: BackupPolicy, folder: Folder, packed: Packed, previous: Manifest | None
+    ) -> None:
+        if previous is None or previous.plain_bytes < TINY_FROM or packed.plain_bytes >= TINY * previous.plain_bytes:
+            return
+        await self._objects.delete(policy.bucket, folder.dump)
+        if folder.local_dump is not None:
+            await asyncio.to_thread(folder.local_dump.unlink, missing_ok=True)
+        raise VerificationError(
+            f"The dump of `{policy.database}` has {packed.plain_bytes} bytes, `{previous.id}` had "
+            f"{previous.plain_bytes}: it was not kept. Look whether `{policy.database}` still holds its data."
+        )
+
+    async def _previous(self, database: str) -> Manifest | None:
+        entries = await self.catalogue(database)
+        return next((entry.manifest for entry in entries if entry.problem is None), None)
+
+    # ------------------------------------------------------------ load
+
+    async def load(self, request: LoadRequest, progress: Progress) -> Fingerprint:
+        policy, database = self._site.backup(request.database), self._site.database(request.database)
+        manifest = await self._catalogue.trusted(policy, request.backup)
+        spool = self._work / f"load-{hashlib.sha256(str(request.into).encode()).hexdigest()[:16]}.dump"
+        owners = await self._loading.owners(request.into.server, manifest.globals, database.owner)
+        try:
+            shown = Shown(progress, "download", manifest.stored.bytes)
+            read = await self._stored.read(policy, manifest, spool, owners.header, shown.bytes)
+            shown.phase("restore", manifest.database_bytes)
+            return await self._loading.load(
+                request.into,
+                database=database,
+                mark=request.mark,
+                jobs=request.jobs,
+                spool=spool,
+                contents=read.contents,
+                owners=owners,
+                cluster_globals=manifest.globals,
+                extensions=manifest.fingerprint.extensions,
+                shown=shown,
+            )
+        finally:
+            await asyncio.to_thread(spool.unlink, missing_ok=True)
+
+    # ------------------------------------------------------------ verify, adopt
+
+    async def verify(self, database: str, backup: str, progress: Progress) -> CatalogueEntry:
+        policy = self._site.backup(database)
+        entry = await self._catalogue.find(policy, backup)
+        if entry is None:
+            raise UserError(f"There is no backup `{backup}` of `{database}`. Choose one of the catalogue.")
+        if entry.problem is not None:
+            raise VerificationError(entry.problem)
+        key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
+        shown = Shown(progress, "verify", entry.manifest.stored.bytes)
+        read = await self._stored.read(policy, entry.manifest, None, lambda found: found.header, shown.bytes)
+        head = self._work / f"verify-{backup}.toc"
+        try:
+            await asyncio.to_thread(write_private, head, read.contents.header)
+            await self._tools.check_archive(self._site.database(database).server, head)
+        finally:
+            await asyncio.to_thread(head.unlink, missing_ok=True)
+        now = self._clock.now()
+        record = Verification(
+            backup=backup,
+            manifest_sha256=entry.manifest_sha256,
+            stored_sha256=read.stored_sha256,
+            plain_sha256=read.plain_sha256,
+            entries=len(read.contents.entries),
+            verified_at=now,
+        )
+        name = f"{Folder(policy, backup).prefix}{VERIFIED}{now:%Y%m%dT%H%M%S%fZ}.json"
+        await self._objects.put(policy.bucket, name, SignedVerification.sign(record, key).model_dump_json().encode())
+        return entry.model_copy(update={"verified_at": now})
+
+    async def adopt(self, request: AdoptRequest, progress: Progress) -> SignedManifest:
+        adoption = Adoption(
+            self._site,
+            postgres=self._postgres,
+            objects=self._objects,
+            secrets=self._secrets,
+            clock=self._clock,
+            tools=self._tools,
+            stored=self._stored,
+            work_directory=self._work,
+        )
+        return await adoption.adopt(request, progress)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def with_archive(fingerprint: Fingerprint, contents: Contents) -> Fingerprint:
+    """Sequences as the archive sets them. They are not part of a snapshot: they moved on between count and dump."""
+    states = {readable(schema, name): state for (schema, name), state in contents.sequences().items()}
+    known = {name: states.get(name, state) for name, state in fingerprint.sequences.items()}
+    return fingerprint.model_copy(update={"sequences": known})
+
+
+@asynccontextmanager
+async def _together() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group whose first error is raised as it was."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except* Exception as errors:  # noqa: BLE001 - raised again, alone
+        raise errors.exceptions[0] from None

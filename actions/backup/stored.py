@@ -1,0 +1,200 @@
+"""Dumps as they are stored: encrypted into the bucket and the local copy, and read back with both hashes checked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from actions.backup.archive import Contents
+from actions.backup.catalogue import Folder
+from actions.backup.crypto import Identity, Recipients
+from actions.backup.manifest import Manifest, SignedManifest, StoredObject
+from actions.backup.pipeline import BLOCK, Packed, Unpacked, pack, unpack
+from actions.backup.tools import ArchiveSource
+from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
+from actions.ports import ObjectStore, Secrets
+from actions.site import BackupPolicy
+
+log = logging.getLogger(__name__)
+
+SPARE = 64 * 1024 * 1024  # bytes of the spool disk that a restore leaves free
+
+
+class StoredDumps:
+    """Writes and reads stored dumps. `work_directory` takes spool files as large as a dump is plain."""
+
+    def __init__(self, objects: ObjectStore, secrets: Secrets, work_directory: Path) -> None:
+        self._objects, self._secrets, self._work = objects, secrets, work_directory
+
+    async def store(
+        self,
+        source: ArchiveSource,
+        policy: BackupPolicy,
+        folder: Folder,
+        recipients: Recipients,
+        done: Callable[[int], None],
+    ) -> tuple[Packed, DrError | None]:
+        """Encrypt and store an archive in the bucket and, where the policy wants it, on disk.
+
+        With a local copy an error of the bucket is returned, not raised: the copy is completed all the same.
+        """
+        local = folder.local_dump
+        failed: list[DrError] = []
+
+        async def store(chunks: AsyncIterator[bytes]) -> None:
+            try:
+                await self._objects.put_stream(policy.bucket, folder.dump, chunks)
+            except (TemporaryError, UserError, PermanentError) as error:
+                if local is None:
+                    raise
+                failed.append(error)
+                async for _ in chunks:
+                    pass
+
+        part = local.with_name(local.name + ".part") if local else None
+        try:
+            packed = await pack(
+                source.read, source.finish, source.stop, recipients=recipients, store=store, local=part, done=done
+            )
+            if part is not None and local is not None:
+                await asyncio.to_thread(part.replace, local)
+        finally:
+            if part is not None:
+                await asyncio.to_thread(part.unlink, missing_ok=True)
+        return packed, failed[0] if failed else None
+
+    async def publish(
+        self, policy: BackupPolicy, folder: Folder, signed: SignedManifest, upload_error: DrError | None
+    ) -> SignedManifest:
+        """Write the manifest, which makes the stored object a backup."""
+        body = signed.model_dump_json(indent=1).encode()
+        if (path := folder.local_manifest) is not None:
+            await asyncio.to_thread(write_private, path, body)
+        if upload_error is None:
+            try:
+                found = await self._objects.head(policy.bucket, folder.dump)
+                if found is None or found.bytes != signed.manifest.stored.bytes:
+                    raise TemporaryError(f"Bucket `{policy.bucket}` did not keep `{folder.dump}` as it was sent.")
+                await self._objects.put(policy.bucket, folder.manifest, body, only_if_absent=True)
+                return signed
+            except (TemporaryError, PermanentError) as error:
+                upload_error = error
+        if path is not None:
+            raise _adding(
+                upload_error,
+                f"The local copy `{folder.local_dump}` with `{path}` is complete ({signed.manifest.stored.bytes} "
+                f"bytes); the bucket has no backup `{signed.manifest.id}`. Dump again.",
+            ) from upload_error
+        raise upload_error
+
+    async def identity(self, policy: BackupPolicy) -> Identity:
+        """The identity that opens dumps here. Raises UserError when the reference holds none."""
+        return Identity(await self._secrets.resolve(policy.identity), policy.identity)
+
+    async def read(
+        self,
+        policy: BackupPolicy,
+        manifest: Manifest,
+        spool: Path | None,
+        header: Callable[[Contents], bytes],
+        done: Callable[[int], None],
+    ) -> Unpacked:
+        """Read the stored object to its end and compare both hashes with the manifest, before anybody uses it."""
+        backup = manifest.id
+        folder = Folder(policy, backup)
+        identity = await self.identity(policy)
+        if not set(identity.public_keys) & set(manifest.recipients):
+            raise UserError(
+                f"The identity `{policy.identity}` cannot open backup `{backup}`: it is not among its "
+                f"{len(manifest.recipients)} recipients. Use the identity of one of them."
+            )
+        if spool is not None:
+            await asyncio.to_thread(self.check_room, manifest.plain_bytes)
+        chunks = await self._chunks(policy, folder, manifest)
+        try:
+            read = await unpack(chunks, backup=backup, identity=identity, spool=spool, header=header, done=done)
+        except VerificationError as error:
+            raise VerificationError(
+                f"The object of backup `{backup}` is not what was stored: {error} Nothing was restored from it."
+            ) from error
+        wrong = [
+            name
+            for name, found, wanted in (
+                ("stored", (read.stored_bytes, read.stored_sha256), (manifest.stored.bytes, manifest.stored.sha256)),
+                ("plain", (read.plain_bytes, read.plain_sha256), (manifest.plain_bytes, manifest.plain_sha256)),
+            )
+            if found != wanted
+        ]
+        if wrong:
+            raise VerificationError(
+                f"The {' and '.join(wrong)} bytes of backup `{backup}` do not have the size and SHA-256 of its "
+                "manifest: they were changed. Nothing was restored from it. Use another backup."
+            )
+        return read
+
+    async def _chunks(self, policy: BackupPolicy, folder: Folder, manifest: Manifest) -> AsyncIterator[bytes]:
+        """The stored object, from the local copy while the bucket does not answer."""
+        try:
+            found = await self._objects.head(policy.bucket, folder.dump)
+        except TemporaryError:
+            path = folder.local_dump
+            if path is None or not await asyncio.to_thread(_has_size, path, manifest.stored.bytes):
+                raise
+            log.warning("bucket_silent_local_copy_used: %s", path)
+            return _file_chunks(path)
+        if found is None:
+            raise VerificationError(
+                f"The object of backup `{manifest.id}` is missing: bucket `{policy.bucket}` has no `{folder.dump}`. "
+                "Use another backup."
+            )
+        if found.bytes != manifest.stored.bytes:
+            raise VerificationError(
+                f"The object of backup `{manifest.id}` has {found.bytes} bytes, its manifest says "
+                f"{manifest.stored.bytes}. Use another backup."
+            )
+        return self._objects.get_stream(policy.bucket, folder.dump)
+
+    def check_room(self, plain_bytes: int) -> None:
+        """Raise UserError unless the spool disk has room for the plain dump. Blocking."""
+        self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._work).free
+        if free < plain_bytes + SPARE:
+            raise UserError(
+                f"The disk of `{self._work}` has {free} bytes free; the dump needs {plain_bytes + SPARE}. "
+                "Free space there, then try again."
+            )
+
+
+def stored_as(policy: BackupPolicy, folder: Folder, packed: Packed) -> StoredObject:
+    """What the manifest says of the object."""
+    return StoredObject(bucket=policy.bucket, key=folder.dump, bytes=packed.stored_bytes, sha256=packed.stored_sha256)
+
+
+def write_private(path: Path, body: bytes) -> None:
+    """Write a small file as a whole or not at all. Blocking."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".part")
+    fresh.write_bytes(body)
+    fresh.chmod(0o600)
+    fresh.replace(path)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
+
+
+async def _file_chunks(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as stream:
+        while block := await asyncio.to_thread(stream.read, BLOCK):
+            yield block
+
+
+def _adding(error: DrError, more: str) -> DrError:
+    """The same kind of error that says more."""
+    text = f"{error} {more}"
+    if isinstance(error, TemporaryError):
+        return TemporaryError(text, retry_after=error.retry_after)
+    return UserError(text) if isinstance(error, UserError) else PermanentError(text)
