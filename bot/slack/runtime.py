@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+import aiohttp
 import structlog
 from aiohttp import web
 from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
@@ -123,7 +124,7 @@ class SlackRuntime:
             await client.apps_connections_open(app_token=self._app_token)
         except SlackApiError as error:
             raise translated("apps.connections.open", error) from error
-        except (OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise TemporaryError(f"Slack did not answer apps.connections.open ({type(error).__name__}).") from error
 
     @asynccontextmanager
@@ -146,13 +147,13 @@ class SlackRuntime:
         )
         self._handlers.append(handler)
         # Connecting goes on for ever while Slack is away, so nobody waits for it.
-        connecting = asyncio.create_task(handler.connect_async(), name="slack-connect")
+        connecting = asyncio.create_task(handler.connect_async(), name="slack-connect")  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
             connecting.cancel()
             await asyncio.gather(connecting, return_exceptions=True)
-            await handler.close_async()
+            await handler.close_async()  # type: ignore[no-untyped-call]
             self._handlers.remove(handler)
 
     @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actions.approval import Act
-from actions.contract import Finding, Observation, Report, Risk, Verdict
-from bot.ports import BackupOffer, RestoreOffer, TimelinePage
+from actions.contract import Report
+from bot.ports import TimelinePage
 from bot.router import Router
-from bot.services.cards import IncidentCard, PlanCard, PlanState, SignerLine, StepLine, StepState, TimelineLine
+from bot.services.cards import PlanState, SignerLine, StepState
 from bot.slack.views import blocks
 from bot.slack.views.help import help_message
 from bot.slack.views.incident import incident_message
@@ -24,85 +24,9 @@ from bot.slack.views.restore import restore_modal
 from bot.slack.views.signing import Metadata, approve_modal, deny_modal, details_modal
 from bot.slack.views.text import loading_modal, sentence, text_modal
 from tests.fakes.block_rules import check_message, check_view
+from tests.fakes.cards import NOW, a_card, a_line, a_step, an_incident, an_offer
 
-NOW = datetime(2026, 11, 23, 10, 12, 5, tzinfo=UTC)
 NASTY = "<!channel> <@U1> *b* `c` & \u202edlrow\u200b <https://x|y> ```\x07 é日本"
-
-
-def a_step(number: int = 1, **changes: Any) -> StepLine:
-    values: dict[str, Any] = {
-        "number": number,
-        "summary": f"Rename `db` to `db_quarantine_{number}`",
-        "before": "`db`",
-        "after": "`db_quarantine`",
-        "by_hand": ("psql -c 'ALTER DATABASE db RENAME TO q'",),
-    }
-    return StepLine(**(values | changes))
-
-
-def a_card(**changes: Any) -> PlanCard:
-    values: dict[str, Any] = {
-        "plan_id": "abcdefghjk",
-        "token": "t" * 43,
-        "action": "restore.dump",
-        "summary": "Restore `superprismora` from the dump of 02:00",
-        "risk": Risk.DESTRUCTIVE,
-        "target": "superprismora",
-        "typed_target": True,
-        "short_code": "0123abcd",
-        "digest": "0123abcd" * 8,
-        "requester": "Ana",
-        "state": PlanState.PENDING,
-        "signers": (SignerLine(person="Ana", act=Act.REQUEST, at=NOW, reason="orders table dropped"),),
-        "missing": ("1 more person(s) besides the requester",),
-        "steps": (a_step(1), a_step(2), a_step(3)),
-        "preconditions": ("Backup b still verifies",),
-        "findings": (Finding(check="rpo", verdict=Verdict.WARN, detail="beyond", hint="use WAL"),),
-        "observations": (Observation(name="size", value="1 GB"),),
-        "alternatives": ("Restore the dump of the day before",),
-        "data_loss": "Everything since 02:00 UTC, 8 h 12 min.",
-        "estimate": timedelta(minutes=4),
-        "expires_at": NOW + timedelta(minutes=30),
-        "rto_deadline": NOW + timedelta(minutes=41),
-    }
-    return PlanCard(**(values | changes))
-
-
-def an_incident(**changes: Any) -> IncidentCard:
-    values: dict[str, Any] = {
-        "id": "i1",
-        "number": 7,
-        "title": "Orders table is gone",
-        "severity": "SEV1",
-        "commander": "Ana",
-        "open": True,
-        "impact_started_at": NOW - timedelta(minutes=19),
-        "declared_at": NOW,
-        "rto": timedelta(hours=1),
-    }
-    return IncidentCard(**(values | changes))
-
-
-def an_offer(**changes: Any) -> RestoreOffer:
-    def backup(hours: int) -> BackupOffer:
-        return BackupOffer(
-            backup=f"db-{hours}",
-            label=f"dump of {hours} h ago",
-            taken_at=NOW - timedelta(hours=hours),
-            loss=timedelta(hours=hours, minutes=12),
-            beyond_rpo=True,
-        )
-
-    values: dict[str, Any] = {
-        "database": "superprismora",
-        "target": "superprismora",
-        "databases": ("superprismora", "billing"),
-        "recommended": backup(8),
-        "alternatives": (backup(32), backup(56)),
-        "rpo": timedelta(minutes=15),
-        "why": "Newest one that is proven.",
-    }
-    return RestoreOffer(**(values | changes))
 
 
 def shown(payload: Any) -> str:
@@ -263,19 +187,6 @@ def test_a_database_without_backups_offers_nothing_to_sign() -> None:
     form = restore_modal(an_offer(recommended=None, alternatives=(), why="No dump of `x` verifies."), channel="C1")
     check_view(form)
     assert "submit" not in form
-
-
-def a_line(**changes: Any) -> TimelineLine:
-    values: dict[str, Any] = {
-        "seq": 1,
-        "kind": "note",
-        "actor": "Ana",
-        "occurred_at": NOW,
-        "recorded_at": NOW + timedelta(minutes=5),
-        "text": "The vendor says the disk is lost",
-        "permalink": "https://x.slack.com/archives/C1/p1",
-    }
-    return TimelineLine(**(values | changes))
 
 
 def test_the_timeline_shows_when_it_happened_and_when_it_was_recorded() -> None:

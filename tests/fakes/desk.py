@@ -1,0 +1,147 @@
+"""A desk and an outbox in memory, for the Slack layer alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from actions.approval import Act
+from actions.errors import UserError
+from bot.ports import Kind, Outgoing, ReplyTo, Who
+from bot.router import Command
+from bot.services.cards import IncidentCard, PlanCard
+
+
+@dataclass
+class MemoryDesk:
+    """Records what arrives; `problem` is raised by the next calls, `slow` delays storing."""
+
+    cards: dict[str, PlanCard] = field(default_factory=dict)
+    stored: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[Who, Command, ReplyTo]] = field(default_factory=list)
+    signed: list[dict[str, Any]] = field(default_factory=list)
+    turned_away: list[tuple[str, str]] = field(default_factory=list)
+    recommended: list[tuple[str | None, str, bool]] = field(default_factory=list)
+    pinned: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    requester: str = "U0ANA"
+    problem: Exception | None = None
+    store_problem: Exception | None = None
+
+    async def store(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
+        if self.store_problem is not None:
+            raise self.store_problem
+        fresh = key not in self.stored
+        self.stored.setdefault(key, kind)
+        return fresh
+
+    async def ask(self, who: Who, command: Command, *, reply: ReplyTo) -> int | None:
+        self._raise()
+        self.asked.append((who, command, reply))
+        return len(self.asked)
+
+    async def sign(
+        self, who: Who, token: str, *, act: Act, digest: str, typed: str, reason: str, channel: str, ts: str
+    ) -> str:
+        self._raise()
+        self.signed.append(
+            {"user": who.slack_user, "token": token, "act": act, "digest": digest, "typed": typed, "reason": reason}
+            | {"channel": channel, "ts": ts}
+        )
+        return "Your signature is recorded."
+
+    async def may_sign(self, who: Who, token: str) -> None:
+        if who.slack_user == self.requester:
+            await self.refuse_account(who, token, "Your request is already your signature.")
+
+    async def refuse_account(self, who: Who, token: str, problem: str) -> None:
+        self.turned_away.append((who.slack_user, token))
+        raise UserError(problem)
+
+    async def plan_card(self, token: str) -> PlanCard:
+        if token not in self.cards:
+            raise UserError("This button belongs to no plan.")
+        return self.cards[token]
+
+    async def recommend(self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False) -> None:
+        self._raise()
+        self.recommended.append((database, view_id, alternatives))
+
+    async def pin(
+        self, who: Who, *, channel: str, ts: str, text: str, author: str, permalink: str | None, occurred_at: datetime
+    ) -> None:
+        self._raise()
+        values = {"text": text, "author": author, "permalink": permalink, "occurred_at": occurred_at}
+        self.pinned.setdefault((channel, ts), values)
+
+    def _raise(self) -> None:
+        if self.problem is not None:
+            raise self.problem
+
+
+@dataclass
+class MemoryOutbox:
+    """Rows in memory; lends each until it is settled, as the real one does."""
+
+    cards: dict[tuple[str, str], PlanCard | IncidentCard] = field(default_factory=dict)
+    rows: dict[int, Outgoing] = field(default_factory=dict)
+    settled: dict[int, str | None] = field(default_factory=dict)
+    dead: dict[int, str] = field(default_factory=dict)
+    delays: list[tuple[int, timedelta]] = field(default_factory=list)
+    places: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    reads: int = 0
+
+    def __post_init__(self) -> None:
+        self._lent: set[int] = set()
+        self._news = asyncio.Event()
+
+    def add(self, kind: Kind, channel: str, *, ref: str = "", **payload: Any) -> int:
+        number = len(self.rows) + 1
+        self.rows[number] = Outgoing(id=number, kind=kind, channel=channel, ref=ref, payload=payload)
+        self._news.set()
+        return number
+
+    def retry(self) -> None:
+        """Make every row that was given back due at once."""
+        self._lent.clear()
+        self._news.set()
+
+    async def due(self, limit: int) -> Sequence[Outgoing]:
+        over = {*self._lent, *self.settled, *self.dead}
+        found = [row for number, row in self.rows.items() if number not in over][:limit]
+        self._lent |= {row.id for row in found}
+        return found
+
+    async def sent(self, row: int, ts: str | None, *, channel: str | None = None) -> None:
+        assert row not in self.settled, f"row {row} was sent twice"
+        self.settled[row] = ts
+        held = self.rows[row]
+        if ts is not None and held.kind in (Kind.PLAN, Kind.INCIDENT):
+            self.places[held.kind, held.ref, channel or held.channel] = ts
+
+    async def failed(self, row: int, error: str, retry_after: timedelta | None) -> None:
+        if retry_after is None:
+            self.dead[row] = error
+            return
+        held = self.rows[row]
+        self.rows[row] = held.model_copy(update={"attempts": held.attempts + 1})
+        self.delays.append((row, retry_after))
+
+    async def card(self, kind: Kind, ref: str) -> PlanCard | IncidentCard:
+        self.reads += 1
+        if (kind, ref) not in self.cards:
+            raise UserError(f"There is no {kind} `{ref}`.")
+        return self.cards[kind, ref]
+
+    async def message_ts(self, kind: Kind, ref: str, channel: str) -> str | None:
+        return self.places.get((kind, ref, channel))
+
+    async def wait(self, timeout: float) -> None:
+        self._news.clear()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._news.wait()
+        except TimeoutError:
+            return
