@@ -12,7 +12,7 @@ from actions.errors import DrError, PermanentError, TemporaryError
 from bot.demo import proof, record
 from bot.demo.damage import Damage, do_damage
 from bot.demo.dataset import DATABASE, Size
-from bot.demo.local_slack_control import LocalSlackControl, Message
+from bot.demo.local_slack_control import Json, LocalSlackControl, Message, texts
 from bot.demo.people import DANIEL, GUS, OLIVIA, Account
 from bot.demo.running import RunningDemo
 from bot.demo.watch import Answer, HealthWatch
@@ -120,10 +120,9 @@ class _Cast:
             return True if found is not None and found.refusals == count else None
 
         await _until(refused, SOON, f"refusal of {account.name}'s signature")
-        answer = await self._sees(
-            lambda message: message.ephemeral_to == account.slack_id, "answer to the refused click"
-        )
-        say(f"{account.name} presses Approve and is refused: {answer.text}")
+        view = await self._slack.wait_view(lambda view: _title(view) == "Refused", within=SOON)
+        say(f"{account.name} presses Approve and is refused: {' '.join(texts(view['blocks']))}")
+        await self._slack.close_view(account.slack_id)
 
     async def approves(self, account: Account, asked: Message) -> None:
         await self._slack.click(account.slack_id, asked, plan_view.APPROVE)
@@ -136,7 +135,9 @@ class _Cast:
         )
         if answer.errors:
             raise PermanentError(f"The signature of {account.name} was not taken: {dict(answer.errors)}")
-        say(f"{account.name} approves with the typed target; the run starts by itself.")
+        view = await self._slack.wait_view(lambda view: _title(view) in ("Recorded", "Refused"), within=SOON)
+        say(f"{account.name} approves with the typed target. {' '.join(texts(view['blocks']))}")
+        await self._slack.close_view(account.slack_id)
 
     async def ended(self, token: str) -> record.Outcome:
         """The outcome, once the run has ended and the report says so in Slack."""
@@ -153,6 +154,10 @@ class _Cast:
 
     async def _sees(self, wanted: Callable[[Message], bool], what: str) -> Message:
         return await self._slack.wait_message(self._demo.channel, wanted, within=SOON, what=what)
+
+
+def _title(view: Json) -> str:
+    return str((view.get("title") or {}).get("text", ""))
 
 
 def _can_be_approved(message: Message) -> bool:
