@@ -1,0 +1,91 @@
+"""Jobs as tasks of the test's loop; the object outlives whatever plays the bot."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+from actions.backup.jobs import run_job
+from actions.errors import DrError, UserError
+from actions.ports import BackupEngine, Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
+
+
+@dataclass
+class MemoryJob:
+    """One job. `held` keeps it from beginning until it is set."""
+
+    spec: JobSpec
+    state: JobState = field(default_factory=lambda: JobState(phase=JobPhase.RUNNING))
+    reports: list[ProgressReport] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
+class MemoryExecutor(Executor):
+    """`hold()` makes jobs wait, `release()` lets them go, `lose(name)` ends one as a crash of its machine does."""
+
+    def __init__(self, engine: BackupEngine) -> None:
+        self._engine = engine
+        self.jobs: dict[str, MemoryJob] = {}
+        self.starts: list[str] = []
+        self._free = asyncio.Event()
+        self._free.set()
+
+    def hold(self) -> None:
+        self._free.clear()
+
+    def release(self) -> None:
+        self._free.set()
+
+    async def lose(self, name: str) -> None:
+        await self._end(self.jobs[name])
+        self.jobs[name].state = JobState(phase=JobPhase.LOST, error="its process ended without a result")
+
+    async def start(self, spec: JobSpec) -> None:
+        if spec.name in self.jobs:
+            return
+        self.starts.append(spec.name)
+        job = self.jobs[spec.name] = MemoryJob(spec)
+        job.task = asyncio.create_task(self._run(job))
+
+    async def find(self, name: str) -> JobState | None:
+        return self.jobs[name].state if name in self.jobs else None
+
+    async def wait(self, name: str, progress: Progress) -> JobState:
+        if name not in self.jobs:
+            raise UserError(f"There is no job `{name}`. It was never started here, or was forgotten.")
+        job = self.jobs[name]
+        if job.task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(job.task)
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise asyncio.CancelledError
+        for report in job.reports:
+            progress(report)
+        return job.state
+
+    async def cancel(self, name: str) -> None:
+        job = self.jobs.get(name)
+        if job is not None and job.state.phase is JobPhase.RUNNING:
+            await self._end(job)
+            job.state = JobState(phase=JobPhase.LOST, error="its process ended without a result")
+
+    async def forget(self, name: str) -> None:
+        job = self.jobs.get(name)
+        if job is not None and job.state.phase is JobPhase.RUNNING:
+            raise UserError(f"The job `{name}` is running. Cancel it before it is forgotten.")
+        self.jobs.pop(name, None)
+
+    async def _run(self, job: MemoryJob) -> None:
+        await self._free.wait()
+        try:
+            result = await run_job(job.spec, self._engine, job.reports.append)
+            job.state = JobState(phase=JobPhase.SUCCEEDED, result=result)
+        except DrError as error:
+            job.state = JobState(phase=JobPhase.FAILED, error=str(error), error_kind=type(error).__name__)
+
+    async def _end(self, job: MemoryJob) -> None:
+        if job.task is not None:
+            job.task.cancel()
+            await asyncio.gather(job.task, return_exceptions=True)

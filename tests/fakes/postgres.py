@@ -1,0 +1,202 @@
+"""PostgreSQL servers in memory: databases with owners, marks and sessions, and the same refusals as the adapter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from actions.backup.manifest import Fingerprint, Globals
+from actions.errors import PreconditionError, TemporaryError, UserError
+from actions.ports import DatabaseFacts, PostgresAdmin, ServerFacts
+from actions.site import DatabaseRef, Invariant
+
+SCRATCH = "drbot:scratch:"
+EMPTY = Fingerprint(rows={}, sequences={}, schema_hash="empty", invariants={})
+
+
+@dataclass
+class MemoryDatabase:
+    """One database. `sessions` are numbers that `connect` gave out."""
+
+    oid: int
+    owner: str
+    bytes: int = 8_000_000
+    mark: str = ""
+    allows_connections: bool = True
+    sessions: set[int] = field(default_factory=set)
+    stubborn: bool = False  # sessions that do not end
+    prepared: list[str] = field(default_factory=list)
+    fingerprint: Fingerprint = EMPTY
+    settings: tuple[str, ...] = ()
+
+
+@dataclass
+class MemoryServer:
+    """One server."""
+
+    version: int = 180006
+    system_id: str = "7000000000000000001"
+    in_recovery: bool = False
+    free_bytes: int | None = 100_000_000_000
+    down: bool = False
+    databases: dict[str, MemoryDatabase] = field(default_factory=dict)
+    roles: dict[str, bool] = field(default_factory=lambda: {"postgres": True})  # name -> superuser
+
+
+class MemoryPostgres(PostgresAdmin):
+    """`answers` gives `query` its rows: the first whose key is part of the statement."""
+
+    def __init__(self, *servers: str) -> None:
+        self.servers = {
+            name: MemoryServer(system_id=str(7000000000000000001 + number)) for number, name in enumerate(servers)
+        }
+        self.answers: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self._numbers = itertools.count(16384)
+
+    # ------------------------------------------------------------ for tests
+
+    def add(
+        self, ref: DatabaseRef, *, owner: str = "app", fingerprint: Fingerprint = EMPTY, **more: Any
+    ) -> MemoryDatabase:
+        """A database as if it had always been there."""
+        server = self._server(ref.server)
+        server.roles.setdefault(owner, False)
+        made = MemoryDatabase(oid=next(self._numbers), owner=owner, fingerprint=fingerprint, **more)
+        server.databases[ref.name] = made
+        return made
+
+    def connect(self, ref: DatabaseRef) -> int:
+        """A session of an application; refused as PostgreSQL refuses it."""
+        database = self._database(ref)
+        if not database.allows_connections:
+            raise ConnectionRefusedError(f'database "{ref.name}" is not currently accepting connections')
+        number = next(self._numbers)
+        database.sessions.add(number)
+        return number
+
+    # ------------------------------------------------------------ the port
+
+    async def server(self, server: str) -> ServerFacts:
+        found = self._server(server)
+        return ServerFacts(
+            name=server,
+            version=found.version,
+            system_id=found.system_id,
+            in_recovery=found.in_recovery,
+            free_bytes=found.free_bytes,
+            address=f"{server}:5432",
+        )
+
+    async def database(self, database: DatabaseRef) -> DatabaseFacts | None:
+        found = self._server(database.server).databases.get(database.name)
+        return _facts(database.name, found) if found is not None else None
+
+    async def databases(self, server: str) -> Sequence[DatabaseFacts]:
+        return [_facts(name, found) for name, found in sorted(self._server(server).databases.items())]
+
+    async def fingerprint(self, database: DatabaseRef, invariants: Sequence[Invariant]) -> Fingerprint:
+        found = self._database(database)
+        if not found.allows_connections:
+            raise UserError(f"Database `{database.name}` on server `{database.server}` is closed.")
+        known = found.fingerprint.invariants
+        return found.fingerprint.model_copy(
+            update={"invariants": {entry.name: known.get(entry.name, "null") for entry in invariants}}
+        )
+
+    async def create(self, database: DatabaseRef, *, owner: str, cluster_globals: Globals, mark: str) -> None:
+        _check_name(database.name)
+        server = self._server(database.server)
+        for role in cluster_globals.roles:
+            server.roles.setdefault(role.name, False)
+        if server.roles.setdefault(owner, False):
+            raise UserError(f"Role `{owner}` is a superuser and must not own a restored database.")
+        found = server.databases.get(database.name)
+        if found is not None:
+            if found.mark == mark:
+                return
+            raise UserError(
+                f"Server `{database.server}` already has a database `{database.name}` that was not made by this plan."
+            )
+        made = self.add(database, owner=owner, mark=mark)
+        made.settings = cluster_globals.database_settings
+
+    async def close(self, database: DatabaseRef) -> int:
+        found = self._database(database)
+        if found.prepared:
+            raise UserError(f"`{database}` has prepared transactions: {', '.join(found.prepared)}.")
+        found.allows_connections = False
+        if found.stubborn and found.sessions:
+            raise TemporaryError(f"`{database}` is closed, but {len(found.sessions)} sessions did not end.")
+        ended = len(found.sessions)
+        found.sessions.clear()
+        return ended
+
+    async def open(self, database: DatabaseRef) -> None:
+        self._database(database).allows_connections = True
+
+    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str) -> None:
+        _check_name(aside)
+        databases = self._server(server).databases
+        wrong = [f"there is no database `{name}`" for name in (current, replacement) if name not in databases]
+        wrong += [f"there is already a database `{aside}`"] if aside in databases else []
+        wrong += [
+            f"`{name}` has {len(databases[name].sessions)} sessions"
+            for name in (current, replacement)
+            if name in databases and databases[name].sessions
+        ]
+        if wrong:
+            raise PreconditionError(wrong)
+        old = databases.pop(current)
+        old.allows_connections, old.mark = False, mark
+        databases[aside] = old
+        databases[current] = databases.pop(replacement)
+        databases[current].allows_connections = True
+
+    async def discard(self, database: DatabaseRef, *, mark: str) -> None:
+        if not mark.startswith(SCRATCH):
+            raise UserError(f"`{database}` is not discarded: the mark `{mark}` is not one of a scratch database.")
+        databases = self._server(database.server).databases
+        found = databases.get(database.name)
+        if found is None:
+            return
+        if found.mark != mark:
+            raise UserError(f"`{database}` is not discarded: its mark is `{found.mark or 'none'}`, not `{mark}`.")
+        del databases[database.name]
+
+    async def query(self, database: DatabaseRef, sql: str) -> Sequence[Mapping[str, Any]]:
+        self._database(database)
+        return next((rows for part, rows in self.answers.items() if part in sql), [])
+
+    # ------------------------------------------------------------ parts
+
+    def _server(self, name: str) -> MemoryServer:
+        if name not in self.servers:
+            raise UserError(f"The plan file knows no server `{name}`.")
+        if self.servers[name].down:
+            raise TemporaryError(f"Server `{name}` does not answer.")
+        return self.servers[name]
+
+    def _database(self, ref: DatabaseRef) -> MemoryDatabase:
+        found = self._server(ref.server).databases.get(ref.name)
+        if found is None:
+            raise UserError(f"Server `{ref.server}` has no database `{ref.name}`.")
+        return found
+
+
+def _facts(name: str, found: MemoryDatabase) -> DatabaseFacts:
+    return DatabaseFacts(
+        name=name,
+        oid=found.oid,
+        owner=found.owner,
+        bytes=found.bytes,
+        allows_connections=found.allows_connections,
+        sessions=len(found.sessions),
+        mark=found.mark,
+    )
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name.encode()) > 63:
+        raise UserError(f"`{name}` cannot name a database: PostgreSQL takes 1 to 63 bytes.")

@@ -1,0 +1,85 @@
+"""S3 in memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from actions.errors import TemporaryError, UserError
+from actions.ports import Clock, ObjectFacts, ObjectStore
+from tests.fakes.clock import MemoryClock
+
+CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True)
+class MemoryObject:
+    """One stored object."""
+
+    body: bytes
+    modified_at: datetime
+
+
+class MemoryObjects(ObjectStore):
+    """Buckets that were named at the start. `down` makes every call fail as an unreachable store does."""
+
+    def __init__(self, *buckets: str, clock: Clock | None = None) -> None:
+        self.buckets: dict[str, dict[str, MemoryObject]] = {name: {} for name in buckets}
+        self.uploads: dict[str, list[tuple[str, datetime]]] = defaultdict(list)  # half-done: key, begun
+        self.down = False
+        self._clock = clock or MemoryClock()
+
+    async def put(self, bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> None:
+        objects = self._bucket(bucket)
+        if only_if_absent and key in objects:
+            raise UserError(f"`{key}` exists already in bucket `{bucket}` and is not overwritten.")
+        objects[key] = MemoryObject(bytes(body), self._clock.now())
+
+    async def put_stream(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> int:
+        self._bucket(bucket)
+        body = b"".join([chunk async for chunk in chunks])
+        await self.put(bucket, key, body)
+        return len(body)
+
+    async def get(self, bucket: str, key: str) -> bytes:
+        objects = self._bucket(bucket)
+        if key not in objects:
+            raise UserError(f"Bucket `{bucket}` has no object `{key}`.")
+        return objects[key].body
+
+    async def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
+        body = await self.get(bucket, key)
+        for place in range(0, len(body), CHUNK):
+            self._bucket(bucket)
+            yield body[place : place + CHUNK]
+
+    async def head(self, bucket: str, key: str) -> ObjectFacts | None:
+        found = self._bucket(bucket).get(key)
+        return ObjectFacts(key=key, bytes=len(found.body), modified_at=found.modified_at) if found else None
+
+    async def list(self, bucket: str, prefix: str) -> Sequence[ObjectFacts]:
+        return [
+            ObjectFacts(key=key, bytes=len(found.body), modified_at=found.modified_at)
+            for key, found in sorted(self._bucket(bucket).items())
+            if key.startswith(prefix)
+        ]
+
+    async def delete(self, bucket: str, key: str) -> None:
+        self._bucket(bucket).pop(key, None)
+
+    async def sweep_uploads(self, bucket: str, prefix: str, *, older_than: timedelta) -> int:
+        self._bucket(bucket)
+        limit = self._clock.now() - older_than
+        kept = [(key, at) for key, at in self.uploads[bucket] if not key.startswith(prefix) or at > limit]
+        swept = len(self.uploads[bucket]) - len(kept)
+        self.uploads[bucket] = kept
+        return swept
+
+    def _bucket(self, name: str) -> dict[str, MemoryObject]:
+        if self.down:
+            raise TemporaryError(f"Bucket `{name}` does not answer.")
+        if name not in self.buckets:
+            raise UserError(f"There is no bucket `{name}`. Create it or correct the plan file.")
+        return self.buckets[name]
