@@ -26,6 +26,7 @@ from bot.demo.cluster.selectors import Test, field_test, label_test
 from bot.demo.cluster.tables import table
 
 Json = dict[str, Any]
+CREATED = web.RequestKey("created", bool)  # an apply that made the object
 MINOR = "36"  # the version whose behaviour is copied
 
 
@@ -45,12 +46,17 @@ class Api:
         application = web.Application(middlewares=[self._guard], client_max_size=8 * 1024**2)
         for path in ("/healthz", "/readyz", "/livez"):
             application.router.add_get(path, self._healthy)
-        application.router.add_get("/version", self._version)
-        application.router.add_get("/api", self._core)
-        application.router.add_get("/apis", self._groups)
-        application.router.add_get("/apis/{group}", self._group)
-        application.router.add_get("/api/{version}", self._resources)
-        application.router.add_get("/apis/{group}/{version}", self._resources)
+        discovery = {
+            "/version": self._version,
+            "/api": self._core,
+            "/apis": self._groups,
+            "/apis/{group}": self._group,
+            "/api/{version}": self._resources,
+            "/apis/{group}/{version}": self._resources,
+        }
+        for path, handler in discovery.items():
+            application.router.add_get(path, handler)
+            application.router.add_get(f"{path}/", handler)  # the typed classes of the official client ask so
         application.router.add_route("*", "/_control/faults", self._control)
         application.router.add_route("*", "/api/{version}/{rest:.+}", self._resource)
         application.router.add_route("*", "/apis/{group}/{version}/{rest:.+}", self._resource)
@@ -145,7 +151,7 @@ class Api:
             "deletecollection": self._delete_all,
         }
         found = answers[what.verb](request, what, body)
-        code = 201 if what.verb == "create" or request.get("created") else 200
+        code = 201 if what.verb == "create" or request.get(CREATED) else 200
         if what.verb in ("list", "get") and "as=Table" in request.headers.get("Accept", ""):
             found = table(what.kind, found)
         return web.json_response(found, status=code)
@@ -162,6 +168,8 @@ class Api:
         return read_scale(found) if what.part == "scale" else found
 
     def _create(self, request: web.Request, what: Target, body: Any) -> Json:
+        if "status" in what.kind.parts:
+            body = {key: value for key, value in body.items() if key != "status"}
         return self._objects.create(what.kind, what.namespace, body, manager=manager(request), dry_run=dry(request))
 
     def _update(self, request: web.Request, what: Target, body: Any) -> Json:
@@ -215,7 +223,7 @@ class Api:
         if what.part:
             raise RefusedError(415, "the stand-in applies whole objects only")
         found, created = apply(self._objects, what, body, who, force=force, dry_run=dry(request))
-        request["created"] = created
+        request[CREATED] = created
         return found
 
     def _delete(self, request: web.Request, what: Target, body: Any) -> Json:
@@ -273,7 +281,8 @@ class Api:
                 await _tell(response, what, chosen, change)
             while (left := end - loop.time()) > 0:
                 with contextlib.suppress(TimeoutError):
-                    change = await asyncio.wait_for(queue.get(), left)
+                    async with asyncio.timeout(left):
+                        change = await queue.get()
                     if change.version > last:
                         await _tell(response, what, chosen, change)
             return response

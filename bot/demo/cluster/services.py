@@ -48,6 +48,7 @@ class Services:
         for task in list(self._open):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.sleep(0)  # the loop closes aborted sockets in its next turn
 
     async def _listen(self, uid: str, found: Json) -> None:
         namespace, name = found["metadata"]["namespace"], found["metadata"]["name"]
@@ -83,16 +84,22 @@ class Services:
         self, namespace: str, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         port = self._port(namespace, name)
-        with contextlib.suppress(OSError), contextlib.closing(writer):
-            if port is None:
-                return
-            there, back = await asyncio.open_connection("127.0.0.1", port)
-            with contextlib.closing(back):
+        writers = [writer]
+        try:
+            if port is not None:
+                there, back = await asyncio.open_connection("127.0.0.1", port)
+                writers.append(back)
                 await asyncio.gather(_pump(reader, back), _pump(there, writer))
+        except OSError:
+            pass  # the pod went away; its clients see the connection end
+        finally:
+            for one in writers:
+                one.transport.abort()  # all that was to be sent has been drained
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
+        sink.transport.set_write_buffer_limits(0)  # so that `drain` means sent
         while chunk := await source.read(BUFFER):
             sink.write(chunk)
             await sink.drain()

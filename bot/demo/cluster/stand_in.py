@@ -111,7 +111,7 @@ class ClusterStandIn:
         await self._services.close()
         await self._kubelet.close()
         if self._runner is not None:
-            await self._runner.cleanup()
+            await _end(self._runner)
 
     def apply(self, *manifests: Mapping[str, Any]) -> list[Json]:
         """Server-side apply (forced) of whole manifests, in order; returns what is there then.
@@ -163,8 +163,10 @@ class ClusterStandIn:
         clock = asyncio.get_running_loop().time
         compared = 0.0
         while True:
+            # Not `wait_for`: before Python 3.12 it can swallow the cancellation that ends this loop.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(objects.changed.wait(), TICK)
+                async with asyncio.timeout(TICK):
+                    await objects.changed.wait()
             objects.changed.clear()
             if clock() - compared >= GITOPS_PERIOD:
                 compared = clock()
@@ -174,3 +176,15 @@ class ClusterStandIn:
             await self._kubelet.tick()
             await self._services.tick()
             await asyncio.sleep(0.02)  # let a burst of changes become one look
+
+
+async def _end(runner: web.AppRunner) -> None:
+    """Close the API at once, without waiting for the good-bye that TLS wants from clients which keep connections."""
+    server = runner.server
+    open_now = [handler.transport for handler in server.connections] if server is not None else []
+    await runner.cleanup()
+    for transport in open_now:
+        if transport is not None:
+            transport.abort()
+    await asyncio.sleep(0)  # the loop closes aborted sockets in its next turn
+    await asyncio.sleep(0)

@@ -14,6 +14,8 @@ Json = dict[str, Any]
 def completed(kind: Kind, found: Json) -> Json:
     """The object with its defaults (in place). Raises RefusedError (422)."""
     name = found["metadata"]["name"]
+    if "status" in kind.parts and not kind.custom:
+        found.setdefault("status", {})
     if kind in (k.DEPLOYMENT, k.STATEFUL_SET, k.REPLICA_SET):
         _workload(kind, name, found)
     elif kind is k.POD:
@@ -29,7 +31,7 @@ def completed(kind: Kind, found: Json) -> Json:
         for key, value in (found.pop("stringData", None) or {}).items():
             found.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
     elif kind is k.NAMESPACE:
-        found.setdefault("status", {"phase": "Active"})
+        found["status"] = found.get("status") or {"phase": "Active"}
         found["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name
     elif kind is k.AUTOSCALER:
         found["spec"].setdefault("minReplicas", 1)
