@@ -317,7 +317,7 @@ async def unpack(
 ) -> Unpacked:
     """Decrypt and decompress into the file `spool` (none: only read), undoing age, zstd and gzip.
 
-    """Decrypt and decompress into the file `spool` (none: only read), undoing age, zstd, gzip.
+    `header` may change the archive's header; the hash is that of the archive as it was. `done` is told stored bytes.
     """
     stored, compressed = Channel(), Channel()
     decrypting = _Decrypting(stored, compressed, identity, backup)
