@@ -11,7 +11,12 @@ from storage.tables import RequestRow
 
 
 async def add(session: AsyncSession, row: RequestRow) -> int:
-    """Store the request and wake a worker."""
+    """Store the request and wake a worker. One with a `source_key` that is known already is that request."""
+    if row.source_key is not None:
+        held = select(col(RequestRow.id)).where(col(RequestRow.source_key) == row.source_key)
+        known = (await session.execute(held)).scalar_one_or_none()
+        if known is not None:
+            return known
     session.add(row)
     await session.flush()
     await notify(session, "request")

@@ -71,6 +71,7 @@ class InboxRow(SQLModel, table=True):
     kind: str
     payload: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     received_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+    finished_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
 
 
 class RequestRow(SQLModel, table=True):
@@ -91,6 +92,7 @@ class RequestRow(SQLModel, table=True):
     state: str = Field(default="new", index=True)
     error: str = ""
     plan_id: str = ""
+    source_key: str | None = Field(default=None, unique=True)
     created_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
 
 

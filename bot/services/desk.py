@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from actions.approval import Act, Code, Refusal
@@ -18,6 +18,9 @@ from bot.services.plans import Plans
 from storage import inbox, incidents, outbox, requests, timeline
 from storage.session import Database
 from storage.tables import PlanRow, RequestRow
+
+FORGOTTEN = timedelta(minutes=15)
+"""A click that is older than this when the bot is back is not carried out any more: people have moved on."""
 
 RESTORE_OFFER = "restore.offer"
 """The request that fills the open restore form."""
@@ -40,15 +43,26 @@ class Desk:
         async with self._database.session() as session:
             return await inbox.store(session, key, kind, payload)
 
-    async def ask(self, who: Who, command: Command, *, reply: ReplyTo) -> int | None:
+    async def finish(self, key: str) -> None:
+        """What was stored under this key is carried out."""
+        async with self._database.session() as session:
+            await inbox.finish(session, key)
+
+    async def unfinished(self, kind: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Key and payload of what was stored and not finished when a process of the bot died, oldest first."""
+        async with self._database.session() as session:
+            return [(row.key, row.payload) for row in await inbox.unfinished(session, kind=kind, within=FORGOTTEN)]
+
+    async def ask(self, who: Who, command: Command, *, reply: ReplyTo, key: str | None = None) -> int | None:
         """Take one command. Incident commands are done here; the rest becomes a request, whose id is returned.
+        Asking again under the same `key` changes nothing.
         Raises UserError for accounts the roster does not know, after recording it."""
         person = self._approvals.policy.person(who)
         if person is None:
             await self._refuse_stranger(who, command)
             raise UserError(NOT_ON_ROSTER.text)
         if command.name.startswith("incident."):
-            await self._incidents.handle(who, person.id, command, reply)
+            await self._incidents.handle(who, person.id, command, reply, key=key)
             return None
         async with self._database.session() as session:
             incident = await incidents.open_in(session, who.channel) if who.channel else None
@@ -65,6 +79,7 @@ class Desk:
                     reason=command.reason,
                     typed=command.typed,
                     incident_id=None if incident is None else incident.id,
+                    source_key=key,
                 ),
             )
 

@@ -36,15 +36,16 @@ class Incidents:
         self._policy = policy
         self._clock = clock
 
-    async def handle(self, who: Who, person: str, command: Command, reply: ReplyTo) -> None:
-        """Carry out one `incident.*` command. Raises UserError for the person who asked."""
+    async def handle(self, who: Who, person: str, command: Command, reply: ReplyTo, *, key: str | None = None) -> None:
+        """Carry out one `incident.*` command. Raises UserError for the person who asked. What goes on the timeline goes
+        there once for a `key`."""
         match command.name.removeprefix("incident."):
             case "open":
                 await self._open(who, person, command.params)
             case "close":
                 await self._close(who, person, command.params)
             case "note":
-                await self._note(who, person, command.params)
+                await self._note(who, person, command.params, key)
             case "list":
                 await self._answer(reply, await self._list())
             case "show":
@@ -123,12 +124,13 @@ class Incidents:
             await self._record(session, row, "incident", self._policy.name(person), f"Incident closed: {summary}")
             await outbox.add(session, "incident", row.channel, ref=row.id)
 
-    async def _note(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
+    async def _note(self, who: Who, person: str, params: Mapping[str, Any], key: str | None) -> None:
         async with self._database.session() as session:
             row = await self._pick(session, who, params)
             text = str(params["text"])
             at = impact_start(params.get("at"), self._clock.now())
-            await self._record(session, row, "note", self._policy.name(person), text, at=at)
+            if not await self._record(session, row, "note", self._policy.name(person), text, at=at, key=key):
+                return
             await outbox.add(
                 session,
                 "text",
@@ -276,10 +278,20 @@ class Incidents:
         return row
 
     async def _record(
-        self, session: AsyncSession, row: Incident, kind: str, actor: str, text: str, *, at: datetime | None = None
-    ) -> None:
+        self,
+        session: AsyncSession,
+        row: Incident,
+        kind: str,
+        actor: str,
+        text: str,
+        *,
+        at: datetime | None = None,
+        key: str | None = None,
+    ) -> bool:
         moment = at or self._clock.now()
-        await timeline.add(session, incident_id=row.id, kind=kind, actor=actor, occurred_at=moment, text=text)
+        return await timeline.add(
+            session, incident_id=row.id, kind=kind, actor=actor, occurred_at=moment, text=text, source_key=key
+        )
 
     async def _answer(self, reply: ReplyTo, report: Report) -> None:
         async with self._database.session() as session:

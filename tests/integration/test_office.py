@@ -252,3 +252,19 @@ async def test_what_the_command_line_asked_is_not_sent_to_slack(office: OfficeFo
         await outbox.add(session, "text", "", payload={"text": "for a terminal"})
         await outbox.add(session, "text", CHANNEL, payload={"text": "for Slack"})
     assert [row.payload["text"] for row in await office.deliveries.due(10)] == ["for Slack"]
+
+
+async def test_a_click_that_was_not_carried_out_is_found_again_and_done_once(office: OfficeForTests) -> None:
+    assert await office.desk.store("click-1", "ask", {"text": "note"})
+    assert [key for key, _ in await office.desk.unfinished("ask")] == ["click-1"]
+    await incident(office, "open", title="Orders are gone")
+    note = Command(name="incident.note", params={"text": "once"})
+    for _ in range(2):
+        await office.desk.ask(office.who("olivia"), note, reply=ReplyTo(channel=CHANNEL), key="click-1")
+    toy = Command(name="toy.run", reason="gone", typed="toy")
+    numbers = [await office.desk.ask(office.who("olivia"), toy, reply=ReplyTo(), key="click-2") for _ in range(2)]
+    assert numbers[0] == numbers[1]
+    await office.desk.finish("click-1")
+    assert await office.desk.unfinished("ask") == []
+    document = json.loads(await office.incidents.exported(1, "json"))
+    assert [line["text"] for line in document["timeline"] if line["kind"] == "note"] == ["once"]

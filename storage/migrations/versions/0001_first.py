@@ -23,6 +23,7 @@ TABLES = (
         kind VARCHAR NOT NULL,
         payload JSONB DEFAULT '{}' NOT NULL,
         received_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
+        finished_at TIMESTAMP WITH TIME ZONE,
         PRIMARY KEY (key)
     )
     """,
@@ -105,8 +106,10 @@ TABLES = (
         state VARCHAR NOT NULL,
         error VARCHAR NOT NULL,
         plan_id VARCHAR NOT NULL,
+        source_key VARCHAR,
         created_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
-        PRIMARY KEY (id)
+        PRIMARY KEY (id),
+        UNIQUE (source_key)
     )
     """,
     """
