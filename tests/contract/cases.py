@@ -1,0 +1,85 @@
+"""The cases in which every action is held to its laws."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from actions.catalog.application import RolloutParams, ScaleParams
+from actions.catalog.backup import AdoptParams, DumpParams, VerifyParams
+from actions.catalog.restore import RestoreParams
+from tests.contract.kit import ActionCase
+from tests.fakes.s3 import MemoryObject
+from tests.fakes.world import ADOPTABLE, START, World, a_world
+
+QUOTES = "sh\"op'; DROP DATABASE x; --"
+UNICODE = "größe ☃"
+LONG = "d" * 60 + 'ü"'
+"""63 bytes, the most PostgreSQL takes."""
+
+
+def with_found_dump(database: str = "shop") -> World:
+    """A world with a dump in the bucket that others made."""
+    world = a_world(database=database)
+    world.objects.buckets["backups"][ADOPTABLE] = MemoryObject(b"PGDMP", START)
+    return world
+
+
+def with_full_disk() -> World:
+    """Too little room on the primary for a copy."""
+    world = a_world()
+    world.postgres.servers["primary"].free_bytes = 1_000_000_000
+    return world
+
+
+def with_dead_primary() -> World:
+    """The primary does not answer at all."""
+    world = a_world()
+    world.postgres.servers["primary"].down = True
+    return world
+
+
+RESUME = frozenset({"resume_gitops"})
+
+CASES = (
+    ActionCase("dump", "backup.dump", DumpParams(database="shop"), a_world),
+    ActionCase("dump-quotes", "backup.dump", DumpParams(database=QUOTES), partial(a_world, database=QUOTES)),
+    ActionCase("verify", "backup.verify", VerifyParams(database="shop"), a_world),
+    ActionCase("verify-named", "backup.verify", VerifyParams(database="shop", backup="b-old"), a_world),
+    ActionCase("adopt", "backup.adopt", AdoptParams(database="shop", source_key=ADOPTABLE), with_found_dump),
+    ActionCase(
+        "adopt-long",
+        "backup.adopt",
+        AdoptParams(database=LONG, source_key=ADOPTABLE),
+        partial(with_found_dump, LONG),
+    ),
+    ActionCase("restore", "restore.dump", RestoreParams(database="shop"), a_world, asks=RESUME),
+    ActionCase(
+        "restore-missing", "restore.dump", RestoreParams(database="shop"), partial(a_world, missing=True), asks=RESUME
+    ),
+    ActionCase("restore-suspect", "restore.dump", RestoreParams(database="shop", instance_suspect=True), a_world),
+    ActionCase("restore-full-disk", "restore.dump", RestoreParams(database="shop"), with_full_disk),
+    ActionCase(
+        "restore-without-service", "restore.dump", RestoreParams(database="shop"), partial(a_world, service=False)
+    ),
+    ActionCase(
+        "restore-quotes",
+        "restore.dump",
+        RestoreParams(database=QUOTES, backup="b-old"),
+        partial(a_world, database=QUOTES, gitops=False),
+    ),
+    ActionCase(
+        "restore-unicode",
+        "restore.dump",
+        RestoreParams(database=UNICODE),
+        partial(a_world, database=UNICODE, gitops=False, service=False),
+    ),
+    ActionCase(
+        "restore-long-missing",
+        "restore.dump",
+        RestoreParams(database=LONG),
+        partial(a_world, database=LONG, missing=True, gitops=False, service=False),
+    ),
+    ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),
+    ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),
+    ActionCase("rollout", "application.rollout", RolloutParams(service="shop"), a_world, undoable=False),
+)
