@@ -22,3 +22,15 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The value below which `share` of the values lie."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def pairs(name: str, ours: Sequence[float], theirs: Sequence[float], limit: float | None) -> float:
+    """Print both sides and the ratio of every pair; the median of the ratios."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    median = statistics.median(ratios)
+    wanted = "" if limit is None else f", limit {limit:g}"
+    print(
+        f"{name}: median {statistics.median(ours):.1f} s against {statistics.median(theirs):.1f} s; "
+        f"ratio median {median:.3f}, {min(ratios):.3f} to {max(ratios):.3f}, n={len(ratios)}{wanted}"
+    )
+    return median
