@@ -8,7 +8,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.slack.commands import slash
 from bot.slack.interactions import message, plan, restore
-from bot.slack.middleware import Counter, bolt_logger, register_answers
+from bot.slack.middleware import Counter, bolt_logger
 
 
 def build_app(counter: Counter, *, token: str, base_url: str, signing_secret: str | None) -> AsyncApp:
@@ -36,7 +36,6 @@ def build_app(counter: Counter, *, token: str, base_url: str, signing_secret: st
         # Socket Mode is authenticated by its connection; Bolt skips the check there by itself.
         request_verification_enabled=True,
     )
-    register_answers(app, counter)
     for part in (slash, plan, restore, message):
         part.register(app, counter)
     return app

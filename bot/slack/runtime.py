@@ -73,6 +73,8 @@ class SlackRuntime:
         self._handlers: list[AsyncSocketModeHandler] = []
         self.port: int | None = None
         """The port HTTP mode listens on, once it does."""
+        self.ready = asyncio.Event()
+        """Set once requests are received; Socket Mode connects on its own time."""
 
     @property
     def lost(self) -> tuple[LostFeature, ...]:
@@ -94,6 +96,7 @@ class SlackRuntime:
         app = build_app(counter, token=self._bot_token, base_url=self._api_url, signing_secret=self._signing_secret)
         sender = OutboxSender(self._outbox, self._gateway, now=self._now)
         async with self._receiving(app):
+            self.ready.set()
             log.info("slack_ready", team=identity.team, socket_mode=self._socket_mode)
             await sender.run()
 

@@ -271,8 +271,11 @@ class FakeSlack:
         if retry:
             frame |= {"retry_attempt": retry, "retry_reason": "timeout"}
         await self._sockets[socket].send_json(frame)
-        async with asyncio.timeout(TRIGGER_S):
-            return await self._acks.pop(envelope)
+        try:
+            async with asyncio.timeout(TRIGGER_S):
+                return await self._acks[envelope]
+        finally:
+            del self._acks[envelope]
 
     async def drop_socket(self, number: int = 0) -> None:
         """Tell a client to go, then close, as at the hourly refresh."""

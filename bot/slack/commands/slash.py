@@ -9,7 +9,7 @@ from slack_bolt.async_app import AsyncAck, AsyncApp
 from actions.errors import UserError
 from bot.ports import ReplyTo, Who
 from bot.router import RESTORE_FORM, SLASHES, Command, CommandKind
-from bot.slack.middleware import Body, Counter, click_key, who_of
+from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views.blocks import Message
 from bot.slack.views.help import help_message
 from bot.slack.views.text import loading_modal, sentence, text_modal
@@ -21,6 +21,7 @@ IN_CHANNEL = {"incident.timeline", "incident.show"}
 def register(app: AsyncApp, counter: Counter) -> None:
     """Register the slash commands of the router."""
 
+    @answered(counter)
     async def slash(ack: AsyncAck, body: Body) -> None:
         if not await counter.first_time(click_key(body), "slash", body):
             await ack()

@@ -9,7 +9,7 @@ from slack_bolt.async_app import AsyncAck, AsyncApp
 
 from actions.errors import UserError
 from bot.ports import Who
-from bot.slack.middleware import Body, Counter, click_key, who_of
+from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views.text import sentence
 
 log = structlog.get_logger()
@@ -22,6 +22,7 @@ def register(app: AsyncApp, counter: Counter) -> None:
     """Register the message shortcut and the reaction."""
 
     @app.message_shortcut(SHORTCUT)
+    @answered(counter)
     async def shortcut(ack: AsyncAck, body: Body) -> None:
         fresh = await counter.first_time(click_key(body), "shortcut", body)
         await ack()
@@ -33,6 +34,7 @@ def register(app: AsyncApp, counter: Counter) -> None:
         await counter.gateway.whisper(who.channel, who.slack_user, told, response_url=body.get("response_url"))
 
     @app.event("reaction_added")
+    @answered(counter)
     async def reaction(ack: AsyncAck, body: Body) -> None:
         event = body["event"]
         item = event.get("item") or {}

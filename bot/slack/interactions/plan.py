@@ -11,7 +11,7 @@ from actions.approval import Act
 from actions.errors import UserError
 from bot.ports import Who
 from bot.services.cards import PlanCard
-from bot.slack.middleware import Body, Counter, click_key, who_of
+from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views import plan, signing
 from bot.slack.views.blocks import View
 from bot.slack.views.text import loading_modal, text_modal
@@ -21,22 +21,27 @@ def register(app: AsyncApp, counter: Counter) -> None:
     """Register Approve, Deny and Details, and what their modals send."""
 
     @app.action(plan.APPROVE)
+    @answered(counter)
     async def approve(ack: AsyncAck, body: Body) -> None:
         await _open(counter, ack, body, "Approve", signing.approve_modal, signs=True)
 
     @app.action(plan.DENY)
+    @answered(counter)
     async def deny(ack: AsyncAck, body: Body) -> None:
         await _open(counter, ack, body, "Deny", signing.deny_modal, signs=False)
 
     @app.action(plan.DETAILS)
+    @answered(counter)
     async def details(ack: AsyncAck, body: Body) -> None:
         await _open(counter, ack, body, "Details", lambda card, **_: signing.details_modal(card), signs=False)
 
     @app.view(signing.APPROVE)
+    @answered(counter)
     async def approved(ack: AsyncAck, body: Body) -> None:
         await _sign(counter, ack, body, Act.APPROVE)
 
     @app.view(signing.DENY)
+    @answered(counter)
     async def denied(ack: AsyncAck, body: Body) -> None:
         await _sign(counter, ack, body, Act.DENY)
 

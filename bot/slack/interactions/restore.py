@@ -10,7 +10,7 @@ from actions.errors import UserError
 from bot.ports import ReplyTo
 from bot.router import Command
 from bot.slack.interactions.plan import typed_value
-from bot.slack.middleware import Body, Counter, click_key, who_of
+from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views import restore
 from bot.slack.views.signing import REASON, TYPED
 from bot.slack.views.text import loading_modal, text_modal
@@ -20,14 +20,17 @@ def register(app: AsyncApp, counter: Counter) -> None:
     """Register the form's buttons and its submission."""
 
     @app.action(restore.ALTERNATIVES)
+    @answered(counter)
     async def alternatives(ack: AsyncAck, body: Body) -> None:
         await _refill(counter, ack, body, alternatives=True)
 
     @app.action(re.compile(rf"^{re.escape(restore.DATABASE)}\.\d+$"))
+    @answered(counter)
     async def other_database(ack: AsyncAck, body: Body) -> None:
         await _refill(counter, ack, body, alternatives=False)
 
     @app.view(restore.SUBMIT)
+    @answered(counter)
     async def request(ack: AsyncAck, body: Body) -> None:
         await _request(counter, ack, body)
 

@@ -1,0 +1,451 @@
+"""Clicks and commands through the real Bolt, against a strict Slack and a desk in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from slack_bolt.async_app import AsyncApp
+from slack_bolt.response import BoltResponse
+
+from actions.approval import Act
+from actions.errors import PermanentError, TemporaryError, UserError
+from bot.router import Router
+from bot.services.cards import PlanState
+from bot.slack.app import build_app
+from bot.slack.gateway import WebGateway
+from bot.slack.middleware import Counter
+from bot.slack.runtime import SlackRuntime
+from bot.slack.views.plan import plan_message
+from bot.slack.views.restore import restore_modal
+from tests.fakes.block_rules import check_message, check_view
+from tests.fakes.cards import NOW, a_card, an_offer
+from tests.fakes.desk import MemoryDesk, MemoryOutbox
+from tests.fakes.slack import APP_TOKEN, BOT_TOKEN, SECRET, FakeSlack, Fault, Message, signed, signed_http
+
+TOKEN = "t" * 43
+
+
+@pytest.fixture
+async def slack() -> AsyncIterator[FakeSlack]:
+    async with FakeSlack() as fake:
+        yield fake
+
+
+@pytest.fixture
+def desk() -> MemoryDesk:
+    return MemoryDesk(cards={TOKEN: a_card()})
+
+
+@pytest.fixture
+async def gateway(slack: FakeSlack) -> WebGateway:
+    return WebGateway(token=BOT_TOKEN, base_url=slack.url)
+
+
+@pytest.fixture
+async def app(slack: FakeSlack, desk: MemoryDesk, gateway: WebGateway) -> AsyncApp:
+    counter = Counter(desk=desk, gateway=gateway, router=Router(), identity=await gateway.identity(), now=lambda: NOW)
+    return build_app(counter, token=BOT_TOKEN, base_url=slack.url, signing_secret=SECRET)
+
+
+@pytest.fixture
+async def plan(gateway: WebGateway, slack: FakeSlack) -> Message:
+    await gateway.post("C0OPS", plan_message(a_card(), now=NOW), mark={"row": 1})
+    return slack.messages[-1]
+
+
+async def send(app: AsyncApp, body: dict[str, Any]) -> BoltResponse:
+    start = time.monotonic()
+    response: BoltResponse = await app.async_dispatch(signed(body))
+    assert time.monotonic() - start < 1.0, "acknowledged too late"
+    return response
+
+
+def answer(response: BoltResponse) -> Any:
+    assert response.status == 200
+    return json.loads(response.body) if response.body else None
+
+
+async def eventually(slack: FakeSlack, words: str) -> str:
+    """The view or the whisper that says it."""
+    await slack.until(lambda: words in json.dumps([list(slack.views.values()), slack.whispers], ensure_ascii=False))
+    return words
+
+
+# ------------------------------------------------------------ slash commands
+
+
+async def test_a_command_reaches_the_desk_once(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    body = slack.slash("/dr-backup", "list superprismora")
+    await send(app, body)
+    await send(app, body)  # Slack's retry
+    await asyncio.sleep(0.05)
+    assert len(desk.asked) == 1
+    who, command, reply = desk.asked[0]
+    assert (who.slack_user, who.team, who.channel) == ("U0ANA", "T0FAKE", "C0OPS")
+    assert (command.name, command.params) == ("status.catalogue", {"database": "superprismora"})
+    assert reply.response_url == body["response_url"]
+
+
+async def test_help_and_wrong_words_are_answered_by_the_ack(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    told = answer(await send(app, slack.slash("/dr", "help")))
+    check_message(told)
+    assert told["response_type"] == "ephemeral"
+    told = answer(await send(app, slack.slash("/dr-backup", "lst")))
+    check_message(told)
+    assert "did you mean `list`" in told["text"]
+    assert desk.asked == []
+    assert slack.count("chat.postEphemeral") == 0
+
+
+async def test_a_plan_is_announced_and_asked_for(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    told = answer(await send(app, slack.slash("/dr-backup", "run superprismora --reason “before it”")))
+    assert "Planning" in told["text"]
+    await slack.until(lambda: slack.count("users.info") == 1)
+    await asyncio.sleep(0.05)
+    assert desk.asked[0][1].reason == "before it"
+
+
+async def test_a_guest_cannot_ask_for_a_plan(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    await send(app, slack.slash("/dr-backup", "run superprismora", user="U0GUEST"))
+    await eventually(slack, "is a guest")
+    assert desk.asked == []
+
+
+async def test_restore_without_arguments_opens_the_form(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    await send(app, slack.slash("/dr-restore", ""))
+    await slack.until(lambda: len(slack.views) == 1)
+    await asyncio.sleep(0.05)
+    assert desk.recommended == [(None, next(iter(slack.views)), False)]
+    await send(app, slack.slash("/dr-restore", "superprismora"))
+    await slack.until(lambda: len(slack.views) == 2)
+    await asyncio.sleep(0.05)
+    assert desk.recommended[1][0] == "superprismora"
+
+
+async def test_a_signed_restore_goes_straight_to_the_desk(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    text = "superprismora —from b-1 —reason “orders table dropped” —target superprismora"
+    await send(app, slack.slash("/dr-restore", text))
+    await slack.until(lambda: slack.count("users.info") == 1)
+    await asyncio.sleep(0.05)
+    command = desk.asked[0][1]
+    assert (command.name, command.typed, command.params["backup"]) == ("restore.dump", "superprismora", "b-1")
+
+
+# ------------------------------------------------------------ failures are told
+
+
+async def test_a_refusal_is_shown_word_for_word(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    desk.problem = UserError("This channel has no open incident.")
+    await send(app, slack.slash("/dr-incident", "note x"))
+    await eventually(slack, "This channel has no open incident.")
+
+
+@pytest.mark.parametrize("problem", [TemporaryError("The database is away."), PermanentError("Broken."), KeyError("x")])
+async def test_a_failing_handler_answers_with_an_id(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, problem: Exception
+) -> None:
+    desk.problem = problem
+    await send(app, slack.slash("/dr", "status"))
+    await eventually(slack, "Not done")
+
+
+async def test_a_click_that_cannot_be_stored_is_told_in_the_ack(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk
+) -> None:
+    desk.store_problem = TemporaryError("The bot's database does not answer.")
+    told = answer(await send(app, slack.slash("/dr", "status")))
+    assert "does not answer" in told["text"]
+    assert desk.asked == []
+
+
+# ------------------------------------------------------------ signing
+
+
+async def open_approval(app: AsyncApp, slack: FakeSlack, plan: Message, *, user: str = "U0BEN") -> str:
+    await send(app, slack.click("plan.approve", TOKEN, message=plan, user=user))
+    await slack.until(lambda: slack.count("views.update") == 1)
+    return next(iter(slack.views))
+
+
+async def test_approving_shows_the_plan_afresh_and_signs_it(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message
+) -> None:
+    view = await open_approval(app, slack, plan)
+    assert slack.views[view]["callback_id"] == "sign.approve"
+    body = slack.submission(view, reason="checked the dump", typed="superprismora")
+    told = answer(await send(app, body))
+    check_view(told["view"])
+    await eventually(slack, "Your signature is recorded.")
+    assert desk.signed == [
+        {
+            "user": "U0BEN",
+            "token": TOKEN,
+            "act": Act.APPROVE,
+            "digest": "0123abcd" * 8,
+            "typed": "superprismora",
+            "reason": "checked the dump",
+            "channel": "C0OPS",
+            "ts": plan.ts,
+        }
+    ]
+
+
+async def test_a_double_click_signs_once(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message) -> None:
+    view = await open_approval(app, slack, plan)
+    body = slack.submission(view, reason="ok", typed="superprismora")
+    await asyncio.gather(send(app, body), send(app, body))
+    await eventually(slack, "Your signature is recorded.")
+    assert len(desk.signed) == 1
+
+
+async def test_a_wrong_name_keeps_the_form_open(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message
+) -> None:
+    view = await open_approval(app, slack, plan)
+    told = answer(await send(app, slack.submission(view, reason="ok", typed="superprismorra")))
+    assert told == {"response_action": "errors", "errors": {"typed": "Type exactly: superprismora"}}
+    assert desk.signed == []
+    await send(app, slack.submission(view, reason="ok", typed="superprismora"))
+    await eventually(slack, "Your signature is recorded.")
+
+
+async def test_the_requester_cannot_sign_again(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message
+) -> None:
+    view = await open_approval(app, slack, plan, user="U0ANA")
+    assert "Your request is already your signature." in json.dumps(slack.views[view])
+    assert desk.turned_away == [("U0ANA", TOKEN)]
+
+
+@pytest.mark.parametrize("user", ["U0GUEST", "U0GONE", "U0ROBOT", "U0ALIEN"])
+async def test_unfit_accounts_are_refused_and_recorded(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message, user: str
+) -> None:
+    view = await open_approval(app, slack, plan, user=user)
+    assert "does not count" in json.dumps(slack.views[view])
+    assert desk.turned_away == [(user, TOKEN)]
+
+
+async def test_a_failed_look_up_refuses(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message) -> None:
+    slack.fail("users.info", *[Fault(error="internal_error")] * 3)
+    view = await open_approval(app, slack, plan)
+    assert "cannot sign now" in json.dumps(slack.views[view])
+    assert desk.turned_away
+
+
+async def test_a_plan_that_moved_on_offers_no_signature(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message
+) -> None:
+    desk.cards[TOKEN] = a_card(state=PlanState.RUNNING)
+    view = await open_approval(app, slack, plan)
+    assert "submit" not in slack.views[view]
+
+
+async def test_denying_needs_a_reason_and_is_recorded(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message
+) -> None:
+    await send(app, slack.click("plan.deny", TOKEN, message=plan))
+    await slack.until(lambda: slack.count("views.update") == 1)
+    await send(app, slack.submission(next(iter(slack.views)), reason="wrong backup"))
+    await eventually(slack, "Your signature is recorded.")
+    assert (desk.signed[0]["act"], desk.signed[0]["reason"]) == (Act.DENY, "wrong backup")
+
+
+async def test_details_are_for_everybody(app: AsyncApp, slack: FakeSlack, plan: Message) -> None:
+    await send(app, slack.click("plan.details", TOKEN, message=plan, user="U0GUEST"))
+    await eventually(slack, "ALTER DATABASE db RENAME TO q")
+
+
+async def test_a_late_click_is_told_to_click_again(app: AsyncApp, slack: FakeSlack, plan: Message) -> None:
+    slack.fail("views.open", Fault(error="expired_trigger_id"))
+    await send(app, slack.click("plan.approve", TOKEN, message=plan))
+    await eventually(slack, "click again")
+
+
+# ------------------------------------------------------------ the restore form
+
+
+async def open_form(slack: FakeSlack, gateway: WebGateway) -> str:
+    return await gateway.open_view(slack.trigger(), restore_modal(an_offer(), channel="C0OPS"))
+
+
+async def test_sending_the_form_is_the_request(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, gateway: WebGateway
+) -> None:
+    view = await open_form(slack, gateway)
+    told = answer(await send(app, slack.submission(view, user="U0ANA", reason="dropped", typed="superprismora")))
+    assert told == {"response_action": "clear"}
+    await slack.until(lambda: slack.count("users.info") == 1)
+    await asyncio.sleep(0.05)
+    who, command, reply = desk.asked[0]
+    assert (who.channel, command.name) == ("C0OPS", "restore.dump")
+    assert command.params == {"database": "superprismora", "backup": "db-8"}
+    assert (command.reason, command.typed, reply.user) == ("dropped", "superprismora", "U0ANA")
+
+
+async def test_a_refused_request_is_told_in_the_channel_the_form_came_from(
+    app: AsyncApp, slack: FakeSlack, gateway: WebGateway
+) -> None:
+    view = await open_form(slack, gateway)
+    await send(app, slack.submission(view, user="U0GUEST", reason="dropped", typed="superprismora"))
+    await slack.until(lambda: slack.count("chat.postEphemeral") == 1)
+    assert slack.whispers[-1]["channel"] == "C0OPS"
+
+
+async def test_alternatives_fill_the_same_form_or_one_on_top(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, gateway: WebGateway
+) -> None:
+    view = await open_form(slack, gateway)
+    value = json.dumps({"database": "superprismora", "channel": "C0OPS"})
+    await send(app, slack.click("restore.alternatives", value, view=view))
+    await slack.until(lambda: slack.count("views.update") == 1)
+    await send(app, slack.click("restore.alternatives", value))  # a client that does not name the modal
+    await slack.until(lambda: slack.count("views.push") == 1)
+    await send(app, slack.click("restore.database.1", value, view=view))
+    await slack.until(lambda: slack.count("views.update") == 2)
+    await asyncio.sleep(0.05)
+    assert [(found[0], found[2]) for found in desk.recommended] == [
+        ("superprismora", True),
+        ("superprismora", True),
+        ("superprismora", False),
+    ]
+    assert desk.recommended[0][1] == view
+
+
+# ------------------------------------------------------------ messages for the timeline
+
+
+async def test_shortcut_and_pushpin_add_a_message(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    message = slack.said("vendor says the disk is lost")
+    await send(app, slack.shortcut("timeline.add", message))
+    await eventually(slack, "Added to the timeline.")
+    await send(app, slack.reaction("pushpin", message))
+    await slack.until(lambda: slack.count("chat.getPermalink") == 2)
+    await asyncio.sleep(0.05)
+    entry = desk.pinned["C0OPS", message.ts]
+    assert (entry["text"], entry["author"]) == ("vendor says the disk is lost", "ANA")
+    assert entry["permalink"].endswith(message.ts)
+    assert entry["occurred_at"].timestamp() == pytest.approx(float(message.ts))
+
+
+async def test_other_reactions_are_nothing(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    await send(app, slack.reaction("eyes", slack.said("a")))
+    assert desk.stored == {}
+
+
+async def test_a_pushpin_elsewhere_bothers_nobody(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    desk.problem = UserError("This channel has no open incident.")
+    await send(app, slack.reaction("pushpin", slack.said("a")))
+    await slack.until(lambda: slack.count("chat.getPermalink") == 1)
+    await asyncio.sleep(0.05)
+    assert slack.whispers == []
+
+
+# ------------------------------------------------------------ transport
+
+
+async def test_bad_and_old_signatures_are_refused_and_not_logged(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = slack.slash("/dr", "status words-of-a-person")
+    with caplog.at_level(logging.DEBUG):
+        assert (await app.async_dispatch(signed(body, secret="wrong"))).status == 401
+        assert (await app.async_dispatch(signed(body, age=301))).status == 401
+    assert "words-of-a-person" not in caplog.text
+    assert desk.stored == {}
+
+
+def a_runtime(slack: FakeSlack, desk: MemoryDesk, outbox: MemoryOutbox, **changes: Any) -> SlackRuntime:
+    values: dict[str, Any] = {
+        "bot_token": BOT_TOKEN,
+        "app_token": APP_TOKEN,
+        "signing_secret": SECRET,
+        "api_url": slack.url,
+        "socket_mode": True,
+        "http_host": "127.0.0.1",
+        "http_port": 0,
+        "desk": desk,
+        "outbox": outbox,
+        "team": None,
+    }
+    return SlackRuntime(**(values | changes))
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_two_sockets_serve_and_survive_a_refresh(slack: FakeSlack, desk: MemoryDesk) -> None:
+    runtime = a_runtime(slack, desk, MemoryOutbox())
+    task = asyncio.create_task(runtime.run())
+    try:
+        await slack.connected(2)
+        told = await slack.deliver("slash_commands", slack.slash("/dr", "help"), socket=1)
+        check_message(told)
+        await slack.drop_socket(1)
+        body = slack.slash("/dr", "status")
+        await slack.deliver("slash_commands", body, socket=0)
+        await slack.deliver("slash_commands", body, socket=0, retry=1)
+        await slack.connected(2)
+        assert len(desk.asked) == 1
+        assert runtime.last_seen is not None
+    finally:
+        await stop(task)
+
+
+async def test_http_mode_serves_signed_requests_only(slack: FakeSlack, desk: MemoryDesk) -> None:
+    runtime = a_runtime(slack, desk, MemoryOutbox(), socket_mode=False, app_token=None)
+    task = asyncio.create_task(runtime.run())
+    try:
+        await asyncio.wait_for(runtime.ready.wait(), 5)
+        address = f"http://127.0.0.1:{runtime.port}/slack/events"
+        async with aiohttp.ClientSession() as session:
+            raw, headers = signed_http({"type": "url_verification", "challenge": "c"})
+            async with session.post(address, data=raw, headers=headers) as response:
+                assert (response.status, "c" in await response.text()) == (200, True)
+            raw, headers = signed_http(slack.slash("/dr", "status"), secret="wrong")
+            async with session.post(address, data=raw, headers=headers) as response:
+                assert response.status == 401
+            raw, headers = signed_http(slack.slash("/dr", "status"))
+            async with session.post(address, data=raw, headers=headers) as response:
+                assert response.status == 200
+        assert len(desk.asked) == 1
+    finally:
+        await stop(task)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"app_token": None}, "SLACK_APP_TOKEN"),
+        ({"socket_mode": False, "signing_secret": None}, "SLACK_SIGNING_SECRET"),
+    ],
+)
+async def test_settings_that_cannot_work_are_refused(
+    slack: FakeSlack, desk: MemoryDesk, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        a_runtime(slack, desk, MemoryOutbox(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bot_token": "xoxb-wrong"}, "does not take the tokens"),
+        ({"app_token": "xapp-wrong"}, "does not take the tokens"),
+        ({"team": "T0OTHER"}, "belongs to workspace `T0FAKE`"),
+    ],
+)
+async def test_tokens_that_do_not_work_end_the_start_loudly(
+    slack: FakeSlack, desk: MemoryDesk, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        await asyncio.wait_for(a_runtime(slack, desk, MemoryOutbox(), **changes).run(), 5)
