@@ -19,10 +19,10 @@ from secrets import token_urlsafe
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from actions.adapters.postgres_installation import installation
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
 from actions.adapters.postgres_fingerprint import TABLES, at_snapshot, exported, measure, relfilenodes
 from actions.adapters.postgres_globals import read_globals
+from actions.adapters.postgres_installation import installation
 from actions.adapters.programs import Program, ProgramError, run
 from actions.backup.archive import Contents
 from actions.backup.manifest import Fingerprint, Globals
@@ -406,6 +406,10 @@ class _DumpOutput(ArchiveSource):
     def stop(self) -> None:
         with self._stopping:
             self._program.kill()
+
+    def close(self) -> None:
+        self.stop()
+        self._stream.close()
 
 
 async def _facts(connection: AsyncConnection) -> SnapshotFacts:

@@ -155,6 +155,9 @@ class _Original(ArchiveSource):
     def stop(self) -> None:
         """Reading a file ends by itself."""
 
+    def close(self) -> None:
+        """The file is its opener's."""
+
 
 def version_number(text: str) -> int:
     """`18.6` or `15.20 (Debian ...)` as server_version_num; 0 when it is no version."""

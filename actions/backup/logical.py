@@ -121,7 +121,7 @@ class LogicalEngine(BackupEngine):
         try:
             return await self._stored.store(source, policy, folder, recipients, shown.bytes)
         finally:
-            await asyncio.to_thread(source.stop)
+            await asyncio.to_thread(source.close)
 
     async def _refuse_tiny(
         self, policy: BackupPolicy, folder: Folder, packed: Packed, previous: Manifest | None

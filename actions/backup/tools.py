@@ -39,6 +39,9 @@ class ArchiveSource(Protocol):
     def stop(self) -> None:
         """End it. Any thread may call this, at any time, more than once."""
 
+    def close(self) -> None:
+        """End it and give back what it holds, once nobody reads any more."""
+
 
 class Snapshot(Protocol):
     """An exported snapshot; it lasts as long as its `async with` block."""
