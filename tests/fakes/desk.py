@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,6 +30,16 @@ class MemoryDesk:
     problem: Exception | None = None
     store_problem: Exception | None = None
 
+    async def until(self, happened: Callable[[], bool], seconds: float = 5.0) -> None:
+        """Wait until a call made it true."""
+        async with asyncio.timeout(seconds):
+            while not happened():
+                self._news.clear()
+                await self._news.wait()
+
+    def __post_init__(self) -> None:
+        self._news = asyncio.Event()
+
     async def store(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
         if self.store_problem is not None:
             raise self.store_problem
@@ -40,6 +50,7 @@ class MemoryDesk:
     async def ask(self, who: Who, command: Command, *, reply: ReplyTo) -> int | None:
         self._raise()
         self.asked.append((who, command, reply))
+        self._news.set()
         return len(self.asked)
 
     async def sign(
@@ -68,6 +79,7 @@ class MemoryDesk:
     async def recommend(self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False) -> None:
         self._raise()
         self.recommended.append((database, view_id, alternatives))
+        self._news.set()
 
     async def pin(
         self, who: Who, *, channel: str, ts: str, text: str, author: str, permalink: str | None, occurred_at: datetime
@@ -75,6 +87,7 @@ class MemoryDesk:
         self._raise()
         values = {"text": text, "author": author, "permalink": permalink, "occurred_at": occurred_at}
         self.pinned.setdefault((channel, ts), values)
+        self._news.set()
 
     def _raise(self) -> None:
         if self.problem is not None:

@@ -85,7 +85,7 @@ async def test_a_command_reaches_the_desk_once(app: AsyncApp, slack: FakeSlack, 
     body = slack.slash("/dr-backup", "list superprismora")
     await send(app, body)
     await send(app, body)  # Slack's retry
-    await asyncio.sleep(0.05)
+    await desk.until(lambda: bool(desk.asked))
     assert len(desk.asked) == 1
     who, command, reply = desk.asked[0]
     assert (who.slack_user, who.team, who.channel) == ("U0ANA", "T0FAKE", "C0OPS")
@@ -107,8 +107,7 @@ async def test_help_and_wrong_words_are_answered_by_the_ack(app: AsyncApp, slack
 async def test_a_plan_is_announced_and_asked_for(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
     told = answer(await send(app, slack.slash("/dr-backup", "run superprismora --reason “before it”")))
     assert "Planning" in told["text"]
-    await slack.until(lambda: slack.count("users.info") == 1)
-    await asyncio.sleep(0.05)
+    await desk.until(lambda: bool(desk.asked))
     assert desk.asked[0][1].reason == "before it"
 
 
@@ -120,20 +119,17 @@ async def test_a_guest_cannot_ask_for_a_plan(app: AsyncApp, slack: FakeSlack, de
 
 async def test_restore_without_arguments_opens_the_form(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
     await send(app, slack.slash("/dr-restore", ""))
-    await slack.until(lambda: len(slack.views) == 1)
-    await asyncio.sleep(0.05)
+    await desk.until(lambda: len(desk.recommended) == 1)
     assert desk.recommended == [(None, next(iter(slack.views)), False)]
     await send(app, slack.slash("/dr-restore", "superprismora"))
-    await slack.until(lambda: len(slack.views) == 2)
-    await asyncio.sleep(0.05)
+    await desk.until(lambda: len(desk.recommended) == 2)
     assert desk.recommended[1][0] == "superprismora"
 
 
 async def test_a_signed_restore_goes_straight_to_the_desk(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
     text = "superprismora —from b-1 —reason “orders table dropped” —target superprismora"
     await send(app, slack.slash("/dr-restore", text))
-    await slack.until(lambda: slack.count("users.info") == 1)
-    await asyncio.sleep(0.05)
+    await desk.until(lambda: bool(desk.asked))
     command = desk.asked[0][1]
     assert (command.name, command.typed, command.params["backup"]) == ("restore.dump", "superprismora", "b-1")
 
@@ -282,8 +278,7 @@ async def test_sending_the_form_is_the_request(
     view = await open_form(slack, gateway)
     told = answer(await send(app, slack.submission(view, user="U0ANA", reason="dropped", typed="superprismora")))
     assert told == {"response_action": "clear"}
-    await slack.until(lambda: slack.count("users.info") == 1)
-    await asyncio.sleep(0.05)
+    await desk.until(lambda: bool(desk.asked))
     who, command, reply = desk.asked[0]
     assert (who.channel, command.name) == ("C0OPS", "restore.dump")
     assert command.params == {"database": "superprismora", "backup": "db-8"}
@@ -309,8 +304,7 @@ async def test_alternatives_fill_the_same_form_or_one_on_top(
     await send(app, slack.click("restore.alternatives", value))  # a client that does not name the modal
     await slack.until(lambda: slack.count("views.push") == 1)
     await send(app, slack.click("restore.database.1", value, view=view))
-    await slack.until(lambda: slack.count("views.update") == 2)
-    await asyncio.sleep(0.05)
+    await desk.until(lambda: len(desk.recommended) == 3)
     assert [(found[0], found[2]) for found in desk.recommended] == [
         ("superprismora", True),
         ("superprismora", True),
@@ -328,7 +322,7 @@ async def test_shortcut_and_pushpin_add_a_message(app: AsyncApp, slack: FakeSlac
     await eventually(slack, "Added to the timeline.")
     await send(app, slack.reaction("pushpin", message))
     await slack.until(lambda: slack.count("chat.getPermalink") == 2)
-    await asyncio.sleep(0.05)
+    await desk.until(lambda: bool(desk.pinned))
     entry = desk.pinned["C0OPS", message.ts]
     assert (entry["text"], entry["author"]) == ("vendor says the disk is lost", "ANA")
     assert entry["permalink"].endswith(message.ts)
