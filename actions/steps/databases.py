@@ -215,6 +215,7 @@ class GiveName(Step):
 
     async def undo(self, ports: Ports) -> None:
         current = await ports.postgres.database(DatabaseRef(self.server, self.current))
+        await self._remove_placeholder(ports, self.aside)  # where `apply` stopped between its two halves
         if self._restored(current):
             await self._rename(ports, self.current, to=self.copy_name)
         await self._remove_placeholder(ports, self.current)

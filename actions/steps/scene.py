@@ -27,6 +27,7 @@ class Target(Frozen):
 
     server: ServerFacts
     databases: tuple[DatabaseFacts, ...]
+    host: str | None = None  # what applications connect to, where the plan file names it
 
     def database(self, name: str) -> DatabaseFacts | None:
         return next((facts for facts in self.databases if facts.name == name), None)
@@ -134,7 +135,12 @@ async def look(ports: Ports, key: str, entry: CatalogueEntry, *, instance_suspec
 async def target_of(ports: Ports, server: str) -> Target:
     """A server with its databases."""
     facts = await ports.postgres.server(server)
-    return Target(server=facts, databases=tuple(await ports.postgres.databases(server)))
+    known = ports.site.servers.get(server)
+    return Target(
+        server=facts,
+        databases=tuple(await ports.postgres.databases(server)),
+        host=None if known is None else known.host,
+    )
 
 
 async def _home(ports: Ports, database: Database) -> tuple[Target | None, str]:

@@ -9,7 +9,7 @@ from actions.catalog.backup import AdoptParams, DumpParams, VerifyParams
 from actions.catalog.restore import RestoreParams
 from tests.contract.kit import ActionCase
 from tests.fakes.s3 import MemoryObject
-from tests.fakes.world import ADOPTABLE, START, World, a_world
+from tests.fakes.world import ADOPTABLE, API, HEALTH, START, World, a_world
 
 QUOTES = "sh\"op'; DROP DATABASE x; --"
 UNICODE = "größe ☃"
@@ -35,6 +35,20 @@ def with_dead_primary() -> World:
     """The primary does not answer at all."""
     world = a_world()
     world.postgres.servers["primary"].down = True
+    return world
+
+
+def sick(*, missing: bool = False) -> World:
+    """The application does not answer once it is started again."""
+    world = a_world(missing=missing)
+    world.service.answers[HEALTH] = "it answers 500"
+    return world
+
+
+def with_a_broken_image() -> World:
+    """No pod of the application becomes ready, before as after."""
+    world = a_world()
+    world.cluster.workloads[API].broken = True
     return world
 
 
@@ -83,3 +97,17 @@ CASES = (
     ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),
     ActionCase("rollout", "application.rollout", RolloutParams(service="shop"), a_world, undoable=False),
 )
+
+SICK_CASES = (
+    ActionCase("sick", "restore.dump", RestoreParams(database="shop"), sick),
+    ActionCase("sick-missing", "restore.dump", RestoreParams(database="shop"), partial(sick, missing=True)),
+    ActionCase("sick-suspect", "restore.dump", RestoreParams(database="shop", instance_suspect=True), sick),
+    ActionCase("broken-image", "restore.dump", RestoreParams(database="shop"), with_a_broken_image),
+    ActionCase(
+        "broken-scale",
+        "application.scale",
+        ScaleParams(service="shop", workload="api", replicas=5),
+        with_a_broken_image,
+    ),
+)
+"""Runs that fail by themselves and put back what they did."""

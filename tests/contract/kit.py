@@ -19,7 +19,7 @@ from actions.approval import Act, Case, Decision, Person, Rule, Signature, decid
 from actions.contract import JournalEntry, Plan
 from actions.errors import PermanentError
 from actions.ports import Ports
-from actions.runner import Runner, RunResult
+from actions.runner import Outcome, Runner, RunResult
 from actions.site import Frozen
 from tests.fakes.world import SECRETS, World
 
@@ -156,14 +156,27 @@ async def failed(case: ActionCase, at: int, moment: Moment) -> Failure:
     return Failure(result=result, world=world, call=fault.calls[at - 1], step=step)
 
 
-async def count_calls(case: ActionCase, *, spared: frozenset[str] = frozenset()) -> int:
-    """How many calls a run makes that nothing disturbs."""
+async def calls_to_break(
+    case: ActionCase, *, spared: frozenset[str] = frozenset(), ends: Outcome = Outcome.SUCCEEDED
+) -> list[int]:
+    """Numbers of the calls of a run that nothing disturbs from outside: all, but of a long wait only its edges."""
     world = case.world()
     plan = await case.plan(world)
     fault = Fault(spared=spared)
     result = await run(plan, fragile(world, fault), MemoryJournal())
-    assert result.outcome == "succeeded", result.message
-    return len(fault.calls)
+    assert result.outcome is ends, result.message
+    return [number for number in range(1, len(fault.calls) + 1) if not _waiting(fault.calls, number - 1)]
+
+
+def _waiting(calls: Sequence[str], at: int) -> bool:
+    """Whether the call is in the middle of a loop that sleeps: like the two rounds before it and the one after."""
+    return any(
+        at >= 2 * period
+        and at + period < len(calls)
+        and calls[at - 2 * period : at - period] == calls[at - period : at] == calls[at : at + period]
+        and "clock.sleep" in calls[at : at + period]
+        for period in range(2, 6)
+    )
 
 
 def signed_by_requester_alone(plan: Plan) -> Decision:

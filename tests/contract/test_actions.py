@@ -10,13 +10,13 @@ from actions import registry
 from actions.approval import State
 from actions.contract import Risk
 from actions.runner import Outcome
-from tests.contract.cases import CASES
+from tests.contract.cases import CASES, SICK_CASES
 from tests.contract.kit import (
     PLAN_ID,
     ActionCase,
     MemoryJournal,
     Moment,
-    count_calls,
+    calls_to_break,
     died_and_resumed,
     failed,
     fractions_in,
@@ -130,7 +130,7 @@ async def test_dying_at_any_call_ends_in_the_same_world(case: ActionCase, moment
     await run(await case.plan(undisturbed), undisturbed, MemoryJournal())
     wanted = await seen(undisturbed)
 
-    for at in range(1, await count_calls(case) + 1):
+    for at in await calls_to_break(case):
         result, world = await died_and_resumed(case, at, moment)
 
         assert result.outcome is Outcome.SUCCEEDED, f"died {moment} call {at}: {result.message}"
@@ -142,7 +142,7 @@ async def test_dying_at_any_call_ends_in_the_same_world(case: ActionCase, moment
 async def test_a_failure_at_any_call_leaves_production_as_it_was(case: ActionCase, moment: Moment) -> None:
     before = await production(case.world())
 
-    for at in range(1, await count_calls(case, spared=frozenset({"clock"})) + 1):
+    for at in await calls_to_break(case, spared=frozenset({"clock"})):
         failure = await failed(case, at, moment)
         result = failure.result
 
@@ -152,6 +152,19 @@ async def test_a_failure_at_any_call_leaves_production_as_it_was(case: ActionCas
         elif result.outcome is not Outcome.SUCCEEDED and case.undoable:
             assert await production(failure.world) == before, where
         assert secrets_in(result.message) == []
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("case", SICK_CASES, ids=[case.id for case in SICK_CASES])
+@pytest.mark.parametrize("moment", list(Moment))
+async def test_dying_while_putting_back_leaves_production_as_it_was(case: ActionCase, moment: Moment) -> None:
+    before = await production(case.world())
+
+    for at in await calls_to_break(case, ends=Outcome.FAILED):
+        result, world = await died_and_resumed(case, at, moment)
+
+        assert result.outcome is Outcome.FAILED, f"died {moment} call {at}: {result.message}"
+        assert await production(world) == before, f"died {moment} call {at}"
 
 
 @each_case
