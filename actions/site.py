@@ -62,6 +62,7 @@ class Server(Frozen):
     name: str
     admin_dsn: SecretRef
     tools: str = ""  # directory of pg_dump, pg_restore; empty: the bundled ones
+    host: str | None = None  # what applications connect to; None: the address the server itself reports
 
 
 class Invariant(Frozen):

@@ -42,7 +42,9 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
         )
     return Site(
         servers={
-            server.name: Server(name=server.name, admin_dsn=server.admin_dsn, tools=server.tools)
+            server.name: Server(
+                name=server.name, admin_dsn=server.admin_dsn, tools=server.tools, host=await text(server.host)
+            )
             for server in plan.servers
         },
         databases={database.name: _database(plan, database.name) for database in plan.databases},

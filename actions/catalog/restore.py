@@ -218,7 +218,7 @@ class _Draft:
             config_map=config_map,
             key=self._scene.application.service.config_key,
             value_before=before,
-            value=host_value(self._scene.target.server.address, before),
+            value=self._scene.target.host or host_value(self._scene.target.server.address, before),
         )
         return [*self._stop(), *self._close(), repoint, *self._start()]
 

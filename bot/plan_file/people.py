@@ -33,7 +33,7 @@ class Channels(Part):
     ] = "dr-inc-"
     """Beginning of the names of channels made for incidents."""
     audit: ChannelRef
-    """Channel every request, signature and refusal is copied to."""
+    """Channel every signature and refusal is copied to."""
 
 
 class Slot(Part):

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from bot.plan_file.values import (
-    Count,
     Duration,
     Identifier,
     Part,
@@ -70,8 +69,6 @@ class DumpBackup(Part):
     """How long it is kept."""
     stores: tuple[Text, ...] = Field(min_length=1)
     """Where it is kept: `local`, and names of buckets."""
-    minimum_bytes: Count = 0
-    """A dump smaller than this many bytes is reported as broken."""
 
 
 class IncrementalBackup(Part):

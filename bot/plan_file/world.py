@@ -40,20 +40,10 @@ class Server(Part):
     """primary, standby, or spare (a server a restore may be sent to)."""
     admin_dsn: SecretRef
     """Reference to the connection string of an administrator."""
-    restore_role: Identifier | None = None
-    """Unprivileged role restores run as; empty: the owner of the database."""
     tools: str = ""
     """Directory with pg_dump and pg_restore; empty: the bundled ones."""
     host: TextRef | None = None
     """Host name applications use; written to the service's config map when it is repointed."""
-
-
-class Compare(StrEnum):
-    """How the value after a restore must relate to the value at the dump's snapshot."""
-
-    EQUAL = "equal"
-    AT_LEAST = "at_least"
-    AT_MOST = "at_most"
 
 
 def _single_select(sql: str) -> str:
@@ -72,8 +62,6 @@ class Invariant(Part):
     """Name of the invariant."""
     sql: Annotated[str, AfterValidator(_single_select)]
     """One SELECT that returns one value."""
-    compare: Compare = Compare.EQUAL
-    """equal, at_least or at_most: the restored value against the value in the dump's snapshot."""
     description: Text
     """What it means, for the person who reads the report."""
 

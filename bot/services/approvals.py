@@ -42,6 +42,11 @@ class Policy:
             for rule in plan.approval.rules
         }
 
+    @property
+    def audit_channel(self) -> str:
+        """Where every signature and refusal is copied to."""
+        return self._plan.channels.audit
+
     def person(self, who: Who) -> Person | None:
         """The person of the roster behind an account; None for strangers and other workspaces."""
         if who.source == "clock":
@@ -169,15 +174,17 @@ class Approvals:
             code=refusal.code,
             text=refusal.text,
         )
+        text = f"Signature of {person.name if person else account} on plan {row.id} refused: {refusal.code}"
         await timeline.add(
             session,
             incident_id=row.incident_id,
             kind="refusal",
             actor=person.name if person else account,
             occurred_at=self._clock.now(),
-            text=f"Signature of {person.name if person else account} on plan {row.id} refused: {refusal.code}",
+            text=text,
             data={"plan": row.id, "code": refusal.code},
         )
+        await self._audit(session, row, text)
 
     async def _record(
         self,
@@ -205,18 +212,26 @@ class Approvals:
                 at=at,
             ),
         )
+        name = self.policy.name(person)
         verbs = {Act.REQUEST: "requested", Act.APPROVE: "approved", Act.DENY: "denied", Act.WITHDRAW: "withdrew from"}
+        text = f"{name} {verbs[act]} plan {row.id} ({row.digest[:8]}): {reason}"
         await timeline.add(
             session,
             incident_id=row.incident_id,
             kind="signature",
-            actor=self.policy.name(person),
+            actor=name,
             occurred_at=at,
-            text=f"{self.policy.name(person)} {verbs[act]} plan {row.id} ({row.digest[:8]}): {reason}",
+            text=text,
             data={"plan": row.id, "act": act, "digest": row.digest, "source": who.source},
             source_key=f"signature:{uuid.uuid4()}",
         )
         await outbox.add(session, "plan", row.channel, ref=row.id)
+        await self._audit(session, row, text)
+
+    async def _audit(self, session: AsyncSession, row: PlanRow, text: str) -> None:
+        """Copy to the audit channel, where it is another one than the plan's own."""
+        if self.policy.audit_channel != row.channel:
+            await outbox.add(session, "text", self.policy.audit_channel, payload={"text": text})
 
     async def _said(self, session: AsyncSession, row: PlanRow, act: Act, now: datetime) -> str:
         if act is Act.DENY:
