@@ -10,6 +10,7 @@ that undo again; once a step has failed, a run never goes forward.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -30,6 +31,19 @@ LONGEST_PAUSE = timedelta(seconds=30)
 _BACKWARD = (JournalState.FAILED, JournalState.UNDOING, JournalState.UNDONE)
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class BrokenOffError(Exception):
+    """The journal or the guard could not be asked for now. The run stands where it was: run again to resume.
+
+    Not a DrError, since it says nothing of the world: no step has failed and nothing must be put back for it.
+    """
+
+
+class UnforeseenError(PermanentError):
+    """A defect of a step, its port or a library; the cause has the details."""
 
 
 class Journal(Protocol):
@@ -88,7 +102,8 @@ class Runner:
         self._progress = progress
 
     async def run(self) -> RunResult:
-        """Never raises DrError; what the journal raises (lost lease) and cancellation pass through."""
+        """Never raises DrError for what the world answers; what the journal raises (a lost lease) and cancellation pass
+        through. Raises BrokenOffError while the journal or the guard cannot be asked."""
         entries = await self._journal.entries()
         # A step that failed keeps the run from going forward, also when its undo asked people later.
         if any(entry.state in _BACKWARD for entry in entries):
@@ -122,8 +137,19 @@ class Runner:
     async def _one(self, index: int, step: Step, *, found: JournalState | None) -> RunResult | None:
         started = self._ports.clock.now()
         try:
-            await self._guard()
-            await self._carry_out(index, step, found=found)
+            await self._unbroken(self._guard())
+            try:
+                await self._carry_out(index, step, found=found)
+            except (DrError, BrokenOffError):
+                raise
+            except Exception as error:
+                # Raised on, it would leave the run to be resumed into the same defect for ever, production half
+                # switched and nobody told.
+                log.exception("step_unforeseen: %s", step.kind)
+                raise UnforeseenError(
+                    f"{step.summary}: this failed in a way that was not foreseen ({type(error).__name__}). "
+                    "The log of the worker has the details."
+                ) from error
         except UnknownOutcomeError as error:
             await self._append(index, JournalState.ASKING, str(error), started)
             return RunResult(outcome=Outcome.ASKING, message=str(error), step=index)
@@ -210,7 +236,15 @@ class Runner:
     async def _append(self, index: int, state: JournalState, detail: str, started: datetime) -> None:
         now = self._ports.clock.now()
         elapsed = max(0, round((now - started).total_seconds() * 1000))
-        await self._journal.append(JournalEntry(step=index, state=state, detail=detail, at=now, elapsed_ms=elapsed))
+        entry = JournalEntry(step=index, state=state, detail=detail, at=now, elapsed_ms=elapsed)
+        await self._unbroken(self._journal.append(entry))
+
+    async def _unbroken(self, asked: Awaitable[None]) -> None:
+        """Ask the journal or the guard, whose trouble is not the step's."""
+        try:
+            await asked
+        except TemporaryError as error:
+            raise BrokenOffError(str(error)) from error
 
 
 @asynccontextmanager

@@ -20,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval, registry
 from actions.contract import PLAN_SCHEMA, Action, JournalEntry, JournalState, Kinds, ParamsT, Plan, Query, Report
-from actions.errors import DrError, PermanentError, UserError
+from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from actions.ports import Ports, ProgressReport
-from actions.runner import Outcome, Runner, RunResult
+from actions.runner import BrokenOffError, Outcome, Runner, RunResult
 from bot.doctor import Doctor
 from bot.ports import Who
 from bot.services import answers
@@ -110,9 +110,9 @@ class Worker:
             if not worked:
                 await self._pause("request")
 
-    async def _pause(self, queue: str) -> None:
+    async def _pause(self, queue: str, *, at_most: timedelta = POLL) -> None:
         try:
-            async with asyncio.timeout(POLL.total_seconds()):
+            async with asyncio.timeout(at_most.total_seconds()):
                 await self._wake.wait(queue)
         except TimeoutError:
             return
@@ -208,7 +208,8 @@ class Worker:
                 await self._look_for_runs(tasks)
             except DrError as error:
                 log.warning("looking_for_runs_failed", error=str(error))
-            await self._pause("signature")
+            # Nobody notifies of a worker that fell silent, so a short lease needs looks as frequent.
+            await self._pause("signature", at_most=min(POLL, self._lease / 3))
 
     async def _look_for_runs(self, tasks: asyncio.TaskGroup) -> None:
         async with self._database.session() as session:
@@ -283,6 +284,9 @@ class Worker:
             await self._finish(row, epoch, await work)
         except LeaseLostError as error:
             log.warning("lease_lost", run=row.id, error=str(error))
+        except (BrokenOffError, TemporaryError) as error:
+            # Our own database is away. Whoever sees it again when the lease is over goes on, and may be ourselves.
+            log.warning("run_broken_off", run=row.id, error=str(error))
         except asyncio.CancelledError:
             await self._hand_over(row.id, epoch)
             raise

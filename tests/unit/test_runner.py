@@ -320,12 +320,14 @@ async def test_a_step_that_takes_too_long_fails() -> None:
     assert "not done within" in result.message
 
 
-async def test_what_is_not_ours_passes_through(stage: Stage) -> None:
+async def test_a_defect_fails_the_step_and_puts_back(stage: Stage) -> None:
     stage.trouble["apply a"] = [ZeroDivisionError()]
 
-    with pytest.raises(ZeroDivisionError):
-        await run(a_plan(lamp("a", undo=True)), MemoryJournal())
-    assert stage.done == ["probe a", "apply a"]
+    result = await run(a_plan(lamp("a", undo=True)), MemoryJournal())
+
+    assert result.outcome is Outcome.FAILED
+    assert "not foreseen (ZeroDivisionError)" in result.message
+    assert stage.done == ["probe a", "apply a", "undo a"]
 
 
 async def test_nothing_follows_a_journal_that_refuses(stage: Stage) -> None:
