@@ -61,6 +61,7 @@ def state(kind: WorkloadKind, workload: Json, pods: Sequence[Json], current: Seq
     seen = int(status.get("observedGeneration") or 0) >= int(workload["metadata"].get("generation") or 0)
     if wanted == 0:
         left = [FailingPod(name=_name(pod), reason="Terminating", message="the pod has not ended yet") for pod in pods]
+        ready = sum(_ready(pod) for pod in pods)  # the status of the workload lags behind its pods
         return Rollout(done=seen and not left, failed=False, ready=ready, wanted=0, failing=tuple(left))
     complete, failed = _deployment(wanted, status) if kind is WorkloadKind.DEPLOYMENT else _stateful(spec, status)
     failing = [] if seen and complete else [*_refused(workload), *failing_pods(current, late=failed)]

@@ -12,10 +12,11 @@ import pytest
 from actions.adapters import kubernetes_session
 from actions.adapters.kubernetes import RECORD, KubernetesCluster
 from actions.errors import TemporaryError, UserError
-from actions.ports import WorkloadFacts
+from actions.ports import GitOps, WorkloadFacts
 from actions.site import ClusterAccess, Site, WorkloadKind, WorkloadRef
 from bot.demo.cluster import ClusterStandIn, Fault
-from tests.fakes.cluster_worlds import manifest
+from bot.demo.cluster.kinds import APPLICATION
+from tests.fakes.cluster_worlds import GIT, manifest
 
 pytestmark = pytest.mark.integration
 
@@ -183,3 +184,73 @@ async def _until_done(cluster: KubernetesCluster) -> None:
             return
         await asyncio.sleep(0.05)
     raise AssertionError("the rollout did not end")
+
+
+# ---------------------------------------------------------------- whose workload is it
+
+
+AUTOMATED: dict[str, object] = {"automated": {"selfHeal": True}}
+
+
+def application(name: str, policy: dict[str, object], namespace: str = "argocd") -> dict[str, object]:
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Application",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"project": "default", "syncPolicy": policy},
+    }
+
+
+async def owner_of(directory: Path, workload: dict[str, object], *applications: dict[str, object]) -> GitOps | None:
+    async with ClusterStandIn(directory) as stand_in:
+        stand_in.apply(workload, *applications)
+        text = await asyncio.to_thread(stand_in.kubeconfig.read_text)
+        found = await read(KubeconfigSecrets(text))
+    assert found is not None
+    return found.gitops
+
+
+async def test_argo_cd_by_tracking_id(server_directory: Path) -> None:
+    body = manifest(REF, replicas=1)
+    body["metadata"]["annotations"] = {
+        "argocd.argoproj.io/tracking-id": "production_shop:apps/Deployment:production/api"
+    }
+    found = await owner_of(server_directory, body, application("shop", AUTOMATED, "production"))
+    assert found == GitOps(tool="argocd", kind="Application", namespace="production", name="shop", suspended=False)
+
+
+@pytest.mark.parametrize("policy", [{}, {"automated": {"enabled": False}}])
+async def test_argo_cd_without_automation_counts_as_suspended(
+    server_directory: Path, policy: dict[str, object]
+) -> None:
+    body = manifest(REF, replicas=1, labels={"app.kubernetes.io/instance": "shop"})
+    found = await owner_of(server_directory, body, application("shop", policy))
+    assert found is not None
+    assert found.suspended
+
+
+async def test_a_helm_release_of_the_same_name_is_not_argo_cds(server_directory: Path) -> None:
+    body = manifest(REF, replicas=1, labels={"app.kubernetes.io/instance": "shop"})
+    other = application("shop", AUTOMATED)
+    listed = {"kind": "Deployment", "name": "other", "namespace": "production"}
+    git = json.dumps([manifest(REF._replace(name="other"), replicas=1)])
+    other["metadata"] = {"name": "shop", "namespace": "argocd", "annotations": {GIT: git}}
+    async with ClusterStandIn(server_directory) as stand_in:
+        stand_in.apply(body, other)
+        await asyncio.sleep(1.2)  # the controller lists what it governs
+        assert stand_in.objects.get(APPLICATION, "argocd", "shop")["status"]["resources"] == [listed]
+        found = await read(KubeconfigSecrets(await asyncio.to_thread(stand_in.kubeconfig.read_text)))
+    assert found is not None
+    assert found.gitops is None
+
+
+async def test_a_flux_helm_release(server_directory: Path) -> None:
+    labels = {"helm.toolkit.fluxcd.io/name": "shop", "helm.toolkit.fluxcd.io/namespace": "production"}
+    release: dict[str, object] = {
+        "apiVersion": "helm.toolkit.fluxcd.io/v2",
+        "kind": "HelmRelease",
+        "metadata": {"name": "shop", "namespace": "production"},
+        "spec": {"interval": "1m"},
+    }
+    found = await owner_of(server_directory, manifest(REF, replicas=1, labels=labels), release)
+    assert found == GitOps(tool="flux", kind="HelmRelease", namespace="production", name="shop", suspended=False)

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from bot.demo.cluster import kinds as k
-from bot.demo.cluster import ownership, patches
+from bot.demo.cluster import openapi, ownership, patches
 from bot.demo.cluster.answers import RefusedError, missing
 from bot.demo.cluster.faults import DroppedError, Fault, Faults
 from bot.demo.cluster.kinds import Kinds
@@ -57,6 +57,8 @@ class Api:
         for path, handler in discovery.items():
             application.router.add_get(path, handler)
             application.router.add_get(f"{path}/", handler)  # the typed classes of the official client ask so
+        application.router.add_get("/openapi/v3", self._openapi_index)
+        application.router.add_get("/openapi/v3/{place:.+}", self._openapi)
         application.router.add_route("*", "/_control/faults", self._control)
         application.router.add_route("*", "/api/{version}/{rest:.+}", self._resource)
         application.router.add_route("*", "/apis/{group}/{version}/{rest:.+}", self._resource)
@@ -118,6 +120,15 @@ class Api:
             raise RefusedError(404, "the server could not find the requested resource")
         name = f"{group}/{version}" if group else version
         found = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": entries}
+        return web.json_response(found)
+
+    async def _openapi_index(self, _: web.Request) -> web.Response:
+        return web.json_response(openapi.index(self._kinds))
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        found = openapi.document(self._kinds, request.match_info["place"])
+        if found is None:
+            raise RefusedError(404, "the server could not find the requested resource")
         return web.json_response(found)
 
     async def _control(self, request: web.Request) -> web.Response:
@@ -333,6 +344,8 @@ def _chosen(request: web.Request) -> Test:
 
 
 async def _body(request: web.Request) -> Any:
+    if request.content_type == "application/vnd.kubernetes.protobuf":
+        raise RefusedError(415, "the stand-in reads JSON and YAML, no protobuf: use kubectl apply instead of create")
     text = await request.text()
     try:
         # Apply bodies are YAML; the official client sends them as JSON, kubectl as either.

@@ -10,12 +10,21 @@ from bot.demo.cluster.selectors import matches
 
 Json = dict[str, Any]
 
+# What a new object's status says before a controller has seen it.
+FIRST_STATUS: dict[str, Json] = {
+    k.NAMESPACE.name: {"phase": "Active"},
+    k.POD.name: {"phase": "Pending"},
+    k.STATEFUL_SET.name: {"replicas": 0},
+    k.REPLICA_SET.name: {"replicas": 0},
+    k.AUTOSCALER.name: {"currentReplicas": 0, "desiredReplicas": 0},
+}
+
 
 def completed(kind: Kind, found: Json) -> Json:
     """The object with its defaults (in place). Raises RefusedError (422)."""
     name = found["metadata"]["name"]
     if "status" in kind.parts and not kind.custom:
-        found.setdefault("status", {})
+        found["status"] = found.get("status") or dict(FIRST_STATUS.get(kind.name, {}))
     if kind in (k.DEPLOYMENT, k.STATEFUL_SET, k.REPLICA_SET):
         _workload(kind, name, found)
     elif kind is k.POD:
@@ -31,7 +40,6 @@ def completed(kind: Kind, found: Json) -> Json:
         for key, value in (found.pop("stringData", None) or {}).items():
             found.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
     elif kind is k.NAMESPACE:
-        found["status"] = found.get("status") or {"phase": "Active"}
         found["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name
     elif kind is k.AUTOSCALER:
         found["spec"].setdefault("minReplicas", 1)
