@@ -12,13 +12,11 @@ import pytest
 from benchmarks.by_hand import ByHand, checkpoint, drop_quarantine
 from benchmarks.table import pairs
 from benchmarks.two_people import restore_through_the_bot
-from bot.demo.dataset import Size
 from bot.demo.watch import Answer, HealthWatch
-from bot.demo.world import World, world
+from bot.demo.world import World
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.asyncio(loop_scope="session")]
 
-SIZE = Size(os.environ.get("SIZE", "large"))
 PAIRS = int(os.environ.get("PAIRS", "10"))
 TUNED = 3
 TOTAL, DOWNTIME = 1.1, 0.25
@@ -40,13 +38,7 @@ class Sides:
         print(f"  {what}: total {total:.2f} s, application away {away:.2f} s, load {load}", flush=True)
 
 
-async def test_restore(capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        async with world(SIZE) as demo:
-            await _measure(demo)
-
-
-async def _measure(demo: World) -> None:
+async def test_restore(demo: World) -> None:
     hand = ByHand(demo.servers, demo.running.directory)
     await hand.dump()
     bot, single, tuned = Sides(), Sides(), Sides()

@@ -1,3 +1,19 @@
-"""Benchmarks use the servers of the tests."""
+"""Benchmarks use the servers of the tests; the large ones share one demo, since filling it takes a while."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from bot.demo.dataset import Size
+from bot.demo.world import World, world
 from tests.conftest import *  # noqa: F403 - fixtures and hooks are found by their names
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def demo() -> AsyncIterator[World]:
+    """The whole demo with a first dump, on durable servers. SIZE=tiny|small|large in the environment."""
+    async with world(Size(os.environ.get("SIZE", "large"))) as started:
+        yield started
