@@ -193,6 +193,17 @@ async def test_approving_shows_the_plan_afresh_and_signs_it(
     ]
 
 
+async def test_a_signer_who_closed_the_window_is_told_in_the_channel(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message
+) -> None:
+    view = await open_approval(app, slack, plan)
+    body = slack.submission(view, reason="ok", typed="superprismora")
+    del slack.views[view]
+    await send(app, body)
+    await eventually(slack, "Your signature is recorded.")
+    assert slack.whispers[-1]["channel"] == "C0OPS"
+
+
 async def test_a_double_click_signs_once(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message) -> None:
     view = await open_approval(app, slack, plan)
     body = slack.submission(view, reason="ok", typed="superprismora")
@@ -210,6 +221,16 @@ async def test_a_wrong_name_keeps_the_form_open(
     assert desk.signed == []
     await send(app, slack.submission(view, reason="ok", typed="superprismora"))
     await eventually(slack, "Your signature is recorded.")
+
+
+async def test_events_nobody_subscribed_to_are_not_logged(
+    app: AsyncApp, slack: FakeSlack, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = slack.reaction("eyes", slack.said("a"))
+    body["event"]["type"] = "member_joined_channel"
+    with caplog.at_level(logging.DEBUG):
+        await app.async_dispatch(signed(body))
+    assert "member_joined_channel" not in caplog.text
 
 
 async def test_the_requester_cannot_sign_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,15 @@ from actions.approval import Act
 from actions.errors import UserError
 from bot.ports import Who
 from bot.services.cards import PlanCard
+from bot.slack.gateway import MessageGoneError
 from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views import plan, signing
 from bot.slack.views.blocks import View
-from bot.slack.views.text import loading_modal, text_modal
+from bot.slack.views.text import loading_modal, sentence, text_modal
+
+ACK_LEAD_S = 0.3
+"""Seconds from the ack of a form to the change of its window. Bolt sends an ack up to 10 ms after `ack()` returned, and
+not on the connection of the Web API: a change that overtook it would be painted over by the ack's own window."""
 
 
 def register(app: AsyncApp, counter: Counter) -> None:
@@ -83,8 +89,20 @@ async def _sign(counter: Counter, ack: AsyncAck, body: Body, act: Act) -> None:
     await ack(response_action="update", view=loading_modal("Signature"))
     if not fresh:
         return
+    acknowledged = asyncio.get_running_loop().time()
     who = who_of(body, channel=metadata.channel)
-    view = str(body["view"]["id"])
+    title, told = await _signed(counter, who, metadata, act, typed=typed, reason=typed_value(body, signing.REASON))
+    await asyncio.sleep(max(0.0, acknowledged + ACK_LEAD_S - asyncio.get_running_loop().time()))
+    try:
+        await counter.gateway.update_view(str(body["view"]["id"]), text_modal(title, told))
+    except MessageGoneError:  # the window was closed meanwhile
+        await counter.gateway.whisper(who.channel, who.slack_user, sentence(told))
+
+
+async def _signed(
+    counter: Counter, who: Who, metadata: signing.Metadata, act: Act, *, typed: str, reason: str
+) -> tuple[str, str]:
+    """Hand the signature to the desk; title and sentence for the signer."""
     try:
         await counter.refuse_unfit(who, metadata.token)
         told = await counter.desk.sign(
@@ -93,14 +111,13 @@ async def _sign(counter: Counter, ack: AsyncAck, body: Body, act: Act) -> None:
             act=act,
             digest=metadata.digest,
             typed=typed,
-            reason=typed_value(body, signing.REASON),
+            reason=reason,
             channel=metadata.channel,
             ts=metadata.ts,
         )
     except UserError as error:
-        await counter.gateway.update_view(view, text_modal("Refused", str(error)))
-        return
-    await counter.gateway.update_view(view, text_modal("Recorded", told))
+        return "Refused", str(error)
+    return "Recorded", told
 
 
 def typed_value(body: Body, name: str) -> str:
