@@ -156,7 +156,11 @@ def _repointing(scene: Scene) -> Iterator[Finding]:
     if scene.config_value is None:
         key, config_map = application.service.config_key, application.service.config_map
         yield _stop("repoint", f"ConfigMap `{config_map}` has no `{key}`.", "Correct `config_map` in the plan file.")
-    elif ":" not in scene.config_value and _port(server.address) != _port(scene.home_address):
+    elif (
+        scene.target.host is None
+        and ":" not in scene.config_value
+        and _port(server.address) != _port(scene.home_address)
+    ):
         yield _warn(
             "port",
             f"`{server.name}` listens on {server.address}, the ConfigMap holds the host alone.",
@@ -169,6 +173,12 @@ def _repointing(scene: Scene) -> Iterator[Finding]:
             f"Commit the new host to the repository, then resume them. The old server keeps its data, closed, for "
             f"{span(scene.database.quarantine)} at least.",
         )
+
+
+def _port_may_differ(scene: Scene, config_value: str) -> bool:
+    """The ConfigMap holds a host alone, taken from the servers' own addresses, and those have other ports."""
+    named = scene.target.host is not None or ":" in config_value
+    return not named and _port(scene.target.server.address) != _port(scene.home_address)
 
 
 def _port(address: str) -> str:

@@ -74,7 +74,7 @@ class Scene(Frozen):
     def repointable(self) -> bool:
         """Whether the application can be pointed at the spare server."""
         place = config_place(self.application)
-        return self.on_spare and place is not None and bool(self.target.server.address)
+        return self.on_spare and place is not None and bool(self.target.host or self.target.server.address)
 
     @property
     def disk_needed(self) -> int:

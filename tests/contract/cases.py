@@ -72,6 +72,7 @@ CASES = (
     ),
     ActionCase("restore-suspect", "restore.dump", RestoreParams(database="shop", instance_suspect=True), a_world),
     ActionCase("restore-full-disk", "restore.dump", RestoreParams(database="shop"), with_full_disk),
+    ActionCase("restore-dead-primary", "restore.dump", RestoreParams(database="shop"), with_dead_primary),
     ActionCase(
         "restore-without-service", "restore.dump", RestoreParams(database="shop"), partial(a_world, service=False)
     ),

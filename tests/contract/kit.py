@@ -78,12 +78,9 @@ class Fragile:
 def fragile(ports: Ports, fault: Fault) -> Ports:
     """The same world, every port of it breaking as the fault says."""
     parts: dict[str, Any] = {part.name: getattr(ports, part.name) for part in dataclasses.fields(Ports)}
-    return Ports(
-        **{
-            name: port if name == "site" or name in fault.spared else Fragile(name, port, fault)
-            for name, port in parts.items()
-        }
-    )
+    for name in parts.keys() - {"site"} - fault.spared:
+        parts[name] = Fragile(name, parts[name], fault)
+    return Ports(**parts)
 
 
 class MemoryJournal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actions.ports import DatabaseFacts, Ports
+from actions.ports import Ports
 from actions.site import WorkloadRef
 from tests.fakes.world import World
 
@@ -13,7 +13,7 @@ async def seen(ports: World) -> dict[str, Any]:
     """Everything that a run may change. Times and oids of new databases are left out: they differ by the clock and by
     how often a load began."""
     return {
-        "databases": await _databases(ports),
+        "databases": _databases(ports),
         "workloads": await _workloads(ports),
         "configs": await _configs(ports),
         "catalogue": await _catalogue(ports),
@@ -21,14 +21,13 @@ async def seen(ports: World) -> dict[str, Any]:
     }
 
 
-async def production(ports: Ports) -> dict[str, Any]:
+async def production(ports: World) -> dict[str, Any]:
     """What users notice: which database answers to which name and whether it lets them in; what runs; what points
     where; whether GitOps goes on. Marks are left out: a note on a database disturbs nobody."""
-    databases = {
-        key: None if facts is None else (facts.oid, facts.allows_connections)
-        for key in sorted(ports.site.databases)
-        for facts in [await ports.postgres.database(ports.site.databases[key].ref)]
-    }
+    databases: dict[str, Any] = {}
+    for key, known in ports.site.databases.items():
+        found = ports.postgres.servers[known.server].databases.get(known.name)
+        databases[key] = None if found is None else (found.oid, found.allows_connections)
     workloads = {
         name: {key: found[key] for key in ("replicas", "recorded", "suspended")} if found else None
         for name, found in (await _workloads(ports)).items()
@@ -36,21 +35,17 @@ async def production(ports: Ports) -> dict[str, Any]:
     return {"databases": databases, "workloads": workloads, "configs": await _configs(ports)}
 
 
-async def _databases(ports: World) -> dict[str, Any]:
+def _databases(ports: World) -> dict[str, Any]:
+    """Behind the port: also of a server that does not answer, and of a database that is closed."""
     return {
-        f"{server}/{facts.name}": _database(ports, server, facts)
-        for server in sorted(ports.site.servers)
-        for facts in sorted(await ports.postgres.databases(server), key=lambda facts: facts.name)
-    }
-
-
-def _database(ports: World, server: str, facts: DatabaseFacts) -> dict[str, Any]:
-    content = ports.postgres.servers[server].databases[facts.name].fingerprint  # also of one that is closed
-    return {
-        "owner": facts.owner,
-        "open": facts.allows_connections,
-        "mark": facts.mark,
-        "content": content.model_dump(mode="json"),
+        f"{server}/{name}": {
+            "owner": found.owner,
+            "open": found.allows_connections,
+            "mark": found.mark,
+            "content": found.fingerprint.model_dump(mode="json"),
+        }
+        for server, known in sorted(ports.postgres.servers.items())
+        for name, found in sorted(known.databases.items())
     }
 
 

@@ -1,0 +1,193 @@
+"""What the status queries answer, and what signers of a scaling are told."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from actions import registry
+from actions.catalog.application import RolloutParams, ScaleParams
+from actions.catalog.restore import RecommendationParams, RestoreParams
+from actions.catalog.status import CatalogueParams, ClusterParams, DatabasesParams
+from actions.contract import NoParams, Verdict
+from actions.errors import UserError
+from actions.steps.databases import GiveName, SwapDatabases
+from tests.fakes.world import API, NIGHTLY, START, WEB, World, a_world
+
+
+async def test_one_recommendation_and_the_others_as_rows() -> None:
+    report = await registry.query("restore.recommendation").read(RecommendationParams(database="shop"), a_world())
+
+    assert report.title == "Restore `b-new` of 2026-11-23 02:00 UTC: loses 8 h 12 min (RPO 15 min: beyond)"
+    assert [row[0] for row in report.rows] == ["b-new", "b-old", "b-bad"]
+    assert report.rows[0][3] == "beyond"
+    assert "unusable" in report.rows[2][5]
+
+
+async def test_a_recommendation_from_before_the_damage() -> None:
+    asked = RecommendationParams(database="shop", before=START.replace(hour=1))
+
+    report = await registry.query("restore.recommendation").read(asked, a_world())
+
+    assert report.rows[0][0] == "b-old"
+
+
+async def test_no_recommendation_says_what_to_do() -> None:
+    asked = RecommendationParams(database="shop", before=START.replace(year=2020))
+
+    report = await registry.query("restore.recommendation").read(asked, a_world())
+
+    assert "backup.adopt" in report.title
+
+
+async def test_backups_beyond_the_rpo_are_a_finding() -> None:
+    report = await registry.query("status.backups").read(NoParams(), a_world())
+
+    assert report.rows[0][:4] == ("shop", "b-new", "2026-11-23 02:00 UTC", "8 h 12 min")
+    assert any("RPO 15 min: beyond" in finding.detail for finding in report.findings)
+    assert any("b-bad" in finding.detail for finding in report.findings)
+
+
+async def test_a_database_without_backups_is_the_first_thing_said() -> None:
+    world = a_world()
+    world.backups.entries.clear()
+
+    report = await registry.query("status.backups").read(NoParams(), world)
+
+    assert report.findings[0].verdict is Verdict.STOP
+
+
+async def test_the_catalogue_hides_nothing() -> None:
+    report = await registry.query("status.catalogue").read(CatalogueParams(database="shop"), a_world())
+
+    assert [row[0] for row in report.rows] == ["b-new", "b-old", "b-bad"]
+
+
+async def test_sizes_are_shown_as_the_plan_asks_for_them() -> None:
+    report = await registry.query("status.databases").read(DatabasesParams(), a_world())
+
+    assert report.rows == (("primary", "shop", "2861 MB", "1", "open", ""),)
+
+
+async def test_a_missing_database_and_a_silent_server_are_findings() -> None:
+    missing = await registry.query("status.databases").read(DatabasesParams(), a_world(missing=True))
+    world = a_world()
+    world.postgres.servers["primary"].down = True
+    silent = await registry.query("status.databases").read(DatabasesParams(), world)
+
+    assert [finding.verdict for finding in (*missing.findings, *silent.findings)] == [Verdict.STOP, Verdict.STOP]
+
+
+async def test_the_cluster_is_shown_with_what_is_not_ready() -> None:
+    world = a_world()
+    world.cluster.workloads[API].broken = True
+
+    report = await registry.query("status.cluster").read(ClusterParams(), world)
+
+    assert ("main/shop", "Deployment", "api", "0/3", "") in report.rows
+    assert [finding.check for finding in report.findings] == [str(API)]  # a resting CronJob is no finding
+    assert any(row[1] == "Pod" and "ErrImagePull" in row[4] for row in report.rows)
+
+
+# ---------------------------------------------------------------- scaling
+
+
+async def scaled(world: World, workload: str, replicas: int) -> dict[str, Verdict]:
+    plan = await registry.action("application.scale").plan(
+        ScaleParams(service="shop", workload=workload, replicas=replicas), world, "k7m2n3p4q5"
+    )
+    return {finding.check: finding.verdict for finding in plan.findings}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "verdict"),
+    [(0, Verdict.WARN), (1, Verdict.STOP), (2, Verdict.WARN), (5, Verdict.WARN), (6, Verdict.STOP)],
+)
+async def test_an_autoscaler_has_the_last_word(replicas: int, verdict: Verdict) -> None:
+    assert (await scaled(a_world(), "web", replicas))["autoscaler"] is verdict
+
+
+async def test_a_workload_that_another_plan_stopped_is_left_alone() -> None:
+    world = a_world()
+    await world.cluster.stop(WEB, mark="other")
+
+    assert (await scaled(world, "web", 3))["stopped"] is Verdict.STOP
+
+
+async def test_gitops_is_suspended_first_and_said() -> None:
+    world = a_world()
+    plan = await registry.action("application.scale").plan(
+        ScaleParams(service="shop", workload="api", replicas=5), world, "k7m2n3p4q5"
+    )
+
+    assert [step.kind for step in plan.steps] == ["suspend_gitops", "scale_workload"]
+    assert (await scaled(world, "api", 5))["GitOps"] is Verdict.WARN
+
+
+async def test_the_workload_must_be_named_where_there_are_several() -> None:
+    with pytest.raises(UserError, match="`api`, `web` and `worker`"):
+        await registry.action("application.scale").plan(ScaleParams(service="shop", replicas=2), a_world(), "x")
+    with pytest.raises(UserError, match="no workload `nightly`"):
+        await registry.action("application.rollout").plan(
+            RolloutParams(service="shop", workload=NIGHTLY.name), a_world(), "x"
+        )
+
+
+@pytest.mark.parametrize("replicas", [-1, 100_000])
+def test_counts_nobody_means_are_refused(replicas: int) -> None:
+    with pytest.raises(ValidationError):
+        ScaleParams(service="shop", replicas=replicas)
+
+
+# ---------------------------------------------------------------- restoring
+
+
+async def test_a_missing_database_gets_its_name_an_existing_one_is_swapped() -> None:
+    action, asked = registry.action("restore.dump"), RestoreParams(database="shop")
+    swapped = await action.plan(asked, a_world(), "k7m2n3p4q5")
+    named = await action.plan(asked, a_world(missing=True), "k7m2n3p4q5")
+
+    assert [type(step) for step in swapped.steps if isinstance(step, SwapDatabases | GiveName)] == [SwapDatabases]
+    assert [type(step) for step in named.steps if isinstance(step, SwapDatabases | GiveName)] == [GiveName]
+
+
+async def test_the_order_of_a_restore() -> None:
+    plan = await registry.action("restore.dump").plan(RestoreParams(database="shop"), a_world(), "k7m2n3p4q5")
+
+    assert [step.kind for step in plan.steps] == [
+        "load_dump",
+        "compare_copy",
+        "suspend_gitops",
+        "stop_writers",
+        "close_database",
+        "swap_databases",
+        "start_writers",
+        "check_application",
+        "resume_gitops",
+    ]
+    assert plan.alternatives[0].startswith("`b-old`")
+    assert plan.target == "shop"
+
+
+async def test_a_silent_server_without_a_spare_is_refused_with_what_to_do() -> None:
+    world = a_world(spare=False)
+    world.postgres.servers["primary"].down = True
+
+    with pytest.raises(UserError, match="spare_server"):
+        await registry.action("restore.dump").plan(RestoreParams(database="shop"), world, "k7m2n3p4q5")
+
+
+async def test_too_little_disk_without_a_spare_stops() -> None:
+    world = a_world(spare=False)
+    world.postgres.servers["primary"].free_bytes = 1
+
+    plan = await registry.action("restore.dump").plan(RestoreParams(database="shop"), world, "k7m2n3p4q5")
+
+    assert [finding.check for finding in plan.stopped] == ["disk"]
+
+
+def test_unknown_names_are_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"`restore\.dump`"):
+        registry.action("restore.everything")
+    with pytest.raises(UserError, match=r"`status\.backups`"):
+        registry.query("status.everything")
