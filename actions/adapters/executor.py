@@ -32,6 +32,7 @@ from actions.ports import Executor, JobPhase, JobSpec, JobState, Progress, Progr
 PROCESS, PROGRESS, LOG = "process.json", "progress.ndjson", "log"
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123 label
 POLL = 0.1  # seconds between two looks at a running job
+EXIT = 5.0  # seconds for a job to leave after its result
 GRACE = 20.0  # seconds to end in order: abort uploads, remove scratch
 LOG_TAIL = 1500
 
@@ -65,6 +66,7 @@ class SubprocessExecutor(Executor):
                 raise UserError(f"There is no job `{name}`. It was never started here, or was forgotten.")
             place = await asyncio.to_thread(self._report, name, place, progress)
             if state.phase is not JobPhase.RUNNING:
+                await asyncio.to_thread(self._settle, name)
                 return state
             await asyncio.sleep(POLL)
 
@@ -137,7 +139,8 @@ class SubprocessExecutor(Executor):
         try:
             record = json.loads((folder / PROCESS).read_text())
             child = self._children.get(record["pid"])
-            if child is not None and child.code() is not None:  # reaps our own child
+            if child is not None and child.code() is not None:
+                self._reap(record["pid"])
                 return None
             process = psutil.Process(record["pid"])
             ours = process.create_time() == record["started"] and process.status() != psutil.STATUS_ZOMBIE
@@ -167,6 +170,20 @@ class SubprocessExecutor(Executor):
             return 0
         return place
 
+    def _settle(self, name: str) -> None:
+        """The result is there, so the process has nothing more to do: see it out."""
+        process = self._process(self._folder(name))
+        if process is not None:
+            _, left = psutil.wait_procs([process], timeout=EXIT)
+            if left:
+                self._cancel(name)
+            self._reap(process.pid)
+
+    def _reap(self, pid: int) -> None:
+        child = self._children.pop(pid, None)
+        if child is not None:
+            child.kill()
+
     def _cancel(self, name: str) -> None:
         folder = self._folder(name)
         process = self._process(folder)
@@ -182,9 +199,7 @@ class SubprocessExecutor(Executor):
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         psutil.wait_procs([process, *family], timeout=GRACE)
-        child = self._children.pop(process.pid, None)
-        if child is not None:
-            child.kill()
+        self._reap(process.pid)
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:

@@ -15,6 +15,10 @@ from actions.errors import UserError, VerificationError
 AGE_MAGIC = b"age-encryption.org/"
 
 
+class NotARecipientError(UserError):
+    """No identity at hand opens this, by what its header says; the header itself is not authenticated until then."""
+
+
 class Recipients:
     """Who can read a dump. Raises UserError when there is none or one is no age public key."""
 
@@ -51,13 +55,14 @@ class Identity:
     def decrypt(self, stored: IO[bytes], plain: IO[bytes] | RawIOBase, backup: str) -> None:
         """Decrypt a stream; every 64 KiB is authenticated before it is written. Blocking.
 
-        Raises UserError when this identity is not among the recipients, VerificationError when the bytes were changed.
+        Raises NotARecipientError when this identity is not among the recipients, VerificationError when the bytes
+        were changed.
         """
         try:
             pyrage.decrypt_io(stored, plain, self._keys)
         except (pyrage.DecryptError, OSError) as error:
             if "matching keys" in str(error).lower():
-                raise UserError(
+                raise NotARecipientError(
                     f"The identity `{self._reference}` cannot open backup `{backup}`: it is not among its recipients. "
                     "Use the identity of one of the recipients that the manifest names."
                 ) from error

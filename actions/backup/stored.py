@@ -10,7 +10,7 @@ from pathlib import Path
 
 from actions.backup.archive import Contents
 from actions.backup.catalogue import Folder
-from actions.backup.crypto import Identity, Recipients
+from actions.backup.crypto import Identity, NotARecipientError, Recipients
 from actions.backup.manifest import Manifest, SignedManifest, StoredObject
 from actions.backup.pipeline import BLOCK, Packed, Unpacked, pack, unpack
 from actions.backup.tools import ArchiveSource
@@ -116,7 +116,8 @@ class StoredDumps:
         chunks = await self._chunks(policy, folder, manifest)
         try:
             read = await unpack(chunks, backup=backup, identity=identity, spool=spool, header=header, done=done)
-        except VerificationError as error:
+        except (VerificationError, NotARecipientError) as error:
+            # The signed manifest names us as a recipient: a header that does not was changed.
             raise VerificationError(
                 f"The object of backup `{backup}` is not what was stored: {error} Nothing was restored from it."
             ) from error
