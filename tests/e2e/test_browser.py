@@ -40,7 +40,7 @@ def page() -> Iterator[Page]:
         pytest.fail("no Chromium: install it (sudo apt-get install chromium), or set DRBOT_NO_BROWSER=1", pytrace=False)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page = browser.new_page(viewport={"width": 1280, "height": 1400})
         page.set_default_timeout(30_000)
         yield page
         browser.close()
@@ -78,13 +78,20 @@ def test_two_people_restore_a_database_in_the_browser(page: Page, pictures: Path
         fields.nth(1).fill("superprismora")
         picture(modal, pictures / "approve.png")
         modal.get_by_role("button", name="Sign").click()
+        expect(modal).to_contain_text("Your signature is recorded", timeout=30_000)
+        modal.get_by_role("button", name="Close").click()
 
         running = message(page, re.compile("Running: restore.dump|Signed, about to start"))
         expect(running).to_be_visible(timeout=60_000)
+        if PICTURES:
+            page.wait_for_timeout(5_000)  # so that the picture shows some progress
         picture(running, pictures / "running.png")
         report = message(page, "Succeeded: restore.dump")
         expect(report).to_be_visible(timeout=240_000)
         picture(report, pictures / "report.png")
+        incident = message(page, "Users cannot sign in")
+        expect(incident).to_contain_text("achieved", timeout=30_000)
+        picture(incident, pictures / "incident.png")
         assert users(demo) == before
 
 
