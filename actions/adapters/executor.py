@@ -177,7 +177,7 @@ class SubprocessExecutor(Executor):
             _, left = psutil.wait_procs([process], timeout=EXIT)
             if left:
                 self._cancel(name)
-            self._reap(process.pid)
+        self._reap(json.loads((self._folder(name) / PROCESS).read_text())["pid"])
 
     def _reap(self, pid: int) -> None:
         child = self._children.pop(pid, None)

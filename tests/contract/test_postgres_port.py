@@ -1,0 +1,240 @@
+"""What every PostgresAdmin keeps: the adapter on a real server, and the fake."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from actions.adapters.embedded_postgres import EmbeddedPostgres
+from actions.adapters.postgres import PostgresServers
+from actions.adapters.secrets import SecretReferences
+from actions.backup.manifest import Globals, Role
+from actions.errors import PreconditionError, UserError
+from actions.ports import PostgresAdmin
+from actions.site import DatabaseRef, Server, Site
+from tests.fakes.postgres import MemoryPostgres
+
+SERVER = "main"
+GLOBALS = Globals()
+numbers = itertools.count(1)
+
+
+@dataclass
+class World:
+    """An adapter, and how an application opens a session (it gives back whether the session still lives)."""
+
+    port: PostgresAdmin
+    connect: Callable[[DatabaseRef], Callable[[], bool]]
+    real: bool
+
+    async def a_database(self, mark: str = "drbot:scratch:p", owner: str = "contract_owner") -> DatabaseRef:
+        ref = DatabaseRef(SERVER, f'Cöntract "{next(numbers)}"')
+        await self.port.create(ref, owner=owner, cluster_globals=GLOBALS, mark=mark)
+        return ref
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    if request.param == "fake":
+        memory = MemoryPostgres(SERVER)
+        memory.answers["AS one"] = [{"one": 1}]
+
+        def connect(ref: DatabaseRef) -> Callable[[], bool]:
+            number = memory.connect(ref)
+            database = memory.servers[ref.server].databases[ref.name]
+            return lambda: number in database.sessions
+
+        yield World(memory, connect, real=False)
+        return
+    server: EmbeddedPostgres = request.getfixturevalue("pg_server")
+    site = Site(servers={SERVER: Server(name=SERVER, admin_dsn="env:DSN")})
+    opened: list[psycopg.Connection[tuple[object, ...]]] = []
+
+    def join(ref: DatabaseRef) -> Callable[[], bool]:
+        try:
+            connection = psycopg.connect(server.dsn(ref.name), autocommit=True)
+        except psycopg.OperationalError as error:
+            raise ConnectionRefusedError(str(error)) from error
+        opened.append(connection)
+
+        def lives() -> bool:
+            try:
+                connection.execute("SELECT 1")
+            except psycopg.OperationalError:
+                return False
+            return True
+
+        return lives
+
+    yield World(PostgresServers(site, SecretReferences({"DSN": server.dsn()})), join, real=True)
+    for connection in opened:
+        connection.close()
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        for (name,) in admin.execute("SELECT datname FROM pg_database WHERE datname LIKE 'Cöntract%'").fetchall():
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+async def test_created_database_has_owner_and_mark(world: World) -> None:
+    ref = await world.a_database(mark="drbot:scratch:a'b")
+    found = await world.port.database(ref)
+    assert found is not None
+    assert (found.name, found.owner, found.mark) == (ref.name, "contract_owner", "drbot:scratch:a'b")
+    assert found.allows_connections
+    assert found.sessions == 0
+    assert found.bytes > 0
+    assert ref.name in {facts.name for facts in await world.port.databases(SERVER)}
+
+
+async def test_create_is_done_once_for_a_mark_and_refused_for_another(world: World) -> None:
+    ref = await world.a_database()
+    first = await world.port.database(ref)
+    await world.port.create(ref, owner="contract_owner", cluster_globals=GLOBALS, mark="drbot:scratch:p")
+    assert await world.port.database(ref) == first
+    with pytest.raises(UserError, match="not made by this plan"):
+        await world.port.create(ref, owner="contract_owner", cluster_globals=GLOBALS, mark="drbot:scratch:q")
+
+
+async def test_superuser_must_not_own_and_long_names_are_refused(world: World) -> None:
+    with pytest.raises(UserError, match="superuser"):
+        await world.a_database(owner="postgres")
+    for name in ("", "x" * 64, "ü" * 32):
+        with pytest.raises(UserError, match="cannot name a database"):
+            await world.port.create(DatabaseRef(SERVER, name), owner="o", cluster_globals=GLOBALS, mark="m")
+
+
+async def test_roles_that_are_missing_are_made_without_rights(world: World) -> None:
+    role = Role(
+        name="contract_boss",
+        superuser=True,
+        create_role=True,
+        create_database=True,
+        login=True,
+        replication=True,
+        bypass_rls=True,
+        connection_limit=-1,
+        settings=('search_path="$user", public', "app.tenant=a'b"),
+        member_of=("contract_owner", "nobody_knows"),
+    )
+    ref = DatabaseRef(SERVER, f'Cöntract "{next(numbers)}"')
+    wanted = Globals(
+        roles=(role,),
+        database_owner="contract_owner",
+        database_acl=("=T/contract_owner", "contract_boss=c*/contract_owner", '"gone ""x"""=c/contract_owner'),
+        database_settings=("work_mem=7MB", 'search_path=app, "My Schema"'),
+    )
+    await world.port.create(ref, owner="contract_owner", cluster_globals=wanted, mark="drbot:scratch:p")
+    # A role that became superuser after all must not be an owner; this one did not.
+    other = DatabaseRef(SERVER, f'Cöntract "{next(numbers)}"')
+    await world.port.create(other, owner="contract_boss", cluster_globals=GLOBALS, mark="drbot:scratch:p")
+    if world.real:
+        rows = await world.port.query(
+            ref,
+            "SELECT r.rolsuper, r.rolcanlogin, r.rolcreaterole, r.rolbypassrls, a.rolpassword IS NULL AS open,"
+            " current_setting('work_mem') AS memory, current_setting('search_path') AS path"
+            " FROM pg_roles r JOIN pg_authid a USING (rolname) WHERE rolname = 'contract_boss'",
+        )
+        assert list(rows[0].values()) == [False, False, False, False, True, "7MB", 'app, "My Schema"']
+
+
+async def test_close_ends_and_counts_sessions_and_open_lets_in_again(world: World) -> None:
+    ref = await world.a_database()
+    alive = [world.connect(ref) for _ in range(3)]
+    before = await world.port.database(ref)
+    assert before is not None
+    assert before.sessions == 3
+    assert await world.port.close(ref) == 3
+    assert [lives() for lives in alive] == [False] * 3
+    with pytest.raises(ConnectionRefusedError):
+        world.connect(ref)
+    assert await world.port.close(ref) == 0
+    await world.port.open(ref)
+    assert world.connect(ref)()
+
+
+async def test_close_names_prepared_transactions_and_changes_nothing(world: World) -> None:
+    ref = await world.a_database()
+    if not isinstance(world.port, MemoryPostgres):
+        pytest.skip("the tests' server takes no prepared transactions (max_prepared_transactions = 0)")
+    world.port.servers[SERVER].databases[ref.name].prepared.append("tx 1")
+    with pytest.raises(UserError, match="tx 1"):
+        await world.port.close(ref)
+    found = await world.port.database(ref)
+    assert found is not None
+    assert found.allows_connections
+
+
+async def test_swap_renames_both_closes_the_old_and_keeps_oids(world: World) -> None:
+    current, copy = await world.a_database(mark="live"), await world.a_database()
+    aside = DatabaseRef(SERVER, current.name + " aside")
+    before = {ref: await world.port.database(ref) for ref in (current, copy)}
+    await world.port.close(current)
+    await world.port.swap(SERVER, current=current.name, replacement=copy.name, aside=aside.name, mark="drbot:kept:1")
+    now, old = await world.port.database(current), await world.port.database(aside)
+    assert now is not None
+    assert old is not None
+    assert await world.port.database(copy) is None
+    assert (now.oid, old.oid) == (before[copy].oid, before[current].oid)  # type: ignore[union-attr]
+    assert (now.allows_connections, old.allows_connections) == (True, False)
+    assert (now.mark, old.mark) == ("drbot:scratch:p", "drbot:kept:1")
+
+
+async def test_refused_swap_changes_nothing(world: World) -> None:
+    current, copy = await world.a_database(), await world.a_database()
+    taken = await world.a_database()
+    names = {facts.name: facts.oid for facts in await world.port.databases(SERVER)}
+    with pytest.raises(PreconditionError, match="already a database"):
+        await world.port.swap(SERVER, current=current.name, replacement=copy.name, aside=taken.name, mark="m")
+    with pytest.raises(PreconditionError, match="no database"):
+        await world.port.swap(SERVER, current=current.name, replacement="none such", aside="aside", mark="m")
+    world.connect(copy)
+    with pytest.raises(PreconditionError, match="1 sessions"):
+        await world.port.swap(SERVER, current=current.name, replacement=copy.name, aside="aside", mark="m")
+    assert {facts.name: facts.oid for facts in await world.port.databases(SERVER)} == names
+
+
+async def test_discard_wants_exactly_the_scratch_mark(world: World) -> None:
+    ref = await world.a_database(mark="drbot:scratch:p")
+    world.connect(ref)
+    for mark in ("drbot:scratch:q", "drbot:quarantine:p", ""):
+        with pytest.raises(UserError, match="not discarded"):
+            await world.port.discard(ref, mark=mark)
+    assert await world.port.database(ref) is not None
+    await world.port.discard(ref, mark="drbot:scratch:p")
+    assert await world.port.database(ref) is None
+    await world.port.discard(ref, mark="drbot:scratch:p")
+    kept = await world.a_database(mark="drbot:quarantine:p")
+    with pytest.raises(UserError, match="not discarded"):
+        await world.port.discard(kept, mark="drbot:quarantine:p")
+
+
+async def test_query_reads_and_cannot_write(world: World) -> None:
+    ref = await world.a_database()
+    assert await world.port.query(ref, "SELECT 1 AS one") == [{"one": 1}]
+    if world.real:
+        for statement in ("CREATE TABLE x (i int)", "SELECT 1; DROP TABLE x", "COMMIT; CREATE TABLE x (i int)"):
+            with pytest.raises((UserError, Exception), match=r"read-only|multiple commands"):
+                await world.port.query(ref, statement)
+
+
+async def test_unknown_names_are_told(world: World) -> None:
+    with pytest.raises(UserError, match="knows no server `nowhere`"):
+        await world.port.server("nowhere")
+    none = DatabaseRef(SERVER, "none such")
+    assert await world.port.database(none) is None
+    for call in (world.port.close(none), world.port.open(none), world.port.fingerprint(none, [])):
+        with pytest.raises(UserError, match="has no database `none such`"):
+            await call
+
+
+async def test_server_tells_version_and_identity(world: World) -> None:
+    facts = await world.port.server(SERVER)
+    assert facts.version >= 150000
+    assert int(facts.system_id) > 0
+    assert not facts.in_recovery
+    assert facts.free_bytes is None or facts.free_bytes > 0
