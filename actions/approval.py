@@ -216,7 +216,10 @@ def admit(
             text="You are not on the roster of the plan file, so your signature does not count. Ask a person who is.",
         )
     if case.started:
-        return Refusal(code=Code.ALREADY_STARTED, text="The run has started; use Abort on its message to stop it.")
+        return Refusal(
+            code=Code.ALREADY_STARTED,
+            text="The run has started, so signatures change nothing any more; follow it on its message.",
+        )
     if case.rule is None:
         return Refusal(code=Code.NO_RULE, text=f"No approval rule covers {case.plan.risk}; change the plan file first.")
     if digest != case.plan.digest:

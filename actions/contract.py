@@ -268,10 +268,6 @@ class Query(ABC, Generic[ParamsT]):
     async def read(self, params: ParamsT, ports: Ports) -> Report: ...
 
 
-class NoParams(Frozen):
-    """For actions that take none."""
-
-
 class JournalState(StrEnum):
     """What the journal says of a step. APPLYING without an end means: probe, then ask."""
 

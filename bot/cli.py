@@ -23,7 +23,10 @@ from bot.settings import Settings
 
 T = TypeVar("T")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Runs the disaster-recovery plan.")
+# Pretty tracebacks would show local variables, and so secrets.
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Runs the disaster-recovery plan."
+)
 plan_app = typer.Typer(no_args_is_help=True, help="The plan file.")
 app.add_typer(plan_app, name="plan")
 app.add_typer(demo_app, name="demo")
@@ -130,7 +133,7 @@ def manifest(output: Annotated[Path | None, typer.Option(help="Write there inste
     """Print the Slack app manifest, made from the commands the bot knows."""
     from bot.slack.manifest import manifest_text
 
-    text = manifest_text()
+    text = manifest_text(Router())
     if output is None:
         typer.echo(text)
     else:

@@ -121,7 +121,13 @@ class Desk(Protocol):
     async def store(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
         """Make the click durable. False when this key was stored before: nothing more is to be done."""
 
-    async def ask(self, who: Who, command: Command, *, reply: ReplyTo) -> int | None:
+    async def finish(self, key: str) -> None:
+        """What was stored under this key is carried out, or refused with a reason."""
+
+    async def unfinished(self, kind: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Key and payload of what was stored a while ago and never finished, oldest first."""
+
+    async def ask(self, who: Who, command: Command, *, reply: ReplyTo, key: str | None = None) -> int | None:
         """Take a query, a plan or an incident command; the answer comes through the outbox."""
 
     async def sign(

@@ -59,8 +59,8 @@ class Restore(Frozen):
     backup: Name | None = None  # None: the recommended one
 
 
-class Namespace(Frozen):
-    namespace: Name | None = None
+class OptionalService(Frozen):
+    service: Name | None = None
 
 
 class Service(Frozen):

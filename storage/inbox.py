@@ -31,13 +31,17 @@ async def finish(session: AsyncSession, key: str) -> None:
     )
 
 
-async def unfinished(session: AsyncSession, *, kind: str, within: timedelta) -> Sequence[InboxRow]:
-    """What a process took and did not carry out before it ended, oldest first. Older than `within` is history."""
-    recent = text("received_at > clock_timestamp() - make_interval(secs => :within)")
+async def unfinished(session: AsyncSession, *, kind: str, after: timedelta, within: timedelta) -> Sequence[InboxRow]:
+    """What a process took and did not carry out, oldest first. Younger than `after` may still be in its hands, older
+    than `within` is history."""
+    recent = text(
+        "received_at > clock_timestamp() - make_interval(secs => :within) "
+        "AND received_at < clock_timestamp() - make_interval(secs => :after)"
+    )
     statement = (
         select(InboxRow)
         .where(col(InboxRow.kind) == kind, col(InboxRow.finished_at).is_(None))
-        .where(recent.bindparams(within=within.total_seconds()))
+        .where(recent.bindparams(within=within.total_seconds(), after=after.total_seconds()))
         .order_by(col(InboxRow.received_at))
     )
     return (await session.execute(statement)).scalars().all()

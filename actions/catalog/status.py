@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from actions.contract import Finding, NoParams, Query, Report, Verdict
+from actions.contract import Finding, Query, Report, Verdict
 from actions.errors import DrError, UserError
 from actions.ports import CatalogueEntry, DatabaseFacts, NamespaceFacts, Ports
 from actions.site import Database, Frozen, Site, WorkloadKind
@@ -15,17 +15,23 @@ from actions.steps.choice import checked_words, loss, rpo_words, usable_entries
 from actions.steps.phrases import counted, moment, names, size, span
 
 
-class Backups(Query[NoParams]):
+class BackupsParams(Frozen):
+    """One database of the plan file, or all."""
+
+    database: str | None = None
+
+
+class Backups(Query[BackupsParams]):
     """One row per protected database: its newest usable backup and how much it would lose."""
 
     name: ClassVar[str] = "status.backups"
     summary: ClassVar[str] = "Show the newest usable backup of every database"
-    params = NoParams
+    params = BackupsParams
 
-    async def read(self, params: NoParams, ports: Ports) -> Report:  # noqa: ARG002 - takes none
+    async def read(self, params: BackupsParams, ports: Ports) -> Report:
         rows: list[tuple[str, ...]] = []
         findings: list[Finding] = []
-        for key in sorted(ports.site.backups):
+        for key in sorted(ports.site.backups) if params.database is None else [params.database]:
             entries = await ports.backups.catalogue(key)
             row, found = _newest(key, ports.site.database(key), entries, ports)
             rows.append(row)

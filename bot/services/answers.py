@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.catalog.restore import ALTERNATIVES
-from actions.catalog.status import Backups
-from actions.contract import NoParams, Report
+from actions.catalog.status import Backups, BackupsParams
+from actions.contract import Report
 from actions.errors import UserError
 from actions.ports import CatalogueEntry, Ports
 from actions.site import Database
@@ -30,7 +30,7 @@ async def status(session: AsyncSession, all_incidents: Incidents, ports: Ports) 
         spent = "recovered" if card.recovered_at else f"RTO left {left}" if left.days >= 0 else f"RTO missed by {-left}"
         lines.append(f"Incident {card.number} `{card.title}` ({card.severity}), {spent.split('.', maxsplit=1)[0]}")
         lines += [f"running: {item}" for item in card.running]
-    backups = await Backups().read(NoParams(), ports)
+    backups = await Backups().read(BackupsParams(), ports)
     return Report(
         title="Status",
         lines=tuple(lines) or ("No open incident.",),

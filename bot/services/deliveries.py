@@ -18,9 +18,6 @@ from storage.session import Database
 HOLD = timedelta(seconds=60)
 """How long a sender may take for one row before another one tries it."""
 
-GIVE_UP_AFTER = 20
-"""Attempts after which a row is left as `dead`, for `doctor` to show."""
-
 
 class Deliveries:
     """The outbox as the sender sees it. Rows survive crashes: they are due again after `HOLD`."""
@@ -63,8 +60,7 @@ class Deliveries:
     async def failed(self, row: int, error: str, retry_after: timedelta | None) -> None:
         """It is not in Slack; None means that trying again is pointless."""
         async with self._database.session() as session:
-            tried = await outbox.get(session, row)
-            if retry_after is None or tried is None or tried.attempts >= GIVE_UP_AFTER:
+            if retry_after is None:
                 await outbox.settle(session, row, state="dead", error=error)
             else:
                 await outbox.settle(session, row, state="pending", error=error, retry=retry_after)

@@ -30,13 +30,21 @@ class Desk:
     """Takes clicks and commands; whoever carries out a command answers through the outbox."""
 
     def __init__(
-        self, database: Database, approvals: Approvals, plans: Plans, incidents: Incidents, clock: Clock
+        self,
+        database: Database,
+        approvals: Approvals,
+        plans: Plans,
+        incidents: Incidents,
+        clock: Clock,
+        *,
+        in_hand: timedelta = timedelta(seconds=15),
     ) -> None:
         self._database = database
         self._approvals = approvals
         self._plans = plans
         self._incidents = incidents
         self._clock = clock
+        self._in_hand = in_hand  # how long a click may take before it counts as left behind
 
     async def store(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
         """Keep what arrived; False when it arrived before."""
@@ -51,7 +59,8 @@ class Desk:
     async def unfinished(self, kind: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
         """Key and payload of what was stored and not finished when a process of the bot died, oldest first."""
         async with self._database.session() as session:
-            return [(row.key, row.payload) for row in await inbox.unfinished(session, kind=kind, within=FORGOTTEN)]
+            rows = await inbox.unfinished(session, kind=kind, after=self._in_hand, within=FORGOTTEN)
+            return [(row.key, row.payload) for row in rows]
 
     async def ask(self, who: Who, command: Command, *, reply: ReplyTo, key: str | None = None) -> int | None:
         """Take one command. Incident commands are done here; the rest becomes a request, whose id is returned.

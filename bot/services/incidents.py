@@ -170,7 +170,7 @@ class Incidents:
             lines = [_line(item) for item in await timeline.of_incident(session, row.id)]
         form = str(params.get("format") or "text")
         payload: dict[str, Any]
-        if form == "text":
+        if form in ("text", "channel"):
             kind = "report"
             pages = max(1, -(-len(lines) // PAGE))
             number = min(int(params.get("page") or pages), pages)

@@ -18,6 +18,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from actions.errors import PermanentError, TemporaryError, UserError
 from bot.ports import Desk, OutboxSource
 from bot.router import Router
+from bot.slack import deeds
 from bot.slack.app import build_app
 from bot.slack.gateway import Identity, LostFeature, WebGateway, translated
 from bot.slack.middleware import Counter, bolt_logger
@@ -98,7 +99,9 @@ class SlackRuntime:
         async with self._receiving(app):
             self.ready.set()
             log.info("slack_ready", team=identity.team, socket_mode=self._socket_mode)
-            await sender.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(sender.run())
+                tasks.create_task(deeds.resume(counter))
 
     async def _identity(self) -> Identity:
         """Ask Slack who we are. An outage is waited for; a refused token is not."""

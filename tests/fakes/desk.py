@@ -21,6 +21,8 @@ class MemoryDesk:
 
     cards: dict[str, PlanCard] = field(default_factory=dict)
     stored: dict[str, str] = field(default_factory=dict)
+    payloads: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
     asked: list[tuple[Who, Command, ReplyTo]] = field(default_factory=list)
     signed: list[dict[str, Any]] = field(default_factory=list)
     turned_away: list[tuple[str, str]] = field(default_factory=list)
@@ -45,9 +47,17 @@ class MemoryDesk:
             raise self.store_problem
         fresh = key not in self.stored
         self.stored.setdefault(key, kind)
+        self.payloads.setdefault(key, payload)
         return fresh
 
-    async def ask(self, who: Who, command: Command, *, reply: ReplyTo) -> int | None:
+    async def finish(self, key: str) -> None:
+        self.finished.add(key)
+
+    async def unfinished(self, kind: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        open_ones = [key for key, stored in self.stored.items() if stored == kind and key not in self.finished]
+        return [(key, self.payloads[key]) for key in open_ones]
+
+    async def ask(self, who: Who, command: Command, *, reply: ReplyTo, key: str | None = None) -> int | None:
         self._raise()
         self.asked.append((who, command, reply))
         self._news.set()

@@ -16,8 +16,10 @@ from slack_bolt.response import BoltResponse
 
 from actions.approval import Act
 from actions.errors import PermanentError, TemporaryError, UserError
-from bot.router import Router
+from bot.ports import ReplyTo, Who
+from bot.router import Command, Router
 from bot.services.cards import PlanState
+from bot.slack import deeds
 from bot.slack.app import build_app
 from bot.slack.gateway import WebGateway
 from bot.slack.middleware import Counter
@@ -464,3 +466,33 @@ async def test_tokens_that_do_not_work_end_the_start_loudly(
 ) -> None:
     with pytest.raises(UserError, match=words):
         await asyncio.wait_for(a_runtime(slack, desk, MemoryOutbox(), **changes).run(), 5)
+
+
+async def test_what_a_dead_process_left_behind_is_carried_out_once_and_told(
+    slack: FakeSlack, desk: MemoryDesk, gateway: WebGateway
+) -> None:
+    """The click was stored and acknowledged; then the process died."""
+    counter = Counter(desk=desk, gateway=gateway, router=Router(), identity=await gateway.identity(), now=lambda: NOW)
+    deed = deeds.Ask(
+        who=Who(slack_user="U0BEN", team="T0TEAM", channel="C0OPS"),
+        command=Command(name="backup.dump", params={"database": "a"}, reason="nightly"),
+        reply=ReplyTo(channel="C0OPS", user="U0BEN"),
+        signs=False,
+    )
+    await desk.store("trigger:1", deeds.STORED_AS, deed.model_dump(mode="json"))
+    await desk.store("trigger:2", deeds.STORED_AS, {"kind": "of another version"})
+    resuming = asyncio.create_task(deeds.resume(counter))
+    try:
+        await eventually(slack, "restarted before it could answer")
+    finally:
+        resuming.cancel()
+        await asyncio.gather(resuming, return_exceptions=True)
+    assert [command for _, command, _ in desk.asked] == [deed.command]
+    assert desk.finished == {"trigger:1"}
+
+
+async def test_what_was_answered_is_not_carried_out_again(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
+    desk.problem = UserError("No backup fits.")
+    await send(app, slack.slash("/dr-backup", "run superprismora"))
+    await eventually(slack, "No backup fits.")
+    assert await desk.unfinished(deeds.STORED_AS) == []

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from actions import registry
 from actions.catalog.application import RolloutParams, ScaleParams
 from actions.catalog.restore import RecommendationParams, RestoreParams
-from actions.catalog.status import CatalogueParams, ClusterParams, DatabasesParams
-from actions.contract import NoParams, Verdict
+from actions.catalog.status import BackupsParams, CatalogueParams, ClusterParams, DatabasesParams
+from actions.contract import Verdict
 from actions.errors import UserError
 from actions.steps.databases import GiveName, SwapDatabases
 from tests.fakes.world import API, NIGHTLY, START, WEB, World, a_world
@@ -41,7 +41,7 @@ async def test_no_recommendation_says_what_to_do() -> None:
 
 
 async def test_backups_beyond_the_rpo_are_a_finding() -> None:
-    report = await registry.query("status.backups").read(NoParams(), a_world())
+    report = await registry.query("status.backups").read(BackupsParams(), a_world())
 
     assert report.rows[0][:4] == ("shop", "b-new", "2026-11-23 02:00 UTC", "8 h 12 min")
     assert any("RPO 15 min: beyond" in finding.detail for finding in report.findings)
@@ -52,7 +52,7 @@ async def test_a_database_without_backups_is_the_first_thing_said() -> None:
     world = a_world()
     world.backups.entries.clear()
 
-    report = await registry.query("status.backups").read(NoParams(), world)
+    report = await registry.query("status.backups").read(BackupsParams(), world)
 
     assert report.findings[0].verdict is Verdict.STOP
 

@@ -9,6 +9,7 @@ from slack_bolt.async_app import AsyncAck, AsyncApp
 from actions.errors import UserError
 from bot.ports import ReplyTo, Who
 from bot.router import RESTORE_FORM, SLASHES, Command, CommandKind
+from bot.slack import deeds
 from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views.blocks import Message
 from bot.slack.views.help import help_message
@@ -23,9 +24,6 @@ def register(app: AsyncApp, counter: Counter) -> None:
 
     @answered(counter)
     async def slash(ack: AsyncAck, body: Body) -> None:
-        if not await counter.first_time(click_key(body), "slash", body):
-            await ack()
-            return
         try:
             command = counter.router.parse_slash(str(body["command"]), str(body.get("text") or ""))
         except UserError as error:
@@ -33,28 +31,36 @@ def register(app: AsyncApp, counter: Counter) -> None:
             return
         if command.name == "help":
             await ack(**_private(help_message(counter.router, command.params.get("topic"))))
-            return
-        await ack(**_taken(counter, command))
-        await _carry(counter, who_of(body), command, body)
+        elif wants_form(command):
+            fresh = await counter.first_time(click_key(body), "form", body)
+            await ack()
+            if fresh:
+                await open_form(counter, who_of(body), command.params.get("database"), str(body["trigger_id"]))
+        else:
+            await _carry(counter, ack, command, body)
 
     for name in SLASHES:
         app.command(f"/{name}")(slash)
 
 
-async def _carry(counter: Counter, who: Who, command: Command, body: Body) -> None:
-    if wants_form(command):
-        await open_form(counter, who, command.params.get("database"), str(body["trigger_id"]))
-        return
-    entry = counter.router.entry(command.name)
-    if entry is not None and entry.kind is CommandKind.PLAN:
-        await counter.refuse_unfit(who)  # asking is signing
-    reply = ReplyTo(
-        channel=who.channel,
-        user=who.slack_user,
-        response_url=body.get("response_url"),
-        ephemeral=command.name not in IN_CHANNEL,
+async def _carry(counter: Counter, ack: AsyncAck, command: Command, body: Body) -> None:
+    who, entry = who_of(body), counter.router.entry(command.name)
+    deed = deeds.Ask(
+        who=who,
+        command=command,
+        reply=ReplyTo(
+            channel=who.channel,
+            user=who.slack_user,
+            response_url=body.get("response_url"),
+            ephemeral=command.name not in IN_CHANNEL,
+        ),
+        signs=entry is not None and entry.kind is CommandKind.PLAN,
     )
-    await counter.desk.ask(who, command, reply=reply)
+    key = click_key(body)
+    fresh = await deeds.store(counter, key, deed)
+    await ack(**_taken(counter, command))
+    if fresh:
+        await deeds.carry_out(counter, key, deed)
 
 
 def wants_form(command: Command) -> bool:
@@ -77,7 +83,7 @@ async def open_form(counter: Counter, who: Who, database: str | None, trigger: s
 def _taken(counter: Counter, command: Command) -> dict[str, Any]:
     """A plan takes a while to make, so the ack says that it is being made."""
     entry = counter.router.entry(command.name)
-    if wants_form(command) or entry is None or entry.kind is not CommandKind.PLAN:
+    if entry is None or entry.kind is not CommandKind.PLAN:
         return {}
     return _private(sentence(f"Planning `{command.name}`. The plan appears in this channel, with your request on it."))
 

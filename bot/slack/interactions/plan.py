@@ -12,6 +12,7 @@ from actions.approval import Act
 from actions.errors import UserError
 from bot.ports import Who
 from bot.services.cards import PlanCard
+from bot.slack import deeds
 from bot.slack.gateway import MessageGoneError
 from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views import plan, signing
@@ -85,39 +86,30 @@ async def _sign(counter: Counter, ack: AsyncAck, body: Body, act: Act) -> None:
         # Nothing is lost by a slip of the finger: the form stays open, and nothing is recorded.
         await ack(response_action="errors", errors={signing.TYPED: f"Type exactly: {metadata.target}"[:150]})
         return
-    fresh = await counter.first_time(click_key(body), f"sign.{act}", body)
+    who, key = who_of(body, channel=metadata.channel), click_key(body)
+    deed = deeds.Sign(
+        who=who,
+        token=metadata.token,
+        act=act,
+        digest=metadata.digest,
+        typed=typed,
+        reason=typed_value(body, signing.REASON),
+        ts=metadata.ts,
+    )
+    fresh = await deeds.store(counter, key, deed)
     await ack(response_action="update", view=loading_modal("Signature"))
     if not fresh:
         return
     acknowledged = asyncio.get_running_loop().time()
-    who = who_of(body, channel=metadata.channel)
-    title, told = await _signed(counter, who, metadata, act, typed=typed, reason=typed_value(body, signing.REASON))
+    try:
+        title, told = "Recorded", await deeds.carry_out(counter, key, deed)
+    except UserError as error:
+        title, told = "Refused", str(error)
     await asyncio.sleep(max(0.0, acknowledged + ACK_LEAD_S - asyncio.get_running_loop().time()))
     try:
         await counter.gateway.update_view(str(body["view"]["id"]), text_modal(title, told))
     except MessageGoneError:  # the window was closed meanwhile
         await counter.gateway.whisper(who.channel, who.slack_user, sentence(told))
-
-
-async def _signed(
-    counter: Counter, who: Who, metadata: signing.Metadata, act: Act, *, typed: str, reason: str
-) -> tuple[str, str]:
-    """Hand the signature to the desk; title and sentence for the signer."""
-    try:
-        await counter.refuse_unfit(who, metadata.token)
-        told = await counter.desk.sign(
-            who,
-            metadata.token,
-            act=act,
-            digest=metadata.digest,
-            typed=typed,
-            reason=reason,
-            channel=metadata.channel,
-            ts=metadata.ts,
-        )
-    except UserError as error:
-        return "Refused", str(error)
-    return "Recorded", told
 
 
 def typed_value(body: Body, name: str) -> str:

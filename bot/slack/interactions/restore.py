@@ -9,6 +9,7 @@ from slack_bolt.async_app import AsyncAck, AsyncApp
 from actions.errors import UserError
 from bot.ports import ReplyTo
 from bot.router import Command
+from bot.slack import deeds
 from bot.slack.interactions.plan import typed_value
 from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views import restore
@@ -59,12 +60,7 @@ async def _request(counter: Counter, ack: AsyncAck, body: Body) -> None:
     if typed != metadata.target:
         await ack(response_action="errors", errors={TYPED: f"Type exactly: {metadata.target}"[:150]})
         return
-    fresh = await counter.first_time(click_key(body), "restore.request", body)
-    await ack(response_action="clear")
-    if not fresh:
-        return
-    who = who_of(body, channel=metadata.channel)
-    await counter.refuse_unfit(who)
+    who, key = who_of(body, channel=metadata.channel), click_key(body)
     backup = typed_value(body, restore.BACKUP) or metadata.backup
     command = Command(
         name="restore.dump",
@@ -72,4 +68,9 @@ async def _request(counter: Counter, ack: AsyncAck, body: Body) -> None:
         reason=typed_value(body, REASON),
         typed=typed,
     )
-    await counter.desk.ask(who, command, reply=ReplyTo(channel=who.channel, user=who.slack_user))
+    reply = ReplyTo(channel=who.channel, user=who.slack_user)
+    deed = deeds.Ask(who=who, command=command, reply=reply, signs=True)
+    fresh = await deeds.store(counter, key, deed)
+    await ack(response_action="clear")
+    if fresh:
+        await deeds.carry_out(counter, key, deed)
