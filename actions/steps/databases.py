@@ -140,7 +140,7 @@ class GiveName(Step):
 
     The port renames two databases at once or none, so an empty placeholder stands in for the one that is missing: it
     holds the name the copy is to get, is set aside by the swap, and is removed before the step ends. Its scratch mark
-    is its own. A swap marks what takes the name as live, which is how a swapped copy is known.
+    is its own, so that it is never taken for the copy, which keeps the mark it was loaded under.
     """
 
     kind: Literal["give_name"] = "give_name"
@@ -153,7 +153,6 @@ class GiveName(Step):
     owner: str
     placeholder_mark: str
     copy_mark: str
-    live_mark: str
 
     @property
     def summary(self) -> str:
@@ -180,7 +179,7 @@ class GiveName(Step):
         return Probe.UNKNOWN  # somebody made a database of that name meanwhile, or the copy is gone
 
     def _restored(self, current: DatabaseFacts | None) -> bool:
-        return current is not None and current.mark == self.live_mark
+        return current is not None and current.mark == self.copy_mark
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - short statements
         current = await ports.postgres.database(DatabaseRef(self.server, self.current))

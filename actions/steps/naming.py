@@ -59,11 +59,6 @@ def placeholder_mark(plan_id: str) -> str:
     return f"drbot:scratch:placeholder:{plan_id}"
 
 
-def live_mark(plan_id: str) -> str:
-    """Mark that a swap under this plan gives to the database that serves people from then on."""
-    return f"drbot:live:{plan_id}"
-
-
 def label(*parts: str) -> str:
     """An RFC 1123 label out of the parts: lower case, digits and dashes, at most 63 bytes, no two alike by accident."""
     whole = "-".join(parts)

@@ -13,7 +13,6 @@ from actions.ports import DatabaseFacts, PostgresAdmin, ServerFacts
 from actions.site import DatabaseRef, Invariant
 
 SCRATCH = "drbot:scratch:"
-LIVE = "drbot:live:"
 EMPTY = Fingerprint(rows={}, sequences={}, schema_hash="empty", invariants={})
 
 
@@ -154,7 +153,6 @@ class MemoryPostgres(PostgresAdmin):
         databases[aside] = old
         databases[current] = databases.pop(replacement)
         databases[current].allows_connections = True
-        databases[current].mark = LIVE + mark.rsplit(":", 1)[-1]
 
     async def discard(self, database: DatabaseRef, *, mark: str) -> None:
         if not mark.startswith(SCRATCH):
