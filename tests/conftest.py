@@ -21,6 +21,7 @@ pytest_plugins = [
     "tests.fixtures.office",
     "tests.fixtures.postgres",
     "tests.fixtures.s3",
+    "tests.fixtures.world",
 ]
 
 SHARED_S3 = pytest.StashKey[SharedS3]()

@@ -53,7 +53,13 @@ class SubprocessExecutor(Executor):
         self._children: dict[int, Program] = {}
 
     async def start(self, spec: JobSpec) -> None:
-        await asyncio.to_thread(self._start, spec)
+        try:
+            await asyncio.to_thread(self._start, spec)
+        except OSError as error:
+            raise UserError(
+                f"The job `{spec.name}` cannot be started: `{self._directory}` cannot be written ({error.strerror}). "
+                "Free space there, or check its owner and mode, then try again."
+            ) from error
 
     async def find(self, name: str) -> JobState | None:
         return await asyncio.to_thread(self._find, name)
@@ -106,11 +112,14 @@ class SubprocessExecutor(Executor):
                     log=folder / LOG,
                     outlive_owner=True,
                 )
+            try:
+                fresh = folder / f"{PROCESS}.part"
+                fresh.write_text(json.dumps({"pid": program.pid, "started": _started(program.pid)}))
+                fresh.replace(folder / PROCESS)
+            except BaseException:
+                program.kill()  # nobody would find it again
+                raise
             self._children[program.pid] = program
-            started = _started(program.pid)
-            fresh = folder / f"{PROCESS}.part"
-            fresh.write_text(json.dumps({"pid": program.pid, "started": started}))
-            fresh.replace(folder / PROCESS)
 
     @contextlib.contextmanager
     def _alone(self, name: str) -> Iterator[None]:

@@ -289,7 +289,7 @@ class _Encrypting:
             except Exception as error:
                 raise sink.failure or error from error
             if self._file is not None:
-                with _disk(self._local):
+                with disk(self._local):
                     self._file.flush()
                     os.fsync(self._file.fileno())
         self._out.end()
@@ -298,7 +298,7 @@ class _Encrypting:
         self.hash.update(block)
         self.total += len(block)
         if self._file is not None:
-            with _disk(self._local):
+            with disk(self._local):
                 self._file.write(block)
         self._out.put(block)
 
@@ -401,7 +401,7 @@ class _Inflating:
 
     def _write(self, file: IO[bytes] | None, block: bytes) -> None:
         if file is not None:
-            with _disk(self._spool):
+            with disk(self._spool):
                 file.write(block)
 
     def _plain(self, stream: io.BufferedReader) -> Iterator[bytes]:
@@ -455,16 +455,20 @@ class _Header:
         return self.contents is not None
 
 
-def _private(path: Path) -> IO[bytes]:
+@contextlib.contextmanager
+def _private(path: Path) -> Iterator[IO[bytes]]:
     """A new file that only this account can read; an older one of that name goes."""
-    with _disk(path):
+    # Closing is inside as well: it writes what is still buffered, and on a full disk fails once more.
+    with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=BLOCK)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=BLOCK) as file:
+            yield file
 
 
 @contextlib.contextmanager
-def _disk(path: Path | None) -> Iterator[None]:
+def disk(path: Path | None) -> Iterator[None]:
+    """Trouble of the disk that holds the path, as a UserError that says what to do."""
     try:
         yield
     except OSError as error:

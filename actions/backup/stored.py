@@ -12,7 +12,7 @@ from actions.backup.archive import Contents
 from actions.backup.catalogue import Folder
 from actions.backup.crypto import Identity, NotARecipientError, Recipients
 from actions.backup.manifest import Manifest, SignedManifest, StoredObject
-from actions.backup.pipeline import BLOCK, Packed, Unpacked, pack, unpack
+from actions.backup.pipeline import BLOCK, Packed, Unpacked, disk, pack, unpack
 from actions.backup.tools import ArchiveSource
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectStore, Secrets
@@ -175,12 +175,16 @@ def stored_as(policy: BackupPolicy, folder: Folder, packed: Packed) -> StoredObj
 
 
 def write_private(path: Path, body: bytes) -> None:
-    """Write a small file as a whole or not at all. Blocking."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a small file as a whole or not at all. Blocking. Raises UserError when the disk does not take it."""
     fresh = path.with_name(path.name + ".part")
-    fresh.write_bytes(body)
-    fresh.chmod(0o600)
-    fresh.replace(path)
+    try:
+        with disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(body)
+            fresh.chmod(0o600)
+            fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _has_size(path: Path, size: int) -> bool:
