@@ -222,14 +222,21 @@ class Runner:
         return None
 
     async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try as often as ATTEMPTS while the world answers with TemporaryError; then it is permanent."""
+        """Try as often as ATTEMPTS while the world answers with TemporaryError; then it is permanent.
+
+        Every different answer is kept: the first one may name what was saved, where the last one only says that nobody
+        answers any more.
+        """
         tried = 1
+        said: list[str] = []
         while True:
             try:
                 return await attempt()
             except TemporaryError as error:
+                if str(error) not in said:
+                    said.append(str(error))
                 if tried == ATTEMPTS:
-                    raise PermanentError(f"{error} Tried {ATTEMPTS} times.") from error
+                    raise PermanentError(f"{' Then: '.join(said)} Tried {ATTEMPTS} times.") from error
                 tried += 1
                 await self._ports.clock.sleep(min(error.retry_after, LONGEST_PAUSE))
 

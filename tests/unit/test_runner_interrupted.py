@@ -28,6 +28,7 @@ class Lamp(Step):
     kind: Literal["lamp"] = "lamp"
     name: str
     defect: bool = False
+    flickers: bool = False
 
     @property
     def summary(self) -> str:
@@ -37,10 +38,12 @@ class Lamp(Step):
         return ()
 
     async def probe(self, ports: Ports) -> Probe:
-        return Probe.DONE if self.name in LIT else Probe.TODO
+        return Probe.DONE if self.name in LIT and not self.flickers else Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:
         LIT.append(self.name)
+        if self.flickers:
+            raise TemporaryError(f"Flicker {LIT.count(self.name)}.")
         if self.defect:
             raise KeyError("colour")
 
@@ -113,3 +116,8 @@ async def test_defect_in_a_step_is_a_failure_that_people_read_and_is_put_back() 
     assert "not foreseen (KeyError)" in result.message
     assert "colour" not in result.message
     assert LIT == []
+
+
+async def test_what_the_first_try_said_is_not_lost_behind_the_last() -> None:
+    result = await Runner(a_plan(Lamp(name="a", flickers=True)), a_world(), MemoryJournal()).run()
+    assert result.message == "Flicker 1. Then: Flicker 2. Then: Flicker 3. Tried 3 times."
