@@ -84,8 +84,9 @@ class PostgresAdmin(Protocol):
     async def open(self, database: DatabaseRef) -> None:
         """Let connections in again."""
 
-    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str) -> None:
-        """In one transaction rename `current` to `aside` (closed, marked) and `replacement` to `current` (open).
+    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
+        """In one transaction rename `current` to `aside` (closed, with `mark`) and `replacement` to `current` (open,
+        with `live_mark`: what serves people must not go on carrying the mark of a scratch database).
         Refuses when names are not as expected or sessions are left; then nothing has changed."""
 
     async def discard(self, database: DatabaseRef, *, mark: str) -> None:

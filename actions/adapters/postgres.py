@@ -172,7 +172,7 @@ class PostgresServers(PostgresAdmin):
             await _existing(connection, database)
             await _allow(connection, database.name, allowed=True)
 
-    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str) -> None:
+    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
         _check_name(aside)
         async with self._connections.session(server, autocommit=False) as connection:
             await connection.execute("SET LOCAL lock_timeout = '5s'")
@@ -184,6 +184,7 @@ class PostgresServers(PostgresAdmin):
                 await _comment(connection, aside, mark)
                 await connection.execute(_rename(replacement, current))
                 await _allow(connection, current, allowed=True)
+                await _comment(connection, current, live_mark)
             except psycopg.errors.ObjectInUse as error:
                 raise PreconditionError([f"a session is in `{current}` or `{replacement}`"]) from error
             except (psycopg.errors.InvalidCatalogName, psycopg.errors.DuplicateDatabase) as error:

@@ -43,6 +43,7 @@ from actions.steps.facts import BackupIs, ConfigIs, DatabaseIs, DiskFree, NamesF
 from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controllers_of
 from actions.steps.naming import (
     job_name,
+    live_mark,
     placeholder_mark,
     quarantine_mark,
     quarantine_name,
@@ -248,6 +249,7 @@ class _Draft:
                 owner=self._scene.database.owner,
                 placeholder_mark=placeholder_mark(self._plan_id),
                 copy_mark=self._mark,
+                live_mark=live_mark(self._plan_id),
             )
         return SwapDatabases(
             server=self._server,
@@ -255,6 +257,8 @@ class _Draft:
             copy_name=self._into.name,
             aside=self._aside,
             old_oid=production.oid,
+            old_mark=production.mark,
+            live_mark=live_mark(self._plan_id),
             mark=quarantine_mark(self._plan_id),
             copy_mark=self._mark,
         )

@@ -75,8 +75,10 @@ class SwapDatabases(Step):
     copy_name: str
     aside: str
     old_oid: int
+    old_mark: str = ""  # what the old database is given back when it is swapped in again
     mark: str  # of the database set aside
     copy_mark: str
+    live_mark: str  # of the copy once it has production's name
 
     @property
     def summary(self) -> str:
@@ -115,7 +117,12 @@ class SwapDatabases(Step):
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - one short transaction
         await ports.postgres.swap(
-            self.server, current=self.current, replacement=self.copy_name, aside=self.aside, mark=self.mark
+            self.server,
+            current=self.current,
+            replacement=self.copy_name,
+            aside=self.aside,
+            mark=self.mark,
+            live_mark=self.live_mark,
         )
 
     async def verify(self, ports: Ports) -> None:
@@ -131,7 +138,12 @@ class SwapDatabases(Step):
             return  # never happened, or put back before
         await ports.postgres.close(DatabaseRef(self.server, self.current))
         await ports.postgres.swap(
-            self.server, current=self.current, replacement=self.aside, aside=self.copy_name, mark=self.copy_mark
+            self.server,
+            current=self.current,
+            replacement=self.aside,
+            aside=self.copy_name,
+            mark=self.copy_mark,
+            live_mark=self.old_mark,
         )
 
 
@@ -140,7 +152,7 @@ class GiveName(Step):
 
     The port renames two databases at once or none, so an empty placeholder stands in for the one that is missing: it
     holds the name the copy is to get, is set aside by the swap, and is removed before the step ends. Its scratch mark
-    is its own, so that it is never taken for the copy, which keeps the mark it was loaded under.
+    is its own, so that it is never taken for the copy.
     """
 
     kind: Literal["give_name"] = "give_name"
@@ -153,6 +165,7 @@ class GiveName(Step):
     owner: str
     placeholder_mark: str
     copy_mark: str
+    live_mark: str
 
     @property
     def summary(self) -> str:
@@ -179,15 +192,15 @@ class GiveName(Step):
         return Probe.UNKNOWN  # somebody made a database of that name meanwhile, or the copy is gone
 
     def _restored(self, current: DatabaseFacts | None) -> bool:
-        return current is not None and current.mark == self.copy_mark
+        return current is not None and current.mark == self.live_mark
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - short statements
         current = await ports.postgres.database(DatabaseRef(self.server, self.current))
         if not self._restored(current):
-            await self._rename(ports, self.copy_name, to=self.current)
+            await self._rename(ports, self.copy_name, to=self.current, mark=self.live_mark)
         await self._remove_placeholder(ports, self.aside)
 
-    async def _rename(self, ports: Ports, name: str, *, to: str) -> None:
+    async def _rename(self, ports: Ports, name: str, *, to: str, mark: str) -> None:
         """Safe to repeat: what is there already carries our marks."""
         placeholder = DatabaseRef(self.server, to)
         await ports.postgres.create(
@@ -196,7 +209,12 @@ class GiveName(Step):
         await ports.postgres.close(placeholder)
         await ports.postgres.close(DatabaseRef(self.server, name))
         await ports.postgres.swap(
-            self.server, current=to, replacement=name, aside=self.aside, mark=self.placeholder_mark
+            self.server,
+            current=to,
+            replacement=name,
+            aside=self.aside,
+            mark=self.placeholder_mark,
+            live_mark=mark,
         )
 
     async def _remove_placeholder(self, ports: Ports, name: str) -> None:
@@ -216,7 +234,7 @@ class GiveName(Step):
         current = await ports.postgres.database(DatabaseRef(self.server, self.current))
         await self._remove_placeholder(ports, self.aside)  # where `apply` stopped between its two halves
         if self._restored(current):
-            await self._rename(ports, self.current, to=self.copy_name)
+            await self._rename(ports, self.current, to=self.copy_name, mark=self.copy_mark)
         await self._remove_placeholder(ports, self.current)
         await self._remove_placeholder(ports, self.aside)
 

@@ -54,6 +54,11 @@ def quarantine_mark(plan_id: str) -> str:
     return f"drbot:quarantine:{plan_id}"
 
 
+def live_mark(plan_id: str) -> str:
+    """Mark of the restored database from the moment that it has production's name."""
+    return f"drbot:live:{plan_id}"
+
+
 def placeholder_mark(plan_id: str) -> str:
     """Mark of the empty database that stands in for one that is missing, while names are given."""
     return f"drbot:scratch:placeholder:{plan_id}"

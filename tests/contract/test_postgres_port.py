@@ -174,14 +174,21 @@ async def test_swap_renames_both_closes_the_old_and_keeps_oids(world: World) -> 
     aside = DatabaseRef(SERVER, current.name + " aside")
     before = {ref: await world.port.database(ref) for ref in (current, copy)}
     await world.port.close(current)
-    await world.port.swap(SERVER, current=current.name, replacement=copy.name, aside=aside.name, mark="drbot:kept:1")
+    await world.port.swap(
+        SERVER,
+        current=current.name,
+        replacement=copy.name,
+        aside=aside.name,
+        mark="drbot:kept:1",
+        live_mark="drbot:live:1",
+    )
     now, old = await world.port.database(current), await world.port.database(aside)
     assert now is not None
     assert old is not None
     assert await world.port.database(copy) is None
     assert (now.oid, old.oid) == (before[copy].oid, before[current].oid)  # type: ignore[union-attr]
     assert (now.allows_connections, old.allows_connections) == (True, False)
-    assert (now.mark, old.mark) == ("drbot:scratch:p", "drbot:kept:1")
+    assert (now.mark, old.mark) == ("drbot:live:1", "drbot:kept:1")
 
 
 async def test_refused_swap_changes_nothing(world: World) -> None:
@@ -189,12 +196,18 @@ async def test_refused_swap_changes_nothing(world: World) -> None:
     taken = await world.a_database()
     names = {facts.name: facts.oid for facts in await world.port.databases(SERVER)}
     with pytest.raises(PreconditionError, match="already a database"):
-        await world.port.swap(SERVER, current=current.name, replacement=copy.name, aside=taken.name, mark="m")
+        await world.port.swap(
+            SERVER, current=current.name, replacement=copy.name, aside=taken.name, mark="m", live_mark="l"
+        )
     with pytest.raises(PreconditionError, match="no database"):
-        await world.port.swap(SERVER, current=current.name, replacement="none such", aside="aside", mark="m")
+        await world.port.swap(
+            SERVER, current=current.name, replacement="none such", aside="aside", mark="m", live_mark="l"
+        )
     world.connect(copy)
     with pytest.raises(PreconditionError, match="1 sessions"):
-        await world.port.swap(SERVER, current=current.name, replacement=copy.name, aside="aside", mark="m")
+        await world.port.swap(
+            SERVER, current=current.name, replacement=copy.name, aside="aside", mark="m", live_mark="l"
+        )
     assert {facts.name: facts.oid for facts in await world.port.databases(SERVER)} == names
 
 

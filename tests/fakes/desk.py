@@ -26,6 +26,7 @@ class MemoryDesk:
     asked: list[tuple[Who, Command, ReplyTo]] = field(default_factory=list)
     signed: list[dict[str, Any]] = field(default_factory=list)
     turned_away: list[tuple[str, str]] = field(default_factory=list)
+    answers: list[tuple[str, str, bool]] = field(default_factory=list)
     recommended: list[tuple[str | None, str, bool]] = field(default_factory=list)
     pinned: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     requester: str = "U0ANA"
@@ -76,6 +77,11 @@ class MemoryDesk:
     async def may_sign(self, who: Who, token: str) -> None:
         if who.slack_user == self.requester:
             await self.refuse_account(who, token, "Your request is already your signature.")
+
+    async def answer(self, who: Who, token: str, *, again: bool) -> str:
+        self._raise()
+        self.answers.append((who.slack_user, token, again))
+        return "It looks again."
 
     async def refuse_account(self, who: Who, token: str, problem: str) -> None:
         self.turned_away.append((who.slack_user, token))

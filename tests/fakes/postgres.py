@@ -136,7 +136,7 @@ class MemoryPostgres(PostgresAdmin):
     async def open(self, database: DatabaseRef) -> None:
         self._database(database).allows_connections = True
 
-    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str) -> None:
+    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
         _check_name(aside)
         databases = self._server(server).databases
         wrong = [f"there is no database `{name}`" for name in (current, replacement) if name not in databases]
@@ -152,7 +152,7 @@ class MemoryPostgres(PostgresAdmin):
         old.allows_connections, old.mark = False, mark
         databases[aside] = old
         databases[current] = databases.pop(replacement)
-        databases[current].allows_connections = True
+        databases[current].allows_connections, databases[current].mark = True, live_mark
 
     async def discard(self, database: DatabaseRef, *, mark: str) -> None:
         if not mark.startswith(SCRATCH):

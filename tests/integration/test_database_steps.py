@@ -17,7 +17,7 @@ from actions.ports import Ports
 from actions.runner import Outcome, Runner
 from actions.site import DatabaseRef, Server, Site
 from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
-from actions.steps.naming import placeholder_mark, quarantine_mark, scratch_mark
+from actions.steps.naming import live_mark, placeholder_mark, quarantine_mark, scratch_mark
 from tests.contract.kit import PLAN_ID, Died, Fault, MemoryJournal, Moment, fragile
 from tests.fakes.secrets import MemorySecrets
 from tests.fakes.world import START, a_world
@@ -78,6 +78,7 @@ def steps(server: EmbeddedPostgres, *, missing: bool) -> tuple[tuple[Step, ...],
             owner="steps_owner",
             placeholder_mark=placeholder_mark(PLAN_ID),
             copy_mark=scratch_mark(PLAN_ID),
+            live_mark=live_mark(PLAN_ID),
         )
         return (give,), old, copy
     swap = SwapDatabases(
@@ -88,6 +89,7 @@ def steps(server: EmbeddedPostgres, *, missing: bool) -> tuple[tuple[Step, ...],
         old_oid=old,
         mark=quarantine_mark(PLAN_ID),
         copy_mark=scratch_mark(PLAN_ID),
+        live_mark=live_mark(PLAN_ID),
     )
     return (CloseDatabase(target=DatabaseRef("primary", NAME), oid=old, was_open=True), swap), old, copy
 
