@@ -60,7 +60,7 @@ def damage(
     typer.echo("Harm done to `superprismora`:")
     for line in done:
         typer.echo(f"  - {line}")
-    typer.echo(f"The application now answers: {found.health_url}")
+    typer.echo(f"What the application says now: {found.health_url}")
     typer.echo("Next, in Slack as Olivia: /dr-incident open Users cannot sign in --scenario database_corruption")
 
 
