@@ -138,6 +138,10 @@ class Desk(Protocol):
     async def may_sign(self, who: Who, token: str) -> None:
         """Refuse, and record it, when this account's signature cannot count."""
 
+    async def answer(self, who: Who, token: str, *, again: bool) -> str:
+        """Answer a run that asks people: look again and go on, or leave everything as it stands. Returns the sentence
+        for the clicker. Raises UserError for refusals and for runs that do not ask."""
+
     async def refuse_account(self, who: Who, token: str, problem: str) -> None:
         """Record that an account was turned away. Always raises UserError."""
 

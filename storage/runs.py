@@ -201,6 +201,22 @@ async def resume(session: AsyncSession, run_id: str) -> bool:
     return result.first() is not None
 
 
+async def leave(session: AsyncSession, run_id: str, *, message: str, at: datetime) -> bool:
+    """End a run that asks people as it stands, and give its locks back. False when it does not ask."""
+    result = await session.execute(
+        update(RunRow)
+        .where(col(RunRow.id) == run_id, col(RunRow.state) == "asking")
+        .values(state="failed", message=message, ended_at=at)
+        .returning(col(RunRow.id))
+        .execution_options(synchronize_session=False)
+    )
+    left = result.first() is not None
+    if left:
+        await session.execute(delete(RunLock).where(col(RunLock.run_id) == run_id))
+        await notify(session, "signature")  # a run that waited for these locks may start
+    return left
+
+
 async def set_progress(session: AsyncSession, run_id: str, *, epoch: int, progress: dict[str, Any]) -> None:
     """Figures for people; lost with the next crash, which is fine."""
     await session.execute(

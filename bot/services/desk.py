@@ -14,8 +14,8 @@ from bot.router import Command
 from bot.services.approvals import NOT_ON_ROSTER, Approvals
 from bot.services.cards import PlanCard
 from bot.services.incidents import Incidents
-from bot.services.plans import Plans
-from storage import inbox, incidents, outbox, requests, timeline
+from bot.services.plans import Plans, note_plan
+from storage import inbox, incidents, outbox, requests, runs, timeline
 from storage.session import Database
 from storage.tables import PlanRow, RequestRow
 
@@ -118,6 +118,36 @@ class Desk:
         elif person.id == row.requester:
             text = "Your request is already your signature; one other person must approve."
             await self._approvals.refuse(who, row, Refusal(code=Code.SELF_APPROVAL, text=text))
+
+    async def answer(self, who: Who, token: str, *, again: bool) -> str:
+        """Answer a run that asks people, and put the answer on the timeline. Returns the sentence for the clicker.
+
+        `again`: its unclear step is probed again and the run goes on under the signatures it has, which the worker
+        checks anew. Otherwise everything stays as it stands, and the run's locks are given back. Raises UserError for
+        strangers and for runs that do not ask.
+        """
+        row = await self._plans.by_token(token)
+        person = self._approvals.policy.person(who)
+        if person is None:
+            await self._approvals.refuse(who, row, NOT_ON_ROSTER)
+            raise UserError(NOT_ON_ROSTER.text)
+        now = self._clock.now()
+        async with self._database.session() as session:
+            run = await runs.get(session, row.id)
+            question = "" if run is None else run.message
+            ended = f"{question} {person.name} has left everything as it stands.".strip()
+            if not (
+                await runs.resume(session, row.id)
+                if again
+                else await runs.leave(session, row.id, message=ended, at=now)
+            ):
+                raise UserError("This run does not ask anything; look at the newest message of its plan.")
+            chosen = "has had it look again" if again else "has left everything as it stands"
+            text = f"{person.name}, asked by run {row.id}, {chosen}"
+            await note_plan(
+                session, row, kind="answer", text=text, at=now, data={"plan": row.id, "again": again}, actor=person.name
+            )
+        return "The run looks again and goes on." if again else "The run has ended; everything is as it stands."
 
     async def refuse_account(self, who: Who, token: str, problem: str) -> None:
         """Record that an account was turned away (guest, deactivated, foreign, bot). Raises UserError."""

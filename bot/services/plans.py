@@ -170,11 +170,18 @@ _STEP_STATES = {
 
 
 async def note_plan(
-    session: AsyncSession, row: PlanRow, *, kind: str, text: str, at: Any, data: dict[str, Any]
+    session: AsyncSession,
+    row: PlanRow,
+    *,
+    kind: str,
+    text: str,
+    at: Any,
+    data: dict[str, Any],
+    actor: str = "drbot",
 ) -> None:
-    """A line of the bot's own on the plan's incident, and both cards redrawn."""
+    """A line on the plan's incident, the bot's own unless somebody else acted, and both cards redrawn."""
     await timeline.add(
-        session, incident_id=row.incident_id, kind=kind, actor="drbot", occurred_at=at, text=text, data=data
+        session, incident_id=row.incident_id, kind=kind, actor=actor, occurred_at=at, text=text, data=data
     )
     await outbox.add(session, "plan", row.channel, ref=row.id)
     if row.incident_id is not None:

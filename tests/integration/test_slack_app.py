@@ -277,6 +277,21 @@ async def test_denying_needs_a_reason_and_is_recorded(
     assert (desk.signed[0]["act"], desk.signed[0]["reason"]) == (Act.DENY, "wrong backup")
 
 
+@pytest.mark.parametrize("action", ["plan.again", "plan.leave"])
+async def test_a_run_that_asks_is_answered_by_a_button(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message, action: str
+) -> None:
+    await send(app, slack.click(action, TOKEN, message=plan))
+    await eventually(slack, "It looks again.")
+    assert [(token, again) for _, token, again in desk.answers] == [(TOKEN, action == "plan.again")]
+
+
+async def test_a_guest_answers_no_run(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message) -> None:
+    await send(app, slack.click("plan.leave", TOKEN, message=plan, user="U0GUEST"))
+    await slack.until(lambda: bool(desk.turned_away))
+    assert desk.answers == []
+
+
 async def test_details_are_for_everybody(app: AsyncApp, slack: FakeSlack, plan: Message) -> None:
     await send(app, slack.click("plan.details", TOKEN, message=plan, user="U0GUEST"))
     await eventually(slack, "ALTER DATABASE db RENAME TO q")

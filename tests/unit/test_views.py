@@ -57,6 +57,12 @@ def test_only_a_pending_plan_can_be_signed(state: PlanState) -> None:
     assert ("callback_id" in approve_modal(a_card(state=state), channel="C", ts="1")) == (state is PlanState.PENDING)
 
 
+@pytest.mark.parametrize("state", PlanState)
+def test_only_a_run_that_asks_can_be_answered(state: PlanState) -> None:
+    ids = action_ids(plan_message(a_card(state=state), now=NOW))
+    assert ("plan.again" in ids, "plan.leave" in ids) == ((state is PlanState.ASKING),) * 2
+
+
 def test_a_pending_plan_says_all_that_is_signed() -> None:
     text = shown(plan_message(a_card(), now=NOW))
     for words in (

@@ -23,6 +23,7 @@ from bot.slack.views.blocks import (
     message,
     minute,
     moment,
+    plain,
     quiet,
     section,
     span,
@@ -31,6 +32,8 @@ from bot.slack.views.blocks import (
 APPROVE = "plan.approve"
 DENY = "plan.deny"
 DETAILS = "plan.details"
+AGAIN = "plan.again"
+LEAVE = "plan.leave"
 
 STATE_WORDS = {
     PlanState.PENDING: "waits for signatures",
@@ -174,6 +177,15 @@ def _with_buttons(card: PlanCard, blocks: list[Block]) -> list[Block]:
 
 def _buttons(card: PlanCard) -> Block:
     details = button("Details", DETAILS, card.token)
+    if card.state is PlanState.ASKING:
+        leave = button("Leave as it is", LEAVE, card.token, style="danger")
+        leave["confirm"] = {
+            "title": plain("Leave everything as it is?", 100),
+            "text": plain("The run ends here and nothing is put back. Other runs on the same target may start.", 300),
+            "confirm": plain("Leave it", 30),
+            "deny": plain("Back", 30),
+        }
+        return actions("plan", button("Look again and go on", AGAIN, card.token, style="primary"), leave, details)
     if card.state is not PlanState.PENDING:
         return actions("plan", details)
     return actions(
