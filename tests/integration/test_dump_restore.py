@@ -172,7 +172,9 @@ async def test_counts_are_those_of_the_snapshot_while_people_write(
 async def test_found_dump_is_adopted(world: DumpWorld, pg_server: EmbeddedPostgres, options: list[str]) -> None:
     dsn = make_conninfo(pg_server.dsn(), dbname=NASTY)
     plain = world.directory / "found.dump"
-    await asyncio.to_thread(subprocess.run, [pg_server.tool("pg_dump"), *options, "-f", plain, "-d", dsn], check=True)
+    await asyncio.to_thread(
+        subprocess.run, [str(pg_server.tool("pg_dump")), *options, "-f", str(plain), "-d", dsn], check=True
+    )
     await world.objects.put(world.bucket, "manual/found.dump", await asyncio.to_thread(plain.read_bytes))
     scratch = DatabaseRef(SERVER, "adopting")
     asked = AdoptRequest(id="found1", database=NASTY, source_key="manual/found.dump", scratch=scratch)
