@@ -40,7 +40,7 @@ class Sides:
 
 async def test_restore(demo: World) -> None:
     hand = ByHand(demo.servers, demo.running.directory)
-    await hand.dump()
+    print(f"  dump by hand {await hand.dump():.2f} s", flush=True)
     bot, single, tuned = Sides(), Sides(), Sides()
     for number in range(PAIRS):
         # Each side goes first as often as the other: what the one leaves in the caches is the other's.
