@@ -118,12 +118,18 @@ async def ports(settings: Settings, plan: DrPlan) -> Ports:
             tools=PostgresPrograms(site, references, private_directory=directory / "private"),
             work_directory=directory / "spool",
         ),
-        executor=SubprocessExecutor(directory / "jobs", command),
+        executor=SubprocessExecutor(directory / "jobs", command, environment=_without_own_secrets()),
         cluster=KubernetesCluster(site, references),
         service=ServiceProbe(references),
         secrets=references,
         clock=clock,
     )
+
+
+def _without_own_secrets() -> dict[str, str]:
+    """What a job sees of our environment: the references of the plan file, but neither Slack nor the bot's database."""
+    own = {"DATABASE_URL", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "SLACK_SIGNING_SECRET", "SLACK_API_URL"}
+    return {name: value for name, value in os.environ.items() if name not in own}
 
 
 def office(database: Database, plan: DrPlan) -> Office:

@@ -39,7 +39,7 @@ PIPE_BYTES = 1024 * 1024
 # Only a superuser may make these; a restore has none, so they are left out and told.
 NEED_SUPERUSER = frozenset({"EVENT TRIGGER", "SUBSCRIPTION", "FOREIGN DATA WRAPPER"})
 RESTORE_SETTINGS = (
-    # Measured with 3 GB and 4 jobs: see docs/reference/benchmarks.md. fsync stays as the server has it.
+    # fsync stays as the server has it: what is restored must survive a power cut.
     "-c maintenance_work_mem=256MB -c max_parallel_maintenance_workers=1 -c synchronous_commit=off"
     " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
     " -c default_transaction_read_only=off -c application_name=drbot-restore"
