@@ -7,31 +7,18 @@ import os
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
-from pathlib import Path
 
 import structlog
 
 from actions import registry
 from actions.adapters.clock import SystemClock
 from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen
-from actions.adapters.executor import SubprocessExecutor
-from actions.adapters.kubernetes import KubernetesCluster
-from actions.adapters.postgres import PostgresServers
-from actions.adapters.postgres_tools import PostgresPrograms
-from actions.adapters.s3 import S3Store
-from actions.adapters.secrets import SecretReferences
-from actions.adapters.service_check import ServiceProbe
-from actions.backup.jobs import main as job_main
-from actions.backup.logical import LogicalEngine
 from actions.contract import Finding
 from actions.errors import TemporaryError, UserError
-from actions.ports import Ports
 from bot.clock import DrClock
 from bot.counter import Counter, plan_text
 from bot.doctor import Doctor
@@ -42,10 +29,10 @@ from bot.services.desk import Desk
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans
 from bot.services.wake import Wake
-from bot.settings import Settings, SlackMode
-from bot.site import site_of
+from bot.settings import Role, Settings, SlackMode
 from bot.slack.runtime import SlackRuntime
 from bot.worker import Worker
+from bot.world import ports
 from storage import plans as stored_plans
 from storage import processes
 from storage.session import Database
@@ -53,14 +40,6 @@ from storage.session import Database
 log = structlog.get_logger()
 
 BEAT = timedelta(seconds=10)
-
-
-class Role(StrEnum):
-    """What a process of `drbot run` does; one machine runs all three together."""
-
-    SLACK = "slack"
-    WORKER = "worker"
-    CLOCK = "clock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,42 +75,6 @@ async def bot_database(settings: Settings) -> AsyncIterator[Database]:
         yield database
 
 
-async def ports(settings: Settings, plan: DrPlan) -> Ports:
-    """The adapters of the world, on the site of the plan file."""
-    references = SecretReferences()
-    site = await site_of(plan, references)
-    clock = SystemClock()
-    directory = settings.data_directory.resolve()
-    postgres = PostgresServers(site, references)
-    objects = S3Store(site, references)
-    command = [sys.executable, "-m", "bot.cli", "job"]
-    return Ports(
-        site=site,
-        postgres=postgres,
-        objects=objects,
-        backups=LogicalEngine(
-            site,
-            postgres=postgres,
-            objects=objects,
-            secrets=references,
-            clock=clock,
-            tools=PostgresPrograms(site, references, private_directory=directory / "private"),
-            work_directory=directory / "spool",
-        ),
-        executor=SubprocessExecutor(directory / "jobs", command, environment=_without_own_secrets()),
-        cluster=KubernetesCluster(site, references),
-        service=ServiceProbe(references),
-        secrets=references,
-        clock=clock,
-    )
-
-
-def _without_own_secrets() -> dict[str, str]:
-    """What a job sees of our environment: the references of the plan file, but neither Slack nor the bot's database."""
-    own = {"DATABASE_URL", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "SLACK_SIGNING_SECRET", "SLACK_API_URL"}
-    return {name: value for name, value in os.environ.items() if name not in own}
-
-
 def office(database: Database, plan: DrPlan) -> Office:
     """The services over one database."""
     clock = SystemClock()
@@ -151,12 +94,6 @@ def office(database: Database, plan: DrPlan) -> Office:
         deliveries=Deliveries(database, plans, incidents, wake),
         wake=wake,
     )
-
-
-async def job(settings: Settings, spec: Path) -> int:
-    """Run one heavy step; needs no database of the bot. The exit code says how it went."""
-    world = await ports(settings, load(settings.plan_file))
-    return await job_main(spec, world.backups)
 
 
 async def doctor(settings: Settings, *, quick: bool) -> list[Finding]:

@@ -1,4 +1,7 @@
-"""The command line: `drbot run`, `drbot job`, `drbot doctor`, ... and the twin of every slash command."""
+"""The command line: `drbot run`, `drbot job`, `drbot doctor`, ... and the twin of every slash command.
+
+What a command needs is imported inside it: a job must not wait for the import of Slack.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,10 @@ import typer
 from pydantic import ValidationError
 
 from actions.errors import DrError, UserError
-from bot import bootstrap, plan_file
-from bot.bootstrap import Role
+from bot import plan_file
 from bot.demo.command import demo_app
 from bot.router import Router
-from bot.settings import Settings
+from bot.settings import Role, Settings
 
 T = TypeVar("T")
 
@@ -72,6 +74,8 @@ def run(
     role: Annotated[list[Role] | None, typer.Option(help="Only these roles; all three when none is given.")] = None,
 ) -> None:
     """Run the bot until SIGTERM."""
+    from bot import bootstrap
+
     settings = _settings()
     _wait(bootstrap.run(settings, role or list(Role)))
 
@@ -79,12 +83,15 @@ def run(
 @app.command()
 def job(spec: Annotated[Path, typer.Argument(help="The folder's spec.json, written by the executor.")]) -> None:
     """Run one heavy step; progress is NDJSON on standard output, the result is written last."""
-    raise typer.Exit(_wait(bootstrap.job(_settings(), spec)))
+    from bot import world
+
+    raise typer.Exit(_wait(world.job(_settings(), spec)))
 
 
 @app.command()
 def migrate() -> None:
     """Bring the bot's own database to this version."""
+    from bot import bootstrap
 
     async def work() -> None:
         async with bootstrap.bot_database(_settings()):
@@ -96,6 +103,8 @@ def migrate() -> None:
 @app.command()
 def doctor(quick: Annotated[bool, typer.Option(help="Only what answers within a second.")] = False) -> None:
     """Check everything the bot needs, and say what is lost without it. Exit code 1 when something must be repaired."""
+    from bot import bootstrap
+
     findings = _wait(bootstrap.doctor(_settings(), quick=quick))
     for finding in findings:
         hint = f" Next: {finding.hint}" if finding.hint else ""
@@ -125,6 +134,8 @@ def plan_schema() -> None:
 @plan_app.command("show")
 def plan_show(plan_id: str) -> None:
     """Print a stored plan whole: steps, preconditions, commands by hand, signatures."""
+    from bot import bootstrap
+
     typer.echo(_wait(bootstrap.show_plan(_settings(), plan_id)))
 
 
@@ -145,6 +156,8 @@ def _twin(noun: str, summary: str) -> None:
 
     @app.command(noun, context_settings=settings, help=summary)
     def command(context: typer.Context) -> None:
+        from bot import bootstrap
+
         person = Settings().person
         if not person:
             raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")

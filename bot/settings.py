@@ -12,6 +12,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 SLACK_API = "https://slack.com/api/"
 
 
+class Role(StrEnum):
+    """What a process of `drbot run` does; one machine runs all three together."""
+
+    SLACK = "slack"
+    WORKER = "worker"
+    CLOCK = "clock"
+
+
 class SlackMode(StrEnum):
     SOCKET = "socket"
     HTTP = "http"
