@@ -1,5 +1,6 @@
 """A database that holds what breaks careless dumps: names, owners, partitions, rights, large objects."""
 
+import contextlib
 from pathlib import Path
 
 import psycopg
@@ -8,24 +9,25 @@ from psycopg.conninfo import make_conninfo
 
 NAME = 'Nästy "db" %s x'
 
-ROLES = """
-DO $$ BEGIN
-    CREATE ROLE app LOGIN PASSWORD 'app';
-    CREATE ROLE reporting NOLOGIN;
-    CREATE ROLE "Rôle ""q"" x" NOLOGIN;
-    CREATE ROLE reader LOGIN;
-    GRANT reporting TO reader;
-    ALTER ROLE reporting SET search_path = '$user', public;
-EXCEPTION WHEN duplicate_object THEN NULL;
-END $$
-"""
+# Each by itself: other tests of the server may have made one of them.
+ROLES = (
+    "CREATE ROLE app LOGIN PASSWORD 'app'",
+    "CREATE ROLE reporting NOLOGIN",
+    'CREATE ROLE "Rôle ""q"" x" NOLOGIN',
+    "CREATE ROLE reader LOGIN",
+)
+RIGHTS = ("GRANT reporting TO reader", "ALTER ROLE reporting SET search_path = '$user', public")
 
 
 def make_nasty_database(dsn: str, name: str = NAME) -> None:
     """Create it, owned by the unprivileged role `app`, on the server of a superuser's connection string."""
     quoted = sql.Identifier(name)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(ROLES)
+        for role in ROLES:
+            with contextlib.suppress(psycopg.errors.DuplicateObject):
+                connection.execute(role)
+        for right in RIGHTS:
+            connection.execute(right)
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(quoted))
         connection.execute(sql.SQL("CREATE DATABASE {} OWNER app").format(quoted))
         for statement in (

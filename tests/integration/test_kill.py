@@ -87,8 +87,8 @@ async def test_killed_with_its_job_while_a_dump_is_loaded(world: FaultWorld) -> 
 
 async def test_killed_around_a_dump(world: FaultWorld) -> None:
     await world.working(2)
-    card = await world.planned("backup.dump", database=LEDGER)
-    async with world.barrier(0, "applying") as barrier:
+    async with world.barrier(0, "applying") as barrier:  # before it is asked for: it needs no second signature
+        card = await world.planned("backup.dump", database=LEDGER)
         await barrier.reached()
         await (await world.owner(card)).kill()
     await world.worker()
