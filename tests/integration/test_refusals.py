@@ -206,7 +206,8 @@ async def contents(world: FaultWorld, name: str) -> list[tuple[str, int]]:
     """Every logged table of the database with its rows: a crash of the server empties the others."""
     tables = """
         SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1, 2
+         WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+           AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1, 2
     """
     found = []
     async with await psycopg.AsyncConnection.connect(world.production.dsn(name)) as connection:
