@@ -8,7 +8,7 @@ it starts anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from actions.contract import Plan, Risk
@@ -108,6 +108,7 @@ class Case(Frozen):
     roster: Mapping[str, Person]
     signatures: tuple[Signature, ...]
     expires_at: datetime
+    execution_expiry: timedelta = timedelta(hours=1)  # from the last signature to the start
     started: bool = False
 
     @property
@@ -142,7 +143,8 @@ def standing(signatures: Sequence[Signature], digest: str) -> dict[str, tuple[Si
 
 
 def decide(case: Case, now: datetime) -> Decision:
-    """Where the plan stands now. Deny wins over everything, expiry over approval."""
+    """Where the plan stands now. Deny wins over everything. There are two deadlines: one for the signatures, and, from
+    the last of them, one for the start; a plan that waited too long for a lock is not started on old words."""
     rule = case.rule
     if rule is None:
         return Decision(state=State.VOID, reason=f"No approval rule covers {case.plan.risk}.")
@@ -153,12 +155,16 @@ def decide(case: Case, now: datetime) -> Decision:
     if denied:
         names = ", ".join(_name(case, item.person) for item in denied)
         return Decision(state=State.DENIED, reason=f"Denied by {names}: {denied[0].reason}")
-    if now >= case.expires_at:
-        return Decision(state=State.EXPIRED, reason="Nobody completed the signatures in time.")
     counted = _counted(case, rule, held)
     missing = _missing(case, rule, counted)
-    state = State.PENDING if missing else State.APPROVED
-    return Decision(state=state, signers=tuple(sorted(counted)), missing=missing)
+    if missing and now >= case.expires_at:
+        return Decision(state=State.EXPIRED, reason="Nobody completed the signatures in time.")
+    if missing:
+        return Decision(state=State.PENDING, signers=tuple(sorted(counted)), missing=missing)
+    complete = max(item.at for person in counted for item in held[person])
+    if now >= complete + case.execution_expiry:
+        return Decision(state=State.EXPIRED, reason="It was signed, but could not start in time; ask for it again.")
+    return Decision(state=State.APPROVED, signers=tuple(sorted(counted)))
 
 
 def _counted(case: Case, rule: Rule, held: Mapping[str, Sequence[Signature]]) -> set[str]:
@@ -168,6 +174,7 @@ def _counted(case: Case, rule: Rule, held: Mapping[str, Sequence[Signature]]) ->
         for person, items in held.items()
         for item in items
         if person in case.roster
+        and item.at < case.expires_at
         and item.act in (Act.REQUEST, Act.APPROVE)
         and (item.act is Act.REQUEST) == (person == case.requester)
         and (not rule.typed_target or item.typed == case.plan.target)

@@ -102,6 +102,7 @@ class Approvals:
                 for item in signatures
             ),
             expires_at=row.expires_at,
+            execution_expiry=self.policy.execution_expiry(plan.risk),
             started=started,
         )
 

@@ -161,9 +161,29 @@ def test_a_wrongly_typed_target_counts_nothing(typed: str) -> None:
     assert decide(case, NOW).state is State.PENDING
 
 
+@pytest.mark.parametrize(("seconds", "state"), [(-1, State.PENDING), (0, State.EXPIRED), (1, State.EXPIRED)])
+def test_unsigned_it_expires_at_the_very_moment(seconds: int, state: State) -> None:
+    assert decide(a_case(REQUEST), LATER + timedelta(seconds=seconds)).state is state
+
+
 @pytest.mark.parametrize(("seconds", "state"), [(-1, State.APPROVED), (0, State.EXPIRED), (1, State.EXPIRED)])
-def test_it_expires_at_the_very_moment(seconds: int, state: State) -> None:
-    assert decide(a_case(REQUEST, sign("dba")), LATER + timedelta(seconds=seconds)).state is state
+def test_signed_it_must_start_before_the_signatures_grow_old(seconds: int, state: State) -> None:
+    last = sign("dba", at=5)
+    case = a_case(REQUEST, last)
+
+    assert decide(case, last.at + case.execution_expiry + timedelta(seconds=seconds)).state is state
+
+
+def test_signed_in_time_it_may_wait_for_a_lock_past_the_signing_deadline() -> None:
+    case = a_case(REQUEST, sign("dba")).model_copy(update={"execution_expiry": timedelta(days=9999)})
+
+    assert decide(case, LATER + timedelta(hours=1)).state is State.APPROVED
+
+
+def test_a_signature_after_the_deadline_is_nothing() -> None:
+    late = sign("dba").model_copy(update={"at": LATER})
+
+    assert decide(a_case(REQUEST, late), LATER).state is State.EXPIRED
 
 
 def test_a_denial_wins_over_expiry_and_over_approvals() -> None:
