@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -26,7 +26,11 @@ async def add(session: AsyncSession, row: RequestRow) -> int:
 
 
 async def take(session: AsyncSession) -> RequestRow | None:
-    """The oldest open request, locked for this transaction; a worker that dies gives it back by dying."""
+    """The oldest open request, locked for this transaction; a worker that dies gives it back by dying.
+
+    Looking at the world for it may take a while in which this transaction is silent.
+    """
+    await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10min'"))
     statement = (
         select(RequestRow)
         .where(col(RequestRow.state) == "new")

@@ -20,10 +20,6 @@ from storage.tables import SHARED_SLOTS, JournalRow, RunLock, RunRow, lock_range
 HELD = ("running", "asking")
 """States in which a run keeps its locks."""
 
-SILENT = "10s"
-"""How long a session may hold a run's row without a word. Its lock would outlive any lease: a worker that is frozen
-in the middle of a record would keep everybody else from taking its run over."""
-
 
 class LeaseLostError(PermanentError):
     """Another worker has taken this run over, or it was ended; nothing more may be written for it."""
@@ -65,7 +61,6 @@ async def claim(
     session: AsyncSession, run_id: str, *, owner: str, lease: timedelta, locks: Iterable[Lock]
 ) -> int | None:
     """Make the run ours and return its epoch; None when it is somebody else's or a lock is taken (try later)."""
-    await _never_silent(session)
     statement = (
         select(RunRow)
         .where(
@@ -93,13 +88,6 @@ async def claim(
     return run.epoch + 1
 
 
-async def _never_silent(session: AsyncSession) -> None:
-    """For the rest of this transaction."""
-    await session.execute(
-        text("SELECT set_config('idle_in_transaction_session_timeout', :silent, true)"), {"silent": SILENT}
-    )
-
-
 async def _lock(session: AsyncSession, run_id: str, locks: Iterable[Lock]) -> bool:
     try:
         async with session.begin_nested():
@@ -114,7 +102,6 @@ async def _lock(session: AsyncSession, run_id: str, locks: Iterable[Lock]) -> bo
 
 async def renew(session: AsyncSession, run_id: str, *, owner: str, epoch: int, lease: timedelta) -> None:
     """Keep the lease. Raises LeaseLostError when the run is no longer ours."""
-    await _never_silent(session)
     result = await session.execute(
         update(RunRow)
         .where(col(RunRow.id) == run_id, col(RunRow.owner) == owner, col(RunRow.epoch) == epoch)
@@ -130,7 +117,6 @@ async def renew(session: AsyncSession, run_id: str, *, owner: str, epoch: int, l
 
 async def ours(session: AsyncSession, run_id: str, *, owner: str, epoch: int) -> RunRow:
     """The run, locked for this transaction. Raises LeaseLostError when it is no longer ours."""
-    await _never_silent(session)
     statement = (
         select(RunRow)
         .where(col(RunRow.id) == run_id, col(RunRow.owner) == owner, col(RunRow.epoch) == epoch)

@@ -21,6 +21,11 @@ CHANNEL = "drbot"
 """One NOTIFY channel; the payload says which queue has something: request, signature, run, outbox."""
 
 
+SILENT = "10s"
+"""How long a transaction may hold its locks without a word. They would outlive any lease: a process that is frozen in
+the middle of one would keep everybody else from taking its work over."""
+
+
 class Database:
     """The bot's own database. `url` is any PostgreSQL URL or libpq connection string."""
 
@@ -35,7 +40,10 @@ class Database:
         )
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
-        return await psycopg.AsyncConnection.connect(self._conninfo, connect_timeout=5)
+        connection = await psycopg.AsyncConnection.connect(self._conninfo, connect_timeout=5, autocommit=True)
+        await connection.execute(sql.SQL("SET idle_in_transaction_session_timeout = {}").format(sql.Literal(SILENT)))
+        await connection.set_autocommit(False)
+        return connection
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:

@@ -16,7 +16,7 @@ from sqlmodel import SQLModel
 
 from actions.contract import JournalEntry, JournalState, Lock
 from actions.errors import TemporaryError
-from storage import inbox, outbox, plans, runs, timeline
+from storage import inbox, outbox, plans, requests, runs, timeline
 from storage.runs import LeaseLostError
 from storage.session import Database
 from storage.tables import PlanRow
@@ -233,3 +233,13 @@ async def test_an_absent_database_is_a_temporary_error() -> None:
     with pytest.raises(TemporaryError, match="does not answer"):
         await database.ready()
     await database.dispose()
+
+
+async def test_a_silent_transaction_gives_its_locks_back(memory: Database) -> None:
+    async with memory.session() as session:
+        limit = (await session.execute(text("SHOW idle_in_transaction_session_timeout"))).scalar_one()
+    assert limit == "10s"
+    async with memory.session() as session:
+        await requests.take(session)
+        limit = (await session.execute(text("SHOW idle_in_transaction_session_timeout"))).scalar_one()
+    assert limit == "10min"
