@@ -15,7 +15,7 @@ import structlog
 from pydantic import Field, TypeAdapter, ValidationError
 
 from actions.approval import Act
-from actions.errors import DrError, UserError
+from actions.errors import DrError
 from actions.site import Frozen
 from bot.ports import ReplyTo, Who
 from bot.router import Command
@@ -61,10 +61,11 @@ async def store(counter: Counter, key: str, deed: Ask | Sign) -> bool:
 
 
 async def carry_out(counter: Counter, key: str, deed: Ask | Sign) -> str:
-    """Do it, and mark it as done when it is, or when the person has been given a reason why not. Raises DrError."""
+    """Do it, and mark it as settled. Raises DrError, which the person is told: what was told as not done must not be
+    done later by itself, when the person has perhaps asked again."""
     try:
         told = await _do(counter, key, deed)
-    except UserError:
+    except DrError:
         await counter.desk.finish(key)
         raise
     await counter.desk.finish(key)
@@ -111,7 +112,7 @@ async def _again(counter: Counter, key: str, payload: Mapping[str, Any]) -> None
     log.info("deed_resumed", key=key, deed=deed.kind)
     try:
         told = await carry_out(counter, key, deed)
-    except UserError as error:
+    except DrError as error:
         told = str(error)
     text = f"The bot was restarted before it could answer you. {told}"
     try:

@@ -506,8 +506,11 @@ async def test_what_a_dead_process_left_behind_is_carried_out_once_and_told(
     assert desk.finished == {"trigger:1"}
 
 
-async def test_what_was_answered_is_not_carried_out_again(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:
-    desk.problem = UserError("No backup fits.")
+@pytest.mark.parametrize("kind", [UserError, TemporaryError])
+async def test_what_was_answered_is_not_carried_out_again(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, kind: type[Exception]
+) -> None:
+    desk.problem = kind("No backup fits.")
     await send(app, slack.slash("/dr-backup", "run superprismora"))
     await eventually(slack, "No backup fits.")
     assert await desk.unfinished(deeds.STORED_AS) == []
