@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_urlsafe
@@ -24,7 +25,7 @@ from actions.adapters.postgres_fingerprint import TABLES, at_snapshot, exported,
 from actions.adapters.postgres_globals import read_globals
 from actions.adapters.postgres_installation import installation
 from actions.adapters.programs import Program, ProgramError, run
-from actions.backup.archive import Contents
+from actions.backup.archive import NO_SECTION, POST_DATA, Contents
 from actions.backup.manifest import Fingerprint, Globals
 from actions.backup.tools import ArchiveSource, PostgresTools, RestoreOrder, Snapshot, SnapshotFacts
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
@@ -123,59 +124,40 @@ class PostgresPrograms(PostgresTools):
     async def restore(
         self, order: RestoreOrder, archive: Path, contents: Contents, restored: Callable[[int], None]
     ) -> Sequence[str]:
-        notes: list[str] = []
-        schemas, rest = self._lists(order, contents, notes)
+        parts, notes = _parts(order, contents)
         async with self._restoring_role(order) as (role, dsn, env):
-            with tempfile.TemporaryDirectory(dir=self._private) as directory:
-                first, second = Path(directory) / "schemas", Path(directory) / "rest"
-                first.write_text("".join(f"{number};\n" for number in schemas))
-                second.write_text("".join(f"{number};\n" for number in rest))
-                watch = asyncio.create_task(self._watch(order.into, restored))
-                try:
-                    if schemas:
-                        await self._run_restore(order, archive, first, dsn, env, jobs=1)
-                    await self._prepare_schemas(order, contents, role)
-                    if rest:
-                        await self._run_restore(order, archive, second, dsn, env, jobs=order.jobs)
-                finally:
-                    watch.cancel()
-                    await asyncio.gather(watch, return_exceptions=True)
+            watch = asyncio.create_task(self._watch(order.into, restored))
+            try:
+                await self._run_restore(order, archive, parts.schemas, dsn, env, jobs=1)
+                await self._prepare_schemas(order, contents, role)
+                await self._run_restore(order, archive, parts.data, dsn, env, jobs=order.jobs)
+                await self._run_restore(order, archive, parts.after, dsn, env, jobs=order.jobs)
+            finally:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
         await self._analyze(order.into, order.jobs)
         return notes
 
-    @staticmethod
-    def _lists(order: RestoreOrder, contents: Contents, notes: list[str]) -> tuple[list[int], list[int]]:
-        """Which entries are restored before the owners get rights on the schemas, and which after."""
-        schemas: list[int] = []
-        rest: list[int] = []
-        for entry in contents.entries:
-            if entry.kind in NEED_SUPERUSER:
-                notes.append(f"{entry.kind.lower()} `{entry.tag}` was left out: only a superuser may make it")
-            elif entry.kind == "DEFAULT ACL" and order.owners.get(entry.owner, entry.owner) != entry.owner:
-                notes.append(f"default privileges of superuser `{entry.owner}` were left out")
-            elif entry.kind == "EXTENSION" or (entry.kind == "COMMENT" and entry.tag.startswith("EXTENSION ")):
-                continue
-            elif entry.kind == "SCHEMA":
-                schemas.append(entry.id)
-            else:
-                rest.append(entry.id)
-        return schemas, rest
-
     async def _run_restore(
-        self, order: RestoreOrder, archive: Path, entries: Path, dsn: str, env: Mapping[str, str], *, jobs: int
+        self, order: RestoreOrder, archive: Path, entries: Sequence[int], dsn: str, env: Mapping[str, str], *, jobs: int
     ) -> None:
-        try:
-            await run(
-                [
-                    self._tool(order.into.server, "pg_restore"),
-                    *("--exit-on-error", "--no-tablespaces", "--no-security-labels", "--no-subscriptions"),
-                    *(f"--jobs={jobs}", f"--use-list={entries}", "--no-password", f"--dbname={dsn}", archive),
-                ],
-                env={**env, "PGOPTIONS": RESTORE_SETTINGS},
-                timeout=RESTORE_LIMIT,
-            )
-        except ProgramError as error:
-            await self._raise_restore_error(order, error)
+        if not entries:
+            return
+        with tempfile.NamedTemporaryFile("w", dir=self._private, prefix="entries-") as wanted:
+            wanted.write("".join(f"{number};\n" for number in entries))
+            wanted.flush()
+            try:
+                await run(
+                    [
+                        self._tool(order.into.server, "pg_restore"),
+                        *("--exit-on-error", "--no-tablespaces", "--no-security-labels", "--no-subscriptions"),
+                        *(f"--jobs={jobs}", f"--use-list={wanted.name}", "--no-password", f"--dbname={dsn}", archive),
+                    ],
+                    env={**env, "PGOPTIONS": RESTORE_SETTINGS},
+                    timeout=RESTORE_LIMIT,
+                )
+            except ProgramError as error:
+                await self._raise_restore_error(order, error)
 
     async def _raise_restore_error(self, order: RestoreOrder, error: ProgramError) -> None:
         text = " ".join(error.stderr.split())[-1500:]
@@ -439,6 +421,38 @@ async def _grant(connection: AsyncConnection, role: str, member: str) -> None:
     await connection.execute(
         sql.SQL("GRANT {} TO {}{}").format(sql.Identifier(role), sql.Identifier(member), sql.SQL(option))
     )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Entries of an archive, by when they are restored."""
+
+    schemas: list[int]  # before the owners get rights on the schemas
+    data: list[int]
+    after: list[int]
+
+
+def _parts(order: RestoreOrder, contents: Contents) -> tuple[_Parts, list[str]]:
+    """What is restored when, and notes of what is left out.
+
+    Data before indexes, constraints and triggers: with several jobs `pg_restore` would make a foreign key or trigger of
+    a partitioned table while its partitions are still empty, and every row would pay for it.
+    """
+    parts, notes = _Parts([], [], []), list[str]()
+    for entry in contents.entries:
+        if entry.kind in NEED_SUPERUSER:
+            notes.append(f"{entry.kind.lower()} `{entry.tag}` was left out: only a superuser may make it")
+        elif entry.kind == "DEFAULT ACL" and order.owners.get(entry.owner, entry.owner) != entry.owner:
+            notes.append(f"default privileges of superuser `{entry.owner}` were left out")
+        elif entry.kind == "EXTENSION" or (entry.kind == "COMMENT" and entry.tag.startswith("EXTENSION ")):
+            continue
+        elif entry.kind == "SCHEMA":
+            parts.schemas.append(entry.id)
+        elif entry.section in (POST_DATA, NO_SECTION):
+            parts.after.append(entry.id)
+        else:
+            parts.data.append(entry.id)
+    return parts, notes
 
 
 def role_names(database: DatabaseRef) -> tuple[str, str]:

@@ -1,16 +1,20 @@
 """The table of contents of a `pg_dump -Fc` archive, read and written.
 
 It tells what `pg_restore` is about to do before it does it: extensions, owners, values of sequences. Owners are changed
-here, since `pg_restore` can only keep all of them or none. The layout is the one of PostgreSQL's pg_backup_archiver.c
-and pg_backup_custom.c, archive versions 1.12 (PostgreSQL 9.0) to 1.16 (PostgreSQL 17 and 18).
+here, since `pg_restore` can only keep all of them or none, and the places of the tables' data are filled in: `pg_dump`
+cannot write them into a pipe, and without them each job of `pg_restore` searches the file from its beginning. The
+layout is the one of PostgreSQL's pg_backup_archiver.c and pg_backup_custom.c, archive versions 1.12 (PostgreSQL 9.0) to
+1.16 (PostgreSQL 17 and 18).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 
 from actions.backup.manifest import Sequence as SequenceState
 from actions.errors import VerificationError
@@ -19,6 +23,10 @@ MAGIC = b"PGDMP"
 CUSTOM = 1
 OLDEST, NEWEST = (1, 12), (1, 16)
 OFFSET_SET = 2  # K_OFFSET_POS_SET: the entry knows where its data is in the file
+DATA, LARGE_OBJECTS = 1, 3  # BLK_DATA, BLK_BLOBS
+POST_DATA = 4  # SECTION_POST_DATA
+NO_SECTION = 1  # SECTION_NONE: comments and rights, which follow what they belong to
+INTEGER = struct.Struct("<xi")  # a sign, which is 0 for every length and number of an entry, and four bytes
 SETVAL = re.compile(r"SELECT pg_catalog\.setval\( ?(E?)'((?:[^']|'')*)', (-?\d+), (true|false)\);")
 SCHEMA_OF_EXTENSION = re.compile(r'WITH SCHEMA (?:"((?:[^"]|"")*)"|([^";]+));')
 
@@ -35,6 +43,7 @@ class Entry:
     kind: str
     tag: str
     namespace: str | None
+    section: int
     owner: str
     definition: str
     begin: int  # of the owner's bytes in the header
@@ -55,6 +64,11 @@ class Contents:
     header: bytes
     int_size: int
     offset_size: int
+
+    @property
+    def searchable(self) -> bool:
+        """Whether `Places` can follow the data: integers of four bytes, as on every platform of PostgreSQL."""
+        return self.int_size == INTEGER.size - 1
 
     @property
     def owners(self) -> frozenset[str]:
@@ -99,6 +113,84 @@ class Contents:
             parts.append(offset.to_bytes(self.offset_size, "little"))
         parts.append(self.header[place:])
         return b"".join(parts)
+
+    def with_places(self, places: Mapping[int, int]) -> bytes:
+        """The header, as long as before, with the place in the file of each entry's data."""
+        header = bytearray(self.header)
+        for entry in self.entries:
+            if (place := places.get(entry.id)) is not None:
+                header[entry.offset_flag] = OFFSET_SET
+                begin = entry.offset_flag + 1
+                header[begin : begin + self.offset_size] = place.to_bytes(self.offset_size, "little")
+        return bytes(header)
+
+
+class _Reading(Enum):
+    BLOCK = "block"
+    OBJECT = "object"
+    CHUNK = "chunk"
+
+
+class Places:
+    """Follows what comes after the header, block by block: where in the file is the data of which entry?
+
+    `begin` is the length of the header. An entry's data is a type, the entry's number and chunks up to an empty one;
+    large objects are such lists of chunks with an oid before each, up to oid 0.
+    """
+
+    def __init__(self, begin: int) -> None:
+        self.found: dict[int, int] = {}
+        self._at = begin  # of the next byte to be fed
+        self._left = b""
+        self._skip = 0
+        self._reading = _Reading.BLOCK
+        self._objects = False
+
+    def feed(self, block: bytes) -> None:
+        """Take the next bytes of the file. Raises VerificationError when they are no data of an archive."""
+        if self._skip >= len(block):
+            self._skip -= len(block)
+            self._at += len(block)
+            return
+        data = self._left + block if self._left else block
+        begin = self._at - len(self._left)
+        self._at += len(block)
+        place = self._follow(data, self._skip, begin)
+        self._left = data[place:]
+        self._skip = max(0, place - len(data))
+
+    def _follow(self, data: bytes, place: int, begin: int) -> int:
+        """Read on from `place` as far as `data` goes; the place after the last whole item, possibly past the end."""
+        size, unpack, end = INTEGER.size, INTEGER.unpack_from, len(data)
+        while True:
+            if self._reading is _Reading.CHUNK:
+                last = end - size
+                length = 1
+                # One turn for each row of a table: the only part that has to be fast.
+                while place <= last and (length := unpack(data, place)[0]) > 0:
+                    place += size + length
+                if length < 0:
+                    raise VerificationError("The dump's data cannot be followed: a length is negative. Use another.")
+                if length > 0:
+                    return place
+                place += size
+                self._reading = _Reading.OBJECT if self._objects else _Reading.BLOCK
+            elif self._reading is _Reading.OBJECT:
+                if place + size > end:
+                    return place
+                oid = unpack(data, place)[0]
+                place += size
+                self._reading = _Reading.CHUNK if oid else _Reading.BLOCK
+            else:
+                if place + 1 + size > end:
+                    return place
+                kind, number = data[place], unpack(data, place + 1)[0]
+                if kind not in (DATA, LARGE_OBJECTS):
+                    raise VerificationError(f"The dump's data cannot be followed: block type {kind}. Use another.")
+                self.found[number] = begin + place
+                self._objects = kind == LARGE_OBJECTS
+                self._reading = _Reading.OBJECT if self._objects else _Reading.CHUNK
+                place += 1 + size
 
 
 def read_contents(data: bytes) -> Contents:
@@ -166,7 +258,7 @@ class _Reader:
         self.integer()  # has data
         self.text(), self.text()  # oids
         tag, kind = self.text() or "", self.text() or ""
-        self.integer()  # section
+        section = self.integer()
         definition = self.text() or ""
         self.text(), self.text()  # DROP and COPY statements
         namespace = self.text()
@@ -183,7 +275,7 @@ class _Reader:
             pass
         flag = self.place
         self.take(1 + self.offset_size)
-        return Entry(number, kind, tag, namespace, owner, definition, begin, end, flag)
+        return Entry(number, kind, tag, namespace, section, owner, definition, begin, end, flag)
 
 
 def _written(text: str, int_size: int) -> bytes:

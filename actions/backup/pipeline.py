@@ -24,7 +24,7 @@ from typing import IO, cast
 import zstandard
 from typing_extensions import Buffer
 
-from actions.backup.archive import Contents, IncompleteError, read_contents
+from actions.backup.archive import Contents, IncompleteError, Places, read_contents
 from actions.backup.crypto import AGE_MAGIC, Identity, Recipients
 from actions.errors import UserError, VerificationError
 
@@ -317,7 +317,8 @@ async def unpack(
 ) -> Unpacked:
     """Decrypt and decompress into the file `spool` (none: only read), undoing age, zstd and gzip.
 
-    `header` may change the archive's header; the hash is that of the archive as it was. `done` is told stored bytes.
+    `header` may change the archive's header in the spool file, where the places of the data are filled in as well; the
+    hash is that of the archive as it was. `done` is told stored bytes.
     """
     stored, compressed = Channel(), Channel()
     decrypting = _Decrypting(stored, compressed, identity, backup)
@@ -377,6 +378,8 @@ class _Inflating:
         self.hash = hashlib.sha256()
         self.total = self.rest = 0
         self.header = _Header()
+        self._written: Contents | None = None  # the header as it is in the spool file
+        self._places: Places | None = None
 
     def run(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -390,19 +393,29 @@ class _Inflating:
                     self._begin(file)
             if self.header.contents is None and self.header.end():
                 self._begin(file)
+            if file is not None and self._written is not None and self._places is not None:
+                with disk(self._spool):
+                    file.seek(0)
+                    file.write(self._written.with_places(self._places.found))
 
     def _begin(self, file: IO[bytes] | None) -> None:
         contents = self.header.contents
-        if contents is not None:
+        if contents is not None and file is not None:
             changed = self._changed(contents)
             self.rest = len(changed)
-            self._write(file, changed)
+            with disk(self._spool):
+                file.write(changed)
+            if contents.searchable:
+                self._written = read_contents(changed)
+                self._places = Places(self.rest)
             self._write(file, self.header.bytes[len(contents.header) :])
 
     def _write(self, file: IO[bytes] | None, block: bytes) -> None:
         if file is not None:
             with disk(self._spool):
                 file.write(block)
+            if self._places is not None:
+                self._places.feed(block)
 
     def _plain(self, stream: io.BufferedReader) -> Iterator[bytes]:
         magic = stream.peek(4)
