@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from benchmarks.by_hand import ByHand, checkpoint
+from benchmarks.by_hand import ByHand, settle
 from benchmarks.table import pairs
 from bot.demo.dataset import DATABASE
 from bot.demo.people import OLIVIA
@@ -28,7 +28,7 @@ async def test_dump(demo: World) -> None:
     hand_took: list[float] = []
     for _ in range(PAIRS):
         bot_took.append(await _through_the_bot(demo))
-        await checkpoint(demo.servers)
+        await settle(demo.servers)
         hand_took.append(await hand.dump())
         load = os.getloadavg()[0]
         print(f"  bot {bot_took[-1]:.2f} s, hand {hand_took[-1]:.2f} s, load {load:.1f}", flush=True)
@@ -37,7 +37,7 @@ async def test_dump(demo: World) -> None:
 
 async def _through_the_bot(demo: World) -> float:
     """From the start of `drbot backup run` to its end."""
-    await checkpoint(demo.servers)
+    await settle(demo.servers)
     begun = time.monotonic()
     await demo.bot.ask("backup", "run", DATABASE, person=OLIVIA.person, timeout=FIRST_DUMP_WITHIN)
     return time.monotonic() - begun

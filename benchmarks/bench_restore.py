@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from benchmarks.by_hand import ByHand, checkpoint, drop_quarantine
+from benchmarks.by_hand import ByHand, drop_quarantine, settle
 from benchmarks.table import pairs
 from benchmarks.two_people import restore_through_the_bot
 from bot.demo.watch import Answer, HealthWatch
@@ -61,7 +61,7 @@ async def test_restore(demo: World) -> None:
 
 
 async def _through_the_bot(demo: World, side: Sides) -> None:
-    await checkpoint(demo.servers)
+    await settle(demo.servers)
     async with demo.servers.slack.control() as slack, HealthWatch(demo.running.health_url) as watch:
         await watch.until(Answer.GOOD, within=30)
         ended = await restore_through_the_bot(slack, demo.running)
@@ -72,7 +72,7 @@ async def _through_the_bot(demo: World, side: Sides) -> None:
 
 
 async def _by_hand(demo: World, hand: ByHand, side: Sides, *, tuned: bool) -> None:
-    await checkpoint(demo.servers)
+    await settle(demo.servers)
     async with HealthWatch(demo.running.health_url) as watch:
         await watch.until(Answer.GOOD, within=30)
         total = await hand.restore(watch, tuned=tuned)

@@ -103,9 +103,11 @@ class ByHand:
         return f"host=127.0.0.1 port={self._servers.production.port} user=postgres dbname={database}"
 
 
-async def checkpoint(servers: Servers) -> None:
-    """Both sides begin with nothing left to write."""
-    async with await psycopg.AsyncConnection.connect(servers.production.dsn(), autocommit=True) as connection:
+async def settle(servers: Servers) -> None:
+    """Both sides begin with nothing left to vacuum or write: a database that has just been loaded would otherwise be
+    vacuumed under the side that does not drop it first."""
+    async with await psycopg.AsyncConnection.connect(servers.production.dsn(DATABASE), autocommit=True) as connection:
+        await connection.execute("VACUUM")
         await connection.execute("CHECKPOINT")
     await asyncio.to_thread(os.sync)
 
