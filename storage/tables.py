@@ -44,6 +44,7 @@ class Incident(SQLModel, table=True):
     declared_at: datetime = Field(sa_column=_moment())
     closed_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
     recovered_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+    slack_suspect_since: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
     rto_s: int
 
 
@@ -111,6 +112,13 @@ class PlanRow(SQLModel, table=True):
     incident_id: str | None = Field(default=None, foreign_key="incident.id", index=True)
     channel: str
     token: str = Field(unique=True)
+    policy: str = Field(
+        default="", sa_column_kwargs={"server_default": ""}
+    )  # digest of the policy and roster it was made under
+    break_glass: bool = Field(default=False, sa_column_kwargs={"server_default": "false"})
+    overrules: str = Field(
+        default="", sa_column_kwargs={"server_default": ""}
+    )  # the denied plan that this one replaces
     created_at: datetime = Field(sa_column=_moment())
     expires_at: datetime = Field(sa_column=_moment())
 
@@ -128,6 +136,10 @@ class SignatureRow(SQLModel, table=True):
     typed: str = ""
     source: str
     account: str
+    proof: str = Field(
+        default="", sa_column_kwargs={"server_default": ""}
+    )  # an OpenSSH signature over the statement, armored; empty for Slack
+    inbox_key: str = Field(default="", sa_column_kwargs={"server_default": ""})  # the stored click this was made from
     at: datetime = Field(sa_column=_moment())
 
 
@@ -156,6 +168,7 @@ class RunRow(SQLModel, table=True):
     lease_until: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
     progress: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     message: str = ""
+    order: str = Field(default="", sa_column_kwargs={"server_default": ""})  # what a person ordered: pause, abort, stop
     approved_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
     started_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
     ended_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
@@ -221,6 +234,17 @@ class ProcessRow(SQLModel, table=True):
     roles: str
     notes: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     seen_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+
+
+class PlanVersion(SQLModel, table=True):
+    """A version of the plan file that was activated; the newest one is in force."""
+
+    __tablename__ = "plan_version"
+    seq: int | None = Field(default=None, sa_column=_serial())
+    sha256: str
+    document: str = Field(sa_column=Column(Text, nullable=False))
+    plan_id: str = ""  # whose signatures activated it; empty for the first
+    activated_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
 
 
 def lock_range(*, exclusive: bool, slot: int) -> Range[int]:
