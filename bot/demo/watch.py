@@ -1,4 +1,7 @@
-"""How long the application was away, seen from outside: its health address, asked 20 times a second."""
+"""How long the application was away, seen from outside: its health address, asked a few times a second.
+
+Not more often: each question is a new connection to the database there, which is work it does not have when away.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Self
 
 import aiohttp
 
-EVERY_S = 0.05
+EVERY_S = 0.25
 DAMAGED_TEXT = "superprismora does not work"
 
 
