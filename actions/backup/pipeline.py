@@ -320,10 +320,10 @@ async def unpack(
     `header` may change the archive's header in the spool file, where the places of the data are filled in as well; the
     hash is that of the archive as it was. `done` is told stored bytes.
     """
-    stored, compressed = Channel(), Channel()
+    stored, compressed, plain = Channel(), Channel(), Channel()
     decrypting = _Decrypting(stored, compressed, identity, backup)
-    inflating = _Inflating(compressed, spool, header)
-    stages = _Stages(stored, compressed)
+    inflating, spooling = _Inflating(compressed, plain), _Spooling(plain, spool, header)
+    stages = _Stages(stored, compressed, plain)
     hashed = hashlib.sha256()
     total = 0
 
@@ -337,10 +337,11 @@ async def unpack(
         stored.end()
 
     try:
-        await stages.run(stages.thread(decrypting.run), stages.thread(inflating.run), stages.task(feed()))
+        threads = [stages.thread(stage.run) for stage in (decrypting, inflating, spooling)]
+        await stages.run(*threads, stages.task(feed()))
     finally:
         await cast("AsyncGenerator[bytes]", chunks).aclose()
-    contents = inflating.header.contents
+    contents = spooling.header.contents
     if contents is None:
         raise VerificationError(f"Backup `{backup}` ends before its table of contents. Use another backup.")
     return Unpacked(
@@ -349,7 +350,7 @@ async def unpack(
         stored_bytes=total,
         stored_sha256=hashed.hexdigest(),
         contents=contents,
-        rest=inflating.rest,
+        rest=spooling.rest,
         was_encrypted=decrypting.was_encrypted,
     )
 
@@ -373,10 +374,42 @@ class _Decrypting:
 
 
 class _Inflating:
+    def __init__(self, source: Channel, out: Channel) -> None:
+        self._source, self._out = source, out
+        self.hash = hashlib.sha256()
+        self.total = 0
+
+    def run(self) -> None:
+        for block in self._plain(io.BufferedReader(self._source, BLOCK)):
+            self.hash.update(block)
+            self.total += len(block)
+            self._out.put(block)
+        self._out.end()
+
+    def _plain(self, stream: io.BufferedReader) -> Iterator[bytes]:
+        magic = stream.peek(4)
+        try:
+            if magic.startswith(ZSTD_MAGIC):
+                with zstandard.ZstdDecompressor().stream_reader(stream, read_size=BLOCK) as reader:
+                    while block := reader.read(BLOCK):
+                        yield block
+            elif magic.startswith(GZIP_MAGIC):
+                zipped = zlib.decompressobj(wbits=31)
+                while block := zipped.decompress(zipped.unconsumed_tail or stream.read1(BLOCK), BLOCK):
+                    yield block
+            else:
+                while block := stream.read(BLOCK):
+                    yield block
+        except (zstandard.ZstdError, zlib.error) as error:
+            raise VerificationError("The dump cannot be decompressed: its bytes were changed. Use another.") from error
+
+
+class _Spooling:
+    """The last stage: reads the archive's header, and writes the archive into the spool file, if there is one."""
+
     def __init__(self, source: Channel, spool: Path | None, header: Callable[[Contents], bytes]) -> None:
         self._source, self._spool, self._changed = source, spool, header
-        self.hash = hashlib.sha256()
-        self.total = self.rest = 0
+        self.rest = 0
         self.header = _Header()
         self._written: Contents | None = None  # the header as it is in the spool file
         self._places: Places | None = None
@@ -384,9 +417,7 @@ class _Inflating:
     def run(self) -> None:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_private(self._spool)) if self._spool is not None else None
-            for block in self._plain(io.BufferedReader(self._source, BLOCK)):
-                self.hash.update(block)
-                self.total += len(block)
+            while block := self._source.get():
                 if self.header.contents is not None:
                     self._write(file, block)
                 elif self.header.feed(block):
@@ -416,23 +447,6 @@ class _Inflating:
                 file.write(block)
             if self._places is not None:
                 self._places.feed(block)
-
-    def _plain(self, stream: io.BufferedReader) -> Iterator[bytes]:
-        magic = stream.peek(4)
-        try:
-            if magic.startswith(ZSTD_MAGIC):
-                with zstandard.ZstdDecompressor().stream_reader(stream, read_size=BLOCK) as reader:
-                    while block := reader.read(BLOCK):
-                        yield block
-            elif magic.startswith(GZIP_MAGIC):
-                zipped = zlib.decompressobj(wbits=31)
-                while block := zipped.decompress(zipped.unconsumed_tail or stream.read1(BLOCK), BLOCK):
-                    yield block
-            else:
-                while block := stream.read(BLOCK):
-                    yield block
-        except (zstandard.ZstdError, zlib.error) as error:
-            raise VerificationError("The dump cannot be decompressed: its bytes were changed. Use another.") from error
 
 
 class _Header:
