@@ -170,6 +170,7 @@ class AdoptRequest(Frozen):
     database: str
     source_key: str  # object key in the database's bucket
     scratch: DatabaseRef
+    mark: str  # of the scratch database
     requested_by: str = ""
 
 
@@ -183,10 +184,10 @@ class BackupEngine(Protocol):
 
     async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest: ...
 
-    async def load(self, request: LoadRequest, progress: Progress) -> Fingerprint:
+    async def load(self, request: LoadRequest, progress: Progress) -> None:
         """Signature, then stored bytes (SHA-256), then the plain bytes, then `pg_restore` as an unprivileged role into
-        `into`, then ANALYZE; returns the fingerprint measured there. Raises VerificationError otherwise and leaves no
-        usable database."""
+        `into`, then ANALYZE. Raises VerificationError otherwise and leaves no usable database. What came out of it is
+        for others to measure: a loader does not attest its own work."""
 
     async def verify(self, database: str, backup: str, progress: Progress) -> CatalogueEntry:
         """Read the whole stored object, check both hashes and that the archive lists; record the result beside it."""
@@ -389,6 +390,14 @@ class Secrets(Protocol):
     """Resolves references. The value never leaves the adapter that needs it."""
 
     async def resolve(self, ref: SecretRef) -> str: ...
+
+
+class Pager(Protocol):
+    """Reaches people outside Slack."""
+
+    async def page(self, text: str, *, key: str) -> None:
+        """Hand over one message within seconds; the receiver may drop a `key` it knows already. Raises TemporaryError
+        when trying again may help, PermanentError when not."""
 
 
 class Clock(Protocol):

@@ -11,12 +11,12 @@ from typing import IO
 
 from actions.backup.catalogue import Catalogue, Folder
 from actions.backup.crypto import Recipients, signing_key
-from actions.backup.loading import SCRATCH, Loading
+from actions.backup.loading import Loading
 from actions.backup.manifest import Globals, Manifest, Provenance, SignedManifest
-from actions.backup.pipeline import Unpacked, unpack
 from actions.backup.progress import Shown
 from actions.backup.stored import StoredDumps, stored_as
 from actions.backup.tools import ArchiveSource, PostgresTools
+from actions.backup.unpacking import Unpacked, unpack
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import AdoptRequest, Clock, ObjectStore, PostgresAdmin, Progress, Secrets
 from actions.site import Site
@@ -45,18 +45,20 @@ class Adoption:
     async def adopt(self, request: AdoptRequest, progress: Progress) -> SignedManifest:
         """A rerun finds what it catalogued before. The scratch database is gone at the end, however it ends."""
         policy = self._site.backup(request.database)
-        mark = SCRATCH + request.id
         signed = await self._catalogue.signed(policy, request.id)
         if signed is None:
             spool = self._work / f"adopt-{request.id}.dump"
             try:
-                signed = await self._adopt(request, mark, spool, Shown(progress, "download", None))
+                signed = await self._adopt(request, spool, Shown(progress, "download", None))
+            except BaseException:
+                await asyncio.shield(self._loading().abandon(request.scratch, request.mark))
+                raise
             finally:
                 await asyncio.to_thread(spool.unlink, missing_ok=True)
-        await self._postgres.discard(request.scratch, mark=mark)
+        await self._postgres.discard(request.scratch, mark=request.mark)
         return signed
 
-    async def _adopt(self, request: AdoptRequest, mark: str, spool: Path, shown: Shown) -> SignedManifest:
+    async def _adopt(self, request: AdoptRequest, spool: Path, shown: Shown) -> SignedManifest:
         policy, database = self._site.backup(request.database), self._site.database(request.database)
         folder, begun = Folder(policy, request.id), self._clock.now()
         recipients = Recipients(policy.recipients)
@@ -79,10 +81,9 @@ class Adoption:
             done=shown.bytes,
         )
         shown.phase("restore")
-        fingerprint = await self._loading().load(
+        await self._loading().load(
             request.scratch,
-            database=database,
-            mark=mark,
+            mark=request.mark,
             jobs=database.restore_jobs,
             spool=spool,
             contents=read.contents,
@@ -91,6 +92,8 @@ class Adoption:
             extensions=read.contents.extensions(),
             shown=shown,
         )
+        shown.phase("check")
+        fingerprint = await self._postgres.fingerprint(request.scratch, database.invariants)
         facts = await self._postgres.database(request.scratch)
         server = await self._postgres.server(request.scratch.server)
         if facts is None:

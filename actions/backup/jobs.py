@@ -55,7 +55,8 @@ async def _dump(request: Mapping[str, Any], engine: BackupEngine, progress: Prog
 
 
 async def _load(request: Mapping[str, Any], engine: BackupEngine, progress: Progress) -> dict[str, Any]:
-    return (await engine.load(LoadRequest.model_validate(request), progress)).model_dump(mode="json")
+    await engine.load(LoadRequest.model_validate(request), progress)
+    return {}
 
 
 async def _verify(request: Mapping[str, Any], engine: BackupEngine, progress: Progress) -> dict[str, Any]:

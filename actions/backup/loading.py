@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from actions.backup.archive import Contents, Entry
-from actions.backup.manifest import Fingerprint, Globals
+from actions.backup.manifest import Globals
 from actions.backup.progress import Shown
 from actions.backup.tools import PostgresTools, RestoreOrder
 from actions.errors import DrError
 from actions.ports import PostgresAdmin
-from actions.site import Database, DatabaseRef
+from actions.site import DatabaseRef
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Owners:
 
 
 class Loading:
-    """Makes the database, restores into it, measures it."""
+    """Makes the database and restores into it."""
 
     def __init__(self, postgres: PostgresAdmin, tools: PostgresTools) -> None:
         self._postgres, self._tools = postgres, tools
@@ -62,7 +62,6 @@ class Loading:
         self,
         into: DatabaseRef,
         *,
-        database: Database,
         mark: str,
         jobs: int,
         spool: Path,
@@ -71,8 +70,8 @@ class Loading:
         cluster_globals: Globals,
         extensions: Mapping[str, str],
         shown: Shown,
-    ) -> Fingerprint:
-        """Restore `spool` into a new database and measure it. On failure no usable database is left.
+    ) -> None:
+        """Restore `spool` into a new database. On failure no usable database is left.
 
         A database of that name which carries the same scratch mark is what an earlier try left; it is removed first.
         """
@@ -86,13 +85,12 @@ class Loading:
         try:
             for note in await self._tools.restore(order, spool, contents, shown.bytes):
                 log.warning("left_out: %s", note)
-            shown.phase("check")
-            return await self._postgres.fingerprint(into, database.invariants)
         except BaseException:
-            await asyncio.shield(self._abandon(into, mark))
+            await asyncio.shield(self.abandon(into, mark))
             raise
 
-    async def _abandon(self, database: DatabaseRef, mark: str) -> None:
+    async def abandon(self, database: DatabaseRef, mark: str) -> None:
+        """Remove what a failed try made, as far as the server lets us."""
         try:
             if mark.startswith(SCRATCH):
                 await self._postgres.discard(database, mark=mark)

@@ -15,7 +15,7 @@ from actions.backup.catalogue import VERIFIED, Catalogue, Folder
 from actions.backup.crypto import Recipients, signing_key
 from actions.backup.loading import Loading
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest
-from actions.backup.pipeline import Packed
+from actions.backup.packing import Packed
 from actions.backup.progress import Shown
 from actions.backup.stored import StoredDumps, stored_as, write_private
 from actions.backup.tools import PostgresTools, Snapshot
@@ -142,7 +142,7 @@ class LogicalEngine(BackupEngine):
 
     # ------------------------------------------------------------ load
 
-    async def load(self, request: LoadRequest, progress: Progress) -> Fingerprint:
+    async def load(self, request: LoadRequest, progress: Progress) -> None:
         policy, database = self._site.backup(request.database), self._site.database(request.database)
         manifest = await self._catalogue.trusted(policy, request.backup)
         spool = self._work / f"load-{hashlib.sha256(str(request.into).encode()).hexdigest()[:16]}.dump"
@@ -151,9 +151,8 @@ class LogicalEngine(BackupEngine):
             shown = Shown(progress, "download", manifest.stored.bytes)
             read = await self._stored.read(policy, manifest, spool, owners.header, shown.bytes)
             shown.phase("restore", manifest.database_bytes)
-            return await self._loading.load(
+            await self._loading.load(
                 request.into,
-                database=database,
                 mark=request.mark,
                 jobs=request.jobs,
                 spool=spool,

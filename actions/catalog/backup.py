@@ -15,7 +15,7 @@ from actions.site import DatabaseRef, Frozen
 from actions.steps.choice import READ_RATE, chosen, dump_estimate, usable_entries
 from actions.steps.dumps import AdoptDump, MakeDump, VerifyBackup
 from actions.steps.facts import BackupIs, DatabaseIs, NamesFree, ObjectIs
-from actions.steps.naming import adopt_name, backup_id, job_name
+from actions.steps.naming import adopt_name, backup_id, job_name, scratch_mark
 from actions.steps.phrases import moment, size
 
 
@@ -204,6 +204,7 @@ class Adopt(Action[AdoptParams]):
             endpoint=_endpoint(ports, policy.bucket),
             source_key=params.source_key,
             scratch=scratch,
+            mark=scratch_mark(plan_id),
             requested_by=params.requested_by,
         )
         return Plan(

@@ -192,7 +192,6 @@ class _Draft:
             manifest_sha256=entry.manifest_sha256,
             into=self._into,
             mark=self._mark,
-            load_job=job_name(self._plan_id, 1),
             invariants=self._scene.database.invariants,
             tables=len(entry.manifest.fingerprint.rows),
         )

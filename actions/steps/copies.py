@@ -6,9 +6,6 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from actions.backup.manifest import Fingerprint
 from actions.contract import Probe, Step
 from actions.errors import VerificationError
 from actions.ports import CatalogueEntry, JobKind, JobPhase, JobState, LoadRequest, Ports, Progress
@@ -102,7 +99,6 @@ class CompareCopy(Step):
     manifest_sha256: str
     into: DatabaseRef
     mark: str
-    load_job: str
     invariants: tuple[Invariant, ...]
     tables: int
 
@@ -131,7 +127,9 @@ class CompareCopy(Step):
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002
         entry = await self._entry(ports)
-        differences = entry.manifest.fingerprint.differences(await self._measured(ports))
+        # Measured by whoever compares, at the moment of comparing: what the load reported could be stale or edited.
+        found = await ports.postgres.fingerprint(self.into, self.invariants)
+        differences = entry.manifest.fingerprint.differences(found)
         if differences:
             shown = "; ".join(differences[:SHOWN_DIFFERENCES])
             more = len(differences) - SHOWN_DIFFERENCES
@@ -148,17 +146,6 @@ class CompareCopy(Step):
                 f"The manifest of `{self.backup}` is not the one that was signed for. Ask for a new plan."
             )
         return entry
-
-    async def _measured(self, ports: Ports) -> Fingerprint:
-        """What the load measured at its end; measured again where that result is gone."""
-        job = await ports.executor.find(self.load_job)
-        if job is not None and job.result is not None:
-            try:
-                return Fingerprint.model_validate(job.result)
-            except ValidationError:
-                # A result of another version of `drbot job`: not ours to read, so the copy is measured here.
-                pass
-        return await ports.postgres.fingerprint(self.into, self.invariants)
 
     async def verify(self, ports: Ports) -> None:
         facts = await ports.postgres.database(self.into)

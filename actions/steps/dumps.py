@@ -13,8 +13,6 @@ from actions.site import DatabaseRef
 from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
 
-SCRATCH = "drbot:scratch:"
-
 
 class MakeDump(HeavyStep):
     """A dump in the catalogue, under an id that the plan chose."""
@@ -126,6 +124,7 @@ class AdoptDump(HeavyStep):
     endpoint: str | None
     source_key: str
     scratch: DatabaseRef
+    mark: str
     requested_by: str
 
     @property
@@ -159,6 +158,7 @@ class AdoptDump(HeavyStep):
             database=self.database,
             source_key=self.source_key,
             scratch=self.scratch,
+            mark=self.mark,
             requested_by=self.requested_by,
         )
         return asked.model_dump(mode="json")
@@ -178,14 +178,12 @@ class AdoptDump(HeavyStep):
         await super().apply(ports, progress)
 
     async def sweep(self, ports: Ports) -> None:
-        mark = await self._leftover(ports)
-        if mark:
-            await ports.postgres.discard(self.scratch, mark=mark)
+        if await self._leftover(ports):
+            await ports.postgres.discard(self.scratch, mark=self.mark)
 
-    async def _leftover(self, ports: Ports) -> str:
-        """The scratch mark of our scratch database while it exists, else empty."""
+    async def _leftover(self, ports: Ports) -> bool:
         facts = await ports.postgres.database(self.scratch)
-        return facts.mark if facts is not None and facts.mark.startswith(SCRATCH) else ""
+        return facts is not None and facts.mark == self.mark
 
     async def verify(self, ports: Ports) -> None:
         await usable(ports, self.database, self.backup)

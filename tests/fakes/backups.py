@@ -61,7 +61,7 @@ class MemoryBackups(BackupEngine):
             known = await self._catalogued(request.id, request.database, measured, Provenance.ATTESTED)
         return SignedManifest.sign(known.manifest, SIGNING_KEY)
 
-    async def load(self, request: LoadRequest, progress: Progress) -> Fingerprint:
+    async def load(self, request: LoadRequest, progress: Progress) -> None:
         entry = self._usable(request.database, request.backup)
         database = self._site.database(request.database)
         there = await self._postgres.database(request.into)
@@ -73,7 +73,6 @@ class MemoryBackups(BackupEngine):
         made = self._postgres.servers[request.into.server].databases[request.into.name]
         made.fingerprint, made.bytes = entry.manifest.fingerprint, entry.manifest.database_bytes
         progress(ProgressReport(done=made.bytes, total=made.bytes, phase="restore"))
-        return await self._postgres.fingerprint(request.into, database.invariants)
 
     async def verify(self, database: str, backup: str, progress: Progress) -> CatalogueEntry:
         entry = self._usable(database, backup)
@@ -88,7 +87,7 @@ class MemoryBackups(BackupEngine):
             if request.source_key not in self.found:
                 bucket = self._site.backup(request.database).bucket
                 raise UserError(f"Bucket `{bucket}` has no object `{request.source_key}`.")
-            mark, owner = SCRATCH + request.id, self._site.database(request.database).owner
+            mark, owner = request.mark, self._site.database(request.database).owner
             await self._postgres.create(request.scratch, owner=owner, cluster_globals=Globals(), mark=mark)
             progress(ProgressReport(done=1, total=1, phase="restore"))
             known = await self._catalogued(

@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.postgres_connections import ServerConnections
 from actions.adapters.postgres_schema import schema_lines
-from actions.backup.manifest import Globals, Provenance
+from actions.backup.manifest import Fingerprint, Globals, Provenance
 from actions.errors import UserError, VerificationError
 from actions.ports import AdoptRequest, DumpRequest, LoadRequest, ProgressReport, no_progress
 from actions.site import DatabaseRef, Invariant
@@ -63,6 +63,10 @@ def load(backup: str = "b1") -> LoadRequest:
     return LoadRequest(backup=backup, database=NASTY, into=COPY, mark=MARK, jobs=2)
 
 
+async def measured(world: DumpWorld) -> Fingerprint:
+    return await world.postgres.fingerprint(COPY, world.site.database(NASTY).invariants)
+
+
 def roles_left(dsn: str) -> list[str]:
     with psycopg.connect(dsn) as connection:
         rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'drbot%'").fetchall()
@@ -72,7 +76,8 @@ def roles_left(dsn: str) -> list[str]:
 async def test_nasty_database_comes_back_equal(world: DumpWorld, pg_server: EmbeddedPostgres) -> None:
     reports: list[ProgressReport] = []
     signed = await world.engine.dump(request(), reports.append)
-    restored = await world.engine.load(load(), reports.append)
+    await world.engine.load(load(), reports.append)
+    restored = await measured(world)
 
     connections = ServerConnections(world.site, world.secrets)
     async with connections.session(*world.ref) as before, connections.session(*COPY) as after:
@@ -144,7 +149,8 @@ async def test_local_copy_serves_while_the_bucket_is_silent(world: DumpWorld) ->
         }
     )
     other = replace(world, site=deaf)
-    restored = await other.engine.load(load(), no_progress)
+    await other.engine.load(load(), no_progress)
+    restored = await measured(other)
     assert signed.manifest.fingerprint.differences(restored) == ()
     other.objects.close()
 
@@ -164,7 +170,8 @@ async def test_counts_are_those_of_the_snapshot_while_people_write(
     signed = await world.engine.dump(request(), no_progress)
     stop.set()
     await writer
-    restored = await world.engine.load(load(), no_progress)
+    await world.engine.load(load(), no_progress)
+    restored = await measured(world)
     assert signed.manifest.fingerprint.differences(restored) == ()
 
 
@@ -177,7 +184,7 @@ async def test_found_dump_is_adopted(world: DumpWorld, pg_server: EmbeddedPostgr
     )
     await world.objects.put(world.bucket, "manual/found.dump", await asyncio.to_thread(plain.read_bytes))
     scratch = DatabaseRef(SERVER, "adopting")
-    asked = AdoptRequest(id="found1", database=NASTY, source_key="manual/found.dump", scratch=scratch)
+    asked = AdoptRequest(id="found1", database=NASTY, source_key="manual/found.dump", scratch=scratch, mark=MARK)
 
     signed = await world.engine.adopt(asked, no_progress)
     assert signed.manifest.provenance is Provenance.ADOPTED
@@ -186,14 +193,15 @@ async def test_found_dump_is_adopted(world: DumpWorld, pg_server: EmbeddedPostgr
     assert roles_left(pg_server.dsn()) == []
     assert await world.engine.adopt(asked, no_progress) == signed
     await world.engine.verify(NASTY, "found1", no_progress)
-    restored = await world.engine.load(load("found1"), no_progress)
+    await world.engine.load(load("found1"), no_progress)
+    restored = await measured(world)
     assert signed.manifest.fingerprint.differences(restored) == ()
 
 
 async def test_adopting_what_is_no_archive_leaves_nothing(world: DumpWorld) -> None:
     await world.objects.put(world.bucket, "manual/x.sql", b"CREATE TABLE x (i int);\n" * 100)
     scratch = DatabaseRef(SERVER, "adopting")
-    asked = AdoptRequest(id="found1", database=NASTY, source_key="manual/x.sql", scratch=scratch)
+    asked = AdoptRequest(id="found1", database=NASTY, source_key="manual/x.sql", scratch=scratch, mark=MARK)
     with pytest.raises(VerificationError, match="no archive of `pg_dump -Fc`"):
         await world.engine.adopt(asked, no_progress)
     with pytest.raises(UserError, match="no object"):
