@@ -12,8 +12,10 @@ from actions.backup.archive import Contents
 from actions.backup.catalogue import Folder
 from actions.backup.crypto import Identity, NotARecipientError, Recipients
 from actions.backup.manifest import Manifest, SignedManifest, StoredObject
-from actions.backup.pipeline import BLOCK, Packed, Unpacked, disk, pack, unpack
+from actions.backup.packing import Packed, pack
+from actions.backup.stages import BLOCK, disk
 from actions.backup.tools import ArchiveSource
+from actions.backup.unpacking import Unpacked, unpack
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectStore, Secrets
 from actions.site import BackupPolicy
