@@ -63,6 +63,27 @@ async def claim(session: AsyncSession, limit: int, *, hold: timedelta) -> Sequen
     return rows
 
 
+async def claim_page(session: AsyncSession, *, hold: timedelta) -> OutboxRow | None:
+    """Take the oldest page that is due for `hold`, also one whose worker fell silent with it."""
+    statement = (
+        select(OutboxRow)
+        .where(
+            col(OutboxRow.kind) == "page",
+            col(OutboxRow.state).in_(("pending", "sending")),
+            text("due_at <= clock_timestamp()"),
+        )
+        .order_by(col(OutboxRow.id))
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = (await session.execute(statement)).scalar_one_or_none()
+    if row is not None:
+        row.state, row.attempts = "sending", row.attempts + 1
+        row.due_at = (await session.execute(select(_in(hold)))).scalar_one()
+        session.add(row)
+    return row
+
+
 async def requeue_silent(session: AsyncSession) -> None:
     """Rows whose sender died while sending are due again."""
     await session.execute(
