@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bot.demo.cluster.kubelet import COMMAND, READY_URL
+from bot.demo.cluster.containers import COMMAND
+from bot.demo.cluster.kubelet import READY_URL
 from bot.demo.cluster.services import LISTEN
 from bot.demo.dataset import APPLICATION, DATABASE
 from bot.demo.plan import API, CLOSE_DAY, CONFIG_MAP, NAMESPACE, WORKER

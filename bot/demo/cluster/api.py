@@ -6,7 +6,6 @@ import hmac
 import json
 import platform
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -18,9 +17,11 @@ from bot.demo.cluster import kinds as k
 from bot.demo.cluster import openapi, ownership, patches
 from bot.demo.cluster.answers import RefusedError, missing
 from bot.demo.cluster.faults import DroppedError, Fault, Faults
+from bot.demo.cluster.following import followed
 from bot.demo.cluster.kinds import Kinds
+from bot.demo.cluster.kubelet import Kubelet
 from bot.demo.cluster.objects import Change, Objects, timestamp
-from bot.demo.cluster.requests import Target, dry, manager, target
+from bot.demo.cluster.requests import Target, Use, dry, manager, target
 from bot.demo.cluster.scale import read_scale, write_scale
 from bot.demo.cluster.selectors import Test, field_test, label_test
 from bot.demo.cluster.tables import table
@@ -31,16 +32,17 @@ MINOR = "36"  # the version whose behaviour is copied
 
 
 class Api:
-    """Handlers. `log_of` gives the path of a container's log, or None."""
+    """Handlers. `seen` is filled with what clients ask for."""
 
     def __init__(
-        self, objects: Objects, kinds: Kinds, faults: Faults, *, token: str, log_of: Callable[[Json, str], Path | None]
+        self, objects: Objects, kinds: Kinds, faults: Faults, *, token: str, kubelet: Kubelet, seen: set[Use]
     ) -> None:
         self._objects = objects
         self._kinds = kinds
         self._faults = faults
         self._token = token
-        self._log_of = log_of
+        self._kubelet = kubelet
+        self._seen = seen
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[self._guard], client_max_size=8 * 1024**2)
@@ -60,6 +62,7 @@ class Api:
         application.router.add_get("/openapi/v3", self._openapi_index)
         application.router.add_get("/openapi/v3/{place:.+}", self._openapi)
         application.router.add_route("*", "/_control/faults", self._control)
+        application.router.add_post("/_control/pods/{namespace}/{name}/{reason}", self._strike)
         application.router.add_route("*", "/api/{version}/{rest:.+}", self._resource)
         application.router.add_route("*", "/apis/{group}/{version}/{rest:.+}", self._resource)
         return application
@@ -141,16 +144,24 @@ class Api:
             self._faults.clear()
         return web.json_response([fault.model_dump() for fault in self._faults.active])
 
+    async def _strike(self, request: web.Request) -> web.Response:
+        words = request.match_info
+        if words["reason"] not in ("OOMKilled", "Evicted"):
+            raise RefusedError(400, "a pod can be struck by OOMKilled or Evicted")
+        self._kubelet.strike(self._objects.get(k.POD, words["namespace"], words["name"]), words["reason"])
+        return web.json_response({})
+
     # ------------------------------------------------------------ objects
 
     async def _resource(self, request: web.Request) -> web.StreamResponse:
         what = target(self._kinds, request)
         resource = f"{what.kind.plural}/{what.part}" if what.part else what.kind.plural
+        self._seen.add(Use(what.verb, what.kind.group, resource, what.namespace))
         await self._faults.strike(what.verb, resource, what.kind.group, what.namespace)
         if what.verb == "watch":
             return await self._watch(request, what)
         if what.part == "log":
-            return self._log(request, what)
+            return await self._log(request, what)
         body = await _body(request) if request.can_read_body else {}
         answers: dict[str, Callable[[web.Request, Target, Any], Json]] = {
             "list": self._list,
@@ -260,22 +271,32 @@ class Api:
             self._delete(request, what._replace(name=item["metadata"]["name"]), body)
         return found
 
-    def _log(self, request: web.Request, what: Target) -> web.Response:
+    async def _log(self, request: web.Request, what: Target) -> web.StreamResponse:
         pod = self._objects.get(k.POD, what.namespace, what.name)
         names = [found["name"] for found in pod["spec"]["containers"]]
         container = request.query.get("container") or names[0]
         if container not in names:
             raise RefusedError(400, f"container {container} is not valid for pod {what.name}")
-        path = self._log_of(pod, container)
+        path = self._kubelet.log_of(pod, container)
         if path is None:
             raise RefusedError(400, f'container "{container}" in pod "{what.name}" is waiting to start')
         text = path.read_bytes() if path.exists() else b""
+        place = len(text)
         if "tailLines" in request.query:
             lines = text.splitlines(keepends=True)
             text = b"".join(lines[max(0, len(lines) - int(request.query["tailLines"])) :])
         if "limitBytes" in request.query:
             text = text[: int(request.query["limitBytes"])]
-        return web.Response(body=text, content_type="text/plain")
+        if request.query.get("follow") not in ("true", "1"):
+            return web.Response(body=text, content_type="text/plain")
+        return await followed(request, path, text, place, lambda: self._ended(pod, container))
+
+    def _ended(self, pod: Json, container: str) -> bool:
+        live = self._objects.find(k.POD, pod["metadata"]["namespace"], pod["metadata"]["name"])
+        if live is None or live["metadata"]["uid"] != pod["metadata"]["uid"]:
+            return True
+        found = (live.get("status") or {}).get("containerStatuses") or []
+        return any(one["name"] == container and "terminated" in one["state"] for one in found)
 
     async def _watch(self, request: web.Request, what: Target) -> web.StreamResponse:
         chosen = _chosen(request)

@@ -30,7 +30,7 @@ def resolved(pod: Json, container: Json, lookup: Lookup) -> tuple[dict[str, str]
         elif ref := origin.get("secretKeyRef"):
             secret |= _one("Secret", name, ref, lookup)
         elif ref := origin.get("fieldRef"):
-            plain[name] = _field(pod, ref["fieldPath"])
+            plain[name] = field_of(pod, ref["fieldPath"])
         else:
             plain[name] = str(entry.get("value", ""))
     return plain, secret
@@ -57,8 +57,12 @@ def _one(kind: str, name: str, ref: Json, lookup: Lookup) -> dict[str, str]:
     raise MissingSourceError(f"couldn't find key {ref['key']} in {kind} {ref['name']}")
 
 
-def _field(pod: Json, path: str) -> str:
+def field_of(pod: Json, path: str) -> str:
+    """A field of the pod, as the downward API gives it."""
     found: Any = {**pod, "status": {"podIP": "127.0.0.1", **(pod.get("status") or {})}}
+    if path.endswith("']"):  # metadata.annotations['key'], metadata.labels['key']
+        place, _, key = path.removesuffix("']").partition("['")
+        return str((found["metadata"].get(place.removeprefix("metadata.")) or {}).get(key, ""))
     for word in path.split("."):
         found = found.get(word, "") if isinstance(found, dict) else ""
     return str(found)

@@ -19,9 +19,13 @@ class Jobs:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
+        self._seen: dict[str, dict[str, bool]] = {}  # Job -> its pods, and whether each has ended
 
     def reconcile(self) -> None:
-        for found in self._objects.all(k.JOB):
+        jobs = self._objects.all(k.JOB)
+        there = {found["metadata"]["uid"] for found in jobs}
+        self._seen = {uid: pods for uid, pods in self._seen.items() if uid in there}
+        for found in jobs:
             with contextlib.suppress(RefusedError):  # its namespace is going
                 self._one(found)
 
@@ -30,7 +34,7 @@ class Jobs:
         pods = self._objects.owned(k.POD, found)
         running = active(pods)
         succeeded = sum(pod["status"].get("phase") == "Succeeded" for pod in pods)
-        failed = sum(pod["status"].get("phase") == "Failed" for pod in pods)
+        failed = sum(pod["status"].get("phase") == "Failed" for pod in pods) + self._vanished(found, pods)
         over = bool(status.get("conditions"))
         if over:
             self._expire(found, status)
@@ -53,6 +57,18 @@ class Jobs:
         if not over:  # pods may be cleared away afterwards; what was counted stays
             status |= {"succeeded": succeeded, "failed": failed}
         set_status(self._objects, k.JOB, found, status)
+
+    def _vanished(self, found: Json, pods: list[Json]) -> int:
+        """Pods that are gone without having ended: they count as failed, unless the Job itself was suspended."""
+        uid = found["metadata"]["uid"]
+        seen = self._seen.setdefault(uid, {})
+        there = {pod["metadata"]["uid"] for pod in pods}
+        if found["spec"]["suspend"]:
+            seen.clear()
+        for pod in pods:
+            ended = pod["status"].get("phase") in ("Succeeded", "Failed")
+            seen[pod["metadata"]["uid"]] = ended
+        return sum(not ended for pod, ended in seen.items() if pod not in there)
 
     def _outcome(self, spec: Json, status: Json, succeeded: int, failed: int) -> tuple[str, str, str] | None:
         if succeeded >= spec["completions"]:

@@ -63,6 +63,7 @@ SECRET = _core("Secret", "secrets")
 SERVICE = _core("Service", "services", "svc", parts=("status",))
 SERVICE_ACCOUNT = _core("ServiceAccount", "serviceaccounts", "sa")
 EVENT = _core("Event", "events", "ev")
+CLAIM = _core("PersistentVolumeClaim", "persistentvolumeclaims", "pvc", parts=("status",))
 DEPLOYMENT = _apps("Deployment", "deployments", "deploy")
 STATEFUL_SET = _apps("StatefulSet", "statefulsets", "sts")
 REPLICA_SET = _apps("ReplicaSet", "replicasets", "rs")
@@ -97,6 +98,7 @@ BUILT_IN = (
     SERVICE,
     SERVICE_ACCOUNT,
     EVENT,
+    CLAIM,
     DEPLOYMENT,
     STATEFUL_SET,
     REPLICA_SET,

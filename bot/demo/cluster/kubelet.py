@@ -1,4 +1,5 @@
-"""Runs the pods. One with the annotation `demo.superprismora.com/command` is a real process; others are simulated.
+"""Runs the pods. One with the annotation `demo.superprismora.com/command`, or of an image the stand-in has, is a real
+process; others are simulated.
 
 Annotations of the pod template:
 - `demo.superprismora.com/command`: argv as a JSON list, for the first container. `{port}` stands for a free port.
@@ -9,7 +10,6 @@ tag is `broken` cannot be pulled. Nothing is isolated: processes see the machine
 
 import asyncio
 import contextlib
-import json
 import signal
 import socket
 import time
@@ -21,16 +21,26 @@ import aiohttp
 from actions.adapters.programs import Account, Program, ProgramError
 from bot.demo.cluster import kinds as k
 from bot.demo.cluster.answers import RefusedError
-from bot.demo.cluster.environment import MissingSourceError, resolved
+from bot.demo.cluster.containers import (
+    FAILED_MOUNT,
+    Images,
+    UnmountableError,
+    cleared,
+    is_real,
+    last_words,
+    prepared,
+    unscheduled,
+)
+from bot.demo.cluster.environment import Lookup, MissingSourceError
 from bot.demo.cluster.objects import Objects, timestamp
 from bot.demo.cluster.workloads import set_status, tell, with_condition
 
 Json = dict[str, Any]
 
-COMMAND = "demo.superprismora.com/command"
 READY_URL = "demo.superprismora.com/ready-url"
 PORT = "demo.superprismora.com/port"
 
+NODE_MEMORY = 64 << 30  # bytes of the one node
 SETTLE = 0.2  # seconds until a start counts as one
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before a crashed container is started again
 PROBE_LIMIT = aiohttp.ClientTimeout(total=1.0)
@@ -51,15 +61,20 @@ class Runtime:
         self.over = False  # it will not be started again
         self.ready = False
         self.kill_at: float | None = None  # end of the grace period
+        self.message: Path | None = None  # where the container leaves its last words
+        self.struck = ""  # why it was killed on order
 
 
 class Kubelet:
     """Brings what runs in line with the pods that should. `directory` takes logs and working directories."""
 
-    def __init__(self, objects: Objects, directory: Path, *, account: Account | None = None) -> None:
+    def __init__(
+        self, objects: Objects, directory: Path, *, account: Account | None = None, images: Images | None = None
+    ) -> None:
         self._objects = objects
         self._directory = directory
         self._account = account
+        self._images = images or {}
         self._running: dict[str, Runtime] = {}
         self._http: aiohttp.ClientSession | None = None
 
@@ -106,6 +121,14 @@ class Kubelet:
             return None
         return runtime.log if container == first else runtime.log.with_suffix(".none")
 
+    def strike(self, pod: Json, reason: str) -> None:
+        """Kill what runs in the pod as the kernel (`OOMKilled`) or the kubelet (`Evicted`) would."""
+        runtime = self._running.get(pod["metadata"]["uid"])
+        if runtime is None or runtime.program is None:
+            raise RefusedError(409, f"nothing runs in pod {pod['metadata']['name']}")
+        runtime.struck = reason
+        runtime.program.kill()
+
     # ------------------------------------------------------------ inside
 
     def _log_path(self, uid: str) -> Path:
@@ -128,6 +151,7 @@ class Kubelet:
                 return
         self._kill(runtime)
         self._running.pop(pod["metadata"]["uid"], None)
+        cleared(self._directory, pod)
         self._objects.finish(pod)
 
     def _keep(self, pod: Json, runtime: Runtime) -> None:
@@ -138,7 +162,10 @@ class Kubelet:
             if code is not None:
                 self._ended(pod, runtime, code)
             return
-        if COMMAND not in (pod["metadata"].get("annotations") or {}) or runtime.again_at is not None:
+        if why := unscheduled(pod, self._lookup(pod), memory=NODE_MEMORY):
+            runtime.waiting = {"reason": "Unschedulable", "message": why}
+            return
+        if not is_real(pod, self._images) or runtime.again_at is not None:
             if runtime.again_at is not None and time.monotonic() >= runtime.again_at:
                 runtime.again_at = None
                 self._start(pod, runtime)
@@ -165,24 +192,23 @@ class Kubelet:
     def _start(self, pod: Json, runtime: Runtime) -> None:
         if self._unpulled(pod, runtime):
             return
-        metadata, container = pod["metadata"], pod["spec"]["containers"][0]
-
-        def lookup(kind: str, name: str) -> Json | None:
-            return self._objects.find(k.SECRET if kind == "Secret" else k.CONFIG_MAP, metadata["namespace"], name)
-
+        metadata = pod["metadata"]
         home = self._directory / "pods" / metadata["name"]
-        home.mkdir(parents=True, exist_ok=True)
         runtime.port = runtime.port or _free_port()
         try:
-            env, hidden = resolved(pod, container, lookup)
-            env |= {"PORT": str(runtime.port), "HOSTNAME": metadata["name"], "POD_NAMESPACE": metadata["namespace"]}
-            words = json.loads(metadata["annotations"][COMMAND])
-            argv = [str(word).replace("{port}", str(runtime.port)) for word in words]
+            made = prepared(pod, self._directory, self._images, self._lookup(pod), port=runtime.port)
+            runtime.message = made.message
+            own = {"PORT": str(runtime.port), "HOSTNAME": metadata["name"], "POD_NAMESPACE": metadata["namespace"]}
             if self._account is not None:
                 home.chmod(0o777)  # the account's own directory, seen by nobody else
             runtime.program = Program.start(
-                argv, env=env, secrets=hidden, cwd=home, log=runtime.log, account=self._account
+                made.argv, env=made.env | own, secrets=made.secrets, cwd=home, log=runtime.log, account=self._account
             )
+        except UnmountableError as error:
+            if runtime.waiting.get("message") != str(error):
+                tell(self._objects, k.POD, pod, reason=FAILED_MOUNT, message=str(error), warning=True)
+            runtime.waiting = {"reason": "ContainerCreating", "message": str(error)}
+            return
         except MissingSourceError as error:
             runtime.waiting = {"reason": "CreateContainerConfigError", "message": str(error)}
             return
@@ -192,6 +218,10 @@ class Kubelet:
             return
         runtime.begun, runtime.waiting, runtime.ready = time.monotonic(), {}, False
         self._show_port(pod, runtime)
+
+    def _lookup(self, pod: Json) -> Lookup:
+        kinds = {"Secret": k.SECRET, "ConfigMap": k.CONFIG_MAP, "PersistentVolumeClaim": k.CLAIM}
+        return lambda kind, name: self._objects.find(kinds[kind], pod["metadata"]["namespace"], name)
 
     def _show_port(self, pod: Json, runtime: Runtime) -> None:
         def change(fresh: Json) -> None:
@@ -204,7 +234,10 @@ class Kubelet:
         runtime.ready = False
         code = 128 - code if code < 0 else code  # a signal, as a container runtime shows it
         reason = "Completed" if code == 0 else "Error"
+        reason = "OOMKilled" if runtime.struck == "OOMKilled" else reason
         runtime.ended = {"exitCode": code, "reason": reason, "finishedAt": timestamp()}
+        if runtime.message is not None and (said := last_words(runtime.message)):
+            runtime.ended["message"] = said
         policy = pod["spec"]["restartPolicy"]
         if policy == "Never" or (policy == "OnFailure" and code == 0):
             runtime.over = True
@@ -234,14 +267,20 @@ class Kubelet:
     def _report(self, pod: Json, runtime: Runtime) -> None:
         status = dict(pod.get("status") or {})
         status["phase"] = _phase(runtime)
+        if runtime.struck == "Evicted":
+            status |= {"reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
         status |= {"podIP": "127.0.0.1", "hostIP": "127.0.0.1"}
         status.setdefault("startTime", timestamp())
         status["containerStatuses"] = [
             _container_status(one, runtime, first=number == 0) for number, one in enumerate(pod["spec"]["containers"])
         ]
+        if runtime.waiting.get("reason") == "Unschedulable":
+            status["containerStatuses"] = []  # no node has seen it yet
         conditions = status.get("conditions") or []
+        why = runtime.waiting.get("message", "") if runtime.waiting.get("reason") == "Unschedulable" else ""
+        reason = "Unschedulable" if why else ""
         for name in ("PodScheduled", "Initialized"):
-            conditions = with_condition(conditions, name, met=True, reason="")
+            conditions = with_condition(conditions, name, met=not why, reason=reason, message=why)
         for name in ("ContainersReady", "Ready"):
             reason = "" if runtime.ready else "ContainersNotReady"
             conditions = with_condition(conditions, name, met=runtime.ready, reason=reason)

@@ -18,6 +18,15 @@ class Target(NamedTuple):
     verb: str
 
 
+class Use(NamedTuple):
+    """A request in the words of an RBAC rule."""
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str
+
+
 def target(kinds: Kinds, request: web.Request) -> Target:
     """Raises RefusedError (404) for a path that no kind answers to, 405 for a method that does not fit it."""
     words = request.path.strip("/").split("/")

@@ -19,13 +19,14 @@ from bot.demo.cluster.answers import RefusedError
 from bot.demo.cluster.api import Api, apply
 from bot.demo.cluster.autoscaling import Autoscalers
 from bot.demo.cluster.certificates import serving
+from bot.demo.cluster.containers import Images
 from bot.demo.cluster.deployments import Deployments, ReplicaSets
 from bot.demo.cluster.faults import Faults
 from bot.demo.cluster.gitops import GitOpsControllers
 from bot.demo.cluster.jobs import CronJobs, Jobs
 from bot.demo.cluster.kubelet import Kubelet
 from bot.demo.cluster.objects import Objects
-from bot.demo.cluster.requests import Target
+from bot.demo.cluster.requests import Target, Use
 from bot.demo.cluster.services import Services
 from bot.demo.cluster.stateful_sets import StatefulSets
 
@@ -45,7 +46,8 @@ class ClusterStandIn:
     """A cluster on 127.0.0.1 for the length of an `async with`; its pods end with it.
 
     `directory` takes the kubeconfig, logs and working directories. `custom_resources` installs the kinds of Argo CD
-    and Flux. `account` is what pods run as when the stand-in itself runs as root.
+    and Flux. `account` is what pods run as when the stand-in itself runs as root. `images` are those whose containers
+    run for real, by their entry point. `seen` is what clients have asked for, in the words of an RBAC rule.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ClusterStandIn:
         namespaces: Iterable[str] = ("default", "production"),
         custom_resources: bool = True,
         account: Account | None = None,
+        images: Images | None = None,
     ) -> None:
         self.directory = directory
         self.token = secrets.token_urlsafe(24)
@@ -65,7 +68,8 @@ class ClusterStandIn:
         self.kinds = k.Kinds()
         self.objects = Objects(self.kinds)
         self._port = port
-        self._kubelet = Kubelet(self.objects, directory, account=account)
+        self.seen: set[Use] = set()
+        self._kubelet = Kubelet(self.objects, directory, account=account, images=images)
         self._services = Services(self.objects)
         self._runner: web.AppRunner | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -78,7 +82,7 @@ class ClusterStandIn:
 
     async def __aenter__(self) -> Self:
         tls, authority = await asyncio.to_thread(self._prepare)
-        api = Api(self.objects, self.kinds, self.faults, token=self.token, log_of=self._kubelet.log_of)
+        api = Api(self.objects, self.kinds, self.faults, token=self.token, kubelet=self._kubelet, seen=self.seen)
         # An open watch must not hold up the end.
         self._runner = web.AppRunner(api.application(), shutdown_timeout=0.2, handler_cancellation=True)
         await self._runner.setup()

@@ -14,6 +14,7 @@ Json = dict[str, Any]
 FIRST_STATUS: dict[str, Json] = {
     k.NAMESPACE.name: {"phase": "Active"},
     k.POD.name: {"phase": "Pending"},
+    k.CLAIM.name: {"phase": "Bound"},
     k.STATEFUL_SET.name: {"replicas": 0},
     k.REPLICA_SET.name: {"replicas": 0},
     k.AUTOSCALER.name: {"currentReplicas": 0, "desiredReplicas": 0},
