@@ -1,5 +1,5 @@
 """The tables. The record is append-only: a trigger refuses UPDATE and DELETE on `journal`, `signature`, `refusal` and
-`timeline_entry`.
+`timeline_entry`, and another makes each of their rows a leaf of one log (revision 0003).
 
 The `run` row is the job: claimed by a lease with an epoch; `run_lock` rows are guarded by an exclusion constraint,
 which is the real lock. Times are timestamptz, stored and read in UTC.
@@ -10,7 +10,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, Text, func
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import INT4RANGE, JSONB, ExcludeConstraint, Range
 from sqlmodel import Field, SQLModel
 
@@ -127,6 +139,10 @@ class SignatureRow(SQLModel, table=True):
     """One act of one person on one digest."""
 
     __tablename__ = "signature"
+    __table_args__ = (
+        # One click is one signature.
+        Index("signature_inbox_key", "inbox_key", unique=True, postgresql_where=text("inbox_key <> ''")),
+    )
     id: int | None = Field(default=None, sa_column=_serial())
     plan_id: str = Field(foreign_key="plan.id", index=True)
     person: str
@@ -245,6 +261,70 @@ class PlanVersion(SQLModel, table=True):
     document: str = Field(sa_column=Column(Text, nullable=False))
     plan_id: str = ""  # whose signatures activated it; empty for the first
     activated_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+
+
+class LeafRow(SQLModel, table=True):
+    """One row of the record, hashed by the trigger that wrote it. `form` names the columns the hash is over."""
+
+    __tablename__ = "leaf"
+    __table_args__ = (UniqueConstraint("kind", "ref"),)
+    id: int | None = Field(default=None, sa_column=_serial())
+    kind: str  # the table
+    ref: int = Field(sa_type=BigInteger)  # the row's number in it
+    form: int
+    hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+
+
+class UnsealedLeaf(SQLModel, table=True):
+    """A leaf that has no place in the log yet."""
+
+    __tablename__ = "unsealed_leaf"
+    leaf_id: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+
+
+class SealedLeaf(SQLModel, table=True):
+    """The place of a leaf in the log, from 0 and without gaps."""
+
+    __tablename__ = "sealed_leaf"
+    position: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    leaf_id: int = Field(sa_column=Column(BigInteger, unique=True, nullable=False))
+
+
+class CheckpointRow(SQLModel, table=True):
+    """A signed statement about the first `size` leaves; it added those from `base` on."""
+
+    __tablename__ = "checkpoint"
+    number: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    epoch: int = Field(sa_type=BigInteger)
+    base: int = Field(sa_type=BigInteger)
+    size: int = Field(sa_type=BigInteger)
+    root: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    at: datetime = Field(sa_column=_moment())
+    body: str = Field(sa_column=Column(Text, nullable=False))
+    signature: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class ConsumedPlan(SQLModel, table=True):
+    """A plan whose run has started, and the number of the checkpoint that says so: it can never start again."""
+
+    __tablename__ = "consumed_plan"
+    plan_id: str = Field(primary_key=True)
+    digest: str
+    number: int = Field(sa_type=BigInteger)
+
+
+class LogEpoch(SQLModel, table=True):
+    """A life of this database. A person starts a new one when the witnesses know another past than the database does;
+    the two agree on the first `base` leaves."""
+
+    __tablename__ = "log_epoch"
+    epoch: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    base: int = Field(sa_type=BigInteger)
+    number: int = Field(sa_type=BigInteger)  # of the newest checkpoint at the witnesses at that time
+    person: str
+    reason: str
+    started_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
 
 
 def lock_range(*, exclusive: bool, slot: int) -> Range[int]:
