@@ -8,6 +8,7 @@ people sign; *observations* are shown beside them and may change without voiding
 from __future__ import annotations
 
 import hashlib
+import operator
 import secrets as random_source
 import unicodedata
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar
 
 import rfc8785
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
 from actions.errors import PermanentError
 from actions.ports import Ports, Progress
@@ -101,6 +102,12 @@ class Step(Frozen, ABC):
     timeout: timedelta = timedelta(minutes=10)
     undo_on_failure: bool = False
     """Signed promise: when a later step fails, the runner undoes this one by itself (newest first)."""
+    # Left out where it is not so: a plan that was signed before there were optional steps keeps its digest.
+    optional: bool = Field(default=False, exclude_if=operator.not_)
+    """Signed promise: the plan is worth going on with when this one fails. The run asks then, and it may be skipped."""
+
+    interruptible: ClassVar[bool] = False
+    """Whether it may be broken off at once when an incident needs its locks: nothing is lost but the work done."""
 
     @property
     @abstractmethod
@@ -130,6 +137,10 @@ class Step(Frozen, ABC):
     @abstractmethod
     async def verify(self, ports: Ports) -> None:
         """Raise VerificationError unless the world is as `after` says."""
+
+    async def stop(self, ports: Ports) -> None:
+        """End what this step has running outside the bot; nothing of it may run on when this returns. Must be safe to
+        repeat. Nothing by default: what the bot does itself has ended already."""
 
     async def undo(self, ports: Ports) -> None:  # noqa: ARG002 - the signature of those that can
         """Put the world back. Must be safe to repeat, and safe when `apply` never ran or ran half."""
@@ -164,7 +175,7 @@ class Plan(Frozen):
         if kinds is None:
             return value
         table: Mapping[str, type[Frozen]] = kinds.steps if info.field_name == "steps" else kinds.preconditions
-        return tuple(_revived(table, item) for item in value)
+        return tuple(revived(table, item, kinds) for item in value)
 
     def signed_part(self) -> dict[str, Any]:
         """The intent and the preconditions: everything that the digest covers."""
@@ -202,21 +213,30 @@ class Kinds:
     preconditions: Mapping[str, type[Precondition]]
 
     def plan(self, document: Mapping[str, Any]) -> Plan:
-        """Raise PermanentError for a kind this version of the bot does not know."""
-        return Plan.model_validate(document, context=self)
+        """Raise UnknownKindError for a kind, or for a form of one, that this version of the bot does not know."""
+        try:
+            return Plan.model_validate(document, context=self)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UnknownKindError(
+                f"This version of the bot cannot read the plan (`{where}`: {first['msg']}); the version that made it "
+                "must run it."
+            ) from error
 
 
 class UnknownKindError(PermanentError):
     """A plan of another version of the bot holds a step this one does not know."""
 
 
-def _revived(table: Mapping[str, type[Frozen]], item: Any) -> Any:
+def revived(table: Mapping[str, type[Frozen]], item: Any, kinds: Kinds) -> Any:
+    """A step or precondition out of its JSON; what is an object already stays as it is."""
     if not isinstance(item, Mapping):
         return item
     kind = str(item.get("kind"))
     if kind not in table:
         raise UnknownKindError(f"This version of the bot knows no `{kind}`; a newer one must run this plan.")
-    return table[kind].model_validate(item)
+    return table[kind].model_validate(item, context=kinds)
 
 
 def new_plan_id() -> str:
@@ -269,7 +289,11 @@ class Query(ABC, Generic[ParamsT]):
 
 
 class JournalState(StrEnum):
-    """What the journal says of a step. APPLYING without an end means: probe, then ask."""
+    """What the journal says of a step. APPLYING without an end means: probe, then ask.
+
+    HAPPENED, REPEAT and SKIPPED are what people answered when the run asked, ABORTED what they answered or ordered,
+    PREEMPTED that it gives way to an incident.
+    """
 
     APPLYING = "applying"
     VERIFIED = "verified"
@@ -277,6 +301,11 @@ class JournalState(StrEnum):
     ASKING = "asking"
     UNDOING = "undoing"
     UNDONE = "undone"
+    HAPPENED = "happened"
+    REPEAT = "repeat"
+    SKIPPED = "skipped"
+    ABORTED = "aborted"
+    PREEMPTED = "pre-empted"
 
 
 class JournalEntry(Frozen):

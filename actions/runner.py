@@ -5,6 +5,11 @@ DONE is accepted after `verify`, TODO is applied again, UNKNOWN stops and asks p
 When a step fails, the finished steps that carry `undo_on_failure` are undone, newest first, the failed one included.
 An undo that fails stops there and asks people: going on would undo the rest in the wrong order. Running again tries
 that undo again; once a step has failed, a run never goes forward.
+
+What people answer is a line of the journal, so it is honoured once, whenever the bot dies: HAPPENED becomes VERIFIED
+(or UNDONE) on their word, REPEAT is used up by the APPLYING that follows it, SKIPPED passes over an optional step,
+ABORTED turns the run back. What they order (`Order`) is read before each step; a stop within a step is obeyed by
+running again.
 """
 
 from __future__ import annotations
@@ -28,7 +33,21 @@ ATTEMPTS = 3
 
 LONGEST_PAUSE = timedelta(seconds=30)
 
-_BACKWARD = (JournalState.FAILED, JournalState.UNDOING, JournalState.UNDONE)
+_TURNS = (JournalState.FAILED, JournalState.ABORTED, JournalState.PREEMPTED)
+"""Lines after which a run only goes back. The first one says why."""
+
+_BACKWARD = (*_TURNS, JournalState.UNDOING, JournalState.UNDONE)
+
+_PASSED = (JournalState.VERIFIED, JournalState.SKIPPED)
+
+ATTESTED = "People have looked at it and attest it."
+"""What the journal says of a step that was taken as done on signed words alone."""
+
+_FOUND = {
+    Probe.DONE: "it has happened",
+    Probe.TODO: "it has not happened, or not completely",
+    Probe.UNKNOWN: "it cannot be told whether it has happened",
+}
 
 T = TypeVar("T")
 
@@ -59,6 +78,9 @@ class Outcome(StrEnum):
     FAILED = "failed"
     ASKING = "asking"
     STALE = "stale"
+    PAUSED = "paused"
+    ABORTED = "aborted"
+    PREEMPTED = "pre-empted"
 
 
 class RunResult(Frozen):
@@ -69,14 +91,38 @@ class RunResult(Frozen):
     step: int | None = None
 
 
+class OrderKind(StrEnum):
+    """PAUSE and ABORT wait for the end of the step, STOP does not; YIELD only where the step can be interrupted."""
+
+    PAUSE = "pause"
+    ABORT = "abort"
+    STOP = "stop"
+    YIELD = "yield"
+
+
+class Order(Frozen):
+    """What a run was told to do, and the sentence that says by whom and why."""
+
+    kind: OrderKind
+    sentence: str
+
+
 Guard = Callable[[], Awaitable[None]]
 """Re-checks signatures and lease; raises to stop before the next step."""
+
+Orders = Callable[[], Awaitable[Order | None]]
+"""The order that stands now."""
 
 StepProgress = Callable[[int, ProgressReport], None]
 
 
 async def _open_guard() -> None:
     """For callers (tests, drills without signatures) that have nothing to re-check."""
+
+
+async def _no_orders() -> Order | None:
+    """For callers whose runs nobody can order about."""
+    return None
 
 
 def _silent(_: int, __: ProgressReport) -> None:
@@ -93,20 +139,27 @@ class Runner:
         journal: Journal,
         *,
         guard: Guard = _open_guard,
+        orders: Orders = _no_orders,
         progress: StepProgress = _silent,
     ) -> None:
         self._plan = plan
         self._ports = ports
         self._journal = journal
         self._guard = guard
+        self._orders = orders
         self._progress = progress
 
     async def run(self) -> RunResult:
         """Never raises DrError for what the world answers; what the journal raises (a lost lease) and cancellation pass
         through. Raises BrokenOffError while the journal or the guard cannot be asked."""
         entries = await self._journal.entries()
+        order = await self._unbroken(self._orders())
+        if order is not None:
+            halted = await self._halted(order, entries)
+            if halted is not None:
+                return halted
         # A step that failed keeps the run from going forward, also when its undo asked people later.
-        if any(entry.state in _BACKWARD for entry in entries):
+        if turned_back(entries):
             return await self._finish_undo(entries)
         last = _last_states(entries)
         if not last:
@@ -114,12 +167,55 @@ class Runner:
             if stale is not None:
                 return stale
         for index, step in enumerate(self._plan.steps):
-            if last.get(index) is JournalState.VERIFIED:
+            if last.get(index) in _PASSED:
                 continue
             result = await self._one(index, step, found=last.get(index))
             if result is not None:
                 return result
         return RunResult(outcome=Outcome.SUCCEEDED)
+
+    async def breaks_off_for(self, order: Order) -> bool:
+        """Whether this order is obeyed within the step that runs now, rather than after it."""
+        entries = await self._journal.entries()
+        return self._breaks_off(order, entries)
+
+    def _breaks_off(self, order: Order, entries: Sequence[JournalEntry]) -> bool:
+        if not entries or entries[-1].state not in (JournalState.APPLYING, JournalState.UNDOING):
+            return False
+        if order.kind is OrderKind.YIELD:
+            # Putting back is never broken off for others: it ends soon, and gives the locks back itself.
+            step = self._plan.steps[entries[-1].step]
+            return step.interruptible and entries[-1].state is JournalState.APPLYING
+        return order.kind is OrderKind.STOP
+
+    async def _halted(self, order: Order, entries: Sequence[JournalEntry]) -> RunResult | None:
+        """End the step that was broken off, say what is found of it, and ask; None when no step was in the middle."""
+        if order.kind is OrderKind.STOP and entries and entries[-1].state is JournalState.ASKING:
+            return RunResult(outcome=Outcome.ASKING, message=entries[-1].detail, step=entries[-1].step)
+        if not self._breaks_off(order, entries):
+            return None
+        index, started = entries[-1].step, self._ports.clock.now()
+        step = self._plan.steps[index]
+        what = "Putting back step" if entries[-1].state is JournalState.UNDOING else "Step"
+        message = f"{order.sentence} {what} {index + 1} ({step.summary}) was stopped within."
+        try:
+            probe = await self._retried(partial(self._ended, step))
+        except DrError as error:
+            message = f"{message} It could not be looked at since, and may go on: {error}"
+            return await self._ask(index, message, started)
+        if order.kind is OrderKind.YIELD:
+            await self._append(index, JournalState.PREEMPTED, message, started)
+            return await self._fail(index, message)
+        return await self._ask(index, f"{message} Looked at since, {_FOUND[probe]}.", started)
+
+    async def _ended(self, step: Step) -> Probe:
+        async with _limit(step):
+            await step.stop(self._ports)
+            return await step.probe(self._ports)
+
+    async def _ask(self, index: int, message: str, started: datetime) -> RunResult:
+        await self._append(index, JournalState.ASKING, message, started)
+        return RunResult(outcome=Outcome.ASKING, message=message, step=index)
 
     async def _stale(self) -> RunResult | None:
         violations: list[str] = []
@@ -136,71 +232,119 @@ class Runner:
 
     async def _one(self, index: int, step: Step, *, found: JournalState | None) -> RunResult | None:
         started = self._ports.clock.now()
+        # A step with a line in the journal is ended first: between steps is where nothing is half done.
+        order = await self._unbroken(self._orders()) if found is None else None
+        if order is not None:
+            return await self._obey(index, order, started)
         try:
             await self._unbroken(self._guard())
-            try:
-                await self._carry_out(index, step, found=found)
-            except (DrError, BrokenOffError):
-                raise
-            except Exception as error:
-                # Raised on, it would leave the run to be resumed into the same defect for ever, production half
-                # switched and nobody told.
-                log.exception("step_unforeseen: %s", step.kind)
-                raise UnforeseenError(
-                    f"{step.summary}: this failed in a way that was not foreseen ({type(error).__name__}). "
-                    "The log of the worker has the details."
-                ) from error
         except UnknownOutcomeError as error:
-            await self._append(index, JournalState.ASKING, str(error), started)
-            return RunResult(outcome=Outcome.ASKING, message=str(error), step=index)
+            return await self._ask(index, str(error), started)
         except DrError as error:
             await self._append(index, JournalState.FAILED, str(error), started)
             return await self._fail(index, str(error))
-        await self._append(index, JournalState.VERIFIED, "", started)
+        try:
+            detail = await self._foreseen(index, step, found=found)
+        except UnknownOutcomeError as error:
+            return await self._ask(index, str(error), started)
+        except DrError as error:
+            if step.optional:
+                return await self._ask(index, f"{error} This step is optional: skip it, repeat it or abort.", started)
+            await self._append(index, JournalState.FAILED, str(error), started)
+            return await self._fail(index, str(error))
+        await self._append(index, JournalState.VERIFIED, detail, started)
         return None
 
-    async def _carry_out(self, index: int, step: Step, *, found: JournalState | None) -> None:
+    async def _obey(self, index: int, order: Order, started: datetime) -> RunResult:
+        """Between two steps; `index` is the one that does not begin."""
+        if order.kind in (OrderKind.PAUSE, OrderKind.STOP):
+            message = f"{order.sentence} Nothing is half done; step {index + 1} has not begun."
+            return RunResult(outcome=Outcome.PAUSED, message=message, step=index)
+        turn = JournalState.ABORTED if order.kind is OrderKind.ABORT else JournalState.PREEMPTED
+        await self._append(index, turn, order.sentence, started)
+        return await self._fail(index, order.sentence)
+
+    async def _foreseen(self, index: int, step: Step, *, found: JournalState | None) -> str:
+        """Carry the step out; a defect becomes an error that people read."""
+        try:
+            return await self._carry_out(index, step, found=found)
+        except (DrError, BrokenOffError):
+            raise
+        except Exception as error:
+            # Raised on, it would leave the run to be resumed into the same defect for ever, production half
+            # switched and nobody told.
+            log.exception("step_unforeseen: %s", step.kind)
+            raise UnforeseenError(
+                f"{step.summary}: this failed in a way that was not foreseen ({type(error).__name__}). "
+                "The log of the worker has the details."
+            ) from error
+
+    async def _carry_out(self, index: int, step: Step, *, found: JournalState | None) -> str:
+        """Raises what the step raises. Returns what the journal should say besides `verified`."""
         # Once per run of this step: a retry is the same attempt to the journal.
         journalled = found is JournalState.APPLYING
+        said = found
 
-        async def attempt() -> None:
-            nonlocal journalled
+        async def attempt() -> str:
+            nonlocal journalled, said
             async with _limit(step):
-                if await self._todo(step):
+                probe = await self._probe(step, said)
+                if probe is Probe.UNKNOWN and said is JournalState.HAPPENED:
+                    return ATTESTED
+                if probe is not Probe.DONE:
                     if not journalled:
                         await self._append(index, JournalState.APPLYING, "", self._ports.clock.now())
-                        journalled = True
+                        # From here on their word is used up: what follows is a new attempt with an outcome of its own.
+                        journalled, said = True, None
                     await step.apply(self._ports, lambda report: self._progress(index, report))
                 await step.verify(self._ports)
+                return ""
 
-        await self._retried(attempt)
+        return await self._retried(attempt)
 
-    async def _todo(self, step: Step) -> bool:
-        probe = await step.probe(self._ports)
-        if probe is Probe.UNKNOWN:
+    async def _probe(self, step: Step, said: JournalState | None) -> Probe:
+        """What is found, together with what people said of it. Raises UnknownOutcomeError when that leaves a doubt."""
+        try:
+            probe = await step.probe(self._ports)
+        except DrError:
+            if said is not JournalState.HAPPENED:
+                raise
+            probe = Probe.UNKNOWN
+        if probe is Probe.TODO and said is JournalState.HAPPENED:
+            raise UnknownOutcomeError(
+                f"{step.summary}: people said that it has happened, but the target shows that it has not. Look at the "
+                "target again, then answer."
+            )
+        if probe is Probe.UNKNOWN and said not in (JournalState.HAPPENED, JournalState.REPEAT):
             raise UnknownOutcomeError(
                 f"{step.summary}: it cannot be told whether this has happened. Look at the target, then answer."
             )
-        return probe is Probe.TODO
+        return probe
 
     async def _fail(self, index: int, message: str) -> RunResult:
-        last = _last_states(await self._journal.entries())
+        entries = await self._journal.entries()
+        last = _last_states(entries)
+        # A step that only was to begin when the run turned has nothing to put back.
+        begun = {entry.step for entry in entries if entry.state not in (JournalState.ABORTED, JournalState.PREEMPTED)}
         numbers = [
-            number for number in range(index, -1, -1) if number in last and self._plan.steps[number].undo_on_failure
+            number for number in range(index, -1, -1) if number in begun and self._plan.steps[number].undo_on_failure
         ]
         for number in numbers:
             if last[number] is JournalState.UNDONE:
+                continue
+            if last[number] is JournalState.HAPPENED:
+                await self._append(number, JournalState.UNDONE, ATTESTED, self._ports.clock.now())
                 continue
             stuck = await self._put_back(number, message)
             if stuck is not None:
                 return stuck
         tail = " What was changed for it has been put back." if numbers else ""
-        return RunResult(outcome=Outcome.FAILED, message=f"{message}{tail}", step=index)
+        return RunResult(outcome=_ending(entries), message=f"{message}{tail}", step=index)
 
     async def _finish_undo(self, entries: Sequence[JournalEntry]) -> RunResult:
         """The bot died, or asked, while undoing: go on undoing, never forward."""
-        failed = next((entry for entry in entries if entry.state is JournalState.FAILED), entries[-1])
-        return await self._fail(failed.step, failed.detail or "The run failed.")
+        turned = next((entry for entry in entries if entry.state in _TURNS), entries[-1])
+        return await self._fail(turned.step, turned.detail or "The run failed.")
 
     async def _put_back(self, index: int, message: str) -> RunResult | None:
         """Undo one step; a result when that cannot be done."""
@@ -216,8 +360,7 @@ class Runner:
             await self._retried(attempt)
         except DrError as error:
             asked = f"{message} Putting it back stopped at step {index + 1} ({step.summary}): {error}"
-            await self._append(index, JournalState.ASKING, asked, started)
-            return RunResult(outcome=Outcome.ASKING, message=asked, step=index)
+            return await self._ask(index, asked, started)
         await self._append(index, JournalState.UNDONE, "", started)
         return None
 
@@ -246,10 +389,10 @@ class Runner:
         entry = JournalEntry(step=index, state=state, detail=detail, at=now, elapsed_ms=elapsed)
         await self._unbroken(self._journal.append(entry))
 
-    async def _unbroken(self, asked: Awaitable[None]) -> None:
-        """Ask the journal or the guard, whose trouble is not the step's."""
+    async def _unbroken(self, asked: Awaitable[T]) -> T:
+        """Ask the journal, the guard or for orders, whose trouble is not the step's."""
         try:
-            await asked
+            return await asked
         except TemporaryError as error:
             raise BrokenOffError(str(error)) from error
 
@@ -262,6 +405,17 @@ async def _limit(step: Step) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise PermanentError(f"{step.summary}: not done within {step.timeout}.") from error
+
+
+def _ending(entries: Sequence[JournalEntry]) -> Outcome:
+    """How a run that went back has ended: what turned it first says so."""
+    turn = next((entry.state for entry in entries if entry.state in _TURNS), JournalState.FAILED)
+    return {JournalState.ABORTED: Outcome.ABORTED, JournalState.PREEMPTED: Outcome.PREEMPTED}.get(turn, Outcome.FAILED)
+
+
+def turned_back(entries: Sequence[JournalEntry]) -> bool:
+    """Whether the run with this journal only goes back from here."""
+    return any(entry.state in _BACKWARD for entry in entries)
 
 
 def _last_states(entries: Sequence[JournalEntry]) -> dict[int, JournalState]:
