@@ -1,127 +1,78 @@
 """Who must sign, purely: state in, decision out. No applicable rule means no.
 
 A signature belongs to a person, not to an account, and fills at most one slot. The request is the requester's own
-signature. `admit` judges one click, `decide` judges all signatures of a plan; the worker calls `decide` again before
-it starts anything.
+signature. `admit` judges one act before it is recorded, `decide` judges all recorded acts of a plan; the worker calls
+`decide` again before it starts anything and before every step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 
-from actions.contract import Plan, Risk
-from actions.site import Frozen
+from actions.case import (
+    Act,
+    BreakGlass,
+    Case,
+    Code,
+    Decision,
+    PolicyVersion,
+    Refusal,
+    Signature,
+    State,
+)
+from actions.contract import Risk
+from actions.policy import (
+    Freeze,
+    FreezeOnce,
+    FreezeWeekly,
+    Method,
+    Person,
+    Rule,
+    Signer,
+    Slot,
+    frozen,
+    lacking,
+    minimum_others,
+    others_needed,
+    seats,
+    shortfall,
+    unfilled,
+)
 
-
-class Person(Frozen):
-    """A human of the roster."""
-
-    id: str
-    name: str
-    roles: frozenset[str] = frozenset()
-
-
-class Slot(Frozen):
-    """So many persons holding one of these roles."""
-
-    roles: frozenset[str]
-    count: int = 1
-
-
-class Rule(Frozen):
-    """What one risk needs. `others` counts the persons besides the requester."""
-
-    risk: Risk
-    others: int
-    slots: tuple[Slot, ...] = ()
-    typed_target: bool = False
-
-
-class Act(StrEnum):
-    REQUEST = "request"
-    APPROVE = "approve"
-    DENY = "deny"
-    WITHDRAW = "withdraw"
-
-
-class Signature(Frozen):
-    """One recorded act of one person on one digest."""
-
-    person: str
-    act: Act
-    digest: str
-    at: datetime
-    typed: str = ""
-    reason: str = ""
-
-
-class Code(StrEnum):
-    """Reason codes of refusals, as they stand in the audit record."""
-
-    SELF_APPROVAL = "self_approval"
-    NOT_ON_ROSTER = "not_on_roster"
-    NO_ROLE = "no_role"
-    ALREADY_SIGNED = "already_signed"
-    EXPIRED = "expired"
-    STALE_REVISION = "stale_revision"
-    ALREADY_STARTED = "already_started"
-    DENIED = "denied"
-    WRONG_TARGET = "wrong_target"
-    NO_REASON = "no_reason"
-    NO_RULE = "no_rule"
-    STOPPED = "stopped"
-    UNSIGNED = "unsigned"
+__all__ = [
+    "Act",
+    "BreakGlass",
+    "Case",
+    "Code",
+    "Decision",
+    "Freeze",
+    "FreezeOnce",
+    "FreezeWeekly",
+    "Method",
+    "Person",
+    "PolicyVersion",
+    "Refusal",
+    "Rule",
+    "Signature",
+    "Signer",
+    "Slot",
+    "State",
+    "admit",
+    "decide",
+    "minimum_others",
+    "others_needed",
+    "reviewers",
+    "seats",
+    "shortfall",
+    "standing",
+    "unfilled",
+]
 
 
-class Refusal(Frozen):
-    """Why a click changes nothing, and what to do next."""
+_SIGNING = (Act.REQUEST, Act.APPROVE)
 
-    code: Code
-    text: str
-
-
-class State(StrEnum):
-    PENDING = "pending"
-    APPROVED = "approved"
-    DENIED = "denied"
-    EXPIRED = "expired"
-    VOID = "void"
-
-
-class Decision(Frozen):
-    """Where a plan stands. `missing` names what is still needed, for people."""
-
-    state: State
-    signers: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    reason: str = ""
-
-
-class Case(Frozen):
-    """All that a decision rests on."""
-
-    plan: Plan
-    requester: str
-    rules: Mapping[Risk, Rule]
-    roster: Mapping[str, Person]
-    signatures: tuple[Signature, ...]
-    expires_at: datetime
-    execution_expiry: timedelta = timedelta(hours=1)  # from the last signature to the start
-    started: bool = False
-
-    @property
-    def rule(self) -> Rule | None:
-        return self.rules.get(self.plan.risk)
-
-
-def minimum_others(risk: Risk) -> int:
-    """The floor below which no policy may go."""
-    return {Risk.READ: 0, Risk.REVERSIBLE: 0, Risk.DISRUPTIVE: 1, Risk.DESTRUCTIVE: 1, Risk.IRREVERSIBLE: 2}[risk]
-
-
-_RANK = {Act.REQUEST: 0, Act.APPROVE: 1, Act.WITHDRAW: 2, Act.DENY: 3}
+_RANK = {Act.REVIEW: 0, Act.REQUEST: 0, Act.APPROVE: 1, Act.WITHDRAW: 2, Act.DENY: 3}
 """Which of two acts of one instant comes later: the one that permits less."""
 
 
@@ -137,84 +88,189 @@ def standing(signatures: Sequence[Signature], digest: str) -> dict[str, tuple[Si
             held[signature.person] = ()
         elif signature.act is Act.DENY:
             held[signature.person] = (signature,)
-        else:
+        elif signature.act is not Act.REVIEW:
             held[signature.person] = (*before, signature)
     return {person: items for person, items in held.items() if items}
 
 
 def decide(case: Case, now: datetime) -> Decision:
-    """Where the plan stands now. Deny wins over everything. There are two deadlines: one for the signatures, and, from
-    the last of them, one for the start; a plan that waited too long for a lock is not started on old words."""
-    rule = case.rule
-    if rule is None:
-        return Decision(state=State.VOID, reason=f"No approval rule covers {case.plan.risk}.")
+    """Where the plan stands now. Deny wins over everything but a void plan. There are two deadlines: one for the
+    signatures, and, from the last of them, one for the start; a plan that waited long is not started on old words."""
+    void = _void(case)
+    if void is not None:
+        return Decision(state=State.VOID, reason=void.text, code=void.code)
+    held = standing(_heard(case), case.plan.digest)
+    denials = [item for items in held.values() for item in items if item.act is Act.DENY and item.person in case.roster]
+    if denials:
+        names = ", ".join(_name(case, item.person) for item in denials)
+        return Decision(
+            state=State.DENIED, reason=f"Denied by {names}: {denials[0].reason or 'no reason'}.", code=Code.DENIED
+        )
+    if _taken_back(case, held):
+        text = f"{_name(case, case.requester)} has withdrawn the request."
+        return Decision(state=State.VOID, reason=text, code=Code.WITHDRAWN)
+    counted = _counted(case, held)
+    signers, missing = tuple(sorted(counted)), _missing(case, counted)
+    if not missing:
+        complete = max(item.at for items in counted.values() for item in items)
+        return _startable(case, now, Decision(state=State.APPROVED, signers=signers), complete, freezes=True)
+    if case.break_glass is not None and (alone := _alone(case, case.break_glass, counted)) is not None:
+        return _under_glass(case, case.break_glass, now, signers, alone.at)
+    if now >= case.expires_at and not case.started:
+        return Decision(
+            state=State.EXPIRED, reason="Nobody completed the signatures in time; ask for it again.", code=Code.EXPIRED
+        )
+    if case.break_glass is not None:
+        missing = ("the requester's signature with a key, or as the incident commander",)
+    return Decision(state=State.PENDING, signers=signers, missing=missing)
+
+
+def reviewers(case: Case) -> tuple[str, ...]:
+    """The persons besides the requester who have reviewed a run under break-glass."""
+    return tuple(
+        sorted(
+            {
+                item.person
+                for item in _heard(case)
+                if item.act is Act.REVIEW
+                and item.digest == case.plan.digest
+                and item.person in case.roster
+                and item.person != case.requester
+            }
+        )
+    )
+
+
+def _void(case: Case) -> Refusal | None:
+    """Why nobody's signature can make this plan run."""
+    if not case.covering:
+        return Refusal(code=Code.NO_RULE, text=f"No approval rule covers {case.plan.risk}; change the plan file first.")
     if case.plan.stopped:
-        return Decision(state=State.VOID, reason=case.plan.stopped[0].detail)
-    held = standing(case.signatures, case.plan.digest)
-    denied = [item for items in held.values() for item in items if item.act is Act.DENY and item.person in case.roster]
-    if denied:
-        names = ", ".join(_name(case, item.person) for item in denied)
-        return Decision(state=State.DENIED, reason=f"Denied by {names}: {denied[0].reason}")
-    counted = _counted(case, rule, held)
-    missing = _missing(case, rule, counted)
-    if missing and now >= case.expires_at:
-        return Decision(state=State.EXPIRED, reason="Nobody completed the signatures in time.")
-    if missing:
-        return Decision(state=State.PENDING, signers=tuple(sorted(counted)), missing=missing)
-    complete = max(item.at for person in counted for item in held[person])
-    if now >= complete + case.execution_expiry:
-        return Decision(state=State.EXPIRED, reason="It was signed, but could not start in time; ask for it again.")
-    return Decision(state=State.APPROVED, signers=tuple(sorted(counted)))
+        text = f"{case.plan.stopped[0].detail} Ask for a new plan once this is put right."
+        return Refusal(code=Code.STOPPED, text=text)
+    if case.break_glass is not None and (not case.recovery or case.plan.risk is Risk.IRREVERSIBLE):
+        text = f"Break-glass is for recovery alone, and `{case.plan.action}` is none; ask for it with all signatures."
+        return Refusal(code=Code.NOT_RECOVERY, text=text)
+    return None if case.started else _outdated(case)
 
 
-def _counted(case: Case, rule: Rule, held: Mapping[str, Sequence[Signature]]) -> set[str]:
-    """Persons whose signature counts: on the roster, with the target typed where the rule asks."""
-    return {
-        person
+def _outdated(case: Case) -> Refusal | None:
+    """What has changed around a plan that has not started."""
+    if case.policy_then != case.policy_now:
+        then, now = case.policy_then, case.policy_now
+        same_roster = then is not None and now is not None and then.roster == now.roster
+        same_rules = then is not None and now is not None and then.rules == now.rules
+        what = "approval policy has" if same_roster else "roster has" if same_rules else "policy and the roster have"
+        text = f"The {what} changed since this plan was asked for, so its signatures are void; ask for it again."
+        return Refusal(code=Code.POLICY_CHANGED, text=text)
+    if case.denied and case.denied != case.overrules:
+        text = f"Plan {case.denied} for the same was denied meanwhile; ask for a new plan, which will show that."
+        return Refusal(code=Code.DENIED, text=text)
+    for rule in case.covering if case.break_glass is None else ():
+        if rule.channels and not case.channels & set(rule.channels):
+            text = f"This is not allowed in this channel; ask for it in {' or '.join(rule.channels)}."
+            return Refusal(code=Code.WRONG_CHANNEL, text=text)
+    return None
+
+
+def _heard(case: Case) -> tuple[Signature, ...]:
+    """The acts that are listened to at all. While Slack is suspect, nothing that came through it is, except a denial
+    from before: what had ended then does not come back to life."""
+    since = case.slack_suspect_since
+    return tuple(
+        item
+        for item in case.signatures
+        if since is None or item.method is not Method.SLACK or (item.act is Act.DENY and item.at < since)
+    )
+
+
+def _taken_back(case: Case, held: Mapping[str, Sequence[Signature]]) -> bool:
+    return case.requester not in held and any(
+        item.person == case.requester and item.act is Act.WITHDRAW and item.digest == case.plan.digest
+        for item in _heard(case)
+    )
+
+
+def _counted(case: Case, held: Mapping[str, Sequence[Signature]]) -> dict[str, tuple[Signature, ...]]:
+    """The signatures that count, by person: of the roster, in time, with the target typed where a rule asks."""
+    alone = others_needed(case.covering, case.plan.risk) == 0
+    counted = {
+        person: tuple(
+            item
+            for item in items
+            if item.at < case.expires_at
+            and (item.act is Act.REQUEST) == (person == case.requester)
+            and (item.method is not Method.HOST or alone)
+            and (item.method is not Method.SLACK or item.account not in case.barred)
+            and (not case.typed_target or item.typed == case.plan.target)
+        )
         for person, items in held.items()
-        for item in items
         if person in case.roster
-        and item.at < case.expires_at
-        and item.act in (Act.REQUEST, Act.APPROVE)
-        and (item.act is Act.REQUEST) == (person == case.requester)
-        and (not rule.typed_target or item.typed == case.plan.target)
     }
+    return {person: items for person, items in counted.items() if items}
 
 
-def _missing(case: Case, rule: Rule, counted: set[str]) -> tuple[str, ...]:
-    missing: list[str] = []
-    if case.requester not in counted:
-        missing.append("the requester's own signature")
-    others = counted - {case.requester}
-    needed = max(rule.others, minimum_others(case.plan.risk))
-    if len(others) < needed:
-        missing.append(f"{needed - len(others)} more person(s) besides the requester")
-    open_slots = unfilled(rule.slots, [case.roster[person] for person in sorted(counted)])
-    missing += [f"{slot.count} of {' or '.join(sorted(slot.roles))}" for slot in open_slots]
-    return tuple(missing)
+def _missing(case: Case, counted: Mapping[str, Sequence[Signature]]) -> tuple[str, ...]:
+    own = () if case.requester in counted else ("the requester's own signature",)
+    signers = [_signer(case, person, items) for person, items in sorted(counted.items())]
+    return own + lacking(case.covering, case.plan.risk, signers, others=len(counted.keys() - {case.requester}))
 
 
-def unfilled(slots: Sequence[Slot], persons: Sequence[Person]) -> tuple[Slot, ...]:
-    """The seats nobody can take, each person taking at most one: a maximum matching, so order never matters."""
-    seats = [slot for slot in slots for _ in range(slot.count)]
-    taken: dict[int, int] = {}  # person -> seat
+def _signer(case: Case, person: str, items: Sequence[Signature]) -> Signer:
+    accounts = {item.account for item in items if item.method is Method.SLACK}
+    return Signer(
+        person=case.roster[person],
+        methods=frozenset(item.method for item in items),
+        groups=frozenset(group for group, members in case.groups.items() if accounts & members),
+    )
 
-    def seat_found(seat: int, tried: set[int]) -> bool:
-        for index, person in enumerate(persons):
-            if index in tried or not person.roles & seats[seat].roles:
-                continue
-            tried.add(index)
-            if index not in taken or seat_found(taken[index], tried):
-                taken[index] = seat
-                return True
-        return False
 
-    left = [seat for seat in range(len(seats)) if not seat_found(seat, set())]
-    return tuple(Slot(roles=seats[seat].roles) for seat in left)
+def _startable(case: Case, now: datetime, approved: Decision, since: datetime, *, freezes: bool) -> Decision:
+    """An approved plan, unless its signatures are too old or a freeze holds."""
+    start_by = since + case.execution_expiry
+    if case.started:
+        return approved
+    if now >= start_by:
+        text = "It was signed, but could not start in time; ask for it again."
+        return Decision(state=State.EXPIRED, reason=text, code=Code.EXPIRED)
+    held = frozen(case.covering, now) if freezes else None
+    if held is not None:
+        return Decision(state=State.PENDING, signers=approved.signers, missing=(_until(*held),), start_by=start_by)
+    return approved.model_copy(update={"start_by": start_by})
+
+
+def _alone(case: Case, glass: BreakGlass, counted: Mapping[str, Sequence[Signature]]) -> Signature | None:
+    """The first signature that starts a recovery alone: the requester's, with a key or as the incident commander."""
+    for item in counted.get(case.requester, ()):
+        entitled = item.method is Method.KEY or (item.method is Method.SLACK and item.person == glass.commander)
+        if entitled and item.reason.strip():
+            return item
+    return None
+
+
+def _under_glass(
+    case: Case, glass: BreakGlass, now: datetime, signers: tuple[str, ...], requested_at: datetime
+) -> Decision:
+    ready_at = requested_at + glass.delay
+    facts = Decision(state=State.APPROVED, signers=signers, ready_at=ready_at, review_by=ready_at + glass.review_within)
+    if now < ready_at and not case.started:
+        missing = (f"the end of the veto period at {_clock(ready_at)}",)
+        return facts.model_copy(update={"state": State.PENDING, "missing": missing})
+    # A freeze is for what can wait; what is done under break-glass cannot.
+    return _startable(case, now, facts, ready_at, freezes=False)
 
 
 def admit(
-    case: Case, person: str | None, act: Act, *, digest: str, typed: str, reason: str, now: datetime
+    case: Case,
+    person: str | None,
+    act: Act,
+    *,
+    digest: str,
+    typed: str,
+    reason: str,
+    now: datetime,
+    method: Method = Method.SLACK,
+    account: str = "",
 ) -> Refusal | None:
     """Whether this act may be recorded as a signature; the refusal says what to do next."""
     if person is None or person not in case.roster:
@@ -222,54 +278,126 @@ def admit(
             code=Code.NOT_ON_ROSTER,
             text="You are not on the roster of the plan file, so your signature does not count. Ask a person who is.",
         )
+    if case.slack_suspect_since is not None and method is Method.SLACK:
+        text = "Slack is under suspicion in this incident, so signatures from it do not count; use `drbot sign`."
+        return Refusal(code=Code.SLACK_SUSPECT, text=text)
+    if digest != case.plan.digest:
+        return Refusal(code=Code.STALE_REVISION, text="This plan was replaced; sign the newest message instead.")
+    if act is Act.REVIEW:
+        return _admit_review(case, person, reason)
     if case.started:
         return Refusal(
             code=Code.ALREADY_STARTED,
             text="The run has started, so signatures change nothing any more; follow it on its message.",
         )
-    if case.rule is None:
-        return Refusal(code=Code.NO_RULE, text=f"No approval rule covers {case.plan.risk}; change the plan file first.")
-    if digest != case.plan.digest:
-        return Refusal(code=Code.STALE_REVISION, text="This plan was replaced; sign the newest message instead.")
-    over = _over(decide(case, now))
+    over = _over(case, now)
     if over is not None:
         return over
-    if act in (Act.APPROVE, Act.REQUEST):
-        return _admit_signature(case, case.rule, person, act, typed=typed, reason=reason)
-    return None
+    new = Signature(
+        person=person, act=act, digest=digest, at=now, typed=typed, reason=reason, method=method, account=account
+    )
+    if act is Act.WITHDRAW and person not in standing(_heard(case), digest):
+        return Refusal(code=Code.NOT_SIGNED, text="You hold no signature on this plan, so there is none to withdraw.")
+    return _admit_signature(case, new) if act in _SIGNING else None
 
 
-def _over(decision: Decision) -> Refusal | None:
+def _over(case: Case, now: datetime) -> Refusal | None:
     """Why nobody can sign this plan any more."""
-    if decision.state is State.VOID:
-        return Refusal(code=Code.STOPPED, text=f"{decision.reason} Ask for a new plan once this is put right.")
-    if decision.state is State.DENIED:
-        return Refusal(code=Code.DENIED, text=f"{decision.reason} Only a new plan can overrule this.")
-    if decision.state is State.EXPIRED:
-        return Refusal(code=Code.EXPIRED, text="This plan has expired; ask for it again.")
-    return None
+    decision = decide(case, now)
+    if decision.code is None:
+        return None
+    hint = " Only a new plan can overrule this." if decision.state is State.DENIED else ""
+    return Refusal(code=decision.code, text=decision.reason + hint)
 
 
-def _admit_signature(case: Case, rule: Rule, person: str, act: Act, *, typed: str, reason: str) -> Refusal | None:
-    if act is Act.APPROVE and person == case.requester:
+def _admit_review(case: Case, person: str, reason: str) -> Refusal | None:
+    if case.break_glass is None or not case.started:
+        text = "Only a run that was started under break-glass is reviewed, once it has started."
+        return Refusal(code=Code.NOT_STARTED, text=text)
+    if person == case.requester:
+        return Refusal(code=Code.SELF_APPROVAL, text="You started this run; two other persons must review it.")
+    if person in reviewers(case):
+        return Refusal(code=Code.ALREADY_SIGNED, text="Your review is already recorded; nothing was added.")
+    return None if reason.strip() else _NO_REASON
+
+
+_NO_REASON = Refusal(code=Code.NO_REASON, text="A signature needs a reason; type one line and send it again.")
+
+
+def _admit_signature(case: Case, new: Signature) -> Refusal | None:
+    if new.act is Act.APPROVE and new.person == case.requester:
         return Refusal(
             code=Code.SELF_APPROVAL,
             text="Your request is already your signature; one other person must approve.",
         )
-    if person in standing(case.signatures, case.plan.digest):
+    if new.person in standing(_heard(case), case.plan.digest):
         return Refusal(code=Code.ALREADY_SIGNED, text="Your signature is already recorded; nothing was added.")
-    useful = frozenset[str]().union(*(slot.roles for slot in rule.slots)) if rule.slots else None
-    if act is Act.APPROVE and useful is not None and not case.roster[person].roles & useful:
-        wanted = " or ".join(sorted(useful))
-        return Refusal(code=Code.NO_ROLE, text=f"This plan needs a signature of {wanted}; ask one of them.")
-    if not reason.strip():
-        return Refusal(code=Code.NO_REASON, text="A signature needs a reason; type one line and send it again.")
-    if rule.typed_target and typed != case.plan.target:
+    if new.account in case.barred and new.method is Method.SLACK:
+        return Refusal(code=Code.DEACTIVATED, text=case.barred[new.account])
+    if case.break_glass is None and (held := frozen(case.covering, new.at)) is not None:
+        return Refusal(code=Code.FROZEN, text=f"Nothing of this kind starts before {_until(*held)}; ask again then.")
+    if not new.reason.strip():
+        return _NO_REASON
+    if case.typed_target and new.typed != case.plan.target:
         return Refusal(
             code=Code.WRONG_TARGET,
             text=f"The typed name does not match the target; type exactly `{case.plan.target}`.",
         )
+    return _admit_request(case, new) if new.act is Act.REQUEST else _useless(case, new)
+
+
+def _admit_request(case: Case, new: Signature) -> Refusal | None:
+    """Refuse what can never be completed, when it is asked for."""
+    needed = others_needed(case.covering, case.plan.risk)
+    if new.method is Method.HOST and needed > 0:
+        text = "A request of this risk is a signature, which the command line and the schedule cannot give by"
+        return Refusal(code=Code.UNSIGNED, text=f"{text} themselves; ask in Slack, or sign it with a key.")
+    if case.break_glass is not None:
+        if _alone(case, case.break_glass, {new.person: (new,)}) is None:
+            text = "Break-glass needs your key (`drbot break-glass`), unless you are the incident commander."
+            return Refusal(code=Code.KEY_REQUIRED, text=text)
+        return None
+    able = {person.id: person for person in case.roster.values()}
+    if case.slack_suspect_since is not None:
+        able = {name: item.model_copy(update={"means": item.means - {Method.SLACK}}) for name, item in able.items()}
+    able[new.person] = able[new.person].model_copy(update={"means": able[new.person].means | {new.method}})
+    missing = shortfall(case.covering, case.plan.risk, able.values())
+    if missing:
+        text = f"Nobody can complete these signatures; the roster lacks {'; '.join(missing)}."
+        return Refusal(code=Code.UNREACHABLE, text=f"{text} Add persons to it, or lower what the rule asks.")
     return None
+
+
+def _useless(case: Case, new: Signature) -> Refusal | None:
+    """Refuse an approval that brings the plan no nearer: every signature still missing must come from somebody else."""
+    counted = _counted(case, standing(_heard(case), case.plan.digest))
+    before = [_signer(case, person, items) for person, items in sorted(counted.items())]
+    own = _signer(case, new.person, (new,))
+    to_come = others_needed(case.covering, case.plan.risk) - len(counted.keys() - {case.requester}) - 1
+    lacks_key = not any(Method.KEY in signer.methods for signer in before)
+    if lacks_key and new.method is Method.KEY and any(rule.key_required for rule in case.covering):
+        return None
+    closed: tuple[Slot, ...] = ()  # seats this person cannot take, with nobody left to come but for them
+    for rule in case.covering:
+        left = unfilled(rule.slots, [*before, own])
+        if len(left) < len(unfilled(rule.slots, before)):
+            return None
+        closed += left if len(left) > to_come else ()
+    if not closed:
+        return None
+    wanted = " and ".join(sorted({slot.words for slot in closed}))
+    if any(slot.roles & own.person.roles for slot in closed):
+        text = f"Your account is not in the Slack group this needs: {wanted}. Sign with a key, or ask one of them."
+        return Refusal(code=Code.NOT_IN_GROUP, text=text)
+    return Refusal(code=Code.NO_ROLE, text=f"This plan needs a signature of {wanted}; ask one of them.")
+
+
+def _until(freeze: Freeze, end: datetime) -> str:
+    return f"the end of the freeze{f' ({freeze.reason})' if freeze.reason else ''} at {_clock(end)}"
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _name(case: Case, person: str) -> str:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from actions.approval import minimum_others
+from actions.approval import shortfall
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
@@ -92,16 +92,10 @@ class Doctor:
         if silent:
             detail = f"without a Slack account, cannot sign: {', '.join(silent)}"
             findings.append(_warn("roster", detail, "Add their `slack_ids` to the plan file."))
-        for risk, rule in self._policy.rules.items():
-            needed = max(rule.others, minimum_others(risk)) + 1
-            short = [
-                role
-                for slot in rule.slots
-                for role in slot.roles
-                if sum(role in self._policy.roster[person].roles for person in able) < slot.count
-            ]
-            if len(able) < needed or short:
-                detail = f"{risk} plans can never be signed: {needed} persons" + (f" and {short}" if short else "")
+        for rule in self._policy.rules:
+            short = shortfall((rule,), rule.risk, self._policy.roster.values())
+            if short:
+                detail = f"{rule.risk} plans can never be signed; the roster lacks {'; '.join(short)}"
                 findings.append(_stop("roster", detail, "Add persons with Slack accounts to the roster."))
         return findings or [_ok("roster", f"{len(able)} persons can sign; every risk has a quorum")]
 

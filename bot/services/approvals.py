@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval
-from actions.approval import Act, Case, Code, Decision, Person, Refusal, Rule, Signature, Slot
+from actions.approval import Act, Case, Code, Decision, Method, Person, Refusal, Rule, Signature, Slot
 from actions.contract import Kinds, Plan, Risk
 from actions.errors import UserError
 from actions.ports import Clock
@@ -30,17 +30,25 @@ class Policy:
     def __init__(self, plan: DrPlan) -> None:
         self._plan = plan
         self.roster: Mapping[str, Person] = {
-            person.id: Person(id=person.id, name=person.name, roles=frozenset(person.roles)) for person in plan.roster
+            person.id: Person(
+                id=person.id,
+                name=person.name,
+                roles=frozenset(person.roles),
+                means=frozenset({Method.SLACK} if person.slack_ids else ()),
+            )
+            for person in plan.roster
         }
-        self.rules: Mapping[Risk, Rule] = {
-            Risk(rule.risk): Rule(
+        self.rules = tuple(
+            Rule(
                 risk=Risk(rule.risk),
                 others=rule.persons_besides_requester,
                 slots=tuple(Slot(roles=frozenset({slot.role}), count=slot.count) for slot in rule.slots),
                 typed_target=rule.typed_target,
+                approval_expiry=rule.approval_expiry,
+                execution_expiry=rule.execution_expiry,
             )
             for rule in plan.approval.rules
-        }
+        )
 
     @property
     def audit_channel(self) -> str:
@@ -65,10 +73,6 @@ class Policy:
     def approval_expiry(self, risk: Risk) -> timedelta:
         rule = self._plan.rule(risk)
         return timedelta(0) if rule is None else rule.approval_expiry
-
-    def execution_expiry(self, risk: Risk) -> timedelta:
-        rule = self._plan.rule(risk)
-        return timedelta(0) if rule is None else rule.execution_expiry
 
 
 class Approvals:
@@ -98,11 +102,12 @@ class Approvals:
                     at=item.at,
                     typed=item.typed,
                     reason=item.reason,
+                    method=METHODS[item.source],
+                    account=item.account,
                 )
                 for item in signatures
             ),
             expires_at=row.expires_at,
-            execution_expiry=self.policy.execution_expiry(plan.risk),
             started=started,
         )
 
@@ -119,14 +124,19 @@ class Approvals:
         person = self.policy.person(who)
         case = self.case(row, plan, (), started=False)
         now = self._clock.now()
-        rule = case.rule
         reason = row.reason
-        if rule is not None and rule.others == 0 and not reason.strip():
+        if approval.others_needed(case.covering, plan.risk) == 0 and not reason.strip():
             reason = "asked for it"  # nobody else reads it before it runs
-        if rule is not None and rule.others > 0 and who.source != "slack":
-            return UNSIGNED
         refusal = approval.admit(
-            case, person.id if person else None, Act.REQUEST, digest=row.digest, typed=typed, reason=reason, now=now
+            case,
+            person.id if person else None,
+            Act.REQUEST,
+            digest=row.digest,
+            typed=typed,
+            reason=reason,
+            now=now,
+            method=METHODS[who.source],
+            account=who.slack_user,
         )
         if refusal is None and person is not None:
             await self._record(session, row, person.id, Act.REQUEST, who, typed=typed, reason=reason, at=now)
@@ -146,7 +156,15 @@ class Approvals:
             case = self.case(row, plan, await plans.signatures(session, row.id), started=_started(run))
             now = self._clock.now()
             refusal = approval.admit(
-                case, person.id if person else None, act, digest=digest, typed=typed, reason=reason, now=now
+                case,
+                person.id if person else None,
+                act,
+                digest=digest,
+                typed=typed,
+                reason=reason,
+                now=now,
+                method=METHODS[who.source],
+                account=who.slack_user,
             )
             if refusal is None and person is not None:
                 await self._record(session, row, person.id, act, who, typed=typed, reason=reason, at=now)
@@ -214,7 +232,13 @@ class Approvals:
             ),
         )
         name = self.policy.name(person)
-        verbs = {Act.REQUEST: "requested", Act.APPROVE: "approved", Act.DENY: "denied", Act.WITHDRAW: "withdrew from"}
+        verbs = {
+            Act.REQUEST: "requested",
+            Act.APPROVE: "approved",
+            Act.DENY: "denied",
+            Act.WITHDRAW: "withdrew from",
+            Act.REVIEW: "reviewed",
+        }
         text = f"{name} {verbs[act]} plan {row.id} ({row.digest[:8]}): {reason}"
         await timeline.add(
             session,
@@ -251,10 +275,8 @@ def _started(run: RunRow | None) -> bool:
 
 _SCHEDULE = Person(id=SCHEDULE, name="the schedule of the plan")
 
-UNSIGNED = Refusal(
-    code=Code.UNSIGNED,
-    text="A request of this risk is a signature, which the command line and the schedule cannot give; ask in Slack.",
-)
+METHODS = {"slack": Method.SLACK, "key": Method.KEY, "cli": Method.HOST, "clock": Method.HOST}
+"""What a signature from each source is worth."""
 
 NOT_ON_ROSTER = Refusal(
     code=Code.NOT_ON_ROSTER,

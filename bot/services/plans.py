@@ -83,7 +83,7 @@ class Plans:
         incident = None if row.incident_id is None else await incidents.get(session, row.incident_id)
         decision = await self._approvals.decision(session, row, self._clock.now())
         signed = await plans.signatures(session, row.id)
-        rule = self._approvals.policy.rules.get(plan.risk)
+        case = self._approvals.case(row, plan, signed, started=_started(run))
         name = self._approvals.policy.name
         return PlanCard(
             plan_id=row.id,
@@ -92,7 +92,7 @@ class Plans:
             summary=plan.summary,
             risk=plan.risk,
             target=plan.target,
-            typed_target=rule is not None and rule.typed_target,
+            typed_target=case.typed_target,
             short_code=plan.short_code,
             digest=row.digest,
             requester=name(row.requester),
@@ -127,8 +127,12 @@ class RequestRefusedError(UserError):
         self.refusal = refusal
 
 
+def _started(run: RunRow | None) -> bool:
+    return run is not None and run.state != "awaiting"
+
+
 def _state(run: RunRow | None, decision: approval.Decision) -> PlanState:
-    if run is not None and run.state != "awaiting":
+    if run is not None and _started(run):
         return PlanState(run.state)
     return PlanState(decision.state)
 

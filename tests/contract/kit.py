@@ -185,7 +185,7 @@ def signed_by_requester_alone(plan: Plan) -> Decision:
     case = Case(
         plan=plan,
         requester="ona",
-        rules={plan.risk: Rule(risk=plan.risk, others=0)},
+        rules=(Rule(risk=plan.risk, others=0),),
         roster={"ona": person},
         signatures=(request,),
         expires_at=plan.made_at.replace(year=plan.made_at.year + 1),

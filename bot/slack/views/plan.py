@@ -71,6 +71,7 @@ _ACT_WORDS = {
     Act.APPROVE: "approved",
     Act.DENY: "denied",
     Act.WITHDRAW: "withdrew",
+    Act.REVIEW: "reviewed",
 }
 
 STEPS_SHOWN = 25

@@ -1,0 +1,184 @@
+"""The approval policy, purely: what a rule asks for, which plans it covers, when nothing may start, who can fill it.
+
+Several rules may cover one plan; every one of them must be satisfied, so a further rule can only ask for more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, time, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from actions.contract import Plan, Risk
+from actions.site import Frozen
+
+
+class Method(StrEnum):
+    """How an act was made known. A further one, such as a passkey, is a further way to tell that it was this person."""
+
+    SLACK = "slack"
+    KEY = "key"  # an OpenSSH key of the roster
+    HOST = "host"  # a shell on the bot's host, or its schedule: counts only where nobody else must sign
+
+
+class Person(Frozen):
+    """A human of the roster. `means` is what this person can sign with."""
+
+    id: str
+    name: str
+    roles: frozenset[str] = frozenset()
+    means: frozenset[Method] = frozenset({Method.SLACK})
+
+
+class Signer(Frozen):
+    """A person and the ways in which he has signed, or could. `groups` are the Slack groups he is in."""
+
+    person: Person
+    methods: frozenset[Method]
+    groups: frozenset[str] = frozenset()
+
+
+class Slot(Frozen):
+    """So many persons holding one of these roles. With `group`, a signature from Slack must also come from a member of
+    that Slack group: the group only takes rights away. A key is no Slack account, so the group says nothing on it."""
+
+    roles: frozenset[str]
+    count: int = 1
+    group: str = ""
+
+    def fits(self, signer: Signer) -> bool:
+        """Whether this signer may take a seat of the slot."""
+        member = not self.group or self.group in signer.groups or Method.KEY in signer.methods
+        return bool(self.roles & signer.person.roles) and member
+
+    @property
+    def words(self) -> str:
+        """`dba`, `dba or sre`, `dba (in S0DBA)`."""
+        return " or ".join(sorted(self.roles)) + (f" (in {self.group})" if self.group else "")
+
+
+class FreezeOnce(Frozen):
+    """From one instant until before another, nothing starts."""
+
+    since: datetime
+    until: datetime
+    reason: str = ""
+
+    def ends(self, now: datetime) -> datetime | None:
+        """When the freeze that holds now is over; None while none holds."""
+        return self.until if self.since <= now < self.until else None
+
+
+class FreezeWeekly(Frozen):
+    """Every week on these days (0 is Monday) from one time of day until another, on the clocks of a zone. An `until`
+    not after `since` is on the next day."""
+
+    days: frozenset[int]
+    since: time
+    until: time
+    zone: str = "UTC"
+    reason: str = ""
+
+    def ends(self, now: datetime) -> datetime | None:
+        """When the freeze that holds now is over; None while none holds."""
+        zone = ZoneInfo(self.zone)
+        today = now.astimezone(zone).date()
+        for day in (today, today - timedelta(days=1)):
+            last = day if self.until > self.since else day + timedelta(days=1)
+            # In UTC, because two times of one zone are compared by their clocks, which jump twice a year.
+            begin = datetime.combine(day, self.since, tzinfo=zone).astimezone(UTC)
+            end = datetime.combine(last, self.until, tzinfo=zone).astimezone(UTC)
+            if day.weekday() in self.days and begin <= now < end:
+                return end
+        return None
+
+
+Freeze = FreezeOnce | FreezeWeekly
+
+
+class Rule(Frozen):
+    """What plans of one risk need. `others` counts the persons besides the requester. Empty `actions`, `targets` and
+    `services` cover every one; empty `channels` allow every place to ask in."""
+
+    risk: Risk
+    others: int
+    slots: tuple[Slot, ...] = ()
+    typed_target: bool = False
+    actions: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    key_required: bool = False  # one of the signatures must be Method.KEY
+    freezes: tuple[Freeze, ...] = ()
+    approval_expiry: timedelta = timedelta(minutes=30)
+    execution_expiry: timedelta = timedelta(hours=1)
+
+    def covers(self, plan: Plan, service: str) -> bool:
+        """Whether the rule speaks of this plan."""
+        named = ((self.actions, plan.action), (self.targets, plan.target), (self.services, service))
+        return self.risk is plan.risk and all(not names or name in names for names, name in named)
+
+
+def minimum_others(risk: Risk) -> int:
+    """The floor below which no policy may go."""
+    return {Risk.READ: 0, Risk.REVERSIBLE: 0, Risk.DISRUPTIVE: 1, Risk.DESTRUCTIVE: 1, Risk.IRREVERSIBLE: 2}[risk]
+
+
+def others_needed(rules: Iterable[Rule], risk: Risk) -> int:
+    """How many persons besides the requester, whatever the rules say."""
+    return max([minimum_others(risk), *(rule.others for rule in rules)])
+
+
+def frozen(rules: Iterable[Rule], now: datetime) -> tuple[Freeze, datetime] | None:
+    """The freeze that holds longest, and when it is over."""
+    held = [(freeze, end) for rule in rules for freeze in rule.freezes if (end := freeze.ends(now)) is not None]
+    return max(held, key=lambda pair: pair[1], default=None)
+
+
+def seats(slots: Iterable[Slot]) -> str:
+    """`1 of dba AND 2 of sre`; empty without slots."""
+    return " AND ".join(f"{slot.count} of {slot.words}" for slot in slots)
+
+
+def lacking(rules: Sequence[Rule], risk: Risk, signers: Sequence[Signer], *, others: int) -> tuple[str, ...]:
+    """What these signers, `others` of them besides the requester, leave open; for people."""
+    missing: list[str] = []
+    if others < (needed := others_needed(rules, risk)):
+        missing.append(f"{needed - others} more person(s) besides the requester")
+    open_seats: Counter[str] = Counter()
+    for rule in rules:
+        open_seats |= Counter(slot.words for slot in unfilled(rule.slots, signers))
+    missing += [f"{count} of {words}" for words, count in sorted(open_seats.items())]
+    if any(rule.key_required for rule in rules) and not any(Method.KEY in signer.methods for signer in signers):
+        missing.append("one signature with a key (`drbot sign`)")
+    return tuple(missing)
+
+
+def shortfall(rules: Sequence[Rule], risk: Risk, persons: Iterable[Person]) -> tuple[str, ...]:
+    """What is still missing when all of these persons sign with all they have, one of them as the requester. Groups are
+    taken as given: Slack is asked when somebody signs."""
+    groups = frozenset(slot.group for rule in rules for slot in rule.slots)
+    able = [Signer(person=person, methods=person.means, groups=groups) for person in persons if person.means]
+    return lacking(rules, risk, able, others=max(0, len(able) - 1))
+
+
+def unfilled(slots: Sequence[Slot], signers: Sequence[Signer]) -> tuple[Slot, ...]:
+    """The seats nobody can take, each signer taking at most one: a maximum matching, so order never matters."""
+    wanted = [slot for slot in slots for _ in range(slot.count)]
+    taken: dict[int, int] = {}  # signer -> seat
+
+    def seat_found(seat: int, tried: set[int]) -> bool:
+        for index, signer in enumerate(signers):
+            if index in tried or not wanted[seat].fits(signer):
+                continue
+            tried.add(index)
+            if index not in taken or seat_found(taken[index], tried):
+                taken[index] = seat
+                return True
+        return False
+
+    return tuple(
+        slot.model_copy(update={"count": 1}) for seat, slot in enumerate(wanted) if not seat_found(seat, set())
+    )
