@@ -61,6 +61,14 @@ class DatabaseFacts(Frozen):
     mark: str = ""  # our note (a COMMENT ON DATABASE): which plan made it, or set it aside
 
 
+class RoleFacts(Frozen):
+    """A short-lived role that a load has made."""
+
+    name: str
+    mark: str  # which plan made it (a COMMENT ON ROLE); empty when nobody says
+    sessions: int
+
+
 class PostgresAdmin(Protocol):
     """An administrator's view of all servers of the site. Database names are taken literally, never as SQL."""
 
@@ -89,9 +97,19 @@ class PostgresAdmin(Protocol):
         with `live_mark`: what serves people must not go on carrying the mark of a scratch database).
         Refuses when names are not as expected or sessions are left; then nothing has changed."""
 
-    async def discard(self, database: DatabaseRef, *, mark: str) -> None:
+    async def relabel(self, database: DatabaseRef, *, before: str, after: str) -> None:
+        """Change our mark. One that is `after` already is left; anything but `before`: PreconditionError."""
+
+    async def discard(self, database: DatabaseRef, *, mark: str, idle: bool = False) -> None:
         """Drop a database this product made for scratch. Raises UserError unless it carries exactly this mark and the
-        mark begins with `drbot:scratch:`."""
+        mark begins with `drbot:scratch:`. Sessions in it are ended, but with `idle` they keep it: TemporaryError."""
+
+    async def loading_roles(self, server: str) -> Sequence[RoleFacts]:
+        """The short-lived roles that loads have made on this server."""
+
+    async def discard_role(self, server: str, name: str, *, mark: str) -> None:
+        """Drop a short-lived role of a load; what it owns becomes the owner's of the database it is in. Raises
+        UserError unless it is such a role with exactly this mark, TemporaryError while somebody is logged in as it."""
 
     async def query(self, database: DatabaseRef, sql: str) -> Sequence[Mapping[str, Any]]:
         """Run one read-only statement of the product's own (status figures) in a READ ONLY transaction, 10 s limit."""

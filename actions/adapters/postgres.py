@@ -19,9 +19,10 @@ from psycopg.rows import dict_row
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
 from actions.adapters.postgres_fingerprint import measure
 from actions.adapters.postgres_globals import apply_to_database, create_roles, created_as
+from actions.adapters.postgres_roles import discard_loading_role, loading_roles
 from actions.backup.manifest import Fingerprint, Globals
 from actions.errors import PermanentError, PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, PostgresAdmin, Secrets, ServerFacts
+from actions.ports import DatabaseFacts, PostgresAdmin, RoleFacts, Secrets, ServerFacts
 from actions.site import DatabaseRef, Invariant, Site
 
 SCRATCH = "drbot:scratch:"
@@ -131,7 +132,17 @@ class PostgresServers(PostgresAdmin):
                 "Install that locale there or choose another server."
             ) from error
 
-    async def discard(self, database: DatabaseRef, *, mark: str) -> None:
+    async def relabel(self, database: DatabaseRef, *, before: str, after: str) -> None:
+        async with self._connections.session(database.server, autocommit=False) as connection:
+            found = await _existing(connection, database)
+            if found.mark == after:
+                return
+            if found.mark != before:
+                raise PreconditionError([f"`{database}` carries the mark `{found.mark or 'none'}`, not `{before}`"])
+            await _comment(connection, database.name, after)
+            await connection.commit()
+
+    async def discard(self, database: DatabaseRef, *, mark: str, idle: bool = False) -> None:
         if not mark.startswith(SCRATCH):
             raise UserError(f"`{database}` is not discarded: the mark `{mark}` is not one of a scratch database.")
         async with self._connections.session(database.server) as connection:
@@ -143,9 +154,17 @@ class PostgresServers(PostgresAdmin):
                     f"`{database}` is not discarded: its mark is `{found.mark or 'none'}`, not `{mark}`. "
                     "Look at it before you drop it by hand."
                 )
+            force = sql.SQL("") if idle else sql.SQL(" WITH (FORCE)")
             await connection.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name))
+                sql.SQL("DROP DATABASE IF EXISTS {}{}").format(sql.Identifier(database.name), force)
             )
+
+    async def loading_roles(self, server: str) -> Sequence[RoleFacts]:
+        async with self._connections.session(server) as connection:
+            return await loading_roles(connection)
+
+    async def discard_role(self, server: str, name: str, *, mark: str) -> None:
+        await discard_loading_role(self._connections, server, name, mark=mark)
 
     # ------------------------------------------------------------ closing, opening, swapping
 

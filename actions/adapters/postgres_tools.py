@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import hashlib
 import logging
 import re
 import tempfile
@@ -24,6 +23,7 @@ from actions.adapters.postgres_connections import AsyncConnection, ServerConnect
 from actions.adapters.postgres_fingerprint import TABLES, at_snapshot, exported, measure, relfilenodes
 from actions.adapters.postgres_globals import read_globals
 from actions.adapters.postgres_installation import installation
+from actions.adapters.postgres_roles import drop_role, end_role_sessions, mark_role, role_names
 from actions.adapters.programs import Program, ProgramError, run
 from actions.backup.archive import NO_SECTION, POST_DATA, Contents
 from actions.backup.manifest import Fingerprint, Globals
@@ -193,7 +193,11 @@ class PostgresPrograms(PostgresTools):
         owners = sorted({order.owner, *order.owners.values()})
         await self._drop_roles(order, role, giver)
         try:
-            async with self._connections.session(order.into.server) as connection:
+            # In one transaction: a role that is there also carries the mark, by which it is found and removed.
+            async with (
+                self._connections.session(order.into.server) as connection,
+                connection.transaction(),
+            ):
                 known = {row[0] for row in await (await connection.execute("SELECT rolname FROM pg_roles")).fetchall()}
                 # The verifier, not the password: a statement may end in the server's log.
                 verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
@@ -208,6 +212,8 @@ class PostgresPrograms(PostgresTools):
                     )
                 )
                 await connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(giver)))
+                for name in (role, giver):
+                    await mark_role(connection, name, order.mark)
                 for owner in owners:
                     if owner in known and not owner.startswith("pg_"):
                         await _grant(connection, owner, role)
@@ -227,32 +233,11 @@ class PostgresPrograms(PostgresTools):
     async def _drop_roles(self, order: RestoreOrder, role: str, giver: str) -> None:
         """Remove both roles, as far as they are there; what the restoring role still owns becomes the owner's."""
         try:
-            async with self._connections.session(order.into.server) as connection:
-                rows = await connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [[role, giver]])
-                known = [row[0] for row in await rows.fetchall()]
-                if not known:
-                    return
-                for name in known:
-                    await connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(name)))
-                await connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role]
-                )
-                there = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [order.into.name])
-                exists = await there.fetchone() is not None
-            if exists:
-                async with self._connections.session(*order.into) as connection:
-                    for name in known:
-                        await connection.execute(
-                            sql.SQL("REASSIGN OWNED BY {} TO {}").format(
-                                sql.Identifier(name), sql.Identifier(order.owner)
-                            )
-                        )
-                        await connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
-            async with self._connections.session(order.into.server) as connection:
-                for name in known:
-                    await connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+            await end_role_sessions(self._connections, order.into.server, role)
+            for name in (role, giver):
+                await drop_role(self._connections, order.into.server, name)
         except (TemporaryError, UserError, PermanentError) as error:
-            # It may not log in any more, or is valid for a day at most; the next restore into this name removes it.
+            # It may not log in any more, or is valid for a day at most; its mark tells what may remove it.
             log.warning("restoring_role_left: %s: %s", role, error)
 
     async def _prepare_schemas(self, order: RestoreOrder, contents: Contents, role: str) -> None:
@@ -453,9 +438,3 @@ def _parts(order: RestoreOrder, contents: Contents) -> tuple[_Parts, list[str]]:
         else:
             parts.data.append(entry.id)
     return parts, notes
-
-
-def role_names(database: DatabaseRef) -> tuple[str, str]:
-    """The role that restores into this database, and the one that carries the owners' passing rights."""
-    short = hashlib.sha256(str(database).encode()).hexdigest()[:16]
-    return f"drbot_load_{short}", f"drbot_give_{short}"

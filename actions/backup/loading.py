@@ -80,7 +80,12 @@ class Loading:
             await self._postgres.discard(into, mark=mark)
         await self._postgres.create(into, owner=owners.database, cluster_globals=cluster_globals, mark=mark)
         order = RestoreOrder(
-            into=into, owner=owners.database, extensions=extensions, owners=owners.changes(contents), jobs=jobs
+            into=into,
+            mark=mark,
+            owner=owners.database,
+            extensions=extensions,
+            owners=owners.changes(contents),
+            jobs=jobs,
         )
         try:
             for note in await self._tools.restore(order, spool, contents, shown.bytes):

@@ -59,6 +59,7 @@ class RestoreOrder(Frozen):
     """How an archive goes into a new, empty database."""
 
     into: DatabaseRef
+    mark: str  # of the database, and of the roles that are made for the restore
     owner: str
     extensions: Mapping[str, str]  # those that may be made, with their schema ("" where the extension chooses)
     owners: Mapping[str, str]  # owner in the dump -> owner in the archive that is restored

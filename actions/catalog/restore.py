@@ -38,7 +38,7 @@ from actions.steps.choice import (
     usable_entries,
 )
 from actions.steps.copies import CompareCopy, LoadDump
-from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
+from actions.steps.databases import CloseDatabase, GiveName, MarkLive, SwapDatabases
 from actions.steps.facts import BackupIs, ConfigIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
 from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controllers_of
 from actions.steps.naming import (
@@ -83,6 +83,7 @@ class Restore(Action[RestoreParams]):
         CloseDatabase,
         SwapDatabases,
         GiveName,
+        MarkLive,
         Repoint,
         StartWriters,
         CheckApplication,
@@ -206,9 +207,10 @@ class _Draft:
 
     def _elsewhere(self) -> list[Step]:
         """GitOps stays suspended: resumed, it would point the application back at the old server."""
+        live = MarkLive(target=self._into, copy_mark=self._mark, live_mark=live_mark(self._plan_id))
         place = config_place(self._scene.application)
         if not self._scene.repointable or place is None or self._scene.application is None:
-            return []
+            return [live]
         cluster, namespace, config_map = place
         before = self._scene.config_value or ""
         repoint = Repoint(
@@ -219,7 +221,7 @@ class _Draft:
             value_before=before,
             value=self._scene.target.host or host_value(self._scene.target.server.address, before),
         )
-        return [*self._stop(), *self._close(), repoint, *self._start()]
+        return [*self._stop(), *self._close(), live, repoint, *self._start()]
 
     def _stop(self) -> list[Step]:
         steps: list[Step] = []

@@ -68,6 +68,11 @@ def rename(before: str, after: str) -> str:
     return f"ALTER DATABASE {identifier(before)} RENAME TO {identifier(after)}"
 
 
+def comment(database: str, mark: str) -> str:
+    """SQL that sets our mark on a database."""
+    return f"COMMENT ON DATABASE {identifier(database)} IS {literal(mark)}"
+
+
 def kubectl(cluster: str, namespace: str, *words: str) -> str:
     """A kubectl call with its cluster and namespace spelled out."""
     return shlex.join(["kubectl", "--context", cluster, "-n", namespace, *words])

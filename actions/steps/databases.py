@@ -239,6 +239,50 @@ class GiveName(Step):
         await self._remove_placeholder(ports, self.aside)
 
 
+class MarkLive(Step):
+    """The proven copy serves people under the name it was loaded with: nobody may take it for scratch any more."""
+
+    kind: Literal["mark_live"] = "mark_live"
+    undo_on_failure: bool = True
+    target: DatabaseRef
+    copy_mark: str
+    live_mark: str
+
+    @property
+    def summary(self) -> str:
+        return f"Mark `{self.target}` as live: from now on nothing may remove it as a scratch copy"
+
+    @property
+    def before(self) -> str:
+        return f"a scratch copy, marked `{self.copy_mark}`"
+
+    @property
+    def after(self) -> str:
+        return f"marked `{self.live_mark}`"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (byhand.psql(self.target.server, byhand.comment(self.target.name, self.live_mark)),)
+
+    async def probe(self, ports: Ports) -> Probe:
+        facts = await ports.postgres.database(self.target)
+        marks = {self.copy_mark: Probe.TODO, self.live_mark: Probe.DONE}
+        return Probe.UNKNOWN if facts is None else marks.get(facts.mark, Probe.UNKNOWN)
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - one short statement
+        await ports.postgres.relabel(self.target, before=self.copy_mark, after=self.live_mark)
+
+    async def verify(self, ports: Ports) -> None:
+        if await self.probe(ports) is not Probe.DONE:
+            raise VerificationError(
+                f"`{self.target}` does not carry the mark `{self.live_mark}`. Look with `psql -l+`."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        facts = await ports.postgres.database(self.target)
+        if facts is not None and facts.mark == self.live_mark:
+            await ports.postgres.relabel(self.target, before=self.live_mark, after=self.copy_mark)
+
+
 async def listed(ports: Ports, server: str, *wanted: str) -> tuple[DatabaseFacts | None, ...]:
     """The databases of these names, as one listing shows them; None where there is none."""
     found = {facts.name: facts for facts in await ports.postgres.databases(server)}

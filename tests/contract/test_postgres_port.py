@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -15,13 +16,14 @@ from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.postgres import PostgresServers
 from actions.adapters.secrets import SecretReferences
 from actions.backup.manifest import Globals, Role
-from actions.errors import PreconditionError, UserError
-from actions.ports import PostgresAdmin
+from actions.errors import PreconditionError, TemporaryError, UserError
+from actions.ports import PostgresAdmin, RoleFacts
 from actions.site import DatabaseRef, Server, Site
 from tests.fakes.postgres import MemoryPostgres
 
 SERVER = "main"
 GLOBALS = Globals()
+LOAD_ROLE = "drbot_load_" + "c0" * 8
 numbers = itertools.count(1)
 
 
@@ -32,6 +34,7 @@ class World:
     port: PostgresAdmin
     connect: Callable[[DatabaseRef], Callable[[], bool]]
     real: bool
+    load_role: Callable[[str, str], None]  # a short-lived role of a load, with its mark
 
     async def a_database(self, mark: str = "drbot:scratch:p", owner: str = "contract_owner") -> DatabaseRef:
         ref = DatabaseRef(SERVER, f'Cöntract "{next(numbers)}"')
@@ -50,7 +53,10 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
             database = memory.servers[ref.server].databases[ref.name]
             return lambda: number in database.sessions
 
-        yield World(memory, connect, real=False)
+        def remember(name: str, mark: str) -> None:
+            memory.servers[SERVER].loading[name] = RoleFacts(name=name, mark=mark, sessions=0)
+
+        yield World(memory, connect, real=False, load_role=remember)
         return
     server: EmbeddedPostgres = request.getfixturevalue("pg_server")
     site = Site(servers={SERVER: Server(name=SERVER, admin_dsn="env:DSN")})
@@ -72,12 +78,20 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
         return lives
 
-    yield World(PostgresServers(site, SecretReferences({"DSN": server.dsn()})), join, real=True)
+    port = PostgresServers(site, SecretReferences({"DSN": server.dsn()}))
+    yield World(port, join, real=True, load_role=partial(make_role, server.dsn()))
     for connection in opened:
         connection.close()
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(LOAD_ROLE)))
         for (name,) in admin.execute("SELECT datname FROM pg_database WHERE datname LIKE 'Cöntract%'").fetchall():
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def make_role(dsn: str, name: str, mark: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
+        admin.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(name), sql.Literal(mark)))
 
 
 async def test_created_database_has_owner_and_mark(world: World) -> None:
@@ -224,6 +238,43 @@ async def test_discard_wants_exactly_the_scratch_mark(world: World) -> None:
     kept = await world.a_database(mark="drbot:quarantine:p")
     with pytest.raises(UserError, match="not discarded"):
         await world.port.discard(kept, mark="drbot:quarantine:p")
+
+
+async def test_discard_of_an_idle_database_spares_one_with_sessions(world: World) -> None:
+    ref = await world.a_database(mark="drbot:scratch:p")
+    lives = world.connect(ref)
+    with pytest.raises(TemporaryError):
+        await world.port.discard(ref, mark="drbot:scratch:p", idle=True)
+    assert lives()
+    await world.port.close(ref)
+    await world.port.discard(ref, mark="drbot:scratch:p", idle=True)
+    assert await world.port.database(ref) is None
+
+
+async def test_relabel_wants_the_mark_it_was_told(world: World) -> None:
+    ref = await world.a_database(mark="drbot:scratch:p")
+    with pytest.raises(PreconditionError, match="drbot:scratch:p"):
+        await world.port.relabel(ref, before="drbot:scratch:q", after="drbot:live:q")
+    for _ in range(2):
+        await world.port.relabel(ref, before="drbot:scratch:p", after="drbot:live:p")
+        found = await world.port.database(ref)
+        assert found is not None
+        assert found.mark == "drbot:live:p"
+    with pytest.raises(UserError, match="no database"):
+        await world.port.relabel(DatabaseRef(SERVER, "none such"), before="a", after="b")
+
+
+async def test_role_of_a_load_is_found_and_dropped_by_its_mark(world: World) -> None:
+    world.load_role(LOAD_ROLE, "drbot:scratch:p")
+    found = [role for role in await world.port.loading_roles(SERVER) if role.name == LOAD_ROLE]
+    assert found == [RoleFacts(name=LOAD_ROLE, mark="drbot:scratch:p", sessions=0)]
+    for mark in ("drbot:scratch:q", ""):
+        with pytest.raises(UserError, match="not dropped"):
+            await world.port.discard_role(SERVER, LOAD_ROLE, mark=mark)
+    for _ in range(2):
+        await world.port.discard_role(SERVER, LOAD_ROLE, mark="drbot:scratch:p")
+        assert LOAD_ROLE not in {role.name for role in await world.port.loading_roles(SERVER)}
+    await world.port.discard_role(SERVER, "contract_owner", mark="")
 
 
 async def test_query_reads_and_cannot_write(world: World) -> None:

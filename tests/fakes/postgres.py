@@ -9,7 +9,7 @@ from typing import Any
 
 from actions.backup.manifest import Fingerprint, Globals
 from actions.errors import PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, PostgresAdmin, ServerFacts
+from actions.ports import DatabaseFacts, PostgresAdmin, RoleFacts, ServerFacts
 from actions.site import DatabaseRef, Invariant
 
 SCRATCH = "drbot:scratch:"
@@ -43,6 +43,7 @@ class MemoryServer:
     down: bool = False
     databases: dict[str, MemoryDatabase] = field(default_factory=dict)
     roles: dict[str, bool] = field(default_factory=lambda: {"postgres": True})  # name -> superuser
+    loading: dict[str, RoleFacts] = field(default_factory=dict)  # short-lived roles of loads
 
 
 class MemoryPostgres(PostgresAdmin):
@@ -154,7 +155,13 @@ class MemoryPostgres(PostgresAdmin):
         databases[current] = databases.pop(replacement)
         databases[current].allows_connections, databases[current].mark = True, live_mark
 
-    async def discard(self, database: DatabaseRef, *, mark: str) -> None:
+    async def relabel(self, database: DatabaseRef, *, before: str, after: str) -> None:
+        found = self._database(database)
+        if found.mark not in (before, after):
+            raise PreconditionError([f"`{database}` carries the mark `{found.mark or 'none'}`, not `{before}`"])
+        found.mark = after
+
+    async def discard(self, database: DatabaseRef, *, mark: str, idle: bool = False) -> None:
         if not mark.startswith(SCRATCH):
             raise UserError(f"`{database}` is not discarded: the mark `{mark}` is not one of a scratch database.")
         databases = self._server(database.server).databases
@@ -163,7 +170,23 @@ class MemoryPostgres(PostgresAdmin):
             return
         if found.mark != mark:
             raise UserError(f"`{database}` is not discarded: its mark is `{found.mark or 'none'}`, not `{mark}`.")
+        if idle and found.sessions:
+            raise TemporaryError(f"`{database}` is not discarded: {len(found.sessions)} sessions are in it.")
         del databases[database.name]
+
+    async def loading_roles(self, server: str) -> Sequence[RoleFacts]:
+        return [facts for _, facts in sorted(self._server(server).loading.items())]
+
+    async def discard_role(self, server: str, name: str, *, mark: str) -> None:
+        loading = self._server(server).loading
+        found = loading.get(name)
+        if found is None:
+            return
+        if not mark or found.mark != mark:
+            raise UserError(f"Role `{name}` on `{server}` is not dropped: its mark is `{found.mark or 'none'}`.")
+        if found.sessions:
+            raise TemporaryError(f"Role `{name}` on `{server}` is logged in; it is not dropped while it works.")
+        del loading[name]
 
     async def query(self, database: DatabaseRef, sql: str) -> Sequence[Mapping[str, Any]]:
         self._database(database)

@@ -11,7 +11,10 @@ from actions.catalog.restore import RecommendationParams, RestoreParams
 from actions.catalog.status import BackupsParams, CatalogueParams, ClusterParams, DatabasesParams
 from actions.contract import Verdict
 from actions.errors import UserError
+from actions.runner import Outcome, Runner
+from actions.site import DatabaseRef
 from actions.steps.databases import GiveName, SwapDatabases
+from tests.contract.kit import MemoryJournal
 from tests.fakes.world import API, NIGHTLY, START, WEB, World, a_world
 
 
@@ -167,6 +170,22 @@ async def test_the_order_of_a_restore() -> None:
     ]
     assert plan.alternatives[0].startswith("`b-old`")
     assert plan.target == "shop"
+
+
+async def test_a_copy_on_a_spare_server_ends_as_live() -> None:
+    world = a_world()
+    plan = await registry.action("restore.dump").plan(
+        RestoreParams(database="shop", instance_suspect=True), world, "k7m2n3p4q5"
+    )
+    kinds = [step.kind for step in plan.steps]
+    assert kinds.index("compare_copy") < kinds.index("mark_live") < kinds.index("repoint")
+
+    result = await Runner(plan, world, MemoryJournal()).run()
+
+    assert result.outcome is Outcome.SUCCEEDED
+    found = await world.postgres.database(DatabaseRef("spare", "shop"))
+    assert found is not None
+    assert found.mark == "drbot:live:k7m2n3p4q5"
 
 
 async def test_a_silent_server_without_a_spare_is_refused_with_what_to_do() -> None:
