@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import structlog
 import typer
 from pydantic import ValidationError
 
 from actions.errors import DrError, UserError
-from bot import plan_file
+from bot import logs, plan_file
 from bot.demo.command import demo_app
+from bot.redaction import Mask
 from bot.router import Router
 from bot.settings import Role, Settings
 
@@ -33,6 +32,9 @@ plan_app = typer.Typer(no_args_is_help=True, help="The plan file.")
 app.add_typer(plan_app, name="plan")
 app.add_typer(demo_app, name="demo")
 
+_mask = Mask()
+"""Of this process, as its log and its standard error are."""
+
 
 def main() -> None:
     """Entry point. Errors for people are one sentence on standard error and exit code 1."""
@@ -40,29 +42,16 @@ def main() -> None:
         app()
     except ValidationError as error:
         problems = "; ".join(str(item["msg"]) for item in error.errors(include_url=False, include_input=False))
-        sys.exit(f"The settings do not fit: {problems}.")
+        sys.exit(_mask(f"The settings do not fit: {problems}."))
     except DrError as error:
-        sys.exit(str(error))
+        sys.exit(_mask(str(error)))
 
 
 def _settings() -> Settings:
     settings = Settings()
-    _configure_log(settings.log_format)
+    settings.hide_with(_mask)
+    logs.configure(settings.log_format, _mask)
     return settings
-
-
-def _configure_log(form: str) -> None:
-    renderer: Any = structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:
@@ -90,14 +79,11 @@ def job(spec: Annotated[Path, typer.Argument(help="The folder's spec.json, writt
 
 @app.command()
 def migrate() -> None:
-    """Bring the bot's own database to this version."""
+    """Bring the bot's own database, its roles and their rights to this version, as the owner (DATABASE_URL)."""
     from bot import bootstrap
 
-    async def work() -> None:
-        async with bootstrap.bot_database(_settings()):
-            typer.echo("The bot's database is at the newest schema.")
-
-    _wait(work())
+    _wait(bootstrap.migrate(_settings()))
+    typer.echo("The bot's database is at the newest schema, and every role may do what it needs.")
 
 
 @app.command()

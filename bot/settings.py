@@ -6,8 +6,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bot.redaction import Mask
 
 SLACK_API = "https://slack.com/api/"
 
@@ -35,7 +37,13 @@ class Settings(BaseSettings):
     data_directory: Path = Path("var")
     """The embedded database, local copies of dumps, spool and job folders."""
     database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL")
-    """The bot's own PostgreSQL; empty: the bundled one is started in `data_directory`."""
+    """The bot's own PostgreSQL, as the owner of its tables; empty: the bundled one is started in `data_directory`."""
+    slack_database_url: SecretStr | None = None
+    worker_database_url: SecretStr | None = None
+    clock_database_url: SecretStr | None = None
+    cli_database_url: SecretStr | None = None
+    """A login that is a member of `drbot_slack`, `drbot_worker`, ... alone. A process that has one needs no
+    DATABASE_URL; one that has none uses DATABASE_URL and gives the owner's rights up at each connection."""
     slack_mode: SlackMode = SlackMode.SOCKET
     slack_bot_token: SecretStr | None = Field(default=None, validation_alias="SLACK_BOT_TOKEN")
     slack_app_token: SecretStr | None = Field(default=None, validation_alias="SLACK_APP_TOKEN")
@@ -49,6 +57,21 @@ class Settings(BaseSettings):
     """Who uses the command line: the short name of the roster."""
     lease_s: float = Field(default=30, ge=2)
     log_format: str = "json"
+
+    _mask: Mask = PrivateAttr(default_factory=Mask)
+
+    @property
+    def mask(self) -> Mask:
+        """What hides the secrets of this process. Whoever builds adapters hands it on."""
+        return self._mask
+
+    def hide_with(self, mask: Mask) -> None:
+        """Use this mask from now on; it learns every secret setting."""
+        self._mask = mask
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                mask.learn(value.get_secret_value())
 
     @model_validator(mode="after")
     def only_a_demo_moves_slack(self) -> Self:

@@ -20,16 +20,19 @@ from actions.backup.logical import LogicalEngine
 from actions.ports import Clock, ObjectStore, Ports, PostgresAdmin, Secrets
 from actions.site import Site
 from bot.plan_file import DrPlan, load
+from bot.redaction import texts
 from bot.settings import Settings
 from bot.site import site_of
 
 
 async def job(settings: Settings, spec: Path) -> int:
     """Run one heavy step; the exit code says how it went."""
-    references = SecretReferences()
-    site = await site_of(load(settings.plan_file), references)
+    plan = load(settings.plan_file)
+    references = secret_references(settings, plan)
+    site = await site_of(plan, SecretReferences())
     postgres, objects = PostgresServers(site, references), S3Store(site, references)
-    return await job_main(spec, _engine(settings, site, postgres, objects, references, SystemClock()))
+    engine = _engine(settings, site, postgres, objects, references, SystemClock())
+    return await job_main(spec, engine, hide=settings.mask)
 
 
 async def ports(settings: Settings, plan: DrPlan) -> Ports:
@@ -38,8 +41,8 @@ async def ports(settings: Settings, plan: DrPlan) -> Ports:
     from actions.adapters.kubernetes import KubernetesCluster
     from actions.adapters.service_check import ServiceProbe
 
-    references = SecretReferences()
-    site = await site_of(plan, references)
+    references = secret_references(settings, plan)
+    site = await site_of(plan, SecretReferences())
     clock = SystemClock()
     postgres, objects = PostgresServers(site, references), S3Store(site, references)
     command = [sys.executable, "-m", "bot.cli", "job"]
@@ -55,6 +58,13 @@ async def ports(settings: Settings, plan: DrPlan) -> Ports:
         secrets=references,
         clock=clock,
     )
+
+
+def secret_references(settings: Settings, plan: DrPlan) -> SecretReferences:
+    """References whose values are hidden from now on in all that this process writes. The addresses of a site are
+    references too, but people must be able to read them: those are resolved elsewhere."""
+    settings.mask.publish(texts(plan.model_dump(mode="json")))
+    return SecretReferences(seen=settings.mask.learn)
 
 
 def _engine(
@@ -75,4 +85,5 @@ def _engine(
 def _without_own_secrets() -> dict[str, str]:
     """What a job sees of our environment: the references of the plan file, but neither Slack nor the bot's database."""
     own = {"DATABASE_URL", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "SLACK_SIGNING_SECRET", "SLACK_API_URL"}
+    own |= {f"DRBOT_{role.upper()}_DATABASE_URL" for role in ("slack", "worker", "clock", "cli")}
     return {name: value for name, value in os.environ.items() if name not in own}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -32,14 +32,28 @@ class VaultAccess:
 
 
 class SecretReferences(Secrets):
-    """Reads at every call, so that a rotated secret is used at once."""
+    """Reads at every call, so that a rotated secret is used at once. `seen` is told every value that was handed out,
+    to keep it out of what people read."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None, *, vault: VaultAccess | None = None) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        vault: VaultAccess | None = None,
+        seen: Callable[[str], None] | None = None,
+    ) -> None:
         self._environment = os.environ if environment is None else environment
         self._vault = vault
+        self._seen = seen
 
     async def resolve(self, ref: SecretRef) -> str:
         """Raises UserError naming the reference when it has no value, TemporaryError when its keeper is silent."""
+        value = await self._resolved(ref)
+        if self._seen is not None:
+            self._seen(value)
+        return value
+
+    async def _resolved(self, ref: SecretRef) -> str:
         scheme, _, rest = ref.partition(":")
         match scheme:
             case "env":

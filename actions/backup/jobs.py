@@ -76,8 +76,9 @@ _WORK: Mapping[JobKind, Callable[[Mapping[str, Any], BackupEngine, Progress], Aw
 }
 
 
-async def main(spec_path: Path, engine: BackupEngine) -> int:
+async def main(spec_path: Path, engine: BackupEngine, *, hide: Callable[[str], str] = str) -> int:
     """The body of `drbot job`. Returns the exit code: 0 when it succeeded, 1 when not; the result file says why.
+    `hide` takes the secrets out of what it says.
 
     SIGTERM ends the work in order (uploads aborted, scratch removed) and leaves no result: the job counts as lost.
     """
@@ -87,17 +88,17 @@ async def main(spec_path: Path, engine: BackupEngine) -> int:
         await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
         if await asyncio.to_thread(spec_path.with_name(RESULT).exists):
             return 0
-        return await _main(spec_path, engine)
+        return await _main(spec_path, engine, hide)
 
 
-async def _main(spec_path: Path, engine: BackupEngine) -> int:
+async def _main(spec_path: Path, engine: BackupEngine, hide: Callable[[str], str]) -> int:
     spec = JobSpec.model_validate_json(await asyncio.to_thread(spec_path.read_bytes))
     work = asyncio.ensure_future(run_job(spec, engine, _print))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     try:
         state = JobState(phase=JobPhase.SUCCEEDED, result=await work)
     except DrError as error:
-        state = JobState(phase=JobPhase.FAILED, error=str(error), error_kind=type(error).__name__)
+        state = JobState(phase=JobPhase.FAILED, error=hide(str(error)), error_kind=type(error).__name__)
     except asyncio.CancelledError:
         return 1
     except Exception as error:
