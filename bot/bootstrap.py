@@ -7,12 +7,13 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
+from pydantic import SecretStr
 
 from actions import registry
 from actions.adapters.clock import SystemClock
@@ -35,11 +36,19 @@ from bot.worker import Worker
 from bot.world import ports
 from storage import plans as stored_plans
 from storage import processes
+from storage.roles import DatabaseRole
 from storage.session import Database
 
 log = structlog.get_logger()
 
 BEAT = timedelta(seconds=10)
+
+DATABASE_ROLES = {
+    Role.SLACK: DatabaseRole.SLACK,
+    Role.WORKER: DatabaseRole.WORKER,
+    Role.CLOCK: DatabaseRole.CLOCK,
+}
+"""Even in one process, each of its parts has the rights of its own role alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +67,46 @@ class Office:
 
 
 @asynccontextmanager
-async def bot_database(settings: Settings) -> AsyncIterator[Database]:
-    """The bot's own PostgreSQL at the newest schema; the bundled one is started when no URL is set, and stopped by the
-    process that started it."""
+async def bot_databases(settings: Settings, *roles: DatabaseRole) -> AsyncIterator[Mapping[DatabaseRole, Database]]:
+    """The bot's own PostgreSQL at the newest schema, once for each role. Roles with a URL of their own use that, and
+    look whether the schema is the newest; the others use the owner's, which migrates at first.
+
+    Raises UserError when an administrator must act first, TemporaryError when the database does not answer.
+    """
+    async with AsyncExitStack() as stack:
+        urls = {role: url.get_secret_value() for role in roles if (url := _own_url(settings, role)) is not None}
+        owner = None
+        if len(urls) < len(roles):
+            owner = await stack.enter_async_context(_owned(settings))
+        databases = {
+            role: Database(urls[role], role=role) if owner is None or role in urls else owner.acting_as(role)
+            for role in roles
+        }
+        for role, database in databases.items():
+            stack.push_async_callback(database.dispose)
+            await database.ready()
+            if role in urls:
+                await database.require_newest()
+        yield databases
+
+
+@asynccontextmanager
+async def bot_database(settings: Settings, role: DatabaseRole = DatabaseRole.CLI) -> AsyncIterator[Database]:
+    """The same for one role, by default that of the command line."""
+    async with bot_databases(settings, role) as databases:
+        yield databases[role]
+
+
+async def migrate(settings: Settings) -> None:
+    """Bring schema, roles and rights to this version, as the owner."""
+    async with _owned(settings):
+        pass
+
+
+@asynccontextmanager
+async def _owned(settings: Settings) -> AsyncIterator[Database]:
+    """As the owner, migrated. The bundled server is started when no URL is set, and stopped by the process that started
+    it."""
     async with AsyncExitStack() as stack:
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
@@ -69,16 +115,27 @@ async def bot_database(settings: Settings) -> AsyncIterator[Database]:
             await stack.enter_async_context(server)
             url = server.dsn()
         database = Database(url)
-        stack.push_async_callback(database.dispose)
-        await database.ready()
-        await database.migrate()
+        try:
+            await database.ready()
+            await database.migrate()
+        finally:
+            await database.dispose()
         yield database
 
 
-def office(database: Database, plan: DrPlan) -> Office:
-    """The services over one database."""
+def _own_url(settings: Settings, role: DatabaseRole) -> SecretStr | None:
+    return {
+        DatabaseRole.SLACK: settings.slack_database_url,
+        DatabaseRole.WORKER: settings.worker_database_url,
+        DatabaseRole.CLOCK: settings.clock_database_url,
+        DatabaseRole.CLI: settings.cli_database_url,
+    }.get(role)
+
+
+def office(database: Database, plan: DrPlan, wake: Wake | None = None) -> Office:
+    """The services over one database, with the rights it gives. One `wake` serves all offices of a process."""
     clock = SystemClock()
-    wake = Wake()
+    wake = wake or Wake()
     policy = Policy(plan)
     approvals = Approvals(database, policy, registry.kinds(), clock)
     plans = Plans(database, approvals, registry.kinds(), clock)
@@ -127,32 +184,36 @@ async def at_the_counter(settings: Settings, noun: str, words: list[str], person
 async def run(settings: Settings, roles: Collection[Role]) -> None:
     """Run the roles until SIGTERM or SIGINT. Raises UserError when something needed is missing."""
     plan = load(settings.plan_file)
-    async with bot_database(settings) as database:
-        services = office(database, plan)
+    async with bot_databases(settings, *map(DATABASE_ROLES.__getitem__, roles)) as databases:
+        wake = Wake()
+        offices = {role: office(databases[DATABASE_ROLES[role]], plan, wake) for role in roles}
+        database = next(iter(databases.values()))
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        tasks = [asyncio.create_task(database.listen(services.wake), name="listen")]
+        tasks = [asyncio.create_task(database.listen(wake), name="listen")]
         slack: SlackRuntime | None = None
         if Role.SLACK in roles and settings.slack_mode is not SlackMode.OFF:
-            slack = slack_runtime(settings, services)
+            slack = slack_runtime(settings, offices[Role.SLACK])
             tasks.append(asyncio.create_task(slack.run(), name="slack"))
         if Role.WORKER in roles:
+            services = offices[Role.WORKER]
             world = await ports(settings, plan)
             worker = Worker(
-                database,
+                services.database,
                 world,
                 services.approvals,
                 services.plans,
                 services.incidents,
-                Doctor(database, plan, services.policy, world),
-                services.wake,
+                Doctor(services.database, plan, services.policy, world),
+                wake,
                 lease=timedelta(seconds=settings.lease_s),
             )
             tasks.append(asyncio.create_task(worker.run(), name="worker"))
         if Role.CLOCK in roles:
-            tasks.append(asyncio.create_task(DrClock(database, plan, SystemClock()).run(), name="clock"))
+            clock = DrClock(offices[Role.CLOCK].database, plan, SystemClock())
+            tasks.append(asyncio.create_task(clock.run(), name="clock"))
         tasks.append(asyncio.create_task(_beat(database, roles, slack), name="beat"))
         await _until(stop, tasks)
 

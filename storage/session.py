@@ -10,12 +10,15 @@ from pathlib import Path
 import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from psycopg import sql
-from sqlalchemy import make_url, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from actions.errors import TemporaryError
+from actions.errors import PermanentError, TemporaryError, UserError
+from storage import roles
+from storage.roles import DatabaseRole
 
 CHANNEL = "drbot"
 """One NOTIFY channel; the payload says which queue has something: request, signature, run, outbox."""
@@ -26,10 +29,17 @@ SILENT = "10s"
 the middle of one would keep everybody else from taking its work over."""
 
 
-class Database:
-    """The bot's own database. `url` is any PostgreSQL URL or libpq connection string."""
+class NotAllowedError(PermanentError):
+    """The process wanted something that its database role may not do."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+
+class Database:
+    """The bot's own database. `url` is any PostgreSQL URL or libpq connection string. With a `role` every connection
+    works as that role, whatever its login may do besides."""
+
+    def __init__(self, url: str, *, role: DatabaseRole | None = None, pool_size: int = 10) -> None:
+        self.role = role
+        self._url = url
         self._conninfo = psycopg.conninfo.make_conninfo(_plain(url))
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+psycopg://",
@@ -42,25 +52,61 @@ class Database:
     async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
         connection = await psycopg.AsyncConnection.connect(self._conninfo, connect_timeout=5, autocommit=True)
         await connection.execute(sql.SQL("SET idle_in_transaction_session_timeout = {}").format(sql.Literal(SILENT)))
+        if self.role is not None:
+            await self._become(connection, self.role)
         await connection.set_autocommit(False)
         return connection
+
+    async def _become(self, connection: psycopg.AsyncConnection[tuple[object, ...]], role: DatabaseRole) -> None:
+        try:
+            await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue) as error:
+            login = connection.info.user
+            await connection.close()
+            raise UserError(
+                f"The login `{login}` of the bot's own database is no member of `{role}`; "
+                f"run `drbot migrate` as the owner, then `GRANT {role} TO {login}`."
+            ) from error
+
+    def acting_as(self, role: DatabaseRole, *, pool_size: int = 10) -> Database:
+        """The same database with the rights of one process."""
+        return Database(self._url, role=role, pool_size=pool_size)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
         """One transaction: committed at the end, rolled back on any error. Raises TemporaryError when the database is
-        away; then nothing of the transaction has happened, unless it was cut in its COMMIT."""
+        away; then nothing of the transaction has happened, unless it was cut in its COMMIT. Raises NotAllowedError for
+        what the role may not do."""
         try:
             async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except (OperationalError, InterfaceError, psycopg.OperationalError, OSError) as error:
             raise TemporaryError("The bot's own database does not answer.") from error
+        except ProgrammingError as error:
+            if self.role is None or not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+                raise
+            said = error.orig.diag.message_primary
+            raise NotAllowedError(f"The database role `{self.role}` may not do this: {said}.") from error
 
     async def migrate(self) -> None:
-        """Bring the schema to this version of the bot."""
+        """Bring the schema and the rights of the processes to this version of the bot."""
         async with self.engine.begin() as connection:
             # One migrating process at a time; the others wait here and then find nothing to do.
             await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('drbot migrate'))"))
             await connection.run_sync(_upgrade)
+            await connection.run_sync(roles.bring)
+
+    async def require_newest(self) -> None:
+        """Raise UserError when the schema is not this version's; a process that does not own it cannot migrate it."""
+        async with self.session() as session:
+            connection = await session.connection()
+            found = await connection.run_sync(_revision)
+        wanted = ScriptDirectory.from_config(_config()).get_current_head()
+        if found != wanted:
+            raise UserError(
+                f"The schema of the bot's own database is at revision {found}, this version needs {wanted}; "
+                "run `drbot migrate` with the owner's DATABASE_URL."
+            )
 
     async def listen(self, wake: Callable[[str], None]) -> None:
         """Call `wake(queue)` at each NOTIFY, and `wake("")` after each (re)connection: some may have been lost."""
@@ -97,8 +143,20 @@ def _plain(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _upgrade(connection: object) -> None:
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not connection.dialect.has_table(connection, "alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return found

@@ -1,11 +1,36 @@
-"""What each process of the bot may do in its database."""
+"""A stored click is never changed, signs once, and goes only when nothing rests on it.
+
+What each process may do is in `storage.roles`; every migration is followed by it.
+"""
 
 from alembic import op
 
 revision = "0004"
 down_revision = "0003"
 
-STATEMENTS: tuple[str, ...] = ()
+STATEMENTS: tuple[str, ...] = (
+    "CREATE UNIQUE INDEX signature_inbox_key ON signature (inbox_key) WHERE inbox_key <> ''",
+    """
+    CREATE FUNCTION keep_inbox() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    BEGIN
+        IF TG_OP = 'UPDATE' THEN
+            IF (NEW.key, NEW.kind, NEW.payload, NEW.received_at)
+                IS DISTINCT FROM (OLD.key, OLD.kind, OLD.payload, OLD.received_at) THEN
+                RAISE EXCEPTION 'inbox is append-only: only finished_at is set later'
+                    USING ERRCODE = 'insufficient_privilege';
+            END IF;
+            RETURN NEW;
+        END IF;
+        IF EXISTS (SELECT FROM signature WHERE inbox_key = OLD.key) THEN
+            RAISE EXCEPTION 'a signature rests on the click %', OLD.key USING ERRCODE = 'insufficient_privilege';
+        END IF;
+        RETURN OLD;
+    END $$
+    """,
+    "CREATE TRIGGER kept BEFORE UPDATE OR DELETE ON inbox FOR EACH ROW EXECUTE FUNCTION keep_inbox()",
+    "CREATE TRIGGER append_only BEFORE TRUNCATE ON inbox FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()",
+)
 
 
 def upgrade() -> None:
