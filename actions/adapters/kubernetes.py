@@ -6,7 +6,6 @@ name, so sidecars, other annotations and other people's fields survive. Records 
 the object is what outlives the bot.
 """
 
-import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +16,14 @@ import structlog
 
 from actions.adapters import kubernetes_gitops as gitops
 from actions.adapters import kubernetes_rollout as rollouts
-from actions.adapters.kubernetes_session import ExpiredError, Resource, Session, StaleError
+from actions.adapters.kubernetes_session import Resource, Session, StaleError
+from actions.adapters.kubernetes_sessions import Connect, Sessions
 from actions.errors import PreconditionError, TemporaryError, UserError
 from actions.ports import Autoscaler, NamespaceFacts, PodLog, Rollout, Secrets, WorkloadFacts
 from actions.site import Site, WorkloadKind, WorkloadRef
 
 Json = dict[str, Any]
 T = TypeVar("T")
-Connect = Callable[[str, str, str | None], Session]
 
 RECORD = "dr.superprismora.com/replicas"
 MARK = "dr.superprismora.com/mark"
@@ -64,17 +63,13 @@ class KubernetesCluster:
         argocd_namespace: str = "argocd",
         connect: Connect = Session.open,
     ) -> None:
-        self._site = site
-        self._secrets = secrets
         self._now = now
         self._argocd_namespace = argocd_namespace
-        self._connect = connect
-        self._sessions: dict[str, Session] = {}
+        self._sessions = Sessions(site, secrets, connect=connect)
 
     def close(self) -> None:
         """Close all connections; the next call opens new ones."""
-        while self._sessions:
-            self._sessions.popitem()[1].close()
+        self._sessions.close()
 
     async def workload(self, ref: WorkloadRef) -> WorkloadFacts | None:
         return await self._in(ref.cluster, lambda session: self._workload(session, ref))
@@ -204,35 +199,7 @@ class KubernetesCluster:
         await self._in(ref.cluster, lambda session: _insisting(str(ref), lambda: change(session)))
 
     async def _in(self, cluster: str, work: Callable[[Session], T]) -> T:
-        try:
-            return await asyncio.to_thread(work, await self._session(cluster))
-        except ExpiredError:
-            # The kubeconfig may have been rotated since it was read: read it once more.
-            self._forget(cluster)
-        try:
-            return await asyncio.to_thread(work, await self._session(cluster))
-        except ExpiredError as error:
-            self._forget(cluster)
-            raise UserError(
-                f"Cluster `{cluster}` does not accept the bot's credentials ({error}); renew its kubeconfig."
-            ) from error
-
-    def _forget(self, cluster: str) -> None:
-        session = self._sessions.pop(cluster, None)
-        if session is not None:
-            session.close()
-
-    async def _session(self, cluster: str) -> Session:
-        access = self._site.clusters.get(cluster)
-        if access is None:
-            known = ", ".join(f"`{name}`" for name in sorted(self._site.clusters)) or "none"
-            raise UserError(f"The plan file knows no cluster `{cluster}`. Known: {known}.")
-        if cluster not in self._sessions:
-            kubeconfig = await self._secrets.resolve(access.kubeconfig) if access.kubeconfig else ""
-            opened = await asyncio.to_thread(self._connect, cluster, kubeconfig, access.context)
-            if self._sessions.setdefault(cluster, opened) is not opened:
-                opened.close()  # another task was quicker
-        return self._sessions[cluster]
+        return await self._sessions.run(cluster, work)
 
 
 def _compare_and_set(session: Session, ref: WorkloadRef, decide: Callable[[Json], Json | None]) -> None:

@@ -5,9 +5,10 @@ and they choose the kind of a patch by its Python type. Here every patch says wh
 Nothing global is read or set: no `~/.kube/config`, no default configuration, no exec plug-ins.
 """
 
+import contextlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ Json = dict[str, Any]
 FIELD_MANAGER = "superprismora-dr"
 CONNECT_TIMEOUT = timedelta(seconds=5)
 READ_TIMEOUT = timedelta(seconds=20)
+LOG_BYTES = 64 * 1024
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -119,10 +121,43 @@ class Session:
         except _MissingError as error:
             raise UserError(f"`{self.name}` has no {resource.plural} `{name}` in namespace `{namespace}`.") from error
 
-    def log(self, namespace: str, pod: str, container: str, *, lines: int) -> str | None:
-        """The end of a container's log, at most 64 KiB of it; None when it has none (not started, or gone)."""
+    def create(self, resource: Resource, namespace: str, body: Json, *, dry_run: bool = False) -> Json:
+        """Raises StaleError when there is an object of that name."""
+        query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        try:
+            return self._json("create", resource, namespace, None, body=body, query=query)
+        except _MissingError as error:
+            raise UserError(
+                f"`{self.name}` has no namespace `{namespace}`. Create it, or correct the plan file."
+            ) from error
+
+    def delete(self, resource: Resource, namespace: str, name: str, *, uid: str, dry_run: bool = False) -> None:
+        """Delete the object of that uid; its dependents go first. Nothing happens when it is gone.
+
+        Raises StaleError when another object has the name by now.
+        """
+        options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        query = {"dryRun": "All"} if dry_run else {}
+        with contextlib.suppress(_MissingError):
+            self._send("delete", resource, namespace, name, body=options, query=query)
+
+    def follow(self, namespace: str, pod: str, container: str, *, lines: int) -> "LogStream | None":
+        """The last lines of a container's log and what it writes from now on; None when it has none."""
         resource = Resource("", "v1", "pods")
-        query = {"container": container, "tailLines": str(lines), "limitBytes": str(64 * 1024)}
+        query = {"container": container, "tailLines": str(lines), "follow": "true"}
+        try:
+            answer = self._open("GET", resource.path(namespace, pod, "log"), query, None)
+        except ApiException as error:
+            translated = self._translated(error, "get", resource._replace(plural="pods/log"), namespace)
+            if isinstance(translated, _MissingError | _RefusedError):
+                return None  # 400: the container is still waiting to start
+            raise translated from error
+        return LogStream(self.name, answer.response)
+
+    def log(self, namespace: str, pod: str, container: str, *, lines: int, limit: int = LOG_BYTES) -> str | None:
+        """The end of a container's log, at most `limit` bytes of it; None when it has none (not started, or gone)."""
+        resource = Resource("", "v1", "pods")
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(limit)}
         try:
             return self._send("get", resource, namespace, pod, part="log", query=query).decode(errors="replace")
         except (_MissingError, _RefusedError):
@@ -164,7 +199,7 @@ class Session:
         body: Json | None = None,
         query: Mapping[str, str] | None = None,
     ) -> bytes:
-        method = "PATCH" if verb == "patch" else "GET"
+        method = {"patch": "PATCH", "create": "POST", "delete": "DELETE"}.get(verb, "GET")
         try:
             return self._call(method, resource.path(namespace, name, part), query or {}, body)
         except ApiException as error:
@@ -172,7 +207,17 @@ class Session:
             raise self._translated(error, verb, shown, namespace) from error
 
     def _call(self, method: str, path: str, query: Mapping[str, str], body: Json | None) -> bytes:
-        headers = {"Accept": "application/json"} | ({"Content-Type": MERGE_PATCH} if body is not None else {})
+        answer = self._open(method, path, query, body)
+        try:
+            read: bytes = answer.read() or b""
+            return read
+        except HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _open(self, method: str, path: str, query: Mapping[str, str], body: Json | None) -> Any:
+        """The answer, its body not read yet. Raises ApiException unless it is a good one."""
+        kind = MERGE_PATCH if method == "PATCH" else "application/json"
+        headers = {"Accept": "application/json"} | ({"Content-Type": kind} if body is not None else {})
         with self._lock:  # the hook that renews a token writes to the shared configuration
             method, url, headers, sent, post, *_ = self._api.param_serialize(
                 method,
@@ -185,12 +230,15 @@ class Session:
         limits = (CONNECT_TIMEOUT.total_seconds(), READ_TIMEOUT.total_seconds())
         try:
             answer = self._api.call_api(method, url, headers, sent, post, _request_timeout=limits)
-            data: bytes = answer.read() or b""  # type: ignore[no-untyped-call]
+            if not 200 <= answer.status <= 299:
+                said: bytes = answer.read() or b""  # type: ignore[no-untyped-call]
+                raise ApiException.from_response(http_resp=answer, body=said.decode(errors="replace"), data=None)
         except HTTPError as error:
-            raise TemporaryError(f"Cluster `{self.name}` cannot be reached: {_plain(error)}.") from error
-        if not 200 <= answer.status <= 299:
-            raise ApiException.from_response(http_resp=answer, body=data.decode(errors="replace"), data=None)
-        return data
+            raise self._unreachable(error) from error
+        return answer
+
+    def _unreachable(self, error: HTTPError) -> TemporaryError:
+        return TemporaryError(f"Cluster `{self.name}` cannot be reached: {_plain(error)}.")
 
     def _translated(self, error: ApiException, verb: str, resource: Resource, namespace: str | None) -> Exception:
         said = _message(error)
@@ -216,6 +264,34 @@ class Session:
             case status if status is None or status == 0 or status >= 500:
                 return TemporaryError(f"Cluster {where} failed at `{verb} {resource.plural}` ({status}): {said}")
         return PermanentError(f"Cluster {where} refused `{verb} {resource.plural}` ({error.status}): {said}")
+
+
+class LogStream:
+    """A container's log as it is written. Iterate in one thread; `close` may be called from another."""
+
+    def __init__(self, cluster: str, response: Any) -> None:
+        self._cluster = cluster
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Whole lines. Ends when the container has ended, or raises TemporaryError when the connection breaks (also
+        after a silence of `READ_TIMEOUT`: follow again then)."""
+        rest = b""
+        try:
+            for chunk in self._response.stream(64 * 1024):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from lines
+        except (HTTPError, OSError, ValueError) as error:  # ValueError: `close` was called in the middle of a read
+            raise TemporaryError(f"Cluster `{self._cluster}` broke off a log.") from error
+        finally:
+            self._response.close()  # here and not in `close`: the reader holds the buffer's lock
+        if rest:
+            yield rest
+
+    def close(self) -> None:
+        """Wake the reader up; its next read ends."""
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            self._response.shutdown()
 
 
 class _MissingError(Exception):
