@@ -21,6 +21,7 @@ pytest_plugins = [
     "tests.fixtures.office",
     "tests.fixtures.postgres",
     "tests.fixtures.s3",
+    "tests.fixtures.ssh_keys",
     "tests.fixtures.world",
 ]
 
