@@ -23,14 +23,14 @@ from actions.case import (
 )
 from actions.contract import Risk
 from actions.policy import (
-    Freeze,
-    FreezeOnce,
-    FreezeWeekly,
     Method,
+    Once,
     Person,
     Rule,
     Signer,
     Slot,
+    Weekly,
+    Window,
     frozen,
     lacking,
     minimum_others,
@@ -46,10 +46,8 @@ __all__ = [
     "Case",
     "Code",
     "Decision",
-    "Freeze",
-    "FreezeOnce",
-    "FreezeWeekly",
     "Method",
+    "Once",
     "Person",
     "PolicyVersion",
     "Refusal",
@@ -58,6 +56,8 @@ __all__ = [
     "Signer",
     "Slot",
     "State",
+    "Weekly",
+    "Window",
     "admit",
     "decide",
     "minimum_others",
@@ -118,7 +118,9 @@ def decide(case: Case, now: datetime) -> Decision:
         return _under_glass(case, case.break_glass, now, signers, alone.at)
     if now >= case.expires_at and not case.started:
         return Decision(
-            state=State.EXPIRED, reason="Nobody completed the signatures in time; ask for it again.", code=Code.EXPIRED
+            state=State.EXPIRED,
+            reason="This plan has expired: nobody completed the signatures in time. Ask for it again.",
+            code=Code.EXPIRED,
         )
     if case.break_glass is not None:
         missing = ("the requester's signature with a key, or as the incident commander",)
@@ -231,7 +233,7 @@ def _startable(case: Case, now: datetime, approved: Decision, since: datetime, *
     if case.started:
         return approved
     if now >= start_by:
-        text = "It was signed, but could not start in time; ask for it again."
+        text = "This plan has expired: it was signed, but could not start in time. Ask for it again."
         return Decision(state=State.EXPIRED, reason=text, code=Code.EXPIRED)
     held = frozen(case.covering, now) if freezes else None
     if held is not None:
@@ -392,7 +394,7 @@ def _useless(case: Case, new: Signature) -> Refusal | None:
     return Refusal(code=Code.NO_ROLE, text=f"This plan needs a signature of {wanted}; ask one of them.")
 
 
-def _until(freeze: Freeze, end: datetime) -> str:
+def _until(freeze: Window, end: datetime) -> str:
     return f"the end of the freeze{f' ({freeze.reason})' if freeze.reason else ''} at {_clock(end)}"
 
 

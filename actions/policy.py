@@ -59,19 +59,19 @@ class Slot(Frozen):
         return " or ".join(sorted(self.roles)) + (f" (in {self.group})" if self.group else "")
 
 
-class FreezeOnce(Frozen):
-    """From one instant until before another, nothing starts."""
+class Once(Frozen):
+    """From one instant until before another."""
 
     since: datetime
     until: datetime
     reason: str = ""
 
     def ends(self, now: datetime) -> datetime | None:
-        """When the freeze that holds now is over; None while none holds."""
+        """When it is over; None while it does not hold."""
         return self.until if self.since <= now < self.until else None
 
 
-class FreezeWeekly(Frozen):
+class Weekly(Frozen):
     """Every week on these days (0 is Monday) from one time of day until another, on the clocks of a zone. An `until`
     not after `since` is on the next day."""
 
@@ -82,7 +82,7 @@ class FreezeWeekly(Frozen):
     reason: str = ""
 
     def ends(self, now: datetime) -> datetime | None:
-        """When the freeze that holds now is over; None while none holds."""
+        """When it is over; None while it does not hold."""
         zone = ZoneInfo(self.zone)
         today = now.astimezone(zone).date()
         for day in (today, today - timedelta(days=1)):
@@ -95,7 +95,7 @@ class FreezeWeekly(Frozen):
         return None
 
 
-Freeze = FreezeOnce | FreezeWeekly
+Window = Once | Weekly
 
 
 class Rule(Frozen):
@@ -111,7 +111,7 @@ class Rule(Frozen):
     services: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
     key_required: bool = False  # one of the signatures must be Method.KEY
-    freezes: tuple[Freeze, ...] = ()
+    freezes: tuple[Window, ...] = ()
     approval_expiry: timedelta = timedelta(minutes=30)
     execution_expiry: timedelta = timedelta(hours=1)
 
@@ -131,7 +131,7 @@ def others_needed(rules: Iterable[Rule], risk: Risk) -> int:
     return max([minimum_others(risk), *(rule.others for rule in rules)])
 
 
-def frozen(rules: Iterable[Rule], now: datetime) -> tuple[Freeze, datetime] | None:
+def frozen(rules: Iterable[Rule], now: datetime) -> tuple[Window, datetime] | None:
     """The freeze that holds longest, and when it is over."""
     held = [(freeze, end) for rule in rules for freeze in rule.freezes if (end := freeze.ends(now)) is not None]
     return max(held, key=lambda pair: pair[1], default=None)
