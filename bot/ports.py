@@ -121,6 +121,15 @@ class Desk(Protocol):
     async def store(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
         """Make the click durable. False when this key was stored before: nothing more is to be done."""
 
+    async def replayed(self, key: str) -> bool:
+        """Remember a signed request by this key. True when it came before and was answered (`finish`)."""
+
+    async def take_turn(self, who: Who) -> None:
+        """Count a command or a click. Raises UserError, after recording it, when this person asked too often."""
+
+    async def turn_away(self, who: Who, code: str, text: str) -> None:
+        """Record a refusal that concerns no plan. Always raises UserError."""
+
     async def finish(self, key: str) -> None:
         """What was stored under this key is carried out, or refused with a reason."""
 
@@ -145,8 +154,9 @@ class Desk(Protocol):
     async def refuse_account(self, who: Who, token: str, problem: str) -> None:
         """Record that an account was turned away. Always raises UserError."""
 
-    async def plan_card(self, token: str) -> PlanCard:
-        """Return the plan as it stands in the database now. Raises UserError when unknown."""
+    async def plan_card(self, token: str, who: Who | None = None) -> PlanCard:
+        """Return the plan as it stands in the database now. Raises UserError when unknown, after recording that `who`
+        asked for it."""
 
     async def recommend(self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False) -> None:
         """Have an outbox row `view` fill the open modal with a `RestoreOffer`."""

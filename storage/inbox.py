@@ -21,6 +21,12 @@ async def store(session: AsyncSession, key: str, kind: str, payload: Mapping[str
     return result.first() is not None
 
 
+async def finished(session: AsyncSession, key: str) -> bool:
+    """Whether it was carried out, or answered."""
+    statement = select(col(InboxRow.finished_at)).where(col(InboxRow.key) == key)
+    return (await session.execute(statement)).scalar_one_or_none() is not None
+
+
 async def finish(session: AsyncSession, key: str) -> None:
     """It was carried out, or answered."""
     await session.execute(

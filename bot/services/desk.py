@@ -15,7 +15,9 @@ from bot.services.approvals import NOT_ON_ROSTER, Approvals
 from bot.services.cards import PlanCard
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans, note_plan
-from storage import inbox, incidents, outbox, requests, runs, timeline
+from bot.services.rate_limits import RateLimits
+from bot.services.refusals import Door, Refusals
+from storage import inbox, incidents, outbox, requests, runs
 from storage.session import Database
 from storage.tables import PlanRow, RequestRow
 
@@ -38,6 +40,7 @@ class Desk:
         clock: Clock,
         *,
         in_hand: timedelta = timedelta(seconds=15),
+        limits: RateLimits | None = None,
     ) -> None:
         self._database = database
         self._approvals = approvals
@@ -45,6 +48,8 @@ class Desk:
         self._incidents = incidents
         self._clock = clock
         self._in_hand = in_hand  # how long a click may take before it counts as left behind
+        self._limits = limits or RateLimits()
+        self._refusals = Refusals(database, approvals.policy, clock)
 
     async def store(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
         """Keep what arrived; False when it arrived before."""
@@ -62,14 +67,38 @@ class Desk:
             rows = await inbox.unfinished(session, kind=kind, after=self._in_hand, within=FORGOTTEN)
             return [(row.key, row.payload) for row in rows]
 
+    async def replayed(self, key: str) -> bool:
+        """Remember a signed request; True when it was seen before, by whichever process, and answered. One that a
+        process died over may come again: what it asks for carries a key of its own."""
+        async with self._database.session() as session:
+            return not await inbox.store(session, key, "http", {}) and await inbox.finished(session, key)
+
+    async def take_turn(self, who: Who) -> None:
+        """Count a command or a click of somebody. Raises UserError, after recording it, when there were too many."""
+        person = self._approvals.policy.person(who)
+        wait = self._limits.take(person.id if person else f"{who.team} {who.slack_user}", self._clock.now())
+        if wait is None:
+            return
+        text = (
+            f"You have asked {self._limits.turns} times within {self._limits.within.total_seconds():.0f} s, so this "
+            f"was not done. Try again at {wait.until:%H:%M:%S} UTC; signatures are taken at any time."
+        )
+        await self._refusals.record(who, Door.RATE_LIMITED, text, told=wait.first)
+        raise UserError(text)
+
+    async def turn_away(self, who: Who, code: str, text: str) -> None:
+        """Record that something was refused before it reached a plan. Raises UserError with the text."""
+        await self._refusals.turn_away(who, code, text)
+
     async def ask(self, who: Who, command: Command, *, reply: ReplyTo, key: str | None = None) -> int | None:
         """Take one command. Incident commands are done here; the rest becomes a request, whose id is returned.
         Asking again under the same `key` changes nothing.
         Raises UserError for accounts the roster does not know, after recording it."""
         person = self._approvals.policy.person(who)
         if person is None:
-            await self._refuse_stranger(who, command)
+            await self._refusals.record(who, Code.NOT_ON_ROSTER, f"{command.name}: {NOT_ON_ROSTER.text}")
             raise UserError(NOT_ON_ROSTER.text)
+        await self._refusals.check(who, [command.reason, command.typed, *map(str, command.params.values())])
         if command.name.startswith("incident."):
             await self._incidents.handle(who, person.id, command, reply, key=key)
             return None
@@ -96,7 +125,8 @@ class Desk:
         self, who: Who, token: str, *, act: Act, digest: str, typed: str, reason: str, channel: str, ts: str
     ) -> str:
         """Record an act on the plan of this button; the sentence for the clicker. Raises UserError for refusals."""
-        row = await self._plans.by_token(token)
+        row = await self._plan(who, token)
+        await self._refusals.check(who, [reason, typed])
         if channel:
             await self._belongs(who, row, channel, ts)
         return await self._approvals.sign(who, row, act, digest=digest, typed=typed, reason=reason)
@@ -111,7 +141,7 @@ class Desk:
 
     async def may_sign(self, who: Who, token: str) -> None:
         """Refuse (and record) a click before a modal is shown to somebody whose signature cannot count."""
-        row = await self._plans.by_token(token)
+        row = await self._plan(who, token)
         person = self._approvals.policy.person(who)
         if person is None:
             await self._approvals.refuse(who, row, NOT_ON_ROSTER)
@@ -126,7 +156,7 @@ class Desk:
         checks anew. Otherwise everything stays as it stands, and the run's locks are given back. Raises UserError for
         strangers and for runs that do not ask.
         """
-        row = await self._plans.by_token(token)
+        row = await self._plan(who, token)
         person = self._approvals.policy.person(who)
         if person is None:
             await self._approvals.refuse(who, row, NOT_ON_ROSTER)
@@ -151,12 +181,20 @@ class Desk:
 
     async def refuse_account(self, who: Who, token: str, problem: str) -> None:
         """Record that an account was turned away (guest, deactivated, foreign, bot). Raises UserError."""
-        row = await self._plans.by_token(token)
+        row = await self._plan(who, token)
         await self._approvals.refuse(who, row, Refusal(code=Code.NOT_ON_ROSTER, text=problem))
 
-    async def plan_card(self, token: str) -> PlanCard:
+    async def _plan(self, who: Who, token: str) -> PlanRow:
+        """The plan of a button. Raises UserError, after recording it, for a token that no plan has."""
+        try:
+            return await self._plans.by_token(token)
+        except UserError as error:
+            await self._refusals.record(who, Door.UNKNOWN_BUTTON, str(error))
+            raise
+
+    async def plan_card(self, token: str, who: Who | None = None) -> PlanCard:
         """The plan behind a button, fresh from the database."""
-        row = await self._plans.by_token(token)
+        row = await (self._plans.by_token(token) if who is None else self._plan(who, token))
         async with self._database.session() as session:
             return await self._plans.card(session, row)
 
@@ -172,18 +210,12 @@ class Desk:
         self, who: Who, *, channel: str, ts: str, text: str, author: str, permalink: str | None, occurred_at: datetime
     ) -> None:
         """Put a message on the timeline of the channel's incident, once."""
+        if self._approvals.policy.person(who) is None and await self._has_incident(channel):
+            await self._refusals.record(who, Code.NOT_ON_ROSTER, f"pin: {NOT_ON_ROSTER.text}")
         await self._incidents.pin(
             who, channel=channel, ts=ts, text=text, author=author, permalink=permalink, occurred_at=occurred_at
         )
 
-    async def _refuse_stranger(self, who: Who, command: Command) -> None:
+    async def _has_incident(self, channel: str) -> bool:
         async with self._database.session() as session:
-            account = who.slack_user or who.person
-            await timeline.refuse(
-                session,
-                plan_id=None,
-                account=account,
-                person="",
-                code=Code.NOT_ON_ROSTER,
-                text=f"{command.name}: {NOT_ON_ROSTER.text}",
-            )
+            return await incidents.open_in(session, channel) is not None

@@ -29,6 +29,9 @@ class MemoryDesk:
     answers: list[tuple[str, str, bool]] = field(default_factory=list)
     recommended: list[tuple[str | None, str, bool]] = field(default_factory=list)
     pinned: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    turns: list[Who] = field(default_factory=list)
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+    limit: int | None = None
     requester: str = "U0ANA"
     problem: Exception | None = None
     store_problem: Exception | None = None
@@ -50,6 +53,19 @@ class MemoryDesk:
         self.stored.setdefault(key, kind)
         self.payloads.setdefault(key, payload)
         return fresh
+
+    async def replayed(self, key: str) -> bool:
+        return not await self.store(key, "http", {}) and key in self.finished
+
+    async def take_turn(self, who: Who) -> None:
+        self.turns.append(who)
+        if self.limit is not None and len(self.turns) > self.limit:
+            await self.turn_away(who, "rate_limited", "You have asked too often. Try again at 12:00:00 UTC.")
+
+    async def turn_away(self, who: Who, code: str, text: str) -> None:
+        self.refusals.append((who.slack_user, code))
+        self._news.set()
+        raise UserError(text)
 
     async def finish(self, key: str) -> None:
         self.finished.add(key)
@@ -87,7 +103,7 @@ class MemoryDesk:
         self.turned_away.append((who.slack_user, token))
         raise UserError(problem)
 
-    async def plan_card(self, token: str) -> PlanCard:
+    async def plan_card(self, token: str, who: Who | None = None) -> PlanCard:
         if token not in self.cards:
             raise UserError("This button belongs to no plan.")
         return self.cards[token]

@@ -98,7 +98,7 @@ async def _card(counter: Counter, who: Who, token: str, *, signs: bool) -> PlanC
     if signs:
         await counter.desk.may_sign(who, token)
         await counter.refuse_unfit(who, token)
-    return await counter.desk.plan_card(token)
+    return await counter.desk.plan_card(token, who)
 
 
 async def _sign(counter: Counter, ack: AsyncAck, body: Body, act: Act) -> None:
