@@ -243,7 +243,7 @@ async def test_strangers_are_refused_and_recorded(office: OfficeForTests) -> Non
 async def test_the_command_line_cannot_sign(office: OfficeForTests) -> None:
     command = Command(name="toy.run", reason="x", typed="toy")
     async with office.working():
-        request = await office.desk.ask(Who(source="cli", person="olivia"), command, reply=ReplyTo())
+        request = await office.terminal.ask(Who(source="cli", person="olivia"), command, reply=ReplyTo())
         assert "ask in Slack" in await office.refused(request or 0)
 
 
