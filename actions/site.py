@@ -135,6 +135,37 @@ class ClusterAccess(Frozen):
     context: str | None = None
 
 
+class JobSecret(Frozen):
+    """A Secret that jobs in the cluster see: as files under `path`, or as environment variables where that is empty."""
+
+    name: str
+    path: str = ""
+    kinds: tuple[str, ...] = ()  # jobs that get it: dump, load, verify, adopt; empty: all
+
+
+class JobClaim(Frozen):
+    """A PersistentVolumeClaim that jobs mount."""
+
+    name: str
+    path: str
+
+
+class JobPlace(Frozen):
+    """Where heavy steps run as Kubernetes Jobs, and what they may take."""
+
+    cluster: str
+    namespace: str
+    image: str
+    plan_config_map: str  # holds the plan file under the key `dr-plan.yml`
+    service_account: str = ""  # with its token; empty: none, the usual case
+    claims: tuple[JobClaim, ...] = ()
+    secrets: tuple[JobSecret, ...] = ()
+    cpu: str = "2"
+    memory: str = "2Gi"
+    ephemeral_storage: str = "1Gi"
+    keep_finished: timedelta = timedelta(days=1)
+
+
 class Site(Frozen):
     """Everything the actions may act on, by name."""
 
@@ -144,6 +175,7 @@ class Site(Frozen):
     buckets: Mapping[str, Bucket] = {}
     clusters: Mapping[str, ClusterAccess] = {}
     backups: Mapping[str, BackupPolicy] = {}  # by database
+    jobs: JobPlace | None = None
 
     def database(self, name: str) -> Database:
         """Raise UserError when the plan file knows no such database."""

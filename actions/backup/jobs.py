@@ -1,7 +1,10 @@
 """`drbot job SPEC`: one heavy step in a process of its own.
 
 A job is a folder. The executor writes `spec.json`; this side prints progress as NDJSON on standard output and writes
-`result.json` beside the spec, last and as a whole. A folder without a result whose process is gone is a lost job.
+`result.json`, last and as a whole. A folder without a result whose process is gone is a lost job.
+
+In a cluster nobody outside can read the folder. There the result is also the last line of standard output, and after
+it, as the very last thing, an `Ending` goes to the file the pod's termination message is taken from.
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import json
+import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +37,49 @@ from actions.ports import (
     Progress,
     ProgressReport,
 )
+from actions.site import Frozen
 
 SPEC, RESULT, LOCK = "spec.json", "result.json", "lock"
+RESULT_LINE = '{"result":'
+MESSAGE_BYTES = 4000  # a termination message may have 4096
+ERROR_KEPT = 1500  # bytes of an error that is too long for the message
+
+
+class Ending(Frozen):
+    """How a job ended, small enough for a termination message: a large result is left out and named by its hash."""
+
+    state: JobState
+    result_sha256: str = ""
+
+    @classmethod
+    def of(cls, state: JobState) -> Ending:
+        whole = cls(state=state)
+        if len(whole.model_dump_json().encode()) <= MESSAGE_BYTES:
+            return whole
+        error = state.error.encode()[:ERROR_KEPT].decode(errors="ignore")
+        short = state.model_copy(update={"result": None, "error": error})
+        return cls(state=short, result_sha256="" if state.result is None else digest_of(state.result))
+
+    def completed(self, lines: Iterable[str]) -> JobState:
+        """The state with the result found among the lines of the log; without it where none fits."""
+        if self.result_sha256:
+            for line in lines:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    result = json.loads(line)["result"] if line.startswith(RESULT_LINE) else None
+                    if result is not None and digest_of(result) == self.result_sha256:
+                        return self.state.model_copy(update={"result": result})
+        return self.state
+
+
+def digest_of(result: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
 async def run_job(spec: JobSpec, engine: BackupEngine, progress: Progress) -> dict[str, Any]:
     """Do what the spec asks and give the result as JSON. Raises TemporaryError when its time is over."""
     try:
         async with asyncio.timeout(spec.timeout.total_seconds()):
-            return await _WORK[spec.kind](spec.request, engine, progress)
+            return await _KINDS[spec.kind](spec.request, engine, progress)
     except TimeoutError as error:
         limit = f"{spec.timeout.total_seconds():g} s"
         raise TemporaryError(f"The job `{spec.name}` was ended after {limit}, its time limit.") from error
@@ -68,7 +107,7 @@ async def _adopt(request: Mapping[str, Any], engine: BackupEngine, progress: Pro
     return (await engine.adopt(AdoptRequest.model_validate(request), progress)).model_dump(mode="json")
 
 
-_WORK: Mapping[JobKind, Callable[[Mapping[str, Any], BackupEngine, Progress], Awaitable[dict[str, Any]]]] = {
+_KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], BackupEngine, Progress], Awaitable[dict[str, Any]]]] = {
     JobKind.DUMP: _dump,
     JobKind.LOAD: _load,
     JobKind.VERIFY: _verify,
@@ -76,22 +115,40 @@ _WORK: Mapping[JobKind, Callable[[Mapping[str, Any], BackupEngine, Progress], Aw
 }
 
 
-async def main(spec_path: Path, engine: BackupEngine, *, hide: Callable[[str], str] = str) -> int:
+async def main(
+    spec_path: Path,
+    engine: BackupEngine,
+    *,
+    hide: Callable[[str], str] = str,
+    folder: Path | None = None,
+    message: Path | None = None,
+) -> int:
     """The body of `drbot job`. Returns the exit code: 0 when it succeeded, 1 when not; the result file says why.
-    `hide` takes the secrets out of what it says.
+    `hide` takes the secrets out of what it says. `folder` takes lock and result where the spec's own cannot be written;
+    `message` takes the `Ending`.
 
     SIGTERM ends the work in order (uploads aborted, scratch removed) and leaves no result: the job counts as lost.
     """
-    with spec_path.with_name(LOCK).open("w") as lock:
+    place = folder or spec_path.parent
+    await asyncio.to_thread(place.mkdir, mode=0o700, parents=True, exist_ok=True)
+    with (place / LOCK).open("w") as lock:
         # A starter that died before it recorded the process starts another one: that one waits here, and finds the
         # result, or does the work itself when the first has died without one.
         await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-        if await asyncio.to_thread(spec_path.with_name(RESULT).exists):
-            return 0
-        return await _main(spec_path, engine, hide)
+        if await asyncio.to_thread((place / RESULT).exists):
+            state = JobState.model_validate_json(await asyncio.to_thread((place / RESULT).read_bytes))
+        else:
+            ended = await _work(spec_path, engine, hide, place / RESULT)
+            if ended is None:
+                return 1
+            state = ended
+        if message is not None:
+            await asyncio.to_thread(_announce, state, message)
+        return 0 if state.phase is JobPhase.SUCCEEDED else 1
 
 
-async def _main(spec_path: Path, engine: BackupEngine, hide: Callable[[str], str]) -> int:
+async def _work(spec_path: Path, engine: BackupEngine, hide: Callable[[str], str], result: Path) -> JobState | None:
+    """Work, and write the result; None when it was ended by a signal."""
     spec = JobSpec.model_validate_json(await asyncio.to_thread(spec_path.read_bytes))
     work = asyncio.ensure_future(run_job(spec, engine, _print))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
@@ -100,14 +157,22 @@ async def _main(spec_path: Path, engine: BackupEngine, hide: Callable[[str], str
     except DrError as error:
         state = JobState(phase=JobPhase.FAILED, error=hide(str(error)), error_kind=type(error).__name__)
     except asyncio.CancelledError:
-        return 1
+        return None
     except Exception as error:
         # A defect of ours must reach the person as well; the traceback is in the job's log.
         text = f"The job `{spec.name}` failed in a way that was not foreseen ({type(error).__name__}). See its log."
-        await asyncio.to_thread(write_result, spec_path.with_name(RESULT), _failed(text))
-        raise
-    await asyncio.to_thread(write_result, spec_path.with_name(RESULT), state)
-    return 0 if state.phase is JobPhase.SUCCEEDED else 1
+        logging.getLogger(__name__).exception("job_failed_unforeseen")
+        state = _failed(text)
+    await asyncio.to_thread(write_result, result, state)
+    return state
+
+
+def _announce(state: JobState, message: Path) -> None:
+    ending = Ending.of(state)
+    if ending.result_sha256:
+        sys.stdout.write(json.dumps({"result": state.result}) + "\n")
+        sys.stdout.flush()
+    message.write_text(ending.model_dump_json(), encoding="utf-8")
 
 
 def _failed(text: str) -> JobState:
