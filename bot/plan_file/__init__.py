@@ -6,9 +6,10 @@ line, `schema` is the JSON Schema, `dump` writes a plan built by a program.
 
 from actions.contract import Risk
 from actions.site import WorkloadKind
-from bot.plan_file.check import Problem, Severity, check, load, report
+from bot.plan_file.approval import Approval, ApprovalRule, BreakGlass, Slot
+from bot.plan_file.check import Problem, Severity, check, check_text, load, load_text, read_file, report
 from bot.plan_file.document import DrPlan, UnknownNameError
-from bot.plan_file.people import Approval, ApprovalRule, Channels, Person, Slot
+from bot.plan_file.people import Channels, Person
 from bot.plan_file.procedures import (
     Contact,
     Drill,
@@ -37,6 +38,7 @@ from bot.plan_file.values import (
     is_reference,
     parse_duration,
 )
+from bot.plan_file.windows import Freeze, Shift, Weekday
 from bot.plan_file.world import (
     Bucket,
     BucketPurpose,
@@ -57,6 +59,7 @@ __all__ = [
     "Approval",
     "ApprovalRule",
     "Backups",
+    "BreakGlass",
     "Bucket",
     "BucketPurpose",
     "Channels",
@@ -70,6 +73,7 @@ __all__ = [
     "Drill",
     "DumpBackup",
     "Duration",
+    "Freeze",
     "IncrementalBackup",
     "Invariant",
     "ObjectLock",
@@ -87,19 +91,24 @@ __all__ = [
     "ServerRole",
     "Service",
     "Severity",
+    "Shift",
     "Slot",
     "TextRef",
     "UnknownNameError",
     "WalArchive",
+    "Weekday",
     "Workload",
     "WorkloadKind",
     "check",
+    "check_text",
     "cron_fields",
     "dump",
     "format_duration",
     "is_reference",
     "load",
+    "load_text",
     "parse_duration",
+    "read_file",
     "report",
     "schema",
 ]

@@ -56,16 +56,37 @@ def check(path: FilePath | str, *, actions: Collection[str] | None = None, today
 
 def load(path: FilePath | str, *, actions: Collection[str] | None = None) -> DrPlan:
     """The plan of a file. Raises UserError with every error of it, one a line."""
-    plan, problems = _examine(FilePath(path), actions=actions, today=None)
-    if plan is None:
-        errors = [problem for problem in problems if problem.severity is Severity.ERROR]
-        raise UserError(report(errors))
-    return plan
+    return _plan(_examine(FilePath(path), actions=actions, today=None))
+
+
+def check_text(text: str, *, name: str, actions: Collection[str] | None = None) -> list[Problem]:
+    """As `check`, of a text that is called `name` in the problems."""
+    return _examine_text(text, FilePath(name), actions=actions, today=None)[1]
+
+
+def load_text(text: str, *, name: str, actions: Collection[str] | None = None) -> DrPlan:
+    """As `load`, of a text that is called `name` in the errors."""
+    return _plan(_examine_text(text, FilePath(name), actions=actions, today=None))
+
+
+def read_file(path: FilePath | str) -> str:
+    """The text of a plan file. Raises UserError when it cannot be read as such."""
+    text = _text(FilePath(path))
+    if isinstance(text, Problem):
+        raise UserError(str(text))
+    return text
 
 
 def report(problems: Iterable[Problem]) -> str:
     """The problems as text, one a line."""
     return "\n".join(str(problem) for problem in problems)
+
+
+def _plan(examined: tuple[DrPlan | None, list[Problem]]) -> DrPlan:
+    plan, problems = examined
+    if plan is None:
+        raise UserError(report(problem for problem in problems if problem.severity is Severity.ERROR))
+    return plan
 
 
 def _examine(
@@ -74,6 +95,12 @@ def _examine(
     text = _text(path)
     if isinstance(text, Problem):
         return None, [text]
+    return _examine_text(text, path, actions=actions, today=today)
+
+
+def _examine_text(
+    text: str, path: FilePath, *, actions: Collection[str] | None, today: date | None
+) -> tuple[DrPlan | None, list[Problem]]:
     source = read(text)
     problems = [
         Problem(str(path), bad.place.line, bad.place.column, _dotted(bad.path), bad.wrong, bad.right)
@@ -130,6 +157,7 @@ def _between(data: Any, actions: Collection[str] | None) -> Iterator[_Misfit]:
         "runbooks.*.steps.*.action",
         "drills.*.steps.*.action",
         "drills.*.action",
+        "approval.rules.*.actions.*",
     ):
         for where, word in find(data, pattern):
             if isinstance(word, str) and word not in actions:

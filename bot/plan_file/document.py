@@ -6,13 +6,14 @@ from typing import Literal, Protocol, Self, TypeVar
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from actions.contract import Risk
 from actions.errors import UserError
-from bot.plan_file.people import Approval, ApprovalRule, Channels, Person, WorkspaceId
+from bot.plan_file.approval import Approval
+from bot.plan_file.people import Channels, Person, WorkspaceId
 from bot.plan_file.procedures import Contact, Drill, Objectives, PlanDocument, Runbook, Scenario
 from bot.plan_file.protection import Backups, DatabaseBackup
 from bot.plan_file.rules import broken_rules, choose
 from bot.plan_file.values import Part, Text
+from bot.plan_file.windows import Shift
 from bot.plan_file.world import Bucket, Cluster, Database, Server, Service
 
 RULES_ERROR = "plan_rules"
@@ -75,6 +76,8 @@ class DrPlan(Part):
     """How many persons must sign what."""
     roster: tuple[Person, ...] = Field(min_length=1)
     """Who may ask and sign."""
+    rota: tuple[Shift, ...] = ()
+    """Who can be reached when; every day it is checked that each hour has enough signers."""
     contacts: tuple[Contact, ...] = ()
     """Whom to call."""
     runbooks: tuple[Runbook, ...] = ()
@@ -128,10 +131,6 @@ class DrPlan(Part):
         raise UnknownNameError(
             f"the plan has no backup of a database `{database}`; {choose('database', database, names)}"
         )
-
-    def rule(self, risk: str) -> ApprovalRule | None:
-        """The approval rule of a risk; None means that nobody may."""
-        return next((rule for rule in self.approval.rules if rule.risk == Risk(risk)), None)
 
     def person(self, slack_id: str) -> Person | None:
         """The person a Slack account belongs to; None for accounts the roster does not know."""

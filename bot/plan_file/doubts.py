@@ -1,14 +1,18 @@
 """What a valid plan still leaves open: entries to be filled in, promises that cannot be kept."""
 
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from actions.contract import Risk
+from actions.policy import shortfall
 from bot.plan_file.document import DrPlan
-from bot.plan_file.people import ApprovalRule, Person
+from bot.plan_file.quorum import gaps, roster_of, together
 from bot.plan_file.rules import Broken
 
 _OPEN = "TBD"
+
+_A_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
+"""Any week shows what a rota leaves open; the bot itself looks at the coming one."""
 
 
 def doubts(plan: DrPlan, *, today: date | None) -> list[Broken]:
@@ -18,6 +22,8 @@ def doubts(plan: DrPlan, *, today: date | None) -> list[Broken]:
         *_open_persons(plan),
         *_missing_rules(plan),
         *_too_few_signers(plan),
+        *_lonely_hours(plan),
+        *_idle_commander(plan),
         *_unkept_rpo(plan),
         *_unprotected(plan),
         *_overdue(plan, today),
@@ -35,43 +41,48 @@ def _open_persons(plan: DrPlan) -> Iterator[Broken]:
     for index, person in enumerate(plan.roster):
         if person.name == _OPEN:
             yield Broken(("roster", index, "name"), f"the name of `{person.id}` is still TBD", "fill it in")
-        if not person.slack_ids:
-            yield Broken(("roster", index), f"`{person.id}` has no Slack account and cannot sign", "add `slack_ids`")
+        if not person.slack_ids and not person.keys:
+            wrong = f"`{person.id}` has no Slack account and no key, and cannot sign"
+            yield Broken(("roster", index), wrong, "add `slack_ids` or `keys`")
 
 
 def _missing_rules(plan: DrPlan) -> Iterator[Broken]:
     for risk in Risk:
-        if plan.rule(risk) is None:
-            yield Broken(
-                ("approval", "rules"),
-                f"no rule covers {risk}, so its actions are refused",
-                f"add a rule for {risk}",
+        rules = [rule for rule in plan.approval.rules if rule.risk is risk]
+        if all(rule.scoped for rule in rules):
+            some = "only some plans of" if rules else "no rule covers"
+            wrong = (
+                f"{some} {risk}{' are covered' if rules else ''}, so its {'others' if rules else 'actions'} are refused"
             )
+            yield Broken(("approval", "rules"), wrong, f"add a rule for {risk}")
 
 
 def _too_few_signers(plan: DrPlan) -> Iterator[Broken]:
-    able = [person for person in plan.roster if person.slack_ids]
-    for index, rule in enumerate(plan.approval.rules):
-        if rule.risk is Risk.READ:
+    roster = roster_of(plan)
+    for index, part in enumerate(plan.approval.rules):
+        if part.risk is Risk.READ:
             continue  # runs at once, without a signature
-        lack = _lack(rule, able)
+        lack = shortfall(together(plan, part), part.risk, roster)
         if lack:
             yield Broken(
                 ("approval", "rules", index),
-                f"{rule.risk} cannot be signed yet: {lack}",
-                "add `slack_ids` to the roster",
+                f"{part.risk} cannot be signed yet: the roster lacks {'; '.join(lack)}",
+                "add `slack_ids` or `keys` to the roster, or persons",
             )
 
 
-def _lack(rule: ApprovalRule, able: list[Person]) -> str:
-    needed = rule.persons_besides_requester + 1
-    if len(able) < needed:
-        return f"it needs {needed} persons with a Slack account, the roster has {len(able)}"
-    for slot in rule.slots:
-        holders = sum(slot.role in person.roles for person in able)
-        if holders < slot.count:
-            return f"it needs {slot.count} of `{slot.role}` with a Slack account, the roster has {holders}"
-    return ""
+def _lonely_hours(plan: DrPlan) -> Iterator[Broken]:
+    """A rota that leaves hours in which something cannot be signed."""
+    if not plan.rota:
+        return
+    for gap in gaps(plan, _A_MONDAY):
+        yield Broken(("rota",), gap.sentence, "add persons to these hours")
+
+
+def _idle_commander(plan: DrPlan) -> Iterator[Broken]:
+    if plan.approval.break_glass is not None and not any(person.keys for person in plan.roster):
+        wrong = "nobody has a key, so break-glass is open to the incident commander in Slack alone"
+        yield Broken(("approval", "break_glass"), wrong, "add `keys` to the roster")
 
 
 def _unkept_rpo(plan: DrPlan) -> Iterator[Broken]:

@@ -1,12 +1,14 @@
-"""Who may do what: channels, approval policy and roster."""
+"""The channels of the bot and the roster of persons."""
 
-from typing import Annotated, Self
+import re
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from pydantic import AfterValidator, Field
 
-from actions.approval import minimum_others
-from actions.contract import Risk
-from bot.plan_file.values import Count, Duration, Flag, Name, Part, Positive, Shape, Text, misfit
+from bot.plan_file.values import Name, Part, Shape, Text, misfit
 
 SlackId = Annotated[
     str,
@@ -22,6 +24,31 @@ ChannelRef = Annotated[
 ]
 """A channel's id (C0123ABCD) or name (#dr-oncall)."""
 
+KEY_LINE = re.compile(
+    r"(?:(?P<options>valid-(?:after|before)=\"[0-9]{8,14}Z?\"(?:,valid-(?:after|before)=\"[0-9]{8,14}Z?\")?)\s+)?"
+    r"(?P<kind>ssh-ed25519)\s+(?P<blob>[A-Za-z0-9+/=]+)(?:\s+(?P<comment>.*))?"
+)
+"""A key as in allowed_signers (ssh-keygen(1)), without the principal: that is the person."""
+
+
+def _key_line(text: str) -> str:
+    right = "paste the .pub file of an Ed25519 key (`ssh-keygen -t ed25519`): ssh-ed25519 AAAA... name"
+    if "PRIVATE KEY" in text:
+        raise misfit("this is the private half of a key", f"make a new key, and {right}")
+    match = KEY_LINE.fullmatch(text)
+    if match is None:
+        raise misfit("this is not a public key of OpenSSH's Ed25519 form", right)
+    try:
+        key = load_ssh_public_key(f"{match['kind']} {match['blob']}".encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise misfit("this public key is damaged", right) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise misfit("this is not an Ed25519 key", right)
+    return text
+
+
+KeyLine = Annotated[str, AfterValidator(_key_line)]
+
 
 class Channels(Part):
     """Where the bot speaks."""
@@ -36,58 +63,6 @@ class Channels(Part):
     """Channel every signature and refusal is copied to."""
 
 
-class Slot(Part):
-    """Persons of one role among the signers. One person fills at most one slot."""
-
-    role: Name
-    """A role of the roster."""
-    count: Positive = 1
-    """How many persons of it."""
-
-
-class ApprovalRule(Part):
-    """What the plans of one risk need before they run."""
-
-    risk: Risk
-    """The risk the rule is for."""
-    persons_besides_requester: Count
-    """Signatures of other persons; the request itself is the requester's signature."""
-    slots: tuple[Slot, ...] = ()
-    """Roles that must be among all signers, the requester included."""
-    approval_expiry: Duration
-    """Time from the request until the last signature; silence is a refusal."""
-    execution_expiry: Duration
-    """Time from the last signature until the run starts; later it asks again."""
-    typed_target: Flag = False
-    """Whether signers type the name of what is replaced."""
-
-    @model_validator(mode="after")
-    def never_under_two_persons(self) -> Self:
-        """Policy may raise the defaults of the architecture, never lower them."""
-        fewest = minimum_others(self.risk)
-        if self.persons_besides_requester < fewest:
-            raise misfit(
-                f"{self.risk} needs at least {fewest + 1} persons",
-                f"set `persons_besides_requester` to {fewest} or more",
-            )
-        if self.risk in (Risk.DESTRUCTIVE, Risk.IRREVERSIBLE) and not self.typed_target:
-            raise misfit(f"{self.risk} needs the name of the target typed", "set `typed_target: true`")
-        if sum(slot.count for slot in self.slots) > self.persons_besides_requester + 1:
-            raise misfit(
-                f"the slots ask for {sum(slot.count for slot in self.slots)} persons, but only "
-                f"{self.persons_besides_requester + 1} sign",
-                "raise `persons_besides_requester`",
-            )
-        return self
-
-
-class Approval(Part):
-    """The approval policy. A risk without a rule is refused."""
-
-    rules: tuple[ApprovalRule, ...] = Field(min_length=1)
-    """One rule for each risk."""
-
-
 class Person(Part):
     """A person of the roster. Signatures count persons, not Slack accounts."""
 
@@ -98,7 +73,9 @@ class Person(Part):
     roles: tuple[Name, ...] = Field(min_length=1)
     """on_call, dba, security, incident_commander, operator or roles of your own."""
     slack_ids: tuple[SlackId, ...] = ()
-    """Every Slack account of the person; without one the person cannot sign."""
+    """Every Slack account of the person; without one the person cannot sign in Slack."""
+    keys: tuple[KeyLine, ...] = ()
+    """Public OpenSSH keys the person signs with (`drbot sign`), Ed25519, each a line of a .pub file."""
     phone: Text | None = None
     """Phone number in quotes, or TBD."""
     email: Text | None = None

@@ -36,6 +36,8 @@ _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("backups.applications.*.bucket", "buckets.*.name", "bucket", ()),
     ("backups.files.*.bucket", "buckets.*.name", "bucket", ()),
     ("approval.rules.*.slots.*.role", "roster.*.roles.*", "role", ()),
+    ("approval.rules.*.services.*", "services.*.name", "service", ()),
+    ("rota.*.persons.*", "roster.*.id", "person", ()),
     ("runbooks.*.scenarios.*", "scenarios.*.name", "scenario", ()),
     ("contacts.*.person", "roster.*.id", "person", ()),
 )
@@ -49,7 +51,6 @@ _UNIQUE: tuple[tuple[str, str], ...] = (
     ("services.*.name", "service"),
     ("buckets.*.name", "bucket"),
     ("backups.databases.*.database", "database"),
-    ("approval.rules.*.risk", "risk"),
     ("roster.*.id", "person"),
     ("roster.*.slack_ids.*", "Slack account"),
     ("runbooks.*.name", "runbook"),
@@ -103,6 +104,8 @@ def broken_rules(data: Mapping[str, object]) -> list[Broken]:
         *_unknown_names(data),
         *_repeated_names(data),
         *_repeated_inside(data),
+        *_repeated_rules(data),
+        *_repeated_keys(data),
         *_unreachable_quorum(data),
         *_odd_pairs(data),
     ]
@@ -125,6 +128,34 @@ def _repeated_inside(data: Mapping[str, object]) -> Iterator[Broken]:
     for path, database in find(data, "databases.*"):
         inside = [((*path, *deeper), name) for deeper, name in find(database, "invariants.*.name")]
         yield from _repeated(inside, "invariant")
+
+
+def _repeated_rules(data: Mapping[str, object]) -> Iterator[Broken]:
+    """Two rules with the same cover are a slip: the second was meant to replace the first, but both apply."""
+    seen: set[tuple[object, ...]] = set()
+    for path, rule in find(data, "approval.rules.*"):
+        if not isinstance(rule, Mapping) or rule.get("risk") is None:
+            continue
+        names = [tuple(sorted(strings(rule, f"{key}.*"))) for key in ("actions", "targets", "services")]
+        cover = (str(rule["risk"]), *names)
+        if cover in seen:
+            wrong = f"the risk `{rule['risk']}` is named twice with the same actions, targets and services"
+            yield Broken((*path, "risk"), wrong, "give each risk once, and further rules a cover of their own")
+        seen.add(cover)
+
+
+def _repeated_keys(data: Mapping[str, object]) -> Iterator[Broken]:
+    """One key is one person, whatever comment stands behind it."""
+    blobs = [
+        (path, next((word for word in line.split() if word.startswith("AAAA")), line))
+        for path, line in find(data, "roster.*.keys.*")
+        if isinstance(line, str)
+    ]
+    seen: set[str] = set()
+    for path, blob in blobs:
+        if blob in seen:
+            yield Broken(path, "this key is given twice", "give every person keys of their own")
+        seen.add(blob)
 
 
 def _repeated(found: list[Found], kind: str) -> Iterator[Broken]:

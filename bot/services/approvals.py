@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval
-from actions.approval import Act, Case, Code, Decision, Method, Person, Refusal, Rule, Signature, Slot
-from actions.contract import Kinds, Plan, Risk
+from actions.approval import Act, Case, Code, Decision, Method, Person, Refusal, Signature
+from actions.contract import Kinds, Plan
 from actions.errors import UserError
 from actions.ports import Clock
 from bot.plan_file import DrPlan
+from bot.plan_file.quorum import roster_of
 from bot.ports import Who
 from storage import outbox, plans, runs, timeline
 from storage.session import Database
@@ -29,26 +30,8 @@ class Policy:
 
     def __init__(self, plan: DrPlan) -> None:
         self._plan = plan
-        self.roster: Mapping[str, Person] = {
-            person.id: Person(
-                id=person.id,
-                name=person.name,
-                roles=frozenset(person.roles),
-                means=frozenset({Method.SLACK} if person.slack_ids else ()),
-            )
-            for person in plan.roster
-        }
-        self.rules = tuple(
-            Rule(
-                risk=Risk(rule.risk),
-                others=rule.persons_besides_requester,
-                slots=tuple(Slot(roles=frozenset({slot.role}), count=slot.count) for slot in rule.slots),
-                typed_target=rule.typed_target,
-                approval_expiry=rule.approval_expiry,
-                execution_expiry=rule.execution_expiry,
-            )
-            for rule in plan.approval.rules
-        )
+        self.roster: Mapping[str, Person] = {person.id: person for person in roster_of(plan)}
+        self.rules = tuple(rule.rule() for rule in plan.approval.rules)
 
     @property
     def audit_channel(self) -> str:
@@ -70,9 +53,10 @@ class Policy:
         """The display name, or the id of somebody who is no longer on the roster."""
         return self.roster[person].name if person in self.roster else person
 
-    def approval_expiry(self, risk: Risk) -> timedelta:
-        rule = self._plan.rule(risk)
-        return timedelta(0) if rule is None else rule.approval_expiry
+    def approval_expiry(self, plan: Plan) -> timedelta:
+        """From the request to the last signature."""
+        covering = [rule.approval_expiry for rule in self.rules if rule.covers(plan, "")]
+        return min(covering, default=timedelta(0))
 
 
 class Approvals:

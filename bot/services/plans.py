@@ -64,7 +64,7 @@ class Plans:
             channel=request.channel,
             token=secrets.token_urlsafe(24),
             created_at=now,
-            expires_at=now + self._approvals.policy.approval_expiry(plan.risk),
+            expires_at=now + self._approvals.policy.approval_expiry(plan),
         )
 
     async def by_token(self, token: str) -> PlanRow:

@@ -136,7 +136,7 @@ def test_head_and_foot_of_the_document(plan: DrPlan) -> None:
 
 
 def test_every_risk_has_a_rule(plan: DrPlan) -> None:
-    others = {risk: rule.persons_besides_requester for risk in Risk if (rule := plan.rule(risk))}
+    others = {rule.risk: rule.persons_besides_requester for rule in plan.approval.rules}
     assert others == {
         Risk.READ: 0,
         Risk.REVERSIBLE: 0,
