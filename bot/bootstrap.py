@@ -28,6 +28,7 @@ from bot.services.approvals import Approvals, Policy
 from bot.services.deliveries import Deliveries
 from bot.services.desk import Desk
 from bot.services.incidents import Incidents
+from bot.services.leftovers import Leftovers
 from bot.services.plans import Plans
 from bot.services.wake import Wake
 from bot.settings import Role, Settings, SlackMode
@@ -211,6 +212,7 @@ async def run(settings: Settings, roles: Collection[Role]) -> None:
                 lease=timedelta(seconds=settings.lease_s),
             )
             tasks.append(asyncio.create_task(worker.run(), name="worker"))
+            tasks.append(asyncio.create_task(Leftovers(services.database, world).run(), name="leftovers"))
         if Role.CLOCK in roles:
             clock = DrClock(offices[Role.CLOCK].database, plan, SystemClock())
             tasks.append(asyncio.create_task(clock.run(), name="clock"))

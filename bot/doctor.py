@@ -13,6 +13,7 @@ from actions.errors import DrError
 from actions.ports import Ports
 from bot.plan_file import DrPlan
 from bot.services.approvals import Policy
+from bot.services.leftovers import Leftovers
 from storage import processes
 from storage.session import Database
 
@@ -35,7 +36,7 @@ class Doctor:
         checks: list[tuple[str, Check]] = [("own database", self._memory), ("processes", self._processes)]
         if not quick:
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
-            checks += [("application", self._services), ("secrets", self._secrets)]
+            checks += [("application", self._services), ("secrets", self._secrets), ("left over", self._leftovers)]
         findings: list[Finding] = []
         for name, check in checks:
             try:
@@ -142,6 +143,12 @@ class Doctor:
                 found = _ok(name, "answers") if problem is None else _warn(name, problem, "Open an incident.")
                 findings.append(found)
         return findings
+
+    async def _leftovers(self) -> list[Finding]:
+        """What loads left on the servers when a server or a job died; a worker removes most of it by itself."""
+        found = await Leftovers(self._database, self._ports).look()
+        soon = "A worker removes it now."
+        return [_warn("left over", f"{item.item.shown}, mark `{item.item.mark}`", item.kept or soon) for item in found]
 
     async def _secrets(self) -> list[Finding]:
         findings = []

@@ -13,6 +13,7 @@ from actions.site import DatabaseRef, Invariant
 from actions.steps import byhand
 from actions.steps.dumps import fetched, usable
 from actions.steps.heavy import HeavyStep
+from actions.steps.phrases import span
 
 SHOWN_DIFFERENCES = 5
 
@@ -133,10 +134,11 @@ class CompareCopy(Step):
         if differences:
             shown = "; ".join(differences[:SHOWN_DIFFERENCES])
             more = len(differences) - SHOWN_DIFFERENCES
+            kept = span(ports.site.database(self.database).quarantine)
             tail = f"; and {more} more" if more > 0 else ""
             raise VerificationError(
                 f"The copy is not what `{self.backup}` promises: {shown}{tail}. Production was not touched; the copy "
-                f"is kept as `{self.into}`. Choose another backup."
+                f"is kept as `{self.into}` for {kept}. Choose another backup."
             )
 
     async def _entry(self, ports: Ports) -> CatalogueEntry:

@@ -1,0 +1,35 @@
+"""What the memory knows of the plan behind something that was left on a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from storage.tables import JournalRow, PlanRow, RunRow
+
+
+@dataclass(frozen=True)
+class Traces:
+    """A plan, its run, and the steps (by number from 0) that its journal has as verified."""
+
+    plan: PlanRow
+    run: RunRow
+    verified: frozenset[int]
+
+
+async def traces(session: AsyncSession, plan_id: str, *, hold: bool = False) -> Traces | None:
+    """None when nothing is known of the plan. With `hold` its run cannot change until this transaction ends."""
+    plan = await session.get(PlanRow, plan_id)
+    if plan is None:
+        return None
+    statement = select(RunRow).where(col(RunRow.id) == plan_id)
+    if hold:
+        # Removing a database may take a while in which this transaction is silent.
+        await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10min'"))
+        statement = statement.with_for_update()
+    run = (await session.execute(statement)).scalar_one()
+    states = select(col(JournalRow.step)).where(col(JournalRow.run_id) == plan_id, col(JournalRow.state) == "verified")
+    return Traces(plan=plan, run=run, verified=frozenset((await session.execute(states)).scalars()))

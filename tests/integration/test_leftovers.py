@@ -1,0 +1,162 @@
+"""The bot's memory decides what debris of a load may go: real runs in PostgreSQL, servers in memory."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlmodel import col
+
+from actions.backup.leftovers import QUIET, QUIET_UNKNOWN
+from actions.ports import JobPhase, JobState, RoleFacts
+from actions.site import DatabaseRef
+from bot.doctor import Doctor
+from bot.services.approvals import Policy
+from bot.services.leftovers import Leftovers
+from storage import plans, runs
+from storage.session import Database
+from storage.tables import JournalRow, PlanRow, TimelineEntry
+from tests.fakes.executor import MemoryJob
+from tests.fakes.world import START, World, a_world
+from tests.fixtures.office import shipped_plan
+
+pytestmark = pytest.mark.integration
+
+PLAN, JOB = "k7m2n3p4q5", "drbot-k7m2n3p4q5-1"
+COPY = DatabaseRef("primary", f"shop_restore_{PLAN}")
+MARK = f"drbot:scratch:{PLAN}"
+ROLE = "drbot_load_0123456789abcdef"
+
+
+def with_debris() -> World:
+    """Half a copy and a role of a load that died."""
+    world = a_world()
+    world.postgres.add(COPY, mark=MARK)
+    world.postgres.servers["primary"].loading[ROLE] = RoleFacts(name=ROLE, mark=MARK, sessions=0)
+    return world
+
+
+async def remembered(memory: Database, state: str, *, verified: tuple[int, ...] = ()) -> None:
+    """A restore plan whose run is in this state."""
+    over = state not in ("awaiting", "running", "asking", "paused")
+    steps: list[dict[str, Any]] = [{"kind": "load_dump", "job": JOB}, {"kind": "compare_copy"}]
+    async with memory.session() as session:
+        row = PlanRow(
+            id=PLAN,
+            action="restore.dump",
+            document={"steps": steps},
+            digest="d",
+            risk="DESTRUCTIVE",
+            plan_schema=1,
+            requester="olivia",
+            reason="damaged",
+            channel="C1",
+            token="t",
+            created_at=START,
+            expires_at=START,
+        )
+        await plans.add(session, row)
+        run = await runs.get(session, PLAN)
+        assert run is not None
+        run.state, run.ended_at = state, START if over else None
+        for step in verified:
+            session.add(JournalRow(run_id=PLAN, epoch=1, step=step, state="verified", at=START))
+
+
+async def swept(memory: Database, world: World, *, idle: timedelta = QUIET) -> list[str]:
+    """What two looks remove between which the time of rest passes."""
+    janitor = Leftovers(memory, world)
+    assert await janitor.sweep() == []
+    world.clock.advance(idle)
+    return [item.name for item in await janitor.sweep()]
+
+
+async def test_debris_of_a_failed_run_is_removed_and_told(memory: Database) -> None:
+    await remembered(memory, "failed")
+    world = with_debris()
+    assert await swept(memory, world) == [COPY.name, ROLE]
+    assert await world.postgres.database(COPY) is None
+    assert await world.postgres.loading_roles("primary") == []
+    async with memory.session() as session:
+        statement = select(TimelineEntry).where(col(TimelineEntry.kind) == "leftover").order_by(col(TimelineEntry.seq))
+        told = [entry.text for entry in (await session.execute(statement)).scalars()]
+    assert [text.split(",")[0] for text in told] == [
+        f"Removed database `{COPY.name}` on `primary`",
+        f"Removed role `{ROLE}` on `primary`",
+    ]
+    assert all(f"run {PLAN} is over" in text for text in told)
+
+
+@pytest.mark.parametrize("state", ["awaiting", "running", "asking", "paused"])
+async def test_debris_of_a_run_that_is_not_over_is_not_even_shown(memory: Database, state: str) -> None:
+    await remembered(memory, state)
+    world = with_debris()
+    assert await swept(memory, world, idle=timedelta(days=30)) == []
+    assert await Leftovers(memory, world).look() == []
+    assert await world.postgres.database(COPY) is not None
+
+
+async def test_debris_of_an_unknown_plan_goes_after_a_day(memory: Database) -> None:
+    world = with_debris()
+    assert await swept(memory, world, idle=QUIET_UNKNOWN - timedelta(seconds=1)) == []
+    assert await swept(memory, world, idle=QUIET_UNKNOWN) == [COPY.name, ROLE]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_debris_is_kept_while_its_job_works(memory: Database, known: bool) -> None:
+    if known:
+        await remembered(memory, "failed")
+    world = with_debris()
+    world.executor.jobs[JOB] = MemoryJob(spec=None)  # type: ignore[arg-type]
+    assert await swept(memory, world, idle=QUIET_UNKNOWN) == []
+    assert [found.kept for found in await Leftovers(memory, world).look()] != [None, None]
+    world.executor.jobs[JOB].state = JobState(phase=JobPhase.LOST)
+    assert await swept(memory, world, idle=QUIET_UNKNOWN) == [COPY.name, ROLE]
+
+
+async def test_complete_copy_stays_while_its_role_goes(memory: Database) -> None:
+    await remembered(memory, "failed", verified=(0,))
+    world = with_debris()
+    assert await swept(memory, world) == [ROLE]
+    [left] = await Leftovers(memory, world).look()
+    assert "loaded completely and is kept until" in (left.kept or "")
+
+
+async def test_session_begins_the_time_of_rest_anew(memory: Database) -> None:
+    await remembered(memory, "failed")
+    world = with_debris()
+    janitor = Leftovers(memory, world)
+    await janitor.sweep()
+    world.clock.advance(QUIET)
+    world.postgres.connect(COPY)
+    assert [item.name for item in await janitor.sweep()] == [ROLE]
+    await world.postgres.close(COPY)
+    assert await janitor.sweep() == []
+    world.clock.advance(QUIET)
+    assert [item.name for item in await janitor.sweep()] == [COPY.name]
+
+
+async def test_doctor_shows_what_is_left_and_when_it_goes(memory: Database) -> None:
+    await remembered(memory, "failed")
+    plan = shipped_plan()
+    findings = await Doctor(memory, plan, Policy(plan), with_debris()).examine()
+    left = [finding for finding in findings if finding.check == "left over"]
+    assert [finding.detail for finding in left] == [
+        f"database `{COPY.name}` on `primary`, mark `{MARK}`",
+        f"role `{ROLE}` on `primary`, mark `{MARK}`",
+    ]
+    assert all("is removed once it was idle for 0:10:00" in finding.hint for finding in left)
+
+
+async def test_silent_server_does_not_end_the_time_of_rest(memory: Database) -> None:
+    await remembered(memory, "failed")
+    world = with_debris()
+    janitor = Leftovers(memory, world)
+    await janitor.sweep()
+    world.postgres.servers["primary"].down = True
+    world.clock.advance(QUIET)
+    assert await janitor.sweep() == []
+    world.postgres.servers["primary"].down = False
+    assert len(await janitor.sweep()) == 2
