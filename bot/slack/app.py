@@ -6,6 +6,7 @@ from slack_bolt.async_app import AsyncApp
 from slack_bolt.authorization import AuthorizeResult
 from slack_sdk.web.async_client import AsyncWebClient
 
+from bot.slack import inspection
 from bot.slack.commands import slash
 from bot.slack.interactions import message, plan, restore
 from bot.slack.middleware import Counter, bolt_logger
@@ -35,7 +36,11 @@ def build_app(counter: Counter, *, token: str, base_url: str, signing_secret: st
         signing_secret=signing_secret or "",
         # Socket Mode is authenticated by its connection; Bolt skips the check there by itself.
         request_verification_enabled=True,
+        # It answers before the signature is looked at; the door of HTTP mode knows better.
+        ssl_check_enabled=False,
+        raise_error_for_unhandled_request=True,
     )
+    inspection.register(app, counter)
     for part in (slash, plan, restore, message):
         part.register(app, counter)
     return app

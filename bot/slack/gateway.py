@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -24,6 +25,7 @@ from slack_sdk.webhook.async_client import AsyncWebhookClient
 from actions.errors import PermanentError, TemporaryError, UserError
 from actions.site import Frozen
 from bot.ports import ChannelWish
+from bot.redaction import Mask
 from bot.slack.views.blocks import Message, View
 
 log = structlog.get_logger()
@@ -48,6 +50,7 @@ class Identity(Frozen):
     team: str
     user: str
     bot: str
+    app: str = ""  # empty where Slack does not tell; then the app of a request is not compared
     enterprise: str | None = None
     url: str = ""
 
@@ -73,6 +76,9 @@ class SlackGateway(Protocol):
 
     async def identity(self) -> Identity:
         """Raises when the token is not taken."""
+
+    async def app(self) -> str:
+        """The id of the app the token belongs to, empty when Slack does not tell."""
 
     async def post(
         self, channel: str, message: Message, *, mark: Mapping[str, str | int], thread_ts: str | None = None
@@ -149,9 +155,12 @@ _HARMLESS = {"already_in_channel", "already_pinned", "cant_invite_self"}
 
 
 class WebGateway:
-    """`SlackGateway` over slack-sdk. `client` answers clicks and never sleeps; `patient` waits out a rate limit."""
+    """`SlackGateway` over slack-sdk. `client` answers clicks and never sleeps; `patient` waits out a rate limit.
+    Everything said goes through `mask`."""
 
-    def __init__(self, *, token: str, base_url: str) -> None:
+    def __init__(self, *, token: str, base_url: str, mask: Mask | None = None) -> None:
+        self._mask = mask or Mask()
+        self._origins = {"https://hooks.slack.com", _origin(base_url)}
         self._client = AsyncWebClient(
             token, base_url=base_url, timeout=TIMEOUT_S, retry_handlers=[AsyncConnectionErrorRetryHandler()]
         )
@@ -183,9 +192,19 @@ class WebGateway:
             url=str(answer.get("url") or ""),
         )
 
+    async def app(self) -> str:
+        try:
+            bot = (await _call("auth.test", self._client.auth_test)).get("bot_id") or ""
+            answer = await _call("bots.info", lambda: self._client.bots_info(bot=bot))
+        except (TemporaryError, PermanentError, UserError) as error:
+            log.warning("app_not_known", error=str(error))
+            return ""
+        return str((answer.get("bot") or {}).get("app_id") or "")
+
     async def post(
         self, channel: str, message: Message, *, mark: Mapping[str, str | int], thread_ts: str | None = None
     ) -> str:
+        message = self._mask.tree(message)
         answer = await _call(
             "chat.postMessage",
             lambda: self._poster.chat_postMessage(
@@ -215,13 +234,17 @@ class WebGateway:
         return None
 
     async def update(self, channel: str, ts: str, message: Message) -> None:
+        message = self._mask.tree(message)
         await _call(
             "chat.update",
             lambda: self._client.chat_update(channel=channel, ts=ts, text=message["text"], blocks=message["blocks"]),
         )
 
     async def whisper(self, channel: str, user: str, message: Message, *, response_url: str | None = None) -> None:
-        if response_url is not None and await _respond(response_url, message):
+        message = self._mask.tree(message)
+        # The address came with the request. We answer Slack, not whoever may have written it.
+        ours = response_url is not None and _origin(response_url) in self._origins
+        if ours and response_url is not None and await _respond(response_url, message):
             return
         await _call(
             "chat.postEphemeral",
@@ -231,15 +254,19 @@ class WebGateway:
         )
 
     async def open_view(self, trigger: str, view: View) -> str:
-        answer = await _call("views.open", lambda: self._client.views_open(trigger_id=trigger, view=view))
+        answer = await _call(
+            "views.open", lambda: self._client.views_open(trigger_id=trigger, view=self._mask.tree(view))
+        )
         return str(answer["view"]["id"])
 
     async def push_view(self, trigger: str, view: View) -> str:
-        answer = await _call("views.push", lambda: self._client.views_push(trigger_id=trigger, view=view))
+        answer = await _call(
+            "views.push", lambda: self._client.views_push(trigger_id=trigger, view=self._mask.tree(view))
+        )
         return str(answer["view"]["id"])
 
     async def update_view(self, view_id: str, view: View) -> None:
-        await _call("views.update", lambda: self._client.views_update(view_id=view_id, view=view))
+        await _call("views.update", lambda: self._client.views_update(view_id=view_id, view=self._mask.tree(view)))
 
     async def message(self, channel: str, ts: str) -> Posted:
         answer = await _call(
@@ -300,6 +327,7 @@ class WebGateway:
         )
 
     async def upload(self, channel: str, *, filename: str, title: str, content: str, comment: str) -> bool:
+        title, content, comment = self._mask(title), self._mask(content), self._mask(comment)
         answer = await self._optional(
             "files.upload",
             "exports are shown in the channel, cut",
@@ -314,7 +342,7 @@ class WebGateway:
             await self._optional(
                 "conversations.setTopic",
                 "incident channels have no topic",
-                lambda: self._patient.conversations_setTopic(channel=channel, topic=wish.topic[:250]),
+                lambda: self._patient.conversations_setTopic(channel=channel, topic=self._mask(wish.topic)[:250]),
             )
         if wish.invite:
             await self._optional(
@@ -427,6 +455,15 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 def _with_ts(answer: AsyncSlackResponse, ts: str) -> Mapping[str, Any] | None:
     found: list[Mapping[str, Any]] = answer.get("messages") or []
     return next((item for item in found if item.get("ts") == ts), None)
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port; empty for what is no URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 async def _respond(url: str, message: Message) -> bool:

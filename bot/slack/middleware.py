@@ -17,6 +17,7 @@ from slack_bolt.async_app import AsyncAck
 from actions.errors import DrError, TemporaryError, UserError
 from bot.ports import Desk, Who
 from bot.router import Router
+from bot.services.refusals import Door
 from bot.slack.gateway import Identity, SlackGateway
 from bot.slack.views.text import sentence, text_modal
 
@@ -48,7 +49,7 @@ class Counter:
         log.info("account_refused", user=who.slack_user, problem=problem)
         if token is not None:
             await self.desk.refuse_account(who, token, problem)
-        raise UserError(problem)
+        await self.desk.turn_away(who, Door.UNFIT_ACCOUNT, problem)
 
 
 def who_of(body: Mapping[str, Any], *, channel: str = "") -> Who:
@@ -107,13 +108,13 @@ def answered(counter: Counter) -> Callable[[Handler], Handler]:
 
 async def _answer(counter: Counter, ack: AsyncAck, body: Body, text: str) -> None:
     if ack.response is not None:
-        await _tell(counter, body, text)
+        await tell(counter, body, text)
         return
     # Not acknowledged: the answer goes with the ack, so that the person is told even without the Web API.
-    payload = _ack_with(body, text)
+    payload = ack_with(body, text)
     if payload is None:
         await ack()
-        await _tell(counter, body, text)
+        await tell(counter, body, text)
     else:
         await ack(**payload)
 
@@ -133,7 +134,8 @@ def _sentence(error: Exception, body: Mapping[str, Any]) -> str:
     return f"Not done: the bot failed at this. An operator finds the cause in its log under {number}."
 
 
-def _ack_with(body: Mapping[str, Any], text: str) -> dict[str, Any] | None:
+def ack_with(body: Mapping[str, Any], text: str) -> dict[str, Any] | None:
+    """What an ack carries to say this; None for a click, whose ack says nothing."""
     if "command" in body:
         return {"response_type": "ephemeral"} | sentence(text)
     if body.get("type") == "view_submission":
@@ -141,7 +143,8 @@ def _ack_with(body: Mapping[str, Any], text: str) -> dict[str, Any] | None:
     return None
 
 
-async def _tell(counter: Counter, body: Mapping[str, Any], text: str) -> None:
+async def tell(counter: Counter, body: Mapping[str, Any], text: str) -> None:
+    """Say it to the person alone. A failure is logged: there is nobody else to tell."""
     who = who_of(body)
     channel = who.channel or private_channel(body)
     if not channel or not who.slack_user:

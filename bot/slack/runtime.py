@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,9 +18,11 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from actions.errors import PermanentError, TemporaryError, UserError
 from bot.ports import Desk, OutboxSource
+from bot.redaction import Mask
 from bot.router import Router
 from bot.slack import deeds
 from bot.slack.app import build_app
+from bot.slack.door import HttpDoor
 from bot.slack.gateway import Identity, LostFeature, WebGateway, translated
 from bot.slack.middleware import Counter, bolt_logger
 from bot.slack.sender import OutboxSender
@@ -34,6 +37,12 @@ EVENTS_PATH = "/slack/events"
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def app_of(app_token: str) -> str:
+    """The app an app-level token belongs to, which it names: `xapp-1-A0123456789-...`."""
+    found = re.fullmatch(r"xapp-[0-9]+-(A[A-Z0-9]+)-.*", app_token)
+    return "" if found is None else found[1]
 
 
 class SlackRuntime:
@@ -52,6 +61,7 @@ class SlackRuntime:
         desk: Desk,
         outbox: OutboxSource,
         team: str | None,
+        mask: Mask | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """Raises UserError for settings that cannot work."""
@@ -70,8 +80,9 @@ class SlackRuntime:
         self._outbox = outbox
         self._team = team
         self._now = now
-        self._gateway = WebGateway(token=bot_token, base_url=self._api_url)
+        self._gateway = WebGateway(token=bot_token, base_url=self._api_url, mask=mask)
         self._handlers: list[AsyncSocketModeHandler] = []
+        self._door: HttpDoor | None = None
         self.port: int | None = None
         """The port HTTP mode listens on, once it does."""
         self.ready = asyncio.Event()
@@ -102,6 +113,8 @@ class SlackRuntime:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(sender.run())
                 tasks.create_task(deeds.resume(counter))
+                if self._door is not None:
+                    tasks.create_task(self._door.keep_count())
 
     async def _identity(self) -> Identity:
         """Ask Slack who we are. An outage is waited for; a refused token is not."""
@@ -121,7 +134,7 @@ class SlackRuntime:
                     f"The bot token belongs to workspace `{identity.team}`, the plan file names `{self._team}`; "
                     "use the token of that workspace."
                 )
-            return identity
+            return identity.model_copy(update={"app": app_of(self._app_token) or await self._gateway.app()})
 
     async def _try_connection(self) -> None:
         """The client of slack-sdk retries a refused app token for ever, without a word; this call does not."""
@@ -164,7 +177,8 @@ class SlackRuntime:
 
     @asynccontextmanager
     async def _server(self, app: AsyncApp) -> AsyncIterator[None]:
-        runner = web.AppRunner(app.web_app(EVENTS_PATH), access_log=None)
+        self._door = HttpDoor(app, self._desk, secret=self._signing_secret or "", now=self._now)
+        runner = web.AppRunner(self._door.web_app(EVENTS_PATH), access_log=None)
         await runner.setup()
         host, port = self._http
         try:

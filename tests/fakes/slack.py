@@ -35,6 +35,7 @@ RESPONSE_USES = 5
 ARGUMENTS: dict[str, set[str]] = {
     "auth.test": set(),
     "apps.connections.open": set(),
+    "bots.info": {"bot"},
     "chat.postMessage": {
         "channel",
         "text",
@@ -199,6 +200,7 @@ class FakeSlack:
     ) -> dict[str, Any]:
         body: dict[str, Any] = {
             "type": "block_actions",
+            "api_app_id": "A0FAKE",
             "user": {"id": user, "team_id": TEAM},
             "team": {"id": TEAM},
             "trigger_id": self.trigger(),
@@ -221,6 +223,7 @@ class FakeSlack:
         state = {name: {name: {"type": "plain_text_input", "value": value}} for name, value in values.items()}
         return {
             "type": "view_submission",
+            "api_app_id": "A0FAKE",
             "user": {"id": user, "team_id": TEAM},
             "team": {"id": TEAM},
             "trigger_id": self.trigger(),
@@ -230,6 +233,7 @@ class FakeSlack:
     def shortcut(self, callback: str, message: Message, *, user: str = "U0ANA") -> dict[str, Any]:
         return {
             "type": "message_action",
+            "api_app_id": "A0FAKE",
             "callback_id": callback,
             "user": {"id": user, "team_id": TEAM},
             "team": {"id": TEAM},
@@ -243,6 +247,7 @@ class FakeSlack:
     def reaction(self, name: str, message: Message, *, user: str = "U0ANA") -> dict[str, Any]:
         return {
             "type": "event_callback",
+            "api_app_id": "A0FAKE",
             "team_id": TEAM,
             "event_id": f"Ev{next(self._count)}",
             "authorizations": [{"team_id": TEAM, "user_id": BOT_USER, "is_bot": True}],
@@ -348,6 +353,9 @@ class FakeSlack:
 
     def _auth_test(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"team_id": TEAM, "user_id": BOT_USER, "bot_id": "B0BOT", "url": self._root}
+
+    def _bots_info(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"bot": {"id": "B0BOT", "app_id": "A0FAKE"}}
 
     def _apps_connections_open(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"url": self._root.replace("http", "ws") + "/socket"}
