@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
@@ -265,6 +265,9 @@ class Executor(Protocol):
     async def forget(self, name: str) -> None:
         """Remove the traces of an ended job, so that the name can be used again."""
 
+    async def problems(self) -> Sequence[str]:
+        """What would keep a job from running, one sentence each; nothing is changed by looking."""
+
 
 # ---------------------------------------------------------------- Kubernetes
 
@@ -418,6 +421,73 @@ class Pager(Protocol):
         when trying again may help, PermanentError when not."""
 
 
+# ---------------------------------------------------------------- runs
+
+
+class Answer(StrEnum):
+    """What people say to a run that asks. LEFT ends it as it stands; the others are lines of its journal."""
+
+    HAPPENED = "happened"
+    REPEAT = "repeat"
+    SKIPPED = "skipped"
+    ABORTED = "aborted"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """A run as it is now. `plan` is its `actions.contract.Plan`, which stands above this module."""
+
+    id: str
+    state: str
+    plan: Any
+    message: str = ""  # what it asks, or how it ended
+    question: int | None = None  # number of the journal line that asks; None while nothing is asked
+    answered: Mapping[int, Answer] = field(default_factory=dict)  # by question
+    step: int | None = None  # the one that is asked about, from 0
+    backward: bool = False  # it only puts back from here
+    last: Mapping[int, str] = field(default_factory=dict)  # of every step that was begun: its newest state
+    lines: int = 0  # of its journal
+
+
+class Runs(Protocol):
+    """The bot's own runs, for the actions that decide about them."""
+
+    async def find(self, run: str) -> RunFacts | None:
+        """Raises UserError when this version of the bot cannot read the plan of the run."""
+
+    async def answer(self, run: str, question: int, answer: Answer, *, plan: str) -> None:
+        """Answer this very question, in the name of the people who signed `plan`; the run then goes on, goes back or
+        ends. The same answer again changes nothing. Raises PermanentError when the run does not ask this any more."""
+
+
+# ---------------------------------------------------------------- the plan file
+
+
+class PlanFileChange(Frozen):
+    """A new plan file beside the one in force. Hashes are SHA-256, hex."""
+
+    sha256: str
+    name: str  # what the plan calls itself
+    before: str  # hash of the version in force
+    changes: tuple[str, ...]  # `roster.ona.roles: ...`, contact details left out
+    warnings: tuple[str, ...] = ()
+
+
+class PlanVersions(Protocol):
+    """The versions of the plan file under which the bot works."""
+
+    async def active(self) -> str:
+        """The hash of the version in force."""
+
+    async def compare(self, document: str) -> PlanFileChange:
+        """Raises UserError with every error of the document, and when it changes nothing."""
+
+    async def activate(self, document: str, *, plan: str) -> None:
+        """Make it the version in force, in the name of the people who signed `plan`. The version in force is left
+        alone when it is this one."""
+
+
 class Clock(Protocol):
     """Aware UTC time, and waiting."""
 
@@ -439,3 +509,5 @@ class Ports:
     service: ServiceCheck
     secrets: Secrets
     clock: Clock
+    runs: Runs
+    plan_versions: PlanVersions

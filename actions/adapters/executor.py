@@ -5,6 +5,8 @@ directory/<name>/
   process.json     pid and start time; the pid alone may be somebody else's by now
   progress.ndjson  one report a line
   log              standard error
+  tmp/             its TMPDIR, removed with it
+  ended            why it was ended, when it was
   result.json      written last, as a whole
 """
 
@@ -18,23 +20,36 @@ import os
 import re
 import shutil
 import signal
+import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 from pydantic import ValidationError
 
+from actions.adapters.containment import Limits, contained
 from actions.adapters.programs import Program
 from actions.backup.jobs import RESULT, SPEC
 from actions.errors import PermanentError, UserError
 from actions.ports import Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
 
-PROCESS, PROGRESS, LOG = "process.json", "progress.ndjson", "log"
+PROCESS, PROGRESS, LOG, TEMPORARY, ENDED = "process.json", "progress.ndjson", "log", "tmp", "ended"
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123 label
 POLL = 0.1  # seconds between two looks at a running job
 EXIT = 5.0  # seconds for a job to leave after its result
 GRACE = 20.0  # seconds to end in order: abort uploads, remove scratch
+MARGIN = timedelta(minutes=5)  # a job ends itself at its limit, in order; this side does it by force so much later
+ROOM = 1 << 30  # bytes that a machine for jobs should have free
 LOG_TAIL = 1500
+
+
+def named(name: str) -> str:
+    """The name of a job. Raises UserError for one that is no RFC 1123 label."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"`{name}` cannot name a job: use lower case letters, digits and dashes, at most 63.")
+    return name
 
 
 class SubprocessExecutor(Executor):
@@ -45,10 +60,17 @@ class SubprocessExecutor(Executor):
     """
 
     def __init__(
-        self, directory: Path, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        margin: timedelta = MARGIN,
     ) -> None:
         self._directory = directory
-        self._command = tuple(command)
+        self._command = contained(command, limits or Limits())
+        self._margin = margin.total_seconds()
         self._environment = environment
         self._children: dict[int, Program] = {}
 
@@ -66,10 +88,15 @@ class SubprocessExecutor(Executor):
 
     async def wait(self, name: str, progress: Progress) -> JobState:
         place = 0
+        if await self.find(name) is None:
+            raise UserError(f"There is no job `{name}`. It was never started here, or was forgotten.")
         while True:
             state = await self.find(name)
             if state is None:
-                raise UserError(f"There is no job `{name}`. It was never started here, or was forgotten.")
+                return JobState(phase=JobPhase.LOST, error="its folder was removed while it was waited for")
+            if state.phase is JobPhase.RUNNING and await asyncio.to_thread(self._overdue, name):
+                await asyncio.to_thread(self._cancel, name, "it was ended after its time limit")
+                continue
             place = await asyncio.to_thread(self._report, name, place, progress)
             if state.phase is not JobPhase.RUNNING:
                 await asyncio.to_thread(self._settle, name)
@@ -77,7 +104,7 @@ class SubprocessExecutor(Executor):
             await asyncio.sleep(POLL)
 
     async def cancel(self, name: str) -> None:
-        await asyncio.to_thread(self._cancel, name)
+        await asyncio.to_thread(self._cancel, name, "it was ended on request")
 
     async def forget(self, name: str) -> None:
         state = await self.find(name)
@@ -87,12 +114,26 @@ class SubprocessExecutor(Executor):
             raise UserError(f"The job `{name}` is running. Cancel it before it is forgotten.")
         await asyncio.to_thread(shutil.rmtree, self._folder(name))
 
+    async def problems(self) -> Sequence[str]:
+        return await asyncio.to_thread(self._examine)
+
     # ------------------------------------------------------------ in a thread
 
+    def _examine(self) -> list[str]:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._directory):
+                free = shutil.disk_usage(self._directory).free
+        except OSError as error:
+            return [
+                f"`{self._directory}` cannot be written ({error.strerror}). Check its owner, its mode and the disk."
+            ]
+        if free < ROOM:
+            return [f"`{self._directory}` has {free >> 20} MiB free; a restore writes its dump there. Make room."]
+        return []
+
     def _folder(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise UserError(f"`{name}` cannot name a job: use lower case letters, digits and dashes, at most 63.")
-        return self._directory / name
+        return self._directory / named(name)
 
     def _start(self, spec: JobSpec) -> None:
         folder = self._folder(spec.name)
@@ -104,10 +145,12 @@ class SubprocessExecutor(Executor):
             # A crash between folder and process leaves a spec without a process: it starts now.
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / SPEC).write_text(spec.model_dump_json())
+            (folder / TEMPORARY).mkdir(mode=0o700, exist_ok=True)
+            environment = os.environ if self._environment is None else self._environment
             with (folder / PROGRESS).open("wb") as progress:
                 program = Program.start(
                     [*self._command, folder / SPEC],
-                    env=os.environ if self._environment is None else self._environment,
+                    env={**environment, "TMPDIR": str(folder / TEMPORARY)},
                     stdout=progress,
                     log=folder / LOG,
                     outlive_owner=True,
@@ -159,6 +202,8 @@ class SubprocessExecutor(Executor):
 
     def _last_words(self, folder: Path) -> str:
         with contextlib.suppress(FileNotFoundError):
+            return (folder / ENDED).read_text()
+        with contextlib.suppress(FileNotFoundError):
             text = (folder / LOG).read_bytes()[-LOG_TAIL:].decode("utf-8", "replace").strip()
             lines = text.splitlines()
             return f"its process ended without a result{': ' + lines[-1] if lines else ''}"
@@ -185,7 +230,8 @@ class SubprocessExecutor(Executor):
         if process is not None:
             _, left = psutil.wait_procs([process], timeout=EXIT)
             if left:
-                self._cancel(name)
+                self._cancel(name, "")
+        shutil.rmtree(self._folder(name) / TEMPORARY, ignore_errors=True)
         self._reap(json.loads((self._folder(name) / PROCESS).read_text())["pid"])
 
     def _reap(self, pid: int) -> None:
@@ -193,11 +239,23 @@ class SubprocessExecutor(Executor):
         if child is not None:
             child.kill()
 
-    def _cancel(self, name: str) -> None:
+    def _overdue(self, name: str) -> bool:
+        """Whether the job should have ended itself long ago: its own clock hangs with it."""
+        folder = self._folder(name)
+        try:
+            limit = JobSpec.model_validate_json((folder / SPEC).read_bytes()).timeout.total_seconds()
+            begun = float(json.loads((folder / PROCESS).read_text())["started"])
+        except FileNotFoundError:
+            return False
+        return time.time() - begun > limit + self._margin
+
+    def _cancel(self, name: str, why: str) -> None:
         folder = self._folder(name)
         process = self._process(folder)
         if process is None:
             return
+        if why:
+            (folder / ENDED).write_text(why)
         # Its own session, so the group is the job and what it started; programs of its own groups die with it
         # (PR_SET_PDEATHSIG), and are ended here by force where the kernel does not do that.
         family = _family(process)

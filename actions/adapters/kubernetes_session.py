@@ -141,6 +141,13 @@ class Session:
         with contextlib.suppress(_MissingError):
             self._send("delete", resource, namespace, name, body=options, query=query)
 
+    def allowed(self, verb: str, resource: Resource, namespace: str, name: str | None = None) -> None:
+        """Raise UserError when the account has no right to it. Nothing is changed: writes are dry runs, and on a name
+        that does not exist."""
+        query = {"dryRun": "All"} if verb in ("patch", "delete") else {}
+        with contextlib.suppress(_MissingError):
+            self._send(verb, resource, namespace, name, body={} if verb == "patch" else None, query=query)
+
     def follow(self, namespace: str, pod: str, container: str, *, lines: int) -> "LogStream | None":
         """The last lines of a container's log and what it writes from now on; None when it has none."""
         resource = Resource("", "v1", "pods")

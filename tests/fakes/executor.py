@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actions.backup.jobs import run_job
@@ -76,6 +77,9 @@ class MemoryExecutor(Executor):
         if job is not None and job.state.phase is JobPhase.RUNNING:
             raise UserError(f"The job `{name}` is running. Cancel it before it is forgotten.")
         self.jobs.pop(name, None)
+
+    async def problems(self) -> Sequence[str]:
+        return ()
 
     async def _run(self, job: MemoryJob) -> None:
         await self._free.wait()
