@@ -263,4 +263,5 @@ def slack_runtime(settings: Settings, services: Office) -> SlackRuntime:
         desk=services.desk,
         outbox=services.deliveries,
         team=services.plan.workspace,
+        mask=settings.mask,
     )
