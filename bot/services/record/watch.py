@@ -1,0 +1,203 @@
+"""What a worker asks of the witnesses: whether they know the same past as the database, and whether they have seen
+the signatures of a plan.
+
+A database that was restored from a backup has forgotten which plans have run; the witnesses have not. Nothing is taken
+from the database alone: every checkpoint is read at the witness and its signature is checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from actions.errors import DrError, PermanentError, TemporaryError
+from actions.ports import Clock
+from bot.services.record.checkpoint import Checkpoint, Consumed, Trust
+from bot.services.record.witness import Witness, checked, newest_of
+from storage import record
+from storage.session import Database
+from storage.tables import PlanRow
+
+log = structlog.get_logger()
+
+LOOK_EVERY = 0.2
+"""Seconds between two looks while somebody waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """A witness as it answers now: its newest checkpoint, or why there is none."""
+
+    witness: str
+    checkpoint: Checkpoint | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Past:
+    """Every checkpoint that the witnesses hold, by number."""
+
+    checkpoints: tuple[Checkpoint, ...]
+
+    @property
+    def newest(self) -> Checkpoint | None:
+        """The one with the highest number."""
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def consumed(self) -> list[Consumed]:
+        """All plans that are used up."""
+        return [item for checkpoint in self.checkpoints for item in checkpoint.consumed]
+
+
+class Watch:
+    """Reads the witnesses for the worker, the doctor and `drbot record`."""
+
+    def __init__(
+        self,
+        database: Database,
+        witnesses: Sequence[Witness],
+        trust: Trust,
+        clock: Clock,
+        *,
+        max_age: timedelta,
+        patience: timedelta = timedelta(seconds=15),
+    ) -> None:
+        self._database = database
+        self.witnesses = tuple(witnesses)
+        self.trust = trust
+        self._clock = clock
+        self.max_age = max_age
+        self._patience = patience  # for the sealer and the witnesses, before a step is refused
+
+    async def look(self) -> list[Sight]:
+        """Every witness, asked at the same time."""
+        return list(await asyncio.gather(*(self._sight(witness) for witness in self.witnesses)))
+
+    async def _sight(self, witness: Witness) -> Sight:
+        try:
+            found = await newest_of(witness, self.trust)
+        except DrError as error:
+            return Sight(witness=witness.name, problem=str(error))
+        return Sight(witness=witness.name, checkpoint=found, problem="" if found else "has no checkpoint yet")
+
+    async def past(self) -> Past:
+        """All that the witnesses know. Raises TemporaryError when none of them can be read to the end."""
+        checkpoints: dict[str, Checkpoint] = {}
+        problems: list[str] = []
+        for witness in self.witnesses:
+            try:
+                async for line in witness.everything():
+                    found = checked(line, self.trust)
+                    if found is not None:
+                        checkpoints[found.body()] = found
+            except DrError as error:
+                problems.append(str(error))
+        if len(problems) == len(self.witnesses):
+            raise TemporaryError(f"No witness can be read: {' '.join(problems) or 'the plan names none.'}")
+        return Past(tuple(sorted(checkpoints.values(), key=lambda item: item.number)))
+
+    async def disagreement(self) -> str:
+        """Why the database's past is not what a witness knows; empty when they agree or no witness answers."""
+        sights = await self.look()
+        async with self._database.session() as session:
+            for sight in sights:
+                why = "" if sight.checkpoint is None else await _differs(session, sight.witness, sight.checkpoint)
+                if why:
+                    return f"{why} No run starts. {NEXT}"
+        return ""
+
+    async def may_claim(self) -> bool:
+        """Whether runs may start or be taken over: the witnesses agree, and a new life of the database is sealed."""
+        why = await self.disagreement()
+        if why:
+            log.error("record_disagrees", why=why)
+            return False
+        async with self._database.session() as session:
+            epoch, newest = await record.epoch(session), await record.newest(session)
+        return epoch.epoch == 0 or (newest is not None and newest.epoch == epoch.epoch)
+
+    async def void(self, session: AsyncSession, row: PlanRow, *, started: bool) -> str:
+        """Why this plan must not be run (on), although its signatures suffice; empty when it may."""
+        if await record.of_earlier_epoch(session, row.id):
+            return "The bot's own database was restored after this plan was signed; look at the world and ask again."
+        if not started and await record.consumed(session, row.id) is not None:
+            return "A witness knows that this plan has run already; ask for a new one."
+        return ""
+
+    async def covered(self, row: PlanRow) -> None:
+        """Return when one witness holds a fresh checkpoint that knows the plan's signatures and that it has started.
+        Raises PermanentError when none does in time."""
+        async with self._database.session() as session:
+            await record.ask(session)
+        until = asyncio.get_running_loop().time() + self._patience.total_seconds()
+        while True:
+            missing = await self._missing(row)
+            if missing is None:
+                return
+            if asyncio.get_running_loop().time() > until:
+                raise PermanentError(
+                    f"No witness vouches for the signatures of this plan: {missing} Nothing destructive is done "
+                    "without one; look with `drbot doctor`, then ask for a new plan."
+                )
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _missing(self, row: PlanRow) -> str | None:
+        """None when a witness covers the plan, else what lacks."""
+        async with self._database.session() as session:
+            signed = await record.last_signature(session, row.id)
+            consumed = await record.consumed(session, row.id)
+            epoch = (await record.epoch(session)).epoch
+        if signed is None or consumed is None:
+            return "the sealer has not sealed them; check that `drbot run --role clock` runs."
+        lacks: list[str] = []
+        for sight in await self.look():
+            why = sight.problem
+            if sight.checkpoint is not None:
+                why = await self._lacks(sight, signed=signed, consumed=consumed.number, epoch=epoch)
+            if not why:
+                return None
+            lacks.append(f"`{sight.witness}`: {why.rstrip('.')}")
+        return "; ".join(lacks) + "."
+
+    async def _lacks(self, sight: Sight, *, signed: int, consumed: int, epoch: int) -> str:
+        """What this witness' checkpoint lacks to cover a plan; empty when it does."""
+        checkpoint = sight.checkpoint
+        if checkpoint is None or checkpoint.epoch != epoch:
+            return f"knows no checkpoint of epoch {epoch}"
+        if checkpoint.size <= signed or checkpoint.number < consumed:
+            return f"its checkpoint {checkpoint.number} is older than the last signature"
+        age = self._clock.now() - checkpoint.at
+        if age > self.max_age:
+            return f"its newest checkpoint is {_span(age)} old, the plan allows {_span(self.max_age)}"
+        async with self._database.session() as session:
+            return await _differs(session, sight.witness, checkpoint)
+
+
+NEXT = "See what differs with `drbot timeline verify`, then go on with `drbot record adopt`."
+
+
+async def _differs(session: AsyncSession, witness: str, seen: Checkpoint) -> str:
+    """Why the database cannot have written this checkpoint; empty when it has."""
+    epoch, own = await record.epoch(session), await record.newest(session)
+    there = f"Witness `{witness}` holds checkpoint {seen.number} of epoch {seen.epoch} over {seen.size} entries"
+    if seen.epoch < epoch.epoch:
+        if seen.number <= epoch.number:
+            return ""  # given up when a person started the present epoch
+        return f"{there}, which was not known when epoch {epoch.epoch} began."
+    if own is None or seen.epoch > epoch.epoch or seen.number > own.number:
+        here = "none" if own is None else f"checkpoint {own.number} over {own.size}"
+        return f"{there}, this database has {here}: it was restored from a backup, or entries were removed."
+    written = await record.numbered(session, seen.number)
+    if written is None or written.body != seen.body():
+        return f"{there}, this database has another checkpoint {seen.number}: its record was rewritten."
+    return ""
+
+
+def _span(span: timedelta) -> str:
+    return str(timedelta(seconds=round(span.total_seconds())))
