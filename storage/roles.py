@@ -54,10 +54,10 @@ _SOURCE = "reply #>> '{who,source}'"
 RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
     "alembic_version": dict.fromkeys(PROCESSES, _READ),
     "inbox": {
-        _S: May(insert=True, update=("finished_at",), rows="kind NOT IN ('schedule', 'desk.cli')"),
+        _S: May(insert=True, update=("finished_at",), rows="kind NOT IN ('schedule', 'desk.cli', 'desk.key')"),
         _W: _READ,
         _C: May(insert=True, delete=True, rows="kind = 'schedule'"),
-        _L: May(insert=True, update=("finished_at",), rows="kind = 'desk.cli'"),
+        _L: May(insert=True, update=("finished_at",), rows="kind IN ('desk.cli', 'desk.key')"),
     },
     "request": {
         _S: May(insert=True, rows=f"{_SOURCE} = 'slack' AND person <> 'schedule'"),
@@ -102,6 +102,7 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
     },
     "card_message": {_S: May(insert=True, update=("ts",)), _W: _READ, _C: _READ, _L: _READ},
     "process": {_S: _BEAT, _W: _BEAT, _C: _BEAT, _L: _READ},
+    "account": {_S: May(insert=True, update=("problem", "groups", "seen_at")), _W: _READ, _C: _READ, _L: _READ},
     "plan_version": {_S: _READ, _W: _ADD, _C: _READ, _L: _READ},
     # Leaves are written by a trigger with its owner's rights; the sealer is the clock's.
     "leaf": dict.fromkeys(PROCESSES, _READ),

@@ -252,6 +252,16 @@ class ProcessRow(SQLModel, table=True):
     seen_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
 
 
+class AccountRow(SQLModel, table=True):
+    """A Slack account of the roster, as Slack last described it."""
+
+    __tablename__ = "account"
+    account: str = Field(primary_key=True)
+    problem: str = ""  # why it may not sign; empty when nothing speaks against it
+    groups: list[str] = Field(default_factory=list, sa_column=Column(JSONB, nullable=False, server_default="[]"))
+    seen_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+
+
 class PlanVersion(SQLModel, table=True):
     """A version of the plan file that was activated; the newest one is in force."""
 

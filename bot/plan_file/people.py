@@ -1,13 +1,10 @@
 """The channels of the bot and the roster of persons."""
 
-import re
 from typing import Annotated
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import AfterValidator, Field
 
+from bot.openssh import OpenSshError, allowed_key
 from bot.plan_file.values import Name, Part, Shape, Text, misfit
 
 SlackId = Annotated[
@@ -24,26 +21,15 @@ ChannelRef = Annotated[
 ]
 """A channel's id (C0123ABCD) or name (#dr-oncall)."""
 
-KEY_LINE = re.compile(
-    r"(?:(?P<options>valid-(?:after|before)=\"[0-9]{8,14}Z?\"(?:,valid-(?:after|before)=\"[0-9]{8,14}Z?\")?)\s+)?"
-    r"(?P<kind>ssh-ed25519)\s+(?P<blob>[A-Za-z0-9+/=]+)(?:\s+(?P<comment>.*))?"
-)
-"""A key as in allowed_signers (ssh-keygen(1)), without the principal: that is the person."""
-
 
 def _key_line(text: str) -> str:
     right = "paste the .pub file of an Ed25519 key (`ssh-keygen -t ed25519`): ssh-ed25519 AAAA... name"
     if "PRIVATE KEY" in text:
         raise misfit("this is the private half of a key", f"make a new key, and {right}")
-    match = KEY_LINE.fullmatch(text)
-    if match is None:
-        raise misfit("this is not a public key of OpenSSH's Ed25519 form", right)
     try:
-        key = load_ssh_public_key(f"{match['kind']} {match['blob']}".encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise misfit("this public key is damaged", right) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise misfit("this is not an Ed25519 key", right)
+        allowed_key(text)
+    except OpenSshError as error:
+        raise misfit(f"no key to sign with: {error}", right) from error
     return text
 
 
@@ -75,7 +61,7 @@ class Person(Part):
     slack_ids: tuple[SlackId, ...] = ()
     """Every Slack account of the person; without one the person cannot sign in Slack."""
     keys: tuple[KeyLine, ...] = ()
-    """Public OpenSSH keys the person signs with (`drbot sign`), Ed25519, each a line of a .pub file."""
+    """Public Ed25519 keys of OpenSSH (`drbot sign`), as in a .pub file; `valid-before="20270101"` may lead."""
     phone: Text | None = None
     """Phone number in quotes, or TBD."""
     email: Text | None = None

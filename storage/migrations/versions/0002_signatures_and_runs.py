@@ -14,6 +14,15 @@ STATEMENTS = (
     "ALTER TABLE signature ADD COLUMN inbox_key VARCHAR NOT NULL DEFAULT ''",
     """ALTER TABLE run ADD COLUMN "order" VARCHAR NOT NULL DEFAULT ''""",
     """
+    CREATE TABLE account (
+        account VARCHAR NOT NULL,
+        problem VARCHAR NOT NULL,
+        groups JSONB NOT NULL DEFAULT '[]',
+        seen_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (account)
+    )
+    """,
+    """
     CREATE TABLE plan_version (
         seq BIGINT GENERATED ALWAYS AS IDENTITY,
         sha256 VARCHAR NOT NULL,
