@@ -80,7 +80,7 @@ async def bot_databases(settings: Settings, *roles: DatabaseRole) -> AsyncIterat
         if len(urls) < len(roles):
             owner = await stack.enter_async_context(_owned(settings))
         databases = {
-            role: Database(urls[role], role=role) if owner is None or role in urls else owner.acting_as(role)
+            role: Database(urls[role], role=role, mask=settings.mask) if owner is None or role in urls else owner.acting_as(role)
             for role in roles
         }
         for role, database in databases.items():
@@ -115,7 +115,7 @@ async def _owned(settings: Settings) -> AsyncIterator[Database]:
             server = EmbeddedPostgres(settings.data_directory.resolve() / "memory", listen=Listen.SOCKET)
             await stack.enter_async_context(server)
             url = server.dsn()
-        database = Database(url)
+        database = Database(url, mask=settings.mask)
         try:
             await database.ready()
             await database.migrate()

@@ -34,7 +34,7 @@ from bot.services.progress import Meter
 from bot.services.wake import Wake
 from storage import incidents, outbox, plans, requests, runs
 from storage.runs import LeaseLostError
-from storage.session import Database
+from storage.session import Database, readable
 from storage.tables import PlanRow, RequestRow, RunRow
 
 log = structlog.get_logger()
@@ -190,7 +190,7 @@ class Worker:
         await outbox.add(session, "report", request.channel, payload=payload)
 
     async def _tell(self, session: AsyncSession, request: RequestRow, text: str) -> None:
-        request.state, request.error = "failed", text
+        request.state, request.error = "failed", readable(session, text)
         view = request.reply.get("view_id")
         if view:
             payload = {"text": text, "request": request.id}

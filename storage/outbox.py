@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from storage.session import notify
+from storage.session import notify, readable
 from storage.tables import CardMessage, OutboxRow
 
 CARDS = ("plan", "incident")
@@ -33,7 +33,7 @@ async def add(
         if (await session.execute(waiting.limit(1).with_for_update(skip_locked=True))).first() is not None:
             await notify(session, "outbox")
             return
-    session.add(OutboxRow(kind=kind, channel=channel, ref=ref, payload=dict(payload or {})))
+    session.add(OutboxRow(kind=kind, channel=channel, ref=ref, payload=readable(session, dict(payload or {}))))
     await session.flush()
     await notify(session, "outbox")
 

@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from actions.contract import JournalEntry, Lock
 from actions.errors import PermanentError
-from storage.session import notify
+from storage.session import notify, readable
 from storage.tables import SHARED_SLOTS, JournalRow, RunLock, RunRow, lock_range
 
 HELD = ("running", "asking")
@@ -143,7 +143,7 @@ async def append(session: AsyncSession, run_id: str, *, owner: str, epoch: int, 
             epoch=epoch,
             step=entry.step,
             state=entry.state,
-            detail=entry.detail,
+            detail=readable(session, entry.detail),
             at=entry.at,
             elapsed_ms=entry.elapsed_ms,
         )
@@ -156,6 +156,7 @@ async def end(
 ) -> None:
     """Leave the run in its final state and give its locks back; one that asks people keeps them."""
     run = await ours(session, run_id, owner=owner, epoch=epoch)
+    message = readable(session, message)
     run.state, run.message, run.owner = state, message, ""
     run.ended_at = None if state in HELD else at
     session.add(run)
@@ -206,7 +207,7 @@ async def leave(session: AsyncSession, run_id: str, *, message: str, at: datetim
 async def set_progress(session: AsyncSession, run_id: str, *, epoch: int, progress: dict[str, Any]) -> None:
     """Figures for people; lost with the next crash, which is fine."""
     await session.execute(
-        update(RunRow).where(col(RunRow.id) == run_id, col(RunRow.epoch) == epoch).values(progress=progress)
+        update(RunRow).where(col(RunRow.id) == run_id, col(RunRow.epoch) == epoch).values(progress=readable(session, progress))
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 import psycopg
 from alembic import command
@@ -29,16 +30,25 @@ SILENT = "10s"
 the middle of one would keep everybody else from taking its work over."""
 
 
+class Mask(Protocol):
+    """Takes secrets out of what is stored for people to read."""
+
+    def tree(self, value: Any, /) -> Any: ...
+
+
 class NotAllowedError(PermanentError):
     """The process wanted something that its database role may not do."""
 
 
 class Database:
     """The bot's own database. `url` is any PostgreSQL URL or libpq connection string. With a `role` every connection
-    works as that role, whatever its login may do besides."""
+    works as that role, whatever its login may do besides. Sentences go through the `mask` (`readable`)."""
 
-    def __init__(self, url: str, *, role: DatabaseRole | None = None, pool_size: int = 10) -> None:
+    def __init__(
+        self, url: str, *, role: DatabaseRole | None = None, pool_size: int = 10, mask: Mask | None = None
+    ) -> None:
         self.role = role
+        self._mask = mask
         self._url = url
         self._conninfo = psycopg.conninfo.make_conninfo(_plain(url))
         self.engine: AsyncEngine = create_async_engine(
@@ -70,7 +80,7 @@ class Database:
 
     def acting_as(self, role: DatabaseRole, *, pool_size: int = 10) -> Database:
         """The same database with the rights of one process."""
-        return Database(self._url, role=role, pool_size=pool_size)
+        return Database(self._url, role=role, pool_size=pool_size, mask=self._mask)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
@@ -79,6 +89,7 @@ class Database:
         what the role may not do."""
         try:
             async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+                session.info["mask"] = self._mask
                 yield session
         except (OperationalError, InterfaceError, psycopg.OperationalError, OSError) as error:
             raise TemporaryError("The bot's own database does not answer.") from error
@@ -130,6 +141,12 @@ class Database:
 
     async def dispose(self) -> None:
         await self.engine.dispose()
+
+
+def readable(session: AsyncSession, value: Any) -> Any:
+    """A text, or a structure of texts, as it is stored for people: without the secrets of this process."""
+    mask: Mask | None = session.info.get("mask")
+    return value if mask is None else mask.tree(value)
 
 
 async def notify(session: AsyncSession, queue: str) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from storage.session import readable
 from storage.tables import RefusalRow, TimelineEntry
 
 
@@ -32,8 +33,8 @@ async def add(
         "kind": kind,
         "actor": actor,
         "occurred_at": occurred_at,
-        "text": text,
-        "data": dict(data or {}),
+        "text": readable(session, text),
+        "data": readable(session, dict(data or {})),
         "permalink": permalink,
         "source_key": source_key,
     }
@@ -57,4 +58,5 @@ async def refuse(
     session: AsyncSession, *, plan_id: str | None, account: str, person: str, code: str, text: str
 ) -> None:
     """Record that somebody was refused, and why."""
-    session.add(RefusalRow(plan_id=plan_id, account=account, person=person, code=code, text=text))
+    shown = readable(session, text)
+    session.add(RefusalRow(plan_id=plan_id, account=account, person=person, code=code, text=shown))
