@@ -158,7 +158,7 @@ async def doctor(settings: Settings, *, quick: bool) -> list[Finding]:
     """Everything the bot needs, looked at from this process."""
     plan = load(settings.plan_file)
     async with bot_database(settings) as database:
-        world = await ports(settings, plan)
+        world = await ports(settings, plan, database)
         return await Doctor(database, plan, Policy(plan), world).examine(quick=quick)
 
 
@@ -200,7 +200,7 @@ async def run(settings: Settings, roles: Collection[Role]) -> None:
             tasks.append(asyncio.create_task(slack.run(), name="slack"))
         if Role.WORKER in roles:
             services = offices[Role.WORKER]
-            world = await ports(settings, plan)
+            world = await ports(settings, plan, services.database)
             worker = Worker(
                 services.database,
                 world,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actions.adapters.clock import SystemClock
 from actions.adapters.executor import SubprocessExecutor
@@ -24,6 +25,9 @@ from bot.redaction import texts
 from bot.settings import Settings
 from bot.site import site_of
 
+if TYPE_CHECKING:  # slow to import, and a job has no business with it
+    from storage.session import Database
+
 
 async def job(settings: Settings, spec: Path) -> int:
     """Run one heavy step; the exit code says how it went."""
@@ -35,11 +39,13 @@ async def job(settings: Settings, spec: Path) -> int:
     return await job_main(spec, engine, hide=settings.mask)
 
 
-async def ports(settings: Settings, plan: DrPlan) -> Ports:
-    """Everything an action may touch, on the site of the plan file."""
+async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
+    """Everything an action may touch, on the site of the plan file; `database` is the bot's own."""
     # Not needed by a job, and slow to import.
     from actions.adapters.kubernetes import KubernetesCluster
     from actions.adapters.service_check import ServiceProbe
+    from actions.registry import ACTIONS
+    from bot.services.plan_versions import StoredPlanVersions
 
     references = secret_references(settings, plan)
     site = await site_of(plan, SecretReferences())
@@ -57,6 +63,7 @@ async def ports(settings: Settings, plan: DrPlan) -> Ports:
         service=ServiceProbe(references),
         secrets=references,
         clock=clock,
+        plan_versions=StoredPlanVersions(database, actions=[kind.name for kind in ACTIONS]),
     )
 
 

@@ -96,7 +96,8 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
     },
     "outbox": {
         _S: May(insert=True, update=("state", "attempts", "error", "due_at", "sent_at")),
-        _W: _QUEUE,
+        # Pages are handed over by a worker, which knows the pager.
+        _W: May(insert=True, update=("state", "attempts", "error", "due_at", "sent_at")),
         _C: _QUEUE,
         _L: May(insert=True, update=("state", "error", "due_at", "sent_at")),
     },

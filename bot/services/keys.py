@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from bot.openssh import AllowedKey, OpenSshError, SshSignature, allowed_key, ssh_signature
+from bot.openssh import AllowedKey, OpenSshError, SshSignature, ssh_signature
 from bot.services.statements import NAMESPACE, Proof, Statement, StatementError
 
 SOURCE = "key"

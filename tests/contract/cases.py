@@ -6,6 +6,7 @@ from functools import partial
 
 from actions.catalog.application import RolloutParams, ScaleParams
 from actions.catalog.backup import AdoptParams, DumpParams, VerifyParams
+from actions.catalog.plan_file import ActivateParams
 from actions.catalog.restore import RestoreParams
 from tests.contract.kit import ActionCase
 from tests.fakes.s3 import MemoryObject
@@ -53,6 +54,7 @@ def with_a_broken_image() -> World:
 
 
 RESUME = frozenset({"resume_gitops"})
+NEXT_VERSION = "name: shop\nowner: somebody else\n"
 
 CASES = (
     ActionCase("dump", "backup.dump", DumpParams(database="shop"), a_world),
@@ -97,6 +99,7 @@ CASES = (
     ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),
     ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),
     ActionCase("rollout", "application.rollout", RolloutParams(service="shop"), a_world, undoable=False),
+    ActionCase("activate", "plan.activate", ActivateParams(document=NEXT_VERSION), a_world, undoable=False),
 )
 
 SICK_CASES = (

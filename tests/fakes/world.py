@@ -25,6 +25,7 @@ from tests.fakes.clock import MemoryClock
 from tests.fakes.cluster import MemoryCluster
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.manifests import an_entry
+from tests.fakes.plan_versions import MemoryPlanVersions
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.s3 import MemoryObjects
 from tests.fakes.secrets import MemorySecrets
@@ -72,6 +73,7 @@ class World(Ports):
     service: MemoryServiceCheck
     secrets: MemorySecrets
     clock: MemoryClock
+    plan_versions: MemoryPlanVersions
 
 
 def a_site(*, database: str = "shop", service: bool = True, spare: bool = True) -> Site:
@@ -130,6 +132,7 @@ def a_world(
         service=service_check,
         secrets=MemorySecrets(SECRETS),
         clock=clock,
+        plan_versions=MemoryPlanVersions(),
     )
 
 
