@@ -80,7 +80,9 @@ async def bot_databases(settings: Settings, *roles: DatabaseRole) -> AsyncIterat
         if len(urls) < len(roles):
             owner = await stack.enter_async_context(_owned(settings))
         databases = {
-            role: Database(urls[role], role=role, mask=settings.mask) if owner is None or role in urls else owner.acting_as(role)
+            role: Database(urls[role], role=role, mask=settings.mask)
+            if owner is None or role in urls
+            else owner.acting_as(role)
             for role in roles
         }
         for role, database in databases.items():

@@ -207,7 +207,9 @@ async def leave(session: AsyncSession, run_id: str, *, message: str, at: datetim
 async def set_progress(session: AsyncSession, run_id: str, *, epoch: int, progress: dict[str, Any]) -> None:
     """Figures for people; lost with the next crash, which is fine."""
     await session.execute(
-        update(RunRow).where(col(RunRow.id) == run_id, col(RunRow.epoch) == epoch).values(progress=readable(session, progress))
+        update(RunRow)
+        .where(col(RunRow.id) == run_id, col(RunRow.epoch) == epoch)
+        .values(progress=readable(session, progress))
     )
 
 
