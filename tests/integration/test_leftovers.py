@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import select
 from sqlmodel import col
 
@@ -16,6 +18,7 @@ from bot.doctor import Doctor
 from bot.services.approvals import Policy
 from bot.services.leftovers import Leftovers
 from storage import plans, runs
+from storage.roles import DatabaseRole
 from storage.session import Database
 from storage.tables import JournalRow, PlanRow, TimelineEntry
 from tests.fakes.executor import MemoryJob
@@ -28,6 +31,14 @@ PLAN, JOB = "k7m2n3p4q5", "drbot-k7m2n3p4q5-1"
 COPY = DatabaseRef("primary", f"shop_restore_{PLAN}")
 MARK = f"drbot:scratch:{PLAN}"
 ROLE = "drbot_load_0123456789abcdef"
+
+
+@pytest_asyncio.fixture
+async def at_work(memory: Database) -> AsyncIterator[Database]:
+    """The same database with the rights of a worker."""
+    database = memory.acting_as(DatabaseRole.WORKER)
+    yield database
+    await database.dispose()
 
 
 def with_debris() -> World:
@@ -65,18 +76,18 @@ async def remembered(memory: Database, state: str, *, verified: tuple[int, ...] 
             session.add(JournalRow(run_id=PLAN, epoch=1, step=step, state="verified", at=START))
 
 
-async def swept(memory: Database, world: World, *, idle: timedelta = QUIET) -> list[str]:
+async def swept(at_work: Database, world: World, *, idle: timedelta = QUIET) -> list[str]:
     """What two looks remove between which the time of rest passes."""
-    janitor = Leftovers(memory, world)
+    janitor = Leftovers(at_work, world)
     assert await janitor.sweep() == []
     world.clock.advance(idle)
     return [item.name for item in await janitor.sweep()]
 
 
-async def test_debris_of_a_failed_run_is_removed_and_told(memory: Database) -> None:
+async def test_debris_of_a_failed_run_is_removed_and_told(memory: Database, at_work: Database) -> None:
     await remembered(memory, "failed")
     world = with_debris()
-    assert await swept(memory, world) == [COPY.name, ROLE]
+    assert await swept(at_work, world) == [COPY.name, ROLE]
     assert await world.postgres.database(COPY) is None
     assert await world.postgres.loading_roles("primary") == []
     async with memory.session() as session:
@@ -90,44 +101,46 @@ async def test_debris_of_a_failed_run_is_removed_and_told(memory: Database) -> N
 
 
 @pytest.mark.parametrize("state", ["awaiting", "running", "asking", "paused"])
-async def test_debris_of_a_run_that_is_not_over_is_not_even_shown(memory: Database, state: str) -> None:
+async def test_debris_of_a_run_that_is_not_over_is_not_even_shown(
+    memory: Database, at_work: Database, state: str
+) -> None:
     await remembered(memory, state)
     world = with_debris()
-    assert await swept(memory, world, idle=timedelta(days=30)) == []
-    assert await Leftovers(memory, world).look() == []
+    assert await swept(at_work, world, idle=timedelta(days=30)) == []
+    assert await Leftovers(at_work, world).look() == []
     assert await world.postgres.database(COPY) is not None
 
 
-async def test_debris_of_an_unknown_plan_goes_after_a_day(memory: Database) -> None:
+async def test_debris_of_an_unknown_plan_goes_after_a_day(at_work: Database) -> None:
     world = with_debris()
-    assert await swept(memory, world, idle=QUIET_UNKNOWN - timedelta(seconds=1)) == []
-    assert await swept(memory, world, idle=QUIET_UNKNOWN) == [COPY.name, ROLE]
+    assert await swept(at_work, world, idle=QUIET_UNKNOWN - timedelta(seconds=1)) == []
+    assert await swept(at_work, world, idle=QUIET_UNKNOWN) == [COPY.name, ROLE]
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_debris_is_kept_while_its_job_works(memory: Database, known: bool) -> None:
+async def test_debris_is_kept_while_its_job_works(memory: Database, at_work: Database, known: bool) -> None:
     if known:
         await remembered(memory, "failed")
     world = with_debris()
     world.executor.jobs[JOB] = MemoryJob(spec=None)  # type: ignore[arg-type]
-    assert await swept(memory, world, idle=QUIET_UNKNOWN) == []
-    assert [found.kept for found in await Leftovers(memory, world).look()] != [None, None]
+    assert await swept(at_work, world, idle=QUIET_UNKNOWN) == []
+    assert [found.kept for found in await Leftovers(at_work, world).look()] != [None, None]
     world.executor.jobs[JOB].state = JobState(phase=JobPhase.LOST)
-    assert await swept(memory, world, idle=QUIET_UNKNOWN) == [COPY.name, ROLE]
+    assert await swept(at_work, world, idle=QUIET_UNKNOWN) == [COPY.name, ROLE]
 
 
-async def test_complete_copy_stays_while_its_role_goes(memory: Database) -> None:
+async def test_complete_copy_stays_while_its_role_goes(memory: Database, at_work: Database) -> None:
     await remembered(memory, "failed", verified=(0,))
     world = with_debris()
-    assert await swept(memory, world) == [ROLE]
-    [left] = await Leftovers(memory, world).look()
+    assert await swept(at_work, world) == [ROLE]
+    [left] = await Leftovers(at_work, world).look()
     assert "loaded completely and is kept until" in (left.kept or "")
 
 
-async def test_session_begins_the_time_of_rest_anew(memory: Database) -> None:
+async def test_session_begins_the_time_of_rest_anew(memory: Database, at_work: Database) -> None:
     await remembered(memory, "failed")
     world = with_debris()
-    janitor = Leftovers(memory, world)
+    janitor = Leftovers(at_work, world)
     await janitor.sweep()
     world.clock.advance(QUIET)
     world.postgres.connect(COPY)
@@ -138,10 +151,10 @@ async def test_session_begins_the_time_of_rest_anew(memory: Database) -> None:
     assert [item.name for item in await janitor.sweep()] == [COPY.name]
 
 
-async def test_doctor_shows_what_is_left_and_when_it_goes(memory: Database) -> None:
+async def test_doctor_shows_what_is_left_and_when_it_goes(memory: Database, at_work: Database) -> None:
     await remembered(memory, "failed")
     plan = shipped_plan()
-    findings = await Doctor(memory, plan, Policy(plan), with_debris()).examine()
+    findings = await Doctor(at_work, plan, Policy(plan), with_debris()).examine()
     left = [finding for finding in findings if finding.check == "left over"]
     assert [finding.detail for finding in left] == [
         f"database `{COPY.name}` on `primary`, mark `{MARK}`",
@@ -150,10 +163,10 @@ async def test_doctor_shows_what_is_left_and_when_it_goes(memory: Database) -> N
     assert all("is removed once it was idle for 0:10:00" in finding.hint for finding in left)
 
 
-async def test_silent_server_does_not_end_the_time_of_rest(memory: Database) -> None:
+async def test_silent_server_does_not_end_the_time_of_rest(memory: Database, at_work: Database) -> None:
     await remembered(memory, "failed")
     world = with_debris()
-    janitor = Leftovers(memory, world)
+    janitor = Leftovers(at_work, world)
     await janitor.sweep()
     world.postgres.servers["primary"].down = True
     world.clock.advance(QUIET)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
 
+from actions.backup.leftovers import QUIET
 from bot.demo.dataset import DATABASE
+from bot.services.leftovers import Leftovers
+from storage.roles import DatabaseRole
+from tests.fakes.clock import MemoryClock
 from tests.fixtures.endings import ends_once, in_the_load
 from tests.fixtures.world import LEDGER, End, FaultWorld
 
@@ -56,6 +62,19 @@ async def test_production_dies_while_a_dump_is_loaded_and_stays_away(world: Faul
     after = await world.databases()
     assert {name: after[name] for name in before} == before
     assert await world.set_aside(card) == []
+    # Nobody could tidy up on a dead server: half the copy and the roles of the load are still there.
+    left = await world.leftovers()
+    assert any(name.startswith("role drbot_load_") for name in left)
+    assert any(name.startswith(f"{LEDGER}_restore_") for name in left)
+    clock = MemoryClock(datetime.now(UTC))
+    at_work = world.office.database.acting_as(DatabaseRole.WORKER)
+    janitor = Leftovers(at_work, replace(await world.ports(), clock=clock))
+    assert await janitor.sweep() == []
+    clock.advance(QUIET)
+    assert len(await janitor.sweep()) == 3
+    await at_work.dispose()
+    assert await world.leftovers() == []
+    assert await world.databases() == before
 
 
 async def test_production_dies_before_the_swap_and_stays_away(world: FaultWorld) -> None:
