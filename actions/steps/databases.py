@@ -97,6 +97,7 @@ class SwapDatabases(Step):
 
     def by_hand(self) -> tuple[str, ...]:
         return (
+            byhand.psql(self.server, byhand.end_sessions(self.copy_name)),
             byhand.psql(
                 self.server, byhand.rename(self.current, self.aside), byhand.rename(self.copy_name, self.current)
             ),
@@ -116,6 +117,8 @@ class SwapDatabases(Step):
         return current is not None and aside is not None and aside.oid == self.old_oid
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - one short transaction
+        # A worker that died while it measured the copy leaves a session there, which would hold up the rename.
+        await ports.postgres.close(DatabaseRef(self.server, self.copy_name))
         await ports.postgres.swap(
             self.server,
             current=self.current,
