@@ -29,6 +29,7 @@ from bot.plan_file.protection import (
     IncrementalBackup,
     WalArchive,
 )
+from bot.plan_file.record import Record, WitnessPlace
 from bot.plan_file.values import (
     Duration,
     SecretRef,
@@ -83,6 +84,7 @@ __all__ = [
     "PlanStatus",
     "PlanStep",
     "Problem",
+    "Record",
     "Risk",
     "Runbook",
     "Scenario",
@@ -97,6 +99,7 @@ __all__ = [
     "UnknownNameError",
     "WalArchive",
     "Weekday",
+    "WitnessPlace",
     "Workload",
     "WorkloadKind",
     "check",

@@ -11,6 +11,7 @@ from bot.plan_file.approval import Approval
 from bot.plan_file.people import Channels, Person, WorkspaceId
 from bot.plan_file.procedures import Contact, Drill, Objectives, PlanDocument, Runbook, Scenario
 from bot.plan_file.protection import Backups, DatabaseBackup
+from bot.plan_file.record import Record
 from bot.plan_file.rules import broken_rules, choose
 from bot.plan_file.values import Part, Text
 from bot.plan_file.windows import Shift
@@ -72,6 +73,8 @@ class DrPlan(Part):
     """Buckets of S3-compatible stores."""
     backups: Backups
     """Copies: what, when, where, how long, and the keys."""
+    record: Record | None = None
+    """How the record is sealed; without it nobody outside the bot's database can vouch for it."""
     approval: Approval
     """How many persons must sign what."""
     roster: tuple[Person, ...] = Field(min_length=1)

@@ -26,6 +26,7 @@ def doubts(plan: DrPlan, *, today: date | None) -> list[Broken]:
         *_idle_commander(plan),
         *_unkept_rpo(plan),
         *_unprotected(plan),
+        *_unwitnessed(plan),
         *_overdue(plan, today),
     ]
 
@@ -100,6 +101,12 @@ def _unprotected(plan: DrPlan) -> Iterator[Broken]:
     for index, database in enumerate(plan.databases):
         if database.name not in covered:
             yield Broken(("databases", index), f"`{database.name}` is not backed up", "add it to `backups.databases`")
+
+
+def _unwitnessed(plan: DrPlan) -> Iterator[Broken]:
+    if plan.record is None:
+        wrong = "nobody outside the bot's own database vouches for its record, so a rewritten one is not noticed"
+        yield Broken((), wrong, "add `record` with a signing key and witnesses")
 
 
 def _overdue(plan: DrPlan, today: date | None) -> Iterator[Broken]:

@@ -35,6 +35,7 @@ _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("backups.databases.*.wal.stores.*", "buckets.*.name", "bucket", ("local",)),
     ("backups.applications.*.bucket", "buckets.*.name", "bucket", ()),
     ("backups.files.*.bucket", "buckets.*.name", "bucket", ()),
+    ("record.witnesses.*.bucket", "buckets.*.name", "bucket", ()),
     ("approval.rules.*.slots.*.role", "roster.*.roles.*", "role", ()),
     ("approval.rules.*.services.*", "services.*.name", "service", ()),
     ("rota.*.persons.*", "roster.*.id", "person", ()),
@@ -55,6 +56,7 @@ _UNIQUE: tuple[tuple[str, str], ...] = (
     ("roster.*.slack_ids.*", "Slack account"),
     ("runbooks.*.name", "runbook"),
     ("drills.*.name", "drill"),
+    ("record.witnesses.*.name", "witness"),
 )
 
 
@@ -197,8 +199,12 @@ def _odd_pairs(data: Mapping[str, object]) -> Iterator[Broken]:
     for path, stores in find(data, "backups.databases.*.dump.stores"):
         if isinstance(stores, list) and stores and set(map(str, stores)) == {"local"}:
             yield Broken(path, "the dump is kept on this machine alone", "add the name of a bucket")
+    witnesses = strings(data, "record.witnesses.*.bucket")
     for path, bucket in find(data, "buckets.*"):
         if isinstance(bucket, Mapping):
+            if bucket.get("name") in witnesses and bucket.get("object_lock") != "compliance":
+                wrong = f"`{bucket['name']}` is a witness, and what is in it could be deleted"
+                yield Broken(path, wrong, "make it a bucket under Object Lock, and set `object_lock: compliance`")
             for has, lacks in (("access_key", "secret_key"), ("secret_key", "access_key")):
                 if bucket.get(has) is not None and bucket.get(lacks) is None:
                     yield Broken((*path, has), f"`{has}` without `{lacks}`", f"add `{lacks}`, or leave both out")

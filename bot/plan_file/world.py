@@ -148,6 +148,7 @@ class BucketPurpose(StrEnum):
     FILES = "files"
     EVIDENCE = "evidence"
     IMAGES = "images"
+    WITNESS = "witness"
 
 
 class ObjectLock(StrEnum):
@@ -170,7 +171,7 @@ class Bucket(Part):
     ]
     """Name of the bucket at the store."""
     purpose: BucketPurpose
-    """backups, files, evidence or images."""
+    """backups, files, evidence, images or witness."""
     region: TextRef
     """Region of the bucket."""
     endpoint: TextRef | None = None
@@ -184,4 +185,4 @@ class Bucket(Part):
     versioning: Flag = True
     """Whether versioning is expected."""
     object_lock: ObjectLock = ObjectLock.OFF
-    """Expected Object Lock mode."""
+    """Expected Object Lock mode; a witness needs `compliance`."""

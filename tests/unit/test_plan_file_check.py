@@ -428,6 +428,26 @@ def test_an_overdue_review_is_warned_about() -> None:
     assert not [p for p in check(SHIPPED, today=date(2026, 3, 26)) if p.key == "document.next_review"]
 
 
+def test_a_record_without_witnesses_is_warned_about(tmp_path: Path) -> None:
+    record = TEXT[TEXT.index("record:\n") : TEXT.index("# -- Who must sign what")]
+    assert "nobody outside the bot's own database vouches" in report(check(broken(tmp_path, (record, ""))))
+    assert "vouches" not in report(check(SHIPPED))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("    object_lock: compliance", "    object_lock: governance", "could be deleted"),
+        ("      bucket: superprismora-witness", "      bucket: superprismora-witnes", "there is no bucket"),
+        ("      bucket: superprismora-witness\n", "", "a witness is one place"),
+        ("    - name: local\n      file", "    - name: vault\n      file", "witness `vault` is named twice"),
+    ],
+)
+def test_a_witness_that_would_keep_nothing_is_refused(tmp_path: Path, old: str, new: str, wrong: str) -> None:
+    path = broken(tmp_path, (old, new))
+    assert wrong in report(errors(check(path)))
+
+
 def test_promises_the_copies_cannot_keep_are_warned_about(tmp_path: Path) -> None:
     wal = TEXT[TEXT.index("      wal:\n") : TEXT.index("  applications:")]
     path = broken(tmp_path, (wal, ""))
