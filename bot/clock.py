@@ -24,6 +24,8 @@ from storage.tables import Incident, RequestRow
 
 log = structlog.get_logger()
 
+BY_SCHEDULE = "scheduled by the plan"
+
 RTO_MARKS = (50, 75, 100)
 """Percent of the RTO at which the incident's channel is told."""
 
@@ -59,7 +61,9 @@ class DrClock:
         try:
             async with self._database.session() as session:
                 key = f"schedule/dump/{database}/{instant:%Y-%m-%dT%H:%MZ}"
-                if not await inbox.store(session, key, "schedule", {"database": database}):
+                who = {"source": "clock", "channel": self._plan.channels.on_call}
+                asked = {"name": "backup.dump", "params": {"database": database}, "reason": BY_SCHEDULE}
+                if not await inbox.store(session, key, "schedule", {"kind": "ask", "who": who, "command": asked}):
                     return False
                 await requests.add(
                     session,
@@ -69,8 +73,9 @@ class DrClock:
                         params={"database": database},
                         person=SCHEDULE,
                         channel=self._plan.channels.on_call,
-                        reply={"who": {"source": "clock", "channel": self._plan.channels.on_call}},
-                        reason="scheduled by the plan",
+                        reply={"who": who},
+                        reason=BY_SCHEDULE,
+                        source_key=key,
                     ),
                 )
         except DrError as error:

@@ -140,16 +140,23 @@ class Desk(Protocol):
         """Take a query, a plan or an incident command; the answer comes through the outbox."""
 
     async def sign(
-        self, who: Who, token: str, *, act: Act, digest: str, typed: str, reason: str, channel: str, ts: str
+        self,
+        who: Who,
+        token: str,
+        *,
+        act: Act,
+        digest: str,
+        typed: str,
+        reason: str,
+        channel: str,
+        ts: str,
+        key: str | None = None,
     ) -> str:
-        """Record a signature and return the sentence for the signer. Raises UserError for refusals."""
+        """Record a signature, which rests on the click stored under `key`, and return the sentence for the signer.
+        Raises UserError for refusals."""
 
     async def may_sign(self, who: Who, token: str) -> None:
         """Refuse, and record it, when this account's signature cannot count."""
-
-    async def answer(self, who: Who, token: str, *, again: bool) -> str:
-        """Answer a run that asks people: look again and go on, or leave everything as it stands. Returns the sentence
-        for the clicker. Raises UserError for refusals and for runs that do not ask."""
 
     async def refuse_account(self, who: Who, token: str, problem: str) -> None:
         """Record that an account was turned away. Always raises UserError."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import select, text, update
+from sqlalchemy import CursorResult, delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from storage.tables import InboxRow
+from storage.tables import InboxRow, RequestRow, SignatureRow
 
 
 async def store(session: AsyncSession, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
@@ -35,6 +35,26 @@ async def finish(session: AsyncSession, key: str) -> None:
         .values(finished_at=text("clock_timestamp()"))
         .execution_options(synchronize_session=False)
     )
+
+
+async def get_all(session: AsyncSession, keys: Sequence[str]) -> Sequence[InboxRow]:
+    """What arrived under these keys; missing ones are left out."""
+    statement = select(InboxRow).where(col(InboxRow.key).in_([key for key in keys if key]))
+    return (await session.execute(statement)).scalars().all()
+
+
+async def prune(session: AsyncSession, *, older: timedelta) -> int:
+    """Forget what arrived longer ago, unless a signature or an open request rests on it; how many rows that were."""
+    rested_on = select(col(SignatureRow.id)).where(col(SignatureRow.inbox_key) == col(InboxRow.key)).exists()
+    asked_with = (
+        select(col(RequestRow.id))
+        .where(col(RequestRow.source_key) == col(InboxRow.key), col(RequestRow.state) == "new")
+        .exists()
+    )
+    old = text("received_at < clock_timestamp() - make_interval(secs => :older)")
+    statement = delete(InboxRow).where(old.bindparams(older=older.total_seconds()), ~rested_on, ~asked_with)
+    result = await session.execute(statement.execution_options(synchronize_session=False))
+    return int(cast("CursorResult[Any]", result).rowcount)
 
 
 async def unfinished(session: AsyncSession, *, kind: str, after: timedelta, within: timedelta) -> Sequence[InboxRow]:

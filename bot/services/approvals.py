@@ -16,6 +16,7 @@ from actions.ports import Clock
 from bot.plan_file import DrPlan
 from bot.plan_file.quorum import roster_of
 from bot.ports import Who
+from bot.services import provenance
 from storage import outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import PlanRow, RunRow, SignatureRow
@@ -101,16 +102,20 @@ class Approvals:
         plan = self._kinds.plan(row.document)
         if plan.digest != row.digest:
             return Decision(state=approval.State.VOID, reason="The stored plan does not match its digest.")
-        return approval.decide(self.case(row, plan, await plans.signatures(session, row.id), started=False), now)
+        signatures = await plans.signatures(session, row.id)
+        flaw = await provenance.flaw(session, row, plan, signatures, self.policy.person)
+        return flaw or approval.decide(self.case(row, plan, signatures, started=False), now)
 
-    async def request(self, session: AsyncSession, row: PlanRow, plan: Plan, who: Who, typed: str) -> Refusal | None:
-        """Record the requester's own signature on a plan that was just stored."""
+    async def request(
+        self, session: AsyncSession, row: PlanRow, plan: Plan, who: Who, typed: str, *, key: str
+    ) -> Refusal | None:
+        """Record the requester's own signature on a plan that was just stored. `key` is that of the stored command."""
         person = self.policy.person(who)
         case = self.case(row, plan, (), started=False)
         now = self._clock.now()
         reason = row.reason
         if approval.others_needed(case.covering, plan.risk) == 0 and not reason.strip():
-            reason = "asked for it"  # nobody else reads it before it runs
+            reason = provenance.ASKED_FOR
         refusal = approval.admit(
             case,
             person.id if person else None,
@@ -123,11 +128,11 @@ class Approvals:
             account=who.slack_user,
         )
         if refusal is None and person is not None:
-            await self._record(session, row, person.id, Act.REQUEST, who, typed=typed, reason=reason, at=now)
+            await self._record(session, row, person.id, Act.REQUEST, who, typed=typed, reason=reason, at=now, key=key)
         return refusal
 
-    async def sign(self, who: Who, row: PlanRow, act: Act, *, digest: str, typed: str, reason: str) -> str:
-        """Record one act and return the sentence for the signer.
+    async def sign(self, who: Who, row: PlanRow, act: Act, *, digest: str, typed: str, reason: str, key: str) -> str:
+        """Record one act and return the sentence for the signer. `key` is that of the stored click.
 
         Raises UserError with the refusal, which is recorded.
         """
@@ -151,7 +156,7 @@ class Approvals:
                 account=who.slack_user,
             )
             if refusal is None and person is not None:
-                await self._record(session, row, person.id, act, who, typed=typed, reason=reason, at=now)
+                await self._record(session, row, person.id, act, who, typed=typed, reason=reason, at=now, key=key)
                 text = await self._said(session, row, act, now)
             elif refusal is not None:
                 await self.record_refusal(session, row, who, refusal)
@@ -200,6 +205,7 @@ class Approvals:
         typed: str,
         reason: str,
         at: datetime,
+        key: str,
     ) -> None:
         await plans.sign(
             session,
@@ -212,6 +218,7 @@ class Approvals:
                 typed=typed,
                 source=who.source,
                 account=who.slack_user or who.person,
+                inbox_key=key,
                 at=at,
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -99,6 +100,7 @@ class Desk:
             await self._refusals.record(who, Code.NOT_ON_ROSTER, f"{command.name}: {NOT_ON_ROSTER.text}")
             raise UserError(NOT_ON_ROSTER.text)
         await self._refusals.check(who, [command.reason, command.typed, *map(str, command.params.values())])
+        key = key or await self._keep(who, {"kind": "ask", "command": command.model_dump(mode="json")})
         if command.name.startswith("incident."):
             await self._incidents.handle(who, person.id, command, reply, key=key)
             return None
@@ -121,15 +123,37 @@ class Desk:
                 ),
             )
 
+    async def _keep(self, who: Who, payload: Mapping[str, Any]) -> str:
+        """Store what was handed in here, unlike a click of Slack, which is stored before its ack. Returns its key."""
+        key = f"desk:{uuid.uuid4()}"
+        async with self._database.session() as session:
+            kept = {**payload, "who": who.model_dump(mode="json")}
+            await inbox.store(session, key, f"desk.{who.source}", kept)
+            await inbox.finish(session, key)
+        return key
+
     async def sign(
-        self, who: Who, token: str, *, act: Act, digest: str, typed: str, reason: str, channel: str, ts: str
+        self,
+        who: Who,
+        token: str,
+        *,
+        act: Act,
+        digest: str,
+        typed: str,
+        reason: str,
+        channel: str,
+        ts: str,
+        key: str | None = None,
     ) -> str:
-        """Record an act on the plan of this button; the sentence for the clicker. Raises UserError for refusals."""
+        """Record an act on the plan of this button; the sentence for the clicker. `key` is that of the stored click.
+        Raises UserError for refusals."""
         row = await self._plan(who, token)
         await self._refusals.check(who, [reason, typed])
         if channel:
             await self._belongs(who, row, channel, ts)
-        return await self._approvals.sign(who, row, act, digest=digest, typed=typed, reason=reason)
+        said = {"token": token, "act": act, "digest": digest, "typed": typed, "reason": reason}
+        key = key or await self._keep(who, {"kind": "sign", **said})
+        return await self._approvals.sign(who, row, act, digest=digest, typed=typed, reason=reason, key=key)
 
     async def _belongs(self, who: Who, row: PlanRow, channel: str, ts: str) -> None:
         """A button counts only on the message that the bot posted for this plan, not on a copy of it."""
@@ -148,36 +172,6 @@ class Desk:
         elif person.id == row.requester:
             text = "Your request is already your signature; one other person must approve."
             await self._approvals.refuse(who, row, Refusal(code=Code.SELF_APPROVAL, text=text))
-
-    async def answer(self, who: Who, token: str, *, again: bool) -> str:
-        """Answer a run that asks people, and put the answer on the timeline. Returns the sentence for the clicker.
-
-        `again`: its unclear step is probed again and the run goes on under the signatures it has, which the worker
-        checks anew. Otherwise everything stays as it stands, and the run's locks are given back. Raises UserError for
-        strangers and for runs that do not ask.
-        """
-        row = await self._plan(who, token)
-        person = self._approvals.policy.person(who)
-        if person is None:
-            await self._approvals.refuse(who, row, NOT_ON_ROSTER)
-            raise UserError(NOT_ON_ROSTER.text)
-        now = self._clock.now()
-        async with self._database.session() as session:
-            run = await runs.get(session, row.id)
-            question = "" if run is None else run.message
-            ended = f"{question} {person.name} has left everything as it stands.".strip()
-            if not (
-                await runs.resume(session, row.id)
-                if again
-                else await runs.leave(session, row.id, message=ended, at=now)
-            ):
-                raise UserError("This run does not ask anything; look at the newest message of its plan.")
-            chosen = "has had it look again" if again else "has left everything as it stands"
-            text = f"{person.name}, asked by run {row.id}, {chosen}"
-            await note_plan(
-                session, row, kind="answer", text=text, at=now, data={"plan": row.id, "again": again}, actor=person.name
-            )
-        return "The run looks again and goes on." if again else "The run has ended; everything is as it stands."
 
     async def refuse_account(self, who: Who, token: str, problem: str) -> None:
         """Record that an account was turned away (guest, deactivated, foreign, bot). Raises UserError."""

@@ -41,7 +41,8 @@ class Plans:
             raise UserError(" ".join(f"{finding.detail} {finding.hint}".strip() for finding in plan.stopped))
         row = self._row(request, plan)
         await plans.add(session, row)
-        refusal = await self._approvals.request(session, row, plan, who, request.typed)
+        key = request.source_key or ""
+        refusal = await self._approvals.request(session, row, plan, who, request.typed, key=key)
         if refusal is not None:
             raise RequestRefusedError(row, refusal)
         await outbox.add(session, "plan", row.channel, ref=row.id)
@@ -154,6 +155,7 @@ def _steps(plan: Plan, run: RunRow | None, journal: Sequence[JournalRow]) -> tup
                 before=step.before,
                 after=step.after,
                 by_hand=step.by_hand(),
+                optional=step.optional,
                 state=state,
                 elapsed=timedelta(milliseconds=entry.elapsed_ms) if entry is not None and entry.elapsed_ms else None,
                 progress=str(progress.get("text", "")) if current == index and state is StepState.RUNNING else "",
@@ -170,6 +172,12 @@ _STEP_STATES = {
     "asking": StepState.ASKING,
     "undoing": StepState.UNDOING,
     "undone": StepState.UNDONE,
+    "happened": StepState.ANSWERED,
+    "repeat": StepState.ANSWERED,
+    "skipped": StepState.SKIPPED,
+    "aborted": StepState.ABORTED,
+    "left": StepState.ABORTED,
+    "pre-empted": StepState.ABORTED,
 }
 
 

@@ -88,6 +88,7 @@ async def _do(counter: Counter, key: str, deed: Ask | Sign) -> str:
         reason=deed.reason,
         channel=deed.who.channel,
         ts=deed.ts,
+        key=key,
     )
 
 

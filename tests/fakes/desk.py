@@ -26,7 +26,6 @@ class MemoryDesk:
     asked: list[tuple[Who, Command, ReplyTo]] = field(default_factory=list)
     signed: list[dict[str, Any]] = field(default_factory=list)
     turned_away: list[tuple[str, str]] = field(default_factory=list)
-    answers: list[tuple[str, str, bool]] = field(default_factory=list)
     recommended: list[tuple[str | None, str, bool]] = field(default_factory=list)
     pinned: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     turns: list[Who] = field(default_factory=list)
@@ -81,9 +80,21 @@ class MemoryDesk:
         return len(self.asked)
 
     async def sign(
-        self, who: Who, token: str, *, act: Act, digest: str, typed: str, reason: str, channel: str, ts: str
+        self,
+        who: Who,
+        token: str,
+        *,
+        act: Act,
+        digest: str,
+        typed: str,
+        reason: str,
+        channel: str,
+        ts: str,
+        key: str | None = None,
     ) -> str:
         self._raise()
+        if key is None or key not in self.stored:
+            raise AssertionError("signed without a stored click")
         self.signed.append(
             {"user": who.slack_user, "token": token, "act": act, "digest": digest, "typed": typed, "reason": reason}
             | {"channel": channel, "ts": ts}
@@ -93,11 +104,6 @@ class MemoryDesk:
     async def may_sign(self, who: Who, token: str) -> None:
         if who.slack_user == self.requester:
             await self.refuse_account(who, token, "Your request is already your signature.")
-
-    async def answer(self, who: Who, token: str, *, again: bool) -> str:
-        self._raise()
-        self.answers.append((who.slack_user, token, again))
-        return "It looks again."
 
     async def refuse_account(self, who: Who, token: str, problem: str) -> None:
         self.turned_away.append((who.slack_user, token))

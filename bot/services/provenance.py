@@ -1,0 +1,156 @@
+"""Whether a stored signature is what a person did: every one is derived again from the click or command it rests on.
+
+Slack's clicks and the words of the command line are kept as they arrived, before anything is made of them, and never
+change. A signature that says something else than what arrived is not the person's, so its plan is void. What is signed
+by key carries its own proof (`bot.services.keys`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from actions.approval import Act, Code, Decision, Person, State
+from actions.contract import Plan
+from bot.ports import Who
+from storage import inbox, timeline
+from storage.tables import InboxRow, PlanRow, SignatureRow
+
+ASKED_FOR = "asked for it"
+"""The reason of a request that nobody else reads before it runs, where the person gave none."""
+
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "slack": ("deed", "desk.slack"),
+    "cli": ("desk.cli",),
+    "clock": ("schedule",),
+}
+"""From which kinds of stored rows a signature of each source may come. The database lets each process store its own
+kinds alone (`storage.roles`)."""
+
+SKEW = timedelta(minutes=5)
+"""How far the clocks of the database and of the process that signed may lie apart."""
+
+IN_HAND = timedelta(minutes=15)
+"""How long a click may wait to be carried out."""
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Command(_Read):
+    name: str
+    params: Mapping[str, Any] = {}
+    reason: str = ""
+    typed: str = ""
+
+
+class Asked(_Read):
+    """A command as it arrived."""
+
+    kind: Literal["ask"]
+    who: Who
+    command: _Command
+
+
+class Signed(_Read):
+    """A signature, denial or withdrawal as it arrived."""
+
+    kind: Literal["sign"]
+    who: Who
+    token: str
+    act: Act
+    digest: str
+    typed: str
+    reason: str
+
+
+_ARRIVED: TypeAdapter[Asked | Signed] = TypeAdapter(Annotated[Asked | Signed, Field(discriminator="kind")])
+
+PersonOf = Callable[[Who], Person | None]
+
+
+async def flaw(
+    session: AsyncSession, row: PlanRow, plan: Plan, signatures: Sequence[SignatureRow], person_of: PersonOf
+) -> Decision | None:
+    """VOID with the reason when a signature does not follow from what is stored; None when each one does."""
+    told = [item for item in signatures if item.source in KINDS]
+    arrived = {item.key: item for item in await inbox.get_all(session, [item.inbox_key for item in told])}
+    for signature in told:
+        wrong = _difference(row, plan, signature, arrived.get(signature.inbox_key), person_of)
+        if wrong is not None:
+            reason = (
+                f"The {signature.act} of {signature.person} does not follow from what was received: {wrong}. "
+                "Ask for a new plan, and have somebody find out who wrote into the bot's database."
+            )
+            return Decision(state=State.VOID, reason=reason, code=Code.BAD_PROOF)
+    return None
+
+
+async def record(session: AsyncSession, row: PlanRow, decision: Decision) -> None:
+    """Put the worker's refusal of a plan into the audit record, when it is about where a signature comes from."""
+    if decision.code is Code.BAD_PROOF:
+        await timeline.refuse(
+            session, plan_id=row.id, account="", person="drbot", code=Code.BAD_PROOF, text=decision.reason
+        )
+
+
+def _difference(
+    row: PlanRow, plan: Plan, signature: SignatureRow, stored: InboxRow | None, person_of: PersonOf
+) -> str | None:
+    if stored is None:
+        return "no click or command is stored for it"
+    if stored.kind not in KINDS[signature.source]:
+        return f"what is stored came in as `{stored.kind}`, not by {signature.source}"
+    try:
+        arrived = _ARRIVED.validate_python(stored.payload)
+    except ValidationError:
+        return "what is stored cannot be read"
+    person = person_of(arrived.who)
+    if arrived.who.source != signature.source or (arrived.who.slack_user or arrived.who.person) != signature.account:
+        return "the account is another one"
+    if person is not None and person.id != signature.person:  # nobody: the roster says so, and it does not count
+        return f"the account is {person.name}'s"
+    if isinstance(arrived, Asked):
+        return _request(row, plan, signature, arrived.command) or _late(signature, stored, waits=True)
+    return _act(row, signature, arrived) or _late(signature, stored, waits=False)
+
+
+def _request(row: PlanRow, plan: Plan, signature: SignatureRow, command: _Command) -> str | None:
+    if signature.act != Act.REQUEST or signature.person != row.requester:
+        return "it was a request, and not of this requester"
+    if command.name != plan.action:
+        return f"`{command.name}` was asked for, not `{plan.action}`"
+    for name, value in command.params.items():
+        if value is not None and plan.params.get(name, value) != value:
+            return f"`{name}` was another one"
+    said = command.reason if command.reason.strip() else ASKED_FOR
+    return _words(signature, reason=said, typed=command.typed)
+
+
+def _act(row: PlanRow, signature: SignatureRow, arrived: Signed) -> str | None:
+    if arrived.token != row.token:
+        return "it was given to another plan"
+    if arrived.act != signature.act:
+        return f"it was to {arrived.act}"
+    if arrived.digest != signature.digest:
+        return "it was given to another version of the plan"
+    return _words(signature, reason=arrived.reason, typed=arrived.typed)
+
+
+def _words(signature: SignatureRow, *, reason: str, typed: str) -> str | None:
+    if reason != signature.reason:
+        return "the reason is another one"
+    return "the typed name is another one" if typed != signature.typed else None
+
+
+def _late(signature: SignatureRow, stored: InboxRow, *, waits: bool) -> str | None:
+    """A request may wait for a worker for as long as it takes; a click is carried out soon or never."""
+    since = stored.received_at
+    if since is None or signature.at < since - SKEW or (not waits and signature.at > since + IN_HAND + SKEW):
+        return "the time is another one"
+    return None
