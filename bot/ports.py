@@ -18,7 +18,7 @@ from actions.site import Frozen
 from bot.router import Command
 from bot.services.cards import IncidentCard, PlanCard, TimelineLine
 
-Source = Literal["slack", "cli", "clock"]
+Source = Literal["slack", "cli", "key", "clock"]
 
 
 class Who(Frozen):
@@ -28,7 +28,7 @@ class Who(Frozen):
     team: str = ""
     channel: str = ""
     source: Source = "slack"
-    person: str = ""  # command line only: the roster's short name
+    person: str = ""  # command line and key only: the roster's short name
 
 
 class ReplyTo(Frozen):

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     http_port: int = 3000
     person: str = ""
     """Who uses the command line: the short name of the roster."""
+    key: Path = Path("~/.ssh/id_ed25519")
+    """What that person signs with."""
     lease_s: float = Field(default=30, ge=2)
     log_format: str = "json"
 
