@@ -19,6 +19,7 @@ from actions.adapters.postgres import PostgresServers
 from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.s3 import S3Store
 from actions.adapters.secrets import SecretReferences
+from actions.backup.loading import DISK_RESERVE
 from actions.backup.logical import LogicalEngine
 from actions.ports import ObjectStore
 from actions.site import BackupPolicy, Bucket, Database, DatabaseRef, Invariant, Server, Site
@@ -65,7 +66,7 @@ class DumpWorld:
         self.objects = S3Store(self.site, self.secrets)
         self.engine = self.engine_over(self.objects)
 
-    def engine_over(self, objects: ObjectStore) -> LogicalEngine:
+    def engine_over(self, objects: ObjectStore, *, disk_reserve: int = DISK_RESERVE) -> LogicalEngine:
         return LogicalEngine(
             self.site,
             postgres=self.postgres,
@@ -74,6 +75,7 @@ class DumpWorld:
             clock=SystemClock(),
             tools=PostgresPrograms(self.site, self.secrets, private_directory=self.directory / "private"),
             work_directory=self.directory / "spool",
+            disk_reserve=disk_reserve,
         )
 
     @property

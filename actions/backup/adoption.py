@@ -35,11 +35,12 @@ class Adoption:
         clock: Clock,
         tools: PostgresTools,
         stored: StoredDumps,
+        loading: Loading,
         work_directory: Path,
     ) -> None:
         self._site, self._postgres, self._objects = site, postgres, objects
         self._secrets, self._clock, self._tools = secrets, clock, tools
-        self._stored, self._work = stored, work_directory
+        self._stored, self._loading, self._work = stored, loading, work_directory
         self._catalogue = Catalogue(objects)
 
     async def adopt(self, request: AdoptRequest, progress: Progress) -> SignedManifest:
@@ -51,7 +52,7 @@ class Adoption:
             try:
                 signed = await self._adopt(request, spool, Shown(progress, "download", None))
             except BaseException:
-                await asyncio.shield(self._loading().abandon(request.scratch, request.mark))
+                await asyncio.shield(self._loading.abandon(request.scratch, request.mark))
                 raise
             finally:
                 await asyncio.to_thread(spool.unlink, missing_ok=True)
@@ -70,7 +71,7 @@ class Adoption:
             )
         await asyncio.to_thread(self._stored.check_room, source.bytes)
         wanted = await self._globals(request)
-        owners = await self._loading().owners(request.scratch.server, wanted, database.owner)
+        owners = await self._loading.owners(request.scratch.server, wanted, database.owner)
         shown.phase("download", source.bytes)
         read = await unpack(
             self._objects.get_stream(policy.bucket, request.source_key),
@@ -81,7 +82,7 @@ class Adoption:
             done=shown.bytes,
         )
         shown.phase("restore")
-        await self._loading().load(
+        await self._loading.load(
             request.scratch,
             mark=request.mark,
             jobs=database.restore_jobs,
@@ -129,9 +130,6 @@ class Adoption:
             requested_by=request.requested_by,
         )
         return await self._stored.publish(policy, folder, SignedManifest.sign(manifest, key), upload_error)
-
-    def _loading(self) -> Loading:
-        return Loading(self._postgres, self._tools)
 
     async def _globals(self, request: AdoptRequest) -> Globals:
         """Roles and settings of the database as it is now, since the dump has none; none when it is gone."""

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from actions.backup.archive import Contents, Entry
 from actions.backup.manifest import Globals
 from actions.backup.progress import Shown
 from actions.backup.tools import PostgresTools, RestoreOrder
-from actions.errors import DrError
+from actions.errors import DrError, UserError
 from actions.ports import PostgresAdmin
 from actions.site import DatabaseRef
 
 log = logging.getLogger(__name__)
 
 SCRATCH = "drbot:scratch:"
+DISK_RESERVE = 512 * 1024 * 1024  # under the margin that a restore plan asks for beside the copy
+LOOK = timedelta(milliseconds=200)  # a fast load writes some 100 MB between two looks
 DATABASE_OWNER = "pg_database_owner"  # a predefined role that stands for whoever owns the database
 
 
@@ -50,10 +54,10 @@ class Owners:
 
 
 class Loading:
-    """Makes the database and restores into it."""
+    """Makes the database and restores into it. `disk_reserve`: bytes of the server's disk that a load leaves free."""
 
-    def __init__(self, postgres: PostgresAdmin, tools: PostgresTools) -> None:
-        self._postgres, self._tools = postgres, tools
+    def __init__(self, postgres: PostgresAdmin, tools: PostgresTools, *, disk_reserve: int = DISK_RESERVE) -> None:
+        self._postgres, self._tools, self._reserve = postgres, tools, disk_reserve
 
     async def owners(self, server: str, wanted: Globals, planned: str) -> Owners:
         return Owners(await self._tools.superusers(server), wanted, planned)
@@ -88,11 +92,46 @@ class Loading:
             jobs=jobs,
         )
         try:
-            for note in await self._tools.restore(order, spool, contents, shown.bytes):
+            restoring = asyncio.ensure_future(self._tools.restore(order, spool, contents, shown.bytes))
+            for note in await self._while_there_is_room(into.server, restoring):
                 log.warning("left_out: %s", note)
         except BaseException:
             await asyncio.shield(self.abandon(into, mark))
             raise
+
+    async def _while_there_is_room(self, server: str, work: asyncio.Future[Sequence[str]]) -> Sequence[str]:
+        """The work's result. It is ended when the server's disk is nearly full: PostgreSQL that cannot write its log
+        stops, and with it every database of the server, production first of all."""
+        watch = asyncio.ensure_future(self._nearly_full(server))
+        both: tuple[asyncio.Future[Any], ...] = (work, watch)
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            free = watch.result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+        raise UserError(
+            f"The disk of server `{server}` has {free >> 20} MB left. The load was ended before it filled the disk, "
+            "which would have stopped every database there; the half copy is removed. "
+            "Free space there or choose another server."
+        )
+
+    async def _nearly_full(self, server: str) -> int:
+        """Return the free bytes as soon as they are under the reserve; never where the server's disk is not to be seen
+        from here."""
+        while True:
+            try:
+                free = (await self._postgres.server(server)).free_bytes
+            except DrError:
+                free = self._reserve  # the load finds out by itself what is wrong
+            if free is None:
+                await asyncio.Event().wait()
+            elif free < self._reserve:
+                return free
+            await asyncio.sleep(LOOK.total_seconds())
 
     async def abandon(self, database: DatabaseRef, mark: str) -> None:
         """Remove what a failed try made, as far as the server lets us."""

@@ -13,7 +13,7 @@ from actions.backup.adoption import Adoption
 from actions.backup.archive import Contents, readable
 from actions.backup.catalogue import VERIFIED, Catalogue, Folder
 from actions.backup.crypto import Recipients, signing_key
-from actions.backup.loading import Loading
+from actions.backup.loading import DISK_RESERVE, Loading
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest
 from actions.backup.packing import Packed
 from actions.backup.progress import Shown
@@ -52,13 +52,14 @@ class LogicalEngine(BackupEngine):
         clock: Clock,
         tools: PostgresTools,
         work_directory: Path,
+        disk_reserve: int = DISK_RESERVE,
     ) -> None:
         self._site, self._postgres, self._objects = site, postgres, objects
         self._secrets, self._clock, self._tools = secrets, clock, tools
         self._work = work_directory
         self._catalogue = Catalogue(objects)
         self._stored = StoredDumps(objects, secrets, work_directory)
-        self._loading = Loading(postgres, tools)
+        self._loading = Loading(postgres, tools, disk_reserve=disk_reserve)
 
     async def catalogue(self, database: str) -> Sequence[CatalogueEntry]:
         return await self._catalogue.entries(self._site.backup(database))
@@ -205,6 +206,7 @@ class LogicalEngine(BackupEngine):
             clock=self._clock,
             tools=self._tools,
             stored=self._stored,
+            loading=self._loading,
             work_directory=self._work,
         )
         return await adoption.adopt(request, progress)
