@@ -260,6 +260,8 @@ class Action(ABC, Generic[ParamsT]):
     drillable: ClassVar[bool] = False
     recovers: ClassVar[bool] = False
     """Its success ends the RTO clock of the incident."""
+    recovery: ClassVar[bool] = False
+    """One person may start it under break-glass: it brings service back, and deletes, rotates and rules nothing."""
 
     @abstractmethod
     async def plan(self, params: ParamsT, ports: Ports, plan_id: str) -> Plan:

@@ -31,6 +31,11 @@ def action(name: str) -> Action[Any]:
     raise UserError(f"There is no action `{name}`. There are: {known}.")
 
 
+def recoveries() -> frozenset[str]:
+    """The actions that one person may start under break-glass."""
+    return frozenset(kind.name for kind in ACTIONS if kind.recovery)
+
+
 def query(name: str) -> Query[Any]:
     """The query of this name. Raises UserError naming those there are."""
     for kind in QUERIES:

@@ -35,6 +35,7 @@ class Scale(Action[ScaleParams]):
     name: ClassVar[str] = "application.scale"
     summary: ClassVar[str] = "Scale a workload of the application and wait for it"
     risk: ClassVar[Risk] = Risk.DISRUPTIVE
+    recovery: ClassVar[bool] = True
     params = ScaleParams
     steps: ClassVar[tuple[type[Step], ...]] = (SuspendGitOps, ScaleWorkload)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (WorkloadIs,)
@@ -120,6 +121,7 @@ class Rollout(Action[RolloutParams]):
     name: ClassVar[str] = "application.rollout"
     summary: ClassVar[str] = "Restart the application's workloads and wait for the rollout"
     risk: ClassVar[Risk] = Risk.DISRUPTIVE
+    recovery: ClassVar[bool] = True
     params = RolloutParams
     steps: ClassVar[tuple[type[Step], ...]] = (RestartWorkload,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (WorkloadIs,)

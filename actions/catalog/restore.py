@@ -74,6 +74,7 @@ class Restore(Action[RestoreParams]):
     summary: ClassVar[str] = "Restore a database from a dump, proven beside production before it is switched in"
     risk: ClassVar[Risk] = Risk.DESTRUCTIVE
     recovers: ClassVar[bool] = True
+    recovery: ClassVar[bool] = True
     params = RestoreParams
     steps: ClassVar[tuple[type[Step], ...]] = (
         LoadDump,
