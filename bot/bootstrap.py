@@ -140,7 +140,7 @@ def office(database: Database, plan: DrPlan, wake: Wake | None = None) -> Office
     clock = SystemClock()
     wake = wake or Wake()
     policy = Policy(plan)
-    approvals = Approvals(database, policy, registry.kinds(), clock)
+    approvals = Approvals(database, policy, registry.kinds(), clock, recoveries=registry.recoveries())
     plans = Plans(database, approvals, registry.kinds(), clock)
     incidents = Incidents(database, plan, policy, clock)
     return Office(

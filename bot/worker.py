@@ -317,9 +317,7 @@ class Worker:
         """Before every step: the run is still ours and its signatures still count under the roster in force."""
         async with self._database.session() as session:
             await runs.ours(session, row.id, owner=self.id, epoch=epoch)
-            signed = await plans.signatures(session, row.id)
-            # As of the last act: the expiry limited the signing, not the running.
-            decision = await self._approvals.decision(session, row, max(item.at for item in signed))
+            decision = await self._approvals.decision(session, row, self._ports.clock.now(), started=True)
         if decision.state is not approval.State.APPROVED:
             why = decision.reason or ", ".join(decision.missing)
             raise PermanentError(f"The signatures no longer suffice ({why}); ask for a new plan.")
