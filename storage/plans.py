@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -31,6 +32,25 @@ async def by_token(session: AsyncSession, token: str) -> PlanRow | None:
 async def of_incident(session: AsyncSession, incident_id: str) -> Sequence[PlanRow]:
     statement = select(PlanRow).where(col(PlanRow.incident_id) == incident_id).order_by(col(PlanRow.created_at))
     return (await session.execute(statement)).scalars().all()
+
+
+async def denied(session: AsyncSession, plan: PlanRow, target: str) -> PlanRow | None:
+    """The plan of the same action and target in the same incident that was denied last; outside of incidents, within
+    the day before this one was made."""
+    same = (
+        col(PlanRow.incident_id).is_(None) & (col(PlanRow.created_at) > plan.created_at - timedelta(days=1))
+        if plan.incident_id is None
+        else col(PlanRow.incident_id) == plan.incident_id
+    )
+    statement = (
+        select(PlanRow)
+        .join(SignatureRow, (col(SignatureRow.plan_id) == col(PlanRow.id)) & (col(SignatureRow.act) == "deny"))
+        .where(same, col(PlanRow.id) != plan.id, col(PlanRow.action) == plan.action)
+        .where(col(PlanRow.document)["target"].astext == target)
+        .order_by(col(SignatureRow.id).desc())
+        .limit(1)
+    )
+    return (await session.execute(statement)).scalar_one_or_none()
 
 
 async def hold(session: AsyncSession, plan_id: str) -> None:

@@ -16,11 +16,15 @@ from actions.errors import UserError
 from actions.ports import Clock, Ports
 from actions.site import Frozen
 from bot.ports import Who
-from bot.services.approvals import Approvals
+from bot.services.approvals import Approvals, has_started
 from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
+from bot.services.policy import stored
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import JournalRow, PlanRow, RequestRow, RunRow
+
+BREAK_GLASS = "break_glass"
+"""The key of a request's `reply` that says that its requester wants to act alone."""
 
 
 class Plans:
@@ -40,6 +44,8 @@ class Plans:
         if plan.stopped:
             raise UserError(" ".join(f"{finding.detail} {finding.hint}".strip() for finding in plan.stopped))
         row = self._row(request, plan)
+        denied = await plans.denied(session, row, plan.target)
+        row.overrules = "" if denied is None else denied.id
         await plans.add(session, row)
         key = request.source_key or ""
         refusal = await self._approvals.request(session, row, plan, who, request.typed, key=key)
@@ -64,6 +70,8 @@ class Plans:
             incident_id=request.incident_id,
             channel=request.channel,
             token=secrets.token_urlsafe(24),
+            policy=stored(self._approvals.policy.version),
+            break_glass=bool(request.reply.get(BREAK_GLASS)),
             created_at=now,
             expires_at=now + self._approvals.policy.approval_expiry(plan),
         )
@@ -82,9 +90,9 @@ class Plans:
         run = await runs.get(session, row.id)
         journal = await runs.journal(session, row.id)
         incident = None if row.incident_id is None else await incidents.get(session, row.incident_id)
-        decision = await self._approvals.decision(session, row, self._clock.now())
+        decision = await self._approvals.decision(session, row, self._clock.now(), started=has_started(run))
         signed = await plans.signatures(session, row.id)
-        case = self._approvals.case(row, plan, signed, started=_started(run))
+        case = await self._approvals.case(session, row, started=has_started(run))
         name = self._approvals.policy.name
         return PlanCard(
             plan_id=row.id,
@@ -128,12 +136,8 @@ class RequestRefusedError(UserError):
         self.refusal = refusal
 
 
-def _started(run: RunRow | None) -> bool:
-    return run is not None and run.state != "awaiting"
-
-
 def _state(run: RunRow | None, decision: approval.Decision) -> PlanState:
-    if run is not None and _started(run):
+    if run is not None and has_started(run):
         return PlanState(run.state)
     return PlanState(decision.state)
 

@@ -1,0 +1,133 @@
+"""What a decision on a plan rests on, read anew from the database each time: acts, accounts, the incident, denials."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from actions.approval import Act, BreakGlass, Case, Method, Person, Signature
+from actions.contract import Plan
+from bot.services.keys import Claim, once
+from bot.services.policy import METHODS, SCHEDULE, SCHEDULE_PERSON, Policy, read
+from storage import accounts, incidents, plans
+from storage.tables import AccountRow, Incident, PlanRow, SignatureRow
+
+log = structlog.get_logger()
+
+COMMANDER_ROLE = "incident_commander"
+"""The role of the roster that an incident's commander must hold to act alone: anybody may open an incident and name
+himself its commander."""
+
+
+class Cases:
+    """Builds cases under the policy and the roster in force now. `recoveries` are the actions that one person may start
+    under break-glass."""
+
+    def __init__(self, policy: Policy, recoveries: Collection[str]) -> None:
+        self._policy = policy
+        self._recoveries = frozenset(recoveries)
+
+    async def case(
+        self,
+        session: AsyncSession,
+        row: PlanRow,
+        plan: Plan,
+        signatures: Sequence[SignatureRow],
+        *,
+        started: bool,
+    ) -> Case:
+        """All a decision rests on. Signatures by key whose proof does not hold are left out."""
+        known = await accounts.of(session, self._policy.accounts)
+        incident = None if row.incident_id is None else await incidents.get(session, row.incident_id)
+        denied = await plans.denied(session, row, plan.target)
+        policy = self._policy
+        return Case(
+            plan=plan,
+            requester=row.requester,
+            rules=policy.rules,
+            roster=self._roster(row, known),
+            signatures=tuple(self._read(row, signatures)),
+            expires_at=row.expires_at,
+            started=started,
+            service=policy.service(plan),
+            channels=policy.places(row.channel, incident=incident is not None),
+            slack_suspect_since=None if incident is None else incident.slack_suspect_since,
+            policy_then=read(row.policy),
+            policy_now=policy.version,
+            break_glass=self._break_glass(row, incident),
+            recovery=plan.action in self._recoveries,
+            overrules=row.overrules,
+            denied="" if denied is None else denied.id,
+            barred={item.account: item.problem for item in known if item.problem},
+            groups=_groups(known),
+        )
+
+    def bad_proof(self, row: SignatureRow) -> str | None:
+        """Why a signature by key does not show its act; None when it does, and for other signatures."""
+        if METHODS[row.source] is not Method.KEY:
+            return None
+        claim = Claim(
+            act=row.act,
+            subject=f"plan {row.plan_id}",
+            digest=row.digest,
+            person=row.person,
+            target=row.typed,
+            reason=row.reason,
+            at=row.at,
+        )
+        return self._policy.keys.problem(claim, row.proof)
+
+    def _read(self, row: PlanRow, signatures: Sequence[SignatureRow]) -> list[Signature]:
+        found: list[Signature] = []
+        for item, first in zip(signatures, once([item.proof for item in signatures]), strict=True):
+            problem = self.bad_proof(item) if first else "it is a copy"
+            if problem is not None:
+                log.warning("proof_refused", plan=row.id, signature=item.id, person=item.person, problem=problem)
+                continue
+            found.append(
+                Signature(
+                    person=item.person,
+                    act=Act(item.act),
+                    digest=item.digest,
+                    at=item.at,
+                    typed=item.typed,
+                    reason=item.reason,
+                    method=METHODS[item.source],
+                    account=item.account,
+                )
+            )
+        return found
+
+    def _roster(self, row: PlanRow, known: Sequence[AccountRow]) -> Mapping[str, Person]:
+        """The roster, where a person all of whose Slack accounts are barred has a key to sign with or nothing."""
+        barred = {item.account for item in known if item.problem}
+        free = {person for account, person in self._policy.accounts.items() if account not in barred}
+        roster = {
+            name: person if name in free else person.model_copy(update={"means": person.means - {Method.SLACK}})
+            for name, person in self._policy.roster.items()
+        }
+        return roster | {SCHEDULE: SCHEDULE_PERSON} if row.requester == SCHEDULE else roster
+
+    def _break_glass(self, row: PlanRow, incident: Incident | None) -> BreakGlass | None:
+        """None also when the plan file allows no break-glass: then the plan needs all signatures like any other."""
+        allowed = self._policy.break_glass
+        if not row.break_glass or allowed is None:
+            return None
+        commander = "" if incident is None else self._policy.accounts.get(incident.commander, incident.commander)
+        person = self._policy.roster.get(commander)
+        return BreakGlass(
+            commander=commander if person is not None and COMMANDER_ROLE in person.roles else "",
+            delay=allowed.delay,
+            review_within=allowed.review_within,
+            reviewers=allowed.reviewers,
+        )
+
+
+def _groups(known: Sequence[AccountRow]) -> Mapping[str, frozenset[str]]:
+    groups: dict[str, set[str]] = {}
+    for item in known:
+        for group in item.groups:
+            groups.setdefault(group, set()).add(item.account)
+    return {group: frozenset(members) for group, members in groups.items()}
