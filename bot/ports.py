@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from actions.approval import Act
+from actions.approval import Act, Refusal
 from actions.site import Frozen
 from bot.router import Command
 from bot.services.cards import IncidentCard, PlanCard, TimelineLine
@@ -105,6 +105,13 @@ class RestoreOffer(Frozen):
     why: str = ""  # why this one, or why none
 
 
+class Watched(Frozen):
+    """What Slack is asked about: the roster's accounts, and the groups that slots name."""
+
+    accounts: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
 class TimelinePage(Frozen):
     """A page of an incident's record."""
 
@@ -158,8 +165,14 @@ class Desk(Protocol):
     async def may_sign(self, who: Who, token: str) -> None:
         """Refuse, and record it, when this account's signature cannot count."""
 
-    async def refuse_account(self, who: Who, token: str, problem: str) -> None:
+    async def refuse_account(self, who: Who, token: str, refusal: Refusal) -> None:
         """Record that an account was turned away. Always raises UserError."""
+
+    async def watched(self) -> Watched:
+        """The accounts and groups whose state decides about signatures."""
+
+    async def note_account(self, account: str, *, problem: str, groups: Sequence[str]) -> None:
+        """Keep what Slack says of an account: why it may not sign, and which of the watched groups it is in."""
 
     async def plan_card(self, token: str, who: Who | None = None) -> PlanCard:
         """Return the plan as it stands in the database now. Raises UserError when unknown, after recording that `who`

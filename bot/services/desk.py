@@ -10,7 +10,7 @@ from typing import Any
 from actions.approval import Act, Code, Refusal
 from actions.errors import UserError
 from actions.ports import Clock
-from bot.ports import ReplyTo, Who
+from bot.ports import ReplyTo, Watched, Who
 from bot.router import Command
 from bot.services.approvals import NOT_ON_ROSTER, Approvals
 from bot.services.cards import PlanCard
@@ -18,7 +18,7 @@ from bot.services.incidents import Incidents
 from bot.services.plans import Plans, note_plan
 from bot.services.rate_limits import RateLimits
 from bot.services.refusals import Door, Refusals
-from storage import inbox, incidents, outbox, requests, runs
+from storage import accounts, inbox, incidents, outbox, requests, runs
 from storage.session import Database
 from storage.tables import PlanRow, RequestRow
 
@@ -173,10 +173,20 @@ class Desk:
             text = "Your request is already your signature; one other person must approve."
             await self._approvals.refuse(who, row, Refusal(code=Code.SELF_APPROVAL, text=text))
 
-    async def refuse_account(self, who: Who, token: str, problem: str) -> None:
+    async def refuse_account(self, who: Who, token: str, refusal: Refusal) -> None:
         """Record that an account was turned away (guest, deactivated, foreign, bot). Raises UserError."""
         row = await self._plan(who, token)
-        await self._approvals.refuse(who, row, Refusal(code=Code.NOT_ON_ROSTER, text=problem))
+        await self._approvals.refuse(who, row, refusal)
+
+    async def watched(self) -> Watched:
+        """The accounts and groups whose state decides about signatures."""
+        policy = self._approvals.policy
+        return Watched(accounts=tuple(sorted(policy.accounts)), groups=tuple(sorted(policy.groups)))
+
+    async def note_account(self, account: str, *, problem: str, groups: Sequence[str]) -> None:
+        """Keep what Slack says of an account for the workers, who do not ask Slack."""
+        async with self._database.session() as session:
+            await accounts.note(session, account, problem=problem, groups=groups)
 
     async def _plan(self, who: Who, token: str) -> PlanRow:
         """The plan of a button. Raises UserError, after recording it, for a token that no plan has."""

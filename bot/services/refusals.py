@@ -29,7 +29,6 @@ class Door(StrEnum):
     WRONG_WORKSPACE = "wrong_workspace"
     UNKNOWN_CONTROL = "unknown_control"  # a button or form this version does not have
     UNKNOWN_BUTTON = "unknown_button"  # its token belongs to no plan
-    UNFIT_ACCOUNT = "unfit_account"  # a guest, a bot, deactivated, foreign
     RATE_LIMITED = "rate_limited"
     TOO_LONG = "too_long"
 

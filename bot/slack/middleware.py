@@ -17,7 +17,7 @@ from slack_bolt.async_app import AsyncAck
 from actions.errors import DrError, TemporaryError, UserError
 from bot.ports import Desk, Who
 from bot.router import Router
-from bot.services.refusals import Door
+from bot.slack import accounts
 from bot.slack.gateway import Identity, SlackGateway
 from bot.slack.views.text import sentence, text_modal
 
@@ -43,13 +43,13 @@ class Counter:
 
     async def refuse_unfit(self, who: Who, token: str | None = None) -> None:
         """Raise UserError, after recording it, for guests, bots, foreign and deactivated accounts."""
-        problem = await self.gateway.account_problem(who.slack_user, self.identity.team)
-        if problem is None:
+        refusal = await accounts.look(self.gateway, self.desk, self.identity.team, who.slack_user)
+        if refusal is None:
             return
-        log.info("account_refused", user=who.slack_user, problem=problem)
+        log.info("account_refused", user=who.slack_user, code=refusal.code)
         if token is not None:
-            await self.desk.refuse_account(who, token, problem)
-        await self.desk.turn_away(who, Door.UNFIT_ACCOUNT, problem)
+            await self.desk.refuse_account(who, token, refusal)
+        await self.desk.turn_away(who, refusal.code, refusal.text)
 
 
 def who_of(body: Mapping[str, Any], *, channel: str = "") -> Who:

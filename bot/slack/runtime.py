@@ -20,7 +20,7 @@ from actions.errors import PermanentError, TemporaryError, UserError
 from bot.ports import Desk, OutboxSource
 from bot.redaction import Mask
 from bot.router import Router
-from bot.slack import deeds
+from bot.slack import accounts, deeds
 from bot.slack.app import build_app
 from bot.slack.door import HttpDoor
 from bot.slack.gateway import Identity, LostFeature, WebGateway, translated
@@ -113,6 +113,7 @@ class SlackRuntime:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(sender.run())
                 tasks.create_task(deeds.resume(counter))
+                tasks.create_task(accounts.watch(self._gateway, self._desk, identity.team))
                 if self._door is not None:
                     tasks.create_task(self._door.keep_count())
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from actions.approval import Act
+from actions.approval import Act, Code, Refusal
 from actions.errors import UserError
-from bot.ports import Kind, Outgoing, ReplyTo, Who
+from bot.ports import Kind, Outgoing, ReplyTo, Watched, Who
 from bot.router import Command
 from bot.services.cards import IncidentCard, PlanCard
 
@@ -30,6 +30,8 @@ class MemoryDesk:
     pinned: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     turns: list[Who] = field(default_factory=list)
     refusals: list[tuple[str, str]] = field(default_factory=list)
+    watching: Watched = field(default_factory=Watched)
+    noted: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     limit: int | None = None
     requester: str = "U0ANA"
     problem: Exception | None = None
@@ -103,11 +105,19 @@ class MemoryDesk:
 
     async def may_sign(self, who: Who, token: str) -> None:
         if who.slack_user == self.requester:
-            await self.refuse_account(who, token, "Your request is already your signature.")
+            text = "Your request is already your signature."
+            await self.refuse_account(who, token, Refusal(code=Code.SELF_APPROVAL, text=text))
 
-    async def refuse_account(self, who: Who, token: str, problem: str) -> None:
+    async def refuse_account(self, who: Who, token: str, refusal: Refusal) -> None:
         self.turned_away.append((who.slack_user, token))
-        raise UserError(problem)
+        raise UserError(refusal.text)
+
+    async def watched(self) -> Watched:
+        return self.watching
+
+    async def note_account(self, account: str, *, problem: str, groups: Sequence[str]) -> None:
+        self.noted[account] = (problem, tuple(groups))
+        self._news.set()
 
     async def plan_card(self, token: str, who: Who | None = None) -> PlanCard:
         if token not in self.cards:
