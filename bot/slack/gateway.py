@@ -22,6 +22,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
+from actions.approval import Code, Refusal
 from actions.errors import PermanentError, TemporaryError, UserError
 from actions.site import Frozen
 from bot.ports import ChannelWish
@@ -109,8 +110,12 @@ class SlackGateway(Protocol):
     async def permalink(self, channel: str, ts: str) -> str | None:
         """A link to a message."""
 
-    async def account_problem(self, user: str, team: str) -> str | None:
+    async def account_problem(self, user: str, team: str) -> Refusal | None:
         """Why this account may not sign, None when nothing speaks against it. A failed look-up speaks against it."""
+
+    async def group_members(self, group: str) -> frozenset[str]:
+        """The accounts of a user group; nobody when it is switched off or gone. Raises DrError when Slack does not
+        tell."""
 
     async def make_channel(self, wish: ChannelWish) -> str | None:
         """Make a channel, set its topic, invite; None where the workspace does not allow it."""
@@ -294,13 +299,22 @@ class WebGateway:
         )
         return None if answer is None else str(answer["permalink"])
 
-    async def account_problem(self, user: str, team: str) -> str | None:
+    async def account_problem(self, user: str, team: str) -> Refusal | None:
         try:
             answer = await _call("users.info", lambda: self._patient.users_info(user=user))
         except (TemporaryError, PermanentError, UserError) as error:
             log.warning("account_not_readable", user=user, error=str(error))
-            return "Slack does not tell who this account is, so it cannot sign now. Try again in a minute."
+            return LOOKUP_FAILED
         return problem_of(answer.get("user") or {}, team)
+
+    async def group_members(self, group: str) -> frozenset[str]:
+        try:
+            answer = await _call("usergroups.users.list", lambda: self._patient.usergroups_users_list(usergroup=group))
+        except PermanentError as error:
+            if "no_such_subteam" in str(error):
+                return frozenset()
+            raise
+        return frozenset(str(user) for user in answer.get("users") or ())
 
     async def make_channel(self, wish: ChannelWish) -> str | None:
         for name in (wish.name, f"{wish.name}-2", f"{wish.name}-3"):
@@ -386,21 +400,31 @@ class NameTakenError(PermanentError):
     """A channel of this name exists."""
 
 
-def problem_of(user: Mapping[str, Any], team: str) -> str | None:
+LOOKUP_FAILED = Refusal(
+    code=Code.LOOKUP_FAILED,
+    text="Slack does not tell who this account is, so it cannot sign now. Try again in a minute, or use `drbot sign`.",
+)
+
+
+def problem_of(user: Mapping[str, Any], team: str) -> Refusal | None:
     """Why an account of users.info may not sign. `team` is the workspace the bot belongs to."""
     checks = (
-        (not user.get("id"), "This account is not known to the workspace"),
-        (user.get("deleted"), "This account is deactivated"),
-        (user.get("is_bot") or user.get("is_workflow_bot"), "This account is a bot"),
-        (user.get("is_restricted") or user.get("is_ultra_restricted"), "This account is a guest"),
-        (user.get("is_stranger"), "This account belongs to another organisation"),
-        (user.get("team_id") not in (team, None), "This account belongs to another workspace"),
-        (user.get("is_invited_user"), "This account has not been confirmed yet"),
+        (not user.get("id"), Code.FOREIGN, "This account is not known to the workspace"),
+        (user.get("deleted"), Code.DEACTIVATED, "This account is deactivated"),
+        (any(user.get(kind) for kind in _BOTS), Code.BOT, "This account is a bot"),
+        (user.get("is_restricted") or user.get("is_ultra_restricted"), Code.GUEST, "This account is a guest"),
+        (user.get("is_stranger"), Code.FOREIGN, "This account belongs to another organisation"),
+        (user.get("team_id") not in (team, None), Code.FOREIGN, "This account belongs to another workspace"),
+        (user.get("is_invited_user"), Code.DEACTIVATED, "This account has not been confirmed yet"),
     )
-    for applies, why in checks:
+    for applies, code, why in checks:
         if applies:
-            return f"{why}, so its signature does not count. Ask a full member who is on the roster."
+            text = f"{why}, so its signature does not count. Ask a full member who is on the roster."
+            return Refusal(code=code, text=text)
     return None
+
+
+_BOTS = ("is_bot", "is_workflow_bot", "is_connector_bot")
 
 
 async def _call(method: str, call: Callable[[], Awaitable[AsyncSlackResponse]]) -> AsyncSlackResponse:

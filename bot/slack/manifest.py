@@ -29,6 +29,8 @@ METHOD_SCOPES: dict[str, tuple[str, ...]] = {
     "views.push": (),
     "views.update": (),
     "users.info": ("users:read",),
+    "bots.info": ("users:read",),
+    "usergroups.users.list": ("usergroups:read",),  # only where a slot of the plan file names a group
     "conversations.history": ("channels:history", "groups:history"),
     "conversations.replies": ("channels:history", "groups:history"),
     "conversations.create": ("channels:manage",),

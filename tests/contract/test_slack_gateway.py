@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from actions.approval import Code
 from actions.errors import PermanentError, TemporaryError, UserError
 from bot.ports import ChannelWish
 from bot.slack.gateway import MessageGoneError, TokenRefusedError, WebGateway, problem_of
@@ -115,23 +116,38 @@ async def test_messages_are_read_in_channels_and_threads(slack: FakeSlack, gatew
 
 
 @pytest.mark.parametrize(
-    ("user", "words"),
+    ("user", "code"),
     [
         ("U0ANA", None),
-        ("U0GUEST", "guest"),
-        ("U0GONE", "deactivated"),
-        ("U0ROBOT", "bot"),
-        ("U0ALIEN", "another organisation"),
-        ("U0NOBODY", "does not tell"),
+        ("U0GUEST", Code.GUEST),
+        ("U0GONE", Code.DEACTIVATED),
+        ("U0ROBOT", Code.BOT),
+        ("U0ALIEN", Code.FOREIGN),
+        ("U0NOBODY", Code.LOOKUP_FAILED),
     ],
 )
-async def test_accounts_that_may_not_sign(gateway: WebGateway, user: str, words: str | None) -> None:
+async def test_accounts_that_may_not_sign(gateway: WebGateway, user: str, code: Code | None) -> None:
     problem = await gateway.account_problem(user, TEAM)
-    assert problem is None if words is None else words in str(problem)
+    assert (None if problem is None else problem.code) is code
+
+
+async def test_a_group_is_its_accounts_and_nobody_when_it_is_gone(slack: FakeSlack, gateway: WebGateway) -> None:
+    slack.groups["S0DBA"] = {"U0ANA"}
+    assert await gateway.group_members("S0DBA") == {"U0ANA"}
+    assert await gateway.group_members("S0GONE") == frozenset()
+
+
+async def test_a_group_that_slack_does_not_tell_is_no_empty_one(slack: FakeSlack, gateway: WebGateway) -> None:
+    slack.groups["S0DBA"] = {"U0ANA"}
+    slack.missing.add("usergroups.users.list")
+    with pytest.raises(PermanentError):
+        await gateway.group_members("S0DBA")
 
 
 def test_an_account_of_another_workspace_may_not_sign() -> None:
-    assert "another workspace" in str(problem_of({"id": "U1", "team_id": "T0OTHER"}, TEAM))
+    refusal = problem_of({"id": "U1", "team_id": "T0OTHER"}, TEAM)
+    assert refusal is not None
+    assert (refusal.code, "another workspace" in refusal.text) == (Code.FOREIGN, True)
     assert problem_of({"id": "U1", "team_id": TEAM, "is_restricted": False}, TEAM) is None
 
 

@@ -52,6 +52,7 @@ ARGUMENTS: dict[str, set[str]] = {
     "views.push": {"trigger_id", "view"},
     "views.update": {"view_id", "view"},
     "users.info": {"user", "include_locale"},
+    "usergroups.users.list": {"usergroup", "include_disabled"},
     "conversations.history": {"channel", "limit", "latest", "oldest", "inclusive", "include_all_metadata"},
     "conversations.replies": {"channel", "ts", "limit", "latest", "inclusive"},
     "conversations.create": {"name", "is_private"},
@@ -97,6 +98,7 @@ class FakeSlack:
     paced: bool = True
     missing: set[str] = field(default_factory=set)
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: dict[str, set[str]] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
     whispers: list[dict[str, Any]] = field(default_factory=list)
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -420,6 +422,11 @@ class FakeSlack:
         if arguments["user"] not in self.users:
             raise RefusedError("user_not_found")
         return {"user": self.users[arguments["user"]]}
+
+    def _usergroups_users_list(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments["usergroup"] not in self.groups:
+            raise RefusedError("no_such_subteam")
+        return {"users": sorted(self.groups[arguments["usergroup"]])}
 
     def _conversations_history(self, arguments: dict[str, Any]) -> dict[str, Any]:
         channel = self._channel(arguments)

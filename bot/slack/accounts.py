@@ -1,0 +1,51 @@
+"""What Slack says of the roster's accounts: asked at every signature, and every minute for those who have signed.
+
+A worker never waits for Slack. It reads what was noted here last, so an account that is deactivated between its
+signature and the start takes the signature with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from actions.approval import Code, Refusal
+from actions.errors import DrError
+from bot.ports import Desk
+from bot.slack.gateway import LOOKUP_FAILED, SlackGateway
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S = 60.0
+BETWEEN_S = 0.7
+"""Seconds between two look-ups of the round: Slack allows some hundred a minute, and signatures need theirs."""
+
+
+async def look(gateway: SlackGateway, desk: Desk, team: str, account: str) -> Refusal | None:
+    """Ask Slack now, note the answer, and return why the account may not sign. What Slack does not tell counts against
+    the account, but is not noted: it says nothing on signatures that were given before."""
+    refusal = await gateway.account_problem(account, team)
+    if refusal is not None and refusal.code is Code.LOOKUP_FAILED:
+        return refusal
+    watched = await desk.watched()
+    try:
+        groups = [group for group in watched.groups if account in await gateway.group_members(group)]
+    except DrError as error:
+        log.warning("group_not_readable", account=account, error=str(error))
+        return refusal or LOOKUP_FAILED
+    if account in watched.accounts:
+        await desk.note_account(account, problem="" if refusal is None else refusal.text, groups=groups)
+    return refusal
+
+
+async def watch(gateway: SlackGateway, desk: Desk, team: str) -> None:
+    """Look at every account of the roster, for ever."""
+    while True:
+        try:
+            for account in (await desk.watched()).accounts:
+                await look(gateway, desk, team, account)
+                await asyncio.sleep(BETWEEN_S)
+        except DrError as error:
+            log.warning("accounts_not_watched", error=str(error))
+        await asyncio.sleep(LOOK_EVERY_S)
