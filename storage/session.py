@@ -49,7 +49,7 @@ class Database:
     ) -> None:
         self.role = role
         self._mask = mask
-        self._url = url
+        self.url = url
         self._conninfo = psycopg.conninfo.make_conninfo(_plain(url))
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+psycopg://",
@@ -80,7 +80,7 @@ class Database:
 
     def acting_as(self, role: DatabaseRole, *, pool_size: int = 10) -> Database:
         """The same database with the rights of one process."""
-        return Database(self._url, role=role, pool_size=pool_size, mask=self._mask)
+        return Database(self.url, role=role, pool_size=pool_size, mask=self._mask)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
