@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import rfc8785
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
-from actions.errors import PermanentError
+from actions.errors import PermanentError, VerificationError
 from actions.ports import Ports, Progress
 from actions.site import Frozen
 
@@ -82,6 +82,9 @@ class Lock(Frozen):
 
 class Precondition(Frozen, ABC):
     """A signed fact about the world with its tolerance, read again right before the first step."""
+
+    spent: ClassVar[bool] = False
+    """Whether it is only of interest to a first try: steps of the same plan make it untrue."""
 
     kind: str
 
@@ -146,6 +149,15 @@ class Step(Frozen, ABC):
         """Put the world back. Must be safe to repeat, and safe when `apply` never ran or ran half."""
         raise PermanentError(f"{self.summary}: cannot be undone.")
 
+    def undo_by_hand(self) -> tuple[str, ...]:
+        """The commands that put it back without the bot; needed where there is an `undo` to speak of."""
+        return ()
+
+    async def undone(self, ports: Ports) -> None:
+        """Raise VerificationError unless `undo` has put the world back."""
+        if await self.probe(ports) is Probe.DONE:
+            raise VerificationError(f"{self.summary}: this is still so, although it was put back. Look at the target.")
+
 
 class Plan(Frozen):
     """What will be done, as data. `id` is given by the caller so that planning twice gives the same plan."""
@@ -157,6 +169,8 @@ class Plan(Frozen):
     risk: Risk
     target: str  # what a signer of a destructive plan types
     params: Mapping[str, Any]
+    # The action of the run it decides about, whose approval rules it falls under as well; empty for any other plan.
+    about: str = Field(default="", exclude_if=operator.not_)
     locks: tuple[Lock, ...] = ()
     steps: tuple[SerializeAsAny[Step], ...]
     preconditions: tuple[SerializeAsAny[Precondition], ...] = ()
@@ -307,6 +321,7 @@ class JournalState(StrEnum):
     REPEAT = "repeat"
     SKIPPED = "skipped"
     ABORTED = "aborted"
+    LEFT = "left"
     PREEMPTED = "pre-empted"
 
 

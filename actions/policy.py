@@ -116,8 +116,10 @@ class Rule(Frozen):
     execution_expiry: timedelta = timedelta(hours=1)
 
     def covers(self, plan: Plan, service: str) -> bool:
-        """Whether the rule speaks of this plan."""
-        named = ((self.actions, plan.action), (self.targets, plan.target), (self.services, service))
+        """Whether the rule speaks of this plan. One that decides about a run falls under the rules of that run too."""
+        if self.actions and plan.action not in self.actions and plan.about not in self.actions:
+            return False
+        named = ((self.targets, plan.target), (self.services, service))
         return self.risk is plan.risk and all(not names or name in names for names, name in named)
 
 

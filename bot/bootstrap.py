@@ -30,6 +30,7 @@ from bot.services.desk import Desk
 from bot.services.incidents import Incidents
 from bot.services.leftovers import Leftovers
 from bot.services.plans import Plans
+from bot.services.run_control import RunControl
 from bot.services.wake import Wake
 from bot.settings import Role, Settings, SlackMode
 from bot.slack.runtime import SlackRuntime
@@ -211,6 +212,7 @@ async def run(settings: Settings, roles: Collection[Role]) -> None:
                 services.incidents,
                 Doctor(services.database, plan, services.policy, world),
                 wake,
+                RunControl(services.approvals, SystemClock(), on_call=plan.channels.on_call),
                 lease=timedelta(seconds=settings.lease_s),
             )
             tasks.append(asyncio.create_task(worker.run(), name="worker"))

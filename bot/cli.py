@@ -58,12 +58,21 @@ def _wait(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-@app.command()
+TWIN = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""A twin takes its words as they are; the router understands them."""
+
+
+@app.command(context_settings=TWIN)
 def run(
+    context: typer.Context,
     role: Annotated[list[Role] | None, typer.Option(help="Only these roles; all three when none is given.")] = None,
 ) -> None:
-    """Run the bot until SIGTERM."""
+    """Run the bot until SIGTERM. With words it is about one run: `drbot run pause RUN`, `abort`, `happened`, ..."""
     from bot import bootstrap
+
+    if context.args:
+        _at_the_counter("run", context.args)
+        return
 
     settings = _settings()
     _wait(bootstrap.run(settings, role or list(Role)))
@@ -138,23 +147,25 @@ def manifest(output: Annotated[Path | None, typer.Option(help="Write there inste
 
 
 def _twin(noun: str, summary: str) -> None:
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-    @app.command(noun, context_settings=settings, help=summary)
+    @app.command(noun, context_settings={**TWIN, "help_option_names": []}, help=summary)
     def command(context: typer.Context) -> None:
-        from bot import bootstrap
+        _at_the_counter(noun, context.args)
 
-        person = Settings().person
-        if not person:
-            raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")
-        text, good = _wait(bootstrap.at_the_counter(_settings(), noun, list(context.args), person))
-        typer.echo(text)
-        if not good:
-            raise typer.Exit(1)
+
+def _at_the_counter(noun: str, words: list[str]) -> None:
+    from bot import bootstrap
+
+    person = Settings().person
+    if not person:
+        raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")
+    text, good = _wait(bootstrap.at_the_counter(_settings(), noun, list(words), person))
+    typer.echo(text)
+    if not good:
+        raise typer.Exit(1)
 
 
 for _noun in Router().nouns():
-    if _noun not in ("help", "doctor"):
+    if _noun not in ("help", "doctor", "run"):
         _twin(_noun, "; ".join(entry.summary for entry in Router().entries(_noun)))
 
 

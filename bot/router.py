@@ -24,13 +24,20 @@ SLASHES = (HUB, "dr-incident", "dr-backup", "dr-restore")
 """The slash commands of Slack, without the slash; each but the hub is a noun of the table."""
 
 
+BREAK_GLASS = "break-glass"
+"""The word before a command that its requester wants to start alone."""
+
+
 class CommandKind(StrEnum):
-    """QUERY answers at once; PLAN asks for a plan and is its first signature; INCIDENT writes the record; LOCAL is
-    answered by whoever parsed it (help, the restore modal)."""
+    """QUERY answers at once; PLAN asks for a plan and is its first signature; ORDER tells a run what to do, which one
+    person may; INCIDENT writes the record; SIGN is a further act on a plan; LOCAL is answered by whoever parsed it
+    (help, the restore modal)."""
 
     QUERY = "query"
     PLAN = "plan"
+    ORDER = "order"
     INCIDENT = "incident"
+    SIGN = "sign"
     LOCAL = "local"
 
 
@@ -41,6 +48,7 @@ class Command(Frozen):
     params: Mapping[str, Any] = Field(default_factory=dict)
     reason: str = ""
     typed: str = ""
+    break_glass: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,29 @@ class Entry:
     def options(self) -> tuple[str, ...]:
         """Every name that may stand after `--`."""
         own = [name.replace("_", "-") for name in self.params.model_fields if name != self.rest]
-        signing = ["reason", "target"] if self.kind is CommandKind.PLAN else []
+        signing = {CommandKind.PLAN: ["reason", "target"], CommandKind.ORDER: ["reason"]}.get(self.kind, [])
         return tuple(dict.fromkeys([*own, *self.aliases, *signing]))
 
 
 _Q, _P, _I, _L = CommandKind.QUERY, CommandKind.PLAN, CommandKind.INCIDENT, CommandKind.LOCAL
+_O = CommandKind.ORDER
+
+
+def _order(word: str, summary: str) -> Entry:
+    """Without a name it is the only run that is open."""
+    example = f'dr run {word} k7m2n3p4q5 --reason "the vendor is on the phone"'
+    return Entry(
+        ("run", word), f"run.{word}", _O, summary, example, params.OptionalRun, ("run",), usage="[RUN] [--reason TEXT]"
+    )
+
+
+def _about_run(word: str, summary: str, takes: type[Frozen]) -> Entry:
+    """A plan about another run."""
+    example = f'dr run {word} k7m2n3p4q5 --reason "looked at it with psql" --target superprismora'
+    name, step = f"run.{word.replace('-', '_')}", takes is params.Answer
+    usage = f'[RUN] {"[STEP] " if step else ""}--reason "WHY" [--target NAME]'
+    return Entry(("run", word), name, _P, summary, example, takes, ("run", "step") if step else ("run",), usage=usage)
+
 
 TABLE: tuple[Entry, ...] = (
     Entry(("help",), "help", _L, "Show what the bot can do", "dr help backup", params.Help, ("topic",), usage="[NOUN]"),
@@ -126,6 +152,26 @@ TABLE: tuple[Entry, ...] = (
         rest="text",
         usage="TEXT [--at 10:42] [--incident NUMBER]",
     ),
+    Entry(
+        ("incident", "suspect-slack"),
+        "incident.suspect_slack",
+        _I,
+        "Say that Slack itself may be in wrong hands: its buttons stop counting for this incident",
+        'dr-incident suspect-slack "Sam did not write that"',
+        params.SuspectSlack,
+        rest="text",
+        usage="[WHY] [--incident NUMBER]",
+    ),
+    Entry(
+        ("incident", "clear-suspect-slack"),
+        "incident.clear_suspect_slack",
+        _I,
+        "Trust Slack again, on the command line alone: two persons sign with their keys",
+        'dr-incident clear-suspect-slack "Sessions revoked"',
+        params.SuspectSlack,
+        rest="text",
+        usage="[WHY] [--incident NUMBER]",
+    ),
     Entry(("incident", "list"), "incident.list", _Q, "List the incidents", "dr-incident list"),
     Entry(
         ("incident", "show"),
@@ -178,6 +224,16 @@ TABLE: tuple[Entry, ...] = (
         usage="DATABASE [--reason TEXT]",
     ),
     Entry(
+        ("backup", "upload"),
+        "backup.upload",
+        _P,
+        "Bring a dump that is in the local copy alone into its bucket",
+        "dr-backup upload superprismora",
+        params.Verify,
+        ("database", "backup"),
+        usage="DATABASE [BACKUP] [--reason TEXT]",
+    ),
+    Entry(
         ("backup", "verify"),
         "backup.verify",
         _P,
@@ -209,6 +265,25 @@ TABLE: tuple[Entry, ...] = (
         usage='DATABASE [--from BACKUP] --reason "WHY" --target NAME',
     ),
     Entry(
+        (BREAK_GLASS,),
+        BREAK_GLASS,
+        _L,
+        "Start a recovery alone, after a delay in which others may veto; two others review it afterwards",
+        'dr break-glass restore superprismora --reason "nobody answers" --target superprismora',
+        usage='RESTORE ... --reason "WHY" --target NAME',
+    ),
+    Entry(
+        ("review",),
+        "review",
+        CommandKind.SIGN,
+        "Record that you have looked at a run that was started under break-glass",
+        'dr review k7m2n3p4q5 "right backup, right hour"',
+        params.Review,
+        ("plan",),
+        rest="text",
+        usage="PLAN WORDS",
+    ),
+    Entry(
         ("app", "scale"),
         "application.scale",
         _P,
@@ -228,6 +303,18 @@ TABLE: tuple[Entry, ...] = (
         ("service",),
         usage='SERVICE --reason "WHY" [--target NAME]',
     ),
+    _order("pause", "Pause a run once its present step is done"),
+    _order("resume", "Let a paused run go on"),
+    _order("abort", "End a run once its present step is done, and put back what it changed"),
+    _order("stop", "End the present step of a run at once; the run then asks"),
+    _order("again", "Have a run that asks look at its unclear step again"),
+    _about_run("happened", "Answer a run that asks: it has happened, go on", params.Answer),
+    _about_run("repeat", "Answer a run that asks: it has not happened, do it again", params.Answer),
+    _about_run("undo", "Answer a run that asks: abort, and undo what was done", params.Answer),
+    _about_run("skip", "Answer a run that asks: leave out its optional step", params.Answer),
+    _about_run("leave", "Answer a run that asks: end here, leave everything as it stands", params.Answer),
+    _about_run("retry", "Try a failed run again after its cause was repaired", params.OptionalRun),
+    _about_run("undo-finished", "Undo the finished steps of a run that is over", params.OptionalRun),
 )
 
 RESTORE_FORM = "restore.form"
@@ -253,10 +340,22 @@ class Router:
         """Raises UserError for everything it does not understand."""
         if not words:
             return Command(name="help", params={})
+        if words[0].value.casefold() == BREAK_GLASS:
+            return self._alone(words[1:])
         entry = self._entry(words)
         if entry is None:
             return self._without_verb(words)
         return _Arguments(entry, words[len(entry.words) :]).command()
+
+    def _alone(self, words: Sequence[Token]) -> Command:
+        """The command behind `break-glass`."""
+        command = self.parse(words)
+        entry = self.entry(command.name)
+        if entry is None or entry.kind is not CommandKind.PLAN or command.break_glass:
+            example = next(item.example for item in self.table if item.name == BREAK_GLASS)
+            what = f"`{shown(words[0].value)}` is nothing to start alone" if words else "Say what you start alone"
+            raise UserError(f"{what}. Example: `/{example}`")
+        return command.model_copy(update={"break_glass": True})
 
     def nouns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(entry.noun for entry in self.table))
@@ -302,7 +401,7 @@ class _Arguments:
         if self.entry.name == "restore.dump" and not self.words:
             return Command(name=RESTORE_FORM)
         self._sort()
-        signing = self.entry.kind is CommandKind.PLAN
+        signing = self.entry.kind in (CommandKind.PLAN, CommandKind.ORDER)
         reason = self.given.pop("reason", "") if signing else ""
         typed = self.given.pop("target", "") if signing else ""
         if self.entry.rest and self.spoken:

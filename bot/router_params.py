@@ -59,6 +59,15 @@ class Restore(Frozen):
     backup: Name | None = None  # None: the recommended one
 
 
+class OptionalRun(Frozen):
+    run: Name | None = None  # None: the only one that is open
+
+
+class Answer(Frozen):
+    run: Name | None = None
+    step: Number | None = None  # the one that is asked about, to be sure
+
+
 class OptionalService(Frozen):
     service: Name | None = None
 
@@ -90,6 +99,16 @@ class Note(Frozen):
     text: Text
     at: Name | None = None  # when it happened, as `OpenIncident.impact`
     incident: Number | None = None
+
+
+class SuspectSlack(Frozen):
+    text: str = Field(default="", max_length=2900)
+    incident: Number | None = None
+
+
+class Review(Frozen):
+    plan: Name
+    text: Text
 
 
 class Incident(Frozen):

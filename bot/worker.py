@@ -19,18 +19,20 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval, registry
-from actions.contract import PLAN_SCHEMA, Action, JournalEntry, JournalState, Kinds, ParamsT, Plan, Query, Report
+from actions.catalog.run import Retry
+from actions.contract import PLAN_SCHEMA, Action, Kinds, ParamsT, Plan, Query, Report, UnknownKindError
 from actions.errors import DrError, PermanentError, TemporaryError, UserError
-from actions.ports import Ports, ProgressReport
-from actions.runner import BrokenOffError, Outcome, Runner, RunResult
+from actions.ports import Ports
+from actions.runner import BrokenOffError, Order, OrderKind, Outcome, Runner, RunResult
 from bot.doctor import Doctor
 from bot.ports import Who
-from bot.services import answers
+from bot.run_record import DatabaseJournal, Painter
+from bot.services import answers, provenance
 from bot.services.approvals import Approvals
 from bot.services.desk import RESTORE_OFFER
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans, RequestRefusedError, note_plan
-from bot.services.progress import Meter
+from bot.services.run_control import ORDERS, RunControl
 from bot.services.wake import Wake
 from storage import incidents, outbox, plans, requests, runs
 from storage.runs import LeaseLostError
@@ -42,8 +44,11 @@ log = structlog.get_logger()
 POLL = timedelta(seconds=5)
 """NOTIFY is only a hint; this is how long a lost one can delay anything."""
 
-DRAWN_EVERY = timedelta(seconds=1)
-"""How often progress is written for people."""
+LOOK_FOR_ORDERS = timedelta(seconds=1)
+"""How long an order can be delayed by a notification that was lost."""
+
+UNREADABLE_FOR = 2
+"""So many leases a run that this version cannot read is left to a newer worker, before people are asked."""
 
 
 class Catalogue(Protocol):
@@ -71,6 +76,7 @@ class Worker:
         all_incidents: Incidents,
         doctor: Doctor,
         wake: Wake,
+        control: RunControl,
         *,
         catalogue: Catalogue = registry,
         lease: timedelta = timedelta(seconds=30),
@@ -83,6 +89,7 @@ class Worker:
         self._incidents = all_incidents
         self._doctor = doctor
         self._wake = wake
+        self._control = control
         self._catalogue = catalogue
         self._lease = lease
         self._parallel = parallel
@@ -147,6 +154,8 @@ class Worker:
     async def _answer(self, session: AsyncSession, request: RequestRow, who: Who) -> None:
         if request.name == RESTORE_OFFER:
             await self._offer(session, request)
+        elif request.name in ORDERS:
+            await self._report(session, request, await self._control.order(session, request, who))
         elif request.name == "status":
             await self._report(session, request, await answers.status(session, self._incidents, self._ports))
         elif request.name == "doctor":
@@ -158,13 +167,17 @@ class Worker:
             await self._report(session, request, report)
         else:
             action = self._catalogue.action(request.name)
-            params = self._params(action.params, request)
+            named: dict[str, str] = {}
+            if "run" in action.params.model_fields:
+                run, _ = await self._control.pick(session, request.params.get("run"), request.channel)
+                named["run"] = run.id
+            params = self._params(action.params, request, **named)
             row = await self._plans.propose(session, request, action, params, self._ports, who)
             request.plan_id = row.id
 
-    def _params(self, kind: type[ParamsT], request: RequestRow) -> ParamsT:
+    def _params(self, kind: type[ParamsT], request: RequestRow, **named: str) -> ParamsT:
         """What was given; the only database of the plan where one is needed and none was named."""
-        given = {name: value for name, value in request.params.items() if value is not None}
+        given = {name: value for name, value in request.params.items() if value is not None} | named
         field = kind.model_fields.get("database")
         if field is not None and field.is_required() and "database" not in given:
             databases = sorted(self._ports.site.databases)
@@ -216,9 +229,28 @@ class Worker:
             waiting = await runs.awaiting(session, plan_schema=PLAN_SCHEMA)
             orphans = await runs.orphaned(session, plan_schema=PLAN_SCHEMA, lease=self._lease)
         for run in waiting:
-            await self._consider(run, tasks)
+            try:
+                await self._consider(run, tasks)
+            except UnknownKindError as error:
+                # Signed for a newer version, which will start it; it must not keep others from starting.
+                log.warning("run_of_another_version", run=run.id, error=str(error))
         for run_id in orphans:
-            await self._take_over(run_id, tasks)
+            try:
+                await self._take_over(run_id, tasks)
+            except UnknownKindError as error:
+                await self._ask_for(run_id, error)
+
+    async def _ask_for(self, run_id: str, error: UnknownKindError) -> None:
+        """This version cannot read a run that is in its middle: a newer worker may come; else people are asked."""
+        log.warning("run_of_another_version", run=run_id, error=str(error))
+        message = f"{error} Start a worker of that version, then have the run look again."
+        async with self._database.session() as session:
+            row = await plans.get(session, run_id)
+            if row is None or not await runs.ask(session, run_id, message=message, silent=self._lease * UNREADABLE_FOR):
+                return
+            text = f"Run {run_id} stopped and asks: {message}"
+            await note_plan(session, row, kind="run", text=text, at=self._ports.clock.now(), data={"plan": run_id})
+            await self._control.call(session, row, message, key="unreadable")
 
     async def _consider(self, run: RunRow, tasks: asyncio.TaskGroup) -> None:
         async with self._database.session() as session:
@@ -232,6 +264,7 @@ class Worker:
                 plan = self._catalogue.kinds().plan(row.document)
                 epoch = await runs.claim(session, run.id, owner=self.id, lease=self._lease, locks=plan.locks)
                 if epoch is None:
+                    await self._control.make_way(session, row, plan)
                     return
                 await note_plan(
                     session,
@@ -245,6 +278,7 @@ class Worker:
                 return
             else:
                 state, message = str(decision.state), decision.reason
+                await provenance.record(session, row, decision)
                 await runs.close_unsigned(session, run.id, state=state, message=message, at=now)
                 await note_plan(
                     session, row, kind="run", text=f"Plan {row.id} {state}: {message}", at=now, data={"plan": row.id}
@@ -258,10 +292,14 @@ class Worker:
             if row is None:
                 return
             plan = self._catalogue.kinds().plan(row.document)
+            before = await runs.get(session, run_id)
+            stood_still = before is not None and not before.owner
             epoch = await runs.claim(session, run_id, owner=self.id, lease=self._lease, locks=plan.locks)
             if epoch is None:
                 return
             text = f"Run {run_id} taken over by another worker after its worker fell silent"
+            if stood_still:
+                text = f"Run {run_id} goes on"
             now = self._ports.clock.now()
             await note_plan(session, row, kind="run", text=text, at=now, data={"plan": run_id, "epoch": epoch})
         self._start(row, plan, epoch, tasks)
@@ -274,14 +312,17 @@ class Worker:
     async def _drive(self, row: PlanRow, plan: Plan, epoch: int) -> None:
         journal = DatabaseJournal(self._database, row, plan, owner=self.id, epoch=epoch)
         painter = Painter(self._database, row, self._ports, epoch=epoch)
-        runner = Runner(plan, self._ports, journal, guard=lambda: self._guard(row, epoch), progress=painter.take)
+        runner = Runner(
+            plan,
+            self._ports,
+            journal,
+            guard=lambda: self._guard(row, epoch),
+            orders=lambda: self._order(row),
+            progress=painter.take,
+        )
         beat = asyncio.create_task(self._beat(row.id, epoch))
-        work = asyncio.create_task(runner.run())
         try:
-            await asyncio.wait({beat, work}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise LeaseLostError(f"Run {row.id} has another owner.")
-            await self._finish(row, epoch, await work)
+            await self._finish(row, epoch, await self._carried_out(row, runner, beat))
         except LeaseLostError as error:
             log.warning("lease_lost", run=row.id, error=str(error))
         except (BrokenOffError, TemporaryError) as error:
@@ -294,8 +335,44 @@ class Worker:
             # A bug of ours must not take the other runs down; the lease runs out and another worker probes the step.
             log.exception("run_crashed", run=row.id, error=type(error).__name__)
         finally:
-            await _end(beat, work)
+            await _end(beat)
             await painter.close()
+
+    async def _carried_out(self, row: PlanRow, runner: Runner, beat: asyncio.Task[None]) -> RunResult:
+        """Run to the end. An order that is obeyed within a step breaks off what this process does; running again then
+        ends what goes on elsewhere, and says how the step stands. Raises LeaseLostError when the run is not ours."""
+        work = asyncio.create_task(runner.run())
+        watch = asyncio.create_task(self._watch(row, runner))
+        try:
+            await asyncio.wait({beat, work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if watch.done() and not work.done() and not beat.done():
+                await _end(work)
+                work = asyncio.create_task(runner.run())
+                await asyncio.wait({beat, work}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise LeaseLostError(f"Run {row.id} has another owner.")
+            return await work
+        finally:
+            await _end(work, watch)
+
+    async def _watch(self, row: PlanRow, runner: Runner) -> None:
+        """Return when an order stands that is obeyed within the step that runs now."""
+        while True:
+            await self._pause("order", at_most=LOOK_FOR_ORDERS)
+            try:
+                order = await self._order(row)
+                if order is not None and await runner.breaks_off_for(order):
+                    return
+            except DrError as error:
+                log.warning("orders_not_readable", run=row.id, error=type(error).__name__)
+
+    async def _order(self, row: PlanRow) -> Order | None:
+        """What people, or a more urgent run, have ordered this run to do."""
+        async with self._database.session() as session:
+            run = await runs.get(session, row.id)
+        if run is None or run.order not in set(OrderKind):
+            return None
+        return Order(kind=OrderKind(run.order), sentence=run.message)
 
     async def _beat(self, run_id: str, epoch: int) -> None:
         """Renew the lease; return when it is lost or could not be renewed for most of its length."""
@@ -318,6 +395,7 @@ class Worker:
         async with self._database.session() as session:
             await runs.ours(session, row.id, owner=self.id, epoch=epoch)
             decision = await self._approvals.decision(session, row, self._ports.clock.now(), started=True)
+            await provenance.record(session, row, decision)
         if decision.state is not approval.State.APPROVED:
             why = decision.reason or ", ".join(decision.missing)
             raise PermanentError(f"The signatures no longer suffice ({why}); ask for a new plan.")
@@ -327,17 +405,27 @@ class Worker:
         async with self._database.session() as session:
             state = str(result.outcome)
             await runs.end(session, row.id, owner=self.id, epoch=epoch, state=state, message=result.message, at=now)
-            if result.outcome is Outcome.SUCCEEDED and self._catalogue.action(row.action).recovers:
+            if result.outcome is Outcome.SUCCEEDED and self._recovers(row):
                 await _mark_recovered(session, row, now)
             texts = {
                 Outcome.SUCCEEDED: f"Run {row.id} succeeded",
                 Outcome.FAILED: f"Run {row.id} failed: {result.message}",
                 Outcome.ASKING: f"Run {row.id} stopped and asks: {result.message}",
                 Outcome.STALE: f"Run {row.id} did not start, the world has changed: {result.message}",
+                Outcome.PAUSED: f"Run {row.id} is paused: {result.message}",
+                Outcome.ABORTED: f"Run {row.id} is aborted: {result.message}",
+                Outcome.PREEMPTED: f"Run {row.id} gave way: {result.message}",
             }
             data = {"plan": row.id, "outcome": state}
             await note_plan(session, row, kind="run", text=texts[result.outcome], at=now, data=data)
+            if result.outcome is Outcome.ASKING:
+                await self._control.call(session, row, result.message, key=f"{epoch}")
         log.info("run_ended", run=row.id, outcome=state)
+
+    def _recovers(self, row: PlanRow) -> bool:
+        """A retry recovers what the run would have recovered."""
+        retried = row.document.get("about") if row.action == Retry.name else None
+        return self._catalogue.action(str(retried or row.action)).recovers
 
     async def _hand_over(self, run_id: str, epoch: int) -> None:
         async with self._database.session() as session:
@@ -367,72 +455,3 @@ def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"`{where}`: {first['msg']}" if where else str(first["msg"])
-
-
-class DatabaseJournal:
-    """The runner's journal in the bot's database, guarded by owner and epoch. Every line is also on the timeline."""
-
-    def __init__(self, database: Database, row: PlanRow, plan: Plan, *, owner: str, epoch: int) -> None:
-        self._database = database
-        self._row = row
-        self._plan = plan
-        self._owner = owner
-        self._epoch = epoch
-
-    async def entries(self) -> Sequence[JournalEntry]:
-        async with self._database.session() as session:
-            return [
-                JournalEntry(
-                    step=item.step,
-                    state=JournalState(item.state),
-                    detail=item.detail,
-                    at=item.at,
-                    elapsed_ms=item.elapsed_ms,
-                )
-                for item in await runs.journal(session, self._row.id)
-            ]
-
-    async def append(self, entry: JournalEntry) -> None:
-        async with self._database.session() as session:
-            await runs.append(session, self._row.id, owner=self._owner, epoch=self._epoch, entry=entry)
-            step = self._plan.steps[entry.step]
-            detail = f": {entry.detail}" if entry.detail else ""
-            text = f"Step {entry.step + 1} {entry.state}: {step.summary}{detail}"
-            data = {"plan": self._row.id, "step": entry.step + 1, "state": entry.state, "elapsed_ms": entry.elapsed_ms}
-            await note_plan(session, self._row, kind="step", text=text, at=entry.at, data=data)
-
-
-class Painter:
-    """Writes progress for people about once a second, and never holds the work up."""
-
-    def __init__(self, database: Database, row: PlanRow, ports: Ports, *, epoch: int) -> None:
-        self._database = database
-        self._row = row
-        self._clock = ports.clock
-        self._epoch = epoch
-        self._meters: dict[int, Meter] = {}
-        self._latest: tuple[int, ProgressReport] | None = None
-        self._task = asyncio.create_task(self._paint())
-
-    def take(self, step: int, report: ProgressReport) -> None:
-        """Remember the newest report; older ones are of no interest."""
-        self._latest = (step, report)
-
-    async def _paint(self) -> None:
-        while True:
-            await asyncio.sleep(DRAWN_EVERY.total_seconds())
-            if self._latest is None:
-                continue
-            (step, report), self._latest = self._latest, None
-            text = self._meters.setdefault(step, Meter()).text(report, self._clock.now())
-            try:
-                async with self._database.session() as session:
-                    progress = {"step": step, "text": text}
-                    await runs.set_progress(session, self._row.id, epoch=self._epoch, progress=progress)
-                    await outbox.add(session, "plan", self._row.channel, ref=self._row.id)
-            except DrError as error:
-                log.warning("progress_not_drawn", run=self._row.id, error=type(error).__name__)
-
-    async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)

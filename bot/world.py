@@ -44,7 +44,9 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     # Not needed by a job, and slow to import.
     from actions.adapters.kubernetes import KubernetesCluster
     from actions.adapters.service_check import ServiceProbe
-    from actions.registry import ACTIONS
+    from actions.registry import ACTIONS, kinds
+    from bot.services.approvals import Policy
+    from bot.services.own_runs import OwnRuns
     from bot.services.plan_versions import StoredPlanVersions
 
     references = secret_references(settings, plan)
@@ -63,6 +65,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
         service=ServiceProbe(references),
         secrets=references,
         clock=clock,
+        runs=OwnRuns(database, Policy(plan), kinds(), clock),
         plan_versions=StoredPlanVersions(database, actions=[kind.name for kind in ACTIONS]),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, select, text, update
+from sqlalchemy import delete, or_, select, text, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -17,7 +17,7 @@ from actions.errors import PermanentError
 from storage.session import notify, readable
 from storage.tables import SHARED_SLOTS, JournalRow, RunLock, RunRow, lock_range
 
-HELD = ("running", "asking")
+HELD = ("running", "paused", "asking")
 """States in which a run keeps its locks."""
 
 
@@ -29,6 +29,12 @@ async def get(session: AsyncSession, run_id: str) -> RunRow | None:
     return await session.get(RunRow, run_id)
 
 
+async def held(session: AsyncSession, run_id: str) -> RunRow | None:
+    """The run, locked for this transaction, whoever owns it."""
+    statement = select(RunRow).where(col(RunRow.id) == run_id).with_for_update()
+    return (await session.execute(statement.execution_options(populate_existing=True))).scalar_one_or_none()
+
+
 async def awaiting(session: AsyncSession, *, plan_schema: int) -> Sequence[RunRow]:
     """Runs that wait for signatures or for a lock, oldest first."""
     statement = (
@@ -36,6 +42,12 @@ async def awaiting(session: AsyncSession, *, plan_schema: int) -> Sequence[RunRo
         .where(col(RunRow.state) == "awaiting", col(RunRow.plan_schema) <= plan_schema)
         .order_by(col(RunRow.id))
     )
+    return (await session.execute(statement)).scalars().all()
+
+
+async def in_state(session: AsyncSession, states: Iterable[str]) -> Sequence[RunRow]:
+    """The runs in one of these states, oldest plan first."""
+    statement = select(RunRow).where(col(RunRow.state).in_(tuple(states))).order_by(col(RunRow.id))
     return (await session.execute(statement)).scalars().all()
 
 
@@ -76,6 +88,8 @@ async def claim(
     if run is None or (run.state == "awaiting" and not await _lock(session, run_id, locks)):
         return None
     values: dict[str, Any] = {"state": "running", "owner": owner, "epoch": run.epoch + 1}
+    if run.state == "awaiting":
+        values["message"] = ""  # why it waited
     if run.started_at is None:
         values["started_at"] = text("clock_timestamp()")
     await session.execute(
@@ -98,6 +112,23 @@ async def _lock(session: AsyncSession, run_id: str, locks: Iterable[Lock]) -> bo
     except IntegrityError:
         return False
     return True
+
+
+async def holders(session: AsyncSession, run_id: str, locks: Iterable[Lock]) -> Sequence[RunRow]:
+    """The other runs that hold a lock which keeps these from being taken."""
+    wanted = [
+        (col(RunLock.key) == lock.key)
+        & (true() if lock.exclusive else col(RunLock.slots) == lock_range(exclusive=True, slot=0))
+        for lock in locks
+    ]
+    if not wanted:
+        return ()
+    statement = (
+        select(RunRow)
+        .where(col(RunRow.id).in_(select(col(RunLock.run_id)).where(or_(*wanted))), col(RunRow.id) != run_id)
+        .order_by(col(RunRow.id))
+    )
+    return (await session.execute(statement)).scalars().all()
 
 
 async def renew(session: AsyncSession, run_id: str, *, owner: str, epoch: int, lease: timedelta) -> None:
@@ -154,10 +185,17 @@ async def append(session: AsyncSession, run_id: str, *, owner: str, epoch: int, 
 async def end(
     session: AsyncSession, run_id: str, *, owner: str, epoch: int, state: str, message: str, at: datetime
 ) -> None:
-    """Leave the run in its final state and give its locks back; one that asks people keeps them."""
+    """Leave the run in its final state and give its locks back; one that asks people or is paused keeps them."""
     run = await ours(session, run_id, owner=owner, epoch=epoch)
     message = readable(session, message)
-    run.state, run.message, run.owner = state, message, ""
+    if state == "paused" and run.order in ("abort", "yield"):
+        # Ordered while it was about to stand still: the next worker that looks obeys.
+        run.owner = ""
+        session.add(run)
+        await session.flush()
+        await _wake(session, run_id, state="running")
+        return
+    run.state, run.message, run.owner, run.order = state, message, "", ""
     run.ended_at = None if state in HELD else at
     session.add(run)
     if state not in HELD:
@@ -174,34 +212,99 @@ async def close_unsigned(session: AsyncSession, run_id: str, *, state: str, mess
     )
 
 
-async def resume(session: AsyncSession, run_id: str) -> bool:
-    """Let a run that asks people be carried on: its locks are still held, and its unclear step is probed again. False
-    when it does not ask."""
-    result = await session.execute(
+async def order(session: AsyncSession, run_id: str, *, order: str, message: str) -> bool:
+    """Tell a run that is running, or is paused, what to do. A paused one is woken up to obey. False when it is neither,
+    or has an order that outweighs this one."""
+    outweighed = {"pause": ("", "pause"), "yield": ("", "pause", "yield"), "abort": ("", "pause", "yield", "abort")}
+    statement = (
         update(RunRow)
-        .where(col(RunRow.id) == run_id, col(RunRow.state) == "asking")
-        .values(state="running", message="", lease_until=text("clock_timestamp()"))
+        .where(col(RunRow.id) == run_id, col(RunRow.state).in_(("running", "paused")))
+        .values(order=order, message=message)
+    )
+    if order in outweighed:
+        statement = statement.where(col(RunRow.order).in_(outweighed[order]))
+    ordered = await session.execute(statement.returning(col(RunRow.id)).execution_options(synchronize_session=False))
+    if ordered.first() is None:
+        return False
+    await _wake(session, run_id, state="paused")
+    await notify(session, "order")
+    return True
+
+
+async def resume(session: AsyncSession, run_id: str, *, state: str) -> bool:
+    """Let a run that asks people, or is paused, be carried on as it stands: its locks are still held, and its unclear
+    step is probed again. False when it is not in this state."""
+    statement = (
+        update(RunRow)
+        .where(col(RunRow.id) == run_id, col(RunRow.state) == state)
+        .values(order="", message="")
         .returning(col(RunRow.id))
         .execution_options(synchronize_session=False)
     )
-    await notify(session, "signature")
+    if (await session.execute(statement)).first() is None:
+        return False
+    await _wake(session, run_id, state=state)
+    return True
+
+
+async def answer(
+    session: AsyncSession, run_id: str, *, question: int, answer: str, detail: str, at: datetime, left: bool
+) -> bool:
+    """Journal what people answered to this very question, and let the run obey it. One that is `left` ends as it stands
+    and gives its locks back. False when the run does not ask this any more."""
+    run = await held(session, run_id)
+    lines = await journal(session, run_id)
+    if run is None or run.state != "asking" or not lines or lines[-1].seq != question:
+        return False
+    session.add(JournalRow(run_id=run_id, epoch=run.epoch, step=lines[-1].step, state=answer, detail=detail, at=at))
+    run.order, run.message = "", f"{run.message} {detail}".strip() if left else ""
+    session.add(run)
+    await session.flush()
+    if not left:
+        await _wake(session, run_id, state="asking")
+        return True
+    run.state, run.ended_at = "failed", at
+    await session.flush()
+    await session.execute(delete(RunLock).where(col(RunLock.run_id) == run_id))
+    await notify(session, "signature")  # a run that waited for these locks may start
+    return True
+
+
+async def ask(session: AsyncSession, run_id: str, *, message: str, silent: timedelta) -> bool:
+    """Have a run ask people that nobody has carried on for so long after its lease. False when it is not so far."""
+    result = await session.execute(
+        update(RunRow)
+        .where(col(RunRow.id) == run_id, col(RunRow.state) == "running")
+        .where(text("lease_until < clock_timestamp() - make_interval(secs => :silent)"))
+        .values(state="asking", message=message, owner="")
+        .returning(col(RunRow.id))
+        .execution_options(synchronize_session=False),
+        {"silent": silent.total_seconds()},
+    )
     return result.first() is not None
 
 
-async def leave(session: AsyncSession, run_id: str, *, message: str, at: datetime) -> bool:
-    """End a run that asks people as it stands, and give its locks back. False when it does not ask."""
+async def waits(session: AsyncSession, run_id: str, *, message: str) -> bool:
+    """Say why a signed run does not start. False when that is said already."""
     result = await session.execute(
         update(RunRow)
-        .where(col(RunRow.id) == run_id, col(RunRow.state) == "asking")
-        .values(state="failed", message=message, ended_at=at)
+        .where(col(RunRow.id) == run_id, col(RunRow.state) == "awaiting", col(RunRow.message) != message)
+        .values(message=message)
         .returning(col(RunRow.id))
         .execution_options(synchronize_session=False)
     )
-    left = result.first() is not None
-    if left:
-        await session.execute(delete(RunLock).where(col(RunLock.run_id) == run_id))
-        await notify(session, "signature")  # a run that waited for these locks may start
-    return left
+    return result.first() is not None
+
+
+async def _wake(session: AsyncSession, run_id: str, *, state: str) -> None:
+    """Have the next worker that looks carry on a run that stands still in this state."""
+    await session.execute(
+        update(RunRow)
+        .where(col(RunRow.id) == run_id, col(RunRow.state) == state)
+        .values(state="running", owner="", lease_until=text("clock_timestamp()"))
+        .execution_options(synchronize_session=False)
+    )
+    await notify(session, "signature")
 
 
 async def set_progress(session: AsyncSession, run_id: str, *, epoch: int, progress: dict[str, Any]) -> None:

@@ -203,7 +203,8 @@ class _Draft:
         steps.append(self._swap())
         steps += self._start()
         if self._controllers:
-            steps.append(ResumeGitOps(controllers=self._controllers, mark=self._plan_id))
+            # The restore is complete and checked by then; whoever resumes by hand need not hold it up.
+            steps.append(ResumeGitOps(controllers=self._controllers, mark=self._plan_id, optional=True))
         return steps
 
     def _elsewhere(self) -> list[Step]:

@@ -80,6 +80,10 @@ class Repoint(Step):
             )
         await self._set(ports, before=self.value, after=self.value_before)
 
+    def undo_by_hand(self) -> tuple[str, ...]:
+        body = {"data": {self.key: self.value_before}}
+        return (byhand.merge_patch(self.cluster, self.namespace, f"configmap/{self.config_map}", body),)
+
 
 class CheckApplication(Step):
     """The application answers, and its own connection reaches the restored database."""

@@ -63,6 +63,13 @@ class CloseDatabase(Step):
         if self.was_open and facts is not None and facts.oid == self.oid:
             await ports.postgres.open(self.target)
 
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return (byhand.psql(self.target.server, byhand.allow_connections(self.target.name, allowed=self.was_open)),)
+
+    async def undone(self, ports: Ports) -> None:
+        if self.was_open:
+            await super().undone(ports)
+
 
 class SwapDatabases(Step):
     """The proven copy under production's name, the old database set aside, in one transaction."""
@@ -147,6 +154,14 @@ class SwapDatabases(Step):
             aside=self.copy_name,
             mark=self.copy_mark,
             live_mark=self.old_mark,
+        )
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return (
+            byhand.psql(
+                self.server, byhand.rename(self.current, self.copy_name), byhand.rename(self.aside, self.current)
+            ),
+            byhand.psql(self.server, byhand.allow_connections(self.current, allowed=True)),
         )
 
 
@@ -241,6 +256,9 @@ class GiveName(Step):
         await self._remove_placeholder(ports, self.current)
         await self._remove_placeholder(ports, self.aside)
 
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return (byhand.psql(self.server, byhand.rename(self.current, self.copy_name)),)
+
 
 class MarkLive(Step):
     """The proven copy serves people under the name it was loaded with: nobody may take it for scratch any more."""
@@ -284,6 +302,9 @@ class MarkLive(Step):
         facts = await ports.postgres.database(self.target)
         if facts is not None and facts.mark == self.live_mark:
             await ports.postgres.relabel(self.target, before=self.live_mark, after=self.copy_mark)
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return (byhand.psql(self.target.server, byhand.comment(self.target.name, self.copy_mark)),)
 
 
 async def listed(ports: Ports, server: str, *wanted: str) -> tuple[DatabaseFacts | None, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from actions.backup.manifest import Manifest
 from actions.contract import Probe
 from actions.errors import VerificationError
 from actions.ports import AdoptRequest, CatalogueEntry, DumpRequest, JobKind, JobPhase, JobState, Ports, Progress
@@ -17,6 +18,7 @@ from actions.steps.heavy import HeavyStep
 class MakeDump(HeavyStep):
     """A dump in the catalogue, under an id that the plan chose."""
 
+    interruptible: ClassVar[bool] = True
     kind: Literal["make_dump"] = "make_dump"
     database: str
     source: DatabaseRef
@@ -26,10 +28,12 @@ class MakeDump(HeavyStep):
     prefix: str
     recipients: tuple[str, ...]
     requested_by: str
+    copy_only: bool = False  # the bucket did not answer when this was planned
 
     @property
     def summary(self) -> str:
-        return f"Dump database `{self.source}` into bucket `{self.bucket}` as `{self.backup}`"
+        where = "the local copy alone" if self.copy_only else f"bucket `{self.bucket}`"
+        return f"Dump database `{self.source}` into {where} as `{self.backup}`"
 
     @property
     def before(self) -> str:
@@ -37,7 +41,11 @@ class MakeDump(HeavyStep):
 
     @property
     def after(self) -> str:
-        return f"backup `{self.backup}` in the catalogue, encrypted to {len(self.recipients)} recipient(s), signed"
+        sealed = f"encrypted to {len(self.recipients)} recipient(s), signed"
+        if self.copy_only:
+            upload = f"`/dr-backup upload {self.database} {self.backup}`"
+            return f"complete in the local copy, {sealed}; not in the bucket until {upload}"
+        return f"backup `{self.backup}` in the catalogue, {sealed}"
 
     def by_hand(self) -> tuple[str, ...]:
         recipients = " ".join(f"-r {shlex.quote(item)}" for item in self.recipients)
@@ -53,23 +61,80 @@ class MakeDump(HeavyStep):
         return JobKind.DUMP
 
     def request(self) -> Mapping[str, Any]:
-        asked = DumpRequest(id=self.backup, database=self.database, requested_by=self.requested_by)
+        asked = DumpRequest(
+            id=self.backup, database=self.database, requested_by=self.requested_by, copy_only=self.copy_only
+        )
         return asked.model_dump(mode="json")
 
     async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the catalogue tells all
         # The manifest is written last: an entry means the dump is whole.
+        if self.copy_only:
+            return Probe.DONE if await in_the_copy(ports, self.database, self.backup) else Probe.TODO
+        return Probe.TODO if await ports.backups.find(self.database, self.backup) is None else Probe.DONE
+
+    async def verify(self, ports: Ports) -> None:
+        if not self.copy_only:
+            await usable(ports, self.database, self.backup)
+        elif not await in_the_copy(ports, self.database, self.backup):
+            raise VerificationError(f"The local copy holds no whole backup `{self.backup}`. Look at its disk.")
+
+    async def undo(self, ports: Ports) -> None:
+        """Nothing of production was changed; the dump is kept, since deleting backups is an action of its own."""
+
+
+class UploadCopy(HeavyStep):
+    """A dump of the local copy, brought into the bucket it could not be stored in."""
+
+    kind: Literal["upload_copy"] = "upload_copy"
+    database: str
+    backup: str
+    bucket: str
+    endpoint: str | None
+    key: str
+    path: str
+    sha256: str
+
+    @property
+    def summary(self) -> str:
+        return f"Upload backup `{self.backup}` of `{self.database}` from the local copy into bucket `{self.bucket}`"
+
+    @property
+    def before(self) -> str:
+        return f"whole in the local copy, SHA-256 {self.sha256[:12]} by its manifest; not in the bucket"
+
+    @property
+    def after(self) -> str:
+        return f"backup `{self.backup}` in the catalogue"
+
+    def by_hand(self) -> tuple[str, ...]:
+        folder, target = self.path.rpartition("/")[0], f"s3://{self.bucket}/{self.key.rpartition('/')[0]}"
+        return (
+            f"echo {shlex.quote(f'{self.sha256}  {self.path}')} | sha256sum -c",
+            byhand.aws(self.endpoint, "s3", "cp", self.path, f"s3://{self.bucket}/{self.key}"),
+            byhand.aws(self.endpoint, "s3", "cp", f"{folder}/manifest.json", f"{target}/manifest.json"),
+        )
+
+    @property
+    def job_kind(self) -> JobKind:
+        return JobKind.UPLOAD
+
+    def request(self) -> Mapping[str, Any]:
+        return {"database": self.database, "backup": self.backup}
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the catalogue tells all
         return Probe.TODO if await ports.backups.find(self.database, self.backup) is None else Probe.DONE
 
     async def verify(self, ports: Ports) -> None:
         await usable(ports, self.database, self.backup)
 
     async def undo(self, ports: Ports) -> None:
-        """Nothing of production was changed; the dump is kept, since deleting backups is an action of its own."""
+        """The backup is kept in both places, since deleting backups is an action of its own."""
 
 
 class VerifyBackup(HeavyStep):
     """The whole stored object read, both hashes checked, the archive listed."""
 
+    interruptible: ClassVar[bool] = True
     kind: Literal["verify_backup"] = "verify_backup"
     database: str
     backup: str
@@ -190,6 +255,17 @@ class AdoptDump(HeavyStep):
 
     async def undo(self, ports: Ports) -> None:
         """Nothing of production was changed; the catalogue entry is kept."""
+
+
+async def in_the_copy(ports: Ports, database: str, backup: str) -> bool:
+    """Whether the local copy holds this backup, whole and signed."""
+    return any(manifest.id == backup for manifest in await ports.backups.copies(database))
+
+
+async def unsent(ports: Ports, database: str) -> list[Manifest]:
+    """What the local copy holds and the bucket lacks, newest first. Raises TemporaryError while that is silent."""
+    stored = {entry.manifest.id for entry in await ports.backups.catalogue(database)}
+    return [manifest for manifest in await ports.backups.copies(database) if manifest.id not in stored]
 
 
 async def usable(ports: Ports, database: str, backup: str) -> CatalogueEntry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from actions.contract import Precondition
 from actions.ports import Ports
@@ -79,6 +79,7 @@ class BackupIs(Precondition):
 class NamesFree(Precondition):
     """No database has these names yet."""
 
+    spent: ClassVar[bool] = True
     kind: Literal["names_free"] = "names_free"
     server: str
     names: tuple[str, ...]
@@ -97,6 +98,7 @@ class NamesFree(Precondition):
 class DiskFree(Precondition):
     """At least so many bytes are free where the server says how many."""
 
+    spent: ClassVar[bool] = True
     kind: Literal["disk_free"] = "disk_free"
     server: str
     at_least: int

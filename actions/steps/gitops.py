@@ -84,6 +84,12 @@ class SuspendGitOps(Step):
         for controller in self.controllers:
             await ports.cluster.resume_gitops(controller.ref, mark=self.mark)
 
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return tuple(_resumed(item) for item in self.controllers)
+
+    async def undone(self, ports: Ports) -> None:
+        """Still suspended means that others suspended it too, and theirs is kept."""
+
 
 class ResumeGitOps(Step):
     """Controllers that this plan suspended reconcile again; a suspension by others is kept.
@@ -110,10 +116,7 @@ class ResumeGitOps(Step):
         return "reconciling"
 
     def by_hand(self) -> tuple[str, ...]:
-        return tuple(
-            item.patch({"spec": {"syncPolicy": {"automated": {}}} if item.tool == "argocd" else {"suspend": False}})
-            for item in self.controllers
-        )
+        return tuple(_resumed(item) for item in self.controllers)
 
     async def probe(self, ports: Ports) -> Probe:
         going_on = await self._or_ask(ports, lambda: _reconciling(ports, self.controllers))
@@ -141,6 +144,10 @@ class ResumeGitOps(Step):
 
     async def verify(self, ports: Ports) -> None:
         """Nothing to check: still suspended means that others suspended it too, and theirs is kept."""
+
+
+def _resumed(item: Controller) -> str:
+    return item.patch({"spec": {"syncPolicy": {"automated": {}}} if item.tool == "argocd" else {"suspend": False}})
 
 
 def controllers_of(facts: Sequence[WorkloadFacts]) -> tuple[Controller, ...]:

@@ -53,12 +53,17 @@ class HeavyStep(Step):
         state = await ports.executor.find(self.job)
         if state is None:
             await self.sweep(ports)
-        elif state.phase in (JobPhase.LOST, JobPhase.SUCCEEDED):
-            # Lost, or its effect was removed since: begin again from nothing.
+        elif state.phase is not JobPhase.RUNNING:
+            # Lost, stopped, failed in an earlier run, or its effect was removed since: begin again from nothing.
             await self._begin_again(ports)
         spec = JobSpec(name=self.job, kind=self.job_kind, request=self.request(), timeout=JOB_LIMIT)
         await ports.executor.start(spec)
         await self._ended(ports, await ports.executor.wait(self.job, progress))
+
+    async def stop(self, ports: Ports) -> None:
+        state = await ports.executor.find(self.job)
+        if state is not None and state.phase is JobPhase.RUNNING:
+            await ports.executor.cancel(self.job)
 
     async def _begin_again(self, ports: Ports) -> None:
         # The order matters: once the name is forgotten, nothing tells that there is something to remove.

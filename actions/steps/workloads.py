@@ -67,6 +67,17 @@ class ScaleWorkload(Step):
         # Bounded and not an error: it may not have been healthy before either.
         await settled(ports, [self.ref], patience=UNDO_PATIENCE)
 
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return (byhand.scaled(self.ref, self.replicas_before),)
+
+    async def undone(self, ports: Ports) -> None:
+        facts = await ports.cluster.workload(self.ref)
+        if facts is not None and facts.replicas == self.replicas != self.replicas_before:
+            raise VerificationError(
+                f"{self.ref} is still at {self.replicas} replicas, not {self.replicas_before} as before. Find out who "
+                "scales it (HPA, GitOps, people)."
+            )
+
 
 class RestartWorkload(Step):
     """New pods for a workload, once per plan."""

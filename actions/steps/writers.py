@@ -77,6 +77,9 @@ class StopWriters(Step):
         # As it was is not the same as healthy: with a damaged database its pods may never have become ready.
         await settled(ports, [writer.ref for writer in self.writers], patience=UNDO_PATIENCE)
 
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return tuple(byhand.scaled(writer.ref, writer.replicas) for writer in reversed(self.writers))
+
 
 class StartWriters(Step):
     """Every workload at the count it had, its rollout done."""
@@ -127,6 +130,9 @@ class StartWriters(Step):
     async def undo(self, ports: Ports) -> None:
         # What comes before this step can only be undone without writers.
         await stop(ports, self.writers, mark=self.mark, progress=no_progress)
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return tuple(byhand.scaled(writer.ref, 0) for writer in self.writers)
 
 
 async def stop(ports: Ports, writers: Sequence[Writer], *, mark: str, progress: Progress) -> None:

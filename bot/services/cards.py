@@ -23,6 +23,9 @@ class PlanState(StrEnum):
     FAILED = "failed"
     ASKING = "asking"
     STALE = "stale"
+    PAUSED = "paused"
+    ABORTED = "aborted"
+    PREEMPTED = "pre-empted"
 
 
 class StepState(StrEnum):
@@ -33,6 +36,9 @@ class StepState(StrEnum):
     ASKING = "asking"
     UNDOING = "undoing"
     UNDONE = "undone"
+    ANSWERED = "answered"
+    SKIPPED = "skipped"
+    ABORTED = "aborted"
 
 
 class StepLine(Frozen):
@@ -43,6 +49,7 @@ class StepLine(Frozen):
     before: str = ""
     after: str = ""
     by_hand: tuple[str, ...] = ()
+    optional: bool = False
     state: StepState = StepState.WAITING
     elapsed: timedelta | None = None
     progress: str = ""  # "412 MB of 690 MB, 96 MB/s, about 3 s left"
@@ -106,6 +113,7 @@ class IncidentCard(Frozen):
     rto: timedelta
     running: tuple[str, ...] = ()
     next_step: str = ""
+    slack_suspect_since: datetime | None = None  # nothing that came through Slack is a signature
 
     @property
     def rto_deadline(self) -> datetime:

@@ -15,10 +15,10 @@ from bot.router import Command
 from bot.services.approvals import NOT_ON_ROSTER, Approvals
 from bot.services.cards import PlanCard
 from bot.services.incidents import Incidents
-from bot.services.plans import Plans, note_plan
+from bot.services.plans import Plans
 from bot.services.rate_limits import RateLimits
 from bot.services.refusals import Door, Refusals
-from storage import accounts, inbox, incidents, outbox, requests, runs
+from storage import accounts, inbox, incidents, outbox, requests
 from storage.session import Database
 from storage.tables import PlanRow, RequestRow
 

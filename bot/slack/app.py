@@ -8,7 +8,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.slack import inspection
 from bot.slack.commands import slash
-from bot.slack.interactions import message, plan, restore
+from bot.slack.interactions import message, plan, restore, run_control
 from bot.slack.middleware import Counter, bolt_logger
 
 
@@ -41,6 +41,6 @@ def build_app(counter: Counter, *, token: str, base_url: str, signing_secret: st
         raise_error_for_unhandled_request=True,
     )
     inspection.register(app, counter)
-    for part in (slash, plan, restore, message):
+    for part in (slash, plan, run_control, restore, message):
         part.register(app, counter)
     return app

@@ -6,13 +6,18 @@ import asyncio
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from actions.contract import Action, Kinds, Lock, Plan, Precondition, Probe, Query, Risk, Step
+from actions.catalog import run
+from actions.contract import Action, Kinds, Lock, Plan, Probe, Query, Risk, Step
 from actions.errors import PermanentError, VerificationError
 from actions.ports import Ports, Progress
 from actions.site import Frozen
+from actions.steps.run_control import AnswerRun, RunAsks, RunIs, UndoStep
 
 WORLD: dict[str, list[str]] = {}
 """What the toy steps did, by plan id."""
+
+CLEAR: set[str] = set()
+"""Plans whose trouble has been repaired: their steps neither fail nor are unclear any more."""
 
 
 class ToyParams(Frozen):
@@ -22,6 +27,7 @@ class ToyParams(Frozen):
     seconds: float = 0
     fails: int | None = None
     unclear: int | None = None
+    optional: int | None = None
     key: str = "toy"
 
 
@@ -41,19 +47,29 @@ class ToyStep(Step):
         return (f"echo {self.number}",)
 
     async def probe(self, ports: Ports) -> Probe:
-        if self.unclear:
+        if self.unclear and self.plan_id not in CLEAR:
             return Probe.UNKNOWN
         return Probe.DONE if f"do {self.number}" in WORLD.get(self.plan_id, []) else Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:
         await asyncio.sleep(self.milliseconds / 1000)
-        if self.fails:
+        if self.fails and self.plan_id not in CLEAR:
             raise PermanentError(f"step {self.number} was told to fail.")
         WORLD.setdefault(self.plan_id, []).append(f"do {self.number}")
 
     async def verify(self, ports: Ports) -> None:
         if f"do {self.number}" not in WORLD.get(self.plan_id, []):
             raise VerificationError("not counted.")
+
+    async def stop(self, ports: Ports) -> None:
+        WORLD.setdefault(self.plan_id, []).append(f"stop {self.number}")
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return (f"echo not {self.number}",)
+
+    async def undone(self, ports: Ports) -> None:
+        if WORLD[self.plan_id].count(f"undo {self.number}") == 0:
+            raise VerificationError("still counted.")
 
     async def undo(self, ports: Ports) -> None:
         WORLD.setdefault(self.plan_id, []).append(f"undo {self.number}")
@@ -83,6 +99,7 @@ class Toy(Action[ToyParams]):
                     milliseconds=round(params.seconds * 1000),
                     fails=number == params.fails,
                     unclear=number == params.unclear,
+                    optional=number == params.optional,
                     undo_on_failure=True,
                     timeout=timedelta(minutes=1),
                 )
@@ -93,16 +110,19 @@ class Toy(Action[ToyParams]):
 
 
 class ToyCatalogue:
-    """A catalogue of the toy alone."""
+    """A catalogue of the toy, and of what decides about its runs."""
 
     QUERIES: tuple[type[Query[Any]], ...] = ()
 
     def action(self, name: str, /) -> Action[Any]:
-        return Toy()
+        known: dict[str, type[Action[Any]]] = {kind.name: kind for kind in run.ACTIONS}
+        return known.get(name, Toy)()
 
     def query(self, name: str, /) -> Query[Any]:
         raise AssertionError(f"the toy catalogue has no query {name}")
 
     def kinds(self) -> Kinds:
-        preconditions: dict[str, type[Precondition]] = {}
-        return Kinds(steps={"toy.count": ToyStep}, preconditions=preconditions)
+        return Kinds(
+            steps={"toy.count": ToyStep, "answer_run": AnswerRun, "undo_step": UndoStep},
+            preconditions={"run_asks": RunAsks, "run_is": RunIs},
+        )

@@ -27,6 +27,7 @@ from tests.fakes.executor import MemoryExecutor
 from tests.fakes.manifests import an_entry
 from tests.fakes.plan_versions import MemoryPlanVersions
 from tests.fakes.postgres import MemoryPostgres
+from tests.fakes.runs import MemoryRuns
 from tests.fakes.s3 import MemoryObjects
 from tests.fakes.secrets import MemorySecrets
 from tests.fakes.service import MemoryServiceCheck
@@ -73,10 +74,11 @@ class World(Ports):
     service: MemoryServiceCheck
     secrets: MemorySecrets
     clock: MemoryClock
+    runs: MemoryRuns
     plan_versions: MemoryPlanVersions
 
 
-def a_site(*, database: str = "shop", service: bool = True, spare: bool = True) -> Site:
+def a_site(*, database: str = "shop", service: bool = True, spare: bool = True, local: bool = False) -> Site:
     """What the plan file of this shop would say. `database` is its key and its name in PostgreSQL."""
     protected = Database(
         name=database,
@@ -96,6 +98,7 @@ def a_site(*, database: str = "shop", service: bool = True, spare: bool = True) 
     policy = BackupPolicy(
         database=database,
         bucket="backups",
+        local_directory="/var/copies" if local else None,
         recipients=("age1example",),
         identity="env:IDENTITY",
         signing_key="env:SIGNING_KEY",
@@ -132,6 +135,7 @@ def a_world(
         service=service_check,
         secrets=MemorySecrets(SECRETS),
         clock=clock,
+        runs=MemoryRuns(),
         plan_versions=MemoryPlanVersions(),
     )
 

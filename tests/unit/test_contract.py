@@ -157,7 +157,7 @@ def test_stop_findings_are_told_apart() -> None:
 def test_a_plan_is_frozen_and_takes_nothing_unknown() -> None:
     with pytest.raises(ValidationError):
         a_plan().summary = "Break"  # type: ignore[misc]
-    with pytest.raises(ValidationError):
+    with pytest.raises(UnknownKindError, match="cannot read the plan \\(`extra`: Extra inputs"):
         KINDS.plan({**json.loads(a_plan().model_dump_json()), "extra": 1})
 
 

@@ -19,6 +19,10 @@ IN_CHANNEL = {"incident.timeline", "incident.show"}
 """Queries whose answer is for everybody in the channel."""
 
 
+SIGNED = (CommandKind.PLAN, CommandKind.ORDER, CommandKind.SIGN)
+"""Commands that are a signature, so the account is looked at first."""
+
+
 def register(app: AsyncApp, counter: Counter) -> None:
     """Register the slash commands of the router."""
 
@@ -54,7 +58,7 @@ async def _carry(counter: Counter, ack: AsyncAck, command: Command, body: Body) 
             response_url=body.get("response_url"),
             ephemeral=command.name not in IN_CHANNEL,
         ),
-        signs=entry is not None and entry.kind is CommandKind.PLAN,
+        signs=entry is not None and entry.kind in SIGNED,
     )
     key = click_key(body)
     fresh = await deeds.store(counter, key, deed)
@@ -65,7 +69,7 @@ async def _carry(counter: Counter, ack: AsyncAck, command: Command, body: Body) 
 
 def wants_form(command: Command) -> bool:
     """A restore that is not signed yet is asked for in the form, unless it names a backup."""
-    unsigned = not (command.reason and command.typed)
+    unsigned = not (command.reason and command.typed) and not command.break_glass
     return command.name == RESTORE_FORM or (
         command.name == "restore.dump" and unsigned and command.params.get("backup") is None
     )

@@ -42,16 +42,6 @@ def register(app: AsyncApp, counter: Counter) -> None:
     async def details(ack: AsyncAck, body: Body) -> None:
         await _open(counter, ack, body, "Details", lambda card, **_: signing.details_modal(card), signs=False)
 
-    @app.action(plan.AGAIN)
-    @answered(counter)
-    async def again(ack: AsyncAck, body: Body) -> None:
-        await _answer(counter, ack, body, again=True)
-
-    @app.action(plan.LEAVE)
-    @answered(counter)
-    async def leave(ack: AsyncAck, body: Body) -> None:
-        await _answer(counter, ack, body, again=False)
-
     @app.view(signing.APPROVE)
     @answered(counter)
     async def approved(ack: AsyncAck, body: Body) -> None:
@@ -80,18 +70,6 @@ async def _open(
         return
     ts = str((body.get("container") or {}).get("message_ts") or (body.get("message") or {}).get("ts") or "")
     await counter.gateway.update_view(view, modal(card, channel=who.channel, ts=ts))
-
-
-async def _answer(counter: Counter, ack: AsyncAck, body: Body, *, again: bool) -> None:
-    """What people answer a run that asks. A click that is lost with this process is made again: the button stays."""
-    fresh = await counter.first_time(click_key(body), "click.answer", body)
-    await ack()
-    if not fresh:
-        return
-    who, token = who_of(body), str(body["actions"][0].get("value") or "")
-    await counter.refuse_unfit(who, token)
-    told = await counter.desk.answer(who, token, again=again)
-    await counter.gateway.whisper(who.channel, who.slack_user, sentence(told))
 
 
 async def _card(counter: Counter, who: Who, token: str, *, signs: bool) -> PlanCard:

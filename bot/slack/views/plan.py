@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from actions.approval import Act
 from actions.contract import Finding, Risk, Verdict
 from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
+from bot.slack.views import run_control
 from bot.slack.views.blocks import (
     MESSAGE_CHARACTERS,
     Block,
@@ -23,7 +24,6 @@ from bot.slack.views.blocks import (
     message,
     minute,
     moment,
-    plain,
     quiet,
     section,
     span,
@@ -32,8 +32,6 @@ from bot.slack.views.blocks import (
 APPROVE = "plan.approve"
 DENY = "plan.deny"
 DETAILS = "plan.details"
-AGAIN = "plan.again"
-LEAVE = "plan.leave"
 
 STATE_WORDS = {
     PlanState.PENDING: "waits for signatures",
@@ -46,6 +44,9 @@ STATE_WORDS = {
     PlanState.FAILED: "failed",
     PlanState.ASKING: "stopped, people must decide",
     PlanState.STALE: "stopped, the world has changed since it was signed",
+    PlanState.PAUSED: "paused between two steps",
+    PlanState.ABORTED: "aborted",
+    PlanState.PREEMPTED: "ended, it gave way to an incident",
 }
 
 STEP_WORDS = {
@@ -56,6 +57,9 @@ STEP_WORDS = {
     StepState.ASKING: "unclear, people must decide",
     StepState.UNDOING: "being undone",
     StepState.UNDONE: "undone",
+    StepState.ANSWERED: "answered by people",
+    StepState.SKIPPED: "skipped",
+    StepState.ABORTED: "not carried out",
 }
 
 RISK_WORDS = {
@@ -178,17 +182,8 @@ def _with_buttons(card: PlanCard, blocks: list[Block]) -> list[Block]:
 
 def _buttons(card: PlanCard) -> Block:
     details = button("Details", DETAILS, card.token)
-    if card.state is PlanState.ASKING:
-        leave = button("Leave as it is", LEAVE, card.token, style="danger")
-        leave["confirm"] = {
-            "title": plain("Leave everything as it is?", 100),
-            "text": plain("The run ends here and nothing is put back. Other runs on the same target may start.", 300),
-            "confirm": plain("Leave it", 30),
-            "deny": plain("Back", 30),
-        }
-        return actions("plan", button("Look again and go on", AGAIN, card.token, style="primary"), leave, details)
     if card.state is not PlanState.PENDING:
-        return actions("plan", details)
+        return actions("plan", *run_control.buttons(card), details)
     return actions(
         "plan",
         button("Approve", APPROVE, card.token, style="primary"),

@@ -1,0 +1,84 @@
+"""What a worker writes while it carries a run out: the journal, and figures for people."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+
+from actions.contract import JournalEntry, Plan
+from actions.errors import DrError
+from actions.ports import Ports, ProgressReport
+from bot.services.own_runs import entries
+from bot.services.plans import note_plan
+from bot.services.progress import Meter
+from storage import outbox, runs
+from storage.session import Database
+from storage.tables import PlanRow
+
+log = structlog.get_logger()
+
+DRAWN_EVERY = timedelta(seconds=1)
+"""How often progress is written for people."""
+
+
+class DatabaseJournal:
+    """The runner's journal in the bot's database, guarded by owner and epoch. Every line is also on the timeline."""
+
+    def __init__(self, database: Database, row: PlanRow, plan: Plan, *, owner: str, epoch: int) -> None:
+        self._database = database
+        self._row = row
+        self._plan = plan
+        self._owner = owner
+        self._epoch = epoch
+
+    async def entries(self) -> Sequence[JournalEntry]:
+        async with self._database.session() as session:
+            return entries(await runs.journal(session, self._row.id))
+
+    async def append(self, entry: JournalEntry) -> None:
+        async with self._database.session() as session:
+            await runs.append(session, self._row.id, owner=self._owner, epoch=self._epoch, entry=entry)
+            step = self._plan.steps[entry.step]
+            detail = f": {entry.detail}" if entry.detail else ""
+            text = f"Step {entry.step + 1} {entry.state}: {step.summary}{detail}"
+            data = {"plan": self._row.id, "step": entry.step + 1, "state": entry.state, "elapsed_ms": entry.elapsed_ms}
+            await note_plan(session, self._row, kind="step", text=text, at=entry.at, data=data)
+
+
+class Painter:
+    """Writes progress for people about once a second, and never holds the work up."""
+
+    def __init__(self, database: Database, row: PlanRow, ports: Ports, *, epoch: int) -> None:
+        self._database = database
+        self._row = row
+        self._clock = ports.clock
+        self._epoch = epoch
+        self._meters: dict[int, Meter] = {}
+        self._latest: tuple[int, ProgressReport] | None = None
+        self._task = asyncio.create_task(self._paint())
+
+    def take(self, step: int, report: ProgressReport) -> None:
+        """Remember the newest report; older ones are of no interest."""
+        self._latest = (step, report)
+
+    async def _paint(self) -> None:
+        while True:
+            await asyncio.sleep(DRAWN_EVERY.total_seconds())
+            if self._latest is None:
+                continue
+            (step, report), self._latest = self._latest, None
+            text = self._meters.setdefault(step, Meter()).text(report, self._clock.now())
+            try:
+                async with self._database.session() as session:
+                    progress = {"step": step, "text": text}
+                    await runs.set_progress(session, self._row.id, epoch=self._epoch, progress=progress)
+                    await outbox.add(session, "plan", self._row.channel, ref=self._row.id)
+            except DrError as error:
+                log.warning("progress_not_drawn", run=self._row.id, error=type(error).__name__)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
