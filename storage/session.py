@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import Connection, make_url, text
-from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from actions.errors import PermanentError, TemporaryError, UserError
@@ -93,6 +93,10 @@ class Database:
                 yield session
         except (OperationalError, InterfaceError, psycopg.OperationalError, OSError) as error:
             raise TemporaryError("The bot's own database does not answer.") from error
+        except InternalError as error:
+            if not isinstance(error.orig, psycopg.errors.IdleInTransactionSessionTimeout):
+                raise
+            raise TemporaryError(f"This process said nothing for {SILENT}, and its transaction was ended.") from error
         except ProgrammingError as error:
             if self.role is None or not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
                 raise
