@@ -62,7 +62,7 @@ class Checkpoint(Frozen):
     @classmethod
     def parse(cls, body: str) -> Checkpoint:
         """Raises VerificationError for any other text."""
-        form, *lines = body.splitlines()
+        form, *lines = body.splitlines() or [""]
         if form != FORM:
             raise VerificationError("This is no checkpoint of a record.")
         words = [line.split(" ") for line in lines]
