@@ -65,6 +65,32 @@ class SignerLine(Frozen):
     reason: str = ""
 
 
+class GlassLine(Frozen):
+    """A plan that one person starts alone, and what others make of it."""
+
+    person: str  # display name
+    delay: timedelta  # in which anybody may veto
+    ready_at: datetime | None = None  # its end, once it was signed
+    review_by: datetime | None = None
+    reviewers: tuple[str, ...] = ()
+    reviewers_needed: int = 2
+
+
+class Demands(Frozen):
+    """What the policy asks of the signers of a plan."""
+
+    persons: int  # the requester included
+    slots: str = ""  # "1 of dba AND 1 of sre"
+    may_sign: tuple[str, ...] = ()  # "dba: Dan Dietrich, Dora Dahl"
+    key_required: bool = False
+    freeze: str = ""  # "Black Friday, until 2026-12-01 06:00 UTC", while it holds
+    start_within: timedelta = timedelta(0)  # of the last signature
+    start_by: datetime | None = None  # once it is signed
+    overrules: str = ""  # "Overrules the denial of plan X by N: reason"
+    slack_suspect_since: datetime | None = None
+    glass: GlassLine | None = None
+
+
 class PlanCard(Frozen):
     """A plan with its signatures and its run: one message, one modal, one report."""
 
@@ -91,6 +117,7 @@ class PlanCard(Frozen):
     expires_at: datetime
     incident: str = ""  # title
     rto_deadline: datetime | None = None
+    demands: Demands | None = None  # None for a plan that no rule covers
     started_at: datetime | None = None
     ended_at: datetime | None = None
     message: str = ""  # why it ended as it did

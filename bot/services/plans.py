@@ -10,14 +10,15 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval
-from actions.approval import Act
+from actions.approval import Act, Case
 from actions.contract import Action, Kinds, Plan, new_plan_id
 from actions.errors import UserError
 from actions.ports import Clock, Ports
 from actions.site import Frozen
 from bot.ports import Who
 from bot.services.approvals import Approvals, has_started
-from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
+from bot.services.cards import Demands, PlanCard, PlanState, SignerLine, StepLine, StepState
+from bot.services.demands import demands, overruled
 from bot.services.policy import stored
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
@@ -119,12 +120,26 @@ class Plans:
             data_loss=plan.data_loss,
             estimate=plan.estimate,
             expires_at=row.expires_at,
+            demands=await self._demands(session, row, case, decision),
             incident="" if incident is None else incident.title,
             rto_deadline=None if incident is None else incident.impact_started_at + timedelta(seconds=incident.rto_s),
             started_at=None if run is None else run.started_at,
             ended_at=None if run is None else run.ended_at,
             message=(run.message if run is not None else "") or decision.reason,
         )
+
+
+    async def _demands(
+        self, session: AsyncSession, row: PlanRow, case: Case, decision: approval.Decision
+    ) -> Demands | None:
+        if not case.covering:
+            return None
+        replaced = await plans.get(session, row.overrules) if row.overrules else None
+        policy = self._approvals.policy
+        sentence = ""
+        if replaced is not None:
+            sentence = overruled(replaced, await plans.signatures(session, replaced.id), policy)
+        return demands(policy, case, decision, overrules=sentence, now=self._clock.now())
 
 
 class RequestRefusedError(UserError):

@@ -40,7 +40,12 @@ def register(app: AsyncApp, counter: Counter) -> None:
     @app.action(plan.DETAILS)
     @answered(counter)
     async def details(ack: AsyncAck, body: Body) -> None:
-        await _open(counter, ack, body, "Details", lambda card, **_: signing.details_modal(card), signs=False)
+        await _open(counter, ack, body, "Details", _details, signs=False)
+
+    @app.action(plan.WITHDRAW)
+    @answered(counter)
+    async def withdraw(ack: AsyncAck, body: Body) -> None:
+        await _open(counter, ack, body, "Withdraw", signing.withdraw_modal, signs=False)
 
     @app.view(signing.APPROVE)
     @answered(counter)
@@ -51,6 +56,15 @@ def register(app: AsyncApp, counter: Counter) -> None:
     @answered(counter)
     async def denied(ack: AsyncAck, body: Body) -> None:
         await _sign(counter, ack, body, Act.DENY)
+
+    @app.view(signing.WITHDRAW)
+    @answered(counter)
+    async def withdrawn(ack: AsyncAck, body: Body) -> None:
+        await _sign(counter, ack, body, Act.WITHDRAW)
+
+
+def _details(card: PlanCard, *, now: datetime, **_: str) -> View:
+    return signing.details_modal(card, now=now)
 
 
 async def _open(
@@ -69,7 +83,7 @@ async def _open(
         await counter.gateway.update_view(view, text_modal("Refused" if signs else title, str(error)))
         return
     ts = str((body.get("container") or {}).get("message_ts") or (body.get("message") or {}).get("ts") or "")
-    await counter.gateway.update_view(view, modal(card, channel=who.channel, ts=ts))
+    await counter.gateway.update_view(view, modal(card, channel=who.channel, ts=ts, now=counter.now()))
 
 
 async def _card(counter: Counter, who: Who, token: str, *, signs: bool) -> PlanCard:

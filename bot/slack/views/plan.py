@@ -8,6 +8,7 @@ from actions.approval import Act
 from actions.contract import Finding, Risk, Verdict
 from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
 from bot.slack.views import run_control
+from bot.slack.views.demands import banners, policy_lines
 from bot.slack.views.blocks import (
     MESSAGE_CHARACTERS,
     Block,
@@ -31,6 +32,7 @@ from bot.slack.views.blocks import (
 
 APPROVE = "plan.approve"
 DENY = "plan.deny"
+WITHDRAW = "plan.withdraw"
 DETAILS = "plan.details"
 
 STATE_WORDS = {
@@ -157,6 +159,7 @@ def _headline(card: PlanCard) -> str:
 
 def _asking(card: PlanCard, now: datetime) -> list[Block]:
     blocks = [header(f"{card.risk}: {card.action} {card.target}"), section(escape(card.summary)), facts(card)]
+    blocks += banners(card, now)
     blocks += loss(card)
     if card.rto_deadline is not None:
         blocks.append(context(left(card.rto_deadline, now)))
@@ -166,7 +169,7 @@ def _asking(card: PlanCard, now: datetime) -> list[Block]:
     counted = f"{len(card.preconditions)} preconditions are read again right before the first step."
     seen = ", ".join(f"{escape(item.name)} {escape(item.value)}" for item in card.observations)
     blocks.append(context(counted, f"Seen now: {seen}" if seen else ""))
-    blocks += [divider(), *signatures(card)]
+    blocks += [divider(), *policy_lines(card), *signatures(card)]
     if card.message:
         blocks.append(section(escape(card.message)))
     # Buttons must survive the cut of a long plan: they come before what only informs.
@@ -182,12 +185,15 @@ def _with_buttons(card: PlanCard, blocks: list[Block]) -> list[Block]:
 
 def _buttons(card: PlanCard) -> Block:
     details = button("Details", DETAILS, card.token)
-    if card.state is not PlanState.PENDING:
+    if card.state not in (PlanState.PENDING, PlanState.APPROVED):
         return actions("plan", *run_control.buttons(card), details)
+    alone = card.demands is not None and card.demands.glass is not None
+    approve = button("Approve", APPROVE, card.token, style="primary")
     return actions(
         "plan",
-        button("Approve", APPROVE, card.token, style="primary"),
-        button("Deny", DENY, card.token, style="danger"),
+        *([approve] if card.state is PlanState.PENDING else []),
+        button("Veto" if alone else "Deny", DENY, card.token, style="danger"),
+        button("Withdraw", WITHDRAW, card.token),
         details,
     )
 
@@ -196,6 +202,7 @@ def _following(card: PlanCard, now: datetime) -> list[Block]:
     blocks = [header(f"{STATE_WORDS[card.state].capitalize()}: {card.action} {card.target}")]
     blocks.append(section(escape(card.summary)))
     blocks.append(_clock(card, now))
+    blocks += banners(card, now)
     if card.message:
         blocks.append(section(escape(card.message)))
     blocks += [section(step_line(step, with_state=True)) for step in card.steps[:STEPS_SHOWN]]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from actions.site import Frozen
 from bot.services.cards import PlanCard, PlanState
 from bot.slack.views.blocks import Block, View, context, divider, escape, fenced, modal, section, text_input
+from bot.slack.views.demands import banners, policy_lines
 from bot.slack.views.plan import STATE_WORDS, facts, finding, loss, signatures, step_line
 
 APPROVE = "sign.approve"
 DENY = "sign.deny"
+WITHDRAW = "sign.withdraw"
 REASON = "reason"
 TYPED = "typed"
 
@@ -23,14 +27,14 @@ class Metadata(Frozen):
     target: str = ""
 
 
-def approve_modal(card: PlanCard, *, channel: str, ts: str) -> View:
+def approve_modal(card: PlanCard, *, channel: str, ts: str, now: datetime) -> View:
     """What is signed, freshly read, with the reason and, where needed, the typed target."""
     if card.state is not PlanState.PENDING:
         return closed_modal(card)
-    blocks: list[Block] = [section(escape(card.summary)), facts(card), *loss(card)]
+    blocks: list[Block] = [section(escape(card.summary)), facts(card), *banners(card, now), *loss(card)]
     blocks += [section(step_line(step, with_state=False)) for step in card.steps[:30]]
     blocks += [finding(item) for item in card.findings[:20]]
-    blocks += [divider(), *signatures(card)[:20]]
+    blocks += [divider(), *policy_lines(card), *signatures(card)[:20]]
     blocks.append(text_input(REASON, "Why do you approve"))
     if card.typed_target:
         hint = f"Type exactly: {card.target}"
@@ -52,14 +56,15 @@ def approve_modal(card: PlanCard, *, channel: str, ts: str) -> View:
     )
 
 
-def deny_modal(card: PlanCard, *, channel: str, ts: str) -> View:
+def deny_modal(card: PlanCard, *, channel: str, ts: str, now: datetime) -> View:
     """A denial needs a reason and is final."""
-    if card.state is not PlanState.PENDING:
+    if card.state not in _BEFORE_THE_START:
         return closed_modal(card)
     metadata = Metadata(token=card.token, digest=card.digest, channel=channel, ts=ts)
     blocks = [
         section(escape(card.summary)),
         facts(card),
+        *banners(card, now),
         context("A denied plan never runs; only a new plan can overrule it."),
         text_input(REASON, "Why do you deny"),
     ]
@@ -73,9 +78,35 @@ def deny_modal(card: PlanCard, *, channel: str, ts: str) -> View:
     )
 
 
-def details_modal(card: PlanCard) -> View:
+_BEFORE_THE_START = (PlanState.PENDING, PlanState.APPROVED)
+
+
+def withdraw_modal(card: PlanCard, *, channel: str, ts: str, now: datetime) -> View:
+    """A signature is taken back until the start; the requester's takes the plan with it."""
+    if card.state not in _BEFORE_THE_START:
+        return closed_modal(card)
+    metadata = Metadata(token=card.token, digest=card.digest, channel=channel, ts=ts)
+    blocks = [
+        section(escape(card.summary)),
+        facts(card),
+        *banners(card, now),
+        context("Your own signature is taken back. When the requester does this, the plan ends."),
+        text_input(REASON, "Why do you withdraw"),
+    ]
+    return modal(
+        f"Withdraw {card.short_code}",
+        blocks,
+        callback=WITHDRAW,
+        submit="Withdraw",
+        close="Cancel",
+        private=metadata.model_dump_json(),
+    )
+
+
+def details_modal(card: PlanCard, *, now: datetime) -> View:
     """Everything about the plan, and how to do each step without the bot."""
-    blocks: list[Block] = [section(escape(card.summary)), facts(card), *loss(card)]
+    blocks: list[Block] = [section(escape(card.summary)), facts(card), *banners(card, now), *policy_lines(card)]
+    blocks += loss(card)
     blocks.append(context(f"Full digest `{card.digest}`", f"Plan `{card.plan_id}`"))
     room = (95 - len(blocks) - len(card.findings[:15])) // 2
     for step in card.steps[: min(room, 35)]:
