@@ -169,6 +169,7 @@ class DumpRequest(Frozen):
     id: str
     database: str
     requested_by: str = ""
+    copy_only: bool = False  # into the local copy alone, while the bucket does not answer
 
 
 class LoadRequest(Frozen):
@@ -200,7 +201,15 @@ class BackupEngine(Protocol):
 
     async def find(self, database: str, backup: str) -> CatalogueEntry | None: ...
 
-    async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest: ...
+    async def copies(self, database: str) -> Sequence[Manifest]:
+        """The whole, signed dumps of the local copy, newest first. Asks no bucket."""
+
+    async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest:
+        """A rerun returns what is there; one that finds a whole local copy brings that into the bucket."""
+
+    async def upload(self, database: str, backup: str, progress: Progress) -> SignedManifest:
+        """Bring a dump of the local copy into the bucket, its bytes checked on the way. Raises VerificationError when
+        they are not those of its manifest, UserError when there is no such copy."""
 
     async def load(self, request: LoadRequest, progress: Progress) -> None:
         """Signature, then stored bytes (SHA-256), then the plain bytes, then `pg_restore` as an unprivileged role into
@@ -220,6 +229,7 @@ class JobKind(StrEnum):
     DUMP = "dump"
     LOAD = "load"
     VERIFY = "verify"
+    UPLOAD = "upload"
     ADOPT = "adopt"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from actions.site import BackupPolicy
 
 DUMP, MANIFEST, VERIFIED = "dump.age", "manifest.json", "verified-"
 READERS = 16  # manifests read at the same time
+log = logging.getLogger(__name__)
+
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -31,7 +34,8 @@ class Folder:
             raise UserError(f"`{backup}` cannot name a backup: use letters, digits, `.`, `_` and `-`.")
         self.prefix = f"{database_prefix(policy)}{backup}/"
         self.dump, self.manifest = self.prefix + DUMP, self.prefix + MANIFEST
-        self._local = Path(policy.local_directory) / _part(policy.database) / backup if policy.local_directory else None
+        place = local_place(policy)
+        self._local = None if place is None else place / backup
 
     @property
     def local_dump(self) -> Path | None:
@@ -45,6 +49,11 @@ class Folder:
 def database_prefix(policy: BackupPolicy) -> str:
     """The prefix of all backups of one database."""
     return f"{policy.prefix}{_part(policy.database)}/"
+
+
+def local_place(policy: BackupPolicy) -> Path | None:
+    """The directory of the local copies of one database."""
+    return Path(policy.local_directory) / _part(policy.database) if policy.local_directory else None
 
 
 def _part(name: str) -> str:
@@ -87,6 +96,11 @@ class Catalogue:
         if await self._objects.head(policy.bucket, folder.manifest) is None:
             return None
         return checked(await self._objects.get(policy.bucket, folder.manifest), policy, backup)
+
+    async def copies(self, policy: BackupPolicy) -> Sequence[SignedManifest]:
+        """The whole dumps of the local copy, newest first; what is not signed by a trusted key is left out."""
+        found = await asyncio.to_thread(_copies, policy)
+        return sorted(found, key=lambda signed: signed.manifest.snapshot_at, reverse=True)
 
     async def trusted(self, policy: BackupPolicy, backup: str) -> Manifest:
         """The manifest to restore from: that of the bucket, or the local one while the bucket does not answer.
@@ -135,6 +149,21 @@ class Catalogue:
             if record.holds(policy.trusted_signers, manifest_sha256=digest):
                 return [record]
         return []
+
+
+def _copies(policy: BackupPolicy) -> list[SignedManifest]:
+    place = local_place(policy)
+    found = []
+    for path in sorted(place.glob(f"*/{MANIFEST}")) if place is not None else []:
+        dump = path.with_name(DUMP)
+        try:
+            signed = checked(path.read_bytes(), policy, path.parent.name)
+        except VerificationError as error:
+            log.warning("local_copy_left_out: %s: %s", path, error)
+            continue
+        if dump.exists() and dump.stat().st_size == signed.manifest.stored.bytes:
+            found.append(signed)
+    return found
 
 
 def checked(body: bytes, policy: BackupPolicy, backup: str) -> SignedManifest:

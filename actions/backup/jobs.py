@@ -103,6 +103,11 @@ async def _verify(request: Mapping[str, Any], engine: BackupEngine, progress: Pr
     return entry.model_dump(mode="json")
 
 
+async def _upload(request: Mapping[str, Any], engine: BackupEngine, progress: Progress) -> dict[str, Any]:
+    signed = await engine.upload(str(request["database"]), str(request["backup"]), progress)
+    return signed.model_dump(mode="json")
+
+
 async def _adopt(request: Mapping[str, Any], engine: BackupEngine, progress: Progress) -> dict[str, Any]:
     return (await engine.adopt(AdoptRequest.model_validate(request), progress)).model_dump(mode="json")
 
@@ -111,6 +116,7 @@ _KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], BackupEngine, Progress], A
     JobKind.DUMP: _dump,
     JobKind.LOAD: _load,
     JobKind.VERIFY: _verify,
+    JobKind.UPLOAD: _upload,
     JobKind.ADOPT: _adopt,
 }
 

@@ -17,10 +17,10 @@ from actions.backup.loading import DISK_RESERVE, Loading
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest
 from actions.backup.packing import Packed
 from actions.backup.progress import Shown
-from actions.backup.stored import StoredDumps, stored_as, write_private
+from actions.backup.stored import StoredDumps, only_in_the_copy, stored_as, write_private
 from actions.backup.tools import PostgresTools, Snapshot
 from actions.backup.verification import SignedVerification, Verification
-from actions.errors import DrError, UserError, VerificationError
+from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import (
     AdoptRequest,
     BackupEngine,
@@ -67,27 +67,34 @@ class LogicalEngine(BackupEngine):
     async def find(self, database: str, backup: str) -> CatalogueEntry | None:
         return await self._catalogue.find(self._site.backup(database), backup)
 
+    async def copies(self, database: str) -> Sequence[Manifest]:
+        return [signed.manifest for signed in await self._catalogue.copies(self._site.backup(database))]
+
     # ------------------------------------------------------------ dump
 
     async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest:
         policy, database = self._site.backup(request.database), self._site.database(request.database)
         folder = Folder(policy, request.id)
-        if (signed := await self._catalogue.signed(policy, request.id)) is not None:
-            return signed
+        known = await self._known(policy, request, progress)
+        if known is not None:
+            return known
         begun = self._clock.now()
         recipients = Recipients(policy.recipients)
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
-        await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
-        previous = await self._previous(request.database)
+        if not request.copy_only:
+            await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
+        previous = await self._previous(request)
         async with self._tools.snapshot(database.ref) as snapshot:
             facts = snapshot.facts
             shown = Shown(progress, "dump", previous.plain_bytes if previous else None)
             async with _together() as group:
                 measuring = group.create_task(snapshot.fingerprint(database.invariants, shown.rows))
-                packing = group.create_task(self._pack(snapshot, policy, folder, recipients, shown))
+                packing = group.create_task(
+                    self._pack(snapshot, policy, folder, recipients, shown, copy_only=request.copy_only)
+                )
             packed, upload_error = packing.result()
             fingerprint = with_archive(measuring.result(), packed.contents)
-        await self._refuse_tiny(policy, folder, packed, previous)
+        await self._refuse_tiny(policy, folder, packed, previous, copy_only=request.copy_only)
         finished = self._clock.now()
         manifest = Manifest(
             id=request.id,
@@ -113,23 +120,62 @@ class LogicalEngine(BackupEngine):
             requested_by=request.requested_by,
         )
         signed = SignedManifest.sign(manifest, key)
+        if request.copy_only:
+            return await self._stored.keep(folder, signed)
         return await self._stored.publish(policy, folder, signed, upload_error)
 
+    async def _known(self, policy: BackupPolicy, request: DumpRequest, progress: Progress) -> SignedManifest | None:
+        """What an earlier try of this very dump has made, in the bucket where it is to be there."""
+        copy = await self._copy(policy, request.id)
+        if request.copy_only:
+            return copy
+        if copy is None:
+            return await self._catalogue.signed(policy, request.id)
+        try:
+            return await self.upload(request.database, request.id, progress)
+        except (TemporaryError, PermanentError) as error:
+            raise only_in_the_copy(error, policy, Folder(policy, request.id), copy) from error
+
+    async def _copy(self, policy: BackupPolicy, backup: str) -> SignedManifest | None:
+        copies = await self._catalogue.copies(policy)
+        return next((signed for signed in copies if signed.manifest.id == backup), None)
+
+    async def upload(self, database: str, backup: str, progress: Progress) -> SignedManifest:
+        policy = self._site.backup(database)
+        if (signed := await self._catalogue.signed(policy, backup)) is not None:
+            return signed
+        copy = await self._copy(policy, backup)
+        if copy is None:
+            raise UserError(f"The local copy holds no whole backup `{backup}` of `{database}`. Make a new dump.")
+        folder = Folder(policy, backup)
+        await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
+        return await self._stored.upload(
+            policy, folder, copy, Shown(progress, "upload", copy.manifest.stored.bytes).bytes
+        )
+
     async def _pack(
-        self, snapshot: Snapshot, policy: BackupPolicy, folder: Folder, recipients: Recipients, shown: Shown
+        self,
+        snapshot: Snapshot,
+        policy: BackupPolicy,
+        folder: Folder,
+        recipients: Recipients,
+        shown: Shown,
+        *,
+        copy_only: bool,
     ) -> tuple[Packed, DrError | None]:
         source = await snapshot.archive()
         try:
-            return await self._stored.store(source, policy, folder, recipients, shown.bytes)
+            return await self._stored.store(source, policy, folder, recipients, shown.bytes, copy_only=copy_only)
         finally:
             await asyncio.to_thread(source.close)
 
     async def _refuse_tiny(
-        self, policy: BackupPolicy, folder: Folder, packed: Packed, previous: Manifest | None
+        self, policy: BackupPolicy, folder: Folder, packed: Packed, previous: Manifest | None, *, copy_only: bool
     ) -> None:
         if previous is None or previous.plain_bytes < TINY_FROM or packed.plain_bytes >= TINY * previous.plain_bytes:
             return
-        await self._objects.delete(policy.bucket, folder.dump)
+        if not copy_only:
+            await self._objects.delete(policy.bucket, folder.dump)
         if folder.local_dump is not None:
             await asyncio.to_thread(folder.local_dump.unlink, missing_ok=True)
         raise VerificationError(
@@ -137,8 +183,10 @@ class LogicalEngine(BackupEngine):
             f"{previous.plain_bytes}: it was not kept. Look whether `{policy.database}` still holds its data."
         )
 
-    async def _previous(self, database: str) -> Manifest | None:
-        entries = await self.catalogue(database)
+    async def _previous(self, request: DumpRequest) -> Manifest | None:
+        if request.copy_only:
+            return next(iter(await self.copies(request.database)), None)
+        entries = await self.catalogue(request.database)
         return next((entry.manifest for entry in entries if entry.problem is None), None)
 
     # ------------------------------------------------------------ load

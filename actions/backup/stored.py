@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -38,15 +39,22 @@ class StoredDumps:
         folder: Folder,
         recipients: Recipients,
         done: Callable[[int], None],
+        *,
+        copy_only: bool = False,
     ) -> tuple[Packed, DrError | None]:
         """Encrypt and store an archive in the bucket and, where the policy wants it, on disk.
 
-        With a local copy an error of the bucket is returned, not raised: the copy is completed all the same.
+        With a local copy an error of the bucket is returned, not raised: the copy is completed all the same. With
+        `copy_only` the bucket is not asked at all.
         """
         local = folder.local_dump
         failed: list[DrError] = []
 
         async def store(chunks: AsyncIterator[bytes]) -> None:
+            if copy_only:
+                async for _ in chunks:
+                    pass
+                return
             try:
                 await self._objects.put_stream(policy.bucket, folder.dump, chunks)
             except (TemporaryError, UserError, PermanentError) as error:
@@ -72,25 +80,55 @@ class StoredDumps:
         self, policy: BackupPolicy, folder: Folder, signed: SignedManifest, upload_error: DrError | None
     ) -> SignedManifest:
         """Write the manifest, which makes the stored object a backup."""
-        body = signed.model_dump_json(indent=1).encode()
         if (path := folder.local_manifest) is not None:
-            await asyncio.to_thread(write_private, path, body)
+            await asyncio.to_thread(write_private, path, _body(signed))
         if upload_error is None:
             try:
-                found = await self._objects.head(policy.bucket, folder.dump)
-                if found is None or found.bytes != signed.manifest.stored.bytes:
-                    raise TemporaryError(f"Bucket `{policy.bucket}` did not keep `{folder.dump}` as it was sent.")
-                await self._objects.put(policy.bucket, folder.manifest, body, only_if_absent=True)
+                await self._publish(policy, folder, signed)
                 return signed
             except (TemporaryError, PermanentError) as error:
                 upload_error = error
         if path is not None:
-            raise _adding(
-                upload_error,
-                f"The local copy `{folder.local_dump}` with `{path}` is complete ({signed.manifest.stored.bytes} "
-                f"bytes); the bucket has no backup `{signed.manifest.id}`. Dump again.",
-            ) from upload_error
+            raise only_in_the_copy(upload_error, policy, folder, signed) from upload_error
         raise upload_error
+
+    async def _publish(self, policy: BackupPolicy, folder: Folder, signed: SignedManifest) -> None:
+        found = await self._objects.head(policy.bucket, folder.dump)
+        if found is None or found.bytes != signed.manifest.stored.bytes:
+            raise TemporaryError(f"Bucket `{policy.bucket}` did not keep `{folder.dump}` as it was sent.")
+        await self._objects.put(policy.bucket, folder.manifest, _body(signed), only_if_absent=True)
+
+    async def keep(self, folder: Folder, signed: SignedManifest) -> SignedManifest:
+        """Write the manifest of the local copy alone."""
+        if folder.local_manifest is None:
+            raise UserError("The plan file names no `local_directory` for this database.")
+        await asyncio.to_thread(write_private, folder.local_manifest, _body(signed))
+        return signed
+
+    async def upload(
+        self, policy: BackupPolicy, folder: Folder, signed: SignedManifest, done: Callable[[int], None]
+    ) -> SignedManifest:
+        """The local copy into the bucket. No manifest is written unless the bytes were those that were dumped."""
+        hashed, total = hashlib.sha256(), 0
+
+        async def chunks(path: Path) -> AsyncIterator[bytes]:
+            nonlocal total
+            async for block in _file_chunks(path):
+                hashed.update(block)
+                total += len(block)
+                done(total)
+                yield block
+
+        if folder.local_dump is None:
+            raise UserError("The plan file names no `local_directory` for this database.")
+        await self._objects.put_stream(policy.bucket, folder.dump, chunks(folder.local_dump))
+        if (total, hashed.hexdigest()) != (signed.manifest.stored.bytes, signed.manifest.stored.sha256):
+            await self._objects.delete(policy.bucket, folder.dump)
+            raise VerificationError(
+                f"The local copy `{folder.local_dump}` is not what was dumped: its bytes were changed. Dump again."
+            )
+        await self._publish(policy, folder, signed)
+        return signed
 
     async def identity(self, policy: BackupPolicy) -> Identity:
         """The identity that opens dumps here. Raises UserError when the reference holds none."""
@@ -176,6 +214,10 @@ def stored_as(policy: BackupPolicy, folder: Folder, packed: Packed) -> StoredObj
     return StoredObject(bucket=policy.bucket, key=folder.dump, bytes=packed.stored_bytes, sha256=packed.stored_sha256)
 
 
+def _body(signed: SignedManifest) -> bytes:
+    return signed.model_dump_json(indent=1).encode()
+
+
 def write_private(path: Path, body: bytes) -> None:
     """Write a small file as a whole or not at all. Blocking. Raises UserError when the disk does not take it."""
     fresh = path.with_name(path.name + ".part")
@@ -197,6 +239,17 @@ async def _file_chunks(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as stream:
         while block := await asyncio.to_thread(stream.read, BLOCK):
             yield block
+
+
+def only_in_the_copy(error: DrError, policy: BackupPolicy, folder: Folder, signed: SignedManifest) -> DrError:
+    """The bucket's error, which also says what there is and what to do."""
+    backup = signed.manifest.id
+    return _adding(
+        error,
+        f"The local copy `{folder.local_dump}` with `{folder.local_manifest}` is complete "
+        f"({signed.manifest.stored.bytes} bytes); the bucket has no backup `{backup}`. Once the bucket answers, "
+        f"`/dr-backup upload {policy.database} {backup}` brings it there.",
+    )
 
 
 def _adding(error: DrError, more: str) -> DrError:

@@ -8,12 +8,14 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from actions.backup.catalogue import Folder
+from actions.backup.manifest import Manifest
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
-from actions.errors import UserError
+from actions.errors import TemporaryError, UserError
 from actions.ports import CatalogueEntry, Ports
-from actions.site import DatabaseRef, Frozen
+from actions.site import BackupPolicy, DatabaseRef, Frozen
 from actions.steps.choice import READ_RATE, chosen, dump_estimate, usable_entries
-from actions.steps.dumps import AdoptDump, MakeDump, VerifyBackup
+from actions.steps.dumps import AdoptDump, MakeDump, UploadCopy, VerifyBackup, unsent
 from actions.steps.facts import BackupIs, DatabaseIs, NamesFree, ObjectIs
 from actions.steps.naming import adopt_name, backup_id, job_name, scratch_mark
 from actions.steps.phrases import moment, size
@@ -44,7 +46,7 @@ class Dump(Action[DumpParams]):
             raise UserError(
                 f"Database `{database.ref}` does not exist, so it cannot be dumped. Restore it with `restore.dump`."
             )
-        entries = await ports.backups.catalogue(params.database)
+        entries, silent = await _entries(ports, policy)
         step = MakeDump(
             job=job_name(plan_id, 1),
             database=params.database,
@@ -55,12 +57,14 @@ class Dump(Action[DumpParams]):
             prefix=policy.prefix,
             recipients=policy.recipients,
             requested_by=params.requested_by,
+            copy_only=silent is not None,
         )
         server = await ports.postgres.server(database.server)
         return Plan(
             id=plan_id,
             action=self.name,
-            summary=f"Dump database `{params.database}` as `{step.backup}`",
+            summary=f"Dump database `{params.database}` as `{step.backup}`"
+            + ("" if silent is None else ", into the local copy alone"),
             risk=self.risk,
             target=params.database,
             params=params.model_dump(mode="json"),
@@ -71,13 +75,36 @@ class Dump(Action[DumpParams]):
             steps=(step,),
             preconditions=(DatabaseIs(target=database.ref, oid=facts.oid),),
             made_at=ports.clock.now(),
-            findings=_dump_findings(entries, server.version),
+            findings=(*_silence(silent, step), *_dump_findings(entries, server.version)),
             observations=(
                 Observation(name="database", value=size(facts.bytes)),
-                Observation(name="newest backup", value=_newest(entries)),
+                Observation(name="newest backup", value=_newest(entries) if silent is None else "not known now"),
             ),
             estimate=dump_estimate(entries, facts.bytes),
         )
+
+
+async def _entries(ports: Ports, policy: BackupPolicy) -> tuple[Sequence[CatalogueEntry], TemporaryError | None]:
+    """The catalogue. A bucket that does not answer is no reason to go without a dump where there is a local copy."""
+    try:
+        return await ports.backups.catalogue(policy.database), None
+    except TemporaryError as error:
+        if policy.local_directory is None:
+            raise
+        return (), error
+
+
+def _silence(error: TemporaryError | None, step: MakeDump) -> tuple[Finding, ...]:
+    if error is None:
+        return ()
+    return (
+        Finding(
+            check="bucket",
+            verdict=Verdict.WARN,
+            detail=f"{error} The dump goes into the local copy alone, which may be lost together with this machine.",
+            hint=f"Once the bucket answers, `/dr-backup upload {step.database} {step.backup}` brings it there.",
+        ),
+    )
 
 
 def _newest(entries: Sequence[CatalogueEntry]) -> str:
@@ -108,6 +135,65 @@ def _unusable(entry: CatalogueEntry) -> Finding:
         verdict=Verdict.STOP,
         detail=f"Backup `{entry.manifest.id}` must not be used: {entry.problem}",
         hint="Verify another one, or make a new dump.",
+    )
+
+
+class UploadParams(Frozen):
+    """Which dump of the local copy; the newest that the bucket lacks when none is named."""
+
+    database: str = Field(min_length=1)
+    backup: str | None = None
+
+
+class Upload(Action[UploadParams]):
+    """Bring a dump that is in the local copy alone into the bucket."""
+
+    name: ClassVar[str] = "backup.upload"
+    summary: ClassVar[str] = "Bring a dump that is in the local copy alone into its bucket"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = UploadParams
+    steps: ClassVar[tuple[type[Step], ...]] = (UploadCopy,)
+
+    async def plan(self, params: UploadParams, ports: Ports, plan_id: str) -> Plan:
+        ports.site.database(params.database)
+        policy = ports.site.backup(params.database)
+        manifest = _copy(params, await unsent(ports, params.database))
+        step = UploadCopy(
+            job=job_name(plan_id, 1),
+            database=params.database,
+            backup=manifest.id,
+            bucket=policy.bucket,
+            endpoint=_endpoint(ports, policy.bucket),
+            key=manifest.stored.key,
+            path=str(Folder(policy, manifest.id).local_dump),
+            sha256=manifest.stored.sha256,
+        )
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Upload backup `{manifest.id}` of `{params.database}` from the local copy",
+            risk=self.risk,
+            target=manifest.id,
+            params=params.model_copy(update={"backup": manifest.id}).model_dump(mode="json"),
+            locks=(Lock(key=f"dump:{params.database}"),),
+            steps=(step,),
+            made_at=ports.clock.now(),
+            observations=(
+                Observation(name="local copy", value=size(manifest.stored.bytes)),
+                Observation(name="state of", value=moment(manifest.snapshot_at)),
+            ),
+            estimate=timedelta(seconds=1 + manifest.stored.bytes // READ_RATE),
+        )
+
+
+def _copy(params: UploadParams, copies: Sequence[Manifest]) -> Manifest:
+    found = next((copy for copy in copies if params.backup in (None, copy.id)), None)
+    if found is not None:
+        return found
+    what = "no whole dump" if params.backup is None else f"no whole dump `{params.backup}`"
+    raise UserError(
+        f"The local copy of `{params.database}` holds {what} that the bucket lacks. "
+        f"Look with `/dr-backup list {params.database}`."
     )
 
 

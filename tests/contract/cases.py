@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from actions.catalog.application import RolloutParams, ScaleParams
-from actions.catalog.backup import AdoptParams, DumpParams, VerifyParams
+from actions.catalog.backup import AdoptParams, DumpParams, UploadParams, VerifyParams
 from actions.catalog.plan_file import ActivateParams
 from actions.catalog.restore import RestoreParams
 from tests.contract.kit import ActionCase
+from tests.fakes.manifests import an_entry
 from tests.fakes.s3 import MemoryObject
 from tests.fakes.world import ADOPTABLE, API, HEALTH, START, World, a_world
 
@@ -22,6 +23,16 @@ def with_found_dump(database: str = "shop") -> World:
     """A world with a dump in the bucket that others made."""
     world = a_world(database=database)
     world.objects.buckets["backups"][ADOPTABLE] = MemoryObject(b"PGDMP", START)
+    return world
+
+
+def with_a_local_copy(*, away: bool, backup: str | None = None) -> World:
+    """A shop that keeps local copies, with a bucket that does not answer, or one that lacks a dump of the copy."""
+    world = a_world(local=True)
+    world.backups.away = away
+    if backup is not None:
+        at = START.replace(hour=9)
+        world.backups.local["shop", backup] = an_entry(id=backup, database="shop", snapshot_at=at, finished_at=at)
     return world
 
 
@@ -59,6 +70,13 @@ NEXT_VERSION = "name: shop\nowner: somebody else\n"
 CASES = (
     ActionCase("dump", "backup.dump", DumpParams(database="shop"), a_world),
     ActionCase("dump-quotes", "backup.dump", DumpParams(database=QUOTES), partial(a_world, database=QUOTES)),
+    ActionCase("dump-no-bucket", "backup.dump", DumpParams(database="shop"), partial(with_a_local_copy, away=True)),
+    ActionCase(
+        "upload",
+        "backup.upload",
+        UploadParams(database="shop"),
+        partial(with_a_local_copy, away=False, backup="b-here"),
+    ),
     ActionCase("verify", "backup.verify", VerifyParams(database="shop"), a_world),
     ActionCase("verify-named", "backup.verify", VerifyParams(database="shop", backup="b-old"), a_world),
     ActionCase("adopt", "backup.adopt", AdoptParams(database="shop", source_key=ADOPTABLE), with_found_dump),

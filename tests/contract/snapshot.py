@@ -16,7 +16,7 @@ async def seen(ports: World) -> dict[str, Any]:
         "databases": _databases(ports),
         "workloads": await _workloads(ports),
         "configs": await _configs(ports),
-        "catalogue": await _catalogue(ports),
+        "catalogue": _catalogue(ports),
         "objects": await _objects(ports),
     }
 
@@ -77,16 +77,17 @@ async def _configs(ports: Ports) -> dict[str, Any]:
     }
 
 
-async def _catalogue(ports: Ports) -> dict[str, Any]:
+def _catalogue(ports: World) -> dict[str, Any]:
+    """Behind the port: also while the bucket does not answer."""
     return {
-        f"{key}/{entry.manifest.id}": {
+        f"{place}/{key}/{entry.manifest.id}": {
             "provenance": entry.manifest.provenance,
             "problem": entry.problem,
             "verified": entry.verified_at is not None,
             "content": entry.manifest.fingerprint.model_dump(mode="json"),
         }
-        for key in sorted(ports.site.backups)
-        for entry in await ports.backups.catalogue(key)
+        for place, entries in (("bucket", ports.backups.entries), ("copy", ports.backups.local))
+        for (key, _), entry in sorted(entries.items())
     }
 
 

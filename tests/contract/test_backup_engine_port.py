@@ -64,6 +64,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             identity="env:I",
             signing_key="env:K",
             trusted_signers=(SIGNER,),
+            local_directory="/copies",
         )
         site = Site(databases={"shop": Database(name="shop", server=SERVER, owner="app")}, backups={"shop": policy})
         yield World(MemoryBackups(site, memory), memory, "shop", (SIGNER,))
@@ -82,6 +83,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         secret_key=s3.secret_key,
         bucket=bucket,
         database=database.name,
+        local=True,
     )
     yield World(made.engine, made.postgres, database.name, made.policy.trusted_signers, made)
     await made.postgres.discard(COPY, mark=MARK)
@@ -100,6 +102,23 @@ async def test_dump_is_catalogued_signed_and_made_once(world: World) -> None:
     assert entry.problem is None
     assert len(entry.manifest_sha256) == 64
     assert await world.port.find(world.database, "other") is None
+
+
+async def test_dump_into_the_local_copy_is_uploaded_later(world: World) -> None:
+    asked = DumpRequest(id="b1", database=world.database, copy_only=True)
+    signed = await world.port.dump(asked, no_progress)
+    assert (await world.port.dump(asked, no_progress)).manifest == signed.manifest
+    assert await world.port.copies(world.database) == [signed.manifest]
+    assert await world.port.find(world.database, "b1") is None
+    reports: list[ProgressReport] = []
+    for _ in range(2):
+        assert (await world.port.upload(world.database, "b1", reports.append)).manifest == signed.manifest
+    assert [report.phase for report in reports] == ["upload"] * len(reports) != []
+    found = await world.port.find(world.database, "b1")
+    assert found is not None
+    assert (found.manifest, found.problem) == (signed.manifest, None)
+    with pytest.raises(UserError, match="holds no whole backup `b9`"):
+        await world.port.upload(world.database, "b9", no_progress)
 
 
 async def test_catalogue_is_newest_first(world: World) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions.backup.manifest import Fingerprint, Globals, Manifest, Provenance, SignedManifest, StoredObject
-from actions.errors import UserError, VerificationError
+from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import (
     AdoptRequest,
     BackupEngine,
@@ -30,12 +30,17 @@ SIGNER = base64.b64encode(SIGNING_KEY.public_key().public_bytes_raw()).decode()
 
 
 class MemoryBackups(BackupEngine):
-    """`found` is what `adopt` may adopt: object key -> what a restore of it would measure. `spoil` breaks a backup."""
+    """`found` is what `adopt` may adopt: object key -> what a restore of it would measure. `spoil` breaks a backup.
+
+    `local` is the local copy, where the policy has one; while `away` the bucket does not answer.
+    """
 
     def __init__(self, site: Site, postgres: MemoryPostgres, clock: Clock | None = None) -> None:
         self._site, self._postgres = site, postgres
         self._clock = clock or MemoryClock()
         self.entries: dict[tuple[str, str], CatalogueEntry] = {}
+        self.local: dict[tuple[str, str], CatalogueEntry] = {}
+        self.away = False
         self.found: dict[str, Fingerprint] = {}
 
     def spoil(self, database: str, backup: str, problem: str) -> None:
@@ -44,21 +49,47 @@ class MemoryBackups(BackupEngine):
         self.entries[database, backup] = entry.model_copy(update={"problem": problem})
 
     async def catalogue(self, database: str) -> Sequence[CatalogueEntry]:
-        self._site.backup(database)
+        self._answering(database)
         mine = [entry for (name, _), entry in self.entries.items() if name == database]
         return sorted(mine, key=lambda entry: entry.manifest.snapshot_at, reverse=True)
 
     async def find(self, database: str, backup: str) -> CatalogueEntry | None:
-        self._site.backup(database)
+        self._answering(database)
         return self.entries.get((database, backup))
+
+    async def copies(self, database: str) -> Sequence[Manifest]:
+        self._site.backup(database)
+        mine = [entry.manifest for (name, _), entry in self.local.items() if name == database]
+        return sorted(mine, key=lambda manifest: manifest.snapshot_at, reverse=True)
+
+    async def upload(self, database: str, backup: str, progress: Progress) -> SignedManifest:
+        self._answering(database)
+        copy = self.entries.get((database, backup)) or self.local.get((database, backup))
+        if copy is None:
+            raise UserError(f"The local copy holds no whole backup `{backup}` of `{database}`. Make a new dump.")
+        progress(ProgressReport(done=1000, total=1000, phase="upload"))
+        self.entries[database, backup] = copy
+        return SignedManifest.sign(copy.manifest, SIGNING_KEY)
+
+    def _answering(self, database: str) -> None:
+        bucket = self._site.backup(database).bucket
+        if self.away:
+            raise TemporaryError(f"Bucket `{bucket}` does not answer.")
 
     async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest:
         database = self._site.database(request.database)
-        known = self.entries.get((request.database, request.id))
+        key = (request.database, request.id)
+        if not request.copy_only:
+            self._answering(request.database)
+        known = self.local.get(key) if request.copy_only else self.entries.get(key)
         if known is None:
             measured = await self._postgres.fingerprint(database.ref, database.invariants)
             progress(ProgressReport(done=1000, total=1000, phase="dump"))
-            known = await self._catalogued(request.id, request.database, measured, Provenance.ATTESTED)
+            known = await self._made(request.id, request.database, measured, Provenance.ATTESTED)
+        if self._site.backup(request.database).local_directory is not None:
+            self.local[key] = known
+        if not request.copy_only:
+            self.entries[key] = known
         return SignedManifest.sign(known.manifest, SIGNING_KEY)
 
     async def load(self, request: LoadRequest, progress: Progress) -> None:
@@ -90,7 +121,7 @@ class MemoryBackups(BackupEngine):
             mark, owner = request.mark, self._site.database(request.database).owner
             await self._postgres.create(request.scratch, owner=owner, cluster_globals=Globals(), mark=mark)
             progress(ProgressReport(done=1, total=1, phase="restore"))
-            known = await self._catalogued(
+            known = self.entries[request.database, request.id] = await self._made(
                 request.id, request.database, self.found[request.source_key], Provenance.ADOPTED
             )
             await self._postgres.discard(request.scratch, mark=mark)
@@ -104,9 +135,7 @@ class MemoryBackups(BackupEngine):
             raise VerificationError(entry.problem)
         return entry
 
-    async def _catalogued(
-        self, backup: str, name: str, measured: Fingerprint, provenance: Provenance
-    ) -> CatalogueEntry:
+    async def _made(self, backup: str, name: str, measured: Fingerprint, provenance: Provenance) -> CatalogueEntry:
         policy, database = self._site.backup(name), self._site.database(name)
         server = await self._postgres.server(database.server)
         facts = await self._postgres.database(database.ref)
@@ -134,6 +163,4 @@ class MemoryBackups(BackupEngine):
             globals=Globals(database_owner=database.owner),
         )
         body = SignedManifest.sign(manifest, SIGNING_KEY).model_dump_json().encode()
-        entry = CatalogueEntry(manifest=manifest, manifest_sha256=hashlib.sha256(body).hexdigest())
-        self.entries[name, backup] = entry
-        return entry
+        return CatalogueEntry(manifest=manifest, manifest_sha256=hashlib.sha256(body).hexdigest())

@@ -115,10 +115,16 @@ def a_site(*, database: str = "shop", service: bool = True, spare: bool = True, 
 
 
 def a_world(
-    *, database: str = "shop", missing: bool = False, service: bool = True, spare: bool = True, gitops: bool = True
+    *,
+    database: str = "shop",
+    missing: bool = False,
+    service: bool = True,
+    spare: bool = True,
+    gitops: bool = True,
+    local: bool = False,
 ) -> World:
     """A shop whose database was damaged after the dump of 02:00 UTC, or is `missing`. It is 10:12 UTC."""
-    site = a_site(database=database, service=service, spare=spare)
+    site = a_site(database=database, service=service, spare=spare, local=local)
     clock = MemoryClock(START)
     postgres = _servers(site.databases[database].ref, missing=missing)
     backups = _catalogue(site, postgres, clock, database)

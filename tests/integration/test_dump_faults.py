@@ -204,6 +204,51 @@ async def test_bucket_dying_in_a_dump_leaves_the_local_copy(world: DumpWorld) ->
     local = world.directory / "local" / world.database / "b1"
     assert sorted(path.name for path in local.iterdir()) == ["dump.age", "manifest.json"]
     assert all(path.stat().st_mode & 0o077 == 0 for path in local.iterdir())
+    # Tried again once the bucket answers, the very bytes of the copy go there: nothing is dumped a second time.
+    (copy,) = await with_copy.engine.copies(world.database)
+    again = await with_copy.engine.dump(DumpRequest(id="b1", database=world.database), no_progress)
+    assert again.manifest == copy
+    assert (await world.engine.verify(world.database, "b1", no_progress)).problem is None
+    with_copy.objects.close()
+
+
+def deaf(world: DumpWorld) -> DumpWorld:
+    """The same world with a bucket that does not answer."""
+    bucket = world.site.buckets[world.bucket].model_copy(update={"endpoint": "http://127.0.0.1:9"})
+    return replace(world, site=world.site.model_copy(update={"buckets": {world.bucket: bucket}}))
+
+
+async def test_dump_goes_into_the_local_copy_while_the_bucket_is_away(world: DumpWorld) -> None:
+    with_copy = world.with_policy(local_directory=str(world.directory / "local"))
+    away = deaf(with_copy)
+    asked = DumpRequest(id="b1", database=world.database, copy_only=True)
+    with pytest.raises(TemporaryError, match="does not answer"):
+        await away.engine.dump(asked.model_copy(update={"copy_only": False}), no_progress)
+    signed = await away.engine.dump(asked, no_progress)
+    assert await away.engine.copies(world.database) == [signed.manifest]
+    with pytest.raises(TemporaryError, match="does not answer"):
+        await away.engine.upload(world.database, "b1", no_progress)
+    assert await with_copy.engine.catalogue(world.database) == []
+    await with_copy.engine.upload(world.database, "b1", no_progress)
+    await with_copy.engine.load(load(world), no_progress)
+    assert (await world.postgres.fingerprint(COPY, ())).rows == {"public.doc": ROWS}
+    for made in (with_copy, away):
+        made.objects.close()
+
+
+@pytest.mark.corruption
+async def test_changed_local_copy_never_becomes_a_backup(world: DumpWorld) -> None:
+    with_copy = world.with_policy(local_directory=str(world.directory / "local"))
+    await with_copy.engine.dump(DumpRequest(id="b1", database=world.database, copy_only=True), no_progress)
+    path = world.directory / "local" / world.database / "b1" / "dump.age"
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+    with pytest.raises(VerificationError, match="is not what was dumped"):
+        await with_copy.engine.upload(world.database, "b1", no_progress)
+    assert await world.objects.list(world.bucket, "") == []
+    path.write_bytes(body[:-1])
+    assert await with_copy.engine.copies(world.database) == []
     with_copy.objects.close()
 
 
