@@ -11,6 +11,8 @@ from typing import Any
 import structlog
 from slack_bolt.async_app import AsyncApp
 from slack_bolt.error import BoltUnhandledRequestError
+from slack_bolt.middleware.async_middleware import AsyncMiddleware
+from slack_bolt.request.async_request import AsyncBoltRequest
 from slack_bolt.response import BoltResponse
 
 from actions.errors import DrError, UserError
@@ -32,14 +34,7 @@ SIGNING = frozenset({plan.APPROVE, plan.DENY, signing.APPROVE, signing.DENY, "pl
 def register(app: AsyncApp, counter: Counter) -> None:
     """Put the inspection in front of all handlers, and record what no handler takes."""
 
-    @app.middleware
-    async def inspect(body: Body, next: Callable[[], Awaitable[BoltResponse]]) -> BoltResponse:  # noqa: A002 - Bolt's word
-        fault = fault_of(body, counter.identity)
-        if fault is None and not is_event(body):
-            return await _in_turn(counter, body, next)
-        if fault is None:
-            return await next()
-        return await _refused(counter, body, *fault)
+    app.middleware(Inspection(counter))
 
     @app.error
     async def nobody_took_it(error: Exception, body: Body) -> BoltResponse:
@@ -50,6 +45,25 @@ def register(app: AsyncApp, counter: Counter) -> None:
             return await _refused(counter, body, Door.UNKNOWN_CONTROL, UNKNOWN_CONTROL)
         log.error("not_handled", error=type(error).__name__)
         return BoltResponse(status=500)
+
+
+class Inspection(AsyncMiddleware):
+    """As a class: what Bolt hands to a function it has taken apart before, and a click without a button breaks it."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+
+    async def async_process(
+        self,
+        *,
+        req: AsyncBoltRequest,
+        resp: BoltResponse,  # noqa: ARG002
+        next: Callable[[], Awaitable[BoltResponse]],  # noqa: A002 - Bolt's word
+    ) -> BoltResponse:
+        fault = fault_of(req.body, self._counter.identity)
+        if fault is not None:
+            return await _refused(self._counter, req.body, *fault)
+        return await (next() if is_event(req.body) else _in_turn(self._counter, req.body, next))
 
 
 UNKNOWN_CONTROL = "This version of the bot does not know this button; ask for the plan or the form again."

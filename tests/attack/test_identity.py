@@ -1,0 +1,181 @@
+"""Who signs. Rows I1 to I13 of docs/reference/attacks.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bot.services.cards import PlanState
+from tests.attack.conftest import Setting
+from tests.attack.stage import DANIEL, OLIVIA, SAM, STRANGER, Stage
+from tests.fakes.slack import TEAM, Fault
+
+pytestmark = [pytest.mark.attack, pytest.mark.integration]
+
+
+def person(document: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(item for item in document["roster"] if item["id"] == name)
+    return found
+
+
+def rule(document: dict[str, Any], risk: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(item for item in document["approval"]["rules"] if item["risk"] == risk)
+    return found
+
+
+async def test_nobody_attacks_and_the_executor_is_called_once(stage: Stage) -> None:
+    """What all other tests of this folder must not see."""
+    plan = await stage.plan()
+    assert "is recorded" in await stage.sign(plan)
+    await stage.until(plan, PlanState.SUCCEEDED)
+    assert len(stage.executor.starts) == 1
+    assert await stage.codes() == []
+
+
+async def test_i1_the_requester_cannot_approve(stage: Stage) -> None:
+    plan = await stage.plan()
+    view = await stage.window(plan, user=OLIVIA)
+    assert "already your signature" in json.dumps(stage.slack.views[view])
+    await stage.refused("self_approval", plan)
+
+
+async def test_i1_the_requester_cannot_approve_through_a_form_of_another(stage: Stage) -> None:
+    plan = await stage.plan()
+    view = await stage.window(plan)
+    await stage.submit(view, user=OLIVIA)
+    await stage.refused("self_approval", plan)
+
+
+async def test_i2_two_accounts_are_one_person(setting: Setting) -> None:
+    def twice(document: dict[str, Any]) -> None:
+        person(document, "olivia")["slack_ids"].append("U0OLIVIA2")
+
+    async with setting(change=twice) as stage:
+        stage.slack.users["U0OLIVIA2"] = {"id": "U0OLIVIA2", "team_id": TEAM, "name": "other"}
+        plan = await stage.plan()
+        await stage.window(plan, user="U0OLIVIA2")
+        await stage.refused("self_approval", plan)
+
+
+async def test_i2_the_second_account_of_a_signer_adds_nothing(setting: Setting) -> None:
+    def twice(document: dict[str, Any]) -> None:
+        person(document, "daniel")["slack_ids"].append("U0DANIEL2")
+        rule(document, "DESTRUCTIVE")["persons_besides_requester"] = 2
+
+    async with setting(change=twice) as stage:
+        stage.slack.users["U0DANIEL2"] = {"id": "U0DANIEL2", "team_id": TEAM, "name": "other"}
+        plan = await stage.plan()
+        assert "still missing" in await stage.sign(plan)
+        assert "already recorded" in await stage.sign(plan, user="U0DANIEL2")
+        await stage.refused("already_signed", plan)
+        assert await stage.signers(plan) == [("olivia", "request"), ("daniel", "approve")]
+
+
+@pytest.mark.parametrize("order", [(DANIEL, SAM), (SAM, DANIEL)])
+async def test_i3_one_person_of_two_roles_fills_one_seat(setting: Setting, order: tuple[str, str]) -> None:
+    def both(document: dict[str, Any]) -> None:
+        person(document, "daniel")["roles"] = ["dba", "security"]
+        rule(document, "DESTRUCTIVE")["slots"] = [{"role": "dba"}, {"role": "security"}]
+
+    async with setting(change=both) as stage:
+        plan = await stage.plan()
+        assert "still missing: 1 of" in await stage.sign(plan, user=order[0])
+        assert await stage.state(plan) is PlanState.PENDING
+        await stage.untouched()
+        await stage.sign(plan, user=order[0])
+        await stage.refused("already_signed", plan)
+        assert "starts now" in await stage.sign(plan, user=order[1])
+        await stage.until(plan, PlanState.SUCCEEDED)
+
+
+@pytest.mark.parametrize("flag", ["is_restricted", "is_ultra_restricted"])
+async def test_i4_a_guest_of_the_roster_cannot_sign(stage: Stage, flag: str) -> None:
+    plan = await stage.plan()
+    stage.slack.users[DANIEL][flag] = True
+    assert "guest" in json.dumps(stage.slack.views[await stage.window(plan)])
+    await stage.refused("guest", plan)
+
+
+@pytest.mark.parametrize("change", [{"is_stranger": True}, {"team_id": "T0OTHER"}])
+async def test_i5_an_account_of_another_organisation_cannot_sign(stage: Stage, change: dict[str, Any]) -> None:
+    plan = await stage.plan()
+    stage.slack.users[DANIEL] |= change
+    assert "belongs to another" in json.dumps(stage.slack.views[await stage.window(plan)])
+    await stage.refused("foreign", plan)
+
+
+async def test_i5_a_click_from_another_workspace_reaches_nothing(stage: Stage) -> None:
+    plan = await stage.plan()
+    click = stage.slack.click("plan.approve", plan.card.token, message=plan.message, user=DANIEL)
+    assert (await stage.send(click | {"team": {"id": "T0OTHER"}}))[0] == 200
+    await stage.refused("wrong_workspace")
+    assert stage.slack.views == {}
+
+
+@pytest.mark.parametrize("flag", ["deleted", "is_invited_user"])
+async def test_i6_a_deactivated_or_unconfirmed_account_cannot_sign(stage: Stage, flag: str) -> None:
+    plan = await stage.plan()
+    view = await stage.window(plan)
+    stage.slack.users[DANIEL][flag] = True  # between the form and its sending
+    assert "does not count" in await stage.submit(view)
+    await stage.refused("deactivated", plan)
+    assert await stage.signers(plan) == [("olivia", "request")]
+
+
+@pytest.mark.parametrize("flag", ["is_bot", "is_workflow_bot", "is_connector_bot"])
+async def test_i7_a_bot_cannot_sign(stage: Stage, flag: str) -> None:
+    plan = await stage.plan()
+    stage.slack.users[DANIEL][flag] = True
+    assert "is a bot" in json.dumps(stage.slack.views[await stage.window(plan)])
+    await stage.refused("bot", plan)
+
+
+async def test_i7_our_own_bot_cannot_sign(stage: Stage) -> None:
+    plan = await stage.plan()
+    stage.slack.users["U0BOT"] = {"id": "U0BOT", "team_id": TEAM, "is_bot": True}
+    await stage.window(plan, user="U0BOT")
+    await stage.refused("not_on_roster", plan)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        [Fault(status=429, error="ratelimited", retry_after=1)] * 6,
+        [Fault(error="internal_error")] * 6,
+        [Fault(status=503)] * 6,
+        [Fault(error="missing_scope")] * 6,
+        [Fault(error="user_not_found")] * 6,
+    ],
+    ids=["limited", "broken", "away", "not allowed", "unknown"],
+)
+async def test_i9_a_failed_look_up_refuses(stage: Stage, fault: list[Fault]) -> None:
+    plan = await stage.plan()
+    view = await stage.window(plan)
+    stage.slack.fail("users.info", *fault)
+    assert "cannot sign now" in await stage.submit(view)
+    assert await stage.signers(plan) == [("olivia", "request")]
+    await stage.refused("lookup_failed", plan)
+
+
+async def test_i11_being_in_the_channel_is_no_authority(stage: Stage) -> None:
+    plan = await stage.plan()
+    await stage.window(plan, user=STRANGER)
+    await stage.refused("not_on_roster", plan)
+
+
+async def test_i11_a_member_who_is_not_on_the_roster_cannot_ask(stage: Stage) -> None:
+    await stage.ask(user=STRANGER)
+    await stage.refused("not_on_roster")
+    assert await stage.value("SELECT count(*) FROM request") == 0
+
+
+async def test_i12_a_name_is_nobody(stage: Stage) -> None:
+    stage.slack.users["U0FAKE"] = stage.slack.users[DANIEL] | {
+        "id": "U0FAKE",
+        "profile": {"display_name": "Daniel Dietrich", "email": "daniel@superprismora.com"},
+    }
+    plan = await stage.plan()
+    await stage.window(plan, user="U0FAKE")
+    await stage.refused("not_on_roster", plan)
