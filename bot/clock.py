@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 BY_SCHEDULE = "scheduled by the plan"
 
+CLICKS_KEPT = timedelta(days=90)
+
 RTO_MARKS = (50, 75, 100)
 """Percent of the RTO at which the incident's channel is told."""
 
@@ -46,7 +48,9 @@ class DrClock:
             trigger = CronTrigger(timezone=UTC, **cron_fields(backup.dump.schedule))
             scheduler.add_job(self._dump, trigger, args=[backup.database], **options)
         scheduler.add_job(self._marks, IntervalTrigger(seconds=10, timezone=UTC), **options)
+        scheduler.add_job(self._forget, CronTrigger(hour=3, minute=17, timezone=UTC), **options)
         scheduler.start()
+        log.info("clock_started")
         try:
             await asyncio.Event().wait()
         finally:
@@ -82,6 +86,14 @@ class DrClock:
             log.warning("schedule_failed", database=database, error=str(error))
             return False
         return True
+
+    async def _forget(self) -> None:
+        """Once a day: clicks that nothing rests on any more."""
+        try:
+            async with self._database.session() as session:
+                log.info("inbox_pruned", rows=await inbox.prune(session, older=CLICKS_KEPT))
+        except DrError as error:
+            log.warning("inbox_not_pruned", error=str(error))
 
     async def _marks(self) -> None:
         try:
