@@ -16,6 +16,8 @@ import pytest
 from tests.fixtures.shared_s3 import SharedS3
 
 pytest_plugins = [
+    "tests.fixtures.executors",
+    "tests.fixtures.ledger",
     "tests.fixtures.local_slack",
     "tests.fixtures.memory",
     "tests.fixtures.office",

@@ -1,104 +1,55 @@
-"""What every Executor keeps: processes of this machine, and the fake."""
+"""What every Executor keeps: the fake, processes of this machine, and Kubernetes Jobs on the stand-in."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
-import psutil
 import pytest
 
-from actions.adapters.executor import PROCESS, SubprocessExecutor
 from actions.errors import UserError
-from actions.ports import Executor, JobKind, JobPhase, JobSpec, ProgressReport, no_progress
-from actions.site import BackupPolicy, Database, DatabaseRef, Site
-from tests.fakes.backups import SIGNER, MemoryBackups
-from tests.fakes.executor import MemoryExecutor
-from tests.fakes.postgres import MemoryPostgres
-
-# A job that waits for the file `go` beside its spec, and says what it is told by its request.
-SCRIPT = """
-import json, os, pathlib, sys, time
-spec = pathlib.Path(sys.argv[1])
-asked = json.loads(spec.read_text())["request"]
-go = spec.parents[1] / "go"
-print(json.dumps({"done": 1, "total": 2, "unit": "bytes", "phase": "dump"}), flush=True)
-for _ in range(3000):
-    if go.exists():
-        break
-    time.sleep(0.01)
-state = {"phase": "succeeded", "result": {"manifest": {"id": asked["id"]}, "pid": os.getpid()}}
-if asked["database"] == "unknown":
-    state = {"phase": "failed", "error": "The plan file knows no database `unknown`.", "error_kind": "UserError"}
-part = spec.with_name("result.part")
-part.write_text(json.dumps(state))
-part.replace(spec.with_name("result.json"))
-"""
-
-
-@dataclass
-class World:
-    port: Executor
-    release: Callable[[], None]
-    lose: Callable[[str], Awaitable[None]]
-    directory: Path | None = None
-
-
-@pytest.fixture(params=["fake", "real"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "fake":
-        memory = MemoryPostgres("main")
-        memory.add(DatabaseRef("main", "shop"))
-        policy = BackupPolicy(
-            database="shop", bucket="b", recipients=("r",), identity="i", signing_key="k", trusted_signers=(SIGNER,)
-        )
-        site = Site(databases={"shop": Database(name="shop", server="main", owner="app")}, backups={"shop": policy})
-        fake = MemoryExecutor(MemoryBackups(site, memory))
-        fake.hold()
-        yield World(fake, fake.release, fake.lose)
-        return
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT)
-    jobs = SubprocessExecutor(tmp_path / "jobs", [sys.executable, script], environment={})
-
-    async def lose(name: str) -> None:
-        os.kill(pid_of(tmp_path / "jobs", name), signal.SIGKILL)
-
-    yield World(jobs, (tmp_path / "jobs" / "go").touch, lose, tmp_path / "jobs")
-
-
-def pid_of(directory: Path, name: str) -> int:
-    return int(json.loads((directory / name / PROCESS).read_text())["pid"])
+from actions.ports import JobKind, JobPhase, JobSpec, ProgressReport, no_progress
+from tests.fixtures.executors import ExecutorWorld
+from tests.fixtures.waiting import until
+from tests.held_job import ROOT
 
 
 def spec(name: str = "job-1", database: str = "shop") -> JobSpec:
     return JobSpec(name=name, kind=JobKind.DUMP, request={"id": "b1", "database": database, "requested_by": ""})
 
 
-async def test_job_runs_once_and_is_found_by_name(world: World) -> None:
+def begun(world: ExecutorWorld) -> Callable[[], bool]:
+    return lambda: world.starts() > 0
+
+
+@pytest.fixture
+def world(executor_world: ExecutorWorld) -> ExecutorWorld:
+    return executor_world
+
+
+@pytest.mark.parametrize("database", ["shop", "large"])
+async def test_job_runs_once_and_is_found_by_name(world: ExecutorWorld, database: str) -> None:
     assert await world.port.find("job-1") is None
-    await asyncio.gather(*(world.port.start(spec()) for _ in range(5)))
+    await asyncio.gather(*(world.port.start(spec(database=database)) for _ in range(5)))
     found = await world.port.find("job-1")
     assert found is not None
     assert found.phase is JobPhase.RUNNING
+    await until(begun(world), within=20)
     world.release()
     reports: list[ProgressReport] = []
     state = await world.port.wait("job-1", reports.append)
     assert state.phase is JobPhase.SUCCEEDED
     assert state.result is not None
     assert state.result["manifest"]["id"] == "b1"
+    assert len(state.result["manifest"]["fingerprint"]["rows"]) == (5000 if database == "large" else 0)
     assert "dump" in {report.phase for report in reports}
-    await world.port.start(spec())
-    assert await world.port.find("job-1") == state
+    await world.port.start(spec(database=database))
+    assert await world.again().find("job-1") == state
+    assert world.starts() == 1
 
 
-async def test_failure_carries_text_and_kind(world: World) -> None:
+async def test_failure_carries_text_and_kind(world: ExecutorWorld) -> None:
     await world.port.start(spec(database="unknown"))
     world.release()
     state = await world.port.wait("job-1", no_progress)
@@ -106,95 +57,120 @@ async def test_failure_carries_text_and_kind(world: World) -> None:
     assert "knows no database `unknown`" in state.error
 
 
-async def test_cancelled_wait_leaves_the_job(world: World) -> None:
+async def test_cancelled_wait_leaves_the_job(world: ExecutorWorld) -> None:
     await world.port.start(spec())
     wait = asyncio.create_task(world.port.wait("job-1", no_progress))
-    await asyncio.sleep(0.05)
+    await until(begun(world), within=20)
     wait.cancel()
     with pytest.raises(asyncio.CancelledError):
         await wait
     world.release()
-    assert (await world.port.wait("job-1", no_progress)).phase is JobPhase.SUCCEEDED
+    assert (await world.again().wait("job-1", no_progress)).phase is JobPhase.SUCCEEDED
+    assert world.starts() == 1
 
 
-async def test_lost_job_is_told_and_can_be_forgotten(world: World) -> None:
+async def test_progress_is_told_while_it_runs(world: ExecutorWorld) -> None:
     await world.port.start(spec())
+    reports: list[ProgressReport] = []
+    wait = asyncio.create_task(world.port.wait("job-1", reports.append))
+    if world.pids():  # the fake tells all at the end
+        await until(lambda: ProgressReport(done=1, total=2, phase="dump") in reports, within=20)
+    world.release()
+    await wait
+    assert reports[-1] == ProgressReport(done=1000, total=1000, phase="dump")
+
+
+async def test_lost_job_is_told_and_can_be_forgotten(world: ExecutorWorld) -> None:
+    await world.port.start(spec())
+    await until(begun(world), within=20)
     await world.lose("job-1")
-    assert (await world.port.wait("job-1", no_progress)).phase is JobPhase.LOST
+    state = await world.port.wait("job-1", no_progress)
+    assert state.phase is JobPhase.LOST
+    assert state.error
+    await world.port.start(spec())
+    assert world.starts() == 1  # it has a name, and nobody forgot it
     await world.port.forget("job-1")
     assert await world.port.find("job-1") is None
     world.release()
     await world.port.start(spec())
     assert (await world.port.wait("job-1", no_progress)).phase is JobPhase.SUCCEEDED
+    assert world.starts() == 2
 
 
-async def test_cancel_ends_it_and_a_running_job_is_not_forgotten(world: World) -> None:
+async def test_job_whose_traces_are_removed_while_it_is_waited_for_is_lost(world: ExecutorWorld) -> None:
     await world.port.start(spec())
+    await until(begun(world), within=20)
+    wait = asyncio.create_task(world.port.wait("job-1", no_progress))
+    await asyncio.sleep(0.3)
+    await world.vanish("job-1")
+    state = await wait
+    assert (state.phase, state.result) == (JobPhase.LOST, None)
+    await world.port.cancel("job-1")  # waits for what is left of it
+    assert await world.port.find("job-1") is None
+
+
+async def test_cancel_ends_it_and_a_running_job_is_not_forgotten(world: ExecutorWorld) -> None:
+    await world.port.start(spec())
+    await until(begun(world), within=20)
     with pytest.raises(UserError, match="is running"):
         await world.port.forget("job-1")
-    await world.port.cancel("job-1")
+    await world.again().cancel("job-1")
     found = await world.port.find("job-1")
     assert found is not None
     assert found.phase is JobPhase.LOST
+    assert "on request" in found.error
     await world.port.cancel("job-1")
+    await world.port.forget("job-1")
+    assert await world.port.find("job-1") is None
     await world.port.cancel("never-started")
     await world.port.forget("never-started")
 
 
-async def test_unknown_job_cannot_be_waited_for(world: World) -> None:
+async def test_end_of_a_job_that_succeeded_is_not_changed_by_cancel(world: ExecutorWorld) -> None:
+    world.release()
+    await world.port.start(spec())
+    state = await world.port.wait("job-1", no_progress)
+    await world.port.cancel("job-1")
+    assert await world.port.find("job-1") == state
+
+
+async def test_unknown_job_cannot_be_waited_for(world: ExecutorWorld) -> None:
     with pytest.raises(UserError, match="no job `job-9`"):
         await world.port.wait("job-9", no_progress)
 
 
+async def test_nothing_keeps_a_job_from_running_here(world: ExecutorWorld) -> None:
+    assert list(await world.port.problems()) == []
+    assert await world.port.find("drbot-doctor") is None
+
+
+@pytest.mark.parametrize("name", ["", "../x", "UPPER", "a" * 64, "-x"])
+async def test_names_that_are_no_labels_are_refused(world: ExecutorWorld, name: str) -> None:
+    for ask in (world.port.find, world.port.cancel, world.port.forget):
+        with pytest.raises(UserError, match="cannot name a job"):
+            await ask(name)
+
+
 @pytest.mark.kill
-async def test_job_outlives_its_starter_and_two_starters_start_one(tmp_path: Path) -> None:
-    script, jobs = tmp_path / "job.py", tmp_path / "jobs"
-    script.write_text(SCRIPT)
-    starter = (
-        "import asyncio, sys, time\nfrom pathlib import Path\n"
-        "from actions.adapters.executor import SubprocessExecutor\nfrom actions.ports import JobSpec\n"
-        f"spec = JobSpec.model_validate_json({spec().model_dump_json()!r})\n"
-        f"jobs = SubprocessExecutor(Path({str(jobs)!r}), [sys.executable, {str(script)!r}], environment={{}})\n"
-        "asyncio.run(jobs.start(spec))\nprint('started', flush=True)\ntime.sleep(60)\n"
-    )
-    root = Path(__file__).parents[2]
+async def test_job_outlives_its_starter_and_two_starters_start_one(world: ExecutorWorld) -> None:
+    if not world.starter:
+        pytest.skip("the fake lives in the process of its starter")
+    text = spec().model_dump_json()
     starters = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-c", starter, cwd=root, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            sys.executable, "-c", world.starter, text, cwd=ROOT, stdout=asyncio.subprocess.PIPE
         )
         for _ in range(2)
     ]
     for process in starters:
         assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), 30) == b"started\n"
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"started\n"
         process.kill()
         await process.wait()
-    running = [p for p in psutil.process_iter(["cmdline"]) if str(script) in (p.info["cmdline"] or [])]
-    assert len(running) == 1
-    port = SubprocessExecutor(jobs, [sys.executable, script], environment={})
-    found = await port.find("job-1")
+    await until(begun(world), within=20)
+    found = await world.port.find("job-1")
     assert found is not None
     assert found.phase is JobPhase.RUNNING
-    (jobs / "go").touch()
-    state = await port.wait("job-1", no_progress)
-    assert state.phase is JobPhase.SUCCEEDED
-    assert state.result is not None
-    assert state.result["pid"] == running[0].pid
-
-
-@pytest.mark.parametrize("name", ["", "../x", "UPPER", "a" * 64, "-x"])
-async def test_names_that_are_no_labels_are_refused(tmp_path: Path, name: str) -> None:
-    port = SubprocessExecutor(tmp_path, [sys.executable])
-    with pytest.raises(UserError, match="cannot name a job"):
-        await port.find(name)
-
-
-async def test_number_of_a_process_that_was_given_to_another_is_no_job(tmp_path: Path) -> None:
-    folder = tmp_path / "job-1"
-    folder.mkdir()
-    (folder / PROCESS).write_text(json.dumps({"pid": os.getpid(), "started": 1.0}))
-    port = SubprocessExecutor(tmp_path, [sys.executable])
-    found = await port.find("job-1")
-    assert found is not None
-    assert found.phase is JobPhase.LOST
-    await port.cancel("job-1")
+    world.release()
+    assert (await world.port.wait("job-1", no_progress)).phase is JobPhase.SUCCEEDED
+    assert world.starts() == 1

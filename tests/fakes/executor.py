@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from actions.adapters.executor import named
 from actions.backup.jobs import run_job
 from actions.errors import DrError, UserError
 from actions.ports import BackupEngine, Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
@@ -39,18 +40,23 @@ class MemoryExecutor(Executor):
         self._free.set()
 
     async def lose(self, name: str) -> None:
-        await self._end(self.jobs[name])
         self.jobs[name].state = JobState(phase=JobPhase.LOST, error="its process ended without a result")
+        await self._end(self.jobs[name])
+
+    async def vanish(self, name: str) -> None:
+        """Somebody removes all traces of it."""
+        await self.lose(name)
+        del self.jobs[name]
 
     async def start(self, spec: JobSpec) -> None:
-        if spec.name in self.jobs:
+        if named(spec.name) in self.jobs:
             return
         self.starts.append(spec.name)
         job = self.jobs[spec.name] = MemoryJob(spec)
         job.task = asyncio.create_task(self._run(job))
 
     async def find(self, name: str) -> JobState | None:
-        return self.jobs[name].state if name in self.jobs else None
+        return self.jobs[name].state if named(name) in self.jobs else None
 
     async def wait(self, name: str, progress: Progress) -> JobState:
         if name not in self.jobs:
@@ -67,13 +73,13 @@ class MemoryExecutor(Executor):
         return job.state
 
     async def cancel(self, name: str) -> None:
-        job = self.jobs.get(name)
+        job = self.jobs.get(named(name))
         if job is not None and job.state.phase is JobPhase.RUNNING:
+            job.state = JobState(phase=JobPhase.LOST, error="it was ended on request")
             await self._end(job)
-            job.state = JobState(phase=JobPhase.LOST, error="its process ended without a result")
 
     async def forget(self, name: str) -> None:
-        job = self.jobs.get(name)
+        job = self.jobs.get(named(name))
         if job is not None and job.state.phase is JobPhase.RUNNING:
             raise UserError(f"The job `{name}` is running. Cancel it before it is forgotten.")
         self.jobs.pop(name, None)

@@ -60,12 +60,15 @@ def prepared(pod: Json, directory: Path, images: Images, lookup: Lookup, *, port
         places[str(mount["mountPath"]).rstrip("/")] = inner / str(mount.get("subPath") or "")
     env, secrets = resolved(pod, container, lookup)
     annotated = (pod["metadata"].get("annotations") or {}).get(COMMAND)
+    entry: list[str] = []  # of the host already
     if annotated is not None:
         words = [str(word) for word in json.loads(annotated)]
+    elif container.get("command"):
+        words = [*container["command"], *(container.get("args") or [])]
     else:
-        words = [*(container.get("command") or images[container["image"]]), *(container.get("args") or [])]
+        entry, words = [*images[container["image"]]], [*(container.get("args") or [])]
     argv = [_on_host(str(word).replace("{port}", str(port)), places) for word in words]
-    return Prepared(argv, {name: _on_host(value, places) for name, value in env.items()}, secrets, message)
+    return Prepared([*entry, *argv], {name: _on_host(value, places) for name, value in env.items()}, secrets, message)
 
 
 def last_words(message: Path) -> str:
