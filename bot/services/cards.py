@@ -86,7 +86,8 @@ class Demands(Frozen):
     freeze: str = ""  # "Black Friday, until 2026-12-01 06:00 UTC", while it holds
     start_within: timedelta = timedelta(0)  # of the last signature
     start_by: datetime | None = None  # once it is signed
-    overrules: str = ""  # "Overrules the denial of plan X by N: reason"
+    overrules: str = ""  # "Overrules the denial of plan X by N"
+    overruled_reason: str = ""  # why N had denied it, in his words
     slack_suspect_since: datetime | None = None
     glass: GlassLine | None = None
 

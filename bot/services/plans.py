@@ -18,7 +18,7 @@ from actions.site import Frozen
 from bot.ports import Who
 from bot.services.approvals import Approvals, has_started
 from bot.services.cards import Demands, PlanCard, PlanState, SignerLine, StepLine, StepState
-from bot.services.demands import demands, overruled
+from bot.services.demands import demands
 from bot.services.policy import stored
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
@@ -128,18 +128,14 @@ class Plans:
             message=(run.message if run is not None else "") or decision.reason,
         )
 
-
     async def _demands(
         self, session: AsyncSession, row: PlanRow, case: Case, decision: approval.Decision
     ) -> Demands | None:
         if not case.covering:
             return None
-        replaced = await plans.get(session, row.overrules) if row.overrules else None
-        policy = self._approvals.policy
-        sentence = ""
-        if replaced is not None:
-            sentence = overruled(replaced, await plans.signatures(session, replaced.id), policy)
-        return demands(policy, case, decision, overrules=sentence, now=self._clock.now())
+        replaced = await plans.signatures(session, row.overrules) if row.overrules else []
+        denial = next((item for item in replaced if item.act == Act.DENY), None)
+        return demands(self._approvals.policy, case, decision, overruled=denial, now=self._clock.now())
 
 
 class RequestRefusedError(UserError):

@@ -14,14 +14,14 @@ from actions.approval import Act
 from actions.contract import Report
 from bot.ports import TimelinePage
 from bot.router import Router
-from bot.services.cards import PlanState, SignerLine, StepState
+from bot.services.cards import Demands, GlassLine, PlanState, SignerLine, StepState
 from bot.slack.views import blocks
 from bot.slack.views.help import help_message
 from bot.slack.views.incident import incident_message
 from bot.slack.views.plan import plan_message
 from bot.slack.views.report import report_message, timeline_message
 from bot.slack.views.restore import restore_modal
-from bot.slack.views.signing import Metadata, approve_modal, deny_modal, details_modal
+from bot.slack.views.signing import Metadata, approve_modal, deny_modal, details_modal, withdraw_modal
 from bot.slack.views.text import loading_modal, sentence, text_modal
 from tests.fakes.block_rules import check_message, check_view
 from tests.fakes.cards import NOW, a_card, a_line, a_step, an_incident, an_offer
@@ -44,17 +44,28 @@ def action_ids(payload: Any) -> list[str]:
 def test_a_plan_is_a_valid_message_in_every_state(state: PlanState) -> None:
     card = a_card(state=state, started_at=NOW - timedelta(seconds=75), message="It ended so.")
     check_message(plan_message(card, now=NOW))
-    check_view(approve_modal(card, channel="C1", ts="1.2"))
-    check_view(deny_modal(card, channel="C1", ts="1.2"))
-    check_view(details_modal(card))
+    check_view(approve_modal(card, channel="C1", ts="1.2", now=NOW))
+    check_view(deny_modal(card, channel="C1", ts="1.2", now=NOW))
+    check_view(details_modal(card, now=NOW))
 
 
 @pytest.mark.parametrize("state", PlanState)
 def test_only_a_pending_plan_can_be_signed(state: PlanState) -> None:
     ids = action_ids(plan_message(a_card(state=state), now=NOW))
-    assert ("plan.approve" in ids, "plan.deny" in ids) == ((state is PlanState.PENDING),) * 2
+    assert ("plan.approve" in ids) == (state is PlanState.PENDING)
     assert "plan.details" in ids
-    assert ("callback_id" in approve_modal(a_card(state=state), channel="C", ts="1")) == (state is PlanState.PENDING)
+    assert ("callback_id" in approve_modal(a_card(state=state), channel="C", ts="1", now=NOW)) == (
+        state is PlanState.PENDING
+    )
+
+
+@pytest.mark.parametrize("state", PlanState)
+def test_until_the_start_it_can_be_denied_and_signatures_withdrawn(state: PlanState) -> None:
+    before = state in (PlanState.PENDING, PlanState.APPROVED)
+    ids = action_ids(plan_message(a_card(state=state), now=NOW))
+    assert ("plan.deny" in ids, "plan.withdraw" in ids) == (before, before)
+    for modal in (deny_modal, withdraw_modal):
+        assert ("callback_id" in modal(a_card(state=state), channel="C", ts="1", now=NOW)) == before
 
 
 @pytest.mark.parametrize("state", PlanState)
@@ -79,6 +90,66 @@ def test_a_pending_plan_says_all_that_is_signed() -> None:
         "4 min",
     ):
         assert words in text, words
+
+
+def demanded(**changes: Any) -> Demands:
+    values: dict[str, Any] = {
+        "persons": 2,
+        "slots": "1 of dba AND 1 of sre",
+        "may_sign": ("dba: Dan, Dora",),
+        "start_within": timedelta(minutes=15),
+    }
+    return Demands(**(values | changes))
+
+
+def test_it_says_who_must_sign_who_may_and_until_when() -> None:
+    text = shown(plan_message(a_card(demands=demanded(key_required=True, freeze="Black Friday, until x")), now=NOW))
+    for words in (
+        "2 person(s), the requester included AND 1 of dba AND 1 of sre AND one signature with a key",
+        "dba: Dan, Dora",
+        "until 2026-11-23 10:42 UTC",
+        "within 15 min of the last signature",
+        "Black Friday, until x",
+    ):
+        assert words in text, words
+
+
+def test_a_signed_plan_says_until_when_it_may_start() -> None:
+    card = a_card(state=PlanState.APPROVED, demands=demanded(start_by=NOW + timedelta(minutes=5)))
+    found = plan_message(card, now=NOW)
+    assert "until 2026-11-23 10:17 UTC, or not at all" in shown(found)
+    check_message(found)
+
+
+def test_break_glass_counts_down_to_its_start_and_can_be_vetoed() -> None:
+    glass = GlassLine(person="Ana", delay=timedelta(minutes=5), ready_at=NOW + timedelta(minutes=3))
+    found = plan_message(a_card(demands=demanded(glass=glass)), now=NOW)
+    assert "Ana starts this alone. It starts at 2026-11-23 10:15 UTC, in 3 min," in shown(found)
+    assert '"Veto"' in shown(found)
+    unsigned = plan_message(a_card(demands=demanded(glass=glass.model_copy(update={"ready_at": None}))), now=NOW)
+    assert "5 min after the signature" in shown(unsigned)
+
+
+def test_a_run_under_break_glass_asks_for_its_review_until_it_is_complete() -> None:
+    glass = GlassLine(person="Ana", delay=timedelta(minutes=5), review_by=NOW + timedelta(days=1), reviewers=("Dan",))
+    text = shown(plan_message(a_card(state=PlanState.SUCCEEDED, demands=demanded(glass=glass)), now=NOW))
+    assert "Reviewed by Dan. 1 other person(s) must review it until 2026-11-24 10:12 UTC" in text
+    both = glass.model_copy(update={"reviewers": ("Dan", "Sam")})
+    assert "must review" not in shown(
+        plan_message(a_card(state=PlanState.SUCCEEDED, demands=demanded(glass=both)), now=NOW)
+    )
+
+
+def test_an_overruled_denial_and_suspect_slack_stand_over_everything() -> None:
+    asked = demanded(overrules="Overrules the denial of plan x by Sam", overruled_reason="no", slack_suspect_since=NOW)
+    for payload in (
+        plan_message(a_card(demands=asked), now=NOW),
+        approve_modal(a_card(demands=asked), channel="C", ts="1", now=NOW),
+        details_modal(a_card(demands=asked), now=NOW),
+    ):
+        text = shown(payload)
+        assert "Overrules the denial of plan x by Sam" in text
+        assert "buttons below do not count" in text
 
 
 def test_a_running_plan_follows_its_steps() -> None:
@@ -111,14 +182,14 @@ def test_a_long_plan_is_cut_with_a_pointer_and_keeps_its_buttons() -> None:
         check_message(found)
         assert "drbot plan show abcdefghjk" in shown(found)
         assert "plan.details" in action_ids(found)
-    check_view(details_modal(a_card(steps=steps)))
-    check_view(approve_modal(a_card(steps=steps), channel="C", ts="1"))
+    check_view(details_modal(a_card(steps=steps), now=NOW))
+    check_view(approve_modal(a_card(steps=steps), channel="C", ts="1", now=NOW))
 
 
 def test_approving_asks_for_the_typed_target_where_the_policy_does() -> None:
-    assert "typed" in action_ids(approve_modal(a_card(), channel="C", ts="1"))
-    assert "typed" not in action_ids(approve_modal(a_card(typed_target=False), channel="C", ts="1"))
-    metadata = Metadata.model_validate_json(approve_modal(a_card(), channel="C", ts="1")["private_metadata"])
+    assert "typed" in action_ids(approve_modal(a_card(), channel="C", ts="1", now=NOW))
+    assert "typed" not in action_ids(approve_modal(a_card(typed_target=False), channel="C", ts="1", now=NOW))
+    metadata = Metadata.model_validate_json(approve_modal(a_card(), channel="C", ts="1", now=NOW)["private_metadata"])
     assert (metadata.token, metadata.digest, metadata.channel) == ("t" * 43, "0123abcd" * 8, "C")
 
 
@@ -126,6 +197,7 @@ def test_people_cannot_write_into_the_product_s_blocks() -> None:
     signers = (SignerLine(person=NASTY, act=Act.APPROVE, at=NOW, reason=NASTY),)
     payloads = [
         plan_message(a_card(signers=signers, target=NASTY, summary=NASTY), now=NOW),
+        plan_message(a_card(demands=demanded(overrules=NASTY, overruled_reason=NASTY, may_sign=(NASTY,))), now=NOW),
         incident_message(an_incident(title=NASTY, commander=NASTY, next_step=NASTY), now=NOW),
         timeline_message(TimelinePage(incident=NASTY, number=1, lines=(a_line(text=NASTY, actor=NASTY),))),
         report_message(Report(title=NASTY, lines=(NASTY,), columns=(NASTY,), rows=((NASTY,),))),

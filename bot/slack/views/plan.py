@@ -8,7 +8,6 @@ from actions.approval import Act
 from actions.contract import Finding, Risk, Verdict
 from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
 from bot.slack.views import run_control
-from bot.slack.views.demands import banners, policy_lines
 from bot.slack.views.blocks import (
     MESSAGE_CHARACTERS,
     Block,
@@ -29,6 +28,7 @@ from bot.slack.views.blocks import (
     section,
     span,
 )
+from bot.slack.views.demands import banners, policy_lines
 
 APPROVE = "plan.approve"
 DENY = "plan.deny"
@@ -207,7 +207,7 @@ def _following(card: PlanCard, now: datetime) -> list[Block]:
         blocks.append(section(escape(card.message)))
     blocks += [section(step_line(step, with_state=True)) for step in card.steps[:STEPS_SHOWN]]
     blocks += _uncounted(card)
-    blocks += [divider(), *signatures(card)]
+    blocks += [divider(), *policy_lines(card), *signatures(card)]
     return _with_buttons(card, blocks)
 
 
