@@ -117,6 +117,13 @@ class ClusterStandIn:
         if self._runner is not None:
             await _end(self._runner)
 
+    def sever(self) -> None:
+        """Break every open connection, as a network does."""
+        server = self._runner.server if self._runner is not None else None
+        for handler in server.connections if server is not None else []:
+            if handler.transport is not None:
+                handler.transport.abort()
+
     def apply(self, *manifests: Mapping[str, Any]) -> list[Json]:
         """Server-side apply (forced) of whole manifests, in order; returns what is there then.
 
