@@ -18,7 +18,7 @@ from actions.errors import DrError
 from actions.ports import Clock
 from bot.plan_file import DrPlan, cron_fields
 from bot.services.approvals import SCHEDULE
-from storage import inbox, incidents, outbox, requests, timeline
+from storage import copies, inbox, incidents, outbox, requests, timeline
 from storage.session import Database
 from storage.tables import Incident, RequestRow
 
@@ -27,6 +27,9 @@ log = structlog.get_logger()
 BY_SCHEDULE = "scheduled by the plan"
 
 CLICKS_KEPT = timedelta(days=90)
+
+COPIES_SENT_WITHIN = timedelta(days=30)
+"""How long an upload is asked for; older local copies are the doctor's business."""
 
 RTO_MARKS = (50, 75, 100)
 """Percent of the RTO at which the incident's channel is told."""
@@ -49,6 +52,7 @@ class DrClock:
             scheduler.add_job(self._dump, trigger, args=[backup.database], **options)
         scheduler.add_job(self._marks, IntervalTrigger(seconds=10, timezone=UTC), **options)
         scheduler.add_job(self._forget, CronTrigger(hour=3, minute=17, timezone=UTC), **options)
+        scheduler.add_job(self._catch_up, IntervalTrigger(minutes=5, timezone=UTC), **options)
         scheduler.start()
         log.info("clock_started")
         try:
@@ -62,28 +66,48 @@ class DrClock:
 
     async def request_dump(self, database: str, instant: datetime) -> bool:
         """Ask for the dump of one instant; False when a replica has done so already."""
+        key = f"schedule/dump/{database}/{instant:%Y-%m-%dT%H:%MZ}"
+        return await self._ask(key, "backup.dump", {"database": database}, BY_SCHEDULE)
+
+    async def _catch_up(self) -> None:
+        await self.catch_up(self._clock.now())
+
+    async def catch_up(self, now: datetime) -> None:
+        """Ask for the upload of every dump that is in the local copy alone: once an hour, until it is in the bucket."""
         try:
             async with self._database.session() as session:
-                key = f"schedule/dump/{database}/{instant:%Y-%m-%dT%H:%MZ}"
+                unsent = await copies.unsent(session, within=COPIES_SENT_WITHIN)
+        except DrError as error:
+            log.warning("catching_up_failed", error=str(error))
+            return
+        for database, backup in unsent:
+            key = f"schedule/upload/{backup}/{now:%Y-%m-%dT%HZ}"
+            params = {"database": database, "backup": backup}
+            await self._ask(key, "backup.upload", params, "it is in the local copy alone")
+
+    async def _ask(self, key: str, name: str, params: dict[str, str], reason: str) -> bool:
+        """Ask as the schedule; False when this was asked before, or could not be."""
+        try:
+            async with self._database.session() as session:
                 who = {"source": "clock", "channel": self._plan.channels.on_call}
-                asked = {"name": "backup.dump", "params": {"database": database}, "reason": BY_SCHEDULE}
+                asked = {"name": name, "params": params, "reason": reason}
                 if not await inbox.store(session, key, "schedule", {"kind": "ask", "who": who, "command": asked}):
                     return False
                 await requests.add(
                     session,
                     RequestRow(
                         kind="command",
-                        name="backup.dump",
-                        params={"database": database},
+                        name=name,
+                        params=params,
                         person=SCHEDULE,
                         channel=self._plan.channels.on_call,
                         reply={"who": who},
-                        reason=BY_SCHEDULE,
+                        reason=reason,
                         source_key=key,
                     ),
                 )
         except DrError as error:
-            log.warning("schedule_failed", database=database, error=str(error))
+            log.warning("schedule_failed", name=name, error=str(error))
             return False
         return True
 

@@ -14,6 +14,8 @@ from actions.ports import Ports
 from bot.plan_file import DrPlan
 from bot.services.approvals import Policy
 from bot.services.leftovers import Leftovers
+from bot.services.record.health import health
+from bot.services.record.watch import Watch
 from storage import processes
 from storage.session import Database
 
@@ -25,16 +27,20 @@ Check = Callable[[], Awaitable[list[Finding]]]
 class Doctor:
     """Looks, and changes nothing."""
 
-    def __init__(self, database: Database, plan: DrPlan, policy: Policy, ports: Ports) -> None:
+    def __init__(
+        self, database: Database, plan: DrPlan, policy: Policy, ports: Ports, *, record: Watch | None = None
+    ) -> None:
         self._database = database
         self._plan = plan
         self._policy = policy
         self._ports = ports
+        self._record = record  # None: the plan has no witnesses
 
     async def examine(self, *, quick: bool = False) -> list[Finding]:
         """All findings, worst first. `quick` leaves out what has to ask other machines."""
         checks: list[tuple[str, Check]] = [("own database", self._memory), ("processes", self._processes)]
         if not quick:
+            checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
             checks += [("application", self._services), ("secrets", self._secrets), ("left over", self._leftovers)]
         findings: list[Finding] = []
@@ -86,6 +92,12 @@ class Doctor:
                 )
         return findings
 
+    async def _sealed(self) -> list[Finding]:
+        if self._record is None:
+            detail = "nobody outside the bot's database vouches for it; a rewritten one would not be noticed"
+            return [_warn("record", detail, "Add `record` with a key and witnesses to the plan file.")]
+        return await health(self._database, self._record, self._ports.clock)
+
     async def _roster(self) -> list[Finding]:
         findings = []
         able = {person.id for person in self._plan.roster if person.slack_ids}
@@ -119,6 +131,16 @@ class Doctor:
             except DrError as error:
                 findings.append(_stop(f"backups of {name}", str(error), f"Look at bucket `{policy.bucket}`."))
                 continue
+            stored = {entry.manifest.id for entry in entries}
+            findings += [
+                _warn(
+                    f"backups of {name}",
+                    f"`{copy.id}` is in the local copy alone, not in `{policy.bucket}`",
+                    f"Bring it there: `/dr-backup upload {name} {copy.id}`.",
+                )
+                for copy in await self._ports.backups.copies(name)
+                if copy.id not in stored
+            ]
             usable = [entry for entry in entries if entry.problem is None]
             if usable:
                 detail = f"{len(usable)} usable in `{policy.bucket}`"
