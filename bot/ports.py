@@ -48,7 +48,7 @@ class Kind(StrEnum):
                     `create` (`ChannelWish` as JSON): the card goes to a new channel then.
     report          {"report": Report} or {"timeline": TimelinePage}; with "user" and perhaps "response_url" it is
                     shown to that person alone
-    text            {"text": sentence, "thread_ts"?: ts}
+    text            {"text": sentence, "said"?: a person's words, "thread_ts"?: ts}
     ephemeral       {"text": sentence, "user": id, "response_url"?: url}
     view            `ref` is the view id; {"restore": RestoreOffer, "alternatives"?: bool} or {"title", "text"}
     file            {"filename", "title", "content", "comment"?}

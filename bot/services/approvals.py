@@ -168,24 +168,25 @@ class Approvals:
         if problem is not None:
             raise UserError(f"This signature does not count: {problem}. Nothing was recorded; sign again.")
         await plans.sign(session, stored)
-        text = f"{person.name} {_VERBS[new.act]} plan {row.id} ({row.digest[:8]}): {new.reason}"
+        done = f"{person.name} {_VERBS[new.act]} plan {row.id} ({row.digest[:8]}):"
         await timeline.add(
             session,
             incident_id=row.incident_id,
             kind="signature",
             actor=person.name,
             occurred_at=now,
-            text=text,
+            text=f"{done} {new.reason}",
             data={"plan": row.id, "act": new.act, "digest": row.digest, "source": new.who.source},
             source_key=f"signature:{uuid.uuid4()}",
         )
         await outbox.add(session, "plan", row.channel, ref=row.id)
-        await self._audit(session, row, text)
+        await self._audit(session, row, done, new.reason)
 
-    async def _audit(self, session: AsyncSession, row: PlanRow, text: str) -> None:
+    async def _audit(self, session: AsyncSession, row: PlanRow, text: str, said: str = "") -> None:
         """Copy to the audit channel, where it is another one than the plan's own."""
         if self.policy.audit_channel != row.channel:
-            await outbox.add(session, "text", self.policy.audit_channel, payload={"text": text})
+            payload = {"text": text} | ({"said": said} if said else {})
+            await outbox.add(session, "text", self.policy.audit_channel, payload=payload)
 
     async def _said(self, session: AsyncSession, row: PlanRow, act: Act, *, started: bool) -> str:
         if act is Act.DENY:

@@ -135,7 +135,7 @@ class Incidents:
                 session,
                 "text",
                 row.channel,
-                payload={"text": f"{self._policy.name(person)} noted on the timeline: {text}"},
+                payload={"text": f"{self._policy.name(person)} noted on the timeline:", "said": text},
             )
 
     async def _list(self) -> Report:

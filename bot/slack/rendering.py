@@ -33,7 +33,7 @@ def answer_message(row: Outgoing) -> Message:
             return report_message(Report.model_validate(payload["report"]))
         if "timeline" in payload:
             return timeline_message(TimelinePage.model_validate(payload["timeline"]))
-        return sentence(_text(payload, "text"))
+        return sentence(_text(payload, "text"), str(payload.get("said") or ""))
     except ValidationError as error:
         raise PermanentError(f"Outbox row {row.id} cannot be read.") from error
 

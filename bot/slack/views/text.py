@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.slack.views.blocks import Message, View, cut_escaped, escape, message, modal, section
+from bot.slack.views.blocks import Message, View, cut_escaped, escape, message, modal, section, words
 
 
 def loading_modal(title: str) -> View:
@@ -14,7 +14,9 @@ def text_modal(title: str, text: str) -> View:
     return modal(title, [section(escape(text))])
 
 
-def sentence(text: str) -> Message:
-    """One sentence of the product; names in it keep their backticks, nothing in it becomes a mention."""
+def sentence(text: str, said: str = "") -> Message:
+    """One sentence of the product; names in it keep their backticks, nothing in it becomes a mention. What a person
+    said stands alone below it, shown as it is: it must not pass for a word of the product."""
     clean = cut_escaped(escape(text), 3000)
-    return message(clean, [section(clean)], more="Cut here.")
+    blocks = [section(clean), *([words(said)] if said.strip() else [])]
+    return message(clean, blocks, more="Cut here.")
