@@ -24,6 +24,7 @@ from bot.clock import DrClock
 from bot.counter import Counter, plan_text
 from bot.doctor import Doctor
 from bot.plan_file import DrPlan, load
+from bot.services import plan_versions
 from bot.services.approvals import Approvals, Policy
 from bot.services.deliveries import Deliveries
 from bot.services.desk import Desk
@@ -31,6 +32,8 @@ from bot.services.incidents import Incidents
 from bot.services.leftovers import Leftovers
 from bot.services.plans import Plans
 from bot.services.run_control import RunControl
+from bot.services.signing import Signing
+from bot.services.suspicion import Suspicion
 from bot.services.wake import Wake
 from bot.settings import Role, Settings, SlackMode
 from bot.slack.runtime import SlackRuntime
@@ -159,8 +162,8 @@ def office(database: Database, plan: DrPlan, wake: Wake | None = None) -> Office
 
 async def doctor(settings: Settings, *, quick: bool) -> list[Finding]:
     """Everything the bot needs, looked at from this process."""
-    plan = load(settings.plan_file)
     async with bot_database(settings) as database:
+        plan = (await plan_versions.in_force(database, settings.plan_file)).plan
         world = await ports(settings, plan, database)
         return await Doctor(database, plan, Policy(plan), world).examine(quick=quick)
 
@@ -168,7 +171,7 @@ async def doctor(settings: Settings, *, quick: bool) -> list[Finding]:
 async def show_plan(settings: Settings, plan_id: str) -> str:
     """A stored plan as text. Raises UserError when there is none."""
     async with bot_database(settings) as database:
-        services = office(database, load(settings.plan_file))
+        services = office(database, (await plan_versions.in_force(database, settings.plan_file)).plan)
         async with database.session() as session:
             row = await stored_plans.get(session, plan_id)
             if row is None:
@@ -178,11 +181,38 @@ async def show_plan(settings: Settings, plan_id: str) -> str:
 
 async def at_the_counter(settings: Settings, noun: str, words: list[str], person: str) -> tuple[str, bool]:
     """The twin of a slash command: its answer, and whether it is good news."""
-    plan = load(settings.plan_file)
+    async with front(settings, person) as there:
+        return await there.counter.ask(noun, words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """What one person at the command line has before him."""
+
+    counter: Counter
+    signing: Signing
+    suspicion: Suspicion
+    plan: DrPlan
+
+
+@asynccontextmanager
+async def front(settings: Settings, person: str) -> AsyncIterator[Front]:
+    """The counter and the pen for one person."""
     async with bot_database(settings) as database:
+        plan = (await plan_versions.in_force(database, settings.plan_file)).plan
         services = office(database, plan)
-        counter = Counter(database, services.desk, services.deliveries, person=person, channel=plan.channels.on_call)
-        return await counter.ask(noun, words)
+        yield Front(
+            counter=Counter(database, services.desk, services.deliveries, person=person, channel=plan.channels.on_call),
+            signing=Signing(database, services.approvals, services.plans, SystemClock(), person=person),
+            suspicion=services.incidents.suspicion,
+            plan=plan,
+        )
+
+
+async def plan_in_force(settings: Settings) -> str:
+    """The text of the plan file that is in force."""
+    async with bot_database(settings) as database:
+        return (await plan_versions.in_force(database, settings.plan_file)).document
 
 
 async def run(settings: Settings, roles: Collection[Role]) -> None:

@@ -15,8 +15,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
-from actions.errors import DrError, UserError
-from bot import logs, plan_file
+from actions.errors import DrError
+from bot import cli_sign, logs, plan_file
 from bot.demo.command import demo_app
 from bot.redaction import Mask
 from bot.router import Router
@@ -52,6 +52,9 @@ def _settings() -> Settings:
     settings.hide_with(_mask)
     logs.configure(settings.log_format, _mask)
     return settings
+
+
+cli_sign.register(app, _settings)
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:
@@ -120,6 +123,30 @@ def plan_check(file: Annotated[Path | None, typer.Argument(help="Default: DRBOT_
     typer.echo(f"{path}: the plan can be used.")
 
 
+@plan_app.command("activate")
+def plan_activate(
+    file: Path,
+    reason: Annotated[str, typer.Option(help="Why; asked for when it is left out.")] = "",
+    target: Annotated[str, typer.Option(help="`plan-` and the first eight digits of the file's hash.")] = "",
+    sign: Annotated[Path | None, typer.Option(help="Your key. Default: DRBOT_KEY.")] = None,
+) -> None:
+    """Ask for a new version of the plan file to be put in force; two others must sign as well."""
+    settings = _settings()
+    _tell(*_wait(cli_sign.activate(settings, file, reason=reason, target=target, key=sign or settings.key)))
+
+
+@plan_app.command("export")
+def plan_export(file: Annotated[Path | None, typer.Argument(help="Write there instead of printing.")] = None) -> None:
+    """Print the plan file that is in force."""
+    from bot import bootstrap
+
+    text = _wait(bootstrap.plan_in_force(_settings()))
+    if file is None:
+        typer.echo(text, nl=False)
+    else:
+        file.write_text(text)
+
+
 @plan_app.command("schema")
 def plan_schema() -> None:
     """Print the JSON Schema of the plan file."""
@@ -155,17 +182,26 @@ def _twin(noun: str, summary: str) -> None:
 def _at_the_counter(noun: str, words: list[str]) -> None:
     from bot import bootstrap
 
-    person = Settings().person
-    if not person:
-        raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")
-    text, good = _wait(bootstrap.at_the_counter(_settings(), noun, list(words), person))
+    settings = _settings()
+    said, key = cli_sign.split([noun, *words])
+    command = Router().parse_argv(said)
+    if command.name == "incident.clear_suspect_slack":
+        typer.echo(_wait(cli_sign.clear_suspicion(settings, command, key or settings.key)))
+    elif command.break_glass or key is not None:
+        _tell(*_wait(cli_sign.ask(settings, said, key or settings.key)))
+    else:
+        person = cli_sign.person_of(settings)
+        _tell(*_wait(bootstrap.at_the_counter(settings, noun, list(words), person)))
+
+
+def _tell(text: str, good: bool) -> None:
     typer.echo(text)
     if not good:
         raise typer.Exit(1)
 
 
 for _noun in Router().nouns():
-    if _noun not in ("help", "doctor", "run"):
+    if _noun not in ("help", "doctor", "review", "run"):
         _twin(_noun, "; ".join(entry.summary for entry in Router().entries(_noun)))
 
 

@@ -9,12 +9,13 @@ from datetime import timedelta
 from actions.contract import Report
 from actions.errors import UserError
 from bot.ports import ReplyTo, Who
-from bot.router import CommandKind, Router
+from bot.router import Command, CommandKind, Router
 from bot.services.cards import PlanCard, PlanState
 from bot.services.deliveries import Deliveries
 from bot.services.desk import Desk
 from storage import outbox, plans, requests
 from storage.session import Database
+from storage.tables import RequestRow
 
 ENDED = (
     PlanState.SUCCEEDED,
@@ -59,6 +60,30 @@ class Counter:
             return "Done; it is on the timeline.", True
         return await self._answer(request)
 
+    async def ask_by_key(self, command: Command) -> str:
+        """Have a plan made for a request that its requester signs afterwards, when it can be seen; the plan's id.
+        Raises UserError when it cannot be made, or asked for."""
+        who = Who(source="key", person=self._person, channel=self._channel)
+        request = await self._desk.ask(who, command, reply=ReplyTo(channel="", ephemeral=False))
+        if request is None:
+            raise UserError(f"`{command.name}` needs no key; ask for it without `--sign`.")
+        row = await self._made(request)
+        if row.plan_id:
+            return row.plan_id
+        raise UserError(row.error or f"`{command.name}` needs no key; ask for it without `--sign`.")
+
+    async def _made(self, request: int) -> RequestRow:
+        """The request once a worker has answered it."""
+        waited = timedelta(0)
+        while waited <= PATIENCE:
+            async with self._database.session() as session:
+                row = await requests.get(session, request)
+            if row is not None and row.state != "new":
+                return row
+            waited += timedelta(milliseconds=200)
+            await asyncio.sleep(0.2)
+        raise UserError(f"No worker answered within {PATIENCE}; look with `drbot doctor`. The request is kept.")
+
     async def _answer(self, request: int) -> tuple[str, bool]:
         waited = timedelta(0)
         while True:
@@ -68,7 +93,7 @@ class Counter:
                 for item in rows:
                     await outbox.settle(session, item.id or 0, state="sent")
             if row is not None and row.plan_id:
-                return await self._follow(row.plan_id)
+                return await self.follow(row.plan_id)
             if row is not None and row.state == "failed":
                 return row.error, False
             if rows:
@@ -78,7 +103,8 @@ class Counter:
             waited += timedelta(milliseconds=200)
             await asyncio.sleep(0.2)
 
-    async def _follow(self, plan_id: str) -> tuple[str, bool]:
+    async def follow(self, plan_id: str) -> tuple[str, bool]:
+        """The plan once it has ended or waits for others, and whether that is good news."""
         while True:
             async with self._database.session() as session:
                 row = await plans.get(session, plan_id)
@@ -113,9 +139,8 @@ def plan_text(card: PlanCard) -> str:
     ]
     lines += [line for line in (card.data_loss, card.message) if line]
     if card.missing and card.state is PlanState.PENDING:
-        lines.append(
-            f"Still missing: {', '.join(card.missing)}; approve in Slack before {card.expires_at:%H:%M:%S} UTC"
-        )
+        until = f"before {card.expires_at:%H:%M:%S} UTC"
+        lines.append(f"Still missing: {', '.join(card.missing)}; in Slack or by `drbot sign {card.plan_id}`, {until}")
     for step in card.steps:
         seconds = "" if step.elapsed is None else f" ({step.elapsed.total_seconds():.1f} s)"
         lines.append(f"{step.number:3}. [{step.state}] {step.summary}{seconds}")

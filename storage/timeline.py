@@ -54,6 +54,16 @@ async def of_incident(session: AsyncSession, incident_id: str, *, limit: int = 1
     return (await session.execute(statement)).scalars().all()
 
 
+async def of_kinds(session: AsyncSession, incident_id: str, kinds: Sequence[str]) -> Sequence[TimelineEntry]:
+    """The entries of some kinds, in the order they were recorded."""
+    statement = (
+        select(TimelineEntry)
+        .where(col(TimelineEntry.incident_id) == incident_id, col(TimelineEntry.kind).in_(kinds))
+        .order_by(col(TimelineEntry.seq))
+    )
+    return (await session.execute(statement)).scalars().all()
+
+
 async def refuse(
     session: AsyncSession, *, plan_id: str | None, account: str, person: str, code: str, text: str
 ) -> None:

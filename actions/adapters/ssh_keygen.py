@@ -39,6 +39,7 @@ async def sign(text: str, *, namespace: str, key: Path) -> str:
 
 
 def _run(program: str, text: str, namespace: str, key: Path) -> str:
+    key = key.expanduser()
     if not key.exists():
         raise UserError(f"There is no key `{key}`; name yours with `--key`, or make one: `ssh-keygen -t ed25519`.")
     environment = {name: os.environ[name] for name in (*INHERITED, *ASKING) if name in os.environ}

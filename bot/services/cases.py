@@ -11,6 +11,7 @@ from actions.approval import Act, BreakGlass, Case, Method, Person, Signature
 from actions.contract import Plan
 from bot.services.keys import Claim, once
 from bot.services.policy import METHODS, SCHEDULE, SCHEDULE_PERSON, Policy, read
+from bot.services.suspicion import suspected_since
 from storage import accounts, incidents, plans
 from storage.tables import AccountRow, Incident, PlanRow, SignatureRow
 
@@ -53,7 +54,7 @@ class Cases:
             started=started,
             service=policy.service(plan),
             channels=policy.places(row.channel, incident=incident is not None),
-            slack_suspect_since=None if incident is None else incident.slack_suspect_since,
+            slack_suspect_since=None if incident is None else await suspected_since(session, incident.id, policy.keys),
             policy_then=read(row.policy),
             policy_now=policy.version,
             break_glass=self._break_glass(row, incident),

@@ -15,10 +15,11 @@ from bot.router import Command
 from bot.services.approvals import NOT_ON_ROSTER, Approvals
 from bot.services.cards import PlanCard
 from bot.services.incidents import Incidents
-from bot.services.plans import Plans
+from bot.services.plans import BREAK_GLASS, Plans
+from bot.services.provenance import REVIEW
 from bot.services.rate_limits import RateLimits
 from bot.services.refusals import Door, Refusals
-from storage import accounts, inbox, incidents, outbox, requests
+from storage import accounts, inbox, incidents, outbox, plans, requests
 from storage.session import Database
 from storage.tables import PlanRow, RequestRow
 
@@ -99,11 +100,15 @@ class Desk:
         if person is None:
             await self._refusals.record(who, Code.NOT_ON_ROSTER, f"{command.name}: {NOT_ON_ROSTER.text}")
             raise UserError(NOT_ON_ROSTER.text)
-        await self._refusals.check(who, [command.reason, command.typed, *map(str, command.params.values())])
+        await self._refusals.check(who, [command.reason, command.typed, *_spoken(command)])
         key = key or await self._keep(who, {"kind": "ask", "command": command.model_dump(mode="json")})
         if command.name.startswith("incident."):
             await self._incidents.handle(who, person.id, command, reply, key=key)
             return None
+        if command.name == REVIEW:
+            await self._review(who, command, reply, key)
+            return None
+        alone = {BREAK_GLASS: True} if command.break_glass else {}
         async with self._database.session() as session:
             incident = await incidents.open_in(session, who.channel) if who.channel else None
             return await requests.add(
@@ -115,13 +120,26 @@ class Desk:
                     person=person.id,
                     slack_user=who.slack_user,
                     channel=who.channel,
-                    reply=reply.model_dump(mode="json") | {"who": who.model_dump(mode="json")},
+                    reply=reply.model_dump(mode="json") | {"who": who.model_dump(mode="json")} | alone,
                     reason=command.reason,
                     typed=command.typed,
                     incident_id=None if incident is None else incident.id,
                     source_key=key,
                 ),
             )
+
+    async def _review(self, who: Who, command: Command, reply: ReplyTo, key: str) -> None:
+        """Record that somebody has looked at a run that one person had started alone."""
+        wanted = str(command.params["plan"])
+        async with self._database.session() as session:
+            row = await plans.get(session, wanted)
+        if row is None:
+            raise UserError(f"There is no plan `{wanted}`; its message names it.")
+        reason = str(command.params["text"])
+        text = await self._approvals.sign(who, row, Act.REVIEW, digest=row.digest, typed="", reason=reason, key=key)
+        async with self._database.session() as session:
+            payload = {"text": text, "user": reply.user, "response_url": reply.response_url}
+            await outbox.add(session, "ephemeral", reply.channel, payload=payload)
 
     async def _keep(self, who: Who, payload: Mapping[str, Any]) -> str:
         """Store what was handed in here, unlike a click of Slack, which is stored before its ack. Returns its key."""
@@ -223,3 +241,10 @@ class Desk:
     async def _has_incident(self, channel: str) -> bool:
         async with self._database.session() as session:
             return await incidents.open_in(session, channel) is not None
+
+
+def _spoken(command: Command) -> list[str]:
+    """What a person has typed. A plan file is longer, and was checked as such."""
+    return [
+        str(value) for name, value in command.params.items() if (command.name, name) != ("plan.activate", "document")
+    ]

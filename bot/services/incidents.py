@@ -19,6 +19,7 @@ from bot.router import Command
 from bot.services.approvals import Policy
 from bot.services.cards import IncidentCard, TimelineLine
 from bot.services.export import html_page, json_text, markdown
+from bot.services.suspicion import Suspicion
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import Incident, TimelineEntry
@@ -35,6 +36,7 @@ class Incidents:
         self._plan = plan
         self._policy = policy
         self._clock = clock
+        self.suspicion = Suspicion(database, policy, clock, on_call=plan.channels.on_call)
 
     async def handle(self, who: Who, person: str, command: Command, reply: ReplyTo, *, key: str | None = None) -> None:
         """Carry out one `incident.*` command. Raises UserError for the person who asked. What goes on the timeline goes
@@ -46,6 +48,14 @@ class Incidents:
                 await self._close(who, person, command.params)
             case "note":
                 await self._note(who, person, command.params, key)
+            case "suspect_slack":
+                async with self._database.session() as session:
+                    row = await self._pick(session, who, command.params)
+                    await self.suspicion.raise_(session, row, person, str(command.params.get("text") or ""))
+            case "clear_suspect_slack":
+                raise UserError(
+                    "Slack cannot clear itself: two persons run `drbot incident clear-suspect-slack` with their keys."
+                )
             case "list":
                 await self._answer(reply, await self._list())
             case "show":
@@ -219,6 +229,7 @@ class Incidents:
     async def card(self, session: AsyncSession, row: Incident) -> IncidentCard:
         """The incident as of now."""
         running = await self._running(session, row)
+        suspect_since = await self.suspicion.since(session, row)
         return IncidentCard(
             id=row.id,
             number=row.number or 0,
@@ -234,6 +245,7 @@ class Incidents:
             rto=timedelta(seconds=row.rto_s),
             running=running,
             next_step=self._next(row, running),
+            slack_suspect_since=suspect_since,
         )
 
     async def exported(self, incident_number: int, form: str) -> str:

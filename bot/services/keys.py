@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Literal
 
 from bot.openssh import AllowedKey, OpenSshError, SshSignature, ssh_signature
 from bot.services.statements import NAMESPACE, Proof, Statement, StatementError
 
-SOURCE = "key"
+SOURCE: Literal["key"] = "key"
 """`SignatureRow.source` of what is told here."""
 
 PATIENCE = timedelta(minutes=10)

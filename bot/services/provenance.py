@@ -31,6 +31,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """From which kinds of stored rows a signature of each source may come. The database lets each process store its own
 kinds alone (`storage.roles`)."""
 
+REVIEW = "review"
+"""The command that is no request but an act on a plan."""
+
 SKEW = timedelta(minutes=5)
 """How far the clocks of the database and of the process that signed may lie apart."""
 
@@ -47,6 +50,7 @@ class _Command(_Read):
     params: Mapping[str, Any] = {}
     reason: str = ""
     typed: str = ""
+    break_glass: bool = False
 
 
 class Asked(_Read):
@@ -121,10 +125,16 @@ def _difference(
 
 
 def _request(row: PlanRow, plan: Plan, signature: SignatureRow, command: _Command) -> str | None:
+    if command.name == REVIEW and signature.act == Act.REVIEW:
+        if command.params.get("plan") != row.id:
+            return "it was about another plan"
+        return _words(signature, reason=str(command.params.get("text")), typed="")
     if signature.act != Act.REQUEST or signature.person != row.requester:
         return "it was a request, and not of this requester"
     if command.name != plan.action:
         return f"`{command.name}` was asked for, not `{plan.action}`"
+    if command.break_glass != row.break_glass:
+        return "break-glass was asked for" if command.break_glass else "break-glass was not asked for"
     for name, value in command.params.items():
         if value is not None and plan.params.get(name, value) != value:
             return f"`{name}` was another one"

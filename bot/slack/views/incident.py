@@ -8,6 +8,8 @@ from bot.services.cards import IncidentCard
 from bot.slack.views.blocks import Block, Message, context, escape, fields, header, message, moment, section, span
 from bot.slack.views.plan import left
 
+SUSPECT = "Its buttons and commands are no signatures; sign with `drbot sign PLAN` on the command line."
+
 
 def incident_message(card: IncidentCard, *, now: datetime) -> Message:
     """Severity, commander, clock, what runs, what comes next. The title stands alone: it is a person's words."""
@@ -18,6 +20,8 @@ def incident_message(card: IncidentCard, *, now: datetime) -> Message:
     pairs.append(("Impact since", moment(card.impact_started_at)))
     pairs.append(("RTO", _clock(card, now)))
     blocks: list[Block] = [header(f"Incident {card.number}: {card.title}"), fields(pairs)]
+    if card.slack_suspect_since is not None:
+        blocks.append(section(f"*Slack is under suspicion* since {moment(card.slack_suspect_since)}. {SUSPECT}"))
     running = "\n".join(f"• {escape(line)}" for line in card.running[:10])
     blocks.append(section(f"*Runs now*\n{running}" if running else "Nothing runs now."))
     if card.next_step and card.open:

@@ -1,0 +1,176 @@
+"""`drbot sign`, `deny`, `withdraw`, `review`: acts on a plan, proven by the person's own OpenSSH key.
+
+What is signed is shown first; the key stays with `ssh-keygen`. Nothing here needs Slack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from actions.approval import Act
+from actions.errors import UserError
+from bot.router import Command, Router
+from bot.settings import Settings
+
+if TYPE_CHECKING:  # the services are slow to import
+    from bot.services.signing import Signing
+    from bot.services.statements import Proof, Statement
+
+Plan = Annotated[str, typer.Argument(metavar="PLAN", help="The id of the plan, as its message shows it.")]
+Reason = Annotated[str, typer.Option(help="Why; asked for when it is left out.")]
+Target = Annotated[str, typer.Option(help="The name of the target, typed; asked for where the rule wants it.")]
+Key = Annotated[Path | None, typer.Option(help="Your key, or the .pub file of one in the agent. Default: DRBOT_KEY.")]
+
+_VERBS = {
+    Act.REQUEST: "do you ask for it",
+    Act.APPROVE: "do you approve it",
+    Act.DENY: "do you deny it",
+    Act.WITHDRAW: "do you withdraw",
+    Act.REVIEW: "is the run right, or what is wrong with it",
+}
+
+
+def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
+    """Hang the commands into the command line."""
+
+    @app.command()
+    def sign(plan: Plan, reason: Reason = "", target: Target = "", key: Key = None) -> None:
+        """Approve a plan with your key, or sign your own request; it counts with Slack away too."""
+        _act(settings(), plan, Act.APPROVE, reason=reason, target=target, key=key)
+
+    @app.command()
+    def deny(plan: Plan, reason: Reason = "", key: Key = None) -> None:
+        """Deny a plan with your key; only a new plan overrules it."""
+        _act(settings(), plan, Act.DENY, reason=reason, key=key)
+
+    @app.command()
+    def withdraw(plan: Plan, reason: Reason = "", key: Key = None) -> None:
+        """Take your signature back, until the run has started."""
+        _act(settings(), plan, Act.WITHDRAW, reason=reason, key=key)
+
+    @app.command()
+    def review(plan: Plan, reason: Reason = "", key: Key = None) -> None:
+        """Record that you have looked at a run that one person started under break-glass."""
+        _act(settings(), plan, Act.REVIEW, reason=reason, key=key)
+
+    @app.command()
+    def proofs(plan: Plan) -> None:
+        """Print the statements and signatures of a plan, for `ssh-keygen -Y verify`."""
+        from bot import bootstrap
+
+        async def work() -> None:
+            async with bootstrap.front(settings(), "") as there:
+                typer.echo("\n".join(await there.signing.proofs(plan)))
+
+        asyncio.run(work())
+
+
+def _act(settings: Settings, plan: str, act: Act, *, reason: str, key: Path | None, target: str = "") -> None:
+    from bot import bootstrap
+
+    person = person_of(settings)
+
+    async def work() -> None:
+        async with bootstrap.front(settings, person) as there:
+            typer.echo(await sign_plan(there.signing, plan, act, reason=reason, target=target, key=key or settings.key))
+
+    asyncio.run(work())
+
+
+def split(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The words of a request without `--sign KEY`, and that key. Raises UserError when the key is missing."""
+    left, key = list(words), None
+    for at, word in enumerate(left):
+        if word == "--sign" or word.startswith("--sign="):
+            value = word.partition("=")[2]
+            if not value and at + 1 == len(left):
+                raise UserError("`--sign` needs your key: `--sign ~/.ssh/id_ed25519`.")
+            key = Path(value or left[at + 1])
+            del left[at : at + (1 if value else 2)]
+            break
+    return left, key
+
+
+async def ask(settings: Settings, words: Sequence[str], key: Path) -> tuple[str, bool]:
+    """Ask for a plan and sign the request by key; how it stands or ended, and whether that is good news."""
+    return await _request(settings, Router().parse_argv(words), key)
+
+
+async def clear_suspicion(settings: Settings, command: Command, key: Path) -> str:
+    """Sign that Slack can be trusted again; the sentence for the signer."""
+    from bot import bootstrap
+
+    person = person_of(settings)
+    async with bootstrap.front(settings, person) as there:
+        number = command.params.get("incident")
+        said = await there.suspicion.statement(person, number, str(command.params.get("text") or ""))
+        return await there.suspicion.hand_in(person, await proven(said, key))
+
+
+async def activate(settings: Settings, file: Path, *, reason: str, target: str, key: Path) -> tuple[str, bool]:
+    """Ask for a new version of the plan file to be put in force."""
+    from actions.registry import ACTIONS
+    from bot import plan_file
+    from bot.services.plan_versions import sha256_of
+
+    text = plan_file.read_file(file)
+    plan_file.load_text(text, name=str(file), actions=[kind.name for kind in ACTIONS])
+    typer.echo(f"{file}: SHA-256 {sha256_of(text)}; its target is plan-{sha256_of(text)[:8]}")
+    command = Command(name="plan.activate", params={"document": text}, reason=reason, typed=target)
+    return await _request(settings, command, key)
+
+
+async def _request(settings: Settings, command: Command, key: Path) -> tuple[str, bool]:
+    from bot import bootstrap
+
+    reason = command.reason or asked("Why do you ask for it", "--reason")
+    typed = command.typed or asked("Type the name of the target", "--target")
+    command = command.model_copy(update={"reason": reason, "typed": typed})
+    async with bootstrap.front(settings, person_of(settings)) as there:
+        plan = await there.counter.ask_by_key(command)
+        typer.echo(await sign_plan(there.signing, plan, Act.APPROVE, reason=reason, target=typed, key=key))
+        return await there.counter.follow(plan)
+
+
+async def sign_plan(desk: Signing, plan: str, act: Act, *, reason: str, target: str, key: Path) -> str:
+    """Show the plan, have the statement signed, hand it in; the sentence for the signer."""
+    from bot.counter import plan_text
+
+    card = await desk.card(plan)
+    act = await desk.act(plan, act)
+    typer.echo(plan_text(card))
+    typer.echo(f"Digest {card.digest}, code {card.short_code}")
+    if act in (Act.APPROVE, Act.REQUEST) and card.typed_target and not target:
+        target = asked("Type the name of the target", "--target")
+    reason = reason or asked(f"Why {_VERBS[act]}", "--reason")
+    return await desk.hand_in(await proven(desk.statement(card, act, target=target, reason=reason), key))
+
+
+async def proven(said: Statement, key: Path) -> Proof:
+    """Show the statement and have the person's key sign it."""
+    from actions.adapters import ssh_keygen
+    from bot.services.statements import NAMESPACE, Proof
+
+    typer.echo(f"You sign:\n{said.text}")
+    armored = await ssh_keygen.sign(said.text, namespace=NAMESPACE, key=key)
+    return Proof(statement=said, armored=armored)
+
+
+def asked(question: str, option: str) -> str:
+    """Ask the person at the terminal. Raises UserError where nobody is."""
+    if not sys.stdin.isatty():
+        raise UserError(f"There is no terminal to ask at; give {option}.")
+    return str(typer.prompt(question)).strip()
+
+
+def person_of(settings: Settings) -> str:
+    """Who uses the command line. Raises UserError when nobody said."""
+    if not settings.person:
+        raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")
+    return settings.person

@@ -1,0 +1,195 @@
+"""Whether Slack itself is under suspicion in an incident, read from the record.
+
+Anybody of the roster may say so, at once. Trusting it again takes the keys of two persons. The record decides, not the
+column of the incident: a process that lost its head can change the one, and only add to the other.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from actions.approval import Code
+from actions.errors import UserError
+from actions.ports import Clock
+from bot.services.keys import Claim, Keys
+from bot.services.paging import page
+from bot.services.policy import Policy
+from bot.services.statements import CLEAR, Proof, Statement, incident_digest, statement
+from storage import incidents, outbox, plans, runs, timeline
+from storage.session import Database, notify
+from storage.tables import Incident, PlanRow, TimelineEntry
+
+RAISED, CLEARED = "suspect_slack", "clear_suspect_slack"
+"""Kinds of timeline entries."""
+
+CLEARERS = 2
+"""Persons whose keys end a suspicion."""
+
+HOW_TO_CLEAR = "two persons each run `drbot incident clear-suspect-slack --incident {number}` with their keys"
+
+
+async def suspected_since(session: AsyncSession, incident_id: str, keys: Keys) -> datetime | None:
+    """Since when nothing that came through Slack counts; None while Slack is trusted."""
+    return (await _standing(session, incident_id, keys))[0]
+
+
+async def _standing(session: AsyncSession, incident_id: str, keys: Keys) -> tuple[datetime | None, frozenset[str]]:
+    """The suspicion, and who has signed that it is over."""
+    since: datetime | None = None
+    signed: frozenset[str] = frozenset()
+    for entry in await timeline.of_kinds(session, incident_id, (RAISED, CLEARED)):
+        if entry.kind == RAISED:
+            if since is None:
+                since, signed = entry.occurred_at, frozenset()
+        elif since is not None and _problem(entry, incident_id, since, keys) is None:
+            signed |= {str(entry.data["person"])}
+            since = None if len(signed) >= CLEARERS else since
+    return since, signed
+
+
+def _problem(entry: TimelineEntry, incident_id: str, since: datetime, keys: Keys) -> str | None:
+    recorded = entry.recorded_at or entry.occurred_at
+    claim = _claim(
+        incident_id, since, person=str(entry.data.get("person")), reason=str(entry.data.get("reason")), at=recorded
+    )
+    return keys.problem(claim, str(entry.data.get("proof")))
+
+
+def _claim(incident_id: str, since: datetime, *, person: str, reason: str, at: datetime) -> Claim:
+    return Claim(
+        act=CLEAR,
+        subject=f"incident {incident_id}",
+        digest=incident_digest(incident_id, since),
+        person=person,
+        target="",
+        reason=reason,
+        at=at,
+    )
+
+
+class Suspicion:
+    """Raises and clears it."""
+
+    def __init__(self, database: Database, policy: Policy, clock: Clock, *, on_call: str) -> None:
+        self._database = database
+        self._policy = policy
+        self._clock = clock
+        self._on_call = on_call
+
+    async def raise_(self, session: AsyncSession, row: Incident, person: str, why: str) -> None:
+        """From now on Slack's signatures on the incident's plans do not count. Raises UserError when it is so."""
+        already = await suspected_since(session, row.id, self._policy.keys)
+        if already is not None:
+            raise UserError(f"Slack is under suspicion here since {already:%H:%M:%S} UTC; nothing was changed.")
+        now = self._clock.now()
+        row.slack_suspect_since = now
+        session.add(row)
+        name = self._policy.name(person)
+        text = (
+            f"{name} says that Slack may be in wrong hands. Its buttons and commands are no signatures in incident "
+            f"{row.number} any more, earlier ones neither; sign with `drbot sign PLAN`. To trust Slack again, "
+            f"{HOW_TO_CLEAR.format(number=row.number)}."
+        )
+        said = f"{text} Why: {why}" if why else text
+        await timeline.add(session, incident_id=row.id, kind=RAISED, actor=name, occurred_at=now, text=said)
+        await page(session, text, key=f"suspect-slack/{row.id}/{now.isoformat()}")
+        await self._tell(session, row, text)
+
+    async def statement(self, person: str, number: int | None, reason: str) -> Statement:
+        """What this person signs to end the suspicion of an incident; without a number of the only one there is."""
+        async with self._database.session() as session:
+            row, since = await self._suspected(session, number)
+        return statement(
+            act=CLEAR,
+            subject=f"incident {row.id}",
+            digest=incident_digest(row.id, since),
+            person=person,
+            reason=reason or f"Slack is trusted again in incident {row.number}",
+            at=self._clock.now(),
+        )
+
+    async def hand_in(self, person: str, proof: Proof) -> str:
+        """Record a signed statement; the second person's ends the suspicion. The sentence for the signer."""
+        said, now = proof.statement, self._clock.now()
+        text = ""
+        async with self._database.session() as session:
+            row = await incidents.get(session, said.subject.removeprefix("incident "))
+            if row is None:
+                raise UserError("This statement is about no incident; run `drbot incident clear-suspect-slack` again.")
+            await plans.hold(session, f"incident {row.id}")
+            since, signed = await _standing(session, row.id, self._policy.keys)
+            if since is None:
+                raise UserError(f"Slack is not under suspicion in incident {row.number}; nothing was changed.")
+            problem = self._refusal(_claim(row.id, since, person=person, reason=said.reason, at=now), proof, signed)
+            if problem:
+                await timeline.refuse(
+                    session, plan_id=None, account=person, person=person, code=Code.BAD_PROOF, text=problem
+                )
+            else:
+                text = await self._record(session, row, person, proof, over=len(signed | {person}) >= CLEARERS)
+        if problem:
+            raise UserError(problem)
+        return text
+
+    def _refusal(self, claim: Claim, proof: Proof, signed: frozenset[str]) -> str:
+        if claim.person not in self._policy.roster:
+            return f"`{claim.person}` is not on the roster, so nothing was done. Ask a person who is."
+        if claim.person in signed:
+            return "Your signature is already recorded; a second person must sign with a key of their own."
+        wrong = self._policy.keys.problem(claim, proof.text)
+        return f"This signature does not count: {wrong}." if wrong else ""
+
+    async def _record(self, session: AsyncSession, row: Incident, person: str, proof: Proof, *, over: bool) -> str:
+        name = self._policy.name(person)
+        text = f"{name} has signed that Slack can be trusted again: {proof.statement.reason}"
+        if over:
+            text += ". Signatures from Slack count from now on."
+            row.slack_suspect_since = None
+            session.add(row)
+        await timeline.add(
+            session,
+            incident_id=row.id,
+            kind=CLEARED,
+            actor=name,
+            occurred_at=self._clock.now(),
+            text=text,
+            data={"person": person, "reason": proof.statement.reason, "proof": proof.text},
+        )
+        await self._tell(session, row, text)
+        if over:
+            return f"Slack is trusted again in incident {row.number}; signatures from it count from now on."
+        return "Your signature is recorded; Slack is trusted again once a second person has signed."
+
+    async def _suspected(self, session: AsyncSession, number: int | None) -> tuple[Incident, datetime]:
+        if number is None:
+            rows = [row for row in await incidents.newest(session) if row.closed_at is None]
+        else:
+            found = await incidents.by_number(session, number)
+            rows = [] if found is None else [found]
+        known = [(row, since) for row in rows if (since := await self.since(session, row)) is not None]
+        if len(known) != 1:
+            what = "no incident" if not known else "several incidents"
+            raise UserError(f"Slack is under suspicion in {what}; name one with `--incident NUMBER`.")
+        return known[0]
+
+    async def since(self, session: AsyncSession, row: Incident) -> datetime | None:
+        """Since when Slack is under suspicion in this incident."""
+        return await suspected_since(session, row.id, self._policy.keys)
+
+    async def _tell(self, session: AsyncSession, row: Incident, text: str) -> None:
+        for channel in dict.fromkeys([row.channel, self._on_call]):
+            if channel:
+                await outbox.add(session, "text", channel, payload={"text": text})
+        await outbox.add(session, "incident", row.channel, ref=row.id)
+        for plan in await plans.of_incident(session, row.id):
+            if await _open(session, plan):
+                await outbox.add(session, "plan", plan.channel, ref=plan.id)
+        # The workers look at every plan again: what Slack had signed may not start any more, or may again.
+        await notify(session, "signature")
+
+
+async def _open(session: AsyncSession, plan: PlanRow) -> bool:
+    run = await runs.get(session, plan.id)
+    return run is not None and (run.state == "awaiting" or run.state in runs.HELD)
