@@ -27,7 +27,9 @@ log = structlog.get_logger()
 LARGEST = 1_000_000
 """Bytes. A click carries its whole message, which has at most some 13,000 characters; nothing of Slack's is larger."""
 
-SIGNING = frozenset({plan.APPROVE, plan.DENY, signing.APPROVE, signing.DENY, "plan.withdraw"})
+SIGNING = frozenset(
+    {plan.APPROVE, plan.DENY, plan.WITHDRAW, signing.APPROVE, signing.DENY, signing.WITHDRAW},
+)
 """Buttons and forms that are never counted: no limit may cost a signature."""
 
 
