@@ -18,6 +18,7 @@ from actions.errors import DrError
 from actions.ports import Clock
 from bot.plan_file import DrPlan, cron_fields
 from bot.services.approvals import SCHEDULE
+from bot.services.quorum import warn_of_gaps
 from storage import copies, inbox, incidents, outbox, requests, timeline
 from storage.session import Database
 from storage.tables import Incident, RequestRow
@@ -53,6 +54,7 @@ class DrClock:
         scheduler.add_job(self._marks, IntervalTrigger(seconds=10, timezone=UTC), **options)
         scheduler.add_job(self._forget, CronTrigger(hour=3, minute=17, timezone=UTC), **options)
         scheduler.add_job(self._catch_up, IntervalTrigger(minutes=5, timezone=UTC), **options)
+        scheduler.add_job(self._signers, CronTrigger(hour=6, minute=30, timezone=UTC), **options)
         scheduler.start()
         log.info("clock_started")
         try:
@@ -68,6 +70,12 @@ class DrClock:
         """Ask for the dump of one instant; False when a replica has done so already."""
         key = f"schedule/dump/{database}/{instant:%Y-%m-%dT%H:%MZ}"
         return await self._ask(key, "backup.dump", {"database": database}, BY_SCHEDULE)
+
+    async def _signers(self) -> None:
+        try:
+            await warn_of_gaps(self._database, self._plan, self._clock.now())
+        except DrError as error:
+            log.warning("signers_not_checked", error=str(error))
 
     async def _catch_up(self) -> None:
         await self.catch_up(self._clock.now())

@@ -7,16 +7,16 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from actions.approval import shortfall
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
 from bot.plan_file import DrPlan
+from bot.plan_file.quorum import gaps
 from bot.services.approvals import Policy
 from bot.services.leftovers import Leftovers
 from bot.services.record.health import health
 from bot.services.record.watch import Watch
-from storage import processes
+from storage import accounts, processes
 from storage.session import Database
 
 ALIVE = timedelta(seconds=30)
@@ -100,16 +100,20 @@ class Doctor:
 
     async def _roster(self) -> list[Finding]:
         findings = []
-        able = {person.id for person in self._plan.roster if person.slack_ids}
+        able = {name for name, person in self._policy.roster.items() if person.means}
         silent = sorted(self._policy.roster.keys() - able)
         if silent:
-            detail = f"without a Slack account, cannot sign: {', '.join(silent)}"
-            findings.append(_warn("roster", detail, "Add their `slack_ids` to the plan file."))
-        for rule in self._policy.rules:
-            short = shortfall((rule,), rule.risk, self._policy.roster.values())
-            if short:
-                detail = f"{rule.risk} plans can never be signed; the roster lacks {'; '.join(short)}"
-                findings.append(_stop("roster", detail, "Add persons with Slack accounts to the roster."))
+            detail = f"without a Slack account and without a key, cannot sign: {', '.join(silent)}"
+            findings.append(_warn("roster", detail, "Add their `slack_ids` or `keys` to the plan file."))
+        hour = self._ports.clock.now().replace(minute=0, second=0, microsecond=0)
+        for gap in gaps(self._plan, hour):
+            tell = _warn if gap.hours else _stop  # at some hours, or never
+            findings.append(tell("signers", gap.sentence, "Add persons to the roster or to the rota."))
+        async with self._database.session() as session:
+            barred = [row for row in await accounts.of(session, self._policy.accounts) if row.problem]
+        for row in barred:
+            name = self._policy.name(self._policy.accounts[row.account])
+            findings.append(_warn("signers", f"{name} cannot sign as `{row.account}`: {row.problem}", "Ask in Slack."))
         return findings or [_ok("roster", f"{len(able)} persons can sign; every risk has a quorum")]
 
     async def _servers(self) -> list[Finding]:
