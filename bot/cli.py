@@ -82,11 +82,15 @@ def run(
 
 
 @app.command()
-def job(spec: Annotated[Path, typer.Argument(help="The folder's spec.json, written by the executor.")]) -> None:
+def job(
+    spec: Annotated[Path, typer.Argument(help="The folder's spec.json, written by the executor.")],
+    folder: Annotated[Path | None, typer.Option(help="For lock and result; default: the spec's.")] = None,
+    message: Annotated[Path | None, typer.Option(help="File of the pod's termination message.")] = None,
+) -> None:
     """Run one heavy step; progress is NDJSON on standard output, the result is written last."""
     from bot import world
 
-    raise typer.Exit(_wait(world.job(_settings(), spec)))
+    raise typer.Exit(_wait(world.job(_settings(), spec, folder=folder, message=message)))
 
 
 @app.command()

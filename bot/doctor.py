@@ -42,6 +42,7 @@ class Doctor:
         if not quick:
             checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
+            checks += [("jobs", self._jobs)]
             checks += [("application", self._services), ("secrets", self._secrets), ("left over", self._leftovers)]
         findings: list[Finding] = []
         for name, check in checks:
@@ -152,6 +153,13 @@ class Doctor:
             else:
                 findings.append(_stop(f"backups of {name}", "none", f"Run `/dr-backup run {name}` now."))
         return findings
+
+    async def _jobs(self) -> list[Finding]:
+        found = [
+            _stop("jobs", problem, "Until then no step that moves data can run.")
+            for problem in await self._ports.executor.problems()
+        ]
+        return found or [_ok("jobs", "can be started")]
 
     async def _services(self) -> list[Finding]:
         findings = []

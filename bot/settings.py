@@ -28,6 +28,13 @@ class SlackMode(StrEnum):
     OFF = "off"
 
 
+class ExecutorKind(StrEnum):
+    """Where heavy steps run."""
+
+    SUBPROCESS = "subprocess"
+    KUBERNETES = "kubernetes"
+
+
 class Settings(BaseSettings):
     """What differs between two installations. What the plan says is in the plan file."""
 
@@ -36,6 +43,12 @@ class Settings(BaseSettings):
     plan_file: Path = Path("dr-plan.yml")
     data_directory: Path = Path("var")
     """The embedded database, local copies of dumps, spool and job folders."""
+    executor: ExecutorKind = ExecutorKind.SUBPROCESS
+    """Processes beside the worker, or Jobs as `jobs` of the plan file says."""
+    job_memory_mib: int = Field(default=4096, ge=256)
+    """Writable memory of each process of a job beside the worker."""
+    plan_digest: str = ""
+    """For jobs: the digest of the plan the worker goes by. Another plan is refused."""
     database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL")
     """The bot's own PostgreSQL, as the owner of its tables; empty: the bundled one is started in `data_directory`."""
     slack_database_url: SecretStr | None = None

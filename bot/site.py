@@ -5,7 +5,20 @@ from __future__ import annotations
 from datetime import timedelta
 
 from actions.ports import Secrets
-from actions.site import BackupPolicy, Bucket, ClusterAccess, Database, Invariant, Server, Service, Site, WorkloadRef
+from actions.site import (
+    BackupPolicy,
+    Bucket,
+    ClusterAccess,
+    Database,
+    Invariant,
+    JobClaim,
+    JobPlace,
+    JobSecret,
+    Server,
+    Service,
+    Site,
+    WorkloadRef,
+)
 from bot.plan_file import LOCAL, DrPlan, is_reference
 
 
@@ -54,7 +67,30 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             cluster.name: ClusterAccess(name=cluster.name, kubeconfig=cluster.kubeconfig or "", context=cluster.context)
             for cluster in plan.clusters
         },
+        jobs=_jobs(plan),
         backups={item.database: await _policy(plan, item.database, secrets) for item in plan.backups.databases},
+    )
+
+
+def _jobs(plan: DrPlan) -> JobPlace | None:
+    found = plan.jobs
+    if found is None:
+        return None
+    return JobPlace(
+        cluster=found.cluster,
+        namespace=found.namespace,
+        image=found.image,
+        plan_config_map=found.plan_config_map,
+        service_account=found.service_account or "",
+        claims=tuple(JobClaim(name=claim.name, path=claim.path) for claim in found.claims),
+        secrets=tuple(
+            JobSecret(name=secret.name, path=secret.path or "", kinds=tuple(kind.value for kind in secret.kinds))
+            for secret in found.secrets
+        ),
+        cpu=found.cpu,
+        memory=found.memory,
+        ephemeral_storage=found.ephemeral_storage,
+        keep_finished=found.keep_finished,
     )
 
 

@@ -5,12 +5,15 @@ A job needs nothing else, and starts in half the time without Slack and the serv
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actions.adapters.clock import SystemClock
+from actions.adapters.containment import Limits
 from actions.adapters.executor import SubprocessExecutor
 from actions.adapters.postgres import PostgresServers
 from actions.adapters.postgres_tools import PostgresPrograms
@@ -18,25 +21,31 @@ from actions.adapters.s3 import S3Store
 from actions.adapters.secrets import SecretReferences
 from actions.backup.jobs import main as job_main
 from actions.backup.logical import LogicalEngine
-from actions.ports import Clock, ObjectStore, Ports, PostgresAdmin, Secrets
+from actions.errors import UserError
+from actions.ports import Clock, Executor, ObjectStore, Ports, PostgresAdmin, Secrets
 from actions.site import Site
 from bot.plan_file import DrPlan, load
 from bot.redaction import texts
-from bot.settings import Settings
+from bot.settings import ExecutorKind, Settings
 from bot.site import site_of
 
 if TYPE_CHECKING:  # slow to import, and a job has no business with it
     from storage.session import Database
 
 
-async def job(settings: Settings, spec: Path) -> int:
-    """Run one heavy step; the exit code says how it went."""
+async def job(settings: Settings, spec: Path, *, folder: Path | None = None, message: Path | None = None) -> int:
+    """Run one heavy step; the exit code says how it went. Raises UserError for another plan than the worker's."""
     plan = load(settings.plan_file)
+    if settings.plan_digest not in ("", digest(plan)):
+        raise UserError(
+            f"The plan file of this job (`{settings.plan_file}`) is not the one the worker goes by. Bring the "
+            "ConfigMap of the jobs up to date, then try again."
+        )
     references = secret_references(settings, plan)
     site = await site_of(plan, SecretReferences())
     postgres, objects = PostgresServers(site, references), S3Store(site, references)
     engine = _engine(settings, site, postgres, objects, references, SystemClock())
-    return await job_main(spec, engine, hide=settings.mask)
+    return await job_main(spec, engine, hide=settings.mask, folder=folder, message=message)
 
 
 async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
@@ -53,14 +62,12 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     site = await site_of(plan, SecretReferences())
     clock = SystemClock()
     postgres, objects = PostgresServers(site, references), S3Store(site, references)
-    command = [sys.executable, "-m", "bot.cli", "job"]
-    jobs = settings.data_directory.resolve() / "jobs"
     return Ports(
         site=site,
         postgres=postgres,
         objects=objects,
         backups=_engine(settings, site, postgres, objects, references, clock),
-        executor=SubprocessExecutor(jobs, command, environment=_without_own_secrets()),
+        executor=_executor(settings, plan, site, references),
         cluster=KubernetesCluster(site, references),
         service=ServiceProbe(references),
         secrets=references,
@@ -68,6 +75,29 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
         runs=OwnRuns(database, Policy(plan), kinds(), clock),
         plan_versions=StoredPlanVersions(database, actions=[kind.name for kind in ACTIONS]),
     )
+
+
+def digest(plan: DrPlan) -> str:
+    """What the plan says, whatever its comments and the order of its keys."""
+    return hashlib.sha256(json.dumps(plan.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _executor(settings: Settings, plan: DrPlan, site: Site, secrets: Secrets) -> Executor:
+    if settings.executor is ExecutorKind.SUBPROCESS:
+        return SubprocessExecutor(
+            settings.data_directory.resolve() / "jobs",
+            [sys.executable, "-m", "bot.cli", "job"],
+            environment=_without_own_secrets(),
+            limits=Limits(memory=settings.job_memory_mib << 20),
+        )
+    from actions.adapters.executor_kubernetes import KubernetesExecutor
+    from actions.adapters.kubernetes_sessions import Sessions
+
+    if site.jobs is None:
+        raise UserError(
+            "DRBOT_EXECUTOR is `kubernetes`, but the plan file has no `jobs`. Add it, or set DRBOT_EXECUTOR=subprocess."
+        )
+    return KubernetesExecutor(site.jobs, Sessions(site, secrets), plan_digest=digest(plan))
 
 
 def secret_references(settings: Settings, plan: DrPlan) -> SecretReferences:

@@ -9,6 +9,7 @@ from actions.site import WorkloadKind
 from bot.plan_file.approval import Approval, ApprovalRule, BreakGlass, Slot
 from bot.plan_file.check import Problem, Severity, check, check_text, load, load_text, read_file, report
 from bot.plan_file.document import DrPlan, UnknownNameError
+from bot.plan_file.jobs import JobClaim, Jobs, JobSecret
 from bot.plan_file.people import Channels, Person
 from bot.plan_file.procedures import (
     Contact,
@@ -77,6 +78,9 @@ __all__ = [
     "Freeze",
     "IncrementalBackup",
     "Invariant",
+    "JobClaim",
+    "JobSecret",
+    "Jobs",
     "ObjectLock",
     "Objectives",
     "Person",

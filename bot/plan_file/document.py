@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from actions.errors import UserError
 from bot.plan_file.approval import Approval
+from bot.plan_file.jobs import Jobs
 from bot.plan_file.people import Channels, Person, WorkspaceId
 from bot.plan_file.procedures import Contact, Drill, Objectives, PlanDocument, Runbook, Scenario
 from bot.plan_file.protection import Backups, DatabaseBackup
@@ -73,6 +74,8 @@ class DrPlan(Part):
     """Buckets of S3-compatible stores."""
     backups: Backups
     """Copies: what, when, where, how long, and the keys."""
+    jobs: Jobs | None = None
+    """Heavy steps as Jobs of a cluster; without it they are processes beside the worker."""
     record: Record | None = None
     """How the record is sealed; without it nobody outside the bot's database can vouch for it."""
     approval: Approval

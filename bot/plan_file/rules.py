@@ -28,6 +28,7 @@ _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("databases.*.spare_server", "servers.*.name", "server", ()),
     ("databases.*.application", "services.*.name", "service", ()),
     ("services.*.cluster", "clusters.*.name", "cluster", ()),
+    ("jobs.cluster", "clusters.*.name", "cluster", ()),
     ("services.*.workloads.*.writes_to.*", "databases.*.name", "database", ()),
     ("backups.databases.*.database", "databases.*.name", "database", ()),
     ("backups.databases.*.dump.stores.*", "buckets.*.name", "bucket", ("local",)),
