@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from bot.clock import DrClock
 from bot.counter import Counter, plan_text
 from bot.doctor import Doctor
 from bot.plan_file import DrPlan, load
+from bot.sealing import sealer_of, watch_of
 from bot.services import plan_versions
 from bot.services.approvals import Approvals, Policy
 from bot.services.deliveries import Deliveries
@@ -31,6 +32,8 @@ from bot.services.desk import Desk
 from bot.services.incidents import Incidents
 from bot.services.leftovers import Leftovers
 from bot.services.plans import Plans
+from bot.services.record.adoption import Adoption
+from bot.services.record.export import write_log
 from bot.services.run_control import RunControl
 from bot.services.signing import Signing
 from bot.services.suspicion import Suspicion
@@ -38,7 +41,7 @@ from bot.services.wake import Wake
 from bot.settings import Role, Settings, SlackMode
 from bot.slack.runtime import SlackRuntime
 from bot.worker import Worker
-from bot.world import ports
+from bot.world import ports, secret_references
 from storage import plans as stored_plans
 from storage import processes
 from storage.roles import DatabaseRole
@@ -165,7 +168,28 @@ async def doctor(settings: Settings, *, quick: bool) -> list[Finding]:
     async with bot_database(settings) as database:
         plan = (await plan_versions.in_force(database, settings.plan_file)).plan
         world = await ports(settings, plan, database)
-        return await Doctor(database, plan, Policy(plan), world).examine(quick=quick)
+        watch = await watch_of(plan, database, secret_references(settings, plan), SystemClock())
+        return await Doctor(database, plan, Policy(plan), world, record=watch).examine(quick=quick)
+
+
+async def adopt(settings: Settings, person: str, reason: str) -> str:
+    """Go on after the bot's own database was restored from a backup. Raises UserError when there is nothing to adopt,
+    or the person is not on the roster."""
+    plan = load(settings.plan_file)
+    policy = Policy(plan)
+    if person not in policy.roster:
+        raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")
+    async with bot_database(settings) as database:
+        watch = await watch_of(plan, database, secret_references(settings, plan), SystemClock())
+        if watch is None:
+            raise UserError("The plan file names no witnesses, so there is nothing to compare with; add `record`.")
+        return await Adoption(database, watch, SystemClock()).adopt(person, policy.name(person), reason)
+
+
+async def export_log(settings: Settings, write: Callable[[str], object]) -> int:
+    """The whole log as JSON Lines, one call a line; how many entries."""
+    async with bot_database(settings) as database:
+        return await write_log(database, write)
 
 
 async def show_plan(settings: Settings, plan_id: str) -> str:
@@ -234,15 +258,17 @@ async def run(settings: Settings, roles: Collection[Role]) -> None:
         if Role.WORKER in roles:
             services = offices[Role.WORKER]
             world = await ports(settings, plan, services.database)
+            watch = await watch_of(plan, services.database, secret_references(settings, plan), SystemClock())
             worker = Worker(
                 services.database,
                 world,
                 services.approvals,
                 services.plans,
                 services.incidents,
-                Doctor(services.database, plan, services.policy, world),
+                Doctor(services.database, plan, services.policy, world, record=watch),
                 wake,
                 RunControl(services.approvals, SystemClock(), on_call=plan.channels.on_call),
+                record=watch,
                 lease=timedelta(seconds=settings.lease_s),
             )
             tasks.append(asyncio.create_task(worker.run(), name="worker"))
@@ -250,6 +276,11 @@ async def run(settings: Settings, roles: Collection[Role]) -> None:
         if Role.CLOCK in roles:
             clock = DrClock(offices[Role.CLOCK].database, plan, SystemClock())
             tasks.append(asyncio.create_task(clock.run(), name="clock"))
+            sealer = await sealer_of(
+                plan, offices[Role.CLOCK].database, secret_references(settings, plan), SystemClock(), wake
+            )
+            if sealer is not None:
+                tasks.append(asyncio.create_task(sealer.run(), name="sealer"))
         tasks.append(asyncio.create_task(_beat(database, roles, slack), name="beat"))
         await _until(stop, tasks)
 

@@ -16,7 +16,7 @@ import typer
 from pydantic import ValidationError
 
 from actions.errors import DrError
-from bot import cli_sign, logs, plan_file
+from bot import cli_record, cli_sign, logs, plan_file
 from bot.demo.command import demo_app
 from bot.redaction import Mask
 from bot.router import Router
@@ -55,6 +55,7 @@ def _settings() -> Settings:
 
 
 cli_sign.register(app, _settings)
+cli_record.register(app, _settings)
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:

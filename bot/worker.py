@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval, registry
 from actions.catalog.run import Retry
-from actions.contract import PLAN_SCHEMA, Action, Kinds, ParamsT, Plan, Query, Report, UnknownKindError
+from actions.contract import PLAN_SCHEMA, Action, Kinds, ParamsT, Plan, Query, Report, Risk, UnknownKindError
 from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from actions.ports import Ports
 from actions.runner import BrokenOffError, Order, OrderKind, Outcome, Runner, RunResult
@@ -32,6 +32,7 @@ from bot.services.approvals import Approvals
 from bot.services.desk import RESTORE_OFFER
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans, RequestRefusedError, note_plan
+from bot.services.record.watch import Watch
 from bot.services.run_control import ORDERS, RunControl
 from bot.services.wake import Wake
 from storage import incidents, outbox, plans, requests, runs
@@ -78,6 +79,7 @@ class Worker:
         wake: Wake,
         control: RunControl,
         *,
+        record: Watch | None = None,
         catalogue: Catalogue = registry,
         lease: timedelta = timedelta(seconds=30),
         parallel: int = 4,
@@ -90,6 +92,7 @@ class Worker:
         self._doctor = doctor
         self._wake = wake
         self._control = control
+        self._record = record  # None: the plan has no witnesses
         self._catalogue = catalogue
         self._lease = lease
         self._parallel = parallel
@@ -260,6 +263,10 @@ class Worker:
                 return
             now = self._ports.clock.now()
             decision = await self._approvals.decision(session, row, now)
+            if self._record is not None and decision.state is approval.State.APPROVED:
+                if not await self._record.may_claim():
+                    return
+                decision = await self._record.judged(session, row, decision)
             if decision.state is approval.State.APPROVED:
                 plan = self._catalogue.kinds().plan(row.document)
                 epoch = await runs.claim(session, run.id, owner=self.id, lease=self._lease, locks=plan.locks)
@@ -292,6 +299,8 @@ class Worker:
             if row is None:
                 return
             plan = self._catalogue.kinds().plan(row.document)
+            if self._record is not None and not await self._record.may_claim():
+                return
             before = await runs.get(session, run_id)
             stood_still = before is not None and not before.owner
             epoch = await runs.claim(session, run_id, owner=self.id, lease=self._lease, locks=plan.locks)
@@ -301,8 +310,13 @@ class Worker:
             if stood_still:
                 text = f"Run {run_id} goes on"
             now = self._ports.clock.now()
+            void = "" if self._record is None else await self._record.void(session, row, started=True)
+            if void:
+                await runs.end(session, run_id, owner=self.id, epoch=epoch, state="failed", message=void, at=now)
+                text = f"Run {run_id} ended where it stood: {void}"
             await note_plan(session, row, kind="run", text=text, at=now, data={"plan": run_id, "epoch": epoch})
-        self._start(row, plan, epoch, tasks)
+        if not void:
+            self._start(row, plan, epoch, tasks)
 
     def _start(self, row: PlanRow, plan: Plan, epoch: int, tasks: asyncio.TaskGroup) -> None:
         task = tasks.create_task(self._drive(row, plan, epoch))
@@ -399,6 +413,8 @@ class Worker:
         if decision.state is not approval.State.APPROVED:
             why = decision.reason or ", ".join(decision.missing)
             raise PermanentError(f"The signatures no longer suffice ({why}); ask for a new plan.")
+        if self._record is not None and Risk(row.risk) in (Risk.DESTRUCTIVE, Risk.IRREVERSIBLE):
+            await self._record.covered(row)
 
     async def _finish(self, row: PlanRow, epoch: int, result: RunResult) -> None:
         now = self._ports.clock.now()

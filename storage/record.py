@@ -210,3 +210,26 @@ async def of_incident(session: AsyncSession, incident_id: str) -> list[Entry]:
     await session.execute(text("SET LOCAL TimeZone = 'UTC'"))
     rows = await session.execute(_OF_INCIDENT, {"incident": incident_id})
     return [Entry(position=row.position, kind=row.kind, ref=row.ref, text=row.text) for row in rows]
+
+
+_PAGE = text(
+    """
+    SELECT s.position, l.kind, l.ref, jsonb_build_object('kind', l.kind, 'row', CASE l.kind
+        WHEN 'timeline_entry' THEN (SELECT to_jsonb(t) FROM timeline_entry t WHERE t.seq = l.ref)
+        WHEN 'signature' THEN (SELECT to_jsonb(t) FROM signature t WHERE t.id = l.ref)
+        WHEN 'refusal' THEN (SELECT to_jsonb(t) FROM refusal t WHERE t.id = l.ref)
+        WHEN 'journal' THEN (SELECT to_jsonb(t) FROM journal t WHERE t.seq = l.ref)
+        WHEN 'plan_version' THEN (SELECT to_jsonb(t) FROM plan_version t WHERE t.seq = l.ref)
+        WHEN 'log_epoch' THEN (SELECT to_jsonb(t) FROM log_epoch t WHERE t.epoch = l.ref)
+    END)::text AS text
+    FROM sealed_leaf s JOIN leaf l ON l.id = s.leaf_id
+    WHERE s.position >= :start ORDER BY s.position LIMIT :limit
+    """
+)
+
+
+async def page(session: AsyncSession, *, start: int, limit: int) -> list[Entry]:
+    """Sealed entries from a position on, in the order of the log."""
+    await session.execute(text("SET LOCAL TimeZone = 'UTC'"))
+    rows = await session.execute(_PAGE, {"start": start, "limit": limit})
+    return [Entry(position=row.position, kind=row.kind, ref=row.ref, text=row.text) for row in rows]

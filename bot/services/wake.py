@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
-QUEUES = ("request", "signature", "order", "outbox")
+QUEUES = ("request", "signature", "order", "outbox", "seal")
 
 
 class Wake:

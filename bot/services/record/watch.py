@@ -15,6 +15,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from actions.approval import Decision, State
 from actions.errors import DrError, PermanentError, TemporaryError
 from actions.ports import Clock
 from bot.services.record.checkpoint import Checkpoint, Consumed, Trust
@@ -129,6 +130,11 @@ class Watch:
         if not started and await record.consumed(session, row.id) is not None:
             return "A witness knows that this plan has run already; ask for a new one."
         return ""
+
+    async def judged(self, session: AsyncSession, row: PlanRow, decision: Decision) -> Decision:
+        """The decision on a plan whose signatures suffice, or that it is void."""
+        why = await self.void(session, row, started=False)
+        return Decision(state=State.VOID, reason=why) if why else decision
 
     async def covered(self, row: PlanRow) -> None:
         """Return when one witness holds a fresh checkpoint that knows the plan's signatures and that it has started.

@@ -1,0 +1,84 @@
+"""The log that is shown against the log that witnesses vouch for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bot.verify.checkpoints import Witnessed
+from bot.verify.findings import Tampering, Verdict
+from bot.verify.tree import WIDTH, root_of, split
+
+Name = Callable[[int], str]
+"""Tells people which entry stands at a position."""
+
+
+def compare(shown: bytes | bytearray, witnessed: Witnessed, verdict: Verdict, name: Name) -> None:
+    """Tell what was done to the log, and the first entry it was done to. `shown` are the hashes of its entries, made
+    from their values."""
+    verdict.entries = len(shown) // WIDTH
+    verdict.witnessed = witnessed.size
+    known = witnessed.hashes
+    if shown[: len(known)] == known:
+        _beyond(shown, witnessed, verdict)
+        return
+    count = verdict.entries
+    first = _first_difference(shown, known)
+    if first == count:
+        missing = witnessed.size - count
+        text = f"position {count} and {missing - 1} more after it, up to {witnessed.size}, which witnesses know"
+        verdict.found(Tampering.TRUNCATED, text, position=count)
+        return
+    kind = _kind(list(split(shown[first * WIDTH :])), list(split(known[first * WIDTH :])))
+    verdict.found(kind, _sentence(kind, first, name), position=first)
+
+
+def _beyond(shown: bytes | bytearray, witnessed: Witnessed, verdict: Verdict) -> None:
+    """After a gap only roots are known."""
+    good = len(witnessed.hashes) // WIDTH
+    for claim in witnessed.beyond:
+        if claim.size > verdict.entries:
+            text = f"position {verdict.entries}: checkpoint {claim.number} covers {claim.size} entries"
+            verdict.found(Tampering.TRUNCATED, text, position=verdict.entries)
+            return
+        if root_of(shown[: claim.size * WIDTH]) != claim.root:
+            text = f"between position {good} and {claim.size - 1}: not what checkpoint {claim.number} covers"
+            verdict.found(Tampering.REWRITTEN, text, position=good)
+            return
+        good = claim.size
+
+
+def _first_difference(shown: bytes | bytearray, known: bytes | bytearray) -> int:
+    """By halves, since comparing slices is quick."""
+    low, high = 0, min(len(shown), len(known)) // WIDTH
+    while low < high:
+        middle = (low + high + 1) // 2
+        if shown[low * WIDTH : middle * WIDTH] == known[low * WIDTH : middle * WIDTH]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _kind(shown: list[bytes], known: list[bytes]) -> Tampering:
+    """From the first difference on."""
+    inside, were = set(shown), set(known)
+    kept = len(inside & were)
+    if kept == 0 and len(known) > 1:
+        return Tampering.REBUILT
+    if known[0] in inside and shown[0] in were:
+        return Tampering.REORDERED
+    if known[0] in inside:
+        return Tampering.INSERTED
+    if shown[0] in were:
+        return Tampering.DELETED
+    return Tampering.EDITED
+
+
+def _sentence(kind: Tampering, position: int, name: Name) -> str:
+    here = f"position {position} ({name(position)})"
+    return {
+        Tampering.REBUILT: f"{here} and everything after it is another log than the witnesses'",
+        Tampering.REORDERED: f"{here} stood at another place when it was sealed",
+        Tampering.INSERTED: f"{here} was not there when its neighbours were sealed",
+        Tampering.DELETED: f"position {position}: the entry that stood before {name(position)} is gone",
+    }.get(kind, f"{here} has another content than the one that was sealed")
