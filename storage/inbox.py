@@ -45,7 +45,11 @@ async def get_all(session: AsyncSession, keys: Sequence[str]) -> Sequence[InboxR
 
 async def prune(session: AsyncSession, *, older: timedelta) -> int:
     """Forget what arrived longer ago, unless a signature or an open request rests on it; how many rows that were."""
-    rested_on = select(col(SignatureRow.id)).where(col(SignatureRow.inbox_key) == col(InboxRow.key)).exists()
+    rested_on = (
+        select(col(SignatureRow.id))
+        .where(col(SignatureRow.inbox_key) == col(InboxRow.key), col(SignatureRow.inbox_key) != "")
+        .exists()
+    )
     asked_with = (
         select(col(RequestRow.id))
         .where(col(RequestRow.source_key) == col(InboxRow.key), col(RequestRow.state) == "new")

@@ -45,6 +45,7 @@ def _serial() -> Any:
 class Incident(SQLModel, table=True):
     """One incident; its history is on the timeline."""
 
+    __table_args__ = (Index("incident_open", "channel", "number", postgresql_where=text("closed_at IS NULL")),)
     id: str = Field(primary_key=True)
     number: int | None = Field(default=None, sa_column=Column(Integer, Identity(always=True), unique=True))
     title: str
@@ -80,6 +81,7 @@ class InboxRow(SQLModel, table=True):
     """A click or command as it arrived, stored before the ack. The key makes Slack's retries land once."""
 
     __tablename__ = "inbox"
+    __table_args__ = (Index("inbox_unfinished", "received_at", postgresql_where=text("finished_at IS NULL")),)
     key: str = Field(primary_key=True)
     kind: str
     payload: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
@@ -219,7 +221,10 @@ class OutboxRow(SQLModel, table=True):
     """Something Slack is to be told. Cards (`plan`, `incident`) are rendered from the database when they are sent."""
 
     __tablename__ = "outbox"
-    __table_args__ = (Index("outbox_due", "state", "due_at"),)
+    __table_args__ = (
+        Index("outbox_due", "state", "due_at"),
+        Index("outbox_request", text("((payload ->> 'request')::bigint)")),
+    )
     id: int | None = Field(default=None, sa_column=_serial())
     kind: str
     channel: str

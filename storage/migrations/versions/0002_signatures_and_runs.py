@@ -22,6 +22,9 @@ STATEMENTS = (
         PRIMARY KEY (account)
     )
     """,
+    "CREATE INDEX incident_open ON incident (channel, number) WHERE closed_at IS NULL",
+    "CREATE INDEX inbox_unfinished ON inbox (received_at) WHERE finished_at IS NULL",
+    "CREATE INDEX outbox_request ON outbox (((payload ->> 'request')::bigint))",
     """
     CREATE TABLE plan_version (
         seq BIGINT GENERATED ALWAYS AS IDENTITY,

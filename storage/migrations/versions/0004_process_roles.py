@@ -22,7 +22,7 @@ STATEMENTS: tuple[str, ...] = (
             END IF;
             RETURN NEW;
         END IF;
-        IF EXISTS (SELECT FROM signature WHERE inbox_key = OLD.key) THEN
+        IF EXISTS (SELECT FROM signature WHERE inbox_key = OLD.key AND inbox_key <> '') THEN
             RAISE EXCEPTION 'a signature rests on the click %', OLD.key USING ERRCODE = 'insufficient_privilege';
         END IF;
         RETURN OLD;
