@@ -8,6 +8,9 @@ from actions.catalog.application import RolloutParams, ScaleParams
 from actions.catalog.backup import AdoptParams, DumpParams, UploadParams, VerifyParams
 from actions.catalog.plan_file import ActivateParams
 from actions.catalog.restore import RestoreParams
+from actions.catalog.run import AnswerParams, RunParams
+from actions.contract import JournalState, Lock, Plan, Risk
+from actions.steps.workloads import ScaleWorkload
 from tests.contract.kit import ActionCase
 from tests.fakes.manifests import an_entry
 from tests.fakes.s3 import MemoryObject
@@ -64,6 +67,46 @@ def with_a_broken_image() -> World:
     return world
 
 
+SCALED = ScaleWorkload(ref=API, replicas_before=3, replicas=5)
+ASKED = "k3m3n3p3q3"
+"""Another run, about which some actions decide."""
+
+
+def with_a_run(state: str, *lines: JournalState, optional: bool = False, scaled: int = 3) -> World:
+    """A world in which a run scales the application and has come so far."""
+    world = a_world(gitops=False)
+    world.cluster.workloads[API].replicas = scaled
+    plan = Plan(
+        id=ASKED,
+        action="application.scale",
+        summary="Scale `api` of service `shop` to 5",
+        risk=Risk.DISRUPTIVE,
+        target="shop",
+        params={"service": "shop", "workload": "api", "replicas": 5},
+        locks=(Lock(key="service:shop"),),
+        steps=(SCALED.model_copy(update={"optional": optional}),),
+        made_at=START,
+    )
+    world.runs.add(plan, state, *((0, line) for line in lines), message="Is it scaled?")
+    return world
+
+
+def that_asks(*, optional: bool = False) -> World:
+    """That run asks about its only step."""
+    return with_a_run("asking", JournalState.APPLYING, JournalState.ASKING, optional=optional)
+
+
+def that_failed() -> World:
+    """That run has failed and was put back."""
+    lines = (JournalState.APPLYING, JournalState.FAILED, JournalState.UNDOING, JournalState.UNDONE)
+    return with_a_run("failed", *lines)
+
+
+def that_succeeded() -> World:
+    """That run has scaled the application."""
+    return with_a_run("succeeded", JournalState.APPLYING, JournalState.VERIFIED, scaled=5)
+
+
 RESUME = frozenset({"resume_gitops"})
 NEXT_VERSION = "name: shop\nowner: somebody else\n"
 
@@ -117,6 +160,13 @@ CASES = (
     ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),
     ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),
     ActionCase("rollout", "application.rollout", RolloutParams(service="shop"), a_world, undoable=False),
+    *(
+        ActionCase(f"answer-{word}", f"run.{word}", AnswerParams(run=ASKED), that_asks)
+        for word in ("happened", "repeat", "undo", "leave")
+    ),
+    ActionCase("answer-skip", "run.skip", AnswerParams(run=ASKED, step=1), partial(that_asks, optional=True)),
+    ActionCase("retry", "run.retry", RunParams(run=ASKED), that_failed),
+    ActionCase("undo-finished", "run.undo_finished", RunParams(run=ASKED), that_succeeded, undoable=False),
     ActionCase("activate", "plan.activate", ActivateParams(document=NEXT_VERSION), a_world, undoable=False),
 )
 
