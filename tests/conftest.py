@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.fixtures.s3",
     "tests.fixtures.ssh_keys",
     "tests.fixtures.world",
+    "tests.fixtures.keyed",  # knows others, which must be registered first
 ]
 
 SHARED_S3 = pytest.StashKey[SharedS3]()

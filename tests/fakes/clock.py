@@ -23,3 +23,16 @@ class MemoryClock(Clock):
     async def sleep(self, duration: timedelta) -> None:
         self.advance(duration)
         await asyncio.sleep(0)
+
+
+class TravellingClock(Clock):
+    """The machine's clock, put forward by `ahead`; waiting takes real time."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+    async def sleep(self, duration: timedelta) -> None:
+        await asyncio.sleep(duration.total_seconds())
