@@ -291,6 +291,15 @@ async def test_leaves_that_were_changed_are_not_signed(ledger: LedgerForTests) -
         await ledger.sealer().seal()
 
 
+async def test_places_that_nobody_signed_are_not_built_on(ledger: LedgerForTests) -> None:
+    await ledger.sealed("one")
+    await ledger.note("two")
+    async with ledger.memory.session() as session:
+        await session.execute(text("INSERT INTO sealed_leaf SELECT 2, leaf_id FROM unsealed_leaf"))
+    with pytest.raises(PermanentError, match="places that no checkpoint covers"):
+        await ledger.sealer().seal()
+
+
 async def test_adopting_starts_an_epoch_in_which_the_past_is_void(ledger: LedgerForTests) -> None:
     await ledger.sealed("one")
     earlier = await a_plan(ledger, "before0001", started=False)

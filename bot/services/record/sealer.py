@@ -18,7 +18,7 @@ from actions.errors import DrError, PermanentError
 from actions.merkle import CompactRange
 from actions.ports import Clock
 from bot.services.record.checkpoint import Checkpoint, Consumed, Signed, Signer
-from bot.services.record.watch import Watch
+from bot.services.record.watch import NEXT, Watch
 from bot.services.record.witness import PATIENCE, Witness, bounded, newest_of
 from bot.services.wake import Wake
 from storage import outbox, record
@@ -116,6 +116,8 @@ class Sealer:
             epoch, last = await record.epoch(session), await record.newest(session)
             if self._grown.size != (0 if last is None else last.size):
                 return 0  # another sealer was quicker; caught up with at the next try
+            if await record.count(session) != self._grown.size:
+                raise PermanentError(f"Entries have places that no checkpoint covers. {NEXT}")
             if given_up is not None:
                 await record.consume(session, given_up, number=epoch.number)
             added = await record.place(session, size=self._grown.size, limit=BATCH)
