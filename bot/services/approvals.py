@@ -89,9 +89,12 @@ class Approvals:
         new = New(who=who, act=act, digest=digest, typed=typed, reason=reason, key=key, proof=proof)
         async with self._database.session() as session:
             await plans.hold(session, row.id)
-            started = has_started(await runs.get(session, row.id))
+            run = await runs.get(session, row.id)
+            started = has_started(run)
             case = await self.case(session, row, started=started)
             refusal = self._admit(case, new)
+            if refusal is not None and refusal.code is Code.ALREADY_STARTED:
+                refusal = _closed(run) or refusal
             if refusal is None:
                 await self._record(session, row, new)
                 text = await self._said(session, row, act, started=started)
@@ -211,6 +214,15 @@ class New(Frozen):
     reason: str
     key: str = ""
     proof: str = ""
+
+
+def _closed(run: RunRow | None) -> Refusal | None:
+    """Why a run that ended before its start takes no signature. What was recorded counts, whatever the clock says now:
+    nothing that expired comes back."""
+    codes = {"denied": Code.DENIED, "expired": Code.EXPIRED, "void": Code.STOPPED}
+    if run is None or run.state not in codes:
+        return None
+    return Refusal(code=codes[run.state], text=f"{run.message} This plan will not run; ask for a new one.".strip())
 
 
 def has_started(run: RunRow | None) -> bool:
