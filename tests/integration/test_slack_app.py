@@ -16,10 +16,10 @@ from slack_bolt.response import BoltResponse
 
 from actions.approval import Act
 from actions.errors import PermanentError, TemporaryError, UserError
-from bot.ports import ReplyTo, Who
+from bot.ports import ReplyTo, Watched, Who
 from bot.router import Command, Router
 from bot.services.cards import PlanState
-from bot.slack import deeds
+from bot.slack import accounts, deeds
 from bot.slack.app import build_app
 from bot.slack.gateway import WebGateway
 from bot.slack.middleware import Counter
@@ -29,7 +29,7 @@ from bot.slack.views.restore import restore_modal
 from tests.fakes.block_rules import check_message, check_view
 from tests.fakes.cards import NOW, a_card, an_offer
 from tests.fakes.desk import MemoryDesk, MemoryOutbox
-from tests.fakes.slack import APP_TOKEN, BOT_TOKEN, SECRET, FakeSlack, Fault, Message, signed, signed_http
+from tests.fakes.slack import APP_TOKEN, BOT_TOKEN, SECRET, TEAM, FakeSlack, Fault, Message, signed, signed_http
 
 TOKEN = "t" * 43
 
@@ -275,6 +275,48 @@ async def test_denying_needs_a_reason_and_is_recorded(
     await send(app, slack.submission(next(iter(slack.views)), reason="wrong backup"))
     await eventually(slack, "Your signature is recorded.")
     assert (desk.signed[0]["act"], desk.signed[0]["reason"]) == (Act.DENY, "wrong backup")
+
+
+async def test_withdrawing_is_recorded_and_told(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message
+) -> None:
+    await send(app, slack.click("plan.withdraw", TOKEN, message=plan))
+    await slack.until(lambda: slack.count("views.update") == 1)
+    await send(app, slack.submission(next(iter(slack.views)), reason="too early"))
+    await eventually(slack, "Your signature is recorded.")
+    assert (desk.signed[0]["act"], desk.signed[0]["reason"]) == (Act.WITHDRAW, "too early")
+
+
+async def test_what_slack_says_of_a_signer_is_noted_for_the_workers(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message
+) -> None:
+    desk.watching = Watched(accounts=("U0BEN", "U0GONE"), groups=("S0DBA", "S0SRE"))
+    slack.groups |= {"S0DBA": {"U0BEN"}, "S0SRE": {"U0ANA"}}
+    await open_approval(app, slack, plan)
+    assert desk.noted == {"U0BEN": ("", ("S0DBA",))}
+    await send(app, slack.click("plan.approve", TOKEN, message=plan, user="U0GONE"))
+    await slack.until(lambda: "U0GONE" in desk.noted)
+    assert "deactivated" in desk.noted["U0GONE"][0]
+
+
+async def test_a_group_that_cannot_be_read_refuses_and_notes_nothing(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message
+) -> None:
+    desk.watching = Watched(accounts=("U0BEN",), groups=("S0DBA",))
+    slack.missing.add("usergroups.users.list")
+    view = await open_approval(app, slack, plan)
+    assert "cannot sign now" in json.dumps(slack.views[view])
+    assert (desk.noted, bool(desk.turned_away)) == ({}, True)
+
+
+async def test_every_account_of_the_roster_is_looked_at_without_a_click(slack: FakeSlack, gateway: WebGateway) -> None:
+    desk = MemoryDesk(watching=Watched(accounts=("U0ANA", "U0GONE")))
+    watching = asyncio.create_task(accounts.watch(gateway, desk, TEAM))
+    try:
+        await desk.until(lambda: len(desk.noted) == 2)
+    finally:
+        watching.cancel()
+    assert [bool(problem) for problem, _ in desk.noted.values()] == [False, True]
 
 
 @pytest.mark.parametrize("action", ["plan.again", "plan.leave"])
