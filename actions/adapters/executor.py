@@ -39,7 +39,7 @@ PROCESS, PROGRESS, LOG, TEMPORARY, ENDED = "process.json", "progress.ndjson", "l
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123 label
 POLL = 0.1  # seconds between two looks at a running job
 EXIT = 5.0  # seconds for a job to leave after its result
-GRACE = 20.0  # seconds to end in order: abort uploads, remove scratch
+GRACE = timedelta(seconds=20)  # to end in order: abort uploads, remove scratch
 MARGIN = timedelta(minutes=5)  # a job ends itself at its limit, in order; this side does it by force so much later
 ROOM = 1 << 30  # bytes that a machine for jobs should have free
 LOG_TAIL = 1500
@@ -67,10 +67,11 @@ class SubprocessExecutor(Executor):
         environment: Mapping[str, str] | None = None,
         limits: Limits | None = None,
         margin: timedelta = MARGIN,
+        grace: timedelta = GRACE,
     ) -> None:
         self._directory = directory
         self._command = contained(command, limits or Limits())
-        self._margin = margin.total_seconds()
+        self._margin, self._grace = margin.total_seconds(), grace.total_seconds()
         self._environment = environment
         self._children: dict[int, Program] = {}
 
@@ -261,11 +262,11 @@ class SubprocessExecutor(Executor):
         family = _family(process)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
-        _, left = psutil.wait_procs([process], timeout=GRACE)
+        _, left = psutil.wait_procs([process], timeout=self._grace)
         for member in {*family, *left}:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-        psutil.wait_procs([process, *family], timeout=GRACE)
+        psutil.wait_procs([process, *family], timeout=self._grace)
         self._reap(process.pid)
 
 
