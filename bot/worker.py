@@ -355,8 +355,11 @@ class Worker:
     async def _carried_out(self, row: PlanRow, runner: Runner, beat: asyncio.Task[None]) -> RunResult:
         """Run to the end. An order that is obeyed within a step breaks off what this process does; running again then
         ends what goes on elsewhere, and says how the step stands. Raises LeaseLostError when the run is not ours."""
+        standing = await self._order(row)
+        obeying = standing is not None and await runner.breaks_off_for(standing)
         work = asyncio.create_task(runner.run())
-        watch = asyncio.create_task(self._watch(row, runner))
+        # An order that stands already is obeyed first thing, which nothing should break off again.
+        watch = asyncio.create_task(asyncio.Event().wait() if obeying else self._watch(row, runner))
         try:
             await asyncio.wait({beat, work, watch}, return_when=asyncio.FIRST_COMPLETED)
             if watch.done() and not work.done() and not beat.done():

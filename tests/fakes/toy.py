@@ -28,6 +28,8 @@ class ToyParams(Frozen):
     fails: int | None = None
     unclear: int | None = None
     optional: int | None = None
+    interruptible: bool = False
+    risk: Risk = Risk.DESTRUCTIVE
     key: str = "toy"
 
 
@@ -75,25 +77,32 @@ class ToyStep(Step):
         WORLD.setdefault(self.plan_id, []).append(f"undo {self.number}")
 
 
+class ToyPatience(ToyStep):
+    """Gives way at once."""
+
+    interruptible: ClassVar[bool] = True
+    kind: str = "toy.patience"
+
+
 class Toy(Action[ToyParams]):
     name: ClassVar[str] = "toy.run"
     summary: ClassVar[str] = "Count"
     risk: ClassVar[Risk] = Risk.DESTRUCTIVE
     recovers: ClassVar[bool] = True
     params = ToyParams
-    steps: ClassVar[tuple[type[Step], ...]] = (ToyStep,)
+    steps: ClassVar[tuple[type[Step], ...]] = (ToyStep, ToyPatience)
 
     async def plan(self, params: ToyParams, ports: Ports, plan_id: str) -> Plan:
         return Plan(
             id=plan_id,
             action=self.name,
             summary=f"Count to {params.steps}",
-            risk=self.risk,
+            risk=params.risk,
             target="toy",
             params=params.model_dump(mode="json", exclude={"seconds"}),
             locks=(Lock(key=params.key),),
             steps=tuple(
-                ToyStep(
+                (ToyPatience if params.interruptible else ToyStep)(
                     plan_id=plan_id,
                     number=number,
                     milliseconds=round(params.seconds * 1000),
@@ -123,6 +132,6 @@ class ToyCatalogue:
 
     def kinds(self) -> Kinds:
         return Kinds(
-            steps={"toy.count": ToyStep, "answer_run": AnswerRun, "undo_step": UndoStep},
+            steps={"toy.count": ToyStep, "toy.patience": ToyPatience, "answer_run": AnswerRun, "undo_step": UndoStep},
             preconditions={"run_asks": RunAsks, "run_is": RunIs},
         )
