@@ -113,7 +113,7 @@ def decide(case: Case, now: datetime) -> Decision:
     signers, missing = tuple(sorted(counted)), _missing(case, counted)
     if not missing:
         complete = max(item.at for items in counted.values() for item in items)
-        return _startable(case, now, Decision(state=State.APPROVED, signers=signers), complete, freezes=True)
+        return _startable(case, now, Decision(state=State.APPROVED, signers=signers), complete)
     if case.break_glass is not None and (alone := _alone(case, case.break_glass, counted)) is not None:
         return _under_glass(case, case.break_glass, now, signers, alone.at)
     if now >= case.expires_at and not case.started:
@@ -138,6 +138,7 @@ def reviewers(case: Case) -> tuple[str, ...]:
                 and item.digest == case.plan.digest
                 and item.person in case.roster
                 and item.person != case.requester
+                and item.method is not Method.HOST
             }
         )
     )
@@ -227,7 +228,7 @@ def _signer(case: Case, person: str, items: Sequence[Signature]) -> Signer:
     )
 
 
-def _startable(case: Case, now: datetime, approved: Decision, since: datetime, *, freezes: bool) -> Decision:
+def _startable(case: Case, now: datetime, approved: Decision, since: datetime) -> Decision:
     """An approved plan, unless its signatures are too old or a freeze holds."""
     start_by = since + case.execution_expiry
     if case.started:
@@ -235,10 +236,15 @@ def _startable(case: Case, now: datetime, approved: Decision, since: datetime, *
     if now >= start_by:
         text = "This plan has expired: it was signed, but could not start in time. Ask for it again."
         return Decision(state=State.EXPIRED, reason=text, code=Code.EXPIRED)
-    held = frozen(case.covering, now) if freezes else None
+    held = _freeze(case, now)
     if held is not None:
         return Decision(state=State.PENDING, signers=approved.signers, missing=(_until(*held),), start_by=start_by)
     return approved.model_copy(update={"start_by": start_by})
+
+
+def _freeze(case: Case, now: datetime) -> tuple[Window, datetime] | None:
+    """A freeze is for what can wait; what is done under break-glass cannot."""
+    return frozen(case.covering, now) if case.break_glass is None else None
 
 
 def _alone(case: Case, glass: BreakGlass, counted: Mapping[str, Sequence[Signature]]) -> Signature | None:
@@ -258,8 +264,7 @@ def _under_glass(
     if now < ready_at and not case.started:
         missing = (f"the end of the veto period at {_clock(ready_at)}",)
         return facts.model_copy(update={"state": State.PENDING, "missing": missing})
-    # A freeze is for what can wait; what is done under break-glass cannot.
-    return _startable(case, now, facts, ready_at, freezes=False)
+    return _startable(case, now, facts, ready_at)
 
 
 def admit(
@@ -280,9 +285,9 @@ def admit(
             code=Code.NOT_ON_ROSTER,
             text="You are not on the roster of the plan file, so your signature does not count. Ask a person who is.",
         )
-    if case.slack_suspect_since is not None and method is Method.SLACK:
-        text = "Slack is under suspicion in this incident, so signatures from it do not count; use `drbot sign`."
-        return Refusal(code=Code.SLACK_SUSPECT, text=text)
+    unheard = _unheard(case, act, method)
+    if unheard is not None:
+        return unheard
     if digest != case.plan.digest:
         return Refusal(code=Code.STALE_REVISION, text="This plan was replaced; sign the newest message instead.")
     if act is Act.REVIEW:
@@ -301,6 +306,16 @@ def admit(
     if act is Act.WITHDRAW and person not in standing(_heard(case), digest):
         return Refusal(code=Code.NOT_SIGNED, text="You hold no signature on this plan, so there is none to withdraw.")
     return _admit_signature(case, new) if act in _SIGNING else None
+
+
+def _unheard(case: Case, act: Act, method: Method) -> Refusal | None:
+    """Why nothing is taken that comes this way."""
+    if case.slack_suspect_since is not None and method is Method.SLACK:
+        text = "Slack is under suspicion in this incident, so signatures from it do not count; use `drbot sign`."
+        return Refusal(code=Code.SLACK_SUSPECT, text=text)
+    if method is Method.HOST and act in (Act.APPROVE, Act.REVIEW):
+        return Refusal(code=Code.UNSIGNED, text="A shell signs for nobody; use `drbot sign` with a key of the roster.")
+    return None
 
 
 def _over(case: Case, now: datetime) -> Refusal | None:
@@ -332,11 +347,13 @@ def _admit_signature(case: Case, new: Signature) -> Refusal | None:
             code=Code.SELF_APPROVAL,
             text="Your request is already your signature; one other person must approve.",
         )
-    if new.person in standing(_heard(case), case.plan.digest):
+    held_up = standing(_heard(case), case.plan.digest).get(new.person, ())
+    # Whoever has clicked may sign with a key as well: a rule may ask for one.
+    if held_up and (new.method is not Method.KEY or any(item.method is Method.KEY for item in held_up)):
         return Refusal(code=Code.ALREADY_SIGNED, text="Your signature is already recorded; nothing was added.")
     if new.account in case.barred and new.method is Method.SLACK:
         return Refusal(code=Code.DEACTIVATED, text=case.barred[new.account])
-    if case.break_glass is None and (held := frozen(case.covering, new.at)) is not None:
+    if (held := _freeze(case, new.at)) is not None:
         return Refusal(code=Code.FROZEN, text=f"Nothing of this kind starts before {_until(*held)}; ask again then.")
     if not new.reason.strip():
         return _NO_REASON
@@ -359,7 +376,7 @@ def _admit_request(case: Case, new: Signature) -> Refusal | None:
             text = "Break-glass needs your key (`drbot break-glass`), unless you are the incident commander."
             return Refusal(code=Code.KEY_REQUIRED, text=text)
         return None
-    able = {person.id: person for person in case.roster.values()}
+    able = dict(case.roster)
     if case.slack_suspect_since is not None:
         able = {name: item.model_copy(update={"means": item.means - {Method.SLACK}}) for name, item in able.items()}
     able[new.person] = able[new.person].model_copy(update={"means": able[new.person].means | {new.method}})
