@@ -13,6 +13,7 @@ from actions.backup.leftovers import QUIET
 from bot.demo.dataset import DATABASE
 from bot.services.leftovers import Leftovers
 from storage.roles import DatabaseRole
+from storage.session import Database
 from tests.fakes.clock import MemoryClock
 from tests.fixtures.endings import ends_once, in_the_load
 from tests.fixtures.world import LEDGER, End, FaultWorld
@@ -67,7 +68,7 @@ async def test_production_dies_while_a_dump_is_loaded_and_stays_away(world: Faul
     assert any(name.startswith("role drbot_load_") for name in left)
     assert any(name.startswith(f"{LEDGER}_restore_") for name in left)
     clock = MemoryClock(datetime.now(UTC))
-    at_work = world.office.database.acting_as(DatabaseRole.WORKER)
+    at_work = Database(world.memory.dsn(), role=DatabaseRole.WORKER)
     janitor = Leftovers(at_work, replace(await world.ports(), clock=clock))
     assert await janitor.sweep() == []
     clock.advance(QUIET)
@@ -137,6 +138,29 @@ async def test_bucket_dies_in_the_middle_of_a_dump(world: FaultWorld) -> None:
     assert await world.leftovers() == []
     await world.dumped(LEDGER)
     assert world.half_uploads() == 0
+
+
+async def test_dump_while_the_bucket_is_away_is_uploaded_when_it_is_back(world: FaultWorld) -> None:
+    await world.objects.kill()
+    card = await world.planned("backup.dump", database=LEDGER)
+    [warned] = [finding for finding in card.findings if finding.check == "bucket"]
+    assert "into the local copy alone" in warned.detail
+    assert await world.ended(card) == End("succeeded", "")
+    await world.objects.start()
+    [backup] = [
+        row[0]
+        for row in await world.remembered(
+            "SELECT document->'steps'->0->>'backup' FROM plan WHERE id = %s", card.plan_id
+        )
+    ]
+    assert not any(f"/{backup}/" in key for key in world.stored(LEDGER))
+    upload = await world.planned("backup.upload", database=LEDGER, backup=backup)
+    assert backup in upload.summary
+    assert await world.ended(upload) == End("succeeded", "")
+    await world.planned("backup.verify", database=LEDGER, backup=backup)
+    again = await world.refused("backup.upload", database=LEDGER, backup=backup)
+    assert f"holds no whole dump `{backup}` that the bucket lacks" in again
+    assert await world.leftovers() == []
 
 
 async def test_bucket_freezes_in_the_middle_of_a_dump_and_thaws(world: FaultWorld) -> None:
