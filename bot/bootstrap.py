@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from actions import registry
 from actions.adapters.clock import SystemClock
 from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen
+from actions.adapters.pager import WebhookPager
 from actions.contract import Finding
 from actions.errors import TemporaryError, UserError
 from bot.clock import DrClock
@@ -31,9 +32,11 @@ from bot.services.deliveries import Deliveries
 from bot.services.desk import Desk
 from bot.services.incidents import Incidents
 from bot.services.leftovers import Leftovers
+from bot.services.paging import Paging
 from bot.services.plans import Plans
 from bot.services.record.adoption import Adoption
 from bot.services.record.export import write_log
+from bot.services.reviews import Reviews
 from bot.services.run_control import RunControl
 from bot.services.signing import Signing
 from bot.services.suspicion import Suspicion
@@ -241,48 +244,86 @@ async def plan_in_force(settings: Settings) -> str:
 
 async def run(settings: Settings, roles: Collection[Role]) -> None:
     """Run the roles until SIGTERM or SIGINT. Raises UserError when something needed is missing."""
-    plan = load(settings.plan_file)
     async with bot_databases(settings, *map(DATABASE_ROLES.__getitem__, roles)) as databases:
-        wake = Wake()
-        offices = {role: office(databases[DATABASE_ROLES[role]], plan, wake) for role in roles}
-        database = next(iter(databases.values()))
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        tasks = [asyncio.create_task(database.listen(wake), name="listen")]
-        slack: SlackRuntime | None = None
-        if Role.SLACK in roles and settings.slack_mode is not SlackMode.OFF:
-            slack = slack_runtime(settings, offices[Role.SLACK])
-            tasks.append(asyncio.create_task(slack.run(), name="slack"))
-        if Role.WORKER in roles:
-            services = offices[Role.WORKER]
-            world = await ports(settings, plan, services.database)
-            watch = await watch_of(plan, services.database, secret_references(settings, plan), SystemClock())
-            worker = Worker(
-                services.database,
-                world,
-                services.approvals,
-                services.plans,
-                services.incidents,
-                Doctor(services.database, plan, services.policy, world, record=watch),
-                wake,
-                RunControl(services.approvals, SystemClock(), on_call=plan.channels.on_call),
-                record=watch,
-                lease=timedelta(seconds=settings.lease_s),
-            )
-            tasks.append(asyncio.create_task(worker.run(), name="worker"))
-            tasks.append(asyncio.create_task(Leftovers(services.database, world).run(), name="leftovers"))
-        if Role.CLOCK in roles:
-            clock = DrClock(offices[Role.CLOCK].database, plan, SystemClock())
-            tasks.append(asyncio.create_task(clock.run(), name="clock"))
-            sealer = await sealer_of(
-                plan, offices[Role.CLOCK].database, secret_references(settings, plan), SystemClock(), wake
-            )
-            if sealer is not None:
-                tasks.append(asyncio.create_task(sealer.run(), name="sealer"))
-        tasks.append(asyncio.create_task(_beat(database, roles, slack), name="beat"))
-        await _until(stop, tasks)
+        # Only a worker may record the first version; the others take the file until one has.
+        records = Role.WORKER in roles
+        database = databases[DATABASE_ROLES[Role.WORKER]] if records else next(iter(databases.values()))
+        while True:
+            version = await plan_versions.begin(database, settings.plan_file, records=records, adopts=settings.demo)
+            await _serve(_with_plan(settings, version), roles, databases, version, stop)
+            if stop.is_set() or not await plan_versions.superseded(database, version):
+                return
+            log.info("plan_reloaded")
+
+
+def _with_plan(settings: Settings, version: plan_versions.InForce) -> Settings:
+    """The settings of a process that works under this version: its jobs read it from a file of its own."""
+    if plan_versions.is_file(settings.plan_file, version):
+        return settings
+    file = settings.data_directory.resolve() / "plan-in-force.yml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(version.document)
+    return settings.model_copy(update={"plan_file": file})
+
+
+async def _serve(
+    settings: Settings,
+    roles: Collection[Role],
+    databases: Mapping[DatabaseRole, Database],
+    version: plan_versions.InForce,
+    stop: asyncio.Event,
+) -> None:
+    """Run the roles under one version of the plan file, until `stop` or the next version."""
+    plan = version.plan
+    wake = Wake()
+    offices = {role: office(databases[DATABASE_ROLES[role]], plan, wake) for role in roles}
+    database = next(iter(databases.values()))
+    tasks = [asyncio.create_task(database.listen(wake), name="listen")]
+    tasks.append(asyncio.create_task(plan_versions.watch(database, version), name="plan"))
+    slack: SlackRuntime | None = None
+    if Role.SLACK in roles and settings.slack_mode is not SlackMode.OFF:
+        slack = slack_runtime(settings, offices[Role.SLACK])
+        tasks.append(asyncio.create_task(slack.run(), name="slack"))
+    if Role.WORKER in roles:
+        services = offices[Role.WORKER]
+        world = await ports(settings, plan, services.database)
+        watch = await watch_of(plan, services.database, secret_references(settings, plan), SystemClock())
+        worker = Worker(
+            services.database,
+            world,
+            services.approvals,
+            services.plans,
+            services.incidents,
+            Doctor(services.database, plan, services.policy, world, record=watch),
+            wake,
+            RunControl(services.approvals, SystemClock(), on_call=plan.channels.on_call),
+            record=watch,
+            lease=timedelta(seconds=settings.lease_s),
+        )
+        tasks.append(asyncio.create_task(worker.run(), name="worker"))
+        tasks.append(asyncio.create_task(_paging(settings, plan, services.database).run(), name="pages"))
+        tasks.append(asyncio.create_task(Leftovers(services.database, world).run(), name="leftovers"))
+    if Role.CLOCK in roles:
+        clock = DrClock(offices[Role.CLOCK].database, plan, SystemClock())
+        tasks.append(asyncio.create_task(clock.run(), name="clock"))
+        reviews = Reviews(offices[Role.CLOCK].database, offices[Role.CLOCK].approvals, SystemClock())
+        tasks.append(asyncio.create_task(reviews.run(), name="reviews"))
+        sealer = await sealer_of(
+            plan, offices[Role.CLOCK].database, secret_references(settings, plan), SystemClock(), wake
+        )
+        if sealer is not None:
+            tasks.append(asyncio.create_task(sealer.run(), name="sealer"))
+    tasks.append(asyncio.create_task(_beat(database, roles, slack), name="beat"))
+    await _until(stop, tasks)
+
+
+def _paging(settings: Settings, plan: DrPlan, database: Database) -> Paging:
+    pager = None if plan.pager is None else WebhookPager(plan.pager, secret_references(settings, plan))
+    return Paging(database, pager)
 
 
 async def _beat(database: Database, roles: Collection[Role], slack: SlackRuntime | None) -> None:

@@ -87,7 +87,7 @@ def _executor(settings: Settings, plan: DrPlan, site: Site, secrets: Secrets) ->
         return SubprocessExecutor(
             settings.data_directory.resolve() / "jobs",
             [sys.executable, "-m", "bot.cli", "job"],
-            environment=_without_own_secrets(),
+            environment=_without_own_secrets() | {"DRBOT_PLAN_FILE": str(settings.plan_file.resolve())},
             limits=Limits(memory=settings.job_memory_mib << 20),
         )
     from actions.adapters.executor_kubernetes import KubernetesExecutor

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from storage.session import notify
-from storage.tables import PlanRow, RunRow, SignatureRow
+from storage.tables import PlanRow, RunRow, SignatureRow, TimelineEntry
 
 
 async def add(session: AsyncSession, plan: PlanRow) -> None:
@@ -51,6 +51,24 @@ async def denied(session: AsyncSession, plan: PlanRow, target: str) -> PlanRow |
         .limit(1)
     )
     return (await session.execute(statement)).scalar_one_or_none()
+
+
+def reviewed_key(plan_id: str) -> str:
+    """The key of the timeline entry that says that a run under break-glass was reviewed."""
+    return f"reviewed/{plan_id}"
+
+
+async def unreviewed(session: AsyncSession) -> Sequence[PlanRow]:
+    """The plans under break-glass whose run has begun and whose review is not complete."""
+    key = func.concat("reviewed/", col(PlanRow.id))
+    statement = (
+        select(PlanRow)
+        .join(RunRow, col(RunRow.id) == col(PlanRow.id))
+        .where(col(PlanRow.break_glass), col(RunRow.started_at).is_not(None))
+        .where(~select(col(TimelineEntry.seq)).where(col(TimelineEntry.source_key) == key).exists())
+        .order_by(col(PlanRow.created_at))
+    )
+    return (await session.execute(statement)).scalars().all()
 
 
 async def hold(session: AsyncSession, plan_id: str) -> None:

@@ -14,7 +14,7 @@ from bot.plan_file.procedures import Contact, Drill, Objectives, PlanDocument, R
 from bot.plan_file.protection import Backups, DatabaseBackup
 from bot.plan_file.record import Record
 from bot.plan_file.rules import broken_rules, choose
-from bot.plan_file.values import Part, Text
+from bot.plan_file.values import Part, SecretRef, Text
 from bot.plan_file.windows import Shift
 from bot.plan_file.world import Bucket, Cluster, Database, Server, Service
 
@@ -76,6 +76,8 @@ class DrPlan(Part):
     """Copies: what, when, where, how long, and the keys."""
     jobs: Jobs | None = None
     """Heavy steps as Jobs of a cluster; without it they are processes beside the worker."""
+    pager: SecretRef | None = None
+    """Webhook (https) that reaches people outside Slack: break-glass, runs that ask, Slack under suspicion."""
     record: Record | None = None
     """How the record is sealed; without it nobody outside the bot's database can vouch for it."""
     approval: Approval

@@ -15,7 +15,7 @@ from actions.errors import PermanentError, UserError
 from actions.ports import Clock
 from actions.site import Frozen
 from bot.ports import Who
-from bot.services import provenance
+from bot.services import announcements, provenance
 from bot.services.cases import Cases
 from bot.services.policy import METHODS, SCHEDULE, Policy
 from storage import outbox, plans, runs, timeline
@@ -183,6 +183,8 @@ class Approvals:
             source_key=f"signature:{uuid.uuid4()}",
         )
         await outbox.add(session, "plan", row.channel, ref=row.id)
+        if row.break_glass:
+            await announcements.told(session, row, stored, self.policy)
         await self._audit(session, row, done, new.reason)
 
     async def _audit(self, session: AsyncSession, row: PlanRow, text: str, said: str = "") -> None:

@@ -9,19 +9,23 @@ import asyncio
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from actions.errors import PermanentError, UserError
+from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import PlanFileChange, PlanVersions
 from bot.plan_file import DrPlan, Severity, check_text, load_text, read_file
-from storage import plan_versions
+from storage import plan_versions, runs
 from storage.session import Database
 from storage.tables import PlanVersion
 
 log = structlog.get_logger()
+
+LOOK_EVERY = timedelta(seconds=2)
 
 PRIVATE = ("phone", "email")
 """Keys whose values concern a person and no signer."""
@@ -65,11 +69,13 @@ async def begin(database: Database, file: Path, *, records: bool, adopts: bool) 
         if records:
             await plan_versions.hold(session)
         row = await plan_versions.newest(session)
-        if row is not None and (not there or sha256_of(read_file(file)) == row.sha256):
+        if row is not None and (not there or await _known(session, file, row)):
             return _of_row(row)
         if row is not None and not adopts:
-            await _explain(session, file, row)
-            return _of_row(row)
+            raise UserError(
+                f"`{file}` is not the plan in force (version {row.seq}, {row.sha256[:8]}). Put it in force with `drbot "
+                f"plan activate {file}`, or write the plan in force over it with `drbot plan export {file}`."
+            )
         found = _of_file(file)
         if not records:
             return found
@@ -78,14 +84,42 @@ async def begin(database: Database, file: Path, *, records: bool, adopts: bool) 
     return InForce(number=number, sha256=found.sha256, document=found.document, plan=found.plan)
 
 
-async def _explain(session: Any, file: Path, row: PlanVersion) -> None:
-    if await plan_versions.known(session, sha256_of(read_file(file))):
+def is_file(file: Path, version: InForce) -> bool:
+    """Whether this file says what is in force."""
+    return file.exists() and sha256_of(read_file(file)) == version.sha256
+
+
+async def superseded(database: Database, version: InForce) -> bool:
+    """Whether another version is in force by now, and the run that put it there is over: it ends under the policy that
+    its signers signed under."""
+    async with database.session() as session:
+        row = await plan_versions.newest(session)
+        if row is None or row.sha256 == version.sha256:
+            return False
+        run = await runs.get(session, row.plan_id)
+        return run is None or run.state != "running"
+
+
+async def watch(database: Database, version: InForce) -> None:
+    """Return when this process should go over to another version."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY.total_seconds())
+        try:
+            if await superseded(database, version):
+                return
+        except TemporaryError as error:
+            log.warning("plan_version_not_read", error=str(error))
+
+
+async def _known(session: AsyncSession, file: Path, row: PlanVersion) -> bool:
+    """Whether the file is in force, or was once."""
+    sha256 = sha256_of(read_file(file))
+    if sha256 == row.sha256:
+        return True
+    known = await plan_versions.known(session, sha256)
+    if known:
         log.warning("plan_file_is_older", file=str(file), in_force=row.seq)
-        return
-    raise UserError(
-        f"`{file}` is not the plan in force (version {row.seq}, {row.sha256[:8]}). Put it in force with "
-        f"`drbot plan activate {file}`, or write the plan in force over it with `drbot plan export {file}`."
-    )
+    return known
 
 
 def _of_file(file: Path) -> InForce:

@@ -53,6 +53,11 @@ class Policy:
         return self._plan.channels.audit
 
     @property
+    def on_call_channel(self) -> str:
+        """Where reminders and warnings go."""
+        return self._plan.channels.on_call
+
+    @property
     def break_glass(self) -> BreakGlass | None:
         """What one person may do alone; None for nothing."""
         return self._plan.approval.break_glass
