@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from actions.approval import Act, Code, Decision, Person, State
 from actions.contract import Plan
 from bot.ports import Who
+from bot.services.keys import SOURCE as BY_KEY
 from storage import inbox, timeline
 from storage.tables import InboxRow, PlanRow, SignatureRow
 
@@ -82,7 +83,7 @@ async def flaw(
     session: AsyncSession, row: PlanRow, plan: Plan, signatures: Sequence[SignatureRow], person_of: PersonOf
 ) -> Decision | None:
     """VOID with the reason when a signature does not follow from what is stored; None when each one does."""
-    told = [item for item in signatures if item.source in KINDS]
+    told = [item for item in signatures if item.source != BY_KEY]
     arrived = {item.key: item for item in await inbox.get_all(session, [item.inbox_key for item in told])}
     for signature in told:
         wrong = _difference(row, plan, signature, arrived.get(signature.inbox_key), person_of)
@@ -108,7 +109,7 @@ def _difference(
 ) -> str | None:
     if stored is None:
         return "no click or command is stored for it"
-    if stored.kind not in KINDS[signature.source]:
+    if stored.kind not in KINDS.get(signature.source, ()):
         return f"what is stored came in as `{stored.kind}`, not by {signature.source}"
     try:
         arrived = _ARRIVED.validate_python(stored.payload)

@@ -126,6 +126,13 @@ async def test_a_click_of_another_kind_of_process_does_not_count(office: OfficeF
         assert "came in as `schedule`" in await void(office, card)
 
 
+async def test_a_source_that_nobody_knows_does_not_count(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office)
+        await forge(office, card, await stored(office, click(office, card)), source="carrier pigeon")
+        assert "not by carrier pigeon" in await void(office, card)
+
+
 async def test_one_click_is_one_signature(office: OfficeForTests) -> None:
     async with office.working():
         card = await a_plan(office)
