@@ -281,7 +281,7 @@ def test_policy_never_goes_under_the_two_person_rule(tmp_path: Path, risk: str, 
     ("old", "new", "key"),
     [
         ("admin_dsn: k8s:dr/superprismora-dr/primary-admin-dsn", "admin_dsn: {}", "servers[0].admin_dsn"),
-        ("identity: file:/run/secrets/dr-age-identity", "identity: {}", "backups.identity"),
+        ("identity: file:/run/drbot/keys/dr-age-identity", "identity: {}", "backups.identity"),
         ("- env:DR_RECIPIENT_PROVER", "- {}", "backups.recipients[0]"),
         ("- env:DR_MANIFEST_SIGNER", "- {}", "backups.signers[0]"),
         ("health_url: env:DR_HEALTH_URL", "health_url: env:{}", "services[0].health_url"),
