@@ -101,6 +101,12 @@ class Note(Frozen):
     incident: Number | None = None
 
 
+class Amend(Frozen):
+    entry: Number  # the number of the entry on the timeline
+    text: Text
+    incident: Number | None = None
+
+
 class SuspectSlack(Frozen):
     text: str = Field(default="", max_length=2900)
     incident: Number | None = None
@@ -116,6 +122,6 @@ class Incident(Frozen):
 
 
 class Timeline(Frozen):
-    format: Literal["channel", "md", "json", "html"] = "channel"
+    format: Literal["channel", "md", "json", "jsonl", "html"] = "channel"
     incident: Number | None = None
     page: Number = 1

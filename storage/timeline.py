@@ -64,6 +64,14 @@ async def of_kinds(session: AsyncSession, incident_id: str, kinds: Sequence[str]
     return (await session.execute(statement)).scalars().all()
 
 
+async def entry(session: AsyncSession, incident_id: str, seq: int) -> TimelineEntry | None:
+    """One entry of an incident by its number."""
+    statement = select(TimelineEntry).where(
+        col(TimelineEntry.seq) == seq, col(TimelineEntry.incident_id) == incident_id
+    )
+    return (await session.execute(statement)).scalar_one_or_none()
+
+
 async def refuse(
     session: AsyncSession, *, plan_id: str | None, account: str, person: str, code: str, text: str
 ) -> None:

@@ -153,7 +153,7 @@ class IncidentCard(Frozen):
 
 
 class TimelineLine(Frozen):
-    """One entry of the record."""
+    """One entry of the record, with what people put beside it later."""
 
     seq: int
     kind: str
@@ -162,3 +162,4 @@ class TimelineLine(Frozen):
     recorded_at: datetime
     text: str
     permalink: str | None = None
+    amendments: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The timeline of an incident as Markdown, JSON and one self-contained HTML page."""
+"""The timeline of an incident as Markdown, JSON and one self-contained HTML page, each with its proofs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from jinja2 import Environment
 
 from bot.services.cards import IncidentCard, TimelineLine
+from bot.services.record.export import VERIFY, Proven, json_lines
 
 
 def facts(card: IncidentCard) -> list[tuple[str, str]]:
@@ -26,32 +27,66 @@ def facts(card: IncidentCard) -> list[tuple[str, str]]:
     return [(name, value) for name, value in lines if value]
 
 
-def markdown(card: IncidentCard, lines: Sequence[TimelineLine]) -> str:
-    """A document with the facts and a table of the timeline."""
+def markdown(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven) -> str:
+    """A document with the facts, a table of the timeline and its proofs."""
     head = [f"# Incident {card.number}: {_cell(card.title)}", ""]
     head += [f"- **{name}:** {_cell(value)}" for name, value in facts(card)]
     rows = ["", "| No. | Occurred | Recorded | Who | What |", "|---|---|---|---|---|"]
     for line in lines:
         what = f"{_cell(line.text)} ([message]({line.permalink}))" if line.permalink else _cell(line.text)
+        what += "".join(f"<br>Amended by {_cell(text)}" for text in line.amendments)
         occurred, recorded = _moment(line.occurred_at), _moment(line.recorded_at)
         rows.append(f"| {line.seq} | {occurred} | {recorded} | {_cell(line.actor)} | {what} |")
-    return "\n".join([*head, *rows, ""])
+    proof = [
+        "",
+        "## Proof",
+        "",
+        verification(proven),
+        "",
+        "```",
+        *json_lines(proven, incident=card.number).splitlines(),
+    ]
+    return "\n".join([*head, *rows, *proof, "```", ""])
 
 
-def json_text(card: IncidentCard, lines: Sequence[TimelineLine]) -> str:
+def json_text(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven) -> str:
     """The same, for programs."""
     document = {
         "incident": card.model_dump(mode="json"),
         "achieved_rto_s": card.achieved_rto.total_seconds() if card.achieved_rto is not None else None,
         "timeline": [line.model_dump(mode="json") for line in lines],
+        "proof": [json.loads(line) for line in json_lines(proven, incident=card.number).splitlines()],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def html_page(card: IncidentCard, lines: Sequence[TimelineLine]) -> str:
+def html_page(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven) -> str:
     """One file without scripts or outside references. All text is escaped."""
     template = Environment(autoescape=True).from_string(_PAGE)
-    return template.render(card=card, facts=facts(card), lines=lines, moment=_moment)
+    return template.render(
+        card=card,
+        facts=facts(card),
+        lines=lines,
+        moment=_moment,
+        verification=verification(proven),
+        proof=json_lines(proven, incident=card.number),
+    )
+
+
+def verification(proven: Proven) -> str:
+    """What the proofs rest on, and how a reader checks them without the bot."""
+    how = (
+        "Save the lines below as EXPORT.jsonl and run "
+        f"{VERIFY}, with a copy of a witness's checkpoints and the record's public key."
+    )
+    checkpoint = proven.checkpoint
+    if checkpoint is None:
+        return "No entry was sealed when this was exported, so nothing in it is proven."
+    return (
+        f"Checkpoint {checkpoint.number} of {_moment(checkpoint.at)} covers {checkpoint.size} entries; its root is "
+        f"{checkpoint.root.hex()}. {len(proven.paths)} of {len(proven.entries)} entries of this incident are proven "
+        f"against it. {how}"
+    )
 
 
 def _moment(moment: datetime | None) -> str:
@@ -75,7 +110,8 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem } dt { font-weight: 600 } dd { margin: 0 }
 table { border-collapse: collapse; width: 100% } th, td { border-bottom: 1px solid #ccc; padding: .35rem .6rem;
 text-align: left; vertical-align: top } th { background: #f3f3f3 } .t { white-space: nowrap } td:last-child {
-overflow-wrap: anywhere }
+overflow-wrap: anywhere } .a { border-left: 3px solid #c60; padding-left: .5rem } pre { background: #f3f3f3; font-size:
+11px; overflow: auto; max-height: 20rem; padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere }
 </style></head><body>
 <h1>Incident {{ card.number }}: {{ card.title }}</h1>
 <dl>{% for name, value in facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
@@ -83,6 +119,10 @@ overflow-wrap: anywhere }
 <table><thead><tr><th>No.</th><th>Occurred</th><th>Recorded</th><th>Who</th><th>What</th></tr></thead><tbody>
 {% for line in lines %}<tr><td>{{ line.seq }}</td><td class="t">{{ moment(line.occurred_at) }}</td>
 <td class="t">{{ moment(line.recorded_at) }}</td><td>{{ line.actor }}</td><td>{{ line.text }}
-{% if line.permalink %}<a href="{{ line.permalink }}" rel="noreferrer">message</a>{% endif %}</td></tr>
-{% endfor %}</tbody></table></body></html>
+{% if line.permalink %}<a href="{{ line.permalink }}" rel="noreferrer">message</a>{% endif %}
+{% for text in line.amendments %}<div class="a">Amended by {{ text }}</div>{% endfor %}</td></tr>
+{% endfor %}</tbody></table>
+<h2>How to verify</h2>
+<p>{{ verification }}</p>
+<pre>{{ proof }}</pre></body></html>
 """

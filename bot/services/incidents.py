@@ -19,6 +19,7 @@ from bot.router import Command
 from bot.services.approvals import Policy
 from bot.services.cards import IncidentCard, TimelineLine
 from bot.services.export import html_page, json_text, markdown
+from bot.services.record.export import Proven, json_lines, prove
 from bot.services.suspicion import Suspicion
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
@@ -48,6 +49,8 @@ class Incidents:
                 await self._close(who, person, command.params)
             case "note":
                 await self._note(who, person, command.params, key)
+            case "amend":
+                await self._amend(who, person, command.params, key)
             case "suspect_slack":
                 async with self._database.session() as session:
                     row = await self._pick(session, who, command.params)
@@ -148,6 +151,21 @@ class Incidents:
                 payload={"text": f"{self._policy.name(person)} noted on the timeline:", "said": text},
             )
 
+    async def _amend(self, who: Who, person: str, params: Mapping[str, Any], key: str | None) -> None:
+        """An entry is never changed: what corrects it is another entry, shown beside it."""
+        async with self._database.session() as session:
+            row = await self._pick(session, who, params)
+            entry = await timeline.entry(session, row.id, int(params["entry"]))
+            if entry is None:
+                number = f"{row.number} has no entry {params['entry']}"
+                raise UserError(f"The timeline of incident {number}; see `/dr-incident timeline`.")
+            if AMENDS in entry.data:
+                raise UserError(f"Entry {entry.seq} is an amendment itself; amend entry {entry.data[AMENDS]} again.")
+            name, text = self._policy.name(person), str(params["text"])
+            await self._record(session, row, "amendment", name, text, key=key, data={AMENDS: entry.seq})
+            said = f"{name} put beside entry {entry.seq} of the timeline: {text}"
+            await outbox.add(session, "text", row.channel, payload={"text": said})
+
     async def _list(self) -> Report:
         async with self._database.session() as session:
             rows = await incidents.newest(session)
@@ -177,10 +195,11 @@ class Incidents:
         async with self._database.session() as session:
             row = await self._pick(session, who, params)
             card = await self.card(session, row)
-            lines = [_line(item) for item in await timeline.of_incident(session, row.id)]
-        form = str(params.get("format") or "text")
+            lines = timeline_lines(await timeline.of_incident(session, row.id))
+            form = str(params.get("format") or "text")
+            proven = None if form in ("text", "channel") else await prove(session, row.id)
         payload: dict[str, Any]
-        if form in ("text", "channel"):
+        if proven is None:
             kind = "report"
             pages = max(1, -(-len(lines) // PAGE))
             number = min(int(params.get("page") or pages), pages)
@@ -194,7 +213,7 @@ class Incidents:
             payload = {"timeline": page.model_dump(mode="json")}
         else:
             kind = "file"
-            content, suffix = export(card, lines, form)
+            content, suffix = export(card, lines, form, proven)
             title = f"Timeline of incident {card.number}"
             payload = {"filename": f"incident-{card.number}.{suffix}", "title": title, "content": content}
         async with self._database.session() as session:
@@ -249,14 +268,15 @@ class Incidents:
         )
 
     async def exported(self, incident_number: int, form: str) -> str:
-        """The timeline as `markdown`, `json` or `html`."""
+        """The timeline as `md`, `json`, `jsonl` or `html`, with its proofs."""
         async with self._database.session() as session:
             row = await incidents.by_number(session, incident_number)
             if row is None:
                 raise UserError(f"There is no incident {incident_number}; see `/dr-incident list`.")
             card = await self.card(session, row)
-            lines = [_line(item) for item in await timeline.of_incident(session, row.id)]
-        return export(card, lines, form)[0]
+            lines = timeline_lines(await timeline.of_incident(session, row.id))
+            proven = await prove(session, row.id)
+        return export(card, lines, form, proven)[0]
 
     async def _running(self, session: AsyncSession, row: Incident) -> tuple[str, ...]:
         busy: list[str] = []
@@ -299,10 +319,18 @@ class Incidents:
         *,
         at: datetime | None = None,
         key: str | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> bool:
         moment = at or self._clock.now()
         return await timeline.add(
-            session, incident_id=row.id, kind=kind, actor=actor, occurred_at=moment, text=text, source_key=key
+            session,
+            incident_id=row.id,
+            kind=kind,
+            actor=actor,
+            occurred_at=moment,
+            text=text,
+            data=data,
+            source_key=key,
         )
 
     async def _answer(self, reply: ReplyTo, report: Report) -> None:
@@ -311,17 +339,19 @@ class Incidents:
             await outbox.add(session, "report", reply.channel, payload=payload)
 
 
-def export(card: IncidentCard, lines: Sequence[TimelineLine], form: str) -> tuple[str, str]:
+def export(card: IncidentCard, lines: Sequence[TimelineLine], form: str, proven: Proven) -> tuple[str, str]:
     """The text and the file suffix. Raises UserError for a form that does not exist."""
     match form:
         case "md" | "markdown":
-            return markdown(card, lines), "md"
+            return markdown(card, lines, proven), "md"
         case "json":
-            return json_text(card, lines), "json"
+            return json_text(card, lines, proven), "json"
+        case "jsonl":
+            return json_lines(proven, incident=card.number), "jsonl"
         case "html":
-            return html_page(card, lines), "html"
+            return html_page(card, lines, proven), "html"
         case _:
-            raise UserError(f"There is no export `{form}`; choose `md`, `json` or `html`.")
+            raise UserError(f"There is no export `{form}`; choose `md`, `json`, `jsonl` or `html`.")
 
 
 def impact_start(text: object, now: datetime) -> datetime:
@@ -352,13 +382,29 @@ def utc(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _line(item: TimelineEntry) -> TimelineLine:
+AMENDS = "amends"
+"""In the data of an amendment: the number of the entry it belongs to."""
+
+
+def timeline_lines(entries: Sequence[TimelineEntry]) -> list[TimelineLine]:
+    """The entries as people read them, each amendment also beside what it amends."""
+    beside: dict[int, list[str]] = {}
+    for item in entries:
+        if AMENDS in item.data:
+            said = f"No. {item.seq}, {item.actor}, {utc(item.recorded_at or item.occurred_at)}: {item.text}"
+            beside.setdefault(int(item.data[AMENDS]), []).append(said)
+    return [_line(item, tuple(beside.get(item.seq or 0, ()))) for item in entries]
+
+
+def _line(item: TimelineEntry, amendments: tuple[str, ...]) -> TimelineLine:
+    text = f"Amends No. {item.data[AMENDS]}: {item.text}" if AMENDS in item.data else item.text
     return TimelineLine(
         seq=item.seq or 0,
         kind=item.kind,
         actor=item.actor,
         occurred_at=item.occurred_at,
         recorded_at=item.recorded_at or item.occurred_at,
-        text=item.text,
+        text=text,
         permalink=item.permalink,
+        amendments=amendments,
     )

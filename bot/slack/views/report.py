@@ -66,9 +66,10 @@ def timeline_message(page: TimelinePage) -> Message:
         if abs((line.recorded_at - line.occurred_at).total_seconds()) > 60:
             recorded = f", recorded {moment(line.recorded_at)}"
         link = f" <{escape(line.permalink)}|message>" if _safe(line.permalink) and line.permalink else ""
-        who = f"*{moment(line.occurred_at)}* {escape(line.actor)} ({escape(line.kind)}){recorded}{link}"
+        who = f"No. {line.seq} *{moment(line.occurred_at)}* {escape(line.actor)} ({escape(line.kind)}){recorded}{link}"
         blocks.append(context(who))
         blocks.append(words(cut(line.text, 450)))
+        blocks += [words(cut(f"Amended by {text}", 450)) for text in line.amendments[-3:]]
     if not page.lines:
         blocks.append(section("Nothing is recorded yet."))
     if page.pages > 1:
