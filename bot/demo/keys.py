@@ -21,22 +21,30 @@ class Keys:
     identity: Path
     signer: str  # base64 of the 32 raw bytes
     signing_key: Path  # PEM, PKCS #8
+    record: str  # base64 of the 32 raw bytes
+    record_key: Path  # PEM, PKCS #8
 
 
 def make_keys(directory: Path) -> Keys:
-    """Make the files `age-identity.txt` and `manifest-key.pem` in `directory`. Raises FileExistsError."""
+    """Make the files `age-identity.txt`, `manifest-key.pem` and `record-key.pem` in `directory`. Raises
+    FileExistsError."""
     identity = pyrage.x25519.Identity.generate()
-    signing = Ed25519PrivateKey.generate()
-    pem = signing.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    signing, record = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     return Keys(
         recipient=str(identity.to_public()),
         custodian=str(pyrage.x25519.Identity.generate().to_public()),
         identity=private_file(directory / "age-identity.txt", f"{identity}\n"),
         signer=base64.b64encode(signing.public_key().public_bytes_raw()).decode(),
-        signing_key=private_file(directory / "manifest-key.pem", pem.decode()),
+        signing_key=private_file(directory / "manifest-key.pem", _pem(signing)),
+        record=base64.b64encode(record.public_key().public_bytes_raw()).decode(),
+        record_key=private_file(directory / "record-key.pem", _pem(record)),
     )
+
+
+def _pem(key: Ed25519PrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
 
 
 def private_file(path: Path, text: str) -> Path:

@@ -10,6 +10,7 @@ from actions.site import WorkloadKind
 from bot.demo.dataset import DATABASE, OWNER
 from bot.demo.keys import Keys
 from bot.demo.people import DANIEL, OLIVIA, SELMA, Account
+from bot.demo.seaweedfs import WITNESS_BUCKET
 from bot.plan_file import (
     LOCAL,
     Approval,
@@ -27,8 +28,10 @@ from bot.plan_file import (
     DumpBackup,
     Invariant,
     Objectives,
+    ObjectLock,
     Person,
     PlanStep,
+    Record,
     Risk,
     Runbook,
     Scenario,
@@ -36,6 +39,7 @@ from bot.plan_file import (
     ServerRole,
     Service,
     Slot,
+    WitnessPlace,
     Workload,
 )
 
@@ -45,6 +49,15 @@ CLUSTER = "production"
 BUCKET = "superprismora-backups"
 CONFIG_MAP = "superprismora-config"
 API, WORKER, CLOSE_DAY = "superprismora-api", "superprismora-worker", "superprismora-close-day"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witnesses:
+    """Where checkpoints of the record are kept: a file, and a bucket under Object Lock with an account of its own."""
+
+    file: Path
+    access_key: Path
+    secret_key: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +78,7 @@ class Addresses:
     s3_secret_key: Path
     copies: Path
     keys: Keys
+    witnesses: Witnesses | None = None  # None: the record is not sealed
 
 
 def demo_plan(at: Addresses) -> DrPlan:
@@ -100,6 +114,7 @@ def demo_plan(at: Addresses) -> DrPlan:
                 access_key=_file(at.s3_access_key),
                 secret_key=_file(at.s3_secret_key),
             ),
+            *_witness_bucket(at),
         ),
         backups=Backups(
             local_directory=str(at.copies),
@@ -114,6 +129,7 @@ def demo_plan(at: Addresses) -> DrPlan:
                 ),
             ),
         ),
+        record=_record(at),
         approval=Approval(rules=_rules()),
         roster=(
             _person(OLIVIA, "on_call", "operator", "incident_commander"),
@@ -132,6 +148,36 @@ def demo_plan(at: Addresses) -> DrPlan:
                 scenarios=("database_corruption", "accidental_deletion"),
                 steps=(PlanStep(text="Restore the newest good dump beside production", action="restore.dump"),),
             ),
+        ),
+    )
+
+
+def _witness_bucket(at: Addresses) -> tuple[Bucket, ...]:
+    if at.witnesses is None:
+        return ()
+    return (
+        Bucket(
+            name=WITNESS_BUCKET,
+            purpose=BucketPurpose.WITNESS,
+            region="us-east-1",
+            endpoint=at.s3_endpoint,
+            access_key=_file(at.witnesses.access_key),
+            secret_key=_file(at.witnesses.secret_key),
+            object_lock=ObjectLock.COMPLIANCE,
+        ),
+    )
+
+
+def _record(at: Addresses) -> Record | None:
+    if at.witnesses is None:
+        return None
+    return Record(
+        signing_key=_file(at.keys.record_key),
+        public_keys=(at.keys.record,),
+        keep=timedelta(days=1),
+        witnesses=(
+            WitnessPlace(name="vault", bucket=WITNESS_BUCKET),
+            WitnessPlace(name="local", file=str(at.witnesses.file)),
         ),
     )
 

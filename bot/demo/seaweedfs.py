@@ -31,15 +31,19 @@ PORTS = ("master", "volume", "filer", "s3")
 VOLUMES = 10_000  # each bucket takes 7 at its first object; a volume costs nothing before it is written
 VOLUME_MB = 1024
 READY_BUCKET = "drbot-ready"
+WITNESS_BUCKET = "superprismora-witness"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The one account of the server, and the key it encrypts objects with that ask for SSE-S3 (64 hex digits)."""
+    """The accounts of the server, one for everything and one for the witness's bucket alone, and the key it encrypts
+    objects with that ask for SSE-S3 (64 hex digits)."""
 
     access_key: str
     secret_key: str
     sse_key: str
+    witness_access_key: str
+    witness_secret_key: str
 
     @classmethod
     def random(cls) -> "Identity":
@@ -47,6 +51,8 @@ class Identity:
             access_key="AKDR" + secrets.token_hex(8).upper(),
             secret_key=secrets.token_urlsafe(30),
             sse_key=secrets.token_hex(32),
+            witness_access_key="AKDW" + secrets.token_hex(8).upper(),
+            witness_secret_key=secrets.token_urlsafe(30),
         )
 
 
@@ -81,6 +87,14 @@ class SeaweedFs:
     @property
     def secret_key(self) -> str:
         return self._known().secret_key
+
+    @property
+    def witness_access_key(self) -> str:
+        return self._known().witness_access_key
+
+    @property
+    def witness_secret_key(self) -> str:
+        return self._known().witness_secret_key
 
     @property
     def log(self) -> Path:
@@ -225,7 +239,12 @@ class SeaweedFs:
             "credentials": [{"accessKey": identity.access_key, "secretKey": identity.secret_key}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
-        _write_private(path, json.dumps({"identities": [account]}))
+        witness = {
+            "name": "witness",
+            "credentials": [{"accessKey": identity.witness_access_key, "secretKey": identity.witness_secret_key}],
+            "actions": [f"{action}:{WITNESS_BUCKET}" for action in ("Read", "List", "Write")],
+        }
+        _write_private(path, json.dumps({"identities": [account, witness]}))
         return path
 
     def _kept_identity(self) -> Identity:

@@ -16,7 +16,7 @@ from bot.demo.cluster import ClusterStandIn
 from bot.demo.dataset import DATABASE, Size
 from bot.demo.local_slack import LocalSlack
 from bot.demo.plan import BUCKET
-from bot.demo.seaweedfs import SeaweedFs
+from bot.demo.seaweedfs import WITNESS_BUCKET, SeaweedFs
 
 Say = Callable[[str], None]
 
@@ -90,8 +90,14 @@ async def start_servers(stack: AsyncExitStack, directory: Path, *, size: Size, p
         tasks.create_task(enter("Kubernetes API (a stand-in)", servers.cluster))
         tasks.create_task(enter("S3 (SeaweedFS)", servers.objects))
     await dataset.make_roles(servers.spare.dsn(), password=password)
-    await asyncio.to_thread(servers.objects.client().create_bucket, Bucket=BUCKET)
+    await asyncio.to_thread(_make_buckets, servers.objects)
     return servers
+
+
+def _make_buckets(objects: SeaweedFs) -> None:
+    client = objects.client()
+    client.create_bucket(Bucket=BUCKET)
+    client.create_bucket(Bucket=WITNESS_BUCKET, ObjectLockEnabledForBucket=True)
 
 
 async def _fill(

@@ -16,6 +16,7 @@ from bot.demo.local_slack_control import Json, LocalSlackControl, Message, texts
 from bot.demo.people import DANIEL, GUS, OLIVIA, Account
 from bot.demo.running import RunningDemo
 from bot.demo.watch import Answer, HealthWatch
+from bot.demo.witnessed import verify
 from bot.demo.world import say, until_signal, world
 from bot.services.cards import PlanState
 from bot.slack.views import plan as plan_view
@@ -52,7 +53,7 @@ async def play(size: Size) -> int:
 
 def succeeded(result: dict[str, object]) -> bool:
     """Whether the story ended as it should."""
-    wanted = {"restored": True, "rows_match": True, "signatures": 2, "refusals": 2}
+    wanted = {"restored": True, "rows_match": True, "signatures": 2, "refusals": 2, "record": "good"}
     return all(result[name] == value for name, value in wanted.items()) and bool(result["quarantine"])
 
 
@@ -79,6 +80,11 @@ async def _story(demo: RunningDemo) -> dict[str, object]:
         say(f"  {entry.at}  {entry.actor:<20} {entry.text}")
     say("")
     downtime = watch.downtime()
+    verdict = await asyncio.to_thread(verify, demo)
+    say("Record, checked without the bot against the witness")
+    for line in verdict.lines():
+        say(f"  {line}")
+    say("")
     return {
         "restored": end.state == "succeeded",
         "rows_match": after == before,
@@ -87,6 +93,7 @@ async def _story(demo: RunningDemo) -> dict[str, object]:
         "achieved_rto_s": _rounded(end.achieved_rto_s),
         "downtime_s": _rounded(downtime),
         "quarantine": await record.quarantined(demo.server_dsn, DATABASE),
+        "record": "good" if verdict.good and verdict.witnessed else "bad",
     }
 
 

@@ -25,7 +25,7 @@ from bot.demo.keys import make_keys, private_file
 from bot.demo.local_slack import INCIDENTS
 from bot.demo.manifests import manifests
 from bot.demo.people import OLIVIA
-from bot.demo.plan import Addresses, demo_plan
+from bot.demo.plan import Addresses, Witnesses, demo_plan
 from bot.demo.ports import free_ports
 from bot.demo.running import RunningDemo
 from bot.demo.servers import Phases, Say, Servers, start_servers
@@ -176,6 +176,11 @@ def _write_files(directory: Path, servers: Servers, port: int) -> Mapping[str, s
         s3_secret_key=private_file(secrets / "s3-secret-key", servers.objects.secret_key),
         copies=var / "copies",
         keys=make_keys(secrets),
+        witnesses=Witnesses(
+            file=directory / "witness" / "checkpoints.jsonl",
+            access_key=private_file(secrets / "witness-access-key", servers.objects.witness_access_key),
+            secret_key=private_file(secrets / "witness-secret-key", servers.objects.witness_secret_key),
+        ),
     )
     plan = private_file(directory / "dr-plan.yml", dump(demo_plan(addresses)))
     return {
