@@ -1,0 +1,125 @@
+"""Break-glass: one person starts a recovery alone; others may veto, are told at once, and must look at it later."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from actions.approval import Act
+from actions.errors import UserError
+from bot.ports import ReplyTo
+from bot.router import Command
+from bot.services.cards import PlanCard, PlanState
+from bot.services.reviews import Reviews
+from tests.fakes.toy import WORLD
+from tests.fixtures.keyed import KeyedOffice
+from tests.fixtures.office import CHANNEL
+
+pytestmark = pytest.mark.integration
+
+DELAY, REVIEW_WITHIN = timedelta(minutes=5), timedelta(hours=24)
+"""As the shipped plan has them."""
+
+
+async def alone(keyed: KeyedOffice, person: str = "daniel") -> PlanCard:
+    card = await keyed.ask(person, break_glass=True)
+    await keyed.sign(person, card)
+    return card
+
+
+async def told(keyed: KeyedOffice, words: str) -> list[tuple[str, str]]:
+    """Kind and channel of what was said with these words."""
+    async with keyed.office.memory.session() as session:
+        rows = await session.execute(text("SELECT kind, channel, payload FROM outbox ORDER BY id"))
+        return [(kind, channel) for kind, channel, payload in rows.all() if words in str(payload.get("text"))]
+
+
+async def review(keyed: KeyedOffice, person: str, card: PlanCard, words: str = "right backup") -> None:
+    command = Command(name="review", params={"plan": card.plan_id, "text": words})
+    await keyed.office.desk.ask(keyed.office.who(person), command, reply=ReplyTo(channel=CHANNEL, user=person))
+
+
+def reviews(keyed: KeyedOffice) -> Reviews:
+    approvals, _, _ = keyed.office.services(keyed.office.on_time)
+    return Reviews(keyed.office.on_time, approvals, keyed.clock)
+
+
+async def test_one_key_starts_a_recovery_after_the_delay_and_two_others_review_it(keyed: KeyedOffice) -> None:
+    office, on_call = keyed.office, keyed.office.plan.channels.on_call
+    async with office.working():
+        card = await alone(keyed)
+        assert await told(keyed, "BREAK-GLASS: Daniel Dietrich alone") == [
+            ("page", ""),
+            ("text", CHANNEL),
+            ("text", on_call),
+        ]
+        assert "veto" in " ".join((await office.desk.plan_card(card.token)).missing)
+        with pytest.raises(UserError, match="once it has started"):
+            await review(keyed, "sam", card)
+        assert card.plan_id not in WORLD
+        keyed.clock.ahead += DELAY
+        await office.until(card, PlanState.SUCCEEDED)
+    assert WORLD[card.plan_id] == ["do 1", "do 2"]
+
+    # nagged until two others have looked at it
+    nag = reviews(keyed)
+    now = keyed.clock.now()
+    assert await nag.remind(now) == [card.plan_id]
+    assert await nag.remind(now) == []
+    assert await nag.remind(now + timedelta(hours=5)) == [card.plan_id]
+    assert await told(keyed, "must be reviewed by 2 more person(s) until") == [("text", on_call)] * 2
+    await review(keyed, "sam", card)
+    with pytest.raises(UserError, match="already recorded"):
+        await review(keyed, "sam", card)
+    with pytest.raises(UserError, match="two other persons"):
+        await review(keyed, "daniel", card)
+    late = now + REVIEW_WITHIN + timedelta(minutes=1)
+    assert await nag.remind(late) == [card.plan_id]
+    assert await nag.remind(late + timedelta(hours=1)) == [card.plan_id]
+    assert [kind for kind, _ in await told(keyed, "OVERDUE")] == ["text", "page", "text"]
+    await keyed.sign("erik", card, Act.REVIEW, target="", reason="I would have done the same")
+    assert await nag.remind(late + timedelta(hours=2)) == []
+    assert await told(keyed, "Review complete") == [("text", on_call)]
+    assert await nag.remind(late + timedelta(days=9)) == []
+    assert (await office.desk.plan_card(card.token)).state is PlanState.SUCCEEDED
+
+
+async def test_a_veto_of_anybody_ends_it(keyed: KeyedOffice) -> None:
+    async with keyed.office.working():
+        card = await alone(keyed)
+        await keyed.sign("sam", card, Act.DENY, target="", reason="the backup is from before the migration")
+        await keyed.office.until(card, PlanState.DENIED)
+        keyed.clock.ahead += DELAY * 2
+        assert (await keyed.office.desk.plan_card(card.token)).state is PlanState.DENIED
+    assert card.plan_id not in WORLD
+    assert ("page", "") in await told(keyed, "Sam Sato has vetoed")
+
+
+async def test_the_incident_commander_may_in_slack_and_nobody_else(keyed: KeyedOffice) -> None:
+    office = keyed.office
+    opened = Command(name="incident.open", params={"title": "Orders are gone", "commander": "olivia"})
+    await office.desk.ask(office.who("olivia"), opened, reply=ReplyTo(channel=CHANNEL))
+    toy = Command(name="toy.run", reason="nobody answers", typed="toy", break_glass=True)
+    async with office.working():
+        other = await office.desk.ask(office.who("sam"), toy, reply=ReplyTo(channel=CHANNEL))
+        assert "incident commander" in await office.refused(other or 0)
+        request = await office.desk.ask(office.who("olivia"), toy, reply=ReplyTo(channel=CHANNEL))
+        card = await office.planned(request or 0)
+        keyed.clock.ahead += DELAY
+        await office.until(card, PlanState.SUCCEEDED)
+    assert WORLD[card.plan_id] == ["do 1", "do 2"]
+
+
+async def test_a_flag_that_nobody_asked_for_voids_the_plan(keyed: KeyedOffice) -> None:
+    office = keyed.office
+    opened = Command(name="incident.open", params={"title": "Orders are gone", "commander": "olivia"})
+    await office.desk.ask(office.who("olivia"), opened, reply=ReplyTo(channel=CHANNEL))
+    async with office.working():
+        card = await office.planned(await office.ask("olivia", "toy.run"))
+        async with office.memory.session() as session:
+            await session.execute(text("UPDATE plan SET break_glass = true"))
+        keyed.clock.ahead += DELAY
+        await office.until(card, PlanState.VOID)
+    assert card.plan_id not in WORLD

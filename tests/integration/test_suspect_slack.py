@@ -1,0 +1,139 @@
+"""Slack under suspicion: one person says so, nothing of Slack counts from then on, and two keys end it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from actions.approval import Act
+from actions.errors import UserError
+from bot.ports import ReplyTo
+from bot.router import Command
+from bot.services.cards import IncidentCard, PlanState
+from bot.services.suspicion import Suspicion
+from storage import incidents
+from tests.fakes.toy import WORLD
+from tests.fixtures.keyed import KeyedOffice
+from tests.fixtures.office import CHANNEL
+
+pytestmark = pytest.mark.integration
+
+
+async def incident(keyed: KeyedOffice, name: str, person: str = "olivia", **params: Any) -> None:
+    command = Command(name=f"incident.{name}", params=params)
+    await keyed.office.desk.ask(keyed.office.who(person), command, reply=ReplyTo(channel=CHANNEL))
+
+
+async def the_card(keyed: KeyedOffice) -> IncidentCard:
+    async with keyed.office.memory.session() as session:
+        row = await incidents.by_number(session, 1)
+        assert row is not None
+        return await keyed.office.incidents.card(session, row)
+
+
+def suspicion(keyed: KeyedOffice) -> Suspicion:
+    return keyed.office.services(keyed.office.at_terminal)[2].suspicion
+
+
+async def clear(keyed: KeyedOffice, person: str, *, key_of: str = "") -> str:
+    said = await suspicion(keyed).statement(person, None, "sessions revoked")
+    return await suspicion(keyed).hand_in(person, keyed.proof(said, keyed.keys[key_of or person]))
+
+
+async def by_slack(keyed: KeyedOffice, person: str, token: str, digest: str, act: Act = Act.APPROVE) -> str:
+    return await keyed.office.desk.sign(
+        keyed.office.who(person), token, act=act, digest=digest, typed="toy", reason="seen", channel="", ts=""
+    )
+
+
+async def test_nothing_of_slack_counts_until_two_keys_say_so(keyed: KeyedOffice) -> None:
+    office = keyed.office
+    await incident(keyed, "open", title="Orders are gone")
+    async with office.working():
+        before = await office.planned(await office.ask("olivia", "toy.run"))
+        await incident(keyed, "suspect_slack", "sam", text="that was not me")
+        with pytest.raises(UserError, match="drbot sign"):
+            await by_slack(keyed, "daniel", before.token, before.digest)
+        now = await office.desk.plan_card(before.token)
+        assert "the requester's own signature" in now.missing  # given in Slack, so it does not count any more
+        assert (await the_card(keyed)).slack_suspect_since is not None
+
+        # two keys carry it: the requester's own, and another one
+        await keyed.sign("olivia", before)
+        await keyed.sign("daniel", before)
+        await office.until(before, PlanState.SUCCEEDED)
+
+        with pytest.raises(UserError, match="two persons"):
+            await incident(keyed, "clear_suspect_slack", "sam")
+        assert "second person" in await clear(keyed, "sam")
+        with pytest.raises(UserError, match="already recorded"):
+            await clear(keyed, "sam")
+        with pytest.raises(UserError, match="none of erik's keys"):
+            await clear(keyed, "erik", key_of="sam")
+        assert (await the_card(keyed)).slack_suspect_since is not None
+        assert "trusted again" in await clear(keyed, "erik")
+        assert (await the_card(keyed)).slack_suspect_since is None
+
+        after = await office.planned(await office.ask("olivia", "toy.run"))
+        await by_slack(keyed, "daniel", after.token, after.digest)
+        await office.until(after, PlanState.SUCCEEDED)
+    assert WORLD[before.plan_id] == WORLD[after.plan_id] == ["do 1", "do 2"]
+
+
+async def test_a_plan_that_slack_had_signed_does_not_start(keyed: KeyedOffice) -> None:
+    office = keyed.office
+    await incident(keyed, "open", title="Orders are gone")
+    async with office.working():
+        card = await office.planned(await office.ask("olivia", "toy.run", key="held"))
+    await by_slack(keyed, "daniel", card.token, card.digest)  # complete, and no worker is there
+    await incident(keyed, "suspect_slack", "sam")
+    async with office.working():
+        later = await keyed.ask("olivia")
+        await keyed.sign("olivia", later)
+        await keyed.sign("daniel", later)
+        await office.until(later, PlanState.SUCCEEDED)
+        assert (await office.desk.plan_card(card.token)).state is PlanState.PENDING
+    assert card.plan_id not in WORLD
+
+
+async def test_the_column_alone_does_not_end_it(keyed: KeyedOffice) -> None:
+    await incident(keyed, "open", title="Orders are gone")
+    await incident(keyed, "suspect_slack", "sam")
+    async with keyed.office.in_front.session() as session:  # what a stolen Slack process may do
+        await session.execute(text("UPDATE incident SET slack_suspect_since = NULL"))
+        await session.execute(
+            text(
+                "INSERT INTO timeline_entry (incident_id, kind, actor, occurred_at, text, data) "
+                "SELECT id, 'clear_suspect_slack', 'x', now(), 'x', '{\"person\": \"sam\", \"proof\": \"x\"}' "
+                "FROM incident, generate_series(1, 3)"
+            )
+        )
+    assert (await the_card(keyed)).slack_suspect_since is not None
+
+
+async def test_a_clearing_of_an_earlier_suspicion_is_no_use_for_a_later_one(keyed: KeyedOffice) -> None:
+    await incident(keyed, "open", title="Orders are gone")
+    await incident(keyed, "suspect_slack", "sam")
+    with pytest.raises(UserError, match="is under suspicion here since"):
+        await incident(keyed, "suspect_slack", "olivia")
+    said = await suspicion(keyed).statement("olivia", 1, "all is well")
+    old = keyed.proof(said)
+    for person in ("sam", "erik"):
+        await clear(keyed, person)
+    with pytest.raises(UserError, match="not under suspicion"):
+        await suspicion(keyed).hand_in("olivia", old)
+    await incident(keyed, "suspect_slack", "sam")
+    with pytest.raises(UserError, match="digest is not"):
+        await suspicion(keyed).hand_in("olivia", old)
+
+
+async def test_everybody_is_told_also_outside_slack(keyed: KeyedOffice) -> None:
+    await incident(keyed, "open", title="Orders are gone")
+    await incident(keyed, "suspect_slack", "sam", text="<!channel> *look*")
+    async with keyed.office.memory.session() as session:
+        rows = (await session.execute(text("SELECT kind, channel, payload FROM outbox ORDER BY id"))).all()
+    told = [(kind, channel) for kind, channel, payload in rows if "no signatures" in str(payload.get("text"))]
+    assert told == [("page", ""), ("text", CHANNEL), ("text", keyed.office.plan.channels.on_call)]
+    assert not any("<!channel>" in str(payload) for _, _, payload in rows)
