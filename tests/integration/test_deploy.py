@@ -1,0 +1,315 @@
+"""The manifests under deploy/, held against the code: names, roles, settings, and the rights that are really used."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from actions.adapters import kubernetes_jobs as jobs
+from actions.adapters.kubernetes import KubernetesCluster
+from actions.adapters.secrets import SecretReferences
+from actions.ports import JobKind, JobSpec, no_progress
+from actions.site import ClusterAccess, JobPlace, Site, WorkloadKind, WorkloadRef
+from bot.demo.cluster import ClusterStandIn
+from bot.demo.cluster.requests import Use
+from bot.plan_file import DrPlan, load
+from bot.settings import ExecutorKind, Role, Settings
+from bot.site import site_of
+from tests.contract.test_executor_port import begun, spec
+from tests.fakes.cluster_worlds import manifest
+from tests.fixtures.executors import ExecutorWorld
+from tests.fixtures.waiting import until
+
+pytestmark = pytest.mark.integration
+
+Json = dict[str, Any]
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+Rights = set[tuple[str, str, str]]  # group, resource, verb
+
+
+def documents(*names: str) -> list[Json]:
+    yaml = YAML(typ="safe", pure=True)
+    paths = [DEPLOY / name for name in names] if names else sorted(DEPLOY.glob("*.yaml"))
+    return [found for path in paths for found in yaml.load_all(path.read_text()) if found]
+
+
+def of_kind(kind: str) -> list[Json]:
+    return [found for found in documents() if found["kind"] == kind]
+
+
+def granted(namespace: str, account: str = "drbot-worker") -> Rights:
+    """What the account may do there, by its bindings."""
+    names = {
+        binding["roleRef"]["name"]
+        for binding in of_kind("RoleBinding")
+        if binding["metadata"]["namespace"] == namespace
+        and any(subject["name"] == account for subject in binding["subjects"])
+    }
+    return {
+        (group, resource, verb)
+        for role in of_kind("Role")
+        if role["metadata"]["namespace"] == namespace and role["metadata"]["name"] in names
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def used(seen: set[Use], namespace: str) -> Rights:
+    return {(use.group, use.resource, use.verb) for use in seen if use.namespace == namespace}
+
+
+def pod_specs() -> Iterator[tuple[Json, Json]]:
+    for found in [*of_kind("Deployment"), *of_kind("Job")]:
+        yield found, found["spec"]["template"]["spec"]
+
+
+class Blank(SecretReferences):
+    """Addresses are not known in a test; their references stand for them."""
+
+    async def resolve(self, ref: str) -> str:
+        return ref
+
+
+@pytest.fixture
+def plan() -> DrPlan:
+    return load(ROOT / "dr-plan.yml")
+
+
+@pytest.fixture
+async def place(plan: DrPlan) -> JobPlace:
+    found = (await site_of(plan, Blank())).jobs
+    assert found is not None
+    return found
+
+
+def test_everything_is_applied() -> None:
+    [kustomization] = documents("kustomization.yaml")
+    listed = set(kustomization["resources"])
+    assert listed == {path.name for path in DEPLOY.glob("*.yaml")} - {"kustomization.yaml", "migrate.yaml"}
+    namespaces = {found["metadata"]["name"] for found in of_kind("Namespace")}
+    others = {found["metadata"]["namespace"] for found in documents() if "namespace" in found.get("metadata", {})}
+    assert others - namespaces == {"production", "argocd"}  # those that are there already
+
+
+def test_every_role_has_one_deployment_with_its_own_login() -> None:
+    fields = {f"DRBOT_{name.upper()}" for name in Settings.model_fields}
+    roles = {}
+    for found, pod in pod_specs():
+        [container] = pod["containers"]
+        words = container["args"]
+        if words[0] == "run":
+            assert words[1] == "--role"
+            roles[Role(words[2])] = found["metadata"]["namespace"]
+            assert f"drbot-{words[2]}" in [one["secretRef"]["name"] for one in container["envFrom"]]
+        names = {one["name"] for one in container["env"] if one["name"].startswith("DRBOT_")}
+        assert names <= fields
+        values = {one["name"]: one["value"] for one in container["env"]}
+        assert values.get("DRBOT_EXECUTOR", "subprocess") in set(ExecutorKind)
+    assert set(roles) == set(Role)
+    # Whoever makes Jobs in a namespace can mount every Secret of it.
+    assert roles[Role.WORKER] not in (roles[Role.SLACK], roles[Role.CLOCK])
+
+
+async def test_all_pods_are_restricted(place: JobPlace) -> None:
+    made = jobs.manifest(spec(), place, attempt="a", plan_digest="d")
+    for found, pod in [*pod_specs(), (made, made["spec"]["template"]["spec"])]:
+        name = found["metadata"]["name"]
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["runAsUser"] == jobs.USER
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted == {volume["name"] for volume in pod["volumes"]}
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"USER {jobs.USER}:{jobs.USER}" in dockerfile
+    assert 'ENTRYPOINT ["drbot"]' in dockerfile
+
+
+def test_no_rule_is_wider_than_a_namespace_or_has_a_star() -> None:
+    assert not of_kind("ClusterRole")
+    assert not of_kind("ClusterRoleBinding")
+    for role in of_kind("Role"):
+        for rule in role["rules"]:
+            assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+            if "secrets" in rule["resources"]:
+                assert rule["resourceNames"]
+                assert rule["verbs"] == ["get"]
+
+
+def test_network_policies_name_pods_that_exist() -> None:
+    labels = [
+        (found["metadata"]["namespace"], found["spec"]["template"]["metadata"]["labels"]) for found, _ in pod_specs()
+    ]
+    made = {"app.kubernetes.io/name": "drbot", "app.kubernetes.io/component": "job"}
+    labels.append(("dr", made))
+    chosen = []
+    for policy in of_kind("NetworkPolicy"):
+        wanted = policy["spec"]["podSelector"].get("matchLabels")
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        assert "ingress" not in policy["spec"]
+        if wanted is not None:
+            chosen.append((policy["metadata"]["namespace"], wanted))
+    assert sorted(chosen, key=str) == sorted(labels, key=str)
+
+
+async def test_jobs_of_the_plan_find_what_is_deployed(plan: DrPlan, place: JobPlace) -> None:
+    made = jobs.manifest(spec(), place, attempt="a", plan_digest="d")["spec"]["template"]
+    assert made["metadata"]["labels"]["app.kubernetes.io/component"] == "job"
+    pod = made["spec"]
+    accounts = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in of_kind("ServiceAccount")}
+    claims = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in of_kind("PersistentVolumeClaim")}
+    assert (place.namespace, pod["serviceAccountName"]) in accounts
+    assert {(place.namespace, claim.name) for claim in place.claims} == claims
+    [worker] = [pod for found, pod in pod_specs() if found["metadata"]["name"] == "drbot-worker"]
+    assert worker["containers"][0]["image"] == place.image
+    [shared] = [volume for volume in worker["volumes"] if "persistentVolumeClaim" in volume]
+    assert (place.namespace, shared["persistentVolumeClaim"]["claimName"]) in claims
+    for found, template in pod_specs():
+        for volume in template["volumes"]:
+            if "configMap" in volume:
+                assert volume["configMap"]["name"] == place.plan_config_map, found["metadata"]["name"]
+
+
+def test_references_of_the_plan_can_be_read_by_who_needs_them_and_by_nobody_else(plan: DrPlan) -> None:
+    text = plan.model_dump_json()
+    wanted = {tuple(found.split("/")[:2]) for found in re.findall(r"k8s:([^\"#]+)", text)}
+
+    def readable(account: str) -> set[tuple[str, str]]:
+        return {
+            (role["metadata"]["namespace"], name)
+            for binding in of_kind("RoleBinding")
+            if any(subject["name"] == account for subject in binding["subjects"])
+            for role in of_kind("Role")
+            if role["metadata"]["namespace"] == binding["metadata"]["namespace"]
+            and role["metadata"]["name"] == binding["roleRef"]["name"]
+            for rule in role["rules"]
+            if "secrets" in rule["resources"]
+            for name in rule["resourceNames"]
+        }
+
+    world, record, witness = ("dr", "superprismora-dr"), ("dr-front", "drbot-record"), ("dr-front", "drbot-witness")
+    assert wanted == {world, record, witness}
+    assert readable("drbot-worker") == {world, witness}
+    assert readable("drbot-clock") == {record, witness}
+    assert readable("drbot-job") == {world}
+    assert readable("drbot-slack") == set()
+
+
+# ---------------------------------------------------------------- rights, as they are used
+
+
+async def test_worker_has_the_rights_that_jobs_need_and_no_more(kubernetes_world: ExecutorWorld) -> None:
+    world = kubernetes_world
+    assert world.cluster is not None
+    world.cluster.seen.clear()
+    port = world.port
+    await port.problems()
+    await port.start(spec())
+    await until(begun(world), within=20)
+    await port.cancel("job-1")
+    await port.forget("job-1")
+    world.release()
+    await port.start(spec("job-2", "large"))
+    await port.wait("job-2", no_progress)
+    secrets = {("", "secrets", "get")}  # by references, not by the executor
+    assert used(world.cluster.seen, "production") == granted("dr") - secrets
+
+
+async def test_worker_has_the_rights_that_workloads_need_and_no_more(server_directory: Path) -> None:
+    async with ClusterStandIn(server_directory) as stand_in:
+        refs = [WorkloadRef("here", "production", kind, kind.value.lower()) for kind in WorkloadKind]
+        argo = {"app.kubernetes.io/instance": "shop"}
+        flux = {
+            f"{group}/{key}": value
+            for group in ("kustomize.toolkit.fluxcd.io", "helm.toolkit.fluxcd.io")
+            for key, value in (("name", "shop"), ("namespace", "production"))
+        }
+        by_helm = {key: value for key, value in flux.items() if key.startswith("helm")}
+        by_kustomize = {key: value for key, value in flux.items() if key.startswith("kustomize")}
+        own = {"argocd.argoproj.io/tracking-id": "production_own:apps/Deployment:production/own"}
+        tracked = WorkloadRef("here", "production", WorkloadKind.DEPLOYMENT, "own")
+        body = manifest(tracked, replicas=1)
+        body["metadata"]["annotations"] = own
+        labels = dict(zip(refs, (argo, by_helm, by_kustomize), strict=True))
+        stand_in.apply(body, *(manifest(ref, replicas=1, labels=labels[ref]) for ref in refs), *controllers())
+        access = ClusterAccess(name="here", kubeconfig=f"file:{stand_in.kubeconfig}")
+        cluster = KubernetesCluster(Site(clusters={"here": access}), SecretReferences({}))
+        stand_in.seen.clear()
+        await cluster.overview("here", "production")
+        for ref in [*refs, tracked]:
+            await cluster.workload(ref)
+            await cluster.suspend_gitops(ref, mark="p")
+            await cluster.stop(ref, mark="p")
+            await cluster.rollout(ref)
+            await cluster.give_back(ref, mark="p")
+            await cluster.scale(ref, 1)
+            if ref.kind is not WorkloadKind.CRON_JOB:
+                await cluster.restart(ref, mark="p")
+            await asyncio.sleep(0.5)
+            await cluster.logs(ref)
+            await cluster.resume_gitops(ref, mark="p")
+        name = "superprismora-config"
+        await cluster.config("here", "production", name)
+        await cluster.set_config("here", "production", name, key="DATABASE_HOST", before="a", after="b")
+        cluster.close()
+        assert used(stand_in.seen, "production") == granted("production")
+        assert used(stand_in.seen, "argocd") == granted("argocd")
+        assert {use.namespace for use in stand_in.seen} == {"production", "argocd"}
+
+
+def controllers() -> list[Json]:
+    automated = {"project": "default", "syncPolicy": {"automated": {"selfHeal": True}}}
+    flux = {"name": "shop", "namespace": "production"}
+    return [
+        {
+            "apiVersion": "argoproj.io/v1alpha1",
+            "kind": "Application",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": automated,
+        }
+        for name, namespace in (("shop", "argocd"), ("own", "production"))
+    ] + [
+        {
+            "apiVersion": "helm.toolkit.fluxcd.io/v2",
+            "kind": "HelmRelease",
+            "metadata": flux,
+            "spec": {"interval": "1m"},
+        },
+        {
+            "apiVersion": "kustomize.toolkit.fluxcd.io/v1",
+            "kind": "Kustomization",
+            "metadata": flux,
+            "spec": {"interval": "1m"},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "superprismora-config", "namespace": "production"},
+            "data": {"DATABASE_HOST": "a"},
+        },
+    ]
+
+
+@pytest.mark.parametrize("kind", list(JobKind))
+async def test_only_jobs_that_open_dumps_see_the_identity(place: JobPlace, kind: JobKind) -> None:
+    made = jobs.manifest(JobSpec(name="j", kind=kind, request={}), place, attempt="a", plan_digest="d")
+    secrets = {
+        volume["secret"]["secretName"] for volume in made["spec"]["template"]["spec"]["volumes"] if "secret" in volume
+    }
+    opens = kind in (JobKind.LOAD, JobKind.VERIFY, JobKind.ADOPT)
+    assert secrets == ({"drbot-age-identity"} if opens else set())
