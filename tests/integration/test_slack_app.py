@@ -24,6 +24,7 @@ from bot.slack.app import build_app
 from bot.slack.gateway import WebGateway
 from bot.slack.middleware import Counter
 from bot.slack.runtime import SlackRuntime
+from bot.slack.views import run_control
 from bot.slack.views.plan import plan_message
 from bot.slack.views.restore import restore_modal
 from tests.fakes.block_rules import check_message, check_view
@@ -319,19 +320,45 @@ async def test_every_account_of_the_roster_is_looked_at_without_a_click(slack: F
     assert [bool(problem) for problem, _ in desk.noted.values()] == [False, True]
 
 
-@pytest.mark.parametrize("action", ["plan.again", "plan.leave"])
-async def test_a_run_that_asks_is_answered_by_a_button(
+@pytest.mark.parametrize("action", ["run.pause", "run.resume", "run.abort", "run.stop", "run.again"])
+async def test_an_order_to_a_run_is_a_click(
     app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message, action: str
 ) -> None:
+    await send(app, slack.click(action, TOKEN, message=plan, user="U0BEN"))
+    await desk.until(lambda: bool(desk.asked))
+    [(who, command, reply)] = desk.asked
+    assert (who.slack_user, command) == ("U0BEN", Command(name=action, params={"run": a_card().plan_id}))
+    assert (reply.channel, reply.user) == (plan.channel, "U0BEN")
+
+
+async def test_a_guest_orders_no_run(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message) -> None:
+    await send(app, slack.click("run.stop", TOKEN, message=plan, user="U0GUEST"))
+    await eventually(slack, "does not count")
+    assert desk.asked == []
+
+
+@pytest.mark.parametrize("action", [*run_control.SIGNED])
+async def test_an_answer_to_a_run_is_asked_for_in_a_form(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message, action: str
+) -> None:
+    desk.cards[TOKEN] = a_card(state=PlanState.ASKING, message="Has it <happened>?")
     await send(app, slack.click(action, TOKEN, message=plan))
-    await eventually(slack, "It looks again.")
-    assert [(token, again) for _, token, again in desk.answers] == [(TOKEN, action == "plan.again")]
+    await slack.until(lambda: slack.count("views.update") == 1)
+    view = next(iter(slack.views))
+    assert "Has it &lt;happened&gt;?" in json.dumps(slack.views[view])
+    wrong = answer(await send(app, slack.submission(view, reason="looked", typed="superprisma")))
+    assert wrong["errors"] == {"typed": "Type exactly: superprismora"}
+    await send(app, slack.submission(view, reason="looked", typed="superprismora"))
+    await desk.until(lambda: bool(desk.asked))
+    [(who, command, _)] = desk.asked
+    assert command == Command(name=action, params={"run": a_card().plan_id}, reason="looked", typed="superprismora")
+    assert who.channel == plan.channel
 
 
 async def test_a_guest_answers_no_run(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, plan: Message) -> None:
-    await send(app, slack.click("plan.leave", TOKEN, message=plan, user="U0GUEST"))
+    await send(app, slack.click("run.happened", TOKEN, message=plan, user="U0GUEST"))
     await slack.until(lambda: bool(desk.turned_away))
-    assert desk.answers == []
+    assert desk.asked == []
 
 
 async def test_details_are_for_everybody(app: AsyncApp, slack: FakeSlack, plan: Message) -> None:

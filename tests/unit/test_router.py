@@ -28,7 +28,8 @@ def test_the_hub_knows_every_row(entry) -> None:  # type: ignore[no-untyped-def]
 def test_names_are_unique_and_signing_options_belong_to_plans() -> None:
     assert len({entry.name for entry in TABLE}) == len(TABLE)
     for entry in TABLE:
-        assert ("reason" in entry.options) == (entry.kind is CommandKind.PLAN)
+        assert ("reason" in entry.options) == (entry.kind in (CommandKind.PLAN, CommandKind.ORDER))
+        assert ("target" in entry.options) == (entry.kind is CommandKind.PLAN)
 
 
 @pytest.mark.parametrize(

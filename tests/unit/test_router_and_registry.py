@@ -6,6 +6,7 @@ import pytest
 
 from actions import registry
 from bot.router import TABLE, CommandKind, Entry
+from bot.services.run_control import ORDERS
 
 OWN = {"status", "doctor"}
 """Answered by the worker from the bot's own memory."""
@@ -14,7 +15,7 @@ OWN = {"status", "doctor"}
 @pytest.mark.parametrize("entry", TABLE, ids=lambda entry: " ".join(entry.words))
 def test_the_parameters_of_a_command_are_those_of_its_action(entry: Entry) -> None:
     if (
-        entry.kind in (CommandKind.LOCAL, CommandKind.INCIDENT)
+        entry.kind in (CommandKind.LOCAL, CommandKind.INCIDENT, CommandKind.ORDER)
         or entry.name.startswith("incident.")
         or entry.name in OWN
     ):
@@ -23,9 +24,13 @@ def test_the_parameters_of_a_command_are_those_of_its_action(entry: Entry) -> No
     target = registry.action(entry.name) if plan else registry.query(entry.name)
     taken = target.params.model_fields
     assert entry.params.model_fields.keys() <= taken.keys()
-    # The only database of a plan need not be named; everything else that is needed is asked for.
-    needed = {name for name, field in taken.items() if field.is_required()} - {"database"}
+    # The only database of a plan and the only open run need not be named; everything else that is needed is asked for.
+    needed = {name for name, field in taken.items() if field.is_required()} - {"database", "run"}
     assert needed <= {name for name, field in entry.params.model_fields.items() if field.is_required()} | {"backup"}
+
+
+def test_the_orders_of_the_router_are_those_of_the_service() -> None:
+    assert {entry.name for entry in TABLE if entry.kind is CommandKind.ORDER} == set(ORDERS)
 
 
 def test_every_action_can_be_asked_for() -> None:

@@ -15,7 +15,7 @@ from actions.contract import Report
 from bot.ports import TimelinePage
 from bot.router import Router
 from bot.services.cards import Demands, GlassLine, PlanState, SignerLine, StepState
-from bot.slack.views import blocks
+from bot.slack.views import blocks, run_control, run_form
 from bot.slack.views.help import help_message
 from bot.slack.views.incident import incident_message
 from bot.slack.views.plan import plan_message
@@ -68,10 +68,26 @@ def test_until_the_start_it_can_be_denied_and_signatures_withdrawn(state: PlanSt
         assert ("callback_id" in modal(a_card(state=state), channel="C", ts="1", now=NOW)) == before
 
 
+RUN_BUTTONS = {
+    PlanState.RUNNING: ["run.pause", "run.abort", "run.stop"],
+    PlanState.PAUSED: ["run.resume", "run.abort"],
+    PlanState.ASKING: ["run.happened", "run.repeat", "run.undo", "run.again"],
+    PlanState.FAILED: ["run.retry"],
+    PlanState.ABORTED: ["run.retry"],
+    PlanState.PREEMPTED: ["run.retry"],
+}
+
+
 @pytest.mark.parametrize("state", PlanState)
-def test_only_a_run_that_asks_can_be_answered(state: PlanState) -> None:
+def test_the_buttons_of_a_run_follow_its_state(state: PlanState) -> None:
     ids = action_ids(plan_message(a_card(state=state), now=NOW))
-    assert ("plan.again" in ids, "plan.leave" in ids) == ((state is PlanState.ASKING),) * 2
+    assert [name for name in ids if name.startswith("run.")] == RUN_BUTTONS.get(state, [])
+
+
+def test_an_optional_step_that_asks_can_be_skipped() -> None:
+    steps = (a_step(1, state=StepState.VERIFIED), a_step(2, state=StepState.ASKING, optional=True))
+    ids = action_ids(plan_message(a_card(state=PlanState.ASKING, steps=steps), now=NOW))
+    assert "run.skip" in ids
 
 
 def test_a_pending_plan_says_all_that_is_signed() -> None:
@@ -326,3 +342,14 @@ def test_any_text_makes_valid_payloads(text: str) -> None:
 )
 def test_spans_have_at_most_two_units(seconds: float, words: str) -> None:
     assert blocks.span(timedelta(seconds=seconds)) == words
+
+
+@pytest.mark.parametrize("command", run_control.SIGNED)
+@pytest.mark.parametrize("typed", [True, False])
+def test_the_form_of_an_answer_is_a_valid_view(command: str, typed: bool) -> None:
+    steps = (a_step(1), a_step(2, state=StepState.ASKING))
+    card = a_card(state=PlanState.ASKING, message="<!channel> " * 400, steps=steps, typed_target=typed)
+    view = run_form.form(card, command, channel="C1")
+    check_view(view)
+    assert "<!channel>" not in json.dumps(view)
+    assert ("Type exactly" in json.dumps(view)) == typed
