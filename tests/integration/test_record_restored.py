@@ -1,0 +1,152 @@
+"""The bot's own database comes back from a backup in which a signature was not used yet."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+import pytest_asyncio
+from psycopg import sql
+
+from actions.adapters.embedded_postgres import EmbeddedPostgres
+from actions.contract import Verdict
+from bot.doctor import Doctor
+from bot.services.cards import PlanState
+from bot.services.record.adoption import Adoption
+from bot.services.record.checkpoint import Signed, Signer
+from storage.session import Database
+from tests.fakes.toy import WORLD
+from tests.fixtures.ledger import LedgerForTests
+from tests.fixtures.office import OfficeForTests
+from tests.integration.test_office import a_plan, approve
+
+pytestmark = pytest.mark.integration
+
+PATIENCE = timedelta(seconds=20)
+
+
+@pytest_asyncio.fixture
+async def sealed(office: OfficeForTests) -> AsyncIterator[LedgerForTests]:
+    """The office's record, sealed while the test says so."""
+    made = LedgerForTests(office.memory, office.clock)
+    office.record = made.watch(database=office.at_work, patience=PATIENCE)
+    yield made
+    await made.as_clock.dispose()
+
+
+@pytest_asyncio.fixture
+async def restored(pg_server: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """An empty database to restore into."""
+    name = "memory_restored"
+    with psycopg.connect(pg_server.dsn(), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    database = Database(pg_server.dsn(name))
+    yield database
+    await database.dispose()
+    with psycopg.connect(pg_server.dsn(), autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+async def run_tool(server: EmbeddedPostgres, tool: str, *arguments: str) -> None:
+    await asyncio.to_thread(subprocess.run, [str(server.tool(tool)), *arguments], check=True)
+
+
+async def test_a_used_signature_is_not_revived_by_a_restore(
+    office: OfficeForTests,
+    sealed: LedgerForTests,
+    restored: Database,
+    pg_server: EmbeddedPostgres,
+    tmp_path: Path,
+) -> None:
+    async with sealed.sealing():
+        async with office.working():
+            card = await a_plan(office)
+        await approve(office, "daniel", card)  # complete, and no worker is there to start it
+        backup = tmp_path / "backup.dump"
+        await run_tool(pg_server, "pg_dump", "-Fc", "-f", str(backup), "-d", office.memory.url)
+        async with office.working():
+            await office.until(card, PlanState.SUCCEEDED)
+        async with asyncio.timeout(10):
+            while not await sealed.is_up_to_date(sealed.kept[0]):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    done = list(WORLD[card.plan_id])
+    assert done == ["do 1", "do 2"]
+
+    await run_tool(pg_server, "pg_restore", "-d", restored.url, str(backup))
+    again = OfficeForTests(restored, office.plan)
+    after = LedgerForTests(restored, office.clock)
+    after.key, after.public, after.trust, after.kept = sealed.key, sealed.public, sealed.trust, sealed.kept
+    again.record = after.watch(database=again.at_work, patience=PATIENCE)
+    try:
+        async with after.sealing(), again.working():
+            await asyncio.sleep(1.5)
+            assert (await again.desk.plan_card(card.token)).state is PlanState.APPROVED  # by its rows it could run
+            assert WORLD[card.plan_id] == done
+            findings = await Doctor(again.at_work, again.plan, again.policy, again.ports, record=again.record)._sealed()
+            assert any(item.verdict is Verdict.STOP and "restored from a backup" in item.detail for item in findings)
+
+            watch = after.watch(database=again.at_terminal)
+            said = await Adoption(again.at_terminal, watch, again.clock).adopt("olivia", "Olivia Ortega", "disk failed")
+            assert "Every plan signed before is void" in said
+            ended = await again.until(card, PlanState.VOID)
+            assert "restored after this plan was signed" in ended.message
+            fresh = await a_plan(again)
+            await approve(again, "daniel", fresh)
+            await again.until(fresh, PlanState.SUCCEEDED)
+        assert WORLD[card.plan_id] == done
+        assert WORLD[fresh.plan_id] == ["do 1", "do 2"]
+    finally:
+        await again.close()
+        await after.as_clock.dispose()
+
+
+async def test_a_destructive_run_does_nothing_without_a_witness(office: OfficeForTests, sealed: LedgerForTests) -> None:
+    for witness in sealed.kept:
+        witness.away = True
+    office.record = sealed.watch(database=office.at_work, patience=timedelta(seconds=1))
+    async with sealed.sealing(), office.working():
+        card = await a_plan(office)
+        await approve(office, "daniel", card)
+        ended = await office.until(card, PlanState.FAILED)
+    assert "No witness vouches for the signatures" in ended.message
+    assert card.plan_id not in WORLD
+
+
+async def test_one_witness_is_enough(office: OfficeForTests, sealed: LedgerForTests) -> None:
+    sealed.kept[0].away = True
+    async with sealed.sealing(), office.working():
+        card = await a_plan(office)
+        await approve(office, "daniel", card)
+        await office.until(card, PlanState.SUCCEEDED)
+    assert WORLD[card.plan_id] == ["do 1", "do 2"]
+
+
+async def test_a_run_of_the_past_is_not_taken_over_after_a_restore(
+    office: OfficeForTests, sealed: LedgerForTests
+) -> None:
+    """A backup taken in the middle of a run: whether its step was done is not in the database any more."""
+    async with sealed.sealing():
+        async with office.working():
+            card = await a_plan(office, steps=2, seconds=30)
+            await approve(office, "daniel", card)
+            await office.until(card, PlanState.RUNNING)
+        before = list(WORLD.get(card.plan_id, []))
+        lines = list(sealed.kept[0].lines)
+    # The witnesses know one checkpoint more than this database does.
+    newest = sealed.trust.check(Signed.read(lines[-1]))
+    signer = Signer(sealed.key)
+    beyond = newest.model_copy(update={"number": newest.number + 1, "base": newest.size, "root": "ab" * 32})
+    more = Signed(body=beyond.body(), signature=signer.sign(beyond), leaves=b"").line()
+    for witness in sealed.kept:
+        witness.lines.append(more)
+    watch = sealed.watch(database=office.at_terminal)
+    await Adoption(office.at_terminal, watch, office.clock).adopt("olivia", "Olivia Ortega", "disk failed")
+    async with sealed.sealing(), office.working():
+        ended = await office.until(card, PlanState.FAILED)
+    assert "look at the world and ask again" in ended.message
+    assert WORLD.get(card.plan_id, []) == before
