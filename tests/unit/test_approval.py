@@ -2,89 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import permutations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actions.approval import (
-    Act,
-    Case,
-    Code,
-    Method,
-    Person,
-    Rule,
-    Signature,
-    Signer,
-    Slot,
-    State,
-    admit,
-    decide,
-    minimum_others,
-    unfilled,
+from actions.approval import Act, Case, Code, Rule, Signature, Slot, State, admit, decide, minimum_others, unfilled
+from actions.contract import Risk
+from tests.fakes.signatures import (
+    DBA,
+    LATER,
+    NOW,
+    REQUEST,
+    ROSTER,
+    SECURITY,
+    a_case,
+    a_plan,
+    a_rule,
+    sign,
+    signer,
 )
-from actions.contract import Finding, Plan, Risk, Verdict
-
-NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
-LATER = NOW + timedelta(minutes=30)
-
-ROSTER = {
-    person.id: person
-    for person in (
-        Person(id="oncall", name="Ona", roles=frozenset({"on_call", "operator"})),
-        Person(id="dba", name="Dan", roles=frozenset({"dba"})),
-        Person(id="dba2", name="Dora", roles=frozenset({"dba", "security"})),
-        Person(id="security", name="Sam", roles=frozenset({"security"})),
-        Person(id="guest", name="Gil"),
-    )
-}
-
-
-def a_plan(*, risk: Risk = Risk.DESTRUCTIVE, stopped: bool = False) -> Plan:
-    stop = Finding(check="disk", verdict=Verdict.STOP, detail="The disk is full.")
-    return Plan(
-        id="abc",
-        action="restore.dump",
-        summary="Restore",
-        risk=risk,
-        target="shop",
-        params={},
-        steps=(),
-        made_at=NOW,
-        findings=(stop,) if stopped else (),
-    )
-
-
-def a_rule(**changes: object) -> Rule:
-    return Rule(risk=Risk.DESTRUCTIVE, others=1).model_copy(update=changes)
-
-
-def a_case(*signatures: Signature, plan: Plan | None = None, rule: Rule | None = None, started: bool = False) -> Case:
-    plan = plan or a_plan()
-    return Case(
-        plan=plan,
-        requester="oncall",
-        rules=(rule or a_rule(),),
-        roster=ROSTER,
-        signatures=signatures,
-        expires_at=LATER,
-        started=started,
-    )
-
-
-def sign(
-    person: str, act: Act = Act.APPROVE, *, at: int = 0, typed: str = "shop", digest: str | None = None
-) -> Signature:
-    digest = a_plan().digest if digest is None else digest
-    return Signature(
-        person=person, act=act, digest=digest, at=NOW + timedelta(seconds=at), typed=typed, reason="because"
-    )
-
-
-REQUEST = sign("oncall", Act.REQUEST)
-
 
 # ---------------------------------------------------------------- decide
 
@@ -213,13 +152,6 @@ def test_of_two_clicks_in_one_instant_the_one_that_permits_less_counts() -> None
 
 
 # ---------------------------------------------------------------- slots
-
-DBA = Slot(roles=frozenset({"dba"}))
-SECURITY = Slot(roles=frozenset({"security"}))
-
-
-def signer(person: str, *methods: Method) -> Signer:
-    return Signer(person=ROSTER[person], methods=frozenset(methods))
 
 
 def test_one_person_fills_one_slot_only() -> None:
