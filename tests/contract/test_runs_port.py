@@ -1,0 +1,162 @@
+"""The bot's own runs: the real ones on PostgreSQL and the fake promise the same."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from actions import registry
+from actions.adapters.clock import SystemClock
+from actions.contract import JournalState, Plan, Risk
+from actions.errors import PermanentError, UserError
+from actions.ports import Answer, Runs
+from actions.steps.workloads import ScaleWorkload
+from bot.services.own_runs import OwnRuns
+from bot.services.policy import Policy
+from storage import plans
+from storage.session import Database
+from storage.tables import JournalRow, PlanRow, RunRow
+from tests.fakes.runs import MemoryRuns
+from tests.fakes.world import API
+from tests.fixtures.office import shipped_plan
+
+NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
+
+A, V, F, K = JournalState.APPLYING, JournalState.VERIFIED, JournalState.FAILED, JournalState.ASKING
+ANSWERS = (Answer.HAPPENED, Answer.REPEAT, Answer.SKIPPED, Answer.ABORTED, Answer.LEFT)
+
+
+def a_plan(name: str = "abcdefghjk") -> Plan:
+    return Plan(
+        id=name,
+        action="application.scale",
+        summary="Scale",
+        risk=Risk.DISRUPTIVE,
+        target="shop",
+        params={},
+        steps=(
+            ScaleWorkload(ref=API, replicas_before=3, replicas=5),
+            ScaleWorkload(ref=API, replicas_before=5, replicas=4),
+        ),
+        made_at=NOW,
+    )
+
+
+class RunsUnderTest:
+    """The port, and a way to put a run behind it."""
+
+    port: Runs
+
+    async def add(self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "") -> None:
+        raise NotImplementedError
+
+
+class InMemory(RunsUnderTest):
+    def __init__(self) -> None:
+        self.port = self.runs = MemoryRuns()
+
+    async def add(self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "") -> None:
+        self.runs.add(plan, state, *lines, message=message)
+
+
+class InPostgres(RunsUnderTest):
+    def __init__(self, memory: Database) -> None:
+        self.memory = memory
+        self.port = OwnRuns(memory, Policy(shipped_plan()), registry.kinds(), SystemClock())
+
+    async def add(self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "") -> None:
+        row = PlanRow(
+            id=plan.id,
+            action=plan.action,
+            document=plan.model_dump(mode="json"),
+            digest=plan.digest,
+            risk=plan.risk,
+            plan_schema=plan.plan_schema,
+            requester="olivia",
+            reason="x",
+            channel="C1",
+            token=plan.id,
+            created_at=NOW,
+            expires_at=NOW + timedelta(hours=1),
+        )
+        async with self.memory.session() as session:
+            await plans.add(session, row)
+            run = await session.get(RunRow, plan.id)
+            assert run is not None
+            run.state, run.message = state, message
+            for step, line in lines:
+                session.add(JournalRow(run_id=plan.id, epoch=1, step=step, state=line, at=NOW))
+                await session.flush()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def runs(request: pytest.FixtureRequest, memory: Database) -> RunsUnderTest:
+    return InMemory() if request.param == "memory" else InPostgres(memory)
+
+
+async def test_a_run_that_asks_shows_what_it_asks(runs: RunsUnderTest) -> None:
+    await runs.add(a_plan(), "asking", (0, V), (1, A), (1, K), message="Is it so?")
+    facts = await runs.port.find("abcdefghjk")
+    assert facts is not None
+    assert facts.plan == a_plan()
+    assert (facts.state, facts.message, facts.step, facts.lines) == ("asking", "Is it so?", 1, 3)
+    assert facts.question is not None
+    assert (facts.backward, dict(facts.last), dict(facts.answered)) == (False, {0: "verified", 1: "asking"}, {})
+
+
+async def test_what_is_over_asks_nothing(runs: RunsUnderTest) -> None:
+    await runs.add(a_plan(), "failed", (0, A), (0, F), (0, JournalState.UNDOING), (0, JournalState.UNDONE))
+    facts = await runs.port.find("abcdefghjk")
+    assert facts is not None
+    assert (facts.question, facts.step, facts.backward, facts.lines) == (None, None, True, 4)
+    assert await runs.port.find("nothing") is None
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_an_answer_is_taken_once(runs: RunsUnderTest, answer: Answer) -> None:
+    await runs.add(a_plan(), "asking", (0, A), (0, K))
+    asked = await runs.port.find("abcdefghjk")
+    assert asked is not None
+    assert asked.question is not None
+    for _ in range(2):
+        await runs.port.answer("abcdefghjk", asked.question, answer, plan="answer")
+    facts = await runs.port.find("abcdefghjk")
+    assert facts is not None
+    assert facts.answered == {asked.question: answer}
+    assert (facts.question, facts.lines, facts.last[0]) == (None, 3, answer)
+    assert facts.state == ("failed" if answer is Answer.LEFT else "running")
+    assert facts.backward is (answer is Answer.ABORTED)
+
+
+async def test_another_answer_and_one_to_another_question_are_refused(runs: RunsUnderTest) -> None:
+    await runs.add(a_plan(), "asking", (0, A), (0, K))
+    asked = await runs.port.find("abcdefghjk")
+    assert asked is not None
+    assert asked.question is not None
+    with pytest.raises(PermanentError, match="does not ask this any more"):
+        await runs.port.answer("abcdefghjk", asked.question - 1, Answer.REPEAT, plan="answer")
+    await runs.port.answer("abcdefghjk", asked.question, Answer.HAPPENED, plan="answer")
+    with pytest.raises(PermanentError, match="does not ask this any more"):
+        await runs.port.answer("abcdefghjk", asked.question, Answer.REPEAT, plan="answer")
+    facts = await runs.port.find("abcdefghjk")
+    assert facts is not None
+    assert facts.answered == {asked.question: Answer.HAPPENED}
+
+
+async def test_a_question_that_was_asked_again_has_a_number_of_its_own(runs: RunsUnderTest) -> None:
+    await runs.add(a_plan(), "asking", (0, A), (0, K), (0, K))
+    facts = await runs.port.find("abcdefghjk")
+    assert facts is not None
+    assert facts.question is not None
+    with pytest.raises(PermanentError):
+        await runs.port.answer("abcdefghjk", facts.question - 1, Answer.HAPPENED, plan="answer")
+    await runs.port.answer("abcdefghjk", facts.question, Answer.HAPPENED, plan="answer")
+
+
+async def test_a_plan_of_another_version_is_told_to_people(memory: Database) -> None:
+    runs = InPostgres(memory)
+    await runs.add(a_plan(), "asking", (0, A), (0, K))
+    without = OwnRuns(memory, Policy(shipped_plan()), type(registry.kinds())(steps={}, preconditions={}), SystemClock())
+    with pytest.raises(UserError, match="knows no `scale_workload`"):
+        await without.find("abcdefghjk")
