@@ -38,8 +38,8 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
     plan = load(settings.plan_file)
     if settings.plan_digest not in ("", digest(plan)):
         raise UserError(
-            f"The plan file of this job (`{settings.plan_file}`) is not the one the worker goes by. Bring the "
-            "ConfigMap of the jobs up to date, then try again."
+            f"The plan file of this job (`{settings.plan_file}`) is not the one the worker goes by. Put that one "
+            "back, or activate the new one; in a cluster, replace the ConfigMap of the jobs."
         )
     references = secret_references(settings, plan)
     site = await site_of(plan, SecretReferences())
@@ -87,7 +87,7 @@ def _executor(settings: Settings, plan: DrPlan, site: Site, secrets: Secrets) ->
         return SubprocessExecutor(
             settings.data_directory.resolve() / "jobs",
             [sys.executable, "-m", "bot.cli", "job"],
-            environment=_without_own_secrets() | {"DRBOT_PLAN_FILE": str(settings.plan_file.resolve())},
+            environment={**_without_own_secrets(), **_same_plan(settings, plan)},
             limits=Limits(memory=settings.job_memory_mib << 20),
         )
     from actions.adapters.executor_kubernetes import KubernetesExecutor
@@ -120,6 +120,11 @@ def _engine(
         tools=PostgresPrograms(site, secrets, private_directory=directory / "private"),
         work_directory=directory / "spool",
     )
+
+
+def _same_plan(settings: Settings, plan: DrPlan) -> dict[str, str]:
+    """Jobs go by the plan in force, wherever this process found it, and refuse a file that was changed since."""
+    return {"DRBOT_PLAN_FILE": str(settings.plan_file.resolve()), "DRBOT_PLAN_DIGEST": digest(plan)}
 
 
 def _without_own_secrets() -> dict[str, str]:
