@@ -324,8 +324,10 @@ class Runner:
     async def _fail(self, index: int, message: str) -> RunResult:
         entries = await self._journal.entries()
         last = _last_states(entries)
-        # A step that only was to begin when the run turned has nothing to put back.
-        begun = {entry.step for entry in entries if entry.state not in (JournalState.ABORTED, JournalState.PREEMPTED)}
+        # A step that only was to begin when the run turned has nothing to put back. Neither has one that failed before
+        # it was applied: whoever lacks the signatures for a step must not get its undo carried out either.
+        turned = (JournalState.ABORTED, JournalState.PREEMPTED, JournalState.FAILED)
+        begun = {entry.step for entry in entries if entry.state not in turned}
         numbers = [
             number for number in range(index, -1, -1) if number in begun and self._plan.steps[number].undo_on_failure
         ]

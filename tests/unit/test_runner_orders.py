@@ -366,12 +366,21 @@ async def test_a_step_that_was_begun_is_ended_before_a_pause(state: JournalState
 
 
 async def test_an_order_does_not_stop_what_is_put_back() -> None:
-    journal = a_journal((0, A), (0, V), (1, F, "It broke."))
+    journal = a_journal((0, A), (0, V), (1, A), (1, F, "It broke."))
 
     result = await run(a_plan(*lamps("a", "b")), journal, orders=orders(OrderKind.PAUSE))
 
     assert result.outcome is Outcome.FAILED
     assert DONE == ["undo b", "undo a"]
+
+
+async def test_a_step_that_failed_before_it_was_applied_is_not_put_back() -> None:
+    journal = a_journal((0, A), (0, V), (1, F, "The signatures no longer suffice."))
+
+    result = await run(a_plan(*lamps("a", "b")), journal)
+
+    assert result.outcome is Outcome.FAILED
+    assert DONE == ["undo a"]
 
 
 async def test_orders_that_cannot_be_read_break_the_run_off() -> None:

@@ -1,0 +1,153 @@
+"""What somebody can do who has stolen the database login of one process, and nothing else: the limits that
+docs/reference/threats.md promises, and what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bot.plan_file import DrPlan
+from bot.services.cards import PlanCard, PlanState
+from storage import inbox
+from storage.session import Database, NotAllowedError
+from tests.fakes.toy import WORLD
+from tests.fixtures.keyed import PERSONS, keyed_plan
+from tests.fixtures.office import CHANNEL, OfficeForTests
+from tests.fixtures.ssh_keys import MakeKey
+from tests.integration.test_office import a_plan, incident
+
+pytestmark = [pytest.mark.integration, pytest.mark.attack]
+
+
+async def sign_as_daniel(session: AsyncSession, office: OfficeForTests, card: PlanCard) -> None:
+    """A click that Daniel never made, and the signature that rests on it."""
+    deed = {"kind": "sign", "token": card.token, "act": "approve", "digest": card.digest, "typed": "toy"}
+    who = office.who("daniel").model_dump(mode="json")
+    key = f"view:{uuid.uuid4()}"
+    await inbox.store(session, key, "deed", {**deed, "reason": "seen", "ts": "1.0", "who": who})
+    statement = """
+        INSERT INTO signature (plan_id, person, act, digest, reason, typed, source, account, inbox_key, at)
+        VALUES (:plan, 'daniel', 'approve', :digest, 'seen', 'toy', 'slack', 'U0DANIEL', :key, clock_timestamp())
+    """
+    await session.execute(text(statement), {"plan": card.plan_id, "digest": card.digest, "key": key})
+    await session.execute(text("SELECT pg_notify('drbot', 'signature')"))
+
+
+def wanting_a_key(keys: dict[str, Path]) -> DrPlan:
+    """The plan of the tests, where one signature of what destroys is a key's."""
+    document: dict[str, Any] = keyed_plan(keys).model_dump(mode="json")
+    for rule in document["approval"]["rules"]:
+        rule["key_required"] = rule["risk"] == "DESTRUCTIVE"
+    return DrPlan.model_validate(document)
+
+
+async def test_with_the_slack_login_everybodys_slack_signature_can_be_forged(office: OfficeForTests) -> None:
+    """This is what such a login is: Slack itself speaks through it. The next test shows what to do about it."""
+    async with office.working():
+        card = await a_plan(office)
+        async with office.in_front.session() as session:
+            await sign_as_daniel(session, office, card)
+        await office.until(card, PlanState.SUCCEEDED)
+
+
+async def test_where_a_key_is_asked_for_the_slack_login_starts_nothing(memory: Database, make_key: MakeKey) -> None:
+    office = OfficeForTests(memory, wanting_a_key({person: make_key(person) for person in PERSONS}))
+    try:
+        async with office.working():
+            card = await a_plan(office)
+            async with office.in_front.session() as session:
+                await sign_as_daniel(session, office, card)
+            await asyncio.sleep(0.3)
+            now = await office.desk.plan_card(card.token)
+    finally:
+        await office.close()
+    assert now.state is PlanState.PENDING
+    assert any("key" in item for item in now.missing), now.missing
+    assert card.plan_id not in WORLD
+
+
+async def test_while_slack_is_suspect_the_slack_login_starts_nothing(office: OfficeForTests) -> None:
+    """Nor does it end the suspicion: only two keys do."""
+    await incident(office, "open", title="Somebody else clicks")
+    async with office.working():
+        card = await a_plan(office)
+        await office.ask("olivia", "incident.suspect_slack", reason="that was not me")
+        async with office.in_front.session() as session:
+            await session.execute(text("UPDATE incident SET slack_suspect_since = NULL"))
+            await sign_as_daniel(session, office, card)
+        await asyncio.sleep(0.3)
+        now = await office.desk.plan_card(card.token)
+    assert now.state is PlanState.PENDING
+    assert card.plan_id not in WORLD
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE run SET state = 'running', lease_until = clock_timestamp() - interval '1 minute'",
+        "INSERT INTO journal (run_id, epoch, step, state, detail, at, elapsed_ms) VALUES ('x', 1, 0, '', '', now(), 0)",
+        "UPDATE plan SET digest = 'x'",
+        "UPDATE inbox SET payload = '{}'",
+        "UPDATE signature SET person = 'sam'",
+        "UPDATE incident SET recovered_at = clock_timestamp()",
+        "DELETE FROM refusal",
+        "DELETE FROM timeline_entry",
+        "INSERT INTO plan_version (sha256, document, plan_id) VALUES ('x', 'x', '')",
+    ],
+)
+@pytest.mark.parametrize("login", ["in_front", "at_terminal", "on_time"])
+async def test_no_login_but_the_workers_reaches_a_run_and_none_the_past(
+    office: OfficeForTests, login: str, statement: str
+) -> None:
+    database: Database = getattr(office, login)
+    with pytest.raises(NotAllowedError):
+        async with database.session() as session:
+            await session.execute(text(statement))
+
+
+async def test_with_the_workers_login_a_run_can_be_marked_and_no_worker_carries_it_out(office: OfficeForTests) -> None:
+    """The worker that takes it over derives everything anew before the first step."""
+    async with office.working():
+        card = await a_plan(office)
+        async with office.at_work.session() as session:
+            await session.execute(
+                text("""
+                    UPDATE run SET state = 'running', epoch = 1, started_at = clock_timestamp(),
+                        lease_until = clock_timestamp() - interval '1 minute' WHERE id = :plan
+                """),
+                {"plan": card.plan_id},
+            )
+            await session.execute(text("SELECT pg_notify('drbot', 'signature')"))
+        ended = await office.until(card, PlanState.FAILED)
+    assert "signatures no longer suffice" in ended.message
+    assert card.plan_id not in WORLD
+
+
+async def test_with_the_clocks_login_only_the_schedule_can_ask_and_it_signs_nothing(office: OfficeForTests) -> None:
+    """It may ask as the schedule, whose word counts only where nobody else must sign."""
+    request = text("""
+        INSERT INTO request (kind, name, params, person, slack_user, channel, reply, reason, typed, state, error,
+            plan_id, source_key)
+        VALUES ('command', 'toy.run', '{}', 'schedule', '', :channel, CAST(:reply AS jsonb), 'because', 'toy', 'new',
+            '', '', 'schedule/forged') RETURNING id
+    """)
+    asked = {"kind": "ask", "who": {"source": "clock"}, "command": {"name": "toy.run", "reason": "because"}}
+    async with office.working():
+        async with office.on_time.session() as session:
+            await inbox.store(session, "schedule/forged", "schedule", asked)
+            values = {"channel": CHANNEL, "reply": '{"who": {"source": "clock"}}'}
+            number = (await session.execute(request, values)).scalar_one()
+            await session.execute(text("SELECT pg_notify('drbot', 'request')"))
+        assert await office.refused(number)
+    assert await plans(office) == 0
+
+
+async def plans(office: OfficeForTests) -> int:
+    async with office.memory.session() as session:
+        return int((await session.execute(text("SELECT count(*) FROM plan"))).scalar_one())
