@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -31,7 +32,13 @@ def setting(memory: Database) -> Setting:
         socket_mode: bool = False,
     ) -> AsyncIterator[Stage]:
         catalogue = Catalogue()
-        office = OfficeForTests(memory, with_roster(shipped_plan(), change), catalogue=catalogue, clock=clock)
+        office = OfficeForTests(
+            memory,
+            with_roster(shipped_plan(), change),
+            catalogue=catalogue,
+            clock=clock,
+            in_hand=timedelta(seconds=30),  # nobody else picks up what a handler is busy with
+        )
         try:
             async with FakeSlack(paced=False) as slack:
                 accounts(slack)

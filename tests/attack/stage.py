@@ -167,6 +167,29 @@ class Stage:
         """Open the form and send it."""
         return await self.submit(await self.window(posted, user=user, action=action), user=user, **form)
 
+    async def sign_late(self, posted: Posted, *, user: str = DANIEL, typed: str = TARGET) -> None:
+        """Send a form whose window was opened while the plan still took signatures."""
+        metadata = {
+            "token": posted.card.token,
+            "digest": posted.card.digest,
+            "channel": posted.message.channel,
+            "ts": posted.message.ts,
+            "target": "",
+        }
+        view = f"VLATE{len(self.slack.views)}"
+        self.slack.views[view] = {
+            "type": "modal",
+            "callback_id": "sign.approve",
+            "id": view,
+            "hash": "late",
+            "title": {"type": "plain_text", "text": "Approve"},
+            "blocks": [],
+            "private_metadata": json.dumps(metadata),
+        }
+        fields = {"reason": "seen", "typed": typed}
+        assert (await self.send(self.slack.submission(view, user=user, **fields)))[0] == 200
+        await self.said(view)
+
     # ------------------------------------------------------------ looking
 
     async def value(self, query: str, **values: Any) -> Any:

@@ -122,7 +122,7 @@ async def test_t3_copies_at_one_instant_make_one_plan(stage: Stage) -> None:
         ("-1", None),
         ("٣٣٣", None),
         ("9" * 5_000, None),
-        (f"{time.time():.1f}", None),
+        ("1790000000.5", None),
         (None, "v0=\u00e9" + "0" * 63),
         (None, "v0=" + "A" * 64),
         (None, "v0=" + "0" * 63),
@@ -329,7 +329,11 @@ async def test_t13_a_click_outlives_the_process_that_took_it(stage: Stage) -> No
     )
     await stage.office.desk.store("view:left behind", deeds.STORED_AS, deed.model_dump(mode="json"))
     assert stage.executor.starts == []
-    async with stage.serving():
-        await stage.until(plan, PlanState.SUCCEEDED)
+    next_one = OfficeForTests(stage.memory, stage.office.plan, catalogue=stage.catalogue)
+    try:
+        async with stage.serving(office=next_one):
+            await stage.until(plan, PlanState.SUCCEEDED)
+    finally:
+        await next_one.close()
     assert await stage.signers(plan) == [("olivia", "request"), ("daniel", "approve")]
     assert len(stage.executor.starts) == 1
