@@ -8,6 +8,7 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from storage.runs import open_heir
 from storage.tables import JournalRow, PlanRow, RunRow
 
 
@@ -31,5 +32,7 @@ async def traces(session: AsyncSession, plan_id: str, *, hold: bool = False) -> 
         await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10min'"))
         statement = statement.with_for_update()
     run = (await session.execute(statement)).scalar_one()
+    # A retry goes on with what the first try has left.
+    run = await open_heir(session, plan_id) or run
     states = select(col(JournalRow.step)).where(col(JournalRow.run_id) == plan_id, col(JournalRow.state) == "verified")
     return Traces(plan=plan, run=run, verified=frozenset((await session.execute(states)).scalars()))

@@ -51,6 +51,21 @@ async def in_state(session: AsyncSession, states: Iterable[str]) -> Sequence[Run
     return (await session.execute(statement)).scalars().all()
 
 
+async def open_heir(session: AsyncSession, run_id: str) -> RunRow | None:
+    """A run that is not over and works with what this one has left: a retry, or one that undoes it, or theirs."""
+    heirs = text("""
+        WITH RECURSIVE heir(id) AS (
+            SELECT id FROM plan WHERE document->'params'->>'run' = :run
+            UNION
+            SELECT plan.id FROM plan JOIN heir ON plan.document->'params'->>'run' = heir.id
+        )
+        SELECT id FROM heir
+    """)
+    names = (await session.execute(heirs, {"run": run_id})).scalars().all()
+    statement = select(RunRow).where(col(RunRow.id).in_(names), col(RunRow.ended_at).is_(None)).limit(1)
+    return (await session.execute(statement)).scalar_one_or_none()
+
+
 async def orphaned(session: AsyncSession, *, plan_schema: int, lease: timedelta) -> Sequence[str]:
     """Runs whose owner has been silent for a lease. None while the server itself is younger than a lease: then it was
     the server that was away, and the owners must get the time to renew."""

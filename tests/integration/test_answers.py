@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from actions.approval import Act
 from bot.services.cards import PlanCard, PlanState, StepState
+from storage.leftovers import traces
 from tests.fakes.toy import CLEAR, WORLD
 from tests.fixtures.office import CHANNEL, OfficeForTests
 from tests.fixtures.waiting import eventually
@@ -175,7 +176,7 @@ async def test_an_answer_survives_the_death_of_every_worker(office: OfficeForTes
     """The answer is in the journal; whoever comes next finds it there and obeys it once."""
     async with office.working():
         card = await asked(office, key="survives", seconds=0.2)
-        answer = await office.planned(await office.ask("olivia", "run.repeat", run=card.plan_id))
+        answer = await office.planned(await office.ask("olivia", "run.happened", run=card.plan_id))
         await signed(office, answer)
         await office.until(answer, PlanState.SUCCEEDED)
     for _ in range(2):
@@ -183,8 +184,8 @@ async def test_an_answer_survives_the_death_of_every_worker(office: OfficeForTes
             pass
     async with office.working():
         await office.until(card, PlanState.SUCCEEDED)
-    assert WORLD[card.plan_id] == ["do 1", "do 2", "do 3"]
-    assert [state for step, state, _ in await journal(office, card) if step == 1].count("repeat") == 1
+    assert WORLD[card.plan_id] == ["do 1", "do 3"]
+    assert [state for step, state, _ in await journal(office, card) if step == 1] == ["asking", "happened", "verified"]
 
 
 async def test_a_failed_run_is_tried_again_after_the_repair(office: OfficeForTests) -> None:
@@ -194,9 +195,17 @@ async def test_a_failed_run_is_tried_again_after_the_repair(office: OfficeForTes
         CLEAR.add(card.plan_id)
         again = await office.planned(await office.ask("olivia", "run.retry", run=card.plan_id))
         assert again.action == "run.retry"
+        async with office.memory.session() as session:
+            left = await traces(session, card.plan_id)
+            assert left is not None
+            assert (left.run.id, left.run.ended_at) == (again.plan_id, None)
         assert again.summary.startswith(f"Again, after run `{card.plan_id}` failed")
         await signed(office, again)
         await office.until(again, PlanState.SUCCEEDED)
+        async with office.memory.session() as session:
+            left = await traces(session, card.plan_id)
+            assert left is not None
+            assert left.run.id == card.plan_id
         assert "only one that failed" in await office.refused(
             await office.ask("olivia", "run.retry", run=again.plan_id)
         )
