@@ -163,8 +163,8 @@ class Incidents:
                 raise UserError(f"Entry {entry.seq} is an amendment itself; amend entry {entry.data[AMENDS]} again.")
             name, text = self._policy.name(person), str(params["text"])
             await self._record(session, row, "amendment", name, text, key=key, data={AMENDS: entry.seq})
-            said = f"{name} put beside entry {entry.seq} of the timeline: {text}"
-            await outbox.add(session, "text", row.channel, payload={"text": said})
+            told = f"{name} put beside entry {entry.seq} of the timeline:"
+            await outbox.add(session, "text", row.channel, payload={"text": told, "said": text})
 
     async def _list(self) -> Report:
         async with self._database.session() as session:
