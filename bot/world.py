@@ -53,7 +53,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     # Not needed by a job, and slow to import.
     from actions.adapters.kubernetes import KubernetesCluster
     from actions.adapters.service_check import ServiceProbe
-    from actions.registry import ACTIONS, kinds
+    from actions.registry import kinds
     from bot.services.approvals import Policy
     from bot.services.own_runs import OwnRuns
     from bot.services.plan_versions import StoredPlanVersions
@@ -73,7 +73,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
         secrets=references,
         clock=clock,
         runs=OwnRuns(database, Policy(plan), kinds(), clock),
-        plan_versions=StoredPlanVersions(database, actions=[kind.name for kind in ACTIONS]),
+        plan_versions=StoredPlanVersions(database),
     )
 
 

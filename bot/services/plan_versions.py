@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -138,23 +138,22 @@ def _of_row(row: PlanVersion) -> InForce:
 
 
 class StoredPlanVersions(PlanVersions):
-    """The versions in the bot's own database. `actions` are the names that a plan file may use."""
+    """The versions in the bot's own database."""
 
-    def __init__(self, database: Database, *, actions: Collection[str] | None = None) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._actions = actions
 
     async def active(self) -> str:
         return (await self._newest()).sha256
 
     async def compare(self, document: str) -> PlanFileChange:
         text = normal(document)
-        new = load_text(text, name="the new plan file", actions=self._actions)
+        new = load_text(text, name="the new plan file")
         now = await self._newest()
         sha256 = sha256_of(text)
         if sha256 == now.sha256:
             raise UserError(f"This is the plan in force already (version {now.number}); nothing is to be done.")
-        warnings = check_text(text, name="the new plan file", actions=self._actions)
+        warnings = check_text(text, name="the new plan file")
         return PlanFileChange(
             sha256=sha256,
             name=new.name,
