@@ -10,7 +10,7 @@ SIZE ?= small
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 PYTEST := .venv/bin/pytest
 
-.PHONY: help setup demo test lint format test-cluster bench soak manifest lock clean
+.PHONY: help setup demo test lint format test-cluster bench soak mutate manifest lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
@@ -39,6 +39,10 @@ bench: setup ## Measure; leave the machine alone meanwhile
 
 soak: setup ## Run the long random suites
 	@exec $(PYTEST) -m soak -n $(WORKERS) --dist loadgroup --timeout 3600 $(ARGS)
+
+mutate: setup ## Change approval.py and runner.py in every small way: does a test notice? (some minutes)
+	@.venv/bin/mutmut run $(ARGS)
+	@.venv/bin/mutmut results
 
 manifest: setup ## Write manifest.yml from the commands the bot knows
 	@exec .venv/bin/drbot manifest --output manifest.yml $(ARGS)
