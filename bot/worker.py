@@ -99,6 +99,7 @@ class Worker:
         # Unique for each process: two processes with one id once ran a step twice in another engine.
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._hanging: set[asyncio.Task[bool | None]] = set()  # so that nobody forgets them before they end
 
     async def run(self) -> None:
         """Work until cancelled; then hand over what is running."""
@@ -393,19 +394,37 @@ class Worker:
 
     async def _beat(self, run_id: str, epoch: int) -> None:
         """Renew the lease; return when it is lost or could not be renewed for most of its length."""
-        renewed = asyncio.get_running_loop().time()
+        clock, lease = asyncio.get_running_loop().time, self._lease.total_seconds()
+        renewed = clock()
         while True:
-            await asyncio.sleep(self._lease.total_seconds() / 6)
-            try:
-                async with asyncio.timeout(self._lease.total_seconds() / 3), self._database.session() as session:
-                    await runs.renew(session, run_id, owner=self.id, epoch=epoch, lease=self._lease)
-                renewed = asyncio.get_running_loop().time()
-            except LeaseLostError:
+            await asyncio.sleep(lease / 6)
+            asked = clock()
+            renewal = asyncio.create_task(self._renew(run_id, epoch))
+            # Not awaited when it hangs: on a dead connection a cancelled statement takes longer to end than the lease.
+            await asyncio.wait({renewal}, timeout=lease / 3)
+            if not renewal.done():
+                renewal.cancel()
+                self._hanging.add(renewal)
+                renewal.add_done_callback(self._hanging.discard)
+                log.warning("beat_hangs", run=run_id)
+            elif renewal.result() is None:
                 return
-            except (DrError, TimeoutError) as error:
-                log.warning("beat_failed", run=run_id, error=type(error).__name__)
-                if asyncio.get_running_loop().time() - renewed > self._lease.total_seconds() * 2 / 3:
-                    return  # fence ourselves before somebody else may take over
+            elif renewal.result():
+                renewed = asked
+            if clock() - renewed > lease * 2 / 3:
+                return  # fence ourselves before somebody else may take over
+
+    async def _renew(self, run_id: str, epoch: int) -> bool | None:
+        """Whether it was renewed; None when the lease is lost."""
+        try:
+            async with self._database.session() as session:
+                await runs.renew(session, run_id, owner=self.id, epoch=epoch, lease=self._lease)
+        except LeaseLostError:
+            return None
+        except DrError as error:
+            log.warning("beat_failed", run=run_id, error=type(error).__name__)
+            return False
+        return True
 
     async def _guard(self, row: PlanRow, epoch: int) -> None:
         """Before every step: the run is still ours and its signatures still count under the roster in force."""
