@@ -22,6 +22,7 @@ from storage.roles import DatabaseRole
 from storage.session import Database
 from storage.tables import JournalRow, PlanRow, TimelineEntry
 from tests.fakes.executor import MemoryJob
+from tests.fakes.manifests import an_entry
 from tests.fakes.world import START, World, a_world
 from tests.fixtures.office import shipped_plan
 
@@ -161,6 +162,17 @@ async def test_doctor_shows_what_is_left_and_when_it_goes(memory: Database, at_w
         f"role `{ROLE}` on `primary`, mark `{MARK}`",
     ]
     assert all("is removed once it was idle for 0:10:00" in finding.hint for finding in left)
+
+
+async def test_doctor_shows_dumps_that_are_in_the_local_copy_alone(at_work: Database) -> None:
+    world, plan = a_world(local=True), shipped_plan()
+    here = an_entry(id="b-here", database="shop", snapshot_at=START, finished_at=START)
+    world.backups.local["shop", "b-here"] = here
+    hints = [finding.hint for finding in await Doctor(at_work, plan, Policy(plan), world).examine()]
+    assert "Bring it there: `/dr-backup upload shop b-here`." in hints
+    world.backups.entries["shop", "b-here"] = here
+    findings = await Doctor(at_work, plan, Policy(plan), world).examine()
+    assert not any("b-here" in finding.detail for finding in findings)
 
 
 async def test_silent_server_does_not_end_the_time_of_rest(memory: Database, at_work: Database) -> None:

@@ -1,0 +1,53 @@
+"""A bucket that does not answer is no reason to go without a dump, where there is a local copy."""
+
+from __future__ import annotations
+
+import pytest
+
+from actions import registry
+from actions.catalog.backup import DumpParams, UploadParams
+from actions.contract import Verdict
+from actions.errors import TemporaryError, UserError
+from actions.runner import Outcome, Runner
+from actions.steps.dumps import MakeDump
+from tests.contract.kit import MemoryJournal
+from tests.fakes.world import a_world
+
+PLAN = "k7m2n3p4q5"
+
+
+async def test_plan_says_that_the_dump_stays_here_and_what_to_do_later() -> None:
+    world = a_world(local=True)
+    world.backups.away = True
+    plan = await registry.action("backup.dump").plan(DumpParams(database="shop"), world, PLAN)
+    [step] = plan.steps
+    assert isinstance(step, MakeDump)
+    assert step.copy_only
+    assert plan.findings[0].verdict is Verdict.WARN
+    assert "into the local copy alone" in plan.findings[0].detail
+    assert f"`/dr-backup upload shop {step.backup}`" in plan.findings[0].hint
+    assert "not in the bucket" in step.after
+
+
+async def test_without_a_local_copy_there_is_nothing_to_plan() -> None:
+    world = a_world()
+    world.backups.away = True
+    with pytest.raises(TemporaryError, match="does not answer"):
+        await registry.action("backup.dump").plan(DumpParams(database="shop"), world, PLAN)
+
+
+async def test_upload_takes_the_newest_that_the_bucket_lacks_and_is_refused_when_there_is_none() -> None:
+    world = a_world(local=True)
+    world.backups.away = True
+    dump = await registry.action("backup.dump").plan(DumpParams(database="shop"), world, PLAN)
+    assert (await Runner(dump, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    upload = registry.action("backup.upload")
+    with pytest.raises(TemporaryError):
+        await upload.plan(UploadParams(database="shop"), world, "a")
+    world.backups.away = False
+    plan = await upload.plan(UploadParams(database="shop"), world, "b2c3d4e5f6")
+    assert plan.params["backup"] == plan.target == f"shop-{PLAN}"
+    assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    assert await world.backups.find("shop", f"shop-{PLAN}") is not None
+    with pytest.raises(UserError, match="holds no whole dump that the bucket lacks"):
+        await upload.plan(UploadParams(database="shop"), world, "c")
