@@ -11,6 +11,7 @@ from enum import StrEnum
 from actions.errors import UserError
 from actions.ports import Clock
 from bot.ports import Who
+from bot.redaction import Mask
 from bot.services.approvals import Policy
 from storage import incidents, outbox, timeline
 from storage.session import Database
@@ -31,6 +32,7 @@ class Door(StrEnum):
     UNKNOWN_BUTTON = "unknown_button"  # its token belongs to no plan
     RATE_LIMITED = "rate_limited"
     TOO_LONG = "too_long"
+    CREDENTIAL = "credential"  # somebody typed what is shaped like a token or a key
 
 
 class Refusals:
@@ -77,9 +79,24 @@ class Refusals:
             if not storable(text):
                 told = "This text holds characters that are no text, so nothing was done; type it again."
                 await self.turn_away(who, Door.MALFORMED, told)
+            if holds_credential(text):
+                await self.turn_away(who, Door.CREDENTIAL, CREDENTIAL)
             if len(text) > LONGEST:
                 told = f"This text has {len(text)} characters and may have {LONGEST}; shorten it, or attach a file."
                 await self.turn_away(who, Door.TOO_LONG, told)
+
+
+CREDENTIAL = (
+    "This text holds something shaped like a token, a key or a password, so it was neither done nor kept. Rotate what "
+    "you have typed: Slack has it now. Then say it without."
+)
+
+_shapes = Mask()
+
+
+def holds_credential(text: str) -> bool:
+    """Whether a person has typed what nobody may store: a token, a private key, an address with a password."""
+    return _shapes(text) != text
 
 
 def storable(text: str) -> bool:

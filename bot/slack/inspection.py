@@ -17,7 +17,7 @@ from slack_bolt.response import BoltResponse
 
 from actions.errors import DrError, UserError
 from bot.ports import Who
-from bot.services.refusals import Door, storable
+from bot.services.refusals import CREDENTIAL, Door, holds_credential, storable
 from bot.slack.gateway import Identity
 from bot.slack.middleware import Body, Counter, ack_with, tell, who_of
 from bot.slack.views import plan, signing
@@ -73,14 +73,9 @@ UNKNOWN_CONTROL = "This version of the bot does not know this button; ask for th
 
 def fault_of(body: Mapping[str, Any], identity: Identity) -> tuple[Door, str] | None:
     """What is wrong with a payload, and the sentence for whoever sent it."""
-    try:
-        texts = list(_texts(body))
-    except RecursionError:
-        return Door.MALFORMED, "This request is nested deeper than anything Slack sends, so nothing was done."
-    if sum(map(len, texts)) > LARGEST:
-        return Door.TOO_LARGE, "This request is larger than anything Slack sends, so nothing was done."
-    if not all(map(storable, texts)):
-        return Door.MALFORMED, "This request holds characters that are no text, so nothing was done; type it again."
+    misfit = _misfit(body)
+    if misfit is not None:
+        return misfit
     if body.get("type") == "block_actions" and len(body.get("actions") or ()) != 1:
         return Door.MALFORMED, "This click holds more or less than one button, so nothing was done; click again."
     if identity.app and str(body.get("api_app_id") or identity.app) != identity.app:
@@ -93,9 +88,30 @@ def fault_of(body: Mapping[str, Any], identity: Identity) -> tuple[Door, str] | 
     return None
 
 
+def _misfit(body: Mapping[str, Any]) -> tuple[Door, str] | None:
+    """What is wrong with its texts, whoever sent them."""
+    try:
+        texts = list(_texts(body))
+    except RecursionError:
+        return Door.MALFORMED, "This request is nested deeper than anything Slack sends, so nothing was done."
+    if sum(map(len, texts)) > LARGEST:
+        return Door.TOO_LARGE, "This request is larger than anything Slack sends, so nothing was done."
+    if not all(map(storable, texts)):
+        return Door.MALFORMED, "This request holds characters that are no text, so nothing was done; type it again."
+    if any(map(holds_credential, _texts(typed_in(body)))):
+        return Door.CREDENTIAL, CREDENTIAL
+    return None
+
+
 def is_event(body: Mapping[str, Any]) -> bool:
     """Whether it reports something of the workspace, which nobody waits to be answered for."""
     return body.get("type") == "event_callback" or "event" in body
+
+
+def typed_in(body: Mapping[str, Any]) -> object:
+    """What a person has typed into a command or a form. It is looked at before it is stored."""
+    view = body.get("view") if body.get("type") == "view_submission" else None
+    return (view.get("state") if isinstance(view, Mapping) else None) or body.get("text")
 
 
 def _texts(value: object) -> Iterator[str]:

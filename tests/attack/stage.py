@@ -155,7 +155,10 @@ class Stage:
             if '"typed"' in json.dumps(self.slack.views[view])
             else {"reason": reason}
         )
-        assert (await self.send(self.slack.submission(view, user=user, **fields)))[0] == 200
+        status, acknowledged = await self.send(self.slack.submission(view, user=user, **fields))
+        assert status == 200
+        if "fills by itself" not in acknowledged and '"update"' in acknowledged:
+            return acknowledged  # refused before any handler
         return await self.said(view)
 
     async def said(self, view: str) -> str:

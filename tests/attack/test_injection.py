@@ -123,6 +123,27 @@ async def test_j1_notes_and_titles_cannot_speak_for_the_bot(stage: Stage) -> Non
     assert imitation == [], "a person's words stand in plain text, alone"
 
 
+TOKEN = "xoxb-123456789012-" + "abcdef" * 4
+
+
+@pytest.mark.parametrize("where", ["request", "signature", "note"])
+async def test_j10_a_token_that_somebody_types_is_not_kept(stage: Stage, where: str) -> None:
+    if where == "request":
+        await stage.ask(f'{TARGET} --from b-1 --reason "it says {TOKEN}" --target {TARGET}')
+    elif where == "note":
+        await stage.send(stage.slack.slash("/dr-incident", f"note it says {TOKEN}", user=OLIVIA, channel=CHANNEL))
+    else:
+        plan = await stage.plan()
+        told = await stage.submit(await stage.window(plan), reason=f"it says {TOKEN}")
+        assert "Rotate" in told
+        assert await stage.signers(plan) == [("olivia", "request")]
+    await stage.refused("credential")
+    for table in ("inbox", "request", "timeline_entry", "outbox", "refusal", "signature"):
+        query = f"SELECT count(*) FROM {table} AS t WHERE strpos(t::text, :token) > 0"
+        assert await stage.value(query, token=TOKEN) == 0, table
+    assert not any(TOKEN in said for _, said in spoken(stage))
+
+
 @pytest.mark.parametrize("where", ["request", "signature"])
 async def test_j1_fifty_kilobytes_are_refused(stage: Stage, where: str) -> None:
     long = "a" * 50_000
