@@ -130,13 +130,13 @@ def bring(connection: Connection) -> None:
 
 
 # Roles belong to the whole server and may be there already: made by an administrator, or for another database. A login
-# that is not a superuser is not yet a member of what it makes.
+# that is not a superuser may administer what it makes, and must still give itself the use of it (PostgreSQL 16).
 _MAKE = """
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN
         BEGIN CREATE ROLE {role} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END;
     END IF;
-    IF NOT pg_has_role(current_user, '{role}', 'MEMBER') THEN
+    IF NOT pg_has_role(current_user, '{role}', 'USAGE') THEN
         EXECUTE format('GRANT {role} TO %I', current_user);
     END IF;
 END $$

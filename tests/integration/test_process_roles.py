@@ -4,6 +4,7 @@ write tried, and the whole way of a plan with each process under a login of its 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -11,10 +12,12 @@ from psycopg import sql
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
+from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.errors import UserError
 from storage import tables  # noqa: F401 - fills the metadata
 from storage.roles import PROCESSES, RIGHTS, DatabaseRole, May
 from storage.session import Database, NotAllowedError
+from tests.fixtures.logins import make_logins
 from tests.fixtures.office import OfficeForTests
 
 pytestmark = pytest.mark.integration
@@ -223,3 +226,32 @@ async def test_the_sentence_for_what_a_role_may_not_do(office: OfficeForTests) -
     with pytest.raises(NotAllowedError, match="`drbot_slack` may not do this: permission denied for table run"):
         async with office.in_front.session() as session:
             await session.execute(text("UPDATE run SET state = 'running'"))
+
+
+async def test_an_owner_that_is_no_superuser_migrates_and_every_login_works(run_directory: Path) -> None:
+    """As docs/howto/database-logins.md has it, on a server where the roles are not yet known."""
+    server = EmbeddedPostgres(run_directory / "fresh", durable=False)
+    async with server:
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            connection.execute("CREATE ROLE drbot_admin LOGIN CREATEROLE PASSWORD 'secret'")
+            connection.execute("CREATE DATABASE drbot OWNER drbot_admin")
+        owner = Database(server.dsn("drbot", role="drbot_admin", password="secret"))
+        await owner.migrate()
+        await owner.migrate()
+        # On one machine, this login gives its rights up at each connection.
+        for role in PROCESSES:
+            await ready(owner.acting_as(role, pool_size=1))
+        await owner.dispose()
+        for role, url in (await make_logins(server, "drbot")).items():
+            await ready(Database(url, role=role, pool_size=1))
+            other = next(item for item in PROCESSES if item != role)
+            with pytest.raises(UserError, match="is no member of"):
+                await ready(Database(url, role=other, pool_size=1))
+
+
+async def ready(database: Database) -> None:
+    try:
+        await database.ready()
+        await database.require_newest()
+    finally:
+        await database.dispose()
