@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +29,9 @@ def demo(
     context: typer.Context,
     size: Annotated[Size, typer.Option(help="tiny 14 MB, small 1 GB, large 3 GB.")] = Size.SMALL,
     script: Annotated[Script | None, typer.Option(help="Play the story without hands and end.")] = None,
+    own_cluster: Annotated[
+        bool, typer.Option("--own-cluster", help="Act on the cluster of KUBECONFIG, in a namespace made for it.")
+    ] = False,
 ) -> None:
     """Start the demo and leave it with Ctrl-C. Everything is on 127.0.0.1 and gone afterwards."""
     if context.invoked_subcommand is not None:
@@ -35,7 +39,15 @@ def demo(
     from bot.demo.story import play
     from bot.demo.world import stay
 
-    raise typer.Exit(_run(stay(size) if script is None else play(size)))
+    if own_cluster:
+        from bot.demo.own_cluster import kubeconfig
+
+        path = kubeconfig()
+    else:
+        path = None
+        if os.environ.get("KUBECONFIG"):
+            typer.echo("KUBECONFIG is left alone; with `--own-cluster` the demo acts on that cluster.")
+    raise typer.Exit(_run(stay(size, own_cluster=path) if script is None else play(size, own_cluster=path)))
 
 
 @demo_app.command()

@@ -73,6 +73,7 @@ class Addresses:
     application_dsn: Path
     health_url: str
     kubeconfig: Path
+    namespace: str = NAMESPACE  # of the application
     s3_endpoint: str
     s3_access_key: Path
     s3_secret_key: Path
@@ -102,7 +103,7 @@ def demo_plan(at: Addresses) -> DrPlan:
             Server(name="secondary", role=ServerRole.SPARE, admin_dsn=_file(at.spare_dsn), host=at.spare_host),
         ),
         databases=(_database(),),
-        clusters=(Cluster(name=CLUSTER, kubeconfig=_file(at.kubeconfig), namespace=NAMESPACE),),
+        clusters=(Cluster(name=CLUSTER, kubeconfig=_file(at.kubeconfig), namespace=at.namespace),),
         services=(_service(at),),
         buckets=(
             Bucket(

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 from actions.errors import DrError, PermanentError, TemporaryError
@@ -27,13 +28,13 @@ SOON = timedelta(seconds=30)
 T = TypeVar("T")
 
 
-async def play(size: Size) -> int:
+async def play(size: Size, *, own_cluster: Path | None = None) -> int:
     """Start a demo, play the story, end the demo. The exit code; the last line written is the result as JSON."""
     found: dict[str, object] | None = None
 
     async def work() -> None:
         nonlocal found
-        async with world(size) as demo:
+        async with world(size, own_cluster=own_cluster) as demo:
             say(f"\nReady after {demo.phases.total:.0f} s. The story begins.\n")
             try:
                 async with asyncio.timeout(LIMIT.total_seconds()):

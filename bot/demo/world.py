@@ -24,8 +24,9 @@ from bot.demo.dataset import APPLICATION, DATABASE, Size
 from bot.demo.keys import make_keys, private_file
 from bot.demo.local_slack import INCIDENTS
 from bot.demo.manifests import manifests
+from bot.demo.own_cluster import OwnCluster
 from bot.demo.people import OLIVIA
-from bot.demo.plan import Addresses, Witnesses, demo_plan
+from bot.demo.plan import NAMESPACE, Addresses, Witnesses, demo_plan
 from bot.demo.ports import free_ports
 from bot.demo.running import RunningDemo
 from bot.demo.servers import Phases, Say, Servers, start_servers
@@ -54,8 +55,9 @@ def say(text: str) -> None:
 
 
 @asynccontextmanager
-async def world(size: Size, *, tell: Say = say) -> AsyncIterator[World]:
-    """Start everything in a fresh folder, and end everything afterwards.
+async def world(size: Size, *, own_cluster: Path | None = None, tell: Say = say) -> AsyncIterator[World]:
+    """Start everything in a fresh folder, and end everything afterwards. `own_cluster` is the kubeconfig of the cluster
+    that the bot is to act on instead of the stand-in.
 
     Raises DrError, alone or in a group, when something does not start.
     """
@@ -66,13 +68,19 @@ async def world(size: Size, *, tell: Say = say) -> AsyncIterator[World]:
         await stack.enter_async_context(_swept(directory))
         servers = await start_servers(stack, directory, size=size, phases=phases)
         [port] = free_ports(1)
-        environment = await asyncio.to_thread(_write_files, directory, servers, port)
+        own, access = None, (servers.cluster.kubeconfig, NAMESPACE)
+        if own_cluster is not None:
+            own = await stack.enter_async_context(OwnCluster(own_cluster, servers.cluster, home=NAMESPACE))
+            access = (own_cluster, own.namespace)
+            tell(f"Your cluster has the namespace {own.namespace} now; the application's processes follow it.")
+        environment = await asyncio.to_thread(_write_files, directory, servers, port, access)
         bot = BotProcess(environment, directory / "bot.log", tell)
         await stack.enter_async_context(bot)
         marks = await servers.filled
-        servers.cluster.apply(
-            *manifests(database_host=_address(servers), password=servers.password, port=port),
-        )
+        workloads = manifests(database_host=_address(servers), password=servers.password, port=port)
+        servers.cluster.apply(*workloads)
+        if own is not None:
+            await own.apply(workloads)
         health_url = f"http://127.0.0.1:{port}/healthz"
         await _ready(servers, bot, health_url, phases)
         demo = RunningDemo(
@@ -99,13 +107,13 @@ def _fresh_folder() -> Path:
     return directory
 
 
-async def stay(size: Size) -> int:
+async def stay(size: Size, *, own_cluster: Path | None = None) -> int:
     """`drbot demo`: ready until Ctrl-C or SIGTERM. The exit code: 0 when it was ready."""
     ready = False
 
     async def work() -> None:
         nonlocal ready
-        async with world(size) as found:
+        async with world(size, own_cluster=own_cluster) as found:
             ready = True
             say(ready_text(found.running, seconds=found.phases.total))
             await found.bot.failed()
@@ -154,7 +162,7 @@ def _address(servers: Servers) -> str:
     return f"127.0.0.1:{servers.production.port}"
 
 
-def _write_files(directory: Path, servers: Servers, port: int) -> Mapping[str, str]:
+def _write_files(directory: Path, servers: Servers, port: int, access: tuple[Path, str]) -> Mapping[str, str]:
     """Keys, secrets and the plan file; the bot's environment."""
     secrets = directory / "secrets"
     secrets.mkdir(mode=0o700)
@@ -170,7 +178,8 @@ def _write_files(directory: Path, servers: Servers, port: int) -> Mapping[str, s
         spare_host=f"127.0.0.1:{servers.spare.port}",
         application_dsn=private_file(secrets / "application-dsn", dsn),
         health_url=f"http://127.0.0.1:{port}/healthz",
-        kubeconfig=servers.cluster.kubeconfig,
+        kubeconfig=access[0],
+        namespace=access[1],
         s3_endpoint=servers.objects.endpoint,
         s3_access_key=private_file(secrets / "s3-access-key", servers.objects.access_key),
         s3_secret_key=private_file(secrets / "s3-secret-key", servers.objects.secret_key),
