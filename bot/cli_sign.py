@@ -16,6 +16,7 @@ import typer
 from actions.approval import Act
 from actions.errors import UserError
 from bot.router import Command, Router
+from bot.services.statements import NAMESPACE
 from bot.settings import Settings
 
 if TYPE_CHECKING:  # the services are slow to import
@@ -60,15 +61,34 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         _act(settings(), plan, Act.REVIEW, reason=reason, key=key)
 
     @app.command()
-    def proofs(plan: Plan) -> None:
-        """Print the statements and signatures of a plan, for `ssh-keygen -Y verify`."""
-        from bot import bootstrap
+    def proofs(
+        plan: Plan,
+        directory: Annotated[Path | None, typer.Option(help="Write statements, signatures and keys there.")] = None,
+    ) -> None:
+        """Print the statements and signatures of a plan, or write them as files for `ssh-keygen -Y verify`."""
+        texts, signers = asyncio.run(_proofs(settings(), plan))
+        if directory is None:
+            typer.echo("\n".join(texts))
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "allowed_signers").write_text(signers)
+        for number, text in enumerate(texts, start=1):
+            said, armored = text.split("\n\n", 1)
+            (directory / f"{number}.statement").write_text(said)
+            (directory / f"{number}.sig").write_text(armored)
+        typer.echo(
+            f"{len(texts)} statement(s) in {directory}. Check each with: ssh-keygen -Y verify -f allowed_signers "
+            f"-I PERSON -n {NAMESPACE} -s 1.sig < 1.statement"
+        )
 
-        async def work() -> None:
-            async with bootstrap.front(settings(), "") as there:
-                typer.echo("\n".join(await there.signing.proofs(plan)))
 
-        asyncio.run(work())
+async def _proofs(settings: Settings, plan: str) -> tuple[Sequence[str], str]:
+    """The proofs of a plan, and the keys of the roster as an `allowed_signers` file."""
+    from bot import bootstrap
+
+    async with bootstrap.front(settings, "") as there:
+        signers = [f"{person.id} {line}\n" for person in there.plan.roster for line in person.keys]
+        return await there.signing.proofs(plan), "".join(signers)
 
 
 def _act(settings: Settings, plan: str, act: Act, *, reason: str, key: Path | None, target: str = "") -> None:
@@ -154,7 +174,7 @@ async def sign_plan(desk: Signing, plan: str, act: Act, *, reason: str, target: 
 async def proven(said: Statement, key: Path) -> Proof:
     """Show the statement and have the person's key sign it."""
     from actions.adapters import ssh_keygen
-    from bot.services.statements import NAMESPACE, Proof
+    from bot.services.statements import Proof
 
     typer.echo(f"You sign:\n{said.text}")
     armored = await ssh_keygen.sign(said.text, namespace=NAMESPACE, key=key)

@@ -18,6 +18,7 @@ async def seen(ports: World) -> dict[str, Any]:
         "configs": await _configs(ports),
         "catalogue": _catalogue(ports),
         "objects": await _objects(ports),
+        "plan versions": list(ports.plan_versions.versions),
         "runs": {name: (found.state, list(found.lines)) for name, found in sorted(ports.runs.runs.items())},
     }
 

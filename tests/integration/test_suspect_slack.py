@@ -137,3 +137,12 @@ async def test_everybody_is_told_also_outside_slack(keyed: KeyedOffice) -> None:
     told = [(kind, channel) for kind, channel, payload in rows if "no signatures" in str(payload.get("text"))]
     assert told == [("page", ""), ("text", CHANNEL), ("text", keyed.office.plan.channels.on_call)]
     assert not any("<!channel>" in str(payload) for _, _, payload in rows)
+
+
+async def test_the_terminal_says_it_too(keyed: KeyedOffice) -> None:
+    await incident(keyed, "open", title="Orders are gone")
+    assert "timeline" in (await keyed.counter("daniel").ask("incident", ["suspect-slack", "look", "at", "this"]))[0]
+    card = await the_card(keyed)
+    assert card.slack_suspect_since is not None
+    with pytest.raises(UserError, match="keys"):
+        await keyed.counter("daniel").ask("incident", ["clear-suspect-slack"])
