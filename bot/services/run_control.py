@@ -97,8 +97,7 @@ class RunControl:
     async def _resume(self, session: AsyncSession, row: PlanRow, run: RunRow) -> None:
         if run.state != "paused":
             raise UserError(f"Run `{run.id}` is {run.state}, not paused. Look at its card.")
-        signed = await plans.signatures(session, row.id)
-        decision = await self._approvals.decision(session, row, max(item.at for item in signed))
+        decision = await self._approvals.decision(session, row, self._clock.now(), started=True)
         if decision.state is not approval.State.APPROVED:
             why = decision.reason or ", ".join(decision.missing)
             raise UserError(
@@ -110,6 +109,8 @@ class RunControl:
     async def _tell(self, session: AsyncSession, run: RunRow, order: OrderKind, sentence: str) -> None:
         if run.state == "awaiting":
             raise UserError(f"Run `{run.id}` has not started; deny its plan instead.")
+        if run.state not in OPEN:
+            raise UserError(f"Run `{run.id}` is {run.state}; nothing of it runs. Look at its card.")
         if run.state == "asking":
             raise UserError(
                 f"Run `{run.id}` stands still and asks, so there is nothing to {order}. Answer it on its card, or with "
@@ -123,8 +124,7 @@ class RunControl:
         if run.state == "paused" and order in (OrderKind.PAUSE, OrderKind.STOP):
             raise UserError(f"Run `{run.id}` is paused already; nothing of it runs.")
         if not await runs.order(session, run.id, order=order, message=sentence):
-            why = f"told already to {run.order}" if run.state in OPEN else run.state
-            raise UserError(f"Run `{run.id}` is {why}. Look at its card.")
+            raise UserError(f"Run `{run.id}` has been told to {run.order}, which outweighs this. Look at its card.")
 
     # ------------------------------------------------------------ locks
 

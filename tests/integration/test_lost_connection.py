@@ -1,4 +1,4 @@
-"""A worker that loses the connection to its database for many leases: nothing is done twice, and nothing stays undone."""
+"""A worker that loses the connection to its database for many leases: nothing is done twice, nothing stays undone."""
 
 from __future__ import annotations
 
