@@ -18,7 +18,8 @@ from bot.demo.dataset import DATABASE
 from bot.demo.plan import BUCKET
 from bot.services.cards import PlanCard
 from tests.fixtures.endings import LONG
-from tests.fixtures.world import LEASE_S, LEDGER, LONGEST, NASTY, End, FaultWorld
+from tests.fixtures.world import LEASE_S, LEDGER, LONGEST, End, FaultWorld
+from tests.nasty_database import NAME as NASTY
 
 pytestmark = [
     pytest.mark.kill,
