@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyrage
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bot.demo.people import ACCOUNTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +26,12 @@ class Keys:
     signing_key: Path  # PEM, PKCS #8
     record: str  # base64 of the 32 raw bytes
     record_key: Path  # PEM, PKCS #8
+    people: Mapping[str, str]  # by person: the line of a .pub file; the private half is `<person>-key` beside the others
 
 
 def make_keys(directory: Path) -> Keys:
-    """Make the files `age-identity.txt`, `manifest-key.pem` and `record-key.pem` in `directory`. Raises
-    FileExistsError."""
+    """Make the files `age-identity.txt`, `manifest-key.pem`, `record-key.pem` and, for the people of the roster,
+    `<person>-key` in `directory`. Raises FileExistsError."""
     identity = pyrage.x25519.Identity.generate()
     signing, record = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     return Keys(
@@ -38,7 +42,21 @@ def make_keys(directory: Path) -> Keys:
         signing_key=private_file(directory / "manifest-key.pem", _pem(signing)),
         record=base64.b64encode(record.public_key().public_bytes_raw()).decode(),
         record_key=private_file(directory / "record-key.pem", _pem(record)),
+        people={account.person: _own_key(directory, account.person) for account in ACCOUNTS if account.person},
     )
+
+
+def _own_key(directory: Path, person: str) -> str:
+    """A key as `ssh-keygen -t ed25519` makes it; its public half."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    private_file(directory / f"{person}-key", private.decode())
+    line = f"{public.decode()} {person}"
+    private_file(directory / f"{person}-key.pub", f"{line}\n")
+    return line
 
 
 def _pem(key: Ed25519PrivateKey) -> str:

@@ -16,6 +16,7 @@ from bot.plan_file import (
     Approval,
     ApprovalRule,
     Backups,
+    BreakGlass,
     Bucket,
     BucketPurpose,
     Channels,
@@ -58,6 +59,9 @@ class Witnesses:
     file: Path
     access_key: Path
     secret_key: Path
+
+
+_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +135,11 @@ def demo_plan(at: Addresses) -> DrPlan:
             ),
         ),
         record=_record(at),
-        approval=Approval(rules=_rules()),
+        approval=Approval(rules=_rules(), break_glass=BreakGlass(delay=timedelta(minutes=1), review_within=_HOUR)),
         roster=(
-            _person(OLIVIA, "on_call", "operator", "incident_commander"),
-            _person(DANIEL, "dba", "operator"),
-            _person(SELMA, "security"),
+            _person(at, OLIVIA, "on_call", "operator", "incident_commander"),
+            _person(at, DANIEL, "dba", "operator"),
+            _person(at, SELMA, "security"),
         ),
         contacts=(
             Contact(role="Primary On-Call", name=OLIVIA.name, phone="TBD", email=OLIVIA.email, person=OLIVIA.person),
@@ -187,8 +191,15 @@ def _file(path: Path) -> str:
     return f"file:{path}"
 
 
-def _person(account: Account, *roles: str) -> Person:
-    return Person(id=account.person, name=account.name, roles=roles, slack_ids=(account.slack_id,), email=account.email)
+def _person(at: Addresses, account: Account, *roles: str) -> Person:
+    return Person(
+        id=account.person,
+        name=account.name,
+        roles=roles,
+        slack_ids=(account.slack_id,),
+        keys=(at.keys.people[account.person],),
+        email=account.email,
+    )
 
 
 def _scenarios() -> tuple[Scenario, ...]:
