@@ -4,20 +4,26 @@ docs/reference/threats.md promises, and what is left."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from actions.adapters.embedded_postgres import EmbeddedPostgres
 from bot.plan_file import DrPlan
 from bot.services.cards import PlanCard, PlanState
 from storage import inbox
+from storage.roles import DatabaseRole
 from storage.session import Database, NotAllowedError
 from tests.fakes.toy import WORLD
 from tests.fixtures.keyed import PERSONS, keyed_plan
+from tests.fixtures.logins import make_logins
 from tests.fixtures.office import CHANNEL, OfficeForTests
 from tests.fixtures.ssh_keys import MakeKey
 from tests.integration.test_office import a_plan, incident
@@ -151,3 +157,52 @@ async def test_with_the_clocks_login_only_the_schedule_can_ask_and_it_signs_noth
 async def plans(office: OfficeForTests) -> int:
     async with office.memory.session() as session:
         return int((await session.execute(text("SELECT count(*) FROM plan"))).scalar_one())
+
+
+DOCUMENT = "whoever: I am the roster\n"
+VERSION = "INSERT INTO plan_version (sha256, document, plan_id) VALUES (:sha256, :document, :plan)"
+
+
+async def test_with_the_workers_login_no_plan_file_is_put_in_force_that_nobody_signed(
+    pg_server: EmbeddedPostgres, office: OfficeForTests
+) -> None:
+    """It would put its thief on the roster. `session_user` counts, so this needs the login and not the role alone."""
+    name = psycopg.conninfo.conninfo_to_dict(office.memory.url)["dbname"]
+    urls = await make_logins(pg_server, str(name))
+    worker = Database(urls[DatabaseRole.WORKER], role=DatabaseRole.WORKER, pool_size=1)
+    sha256 = hashlib.sha256(DOCUMENT.encode()).hexdigest()
+    values = {"sha256": sha256, "document": DOCUMENT, "plan": "p1"}
+    try:
+        async with worker.session() as session:
+            await session.execute(text(VERSION), {**values, "plan": ""})  # the first, on an empty table
+        for signers in ((), ("daniel",), ("daniel", "olivia")):  # olivia has asked for it
+            await activation(office, f"p{len(signers)}", sha256, signers)
+            with pytest.raises(NotAllowedError, match="nobody has signed for this version"):
+                async with worker.session() as session:
+                    await session.execute(text(VERSION), {**values, "plan": f"p{len(signers)}"})
+        await activation(office, "p3", sha256, ("daniel", "sam"))
+        with pytest.raises(NotAllowedError, match="nobody has signed for this version"):
+            async with worker.session() as session:
+                await session.execute(text(VERSION), {**values, "plan": "p3", "document": DOCUMENT + "# and more"})
+        async with worker.session() as session:
+            await session.execute(text(VERSION), {**values, "plan": "p3"})
+    finally:
+        await worker.dispose()
+
+
+async def activation(office: OfficeForTests, plan: str, sha256: str, signers: Sequence[str]) -> None:
+    """A plan that olivia has asked for, to put this version in force, and who has approved it."""
+    made = text("""
+        INSERT INTO plan (id, action, document, digest, risk, plan_schema, requester, reason, channel, token,
+            created_at, expires_at)
+        VALUES (:plan, 'plan.activate', jsonb_build_object('steps', jsonb_build_array(jsonb_build_object('sha256',
+            CAST(:sha256 AS text)))), 'd', 'IRREVERSIBLE', 1, 'olivia', '', 'C', :plan, now(), now())
+    """)
+    signed = text("""
+        INSERT INTO signature (plan_id, person, act, digest, reason, typed, source, account, at)
+        VALUES (:plan, :person, 'approve', 'd', '', '', 'slack', '', now())
+    """)
+    async with office.memory.session() as session:
+        await session.execute(made, {"plan": plan, "sha256": sha256})
+        for person in signers:
+            await session.execute(signed, {"plan": plan, "person": person})
