@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from actions.approval import reviewers
+from actions.approval import State, reviewers
 from actions.errors import DrError
 from actions.ports import Clock
 from bot.plan_file import BreakGlass
@@ -59,12 +59,18 @@ class Reviews:
             if run is None or run.started_at is None:
                 return False
             done = reviewers(await self._approvals.case(session, row, started=True))
+            decision = await self._approvals.decision(session, row, now, started=True)
+            if decision.state is State.APPROVED and decision.review_by is None:
+                text = f"Run {row.id} had all its signatures, so it needs no review."
+                await self._note(session, row, text, now, key=plans.reviewed_key(row.id))
+                return False
             what = f"{row.document.get('summary', row.action)} (plan {row.id})"
             if len(done) >= allowed.reviewers:
                 text = f"Review complete: {what}, by {' and '.join(map(policy.name, done))}."
                 await self._tell(session, row, text, now, key=plans.reviewed_key(row.id))
                 return False
-            due = run.started_at + allowed.review_within
+            # A roster that changed since voids the decision, not the duty.
+            due = decision.review_by or run.started_at + allowed.review_within
             late = now >= due
             stretch = (now - due) // AFTER if late else (now - run.started_at) // BEFORE
             left = allowed.reviewers - len(done)
@@ -81,7 +87,13 @@ class Reviews:
             return new
 
     async def _tell(self, session: AsyncSession, row: PlanRow, text: str, now: datetime, *, key: str) -> bool:
-        new = await timeline.add(
+        new = await self._note(session, row, text, now, key=key)
+        if new:
+            await outbox.add(session, "text", self._approvals.policy.on_call_channel, payload={"text": text})
+        return new
+
+    async def _note(self, session: AsyncSession, row: PlanRow, text: str, now: datetime, *, key: str) -> bool:
+        return await timeline.add(
             session,
             incident_id=row.incident_id,
             kind="review",
@@ -91,6 +103,3 @@ class Reviews:
             data={"plan": row.id},
             source_key=key,
         )
-        if new:
-            await outbox.add(session, "text", self._approvals.policy.on_call_channel, payload={"text": text})
-        return new

@@ -86,6 +86,17 @@ async def test_one_key_starts_a_recovery_after_the_delay_and_two_others_review_i
     assert (await office.desk.plan_card(card.token)).state is PlanState.SUCCEEDED
 
 
+async def test_with_all_signatures_it_starts_at_once_and_needs_no_review(keyed: KeyedOffice) -> None:
+    async with keyed.office.working():
+        card = await alone(keyed, "olivia")
+        await keyed.sign("daniel", card)
+        await keyed.office.until(card, PlanState.SUCCEEDED)
+    nag = reviews(keyed)
+    assert await nag.remind(keyed.clock.now()) == []
+    assert await nag.remind(keyed.clock.now() + timedelta(days=9)) == []
+    assert await told(keyed, "must be reviewed") == []
+
+
 async def test_a_veto_of_anybody_ends_it(keyed: KeyedOffice) -> None:
     async with keyed.office.working():
         card = await alone(keyed)
