@@ -26,7 +26,7 @@ class Keys:
     signing_key: Path  # PEM, PKCS #8
     record: str  # base64 of the 32 raw bytes
     record_key: Path  # PEM, PKCS #8
-    people: Mapping[str, str]  # by person: the line of a .pub file; the private half is `<person>-key` beside the others
+    people: Mapping[str, str]  # by person, the line of a .pub file; the private half is in `<person>-key`
 
 
 def make_keys(directory: Path) -> Keys:
