@@ -104,12 +104,23 @@ class Database:
             raise NotAllowedError(f"The database role `{self.role}` may not do this: {said}.") from error
 
     async def migrate(self) -> None:
-        """Bring the schema and the rights of the processes to this version of the bot."""
-        async with self.engine.begin() as connection:
-            # One migrating process at a time; the others wait here and then find nothing to do.
-            await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('drbot migrate'))"))
-            await connection.run_sync(_upgrade)
-            await connection.run_sync(roles.bring)
+        """Bring the schema and the rights of the processes to this version of the bot. Raises UserError when the login
+        may not."""
+        try:
+            async with self.engine.begin() as connection:
+                # One migrating process at a time; the others wait here and then find nothing to do.
+                await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('drbot migrate'))"))
+                await connection.run_sync(_upgrade)
+                await connection.run_sync(roles.bring)
+        except ProgrammingError as error:
+            if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+                raise
+            said = error.orig.diag.message_primary
+            raise UserError(
+                f"The login of DATABASE_URL may not migrate the bot's own database ({said}); "
+                "use one that owns the database and has CREATEROLE, or give the process its own URL "
+                "(docs/howto/database-logins.md)."
+            ) from error
 
     async def require_newest(self) -> None:
         """Raise UserError when the schema is not this version's; a process that does not own it cannot migrate it."""

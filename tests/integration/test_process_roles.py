@@ -242,6 +242,12 @@ async def test_an_owner_that_is_no_superuser_migrates_and_every_login_works(run_
         for role in PROCESSES:
             await ready(owner.acting_as(role, pool_size=1))
         await owner.dispose()
+        stranger = Database((await make_logins(server, "drbot"))[DatabaseRole.SLACK], pool_size=1)
+        with psycopg.connect(server.dsn("drbot"), autocommit=True) as connection:
+            connection.execute("COMMENT ON TABLE alembic_version IS NULL")  # as if there were something to do
+        with pytest.raises(UserError, match=r"may not migrate .* use one that owns the database"):
+            await stranger.migrate()
+        await stranger.dispose()
         for role, url in (await make_logins(server, "drbot")).items():
             await ready(Database(url, role=role, pool_size=1))
             other = next(item for item in PROCESSES if item != role)
