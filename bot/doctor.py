@@ -43,6 +43,7 @@ class Doctor:
             checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
             checks += [("jobs", self._jobs)]
+            checks += [("pager", self._pager)]
             checks += [("application", self._services), ("secrets", self._secrets), ("left over", self._leftovers)]
         findings: list[Finding] = []
         for name, check in checks:
@@ -60,7 +61,7 @@ class Doctor:
             dead = int((await session.execute(text("SELECT count(*) FROM outbox WHERE state = 'dead'"))).scalar_one())
         findings = [_ok("own database", "answers, and its schema is this version's")]
         if dead:
-            detail = f"{dead} message(s) could not be delivered to Slack"
+            detail = f"{dead} message(s) could not be delivered to Slack or to the pager"
             findings.append(_warn("outbox", detail, "Read the timeline with `/dr-incident timeline`; nothing is lost."))
         for name in sorted(self._ports.site.servers):
             try:
@@ -183,6 +184,13 @@ class Doctor:
         found = await Leftovers(self._database, self._ports).look()
         soon = "A worker removes it now."
         return [_warn("left over", f"{item.item.shown}, mark `{item.item.mark}`", item.kept or soon) for item in found]
+
+    async def _pager(self) -> list[Finding]:
+        if self._plan.pager is None:
+            detail = "nobody is told outside Slack of break-glass, of runs that ask, of Slack under suspicion"
+            return [_warn("pager", detail, "Name a webhook as `pager` in the plan file.")]
+        await self._ports.secrets.resolve(self._plan.pager)
+        return [_ok("pager", "its address is there")]
 
     async def _secrets(self) -> list[Finding]:
         findings = []

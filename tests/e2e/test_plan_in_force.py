@@ -150,3 +150,18 @@ async def test_what_is_no_plan_is_refused_at_the_terminal(site: Site) -> None:
     broken.write_text(first.read_text().replace("DESTRUCTIVE", "HARMLESS"))
     with pytest.raises(ProgramError, match=r"broken.yml:\d+:\d+: error"):
         await site.drbot("olivia", "plan", "activate", str(broken), "--reason", "x", "--target", "x", file=first)
+
+
+async def test_slack_is_suspected_and_trusted_again_at_the_terminal(site: Site) -> None:
+    file = site.file("first.yml", site.plan)
+    await site.drbot("olivia", "incident", "open", "Orders are gone", file=file)
+    await site.drbot("sam", "incident", "suspect-slack", "that was not me", file=file)
+    clear = ("incident", "clear-suspect-slack", "sessions revoked")
+    assert "second person" in await site.drbot("sam", *clear, file=file)
+    with pytest.raises(ProgramError, match="none of daniel's keys"):
+        await site.drbot("daniel", *clear, "--sign", str(site.keys["sam"]), file=file)
+    assert "trusted again" in await site.drbot("daniel", *clear, file=file)
+    with pytest.raises(ProgramError, match="no incident"):
+        await site.drbot("erik", *clear, file=file)
+    with pytest.raises(ProgramError, match="no terminal"):
+        await site.drbot("erik", "break-glass", "restore", "superprismora", file=file)
