@@ -24,10 +24,15 @@ async def watch_of(plan: DrPlan, database: Database, secrets: Secrets, clock: Cl
     cannot be resolved."""
     if plan.record is None:
         return None
+    try:
+        trust = Trust([await _text(key) for key in plan.record.public_keys])
+    except ValueError as error:
+        wrong = "One of `record.public_keys` of the plan file leads to no Ed25519 public key"
+        raise UserError(f"{wrong}; give 32 bytes in base64.") from error
     return Watch(
         database,
         [await witness_of(plan, plan.record, place, secrets) for place in plan.record.witnesses],
-        Trust([await _text(key) for key in plan.record.public_keys]),
+        trust,
         clock,
         max_age=plan.record.max_age,
     )

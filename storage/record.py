@@ -16,10 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from storage.session import notify
-from storage.tables import CheckpointRow, ConsumedPlan, LeafRow, LogEpoch, SealedLeaf, UnsealedLeaf
+from storage.tables import CheckpointRow, ConsumedPlan, LeafRow, LogEpoch, SealedLeaf, Subtree, UnsealedLeaf
 
 WANTED, SEALED = "seal", "sealed"
 """Queues of the NOTIFY channel: somebody waits for the sealer; a checkpoint was written."""
+
+
+BLOCK = 1024
+"""Leaves of one subtree that is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,17 @@ _PLACE = text(
 async def place(session: AsyncSession, *, size: int, limit: int) -> list[bytes]:
     """Put waiting leaves behind the first `size`, oldest first; their hashes in order."""
     return list((await session.execute(_PLACE, {"size": size, "limit": limit})).scalars())
+
+
+async def add_subtree(session: AsyncSession, number: int, root: bytes) -> None:
+    """Note the root over a whole block of leaves."""
+    session.add(Subtree(number=number, hash=root))
+
+
+async def subtrees(session: AsyncSession, count: int) -> list[bytes]:
+    """The roots of the first `count` blocks, in order."""
+    statement = select(col(Subtree.hash)).where(col(Subtree.number) < count).order_by(col(Subtree.number))
+    return list((await session.execute(statement)).scalars())
 
 
 async def add(session: AsyncSession, row: CheckpointRow) -> None:

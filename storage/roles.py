@@ -109,6 +109,7 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
     "leaf": dict.fromkeys(PROCESSES, _READ),
     "unsealed_leaf": {_S: _READ, _W: _READ, _C: May(delete=True), _L: _READ},
     "sealed_leaf": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
+    "subtree": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
     "checkpoint": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
     "consumed_plan": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
     "log_epoch": {_S: _READ, _W: _READ, _C: _READ, _L: _ADD},

@@ -306,6 +306,14 @@ class SealedLeaf(SQLModel, table=True):
     leaf_id: int = Field(sa_column=Column(BigInteger, unique=True, nullable=False))
 
 
+class Subtree(SQLModel, table=True):
+    """The root over 1024 leaves in a row, from `number` times 1024 on: so that a proof need not read all leaves."""
+
+    __tablename__ = "subtree"
+    number: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
 class CheckpointRow(SQLModel, table=True):
     """A signed statement about the first `size` leaves; it added those from `base` on."""
 

@@ -188,7 +188,7 @@ async def test_a_plan_is_covered_once_a_witness_has_seen_its_signature_and_its_s
     await ledger.sealed()
     await ledger.watch().covered(row)
     ledger.kept[1].away = True
-    with pytest.raises(PermanentError, match=r"`vault`.*is away.*`local`.*is away"):
+    with pytest.raises(PermanentError, match=r"`local`.*is away.*`vault`.*is away"):
         await ledger.watch().covered(row)
 
 

@@ -380,6 +380,25 @@ async def test_an_incident_is_proven_by_itself(notes: LedgerForTests, tmp_path: 
     assert first(of_file(notes, path)) == (Tampering.FORGED, -1)
 
 
+@pytest.mark.parametrize("more", [1, 700, 1023, 1024, 1025, 3070])
+async def test_an_incident_is_proven_in_a_long_log(ledger: LedgerForTests, tmp_path: Path, more: int) -> None:
+    await an_incident(ledger)
+    columns = "incident_id, kind, actor, occurred_at, text"
+    bulk = f"INSERT INTO timeline_entry ({columns}) SELECT %s, 'note', 'Olivia', now(), n::text"
+    with psycopg.connect(ledger.memory.url, autocommit=True) as connection:
+        connection.execute(f"{bulk} FROM generate_series(1, 750) n".encode(), [None])
+        connection.execute(f"{bulk} FROM generate_series(1, 5) n".encode(), ["inc1"])
+        connection.execute(f"{bulk} FROM generate_series(1, %s) n".encode(), [None, more])
+        connection.execute(f"{bulk} FROM generate_series(1, 3) n".encode(), ["inc1"])
+    await ledger.sealed()
+    path = tmp_path / "incident.jsonl"
+    async with ledger.memory.session() as session:
+        path.write_text(json_lines(await prove(session, "inc1"), incident=1))
+    verdict = of_file(ledger, path)
+    assert verdict.good, list(verdict.lines())
+    assert verdict.witnessed == 8
+
+
 def test_what_is_no_export_is_said_to_be_none(notes: LedgerForTests, tmp_path: Path) -> None:
     path = tmp_path / "other.jsonl"
     for text in (

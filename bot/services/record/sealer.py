@@ -126,6 +126,7 @@ class Sealer:
                 return 0
             grown = self._grown.copy()
             grown.extend(added)
+            await self._keep_subtrees(session, self._grown.size, grown.size)
             checkpoint = self._checkpoint(epoch, last, grown, started)
             await record.consume(session, started, number=checkpoint.number)
             await record.add(session, self._row(checkpoint))
@@ -136,6 +137,13 @@ class Sealer:
         for event in self._news.values():
             event.set()
         return len(added)
+
+    async def _keep_subtrees(self, session: AsyncSession, before: int, after: int) -> None:
+        """The blocks that have become whole."""
+        for number in range(before // record.BLOCK, after // record.BLOCK):
+            block = CompactRange()
+            block.extend(await record.hashes(session, number * record.BLOCK, (number + 1) * record.BLOCK))
+            await record.add_subtree(session, number, block.root)
 
     def _due(self, epoch: LogEpoch, last: CheckpointRow | None) -> bool:
         """A checkpoint is due without news: a new epoch's first one, or to show that the log is alive."""

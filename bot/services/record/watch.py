@@ -162,14 +162,22 @@ class Watch:
         if signed is None or consumed is None:
             return "the sealer has not sealed them; check that `drbot run --role clock` runs."
         lacks: list[str] = []
-        for sight in await self.look():
-            why = sight.problem
-            if sight.checkpoint is not None:
-                why = await self._lacks(sight, signed=signed, consumed=consumed.number, epoch=epoch)
-            if not why:
-                return None
-            lacks.append(f"`{sight.witness}`: {why.rstrip('.')}")
-        return "; ".join(lacks) + "."
+        looks = [asyncio.create_task(self._sight(witness)) for witness in self.witnesses]
+        try:
+            # In the order of their answers: one that hangs must not hold up a step that another one covers.
+            for answered in asyncio.as_completed(looks):
+                sight = await answered
+                why = sight.problem
+                if sight.checkpoint is not None:
+                    why = await self._lacks(sight, signed=signed, consumed=consumed.number, epoch=epoch)
+                if not why:
+                    return None
+                lacks.append(f"`{sight.witness}`: {why.rstrip('.')}")
+        finally:
+            for look in looks:
+                look.cancel()
+            await asyncio.gather(*looks, return_exceptions=True)
+        return "; ".join(sorted(lacks)) + "."
 
     async def _lacks(self, sight: Sight, *, signed: int, consumed: int, epoch: int) -> str:
         """What this witness' checkpoint lacks to cover a plan; empty when it does."""

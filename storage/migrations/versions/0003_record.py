@@ -21,7 +21,7 @@ LEAVES = {
 }
 """Tables of the record and the number of their rows."""
 
-APPEND_ONLY = ("leaf", "sealed_leaf", "checkpoint", "consumed_plan", "log_epoch")
+APPEND_ONLY = ("leaf", "sealed_leaf", "subtree", "checkpoint", "consumed_plan", "log_epoch")
 
 TABLES = (
     """
@@ -48,6 +48,13 @@ TABLES = (
         leaf_id BIGINT NOT NULL,
         PRIMARY KEY (position),
         UNIQUE (leaf_id)
+    )
+    """,
+    """
+    CREATE TABLE subtree (
+        number BIGINT NOT NULL,
+        hash BYTEA NOT NULL,
+        PRIMARY KEY (number)
     )
     """,
     """
