@@ -18,7 +18,7 @@ from tests.fixtures.keyed import KeyedOffice, keyed_plan
 from tests.fixtures.office import OfficeForTests
 from tests.fixtures.ssh_keys import MakeKey
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.attack]
 
 
 async def refusals(keyed: KeyedOffice) -> list[str]:

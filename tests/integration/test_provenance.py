@@ -21,7 +21,7 @@ from tests.fakes.toy import WORLD
 from tests.fixtures.office import CHANNEL, OfficeForTests
 from tests.integration.test_office import a_plan, approve
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.attack]
 
 
 async def change(office: OfficeForTests, statement: str, **values: Any) -> None:

@@ -25,7 +25,7 @@ from tests.fixtures.ledger import LedgerForTests
 from tests.fixtures.office import OfficeForTests
 from tests.integration.test_office import a_plan, approve
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.attack]
 
 PATIENCE = timedelta(seconds=20)
 

@@ -21,7 +21,7 @@ from storage.tables import Incident
 from tests.fixtures.ledger import LedgerForTests
 from tests.integration.test_record import a_plan
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.attack]
 
 ENTRIES = 9  # the first epoch, eight notes
 FIFTH = "SELECT ref FROM leaf JOIN sealed_leaf ON leaf_id = id WHERE position = 5"

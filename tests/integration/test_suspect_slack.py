@@ -18,7 +18,7 @@ from tests.fakes.toy import WORLD
 from tests.fixtures.keyed import KeyedOffice
 from tests.fixtures.office import CHANNEL
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.attack]
 
 
 async def incident(keyed: KeyedOffice, name: str, person: str = "olivia", **params: Any) -> None:
