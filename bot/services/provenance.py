@@ -97,10 +97,11 @@ async def flaw(
 
 
 async def record(session: AsyncSession, row: PlanRow, decision: Decision) -> None:
-    """Put the worker's refusal of a plan into the audit record, when it is about where a signature comes from."""
-    if decision.code is Code.BAD_PROOF:
+    """Put the worker's refusal of a plan into the audit record: signatures that cannot be derived again, a policy or a
+    roster that changed, whatever makes it void."""
+    if decision.state is State.VOID and decision.code not in (None, Code.WITHDRAWN):
         await timeline.refuse(
-            session, plan_id=row.id, account="", person="drbot", code=Code.BAD_PROOF, text=decision.reason
+            session, plan_id=row.id, account="", person="drbot", code=decision.code, text=decision.reason
         )
 
 
