@@ -19,6 +19,7 @@ from actions.adapters.postgres import PostgresServers
 from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.s3 import S3Store
 from actions.adapters.secrets import SecretReferences
+from actions.backup.jobs import SPOOL
 from actions.backup.jobs import main as job_main
 from actions.backup.logical import LogicalEngine
 from actions.errors import UserError
@@ -44,7 +45,8 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
     references = secret_references(settings, plan)
     site = await site_of(plan, SecretReferences())
     postgres, objects = PostgresServers(site, references), S3Store(site, references)
-    engine = _engine(settings, site, postgres, objects, references, SystemClock())
+    spool = (folder or spec.parent.resolve()) / SPOOL
+    engine = _engine(settings, site, postgres, objects, references, SystemClock(), spool=spool)
     return await job_main(spec, engine, hide=settings.mask, folder=folder, message=message)
 
 
@@ -108,17 +110,25 @@ def secret_references(settings: Settings, plan: DrPlan) -> SecretReferences:
 
 
 def _engine(
-    settings: Settings, site: Site, postgres: PostgresAdmin, objects: ObjectStore, secrets: Secrets, clock: Clock
+    settings: Settings,
+    site: Site,
+    postgres: PostgresAdmin,
+    objects: ObjectStore,
+    secrets: Secrets,
+    clock: Clock,
+    *,
+    spool: Path | None = None,
 ) -> LogicalEngine:
     directory = settings.data_directory.resolve()
+    work = spool or directory / SPOOL
     return LogicalEngine(
         site,
         postgres=postgres,
         objects=objects,
         secrets=secrets,
         clock=clock,
-        tools=PostgresPrograms(site, secrets, private_directory=directory / "private"),
-        work_directory=directory / "spool",
+        tools=PostgresPrograms(site, secrets, private_directory=work / "private"),
+        work_directory=work,
     )
 
 

@@ -31,7 +31,7 @@ from pydantic import ValidationError
 
 from actions.adapters.containment import Limits, contained
 from actions.adapters.programs import Program
-from actions.backup.jobs import RESULT, SPEC
+from actions.backup.jobs import RESULT, SPEC, SPOOL
 from actions.errors import PermanentError, UserError
 from actions.ports import Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
 
@@ -232,7 +232,8 @@ class SubprocessExecutor(Executor):
             _, left = psutil.wait_procs([process], timeout=EXIT)
             if left:
                 self._cancel(name, "")
-        shutil.rmtree(self._folder(name) / TEMPORARY, ignore_errors=True)
+        for folder in (TEMPORARY, SPOOL):
+            shutil.rmtree(self._folder(name) / folder, ignore_errors=True)
         self._reap(json.loads((self._folder(name) / PROCESS).read_text())["pid"])
 
     def _reap(self, pid: int) -> None:

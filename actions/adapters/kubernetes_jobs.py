@@ -211,6 +211,8 @@ def _why(failed: Json, pods: Sequence[Json], place: JobPlace) -> str:
 
 def _trouble(job: Json, pods: Sequence[Json], events: Sequence[Json], place: JobPlace) -> str:
     for pod in pods:
+        if alive(pod) and "deletionTimestamp" in pod["metadata"]:
+            return f"{_shown(pod)} was told to end and does not: look whether its node answers"
         waiting = _state(pod).get("waiting") or {}
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         said = f"{reason}: {message}" if message else reason

@@ -16,9 +16,12 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,8 @@ from actions.ports import (
 )
 from actions.site import Frozen
 
-SPEC, RESULT, LOCK = "spec.json", "result.json", "lock"
+SPEC, RESULT, LOCK, SPOOL = "spec.json", "result.json", "lock", "spool"
+SPOOL_KEPT = timedelta(days=1)  # longer than any job may last
 RESULT_LINE = '{"result":'
 MESSAGE_BYTES = 4000  # a termination message may have 4096
 ERROR_KEPT = 1500  # bytes of an error that is too long for the message
@@ -144,7 +148,11 @@ async def main(
         if await asyncio.to_thread((place / RESULT).exists):
             state = JobState.model_validate_json(await asyncio.to_thread((place / RESULT).read_bytes))
         else:
-            ended = await _work(spec_path, engine, hide, place / RESULT)
+            await asyncio.to_thread(_sweep, place)
+            try:
+                ended = await _work(spec_path, engine, hide, place / RESULT)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, place / SPOOL, ignore_errors=True)
             if ended is None:
                 return 1
             state = ended
@@ -171,6 +179,16 @@ async def _work(spec_path: Path, engine: BackupEngine, hide: Callable[[str], str
         state = _failed(text)
     await asyncio.to_thread(write_result, result, state)
     return state
+
+
+def _sweep(place: Path) -> None:
+    """Remove what jobs that were killed left in their spool, here and beside: it is a dump in plain."""
+    shutil.rmtree(place / SPOOL, ignore_errors=True)
+    for lock in place.parent.glob(f"*/{LOCK}"):
+        with contextlib.suppress(OSError):  # another job is quicker
+            # By age: on a volume of several machines a lock says nothing about the others.
+            if time.time() - lock.stat().st_mtime > SPOOL_KEPT.total_seconds():
+                shutil.rmtree(lock.with_name(SPOOL), ignore_errors=True)
 
 
 def _announce(state: JobState, message: Path) -> None:
