@@ -24,7 +24,7 @@ from actions.errors import TemporaryError, UserError
 from bot.clock import DrClock
 from bot.counter import Counter, plan_text
 from bot.doctor import Doctor
-from bot.plan_file import DrPlan, load
+from bot.plan_file import DrPlan
 from bot.sealing import sealer_of, watch_of
 from bot.services import plan_versions
 from bot.services.approvals import Approvals, Policy
@@ -178,11 +178,11 @@ async def doctor(settings: Settings, *, quick: bool) -> list[Finding]:
 async def adopt(settings: Settings, person: str, reason: str) -> str:
     """Go on after the bot's own database was restored from a backup. Raises UserError when there is nothing to adopt,
     or the person is not on the roster."""
-    plan = load(settings.plan_file)
-    policy = Policy(plan)
-    if person not in policy.roster:
-        raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")
     async with bot_database(settings) as database:
+        plan = (await plan_versions.in_force(database, settings.plan_file)).plan
+        policy = Policy(plan)
+        if person not in policy.roster:
+            raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")
         watch = await watch_of(plan, database, secret_references(settings, plan), SystemClock())
         if watch is None:
             raise UserError("The plan file names no witnesses, so there is nothing to compare with; add `record`.")
