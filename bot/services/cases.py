@@ -66,8 +66,12 @@ class Cases:
         )
 
     def bad_proof(self, row: SignatureRow) -> str | None:
-        """Why a signature by key does not show its act; None when it does, and for other signatures."""
-        if METHODS[row.source] is not Method.KEY:
+        """Why a signature by key does not show its act; None when it does, and for other signatures. One that came in
+        by no way there is shows nothing."""
+        method = METHODS.get(row.source)
+        if method is None:
+            return f"nobody signs by {row.source}"
+        if method is not Method.KEY:
             return None
         claim = Claim(
             act=row.act,
