@@ -13,13 +13,14 @@ from actions.site import Database
 from actions.steps.choice import checked_words, loss, recommended, usable_entries
 from bot.ports import BackupOffer, RestoreOffer
 from bot.services.incidents import Incidents
-from storage import incidents
+from bot.services.run_control import OPEN
+from storage import incidents, plans, runs
 
 RPO_NOTE = "beyond the RPO"
 
 
 async def status(session: AsyncSession, all_incidents: Incidents, ports: Ports) -> Report:
-    """Open incidents with their RTO, then the age of every database's newest backup."""
+    """Open incidents with their RTO, runs that are not over, then the age of every database's newest backup."""
     lines: list[str] = []
     now = ports.clock.now()
     for row in await incidents.newest(session):
@@ -29,11 +30,16 @@ async def status(session: AsyncSession, all_incidents: Incidents, ports: Ports) 
         left = card.rto_deadline - now
         spent = "recovered" if card.recovered_at else f"RTO left {left}" if left.days >= 0 else f"RTO missed by {-left}"
         lines.append(f"Incident {card.number} `{card.title}` ({card.severity}), {spent.split('.', maxsplit=1)[0]}")
-        lines += [f"running: {item}" for item in card.running]
+    if not lines:
+        lines.append("No open incident.")
+    for run in await runs.in_state(session, OPEN):
+        plan = await plans.get(session, run.id)
+        said = f" {run.message}" if run.message else ""
+        lines.append(f"Run `{run.id}` {run.state}: {plan.document['summary'] if plan else 'unknown'}.{said}")
     backups = await Backups().read(BackupsParams(), ports)
     return Report(
         title="Status",
-        lines=tuple(lines) or ("No open incident.",),
+        lines=tuple(lines),
         columns=backups.columns,
         rows=backups.rows,
         findings=backups.findings,

@@ -148,7 +148,10 @@ class RunControl:
     async def _yield(self, session: AsyncSession, theirs: PlanRow, held: RunRow, row: PlanRow, plan: Plan) -> None:
         if held.order == OrderKind.YIELD:
             return
-        sentence = f"It gives way to run {row.id} of an incident ({plan.summary})."
+        sentence = (
+            f"It gives way to run {row.id} of an incident ({plan.summary}). The schedule asks for it again at its next "
+            "time."
+        )
         if not await runs.order(session, held.id, order=OrderKind.YIELD, message=sentence):
             return
         now = self._clock.now()

@@ -14,7 +14,7 @@ from bot.ports import ReplyTo, Who
 from bot.router import Command
 from bot.services.approvals import SCHEDULE
 from bot.services.cards import PlanCard, PlanState, StepState
-from storage import inbox, requests
+from storage import inbox, outbox, requests
 from storage.tables import RequestRow
 from tests.fakes.toy import CLEAR, WORLD
 from tests.fixtures.office import CHANNEL, OfficeForTests
@@ -157,6 +157,20 @@ async def test_a_run_need_not_be_named_when_only_one_is_open(office: OfficeForTe
     assert f"`{other.plan_id}` (toy.run, asking)" in named
 
 
+async def test_the_status_names_every_run_that_is_not_over(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await asked(office, key="status")
+        line = f"Run `{card.plan_id}` asking: Count to 3. {card.message}"
+        request = await office.ask("sam", "status")
+
+        async def told() -> bool:
+            async with office.memory.session() as session:
+                rows = await outbox.answers(session, request)
+            return bool(rows) and rows[0].payload["report"]["lines"] == ["No open incident.", line]
+
+        await eventually(told)
+
+
 async def test_strangers_order_nothing(office: OfficeForTests) -> None:
     async with office.working():
         card = await asked(office, key="stranger")
@@ -209,9 +223,9 @@ async def test_a_routine_run_gives_way_to_an_incident_between_its_steps(office: 
     assert f"It gives way to run {urgent.plan_id} of an incident" in ended.message
     async with office.memory.session() as session:
         lines = (await session.execute(text("SELECT incident_id, text FROM timeline_entry WHERE kind = 'order'"))).all()
-    assert [line.text for line in lines if line.incident_id is None] == [
-        f"Run {dump.plan_id}: It gives way to run {urgent.plan_id} of an incident (Count to 2)."
-    ]
+    way = f"It gives way to run {urgent.plan_id} of an incident (Count to 2)."
+    again = "The schedule asks for it again at its next time."
+    assert [line.text for line in lines if line.incident_id is None] == [f"Run {dump.plan_id}: {way} {again}"]
     assert [line.text for line in lines if line.incident_id is not None] == [
         f"Run {urgent.plan_id} takes the place of routine run {dump.plan_id} (toy.run)"
     ]
