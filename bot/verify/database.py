@@ -49,8 +49,8 @@ _UNTOLD = {
     "a step was journalled and the timeline does not say so": """
         SELECT j.run_id || ' step ' || (j.step + 1) || ' ' || j.state FROM journal j WHERE NOT EXISTS (
             SELECT FROM timeline_entry t
-            WHERE t.kind = 'step' AND t.data ->> 'plan' = j.run_id AND t.data ->> 'state' = j.state
-                AND (t.data ->> 'step')::int = j.step + 1)
+            WHERE t.data ->> 'plan' = j.run_id AND (t.kind = 'answer' AND t.data ->> 'answer' = j.state
+                OR t.kind = 'step' AND t.data ->> 'state' = j.state AND (t.data ->> 'step')::int = j.step + 1))
     """,
 }
 

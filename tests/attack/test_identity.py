@@ -179,3 +179,17 @@ async def test_i12_a_name_is_nobody(stage: Stage) -> None:
     plan = await stage.plan()
     await stage.window(plan, user="U0FAKE")
     await stage.refused("not_on_roster", plan)
+
+
+async def test_i10_a_slack_group_gives_no_right(setting: Setting) -> None:
+    """Whoever administers Slack can put anybody into a group; the roster is not Slack's."""
+
+    def by_group(document: dict[str, Any]) -> None:
+        rule(document, "DESTRUCTIVE")["slots"] = [{"role": "dba", "slack_group": "S0DBA"}]
+
+    async with setting(change=by_group) as stage:
+        stage.slack.users[STRANGER]["is_admin"] = True
+        stage.slack.users[STRANGER]["groups"] = ["S0DBA"]
+        plan = await stage.plan()
+        await stage.window(plan, user=STRANGER)
+        await stage.refused("not_on_roster", plan)

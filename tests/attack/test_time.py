@@ -251,6 +251,7 @@ async def voided(stage: Stage, plan: Posted, change: Any, *words: str) -> None:
         assert word in ended.message
     told = "SELECT count(*) FROM timeline_entry WHERE kind = 'run' AND data->>'plan' = :plan"
     assert await stage.value(told, plan=plan.card.plan_id) == 1
+    assert await stage.codes() == ["policy_changed"], "a plan that is voided is on the record as a refusal"
 
 
 async def test_c11_a_lowered_policy_revives_nothing(setting: Setting) -> None:
