@@ -85,7 +85,7 @@ async def nothing_left(world: DumpWorld) -> bool:
     spool = world.directory / "spool"
     files = list(spool.iterdir()) if spool.exists() else []
     with psycopg.connect(world.values["DSN"]) as connection:
-        rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'drbot%'").fetchall()
+        rows = connection.execute(r"SELECT rolname FROM pg_roles WHERE rolname ~ '^drbot_(load|give)_'").fetchall()
         rows += connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'drbot%'").fetchall()
     return await world.postgres.database(COPY) is None and not files and not rows
 

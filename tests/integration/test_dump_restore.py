@@ -69,7 +69,7 @@ async def measured(world: DumpWorld) -> Fingerprint:
 
 def roles_left(dsn: str) -> list[str]:
     with psycopg.connect(dsn) as connection:
-        rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'drbot%'").fetchall()
+        rows = connection.execute(r"SELECT rolname FROM pg_roles WHERE rolname ~ '^drbot_(load|give)_'").fetchall()
     return [row[0] for row in rows]
 
 

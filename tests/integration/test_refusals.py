@@ -239,12 +239,13 @@ def small_disk(place: Path) -> Iterator[None]:
 
 async def test_spool_disk_is_full(world: FaultWorld) -> None:
     oid = (await world.databases())[LEDGER]
-    with small_disk(world.var / "spool"):
+    with small_disk(world.var / "jobs"):  # every job spools into its own folder
         card = await world.restoring(LEDGER)
         end = await world.ended(card)
         await untouched(world, card, oid)
     assert end.state == "failed"
-    assert f"The disk of `{world.var / 'spool'}` has" in end.message
+    assert f"The disk of `{world.var / 'jobs'}/" in end.message
+    assert "/spool` has" in end.message
     assert "Free space there" in end.message
 
 
