@@ -11,6 +11,17 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from actions.backup.manifest import Fingerprint, Globals, Manifest, SignedManifest
+from actions.backup.physical import (
+    BaseRequest,
+    Expiry,
+    FindRequest,
+    Moment,
+    PhysicalEntry,
+    RecoveryWindow,
+    ScratchFacts,
+    ScratchRequest,
+    ScratchRestored,
+)
 from actions.site import DatabaseRef, Frozen, Invariant, SecretRef, Site, WorkloadRef
 
 # ---------------------------------------------------------------- progress
@@ -222,6 +233,58 @@ class BackupEngine(Protocol):
     async def adopt(self, request: AdoptRequest, progress: Progress) -> SignedManifest: ...
 
 
+class PhysicalBackups(Protocol):
+    """Base backups and WAL by the engine that the plan file names for a server. Heavy calls are made inside
+    `drbot job`, through the Executor."""
+
+    async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:
+        """Newest first. A manifest that fails its check is listed with `problem`, never hidden."""
+
+    async def windows(self, server: str) -> Sequence[RecoveryWindow]:
+        """What can be reached, by bucket; the one that would survive the loss of the region first."""
+
+    async def take(self, request: BaseRequest, progress: Progress) -> PhysicalEntry:
+        """Make a base backup or an incremental. A rerun returns what is there."""
+
+    async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
+        """Read the stored object completely, check both hashes and every file; record the result beside it."""
+
+    async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
+        """Every member's signature and hashes, then combine, page checksums, replay to the target and proof that it
+        was reached; the instance is left stopped, for `Scratch.start`. Raises VerificationError and leaves nothing."""
+
+    async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
+        """The transactions that harmed a table, newest first. Changes nothing."""
+
+    async def pin(self, server: str, backup: str, *, reason: str) -> None:
+        """Nothing may delete it and what it needs; an empty reason takes the pin off."""
+
+    async def expiry(self, server: str) -> Expiry:
+        """What retention would delete now. Changes nothing."""
+
+    async def expire(self, server: str, expiry: Expiry) -> None:
+        """Delete exactly this, and nothing that has become needed meanwhile."""
+
+
+class Scratch(Protocol):
+    """Scratch instances on this machine. Every other port reaches one under its server name `scratch-<id>`."""
+
+    async def instances(self) -> Sequence[ScratchFacts]: ...
+
+    async def find(self, scratch: str) -> ScratchFacts | None: ...
+
+    async def start(self, scratch: str) -> ScratchFacts:
+        """Start it where it was stopped: paused at its target, read only. One that runs is left alone."""
+
+    async def promote(self, scratch: str) -> ScratchFacts:
+        """End its recovery: it becomes a server of its own on a new timeline id, without archiving."""
+
+    async def stop(self, scratch: str) -> None: ...
+
+    async def discard(self, scratch: str, *, mark: str) -> None:
+        """Stop it and remove its files. Raises UserError unless it carries exactly this mark, or was promoted."""
+
+
 # ---------------------------------------------------------------- heavy work
 
 
@@ -231,6 +294,10 @@ class JobKind(StrEnum):
     VERIFY = "verify"
     UPLOAD = "upload"
     ADOPT = "adopt"
+    BASE = "base"  # BaseRequest
+    BASE_VERIFY = "base_verify"  # {"server", "backup"}
+    SCRATCH = "scratch"  # ScratchRequest
+    FIND = "find"  # FindRequest
 
 
 class JobSpec(Frozen):
@@ -514,6 +581,8 @@ class Ports:
     postgres: PostgresAdmin
     objects: ObjectStore
     backups: BackupEngine
+    physical: PhysicalBackups
+    scratch: Scratch
     executor: Executor
     cluster: Cluster
     service: ServiceCheck

@@ -127,6 +127,46 @@ class BackupPolicy(Frozen):
     schedule: str = "02:00 UTC"
 
 
+class EngineKind(StrEnum):
+    """What makes the physical backups of a server."""
+
+    NATIVE = "native"
+    PGBACKREST = "pgbackrest"
+
+
+class PhysicalPolicy(Frozen):
+    """How one server is backed up physically: base backups, incrementals and WAL of all its databases at once."""
+
+    server: str
+    engine: EngineKind = EngineKind.NATIVE
+    bucket: str  # of base backups and incrementals
+    prefix: str = "physical/"
+    wal_buckets: tuple[str, ...]  # closed segments go into every one of them, in different regions where there are two
+    open_bucket: str = ""  # of the byte ranges of the open segment: a bucket without Object Lock; empty: none are sent
+    recipients: tuple[str, ...]  # age public keys, at least one
+    identity: SecretRef  # age identity that opens backups and WAL for a restore
+    signing_key: SecretRef  # Ed25519 private key, PEM
+    trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
+    full_schedule: str = "02:30 UTC"
+    incremental_every: timedelta = timedelta(minutes=15)
+    full_retention: timedelta = timedelta(days=30)
+    incremental_retention: timedelta = timedelta(days=7)
+    wal_retention: timedelta = timedelta(days=7)
+    minimum_fulls: int = Field(default=2, ge=1)  # never fewer usable full backups than this
+    slot: str = "drbot_wal"  # of `drbot wal`
+    synchronous: bool = False  # commits wait until the archiver's disk has them
+    stanza: str = ""  # of pgBackRest
+    stanza_config: str = ""  # path of its configuration file
+
+
+class ScratchBudget(Frozen):
+    """What scratch instances may take on the machine of the worker."""
+
+    disk: int = 200 << 30  # bytes, all of them together
+    instances: int = Field(default=3, ge=1)
+    lifetime: timedelta = timedelta(hours=12)  # then it is stopped and removed
+
+
 class ClusterAccess(Frozen):
     """A Kubernetes cluster. `kubeconfig` resolves to the text of a kubeconfig."""
 
@@ -175,6 +215,8 @@ class Site(Frozen):
     buckets: Mapping[str, Bucket] = {}
     clusters: Mapping[str, ClusterAccess] = {}
     backups: Mapping[str, BackupPolicy] = {}  # by database
+    physical: Mapping[str, PhysicalPolicy] = {}  # by server
+    scratch: ScratchBudget = ScratchBudget()
     jobs: JobPlace | None = None
 
     def database(self, name: str) -> Database:
@@ -188,6 +230,10 @@ class Site(Frozen):
     def backup(self, database: str) -> BackupPolicy:
         """Raise UserError when the plan file has no backup policy for this database."""
         return _known(self.backups, database, "backup policy for database")
+
+    def physical_of(self, server: str) -> PhysicalPolicy:
+        """Raise UserError when the plan file has no base backups for this server."""
+        return _known(self.physical, server, "base backup for server")
 
 
 def _known(table: Mapping[str, T], name: str, noun: str) -> T:

@@ -18,8 +18,10 @@ from actions.adapters.executor import SubprocessExecutor
 from actions.adapters.postgres import PostgresServers
 from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.s3 import S3Store
+from actions.adapters.scratch import ScratchInstances
 from actions.adapters.secrets import SecretReferences
-from actions.backup.jobs import SPOOL
+from actions.backup.engines import PhysicalEngines
+from actions.backup.jobs import SPOOL, Engines
 from actions.backup.jobs import main as job_main
 from actions.backup.logical import LogicalEngine
 from actions.errors import UserError
@@ -47,7 +49,8 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
     postgres, objects = PostgresServers(site, references), S3Store(site, references)
     spool = (folder or spec.parent.resolve()) / SPOOL
     engine = _engine(settings, site, postgres, objects, references, SystemClock(), spool=spool)
-    return await job_main(spec, engine, hide=settings.mask, folder=folder, message=message)
+    engines = Engines(engine, PhysicalEngines(site, {}))
+    return await job_main(spec, engines, hide=settings.mask, folder=folder, message=message)
 
 
 async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
@@ -69,6 +72,8 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
         postgres=postgres,
         objects=objects,
         backups=_engine(settings, site, postgres, objects, references, clock),
+        physical=PhysicalEngines(site, {}),
+        scratch=ScratchInstances(settings.data_directory.resolve() / "scratch"),
         executor=_executor(settings, plan, site, references),
         cluster=KubernetesCluster(site, references),
         service=ServiceProbe(references),

@@ -5,7 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from actions.backup.jobs import main
+from actions.backup.engines import PhysicalEngines
+from actions.backup.jobs import Engines, main
 from actions.site import Site
 from tests.dump_world import DumpWorld, Keys
 
@@ -19,4 +20,4 @@ if __name__ == "__main__":
         said["bucket"],
         Keys(identity=said["values"]["IDENTITY"]),
     )
-    sys.exit(asyncio.run(main(Path(sys.argv[2]), world.engine)))
+    sys.exit(asyncio.run(main(Path(sys.argv[2]), Engines(world.engine, PhysicalEngines(world.site, {})))))

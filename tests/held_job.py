@@ -11,7 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from actions.backup.jobs import main
+from actions.backup.engines import PhysicalEngines
+from actions.backup.jobs import Engines, main
 from actions.backup.manifest import SignedManifest
 from actions.ports import DumpRequest, Progress, ProgressReport
 from actions.site import BackupPolicy, Database, DatabaseRef, Site
@@ -73,4 +74,10 @@ if __name__ == "__main__":
     engine = backups()
     held = Held(engine._site, engine._postgres)
     held.go = asked.go
-    sys.exit(asyncio.run(main(asked.spec, held, folder=asked.folder, message=asked.message)))
+    sys.exit(
+        asyncio.run(
+            main(
+                asked.spec, Engines(held, PhysicalEngines(engine._site, {})), folder=asked.folder, message=asked.message
+            )
+        )
+    )

@@ -21,12 +21,14 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from actions.backup.physical import BaseRequest, FindRequest, ScratchRequest
 from actions.errors import DrError, PermanentError, TemporaryError
 from actions.ports import (
     AdoptRequest,
@@ -37,6 +39,7 @@ from actions.ports import (
     JobSpec,
     JobState,
     LoadRequest,
+    PhysicalBackups,
     Progress,
     ProgressReport,
 )
@@ -79,11 +82,19 @@ def digest_of(result: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
-async def run_job(spec: JobSpec, engine: BackupEngine, progress: Progress) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Engines:
+    """What a job can work with."""
+
+    backups: BackupEngine
+    physical: PhysicalBackups
+
+
+async def run_job(spec: JobSpec, engines: Engines, progress: Progress) -> dict[str, Any]:
     """Do what the spec asks and give the result as JSON. Raises TemporaryError when its time is over."""
     try:
         async with asyncio.timeout(spec.timeout.total_seconds()):
-            return await _KINDS[spec.kind](spec.request, engine, progress)
+            return await _KINDS[spec.kind](spec.request, engines, progress)
     except TimeoutError as error:
         limit = f"{spec.timeout.total_seconds():g} s"
         raise TemporaryError(f"The job `{spec.name}` was ended after {limit}, its time limit.") from error
@@ -93,41 +104,63 @@ async def run_job(spec: JobSpec, engine: BackupEngine, progress: Progress) -> di
         ) from error
 
 
-async def _dump(request: Mapping[str, Any], engine: BackupEngine, progress: Progress) -> dict[str, Any]:
-    return (await engine.dump(DumpRequest.model_validate(request), progress)).model_dump(mode="json")
+async def _dump(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    return (await engines.backups.dump(DumpRequest.model_validate(request), progress)).model_dump(mode="json")
 
 
-async def _load(request: Mapping[str, Any], engine: BackupEngine, progress: Progress) -> dict[str, Any]:
-    await engine.load(LoadRequest.model_validate(request), progress)
+async def _load(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    await engines.backups.load(LoadRequest.model_validate(request), progress)
     return {}
 
 
-async def _verify(request: Mapping[str, Any], engine: BackupEngine, progress: Progress) -> dict[str, Any]:
-    entry = await engine.verify(str(request["database"]), str(request["backup"]), progress)
+async def _verify(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    entry = await engines.backups.verify(str(request["database"]), str(request["backup"]), progress)
     return entry.model_dump(mode="json")
 
 
-async def _upload(request: Mapping[str, Any], engine: BackupEngine, progress: Progress) -> dict[str, Any]:
-    signed = await engine.upload(str(request["database"]), str(request["backup"]), progress)
+async def _upload(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    signed = await engines.backups.upload(str(request["database"]), str(request["backup"]), progress)
     return signed.model_dump(mode="json")
 
 
-async def _adopt(request: Mapping[str, Any], engine: BackupEngine, progress: Progress) -> dict[str, Any]:
-    return (await engine.adopt(AdoptRequest.model_validate(request), progress)).model_dump(mode="json")
+async def _adopt(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    return (await engines.backups.adopt(AdoptRequest.model_validate(request), progress)).model_dump(mode="json")
 
 
-_KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], BackupEngine, Progress], Awaitable[dict[str, Any]]]] = {
+async def _base(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    return (await engines.physical.take(BaseRequest.model_validate(request), progress)).model_dump(mode="json")
+
+
+async def _base_verify(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    entry = await engines.physical.verify(str(request["server"]), str(request["backup"]), progress)
+    return entry.model_dump(mode="json")
+
+
+async def _scratch(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    return (await engines.physical.restore(ScratchRequest.model_validate(request), progress)).model_dump(mode="json")
+
+
+async def _find(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    found = await engines.physical.find(FindRequest.model_validate(request), progress)
+    return {"moments": [moment.model_dump(mode="json") for moment in found]}
+
+
+_KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], Engines, Progress], Awaitable[dict[str, Any]]]] = {
     JobKind.DUMP: _dump,
     JobKind.LOAD: _load,
     JobKind.VERIFY: _verify,
     JobKind.UPLOAD: _upload,
     JobKind.ADOPT: _adopt,
+    JobKind.BASE: _base,
+    JobKind.BASE_VERIFY: _base_verify,
+    JobKind.SCRATCH: _scratch,
+    JobKind.FIND: _find,
 }
 
 
 async def main(
     spec_path: Path,
-    engine: BackupEngine,
+    engines: Engines,
     *,
     hide: Callable[[str], str] = str,
     folder: Path | None = None,
@@ -150,7 +183,7 @@ async def main(
         else:
             await asyncio.to_thread(_sweep, place)
             try:
-                ended = await _work(spec_path, engine, hide, place / RESULT)
+                ended = await _work(spec_path, engines, hide, place / RESULT)
             finally:
                 await asyncio.to_thread(shutil.rmtree, place / SPOOL, ignore_errors=True)
             if ended is None:
@@ -161,10 +194,10 @@ async def main(
         return 0 if state.phase is JobPhase.SUCCEEDED else 1
 
 
-async def _work(spec_path: Path, engine: BackupEngine, hide: Callable[[str], str], result: Path) -> JobState | None:
+async def _work(spec_path: Path, engines: Engines, hide: Callable[[str], str], result: Path) -> JobState | None:
     """Work, and write the result; None when it was ended by a signal."""
     spec = JobSpec.model_validate_json(await asyncio.to_thread(spec_path.read_bytes))
-    work = asyncio.ensure_future(run_job(spec, engine, _print))
+    work = asyncio.ensure_future(run_job(spec, engines, _print))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     try:
         state = JobState(phase=JobPhase.SUCCEEDED, result=await work)

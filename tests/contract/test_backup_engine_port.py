@@ -11,7 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from actions.backup.jobs import run_job
+from actions.backup.engines import PhysicalEngines
+from actions.backup.jobs import Engines, run_job
 from actions.errors import UserError, VerificationError
 from actions.ports import (
     BackupEngine,
@@ -180,7 +181,8 @@ async def test_unknown_names_are_told(world: World) -> None:
 
 async def test_jobs_do_the_same_from_json(world: World) -> None:
     spec = JobSpec(name="j", kind=JobKind.DUMP, request={"id": "b1", "database": world.database})
-    result = await run_job(spec, world.port, no_progress)
+    engines = Engines(world.port, PhysicalEngines(Site(), {}))
+    result = await run_job(spec, engines, no_progress)
     assert result["manifest"]["id"] == "b1"
     spec = JobSpec(name="v", kind=JobKind.VERIFY, request={"backup": "b1", "database": world.database})
-    assert (await run_job(spec, world.port, no_progress))["verified_at"]
+    assert (await run_job(spec, engines, no_progress))["verified_at"]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actions.adapters.executor import named
-from actions.backup.jobs import run_job
+from actions.backup.jobs import Engines, run_job
 from actions.errors import DrError, UserError
-from actions.ports import BackupEngine, Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
+from actions.ports import Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
 
 
 @dataclass
@@ -26,8 +26,8 @@ class MemoryJob:
 class MemoryExecutor(Executor):
     """`hold()` makes jobs wait, `release()` lets them go, `lose(name)` ends one as a crash of its machine does."""
 
-    def __init__(self, engine: BackupEngine) -> None:
-        self._engine = engine
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
         self.jobs: dict[str, MemoryJob] = {}
         self.starts: list[str] = []
         self._free = asyncio.Event()
@@ -90,7 +90,7 @@ class MemoryExecutor(Executor):
     async def _run(self, job: MemoryJob) -> None:
         await self._free.wait()
         try:
-            result = await run_job(job.spec, self._engine, job.reports.append)
+            result = await run_job(job.spec, self._engines, job.reports.append)
             job.state = JobState(phase=JobPhase.SUCCEEDED, result=result)
         except DrError as error:
             job.state = JobState(phase=JobPhase.FAILED, error=str(error), error_kind=type(error).__name__)

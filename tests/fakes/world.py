@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from actions.backup.jobs import Engines
 from actions.backup.manifest import Fingerprint, Sequence
 from actions.ports import Autoscaler, GitOps, Ports
 from actions.site import (
@@ -25,6 +26,7 @@ from tests.fakes.clock import MemoryClock
 from tests.fakes.cluster import MemoryCluster
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.manifests import an_entry
+from tests.fakes.physical import MemoryPhysical, MemoryScratch
 from tests.fakes.plan_versions import MemoryPlanVersions
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.runs import MemoryRuns
@@ -69,6 +71,8 @@ class World(Ports):
     postgres: MemoryPostgres
     objects: MemoryObjects
     backups: MemoryBackups
+    physical: MemoryPhysical
+    scratch: MemoryScratch
     executor: MemoryExecutor
     cluster: MemoryCluster
     service: MemoryServiceCheck
@@ -129,6 +133,8 @@ def a_world(
     postgres = _servers(site.databases[database].ref, missing=missing)
     backups = _catalogue(site, postgres, clock, database)
     objects = MemoryObjects("backups", clock=clock)
+    scratch = MemoryScratch(postgres, clock)
+    physical = MemoryPhysical(site, postgres, scratch, clock)
     service_check = MemoryServiceCheck(postgres)
     service_check.connections["env:APPLICATION_DSN"] = site.databases[database].ref
     return World(
@@ -136,7 +142,9 @@ def a_world(
         postgres=postgres,
         objects=objects,
         backups=backups,
-        executor=MemoryExecutor(backups),
+        physical=physical,
+        scratch=scratch,
+        executor=MemoryExecutor(Engines(backups, physical)),
         cluster=_workloads(gitops=gitops),
         service=service_check,
         secrets=MemorySecrets(SECRETS),

@@ -1,0 +1,60 @@
+"""The physical engine of each server, as the plan file names it. Adding one is a file and a line in `bot.world`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from actions.backup.physical import (
+    BaseRequest,
+    Expiry,
+    FindRequest,
+    Moment,
+    PhysicalEntry,
+    RecoveryWindow,
+    ScratchRequest,
+    ScratchRestored,
+)
+from actions.errors import UserError
+from actions.ports import PhysicalBackups, Progress
+from actions.site import EngineKind, Site
+
+
+class PhysicalEngines(PhysicalBackups):
+    """Hands every call to the engine of its server. Raises UserError for a server without base backups."""
+
+    def __init__(self, site: Site, engines: Mapping[EngineKind, PhysicalBackups]) -> None:
+        self._site = site
+        self._engines = engines
+
+    def _of(self, server: str) -> PhysicalBackups:
+        kind = self._site.physical_of(server).engine
+        if kind not in self._engines:
+            raise UserError(f"The engine `{kind}` of server `{server}` is not available here. Use another in the plan.")
+        return self._engines[kind]
+
+    async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:
+        return await self._of(server).catalogue(server)
+
+    async def windows(self, server: str) -> Sequence[RecoveryWindow]:
+        return await self._of(server).windows(server)
+
+    async def take(self, request: BaseRequest, progress: Progress) -> PhysicalEntry:
+        return await self._of(request.server).take(request, progress)
+
+    async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
+        return await self._of(server).verify(server, backup, progress)
+
+    async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
+        return await self._of(request.server).restore(request, progress)
+
+    async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
+        return await self._of(request.server).find(request, progress)
+
+    async def pin(self, server: str, backup: str, *, reason: str) -> None:
+        await self._of(server).pin(server, backup, reason=reason)
+
+    async def expiry(self, server: str) -> Expiry:
+        return await self._of(server).expiry(server)
+
+    async def expire(self, server: str, expiry: Expiry) -> None:
+        await self._of(server).expire(server, expiry)

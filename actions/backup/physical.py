@@ -1,0 +1,281 @@
+"""What physical backups are, whichever engine makes them: base backups, WAL, the window they open, a point in it.
+
+They belong to a server, not to a database: WAL is shared by all databases of a server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Self
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from actions.backup.manifest import StoredObject
+from actions.site import Frozen
+
+SEGMENT = 16 * 1024 * 1024
+"""Bytes of a WAL segment of a server that was initialised without `--wal-segsize`."""
+
+
+class Lsn(int):
+    """A place in the WAL, in bytes since its beginning; printed as PostgreSQL prints it."""
+
+    @classmethod
+    def parse(cls, text: str) -> Lsn:
+        """Raises ValueError unless it looks like `16/B374D848`."""
+        if not re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text):
+            raise ValueError(f"`{text}` is no LSN such as 16/B374D848")
+        high, _, low = text.partition("/")
+        return cls((int(high, 16) << 32) + int(low, 16))
+
+    def __str__(self) -> str:
+        return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+
+
+class BackupKind(StrEnum):
+    """FULL holds all pages; INCREMENTAL those that changed since its parent."""
+
+    FULL = "full"
+    INCREMENTAL = "incremental"
+
+
+class PhysicalManifest(Frozen):
+    """The signed description of a base backup. LSNs as PostgreSQL prints them."""
+
+    format: int = 1
+    id: str  # also its folder in the bucket
+    server: str
+    kind: BackupKind
+    parent: str | None = None  # id of the backup an incremental rests on
+    system_id: str
+    server_version: int  # server_version_num
+    timeline_id: int
+    start_lsn: str  # WAL from here on is needed
+    stop_lsn: str  # from here on it is consistent
+    started_at: AwareDatetime
+    finished_at: AwareDatetime  # UTC; the oldest moment it can be restored to
+    stored: StoredObject
+    plain_bytes: int
+    plain_sha256: str
+    compression: str = "zstd"
+    recipients: tuple[str, ...] = ()
+    server_bytes: int = 0  # size of the data directory's databases
+    checksums: bool = True  # data checksums are on
+    segment_bytes: int = SEGMENT
+    databases: tuple[str, ...] = ()
+    relfilenodes: Mapping[str, Mapping[str, int]] = {}  # database -> "schema.table" -> relfilenode
+    tools: Mapping[str, str] = {}
+    requested_by: str = ""
+
+
+class PhysicalEntry(Frozen):
+    """One base backup of the catalogue: its manifest checked, its last verification and its last proof."""
+
+    manifest: PhysicalManifest
+    manifest_sha256: str
+    verified_at: datetime | None = None
+    proven_at: datetime | None = None  # restored, started and checked
+    pinned: str = ""  # why nothing may delete it (pin or legal hold); empty when it is not pinned
+    problem: str | None = None  # why it must not be used
+
+
+class Gap(Frozen):
+    """A stretch for which WAL is missing: nothing between can be reached, nor anything after it from a base before."""
+
+    timeline_id: int
+    first: str  # first segment that is missing
+    last: str
+    after: datetime | None = None  # moments between these two cannot be reached, as far as known
+    before: datetime | None = None
+
+
+class RecoveryWindow(Frozen):
+    """What can be reached from one bucket alone."""
+
+    server: str
+    bucket: str
+    oldest: datetime | None = None
+    newest: datetime | None = None  # the newest commit that would survive the loss of the server
+    newest_lsn: str = ""
+    timeline_id: int = 0
+    gaps: tuple[Gap, ...] = ()
+    fulls: int = 0
+    incrementals: int = 0
+    wal_bytes: int = 0
+
+
+class RecoveryTarget(Frozen):
+    """Where replay stops. Exactly one of time, lsn, xid, name or `latest`."""
+
+    time: AwareDatetime | None = None
+    lsn: str | None = None
+    xid: int | None = None
+    name: str | None = None  # of pg_create_restore_point
+    latest: bool = False
+    inclusive: bool = True  # False: stop just before it ("before the DROP")
+    timeline_id: int | None = None  # None: the newest that holds the target
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [self.time is not None, self.lsn is not None, self.xid is not None, self.name is not None, self.latest]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of time, lsn, xid, name or latest")
+        if self.lsn is not None:
+            Lsn.parse(self.lsn)
+        return self
+
+    def __str__(self) -> str:
+        edge = "" if self.inclusive else "just before "
+        if self.time is not None:
+            return f"{edge}{self.time:%Y-%m-%d %H:%M:%S.%f} UTC"
+        if self.latest:
+            return "the end of the archive"
+        words = {"LSN": self.lsn, "transaction": self.xid, "restore point": self.name}
+        return edge + next(f"{word} {value}" for word, value in words.items() if value is not None)
+
+
+class BaseRequest(Frozen):
+    """One base backup to be made. `id` is chosen by the plan, so a rerun finds it."""
+
+    id: str
+    server: str
+    kind: BackupKind
+    parent: str | None = None
+    requested_by: str = ""
+
+
+class ScratchRequest(Frozen):
+    """A server to be restored into a scratch instance and stopped at its target. `id` is chosen by the plan."""
+
+    id: str
+    server: str
+    target: RecoveryTarget
+    backup: str | None = None  # the base to start from; None: the newest before the target
+    amcheck: bool = False  # check every index with pg_amcheck
+    mark: str = ""
+
+
+class Phase(StrEnum):
+    """What a restore spends its time on."""
+
+    FETCH = "fetch"
+    COMBINE = "combine"
+    REPLAY = "replay"
+    CHECK = "check"
+
+
+class ScratchRestored(Frozen):
+    """What came out of a restore into a scratch instance, measured."""
+
+    id: str
+    backup: str
+    target: RecoveryTarget
+    reached_lsn: str
+    reached_at: datetime | None  # the last commit that is in it; None when none was replayed
+    timeline_id: int
+    checked_pages: bool
+    seconds: Mapping[str, float] = {}  # by Phase
+    bytes: int = 0
+
+
+class Change(StrEnum):
+    """What the finder looks for."""
+
+    DROP = "drop"
+    TRUNCATE = "truncate"
+    DELETE = "delete"
+    UPDATE = "update"
+
+
+class FindRequest(Frozen):
+    """Look through the archived WAL for what harmed a table."""
+
+    server: str
+    database: str
+    table: str  # "schema.table", or a bare name in `public`
+    changes: tuple[Change, ...] = (Change.DROP, Change.TRUNCATE, Change.DELETE)
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class Moment(Frozen):
+    """One transaction that the finder proposes to stop before."""
+
+    change: Change
+    xid: int
+    commit_lsn: str
+    committed_at: AwareDatetime
+    timeline_id: int
+    rows: int = 0  # deletes or updates of the table in it, where they can be counted
+    before_xid: int | None = None  # the last transaction committed before it, and when
+    before_at: datetime | None = None
+    after_at: datetime | None = None  # the first commit after it
+    lost: int = 0  # transactions committed after it: what a restore to this point loses
+
+    @property
+    def target(self) -> RecoveryTarget:
+        """Just before it."""
+        return RecoveryTarget(xid=self.xid, inclusive=False, timeline_id=self.timeline_id)
+
+
+class ScratchState(StrEnum):
+    """STOPPED: restored and shut down. PAUSED: running, read only, at its target. PROMOTED: a server of its own."""
+
+    STOPPED = "stopped"
+    PAUSED = "paused"
+    PROMOTED = "promoted"
+    BROKEN = "broken"  # left by a restore that did not end
+
+
+class ScratchFacts(Frozen):
+    """A scratch instance as it is now. As a server it is called `scratch-<id>`: every port takes that name."""
+
+    id: str
+    server: str  # of the plan file: whose data it holds
+    mark: str
+    state: ScratchState
+    restored: ScratchRestored | None = None
+    address: str = ""  # host:port or socket
+    system_id: str = ""
+    bytes: int = 0
+    made_at: datetime
+    expires_at: datetime
+
+    @property
+    def name(self) -> str:
+        """Its name as a server."""
+        return f"{SCRATCH}{self.id}"
+
+
+SCRATCH = "scratch-"
+"""Before the id of a scratch instance: its name as a server. No server of a plan file may begin with it."""
+
+
+class Expiry(Frozen):
+    """What retention would delete, and what it keeps although it is old, with the reason."""
+
+    server: str
+    backups: tuple[str, ...] = ()
+    segments: int = 0
+    bytes: int = 0
+    kept: Mapping[str, str] = {}  # backup -> why
+    younger: bool = False  # something of it is younger than the policy
+
+
+class Proof(Frozen):
+    """A restore test, with what it measured; signed and kept beside the backups."""
+
+    id: str
+    server: str
+    target: RecoveryTarget
+    backup: str
+    proven_at: AwareDatetime
+    rto: timedelta  # from the request to the checked instance
+    rpo: timedelta  # from the newest reachable commit to the moment of the test
+    seconds: Mapping[str, float] = {}
+    bytes: int = 0
+    checks: Mapping[str, str] = Field(default_factory=dict)  # what was checked -> what came out
+    problem: str | None = None

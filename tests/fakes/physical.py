@@ -1,0 +1,262 @@
+"""Physical backups and scratch instances in memory: a history of commits, and servers made of a moment of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from actions.backup.manifest import Fingerprint, StoredObject
+from actions.backup.physical import (
+    BackupKind,
+    BaseRequest,
+    Expiry,
+    FindRequest,
+    Lsn,
+    Moment,
+    PhysicalEntry,
+    PhysicalManifest,
+    RecoveryTarget,
+    RecoveryWindow,
+    ScratchFacts,
+    ScratchRequest,
+    ScratchRestored,
+    ScratchState,
+)
+from actions.errors import UserError, VerificationError
+from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scratch
+from actions.site import DatabaseRef, Site
+from tests.fakes.postgres import MemoryPostgres, MemoryServer
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One transaction of a server's past, and what its databases were after it."""
+
+    at: datetime
+    lsn: str
+    xid: int
+    databases: Mapping[str, Fingerprint]
+
+
+@dataclass
+class MemoryHistory:
+    """The past of one server."""
+
+    commits: list[Commit] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)  # what `find` proposes
+    timeline_id: int = 1
+
+
+class MemoryScratch(Scratch):
+    """Instances that a restore has made; as servers of the fake PostgreSQL they are there while they run."""
+
+    def __init__(self, postgres: MemoryPostgres, clock: Clock) -> None:
+        self._postgres, self._clock = postgres, clock
+        self.made: dict[str, ScratchFacts] = {}
+        self.contents: dict[str, Mapping[str, Fingerprint]] = {}
+
+    async def instances(self) -> Sequence[ScratchFacts]:
+        return tuple(self.made.values())
+
+    async def find(self, scratch: str) -> ScratchFacts | None:
+        return self.made.get(scratch)
+
+    async def start(self, scratch: str) -> ScratchFacts:
+        facts = self._known(scratch)
+        if facts.state is ScratchState.STOPPED:
+            server = MemoryServer(system_id=facts.system_id, in_recovery=True)
+            self._postgres.servers[facts.name] = server
+            for name, fingerprint in self.contents[scratch].items():
+                self._postgres.add(DatabaseRef(facts.name, name), fingerprint=fingerprint)
+            facts = self._now(facts, ScratchState.PAUSED)
+        return facts
+
+    async def promote(self, scratch: str) -> ScratchFacts:
+        facts = await self.start(scratch)
+        self._postgres.servers[facts.name].in_recovery = False
+        return self._now(facts, ScratchState.PROMOTED)
+
+    async def stop(self, scratch: str) -> None:
+        facts = self._known(scratch)
+        if self._postgres.servers.pop(facts.name, None) is not None:
+            self._now(facts, ScratchState.STOPPED)
+
+    async def discard(self, scratch: str, *, mark: str) -> None:
+        facts = self.made.get(scratch)
+        if facts is None:
+            return
+        if facts.mark != mark or facts.state is ScratchState.PROMOTED:
+            raise UserError(f"Scratch instance `{scratch}` is not this plan's to remove.")
+        await self.stop(scratch)
+        del self.made[scratch]
+
+    def _known(self, scratch: str) -> ScratchFacts:
+        if scratch not in self.made:
+            raise UserError(f"There is no scratch instance `{scratch}`.")
+        return self.made[scratch]
+
+    def _now(self, facts: ScratchFacts, state: ScratchState) -> ScratchFacts:
+        self.made[facts.id] = facts.model_copy(update={"state": state, "address": f"{facts.name}:5432"})
+        return self.made[facts.id]
+
+
+class MemoryPhysical(PhysicalBackups):
+    """`history` is what the WAL knows, by server. `spoil` breaks a backup."""
+
+    def __init__(self, site: Site, postgres: MemoryPostgres, scratch: MemoryScratch, clock: Clock) -> None:
+        self._site, self._postgres, self._scratch, self._clock = site, postgres, scratch, clock
+        self.entries: dict[tuple[str, str], PhysicalEntry] = {}
+        self.history: dict[str, MemoryHistory] = {}
+        self.old: dict[str, Expiry] = {}
+
+    def spoil(self, server: str, backup: str, problem: str) -> None:
+        """From now on this backup must not be used."""
+        self.entries[server, backup] = self.entries[server, backup].model_copy(update={"problem": problem})
+
+    async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:
+        self._site.physical_of(server)
+        mine = [entry for (name, _), entry in self.entries.items() if name == server]
+        return sorted(mine, key=lambda entry: entry.manifest.finished_at, reverse=True)
+
+    async def windows(self, server: str) -> Sequence[RecoveryWindow]:
+        policy = self._site.physical_of(server)
+        entries = [entry for entry in await self.catalogue(server) if entry.problem is None]
+        commits = self._history(server).commits
+        return tuple(
+            RecoveryWindow(
+                server=server,
+                bucket=bucket,
+                oldest=entries[-1].manifest.finished_at if entries else None,
+                newest=commits[-1].at if commits and entries else None,
+                newest_lsn=commits[-1].lsn if commits else "",
+                timeline_id=self._history(server).timeline_id,
+                fulls=sum(entry.manifest.kind is BackupKind.FULL for entry in entries),
+                incrementals=sum(entry.manifest.kind is BackupKind.INCREMENTAL for entry in entries),
+            )
+            for bucket in reversed(policy.wal_buckets)
+        )
+
+    async def take(self, request: BaseRequest, progress: Progress) -> PhysicalEntry:
+        key = (request.server, request.id)
+        if key not in self.entries:
+            progress(ProgressReport(done=1000, total=1000, phase="base"))
+            self.entries[key] = await self._made(request)
+        return self.entries[key]
+
+    async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
+        entry = self._usable(server, backup)
+        progress(ProgressReport(done=1000, total=1000, phase="verify"))
+        self.entries[server, backup] = entry.model_copy(update={"verified_at": self._clock.now()})
+        return self.entries[server, backup]
+
+    async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
+        history = self._history(request.server)
+        reached = _reached(history.commits, request.target)
+        usable = [item for item in await self.catalogue(request.server) if item.problem is None]
+        bases = [item for item in usable if item.manifest.finished_at <= reached.at]
+        if not bases and request.backup is None:
+            raise UserError(f"No base backup of `{request.server}` ends before {request.target}. Take a later moment.")
+        base = bases[0] if request.backup is None else self._usable(request.server, request.backup)
+        progress(ProgressReport(done=1000, total=1000, phase="replay"))
+        restored = ScratchRestored(
+            id=request.id,
+            backup=base.manifest.id,
+            target=request.target,
+            reached_lsn=reached.lsn,
+            reached_at=reached.at,
+            timeline_id=history.timeline_id,
+            checked_pages=True,
+            seconds={"fetch": 1.0, "replay": 2.0},
+            bytes=3_000_000_000,
+        )
+        now = self._clock.now()
+        self._scratch.contents[request.id] = reached.databases
+        self._scratch.made[request.id] = ScratchFacts(
+            id=request.id,
+            server=request.server,
+            mark=request.mark,
+            state=ScratchState.STOPPED,
+            restored=restored,
+            system_id=base.manifest.system_id,
+            bytes=restored.bytes,
+            made_at=now,
+            expires_at=now + self._site.scratch.lifetime,
+        )
+        return restored
+
+    async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
+        progress(ProgressReport(done=1, total=1, phase="find", unit="steps"))
+        wanted = [moment for moment in self._history(request.server).moments if moment.change in request.changes]
+        return sorted(wanted, key=lambda moment: moment.committed_at, reverse=True)
+
+    async def pin(self, server: str, backup: str, *, reason: str) -> None:
+        self.entries[server, backup] = self._known(server, backup).model_copy(update={"pinned": reason})
+
+    async def expiry(self, server: str) -> Expiry:
+        return self.old.get(server, Expiry(server=server))
+
+    async def expire(self, server: str, expiry: Expiry) -> None:
+        for backup in expiry.backups:
+            self.entries.pop((server, backup), None)
+        self.old.pop(server, None)
+
+    def _history(self, server: str) -> MemoryHistory:
+        return self.history.setdefault(server, MemoryHistory())
+
+    def _known(self, server: str, backup: str) -> PhysicalEntry:
+        if (server, backup) not in self.entries:
+            raise UserError(f"There is no base backup `{backup}` of `{server}`. Choose one of the catalogue.")
+        return self.entries[server, backup]
+
+    def _usable(self, server: str, backup: str) -> PhysicalEntry:
+        entry = self._known(server, backup)
+        if entry.problem is not None:
+            raise VerificationError(entry.problem)
+        return entry
+
+    async def _made(self, request: BaseRequest) -> PhysicalEntry:
+        policy, server = self._site.physical_of(request.server), await self._postgres.server(request.server)
+        if request.parent is not None:
+            self._usable(request.server, request.parent)
+        now = self._clock.now()
+        lsn = str(Lsn(0x3000028))
+        manifest = PhysicalManifest(
+            id=request.id,
+            server=request.server,
+            kind=request.kind,
+            parent=request.parent,
+            system_id=server.system_id,
+            server_version=server.version,
+            timeline_id=self._history(request.server).timeline_id,
+            start_lsn=lsn,
+            stop_lsn=lsn,
+            started_at=now - timedelta(seconds=10),
+            finished_at=now,
+            stored=StoredObject(
+                bucket=policy.bucket, key=f"{policy.prefix}{request.id}/base.age", bytes=1000, sha256="0" * 64
+            ),
+            plain_bytes=2000,
+            plain_sha256="1" * 64,
+            recipients=policy.recipients,
+        )
+        return PhysicalEntry(manifest=manifest, manifest_sha256="2" * 64)
+
+
+def _reached(commits: Sequence[Commit], target: RecoveryTarget) -> Commit:
+    """The last commit that is replayed. Raises UserError when the history does not reach the target."""
+
+    def before(commit: Commit) -> bool:
+        if target.time is not None:
+            return commit.at <= target.time if target.inclusive else commit.at < target.time
+        if target.lsn is not None:
+            place, wanted = Lsn.parse(commit.lsn), Lsn.parse(target.lsn)
+            return place <= wanted if target.inclusive else place < wanted
+        if target.xid is not None:
+            return commit.xid <= target.xid if target.inclusive else commit.xid < target.xid
+        return target.latest
+
+    found = [commit for commit in commits if before(commit)]
+    if not found:
+        raise UserError(f"The archive does not reach {target}.")
+    return found[-1]
