@@ -148,7 +148,7 @@ class PhysicalPolicy(Frozen):
     signing_key: SecretRef  # Ed25519 private key, PEM
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
     full_schedule: str = "02:30 UTC"
-    incremental_every: timedelta = timedelta(minutes=15)
+    incremental_every: timedelta | None = timedelta(minutes=15)  # None: full backups alone
     full_retention: timedelta = timedelta(days=30)
     incremental_retention: timedelta = timedelta(days=7)
     wal_retention: timedelta = timedelta(days=7)
@@ -180,7 +180,7 @@ class JobSecret(Frozen):
 
     name: str
     path: str = ""
-    kinds: tuple[str, ...] = ()  # jobs that get it: dump, load, verify, adopt; empty: all
+    kinds: tuple[str, ...] = ()  # jobs that get it, by `JobKind`; empty: all
 
 
 class JobClaim(Frozen):

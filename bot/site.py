@@ -14,12 +14,14 @@ from actions.site import (
     JobClaim,
     JobPlace,
     JobSecret,
+    PhysicalPolicy,
+    ScratchBudget,
     Server,
     Service,
     Site,
     WorkloadRef,
 )
-from bot.plan_file import LOCAL, DrPlan, is_reference
+from bot.plan_file import LOCAL, DatabaseBackup, DrPlan, is_reference, parse_bytes
 
 
 async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
@@ -69,6 +71,16 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
         },
         jobs=_jobs(plan),
         backups={item.database: await _policy(plan, item.database, secrets) for item in plan.backups.databases},
+        physical={
+            plan.database(item.database).server: await _physical(plan, item, secrets)
+            for item in plan.backups.databases
+            if item.base is not None
+        },
+        scratch=ScratchBudget(
+            disk=parse_bytes(plan.backups.scratch.disk),
+            instances=plan.backups.scratch.instances,
+            lifetime=plan.backups.scratch.lifetime,
+        ),
     )
 
 
@@ -116,18 +128,49 @@ async def _policy(plan: DrPlan, database: str, secrets: Secrets) -> BackupPolicy
     remote = [store for store in item.dump.stores if store != LOCAL]
     bucket = plan.bucket(remote[0])
 
-    async def resolved(value: str) -> str:
-        return await secrets.resolve(value) if is_reference(value) else value
-
     return BackupPolicy(
         database=database,
         bucket=bucket.name,
         prefix=f"{bucket.prefix}dumps/",
-        local_directory=await resolved(plan.backups.local_directory) if LOCAL in item.dump.stores else None,
-        recipients=tuple([await resolved(each) for each in plan.backups.recipients]),
+        local_directory=await _text(plan.backups.local_directory, secrets) if LOCAL in item.dump.stores else None,
+        recipients=tuple([await _text(each, secrets) for each in plan.backups.recipients]),
         identity=plan.backups.identity or "",
         signing_key=plan.backups.signing_key,
-        trusted_signers=tuple([await resolved(each) for each in plan.backups.signers]),
+        trusted_signers=tuple([await _text(each, secrets) for each in plan.backups.signers]),
         retention=item.dump.retention,
         schedule=item.dump.schedule,
     )
+
+
+async def _physical(plan: DrPlan, item: DatabaseBackup, secrets: Secrets) -> PhysicalPolicy:
+    base, incremental, wal = item.base, item.incremental, item.wal
+    if base is None:
+        raise ValueError(f"{item.database} has no base backup")
+    server = plan.database(item.database).server
+    bucket = plan.bucket(base.stores[0])
+    return PhysicalPolicy(
+        server=server,
+        engine=base.engine,
+        bucket=bucket.name,
+        prefix=f"{bucket.prefix}physical/",
+        wal_buckets=wal.stores if wal else (),
+        open_bucket=wal.open_store or "" if wal else "",
+        recipients=tuple([await _text(each, secrets) for each in plan.backups.recipients]),
+        identity=plan.backups.identity or "",
+        signing_key=plan.backups.signing_key,
+        trusted_signers=tuple([await _text(each, secrets) for each in plan.backups.signers]),
+        full_schedule=base.schedule,
+        incremental_every=incremental.every if incremental else None,
+        full_retention=base.retention,
+        incremental_retention=incremental.retention if incremental else base.retention,
+        wal_retention=wal.retention if wal else base.retention,
+        minimum_fulls=base.minimum,
+        slot=wal.slot if wal else "",
+        synchronous=wal.synchronous if wal else False,
+        stanza=base.stanza or server,
+        stanza_config=base.stanza_config or "",
+    )
+
+
+async def _text(value: str, secrets: Secrets) -> str:
+    return await secrets.resolve(value) if is_reference(value) else value

@@ -21,7 +21,7 @@ DATABASE = "superprismora"
 OWNER = "superprismora_owner"
 APPLICATION = "superprismora_app"
 REPORTING = "superprismora_reporting"
-LOADING = {"wal_level": "minimal", "max_wal_senders": "0"}
+LOADING = {"wal_level": "minimal", "max_wal_senders": "0", "summarize_wal": "off"}
 """Settings of the server while `fill` runs."""
 
 # A session's share: order_items is as much work as everything beside it.

@@ -16,6 +16,7 @@ from bot.plan_file import (
     Approval,
     ApprovalRule,
     Backups,
+    BaseBackup,
     BreakGlass,
     Bucket,
     BucketPurpose,
@@ -27,6 +28,7 @@ from bot.plan_file import (
     DatabaseBackup,
     DrPlan,
     DumpBackup,
+    IncrementalBackup,
     Invariant,
     Objectives,
     ObjectLock,
@@ -36,10 +38,12 @@ from bot.plan_file import (
     Risk,
     Runbook,
     Scenario,
+    ScratchLimits,
     Server,
     ServerRole,
     Service,
     Slot,
+    WalArchive,
     WitnessPlace,
     Workload,
 )
@@ -96,7 +100,7 @@ def demo_plan(at: Addresses) -> DrPlan:
         channels=Channels(on_call=at.channel, audit=at.channel),
         objectives=Objectives(
             rpo=timedelta(minutes=15),
-            rpo_by="Dumps; the demo archives no WAL",
+            rpo_by="WAL, archived as it is written",
             rto=timedelta(hours=1),
             rto_by="Automated restore beside production",
             integrity=("Zero data corruption tolerance", "Checksum validation on all restores"),
@@ -127,12 +131,8 @@ def demo_plan(at: Addresses) -> DrPlan:
             identity=_file(at.keys.identity),
             signing_key=_file(at.keys.signing_key),
             signers=(at.keys.signer,),
-            databases=(
-                DatabaseBackup(
-                    database=DATABASE,
-                    dump=DumpBackup(schedule="02:00 UTC", retention=timedelta(days=30), stores=(LOCAL, BUCKET)),
-                ),
-            ),
+            databases=(_copies(),),
+            scratch=ScratchLimits(disk="20Gi"),
         ),
         record=_record(at),
         approval=Approval(rules=_rules(), break_glass=BreakGlass(delay=timedelta(minutes=1), review_within=_HOUR)),
@@ -154,6 +154,17 @@ def demo_plan(at: Addresses) -> DrPlan:
                 steps=(PlanStep(text="Restore the newest good dump beside production", action="restore.dump"),),
             ),
         ),
+    )
+
+
+def _copies() -> DatabaseBackup:
+    month, week = timedelta(days=30), timedelta(days=7)
+    return DatabaseBackup(
+        database=DATABASE,
+        dump=DumpBackup(schedule="02:00 UTC", retention=month, stores=(LOCAL, BUCKET)),
+        base=BaseBackup(schedule="02:30 UTC", retention=month, stores=(BUCKET,)),
+        incremental=IncrementalBackup(every=timedelta(minutes=15), retention=week, stores=(BUCKET,)),
+        wal=WalArchive(retention=week, stores=(BUCKET,), open_store=BUCKET),
     )
 
 

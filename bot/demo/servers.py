@@ -20,7 +20,7 @@ from bot.demo.seaweedfs import WITNESS_BUCKET, SeaweedFs
 
 Say = Callable[[str], None]
 
-_PRODUCTION = {"shared_buffers": "256MB", "max_wal_size": "4GB", "max_connections": "100"}
+_PRODUCTION = {"shared_buffers": "256MB", "max_wal_size": "4GB", "max_connections": "100", "summarize_wal": "on"}
 _SPARE = {"shared_buffers": "64MB", "max_connections": "60"}
 _MEMORY = {"shared_buffers": "64MB", "max_connections": "60"}
 

@@ -24,10 +24,12 @@ from bot.plan_file.procedures import (
 from bot.plan_file.protection import (
     LOCAL,
     Backups,
+    BaseBackup,
     ComponentBackup,
     DatabaseBackup,
     DumpBackup,
     IncrementalBackup,
+    ScratchLimits,
     WalArchive,
 )
 from bot.plan_file.record import Record, WitnessPlace
@@ -38,6 +40,7 @@ from bot.plan_file.values import (
     cron_fields,
     format_duration,
     is_reference,
+    parse_bytes,
     parse_duration,
 )
 from bot.plan_file.windows import Freeze, Shift, Weekday
@@ -61,6 +64,7 @@ __all__ = [
     "Approval",
     "ApprovalRule",
     "Backups",
+    "BaseBackup",
     "BreakGlass",
     "Bucket",
     "BucketPurpose",
@@ -92,6 +96,7 @@ __all__ = [
     "Risk",
     "Runbook",
     "Scenario",
+    "ScratchLimits",
     "SecretRef",
     "Server",
     "ServerRole",
@@ -114,6 +119,7 @@ __all__ = [
     "is_reference",
     "load",
     "load_text",
+    "parse_bytes",
     "parse_duration",
     "read_file",
     "report",

@@ -87,8 +87,15 @@ def _idle_commander(plan: DrPlan) -> Iterator[Broken]:
 
 
 def _unkept_rpo(plan: DrPlan) -> Iterator[Broken]:
+    archived = {plan.database(backup.database).server for backup in plan.backups.databases if backup.wal is not None}
     for index, backup in enumerate(plan.backups.databases):
-        if backup.wal is None and plan.objectives.rpo < timedelta(days=1):
+        if backup.wal is not None and backup.wal.open_store is None:
+            yield Broken(
+                ("backups", "databases", index, "wal"),
+                "the newest changes wait on the archiver's disk until their WAL segment is full",
+                "add `open_store`, or set `archive_timeout` on the server",
+            )
+        if plan.database(backup.database).server not in archived and plan.objectives.rpo < timedelta(days=1):
             yield Broken(
                 ("backups", "databases", index),
                 f"`{backup.database}` can lose up to a day: there is a dump a day and no WAL archive",

@@ -4,10 +4,9 @@ from datetime import timedelta
 from typing import Annotated
 
 from actions.ports import JobKind
-from bot.plan_file.values import Duration, KubernetesName, Name, Part, Shape, Text
+from bot.plan_file.values import Bytes, Duration, KubernetesName, Name, Part, Shape, Text
 
 Folder = Annotated[str, Shape(r"(?:/[^/\s]+)+", "give an absolute folder without `/` at its end")]
-Bytes = Annotated[str, Shape(r"[1-9][0-9]*(?:Mi|Gi)", "write an amount such as 512Mi or 4Gi")]
 Cpu = Annotated[str, Shape(r"[1-9][0-9]*m?", "write processors such as `2`, or thousandths such as 500m")]
 
 
@@ -28,7 +27,7 @@ class JobSecret(Part):
     path: Folder | None = None
     """Folder its keys are files of, for `file:` references; empty: environment variables, for `env:`."""
     kinds: tuple[JobKind, ...] = ()
-    """Jobs that get it: dump, load, verify, adopt; empty: all."""
+    """Jobs that get it: dump, load, verify, upload, adopt, base, base_verify, scratch, find; empty: all."""
 
 
 class Jobs(Part):

@@ -3,17 +3,23 @@
 import base64
 import binascii
 import re
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from actions.site import EngineKind
 from bot.plan_file.values import (
+    Bytes,
     Duration,
+    Flag,
     Identifier,
     Part,
+    Positive,
     Retention,
     Schedule,
     SecretRef,
+    Shape,
     Text,
     TextRef,
     is_reference,
@@ -60,6 +66,9 @@ Signer = Annotated[
 ]
 
 
+Slot = Annotated[str, Shape(r"[a-z0-9_]{1,63}", "use lower case letters, digits and `_`")]
+
+
 class DumpBackup(Part):
     """Full dump (logical copy)."""
 
@@ -71,15 +80,34 @@ class DumpBackup(Part):
     """Where it is kept: `local`, and names of buckets."""
 
 
+class BaseBackup(Part):
+    """Full physical backup of the whole server, the base that WAL is replayed on."""
+
+    engine: EngineKind = EngineKind.NATIVE
+    """native (PostgreSQL 17 and newer, over the replication protocol) or pgbackrest."""
+    schedule: Schedule
+    """When it starts."""
+    retention: Duration
+    """How long it is kept."""
+    minimum: Positive = 2
+    """Usable ones that are kept whatever their age."""
+    stores: tuple[Text, ...] = Field(min_length=1, max_length=1)
+    """The bucket it is kept in."""
+    stanza: Text | None = None
+    """Stanza of pgBackRest; empty: the name of the server."""
+    stanza_config: Text | None = None
+    """Path of pgBackRest's configuration file."""
+
+
 class IncrementalBackup(Part):
-    """Incremental physical backup."""
+    """The pages that changed since another backup. It shortens replay; what can be lost is up to the WAL."""
 
     every: Duration
     """Time between two."""
     retention: Duration
     """How long it is kept."""
-    stores: tuple[Text, ...] = Field(min_length=1)
-    """Where it is kept."""
+    stores: tuple[Text, ...] = Field(min_length=1, max_length=1)
+    """The bucket of the base backup."""
 
 
 class WalArchive(Part):
@@ -89,8 +117,14 @@ class WalArchive(Part):
     """Segments leave the server as they are written."""
     retention: Duration
     """How long it is kept."""
-    stores: tuple[Text, ...] = Field(min_length=1)
-    """Where it is kept."""
+    stores: tuple[Text, ...] = Field(min_length=1, max_length=2)
+    """One bucket, or two in different regions."""
+    open_store: Text | None = None
+    """Bucket without Object Lock for what is written of the segment that is not full yet; empty: it waits."""
+    slot: Slot = "drbot_wal"
+    """Replication slot of the archiver."""
+    synchronous: Flag = False
+    """Whether commits wait until the archiver has them on its disk."""
 
 
 class DatabaseBackup(Part):
@@ -100,10 +134,23 @@ class DatabaseBackup(Part):
     """The database."""
     dump: DumpBackup
     """Full dump."""
+    base: BaseBackup | None = None
+    """Full physical backup of its server."""
     incremental: IncrementalBackup | None = None
     """Incremental backup."""
     wal: WalArchive | None = None
     """Archive of the write-ahead log."""
+
+
+class ScratchLimits(Part):
+    """What restores into scratch instances may take on the worker's machine."""
+
+    disk: Bytes = "200Gi"
+    """Disk of all of them together."""
+    instances: Positive = 3
+    """How many there may be at a time."""
+    lifetime: Duration = timedelta(hours=12)
+    """Time until one is stopped and removed."""
 
 
 class ComponentBackup(Part):
@@ -136,6 +183,8 @@ class Backups(Part):
     """Ed25519 public keys whose manifests are trusted."""
     databases: tuple[DatabaseBackup, ...] = Field(min_length=1)
     """Section 2.1: databases."""
+    scratch: ScratchLimits = ScratchLimits()
+    """Limits of physical restores beside production."""
     applications: tuple[ComponentBackup, ...] = ()
     """Section 2.2: applications."""
     files: tuple[ComponentBackup, ...] = ()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz, process, utils
 
+from actions.backup.physical import SCRATCH
+
 Path = tuple[str | int, ...]
 Found = tuple[Path, object]
 
@@ -32,8 +34,10 @@ _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("services.*.workloads.*.writes_to.*", "databases.*.name", "database", ()),
     ("backups.databases.*.database", "databases.*.name", "database", ()),
     ("backups.databases.*.dump.stores.*", "buckets.*.name", "bucket", ("local",)),
-    ("backups.databases.*.incremental.stores.*", "buckets.*.name", "bucket", ("local",)),
-    ("backups.databases.*.wal.stores.*", "buckets.*.name", "bucket", ("local",)),
+    ("backups.databases.*.base.stores.*", "buckets.*.name", "bucket", ()),
+    ("backups.databases.*.incremental.stores.*", "buckets.*.name", "bucket", ()),
+    ("backups.databases.*.wal.stores.*", "buckets.*.name", "bucket", ()),
+    ("backups.databases.*.wal.open_store", "buckets.*.name", "bucket", ()),
     ("backups.applications.*.bucket", "buckets.*.name", "bucket", ()),
     ("backups.files.*.bucket", "buckets.*.name", "bucket", ()),
     ("record.witnesses.*.bucket", "buckets.*.name", "bucket", ()),
@@ -111,6 +115,8 @@ def broken_rules(data: Mapping[str, object]) -> list[Broken]:
         *_repeated_keys(data),
         *_unreachable_quorum(data),
         *_odd_pairs(data),
+        *_scratch_names(data),
+        *_physical(data),
     ]
 
 
@@ -209,3 +215,52 @@ def _odd_pairs(data: Mapping[str, object]) -> Iterator[Broken]:
             for has, lacks in (("access_key", "secret_key"), ("secret_key", "access_key")):
                 if bucket.get(has) is not None and bucket.get(lacks) is None:
                     yield Broken((*path, has), f"`{has}` without `{lacks}`", f"add `{lacks}`, or leave both out")
+
+
+def _scratch_names(data: Mapping[str, object]) -> Iterator[Broken]:
+    for path, name in find(data, "servers.*.name"):
+        if isinstance(name, str) and name.startswith(SCRATCH):
+            wrong = f"`{name}` looks like a scratch instance, which restores make and remove"
+            yield Broken(path, wrong, f"choose a name that does not begin with `{SCRATCH}`")
+
+
+def _physical(data: Mapping[str, object]) -> Iterator[Broken]:
+    """Base backups and WAL are of a whole server, and everything rests on the base."""
+    databases = [item for _, item in find(data, "databases.*") if isinstance(item, Mapping)]
+    servers = {str(item.get("name")): item.get("server") for item in databases}
+    carriers: dict[str, object] = {}
+    for path, backup in find(data, "backups.databases.*"):
+        if not isinstance(backup, Mapping):
+            continue
+        parts = [key for key in ("base", "incremental", "wal") if backup.get(key) is not None]
+        if parts and "base" not in parts:
+            wrong = f"`{parts[0]}` rests on a base backup, and there is none (a dump cannot be rolled forward)"
+            yield Broken((*path, parts[0]), wrong, "add `base`")
+        server = servers.get(str(backup.get("database")))
+        if parts and server is not None:
+            if server in carriers:
+                wrong = f"`{carriers[server]}` has the base backup and the WAL of server `{server}` already"
+                yield Broken((*path, parts[0]), wrong, "give them once for a server: they hold all of its databases")
+            carriers.setdefault(server, backup.get("database"))
+        yield from _stores(data, path, backup)
+
+
+def _stores(data: Mapping[str, object], path: Path, backup: Mapping[str, object]) -> Iterator[Broken]:
+    base, incremental = strings(backup, "base.stores.*"), strings(backup, "incremental.stores.*")
+    if base and incremental and base != incremental:
+        wrong = "an incremental is useless without its base, and this is another bucket"
+        yield Broken((*path, "incremental", "stores"), wrong, f"name `{base[0]}`")
+    wal = strings(backup, "wal.stores.*")
+    if len(wal) == 2 and wal[0] == wal[1]:
+        yield Broken((*path, "wal", "stores"), f"`{wal[0]}` is named twice", "name a bucket in another region")
+    for _, name in find(backup, "wal.open_store"):
+        locked = [
+            bucket
+            for _, bucket in find(data, "buckets.*")
+            if isinstance(bucket, Mapping)
+            and bucket.get("name") == name
+            and bucket.get("object_lock", "off") not in ("off", False)
+        ]
+        if locked:
+            wrong = f"`{name}` is under Object Lock, and pieces of a segment come every few seconds and go again"
+            yield Broken((*path, "wal", "open_store"), wrong, "name a bucket without Object Lock")

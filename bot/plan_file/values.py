@@ -121,6 +121,11 @@ Duration = Annotated[
 ]
 
 
+def parse_bytes(text: str) -> int:
+    """How many bytes an amount such as "4Gi" is."""
+    return int(text[:-2]) << (20 if text.endswith("Mi") else 30)
+
+
 def _parse_retention(value: object) -> object:
     return value if value == "forever" else parse_duration(value)
 
@@ -222,6 +227,7 @@ KubernetesName = Annotated[
     ),
 ]
 Text = Annotated[str, Field(min_length=1)]
+Bytes = Annotated[str, Shape(r"[1-9][0-9]*(?:Mi|Gi)", "write an amount such as 512Mi or 4Gi")]
 Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]
 Positive = Annotated[int, Strict(), Field(ge=1)]

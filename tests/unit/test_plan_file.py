@@ -50,6 +50,8 @@ def test_section_2_1_database_backups(plan: DrPlan) -> None:
     assert (backup.incremental.every, backup.incremental.retention) == (minutes(15), timedelta(days=7))
     assert (backup.wal.frequency, backup.wal.retention) == ("continuous", timedelta(days=7))
     assert backup.incremental.stores == backup.wal.stores == ("superprismora-backups",)
+    assert backup.base is not None
+    assert (backup.base.schedule, backup.base.retention) == ("02:30 UTC", timedelta(days=30))
 
 
 def test_sections_2_2_and_2_3_other_backups(plan: DrPlan) -> None:

@@ -10,6 +10,7 @@ from bot.plan_file import Problem, Severity, check, load, report
 
 SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
 TEXT = SHIPPED.read_text(encoding="utf-8")
+INCREMENTAL_STORES = "retention: 7d\n        stores: [superprismora-backups]"
 
 
 def broken(tmp_path: Path, *changes: tuple[str, str]) -> Path:
@@ -338,6 +339,53 @@ def test_a_dump_is_never_kept_on_one_machine_alone(tmp_path: Path) -> None:
     (problem,) = errors(check(broken(tmp_path, ("stores: [local, superprismora-backups]", "stores: [local]"))))
     assert problem.key == "backups.databases[0].dump.stores"
     assert problem.right == "add the name of a bucket"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "wrong"),
+    [
+        ("  - name: secondary ", "  - name: scratch-1 ", "servers[1].name", "looks like a scratch instance"),
+        ("open_store: superprismora-wal-open", "open_store: superprismora-backups", "wal.open_store", "Object Lock"),
+        ("open_store: superprismora-wal-open", "open_store: elsewhere", "wal.open_store", "there is no bucket"),
+        (
+            INCREMENTAL_STORES,
+            INCREMENTAL_STORES.replace("backups", "files"),
+            "stores",
+            "useless",
+        ),
+        (
+            INCREMENTAL_STORES,
+            INCREMENTAL_STORES.replace("superprismora-backups", "local"),
+            "stores[0]",
+            "there is no bucket",
+        ),
+    ],
+)
+def test_physical_backups_rest_on_a_base_and_on_buckets(
+    tmp_path: Path, old: str, new: str, key: str, wrong: str
+) -> None:
+    found = errors(check(broken(tmp_path, (old, new))))
+    assert any(problem.key.endswith(key) and wrong in problem.wrong for problem in found), report(found)
+
+
+def test_incrementals_and_wal_need_a_base(tmp_path: Path) -> None:
+    base = TEXT[TEXT.index("      base: ") : TEXT.index("      incremental:")]
+    (problem,) = errors(check(broken(tmp_path, (base, ""))))
+    assert problem.key == "backups.databases[0].incremental"
+    assert "rests on a base backup" in problem.wrong
+
+
+def test_one_database_carries_the_wal_of_a_server(tmp_path: Path) -> None:
+    second = "  - name: second\n    server: primary\n    owner: second\n\nclusters:"
+    backups = TEXT[TEXT.index("    - database: superprismora\n") : TEXT.index("  scratch:")]
+    path = broken(
+        tmp_path,
+        ("\nclusters:", second),
+        ("  scratch: ", backups.replace("database: superprismora", "database: second") + "  scratch: "),
+    )
+    (problem,) = errors(check(path))
+    assert problem.key == "backups.databases[1].base"
+    assert "has the base backup and the WAL of server `primary`" in problem.wrong
 
 
 def test_keys_given_twice_are_all_told(tmp_path: Path) -> None:

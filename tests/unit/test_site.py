@@ -1,0 +1,30 @@
+"""What the actions get of the plan file."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from actions.adapters.secrets import SecretReferences
+from actions.site import EngineKind
+from bot.plan_file import load
+from bot.site import site_of
+
+SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
+ADDRESSES = ("PRIMARY_HOST", "SECONDARY_HOST", "HEALTH_URL", "BACKUP_REGION", "FILES_REGION", "FILES_ENDPOINT")
+KEYS = ("RECIPIENT_PROVER", "RECIPIENT_CUSTODIAN", "MANIFEST_SIGNER", "WITNESS_REGION", "RECORD_KEY")
+
+
+async def test_the_physical_backups_of_the_shipped_plan() -> None:
+    values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
+    site = await site_of(load(SHIPPED), SecretReferences(values))
+    policy = site.physical_of("primary")
+    assert (policy.engine, policy.bucket, policy.prefix) == (
+        EngineKind.NATIVE,
+        "superprismora-backups",
+        "backups/physical/",
+    )
+    assert (policy.wal_buckets, policy.open_bucket) == (("superprismora-backups",), "superprismora-wal-open")
+    assert policy.recipients == ("recipient_prover", "recipient_custodian")
+    assert (policy.full_schedule, policy.incremental_every) == ("02:30 UTC", timedelta(minutes=15))
+    assert (policy.full_retention, policy.wal_retention) == (timedelta(days=30), timedelta(days=7))
+    assert (policy.minimum_fulls, policy.slot, policy.synchronous) == (2, "drbot_wal", False)
+    assert (site.scratch.disk, site.scratch.instances, site.scratch.lifetime) == (200 << 30, 3, timedelta(hours=12))
