@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_urlsafe
 
-from psycopg import sql
+from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
@@ -212,6 +212,7 @@ class PostgresPrograms(PostgresTools):
                     )
                 )
                 await connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(giver)))
+                await _leave_to_us(connection, role)
                 for name in (role, giver):
                     await mark_role(connection, name, order.mark)
                 for owner in owners:
@@ -399,6 +400,15 @@ async def _facts(connection: AsyncConnection) -> SnapshotFacts:
         relfilenodes=await relfilenodes(connection),
         cluster_globals=await read_globals(connection),
     )
+
+
+async def _leave_to_us(connection: AsyncConnection, role: str) -> None:
+    """Keep autovacuum away from what the role loads: it would read every table once more and hold up its
+    indexes, and the load ends with an ANALYZE of its own."""
+    # Only a superuser may; elsewhere (managed servers) the load takes a little longer.
+    with contextlib.suppress(errors.InsufficientPrivilege):
+        async with connection.transaction():
+            await connection.execute(sql.SQL("ALTER ROLE {} SET track_counts = off").format(sql.Identifier(role)))
 
 
 async def _grant(connection: AsyncConnection, role: str, member: str) -> None:
