@@ -1,0 +1,264 @@
+"""The archive of WAL in the buckets: written by `drbot wal`, read by every physical restore.
+
+<prefix>wal/<server>/<segment name>.sealed           a closed segment, in every `wal_bucket`
+<prefix>wal/<server>/<timeline id>.history.sealed    how a timeline came about
+<prefix>open/<server>/<segment name>/<from>-<to>.sealed   bytes of the segment that is being written, in `open_bucket`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from actions.backup.physical import SEGMENT, Gap, Lsn
+from actions.backup.sealed import SealedHeader, SealedKind, header_of
+from actions.backup.segments import Segment, Timelines, history_name, history_of
+from actions.errors import DrError, TemporaryError, UserError, VerificationError
+from actions.ports import ObjectFacts, ObjectStore
+from actions.site import PhysicalPolicy
+
+log = logging.getLogger(__name__)
+
+SEALED = ".sealed"
+_SEGMENT = re.compile(r"[0-9A-F]{24}")
+_RANGE = re.compile(r"([0-9A-F]{24})/(\d{10})-(\d{10})\.sealed")
+
+
+@dataclass(frozen=True)
+class OpenRange:
+    """Bytes `first` up to `last` of a segment that was open when they were stored."""
+
+    segment: str
+    first: int
+    last: int
+    stored: ObjectFacts
+
+
+@dataclass(frozen=True)
+class WalListing:
+    """What one bucket holds of a server's WAL, by a listing alone: nothing of it is checked yet."""
+
+    bucket: str
+    segments: Mapping[str, ObjectFacts] = field(default_factory=dict)  # by name
+    histories: Mapping[int, ObjectFacts] = field(default_factory=dict)  # by timeline id
+
+    def __contains__(self, segment: Segment) -> bool:
+        return str(segment) in self.segments
+
+    @property
+    def bytes(self) -> int:
+        """As stored."""
+        return sum(facts.bytes for facts in self.segments.values())
+
+
+@dataclass(frozen=True)
+class WalStart:
+    """Where a replay begins: the place and server of a base backup."""
+
+    system_id: str
+    timeline_id: int
+    lsn: Lsn
+    segment_bytes: int = SEGMENT
+
+    @property
+    def segment(self) -> Segment:
+        return Segment.holding(self.lsn, self.timeline_id, self.segment_bytes)
+
+
+class WalArchive:
+    """The WAL of the server that the policy is about."""
+
+    def __init__(self, objects: ObjectStore, policy: PhysicalPolicy) -> None:
+        self._objects, self.policy = objects, policy
+
+    # ------------------------------------------------------------ where things are
+
+    @property
+    def folder(self) -> str:
+        """Before the name of every closed segment."""
+        return f"{self.policy.prefix}wal/{self.policy.server}/"
+
+    @property
+    def open_folder(self) -> str:
+        return f"{self.policy.prefix}open/{self.policy.server}/"
+
+    def key(self, name: str) -> str:
+        """Of a closed segment or a history, by its name in pg_wal."""
+        return f"{self.folder}{name}{SEALED}"
+
+    def range_key(self, segment: str, first: int, last: int) -> str:
+        return f"{self.open_folder}{segment}/{first:010d}-{last:010d}{SEALED}"
+
+    # ------------------------------------------------------------ writing
+
+    async def put(self, bucket: str, header: SealedHeader, body: bytes) -> None:
+        """Store a closed segment or a history. What is there already with the same plain bytes is left as it is.
+
+        Raises VerificationError, and overwrites nothing, when the bucket holds other bytes under this name that a
+        trusted key has signed: two servers then write one archive.
+        """
+        key = self.key(header.name)
+        try:
+            await self._objects.put(bucket, key, body, only_if_absent=True)
+            return
+        except UserError:
+            if await self._objects.head(bucket, key) is None:
+                raise  # another refusal than "it is there"
+        try:
+            there = header_of(await self._objects.get(bucket, key), key, self.policy.trusted_signers)
+        except VerificationError as error:
+            # It never counted. Left there it would keep the true one out for ever.
+            log.warning("foreign_object_replaced: %s in %s: %s", key, bucket, error)
+            await self._objects.put(bucket, key, body)
+            return
+        if (there.system_id, there.plain_sha256) != (header.system_id, header.plain_sha256):
+            raise VerificationError(
+                f"Bucket `{bucket}` holds other bytes under `{key}`, signed by a trusted key. Two servers write the "
+                "same archive: look which one is the primary, and give the other one a prefix of its own."
+            )
+
+    async def put_range(self, header: SealedHeader, body: bytes) -> str:
+        """Store bytes of the open segment; their key."""
+        key = self.range_key(header.name, header.first, header.first + header.plain_bytes)
+        await self._objects.put(self.policy.open_bucket, key, body)
+        return key
+
+    async def drop_ranges(self, ranges: Sequence[OpenRange]) -> None:
+        """Remove what a closed segment, or a longer range, has made useless."""
+        for each in ranges:
+            await self._objects.delete(self.policy.open_bucket, each.stored.key)
+
+    # ------------------------------------------------------------ listing
+
+    async def listing(self, bucket: str) -> WalListing:
+        segments, histories = {}, {}
+        for facts in await self._objects.list(bucket, self.folder):
+            name = facts.key.removeprefix(self.folder).removesuffix(SEALED)
+            if not facts.key.endswith(SEALED):
+                continue
+            if _SEGMENT.fullmatch(name):
+                segments[name] = facts
+            elif (timeline_id := history_of(name)) is not None:
+                histories[timeline_id] = facts
+        return WalListing(bucket, segments, histories)
+
+    async def listings(self) -> Sequence[WalListing]:
+        """Of every bucket that answers, in the policy's order. Raises the first one's error when none does."""
+        found = await asyncio.gather(*map(self.listing, self.policy.wal_buckets), return_exceptions=True)
+        good = [each for each in found if isinstance(each, WalListing)]
+        bad = [each for each in found if isinstance(each, BaseException)]
+        for error in bad:
+            if not isinstance(error, DrError) or not good:
+                raise error
+            log.warning("wal_bucket_not_listed: %s", error)
+        return good
+
+    async def open_ranges(self) -> Mapping[str, Sequence[OpenRange]]:
+        """Of every segment that is not closed in the archive, by its name; in order."""
+        if not self.policy.open_bucket:
+            return {}
+        found: dict[str, list[OpenRange]] = {}
+        for facts in await self._objects.list(self.policy.open_bucket, self.open_folder):
+            if match := _RANGE.fullmatch(facts.key.removeprefix(self.open_folder)):
+                each = OpenRange(match.group(1), int(match.group(2)), int(match.group(3)), facts)
+                found.setdefault(each.segment, []).append(each)
+        return {name: sorted(ranges, key=lambda each: (each.first, -each.last)) for name, ranges in found.items()}
+
+    # ------------------------------------------------------------ checking
+
+    def checked(self, body: bytes, key: str, name: str, kind: SealedKind, system_id: str) -> SealedHeader:
+        """The header of a stored object, when it is what its name promises. Raises VerificationError naming `key`."""
+        header = header_of(body, key, self.policy.trusted_signers)
+        if (header.kind, header.name) != (kind, name):
+            raise VerificationError(f"`{key}` holds the {header.kind} `{header.name}`: it was moved or renamed.")
+        if header.system_id != system_id:
+            raise VerificationError(
+                f"`{key}` is of another server: its system id is {header.system_id}, the base backup's is {system_id}."
+            )
+        return header
+
+    # ------------------------------------------------------------ timelines
+
+    async def timelines(self, start: WalStart, wanted: int | None, listings: Sequence[WalListing]) -> Timelines:
+        """The way from `start` to the timeline `wanted`; None: the newest that `start` is part of.
+
+        Raises VerificationError when a history is missing or damaged in every bucket, UserError when `start` is no
+        part of that way.
+        """
+        known = {timeline_id for listing in listings for timeline_id in listing.histories}
+        if wanted is not None:
+            if wanted == start.timeline_id and wanted not in known:
+                return Timelines.alone(wanted)
+            way = await self._history(wanted, start, listings)
+            if not way.reaches(start.timeline_id, start.lsn):
+                raise UserError(
+                    f"Timeline id {wanted} of `{self.policy.server}` does not come from timeline id "
+                    f"{start.timeline_id} at {start.lsn}, where the base backup begins. Take a base backup of that way."
+                )
+            return way
+        for timeline_id in sorted((each for each in known if each >= start.timeline_id), reverse=True):
+            way = await self._history(timeline_id, start, listings)
+            if way.reaches(start.timeline_id, start.lsn):
+                return way
+        return Timelines.alone(start.timeline_id)
+
+    async def _history(self, timeline_id: int, start: WalStart, listings: Sequence[WalListing]) -> Timelines:
+        name = history_name(timeline_id)
+        problems: list[str] = []
+        for listing in listings:
+            if timeline_id not in listing.histories:
+                continue
+            try:
+                body = await self._objects.get(listing.bucket, self.key(name))
+                header = self.checked(body, self.key(name), name, SealedKind.HISTORY, start.system_id)
+                return Timelines.parse(timeline_id, header.history)
+            except TemporaryError:
+                if listing is listings[-1]:
+                    raise
+            except (VerificationError, UserError) as error:
+                problems.append(str(error))
+        said = " ".join(problems) or f"No bucket has `{self.key(name)}`."
+        raise VerificationError(f"The history of timeline id {timeline_id} cannot be read. {said}")
+
+    # ------------------------------------------------------------ gaps
+
+    async def gaps(self, start: WalStart, listing: WalListing) -> Sequence[Gap]:
+        """What is missing in this bucket between `start` and the newest closed segment, along the newest timeline.
+
+        Segments on timelines without a history are gaps as well: nothing leads there.
+        """
+        way = await self.timelines(start, None, [listing])
+        return find_gaps(start, way, listing)
+
+
+def find_gaps(start: WalStart, way: Timelines, listing: WalListing) -> Sequence[Gap]:
+    """The gaps of one bucket along one way."""
+    size, first = start.segment_bytes, start.lsn // start.segment_bytes
+    newest = max(way.numbers(list(listing.segments), size), default=first - 1)
+    found: list[Gap] = []
+    missing: list[Segment] = []
+    for number in range(first, newest + 1):
+        if (needed := way.choices(number, size)[0]) not in listing and number != newest:
+            missing.append(needed)
+        elif missing:
+            found.append(_gap(missing, listing))
+            missing = []
+    unknown = {int(name[:8], 16) for name in listing.segments} - set(listing.histories) - set(way.ids)
+    lost = [history_name(timeline_id) for timeline_id in sorted(unknown) if timeline_id > start.timeline_id]
+    return [*found, *(Gap(timeline_id=int(name[:8], 16), first=name, last=name) for name in lost)]
+
+
+def _gap(missing: Sequence[Segment], listing: WalListing) -> Gap:
+    first, last = missing[0], missing[-1]
+    before = listing.segments.get(str(replace(first, number=first.number - 1)))
+    after = listing.segments.get(str(last.next()))
+    return Gap(
+        timeline_id=first.timeline_id,
+        first=str(first),
+        last=str(last),
+        after=before.modified_at if before else None,
+        before=after.modified_at if after else None,
+    )

@@ -1,0 +1,313 @@
+"""WAL out of the archive, as files that `restore_command = cp` finds: every one checked before it has its name."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from actions.backup.crypto import Identity
+from actions.backup.physical import Lsn, RecoveryTarget
+from actions.backup.sealed import SealedHeader, SealedKind, unseal
+from actions.backup.segments import Segment, Timelines, history_name
+from actions.backup.stages import private
+from actions.backup.wal import OpenRange, WalArchive, WalListing, WalStart
+from actions.errors import DrError, TemporaryError, UserError, VerificationError
+from actions.ports import ObjectStore, Progress, ProgressReport, Secrets
+from actions.site import Frozen, PhysicalPolicy
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 4
+CLOCKS_APART = timedelta(seconds=30)
+"""The archiver's clock dates segments, the server's clock dates commits."""
+
+
+class FetchedWal(Frozen):
+    """What lies in the directory now."""
+
+    timeline_id: int
+    segments: int
+    first: str
+    last: str  # "" when there is no WAL after the start
+    end_lsn: str  # WAL ends here: of a closed segment its end, of the open one the last byte that was stored
+    newest_at: datetime | None  # when the archiver had the last of it
+    open_segment: str = ""  # assembled from byte ranges and padded
+    reaches: bool  # by the archive's own dates it holds the target; False: replay will end before it
+    bytes: int  # as stored
+    problems: tuple[str, ...] = ()  # what was passed over: an object of one bucket that another one had, a bad range
+
+
+@dataclass
+class _Found:
+    """One segment on disk."""
+
+    segment: Segment
+    closed_at: datetime
+    end: Lsn
+    bytes: int
+    open: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """What there is, by a listing of every bucket, along one way."""
+
+    way: Timelines
+    listings: Sequence[WalListing]
+    ranges: Mapping[str, Sequence[OpenRange]]
+
+    def newest(self, size: int) -> int:
+        """The highest number there is anything of; -1 when there is nothing."""
+        names = [*self.ranges, *(name for listing in self.listings for name in listing.segments)]
+        return max(self.way.numbers(names, size), default=-1)
+
+    def holding(self, segment: Segment) -> Sequence[str]:
+        """The buckets that list it."""
+        return [listing.bucket for listing in self.listings if segment in listing]
+
+
+class WalFetch:
+    """Reads the archive of one server."""
+
+    def __init__(self, objects: ObjectStore, secrets: Secrets, policy: PhysicalPolicy) -> None:
+        self._objects, self._secrets, self._policy = objects, secrets, policy
+        self._archive = WalArchive(objects, policy)
+
+    async def fetch(
+        self, start: WalStart, target: RecoveryTarget, into: Path, progress: Progress, *, at_once: int = AT_ONCE
+    ) -> FetchedWal:
+        """Everything from the segment of `start` on that a replay to `target` needs, into the directory `into`.
+
+        A segment was closed no earlier than the commits in it. So for a time all segments are fetched up to the first
+        that was closed later, and one more; for an LSN up to the one that holds it, and one more; else all there are.
+
+        Raises VerificationError naming the segment when one that is needed is missing or damaged in every bucket;
+        TemporaryError when no bucket answers.
+        """
+        identity = Identity(await self._secrets.resolve(self._policy.identity), self._policy.identity)
+        listings = await self._archive.listings()
+        way = await self._archive.timelines(start, target.timeline_id, listings)
+        shelf = _Shelf(way, listings, await self._archive.open_ranges())
+        await asyncio.to_thread(into.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await self._write_histories(way, listings, start, into)
+        found: list[_Found] = []
+        held = False
+        async with aclosing(self._in_order(shelf, start, identity, into, at_once)) as segments:
+            while not held and (each := await anext(segments, None)) is not None:
+                found.append(each)
+                progress(ProgressReport(done=sum(one.bytes for one in found), phase="fetch"))
+                held = _holds(each, target)
+            if held:
+                found += await _spare(segments)
+        return _summary(way, start, found, target)
+
+    async def _write_histories(
+        self, way: Timelines, listings: Sequence[WalListing], start: WalStart, into: Path
+    ) -> None:
+        # PostgreSQL reads the history of the target alone; its ancestors' stand in it.
+        for listing in listings:
+            if way.timeline_id not in listing.histories:
+                continue
+            name = history_name(way.timeline_id)
+            body = await self._objects.get(listing.bucket, self._archive.key(name))
+            try:
+                header = self._archive.checked(body, self._archive.key(name), name, SealedKind.HISTORY, start.system_id)
+            except VerificationError:
+                continue  # `timelines` has found a good one
+            await asyncio.to_thread((into / name).write_text, header.history)
+            return
+
+    async def _in_order(
+        self, shelf: _Shelf, start: WalStart, identity: Identity, into: Path, at_once: int
+    ) -> AsyncGenerator[_Found, None]:
+        """Segment after segment, several on their way at a time. What fails is raised when it is its turn."""
+        newest, size = shelf.newest(start.segment_bytes), start.segment_bytes
+        waiting: list[asyncio.Task[_Found | None]] = []
+        number = start.lsn // size
+        try:
+            while waiting or number <= newest:
+                while len(waiting) < at_once and number <= newest:
+                    waiting.append(asyncio.ensure_future(self._one(shelf, number, start, identity, into)))
+                    number += 1
+                if (found := await waiting.pop(0)) is None:
+                    return
+                yield found
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _one(self, shelf: _Shelf, number: int, start: WalStart, identity: Identity, into: Path) -> _Found | None:
+        """None: the archive ends before it."""
+        size = start.segment_bytes
+        last = number == shelf.newest(size)
+        choices = shelf.way.choices(number, size)
+        # Where a timeline branches off, the older file holds only what was before; more is needed if there is more.
+        for segment in choices if last else choices[:1]:
+            found = None
+            if shelf.holding(segment):
+                found = await self._closed(segment, shelf, start, identity, into)
+            elif last and str(segment) in shelf.ranges:
+                found = await self._opened(segment, shelf.ranges[str(segment)], start, identity, into)
+            if found is not None:
+                await asyncio.to_thread(_cut, into / str(segment), segment, shelf.way.end_of(segment))
+                return found
+        if last or not await self._anything_genuine(shelf, number, start):
+            return None
+        raise VerificationError(
+            f"WAL segment `{choices[0]}` of `{self._policy.server}` is missing in every bucket, and later ones are "
+            f"there: nothing after {choices[0].start} can be reached from this base backup. Choose an earlier target "
+            "or a later base backup."
+        )
+
+    async def _anything_genuine(self, shelf: _Shelf, number: int, start: WalStart) -> bool:
+        """Whether something after it was really archived: a forged object must not make a hole of the archive's end."""
+        size = start.segment_bytes
+        for later in range(number + 1, shelf.newest(size) + 1):
+            for segment in shelf.way.choices(later, size)[:1]:
+                for bucket in shelf.holding(segment):
+                    name, key = str(segment), self._archive.key(str(segment))
+                    try:
+                        body = await self._objects.get(bucket, key)
+                        self._archive.checked(body, key, name, SealedKind.SEGMENT, start.system_id)
+                    except VerificationError as error:
+                        log.warning("forged_wal_passed_over: %s", error)
+                    else:
+                        return True
+        return False
+
+    async def _closed(self, segment: Segment, shelf: _Shelf, start: WalStart, identity: Identity, into: Path) -> _Found:
+        name, key = str(segment), self._archive.key(str(segment))
+        failures: list[DrError] = [
+            VerificationError(f"Bucket `{listing.bucket}` has no `{key}`.")
+            for listing in shelf.listings
+            if segment not in listing
+        ]
+        for bucket in shelf.holding(segment):
+            try:
+                body = await self._objects.get(bucket, key)
+                header = self._archive.checked(body, key, name, SealedKind.SEGMENT, start.system_id)
+                if header.plain_bytes != segment.size:
+                    raise VerificationError(f"`{key}` holds {header.plain_bytes} bytes and is no whole segment.")
+                await asyncio.to_thread(_write, body, header, key, identity, into / name)
+            except (TemporaryError, VerificationError, UserError) as error:
+                failures.append(type(error)(f"{error} (bucket `{bucket}`)"))
+                continue
+            problems = [str(error) for error in failures]
+            for problem in problems:
+                log.warning("wal_segment_from_another_bucket: %s: %s", name, problem)
+            return _Found(segment, header.closed_at, segment.end, len(body), problems=problems)
+        said = " ".join(str(error) for error in failures)
+        if all(isinstance(error, TemporaryError) for error in failures):
+            raise TemporaryError(f"WAL segment `{name}` cannot be read now. {said}")
+        raise VerificationError(f"WAL segment `{name}` is in no bucket as it was stored. {said}")
+
+    async def _opened(
+        self, segment: Segment, ranges: Sequence[OpenRange], start: WalStart, identity: Identity, into: Path
+    ) -> _Found | None:
+        """The open segment as far as its ranges follow each other from its beginning; the rest is zeros, as on disk.
+        None when there is no beginning."""
+        plain, have = bytearray(segment.size), 0
+        problems: list[str] = []
+        closed_at, stored = ranges[0].stored.modified_at, 0
+        room = asyncio.Semaphore(2 * AT_ONCE)
+
+        async def read(each: OpenRange) -> tuple[SealedHeader, bytes, int]:
+            async with room:
+                body = await self._objects.get(self._policy.open_bucket, each.stored.key)
+                header = self._archive.checked(body, each.stored.key, each.segment, SealedKind.RANGE, start.system_id)
+                if (header.first, header.first + header.plain_bytes) != (each.first, each.last):
+                    raise VerificationError(f"`{each.stored.key}` holds other bytes than its name says.")
+                out = io.BytesIO()
+                await asyncio.to_thread(unseal, body, header, each.stored.key, identity, out)
+                return header, out.getvalue(), len(body)
+
+        for each, got in zip(ranges, await asyncio.gather(*map(read, ranges), return_exceptions=True), strict=True):
+            if isinstance(got, TemporaryError):
+                raise got
+            if isinstance(got, DrError):
+                problems.append(str(got))
+            elif isinstance(got, BaseException):
+                raise got
+            elif each.first <= have < each.last:
+                header, piece, size = got
+                plain[each.first : each.last] = piece
+                have, closed_at, stored = each.last, header.closed_at, stored + size
+        for problem in problems:
+            log.warning("open_range_passed_over: %s", problem)
+        if not have:
+            return None
+        await asyncio.to_thread(_write_plain, bytes(plain), into / str(segment))
+        end = Lsn(segment.start + have)
+        return _Found(segment, closed_at, end, stored, open=True, problems=problems)
+
+
+async def _spare(segments: AsyncGenerator[_Found, None]) -> Sequence[_Found]:
+    """One more, if there is one: the first commit after a time may lie there."""
+    try:
+        return [await anext(segments)]
+    except StopAsyncIteration:
+        return []
+    except VerificationError as error:
+        log.warning("wal_after_the_target_not_usable: %s", error)
+        return []
+
+
+def _holds(found: _Found, target: RecoveryTarget) -> bool:
+    if target.time is not None:
+        return found.closed_at > target.time + CLOCKS_APART
+    return target.lsn is not None and Lsn.parse(target.lsn) < found.end
+
+
+def _reaches(last: _Found | None, target: RecoveryTarget) -> bool:
+    if target.time is not None:
+        return last is not None and last.closed_at > target.time
+    return target.lsn is None or (last is not None and Lsn.parse(target.lsn) <= last.end)
+
+
+def _summary(way: Timelines, start: WalStart, found: Sequence[_Found], target: RecoveryTarget) -> FetchedWal:
+    last = found[-1] if found else None
+    return FetchedWal(
+        timeline_id=way.timeline_id,
+        segments=len(found),
+        first=str(found[0].segment) if found else "",
+        last=str(last.segment) if last else "",
+        end_lsn=str(last.end if last else start.lsn),
+        newest_at=last.closed_at if last else None,
+        open_segment=str(last.segment) if last and last.open else "",
+        reaches=_reaches(last, target),
+        bytes=sum(each.bytes for each in found),
+        problems=tuple(problem for each in found for problem in each.problems),
+    )
+
+
+def _write(body: bytes, header: SealedHeader, key: str, identity: Identity, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        with private(part) as stream:
+            unseal(body, header, key, identity, stream)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_plain(plain: bytes, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    with private(part) as stream:
+        stream.write(plain)
+    part.replace(path)
+
+
+def _cut(path: Path, segment: Segment, end: Lsn) -> None:
+    """Zeros from `end` on: what an old primary wrote after others went on without it must not be replayed."""
+    if end < segment.end:
+        with path.open("r+b") as stream:
+            stream.truncate(max(0, end - segment.start))
+            stream.truncate(segment.size)

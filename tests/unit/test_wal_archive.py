@@ -1,0 +1,258 @@
+"""The archive of WAL: what is listed, what is missing, and what a restore gets out of it."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from actions.backup.physical import Gap, Lsn, RecoveryTarget
+from actions.backup.segments import Segment
+from actions.errors import TemporaryError, UserError, VerificationError
+from tests.dump_world import Keys
+from tests.fakes.clock import START
+from tests.fakes.s3 import MemoryObject
+from tests.fakes.wal import HERE, MINUTE, OPEN, SIZE, THERE, MemoryWal, plain_of
+
+LATEST = RecoveryTarget(latest=True)
+FORK = f"1\t{Lsn(3 * SIZE + 100)}\tno recovery target specified\n"
+
+
+@pytest.fixture
+def wal() -> MemoryWal:
+    return MemoryWal()
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def name(number: int, timeline_id: int = 1) -> str:
+    return str(Segment(timeline_id, number, SIZE))
+
+
+async def test_segments_come_back_as_they_went(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(*range(8))
+    fetched = await wal.fetch(tmp_path, LATEST)
+    assert names(tmp_path) == [name(number) for number in range(1, 8)]
+    assert all((tmp_path / name(n)).read_bytes() == plain_of(Segment(1, n, SIZE)) for n in range(1, 8))
+    assert all((tmp_path / name(n)).stat().st_mode & 0o77 == 0 for n in range(1, 8))
+    assert (fetched.segments, fetched.first, fetched.last) == (7, name(1), name(7))
+    assert (fetched.end_lsn, fetched.newest_at) == (str(Lsn(8 * SIZE)), START + 7 * MINUTE)
+    assert (fetched.reaches, fetched.open_segment, fetched.problems) == (True, "", ())
+
+
+async def test_a_time_takes_what_was_closed_until_then_and_one_more(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(*range(10))
+    fetched = await wal.fetch(tmp_path, RecoveryTarget(time=START + 3 * MINUTE + timedelta(seconds=20)))
+    assert (fetched.last, fetched.reaches) == (name(5), True)
+
+
+async def test_segments_that_were_stored_late_do_not_end_a_fetch_early(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(*range(10))
+    for bucket in (HERE, THERE):
+        for key, found in wal.objects.buckets[bucket].items():
+            wal.objects.buckets[bucket][key] = MemoryObject(found.body, START + 30 * MINUTE)
+    fetched = await wal.fetch(tmp_path, RecoveryTarget(time=START + 6 * MINUTE))
+    assert fetched.last == name(8)
+
+
+async def test_a_time_after_the_archive_is_told(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(*range(4))
+    fetched = await wal.fetch(tmp_path, RecoveryTarget(time=START + 4 * MINUTE))
+    assert (fetched.last, fetched.reaches, fetched.newest_at) == (name(3), False, START + 3 * MINUTE)
+
+
+async def test_an_lsn_takes_its_segment_and_one_more(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(*range(10))
+    fetched = await wal.fetch(tmp_path, RecoveryTarget(lsn=str(Lsn(4 * SIZE + 8))))
+    assert (fetched.last, fetched.reaches) == (name(5), True)
+    beyond = await wal.fetch(tmp_path, RecoveryTarget(lsn=str(Lsn(10 * SIZE + 8))))
+    assert (beyond.last, beyond.reaches) == (name(9), False)
+
+
+async def test_the_open_segment_is_put_together_and_padded(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2)
+    await wal.opened(3, 0, 100, 8192, 9000)
+    await wal.opened(3, 50, 8000)  # a restarted archiver sends some of it again
+    fetched = await wal.fetch(tmp_path, LATEST)
+    plain = plain_of(Segment(1, 3, SIZE))
+    assert (tmp_path / name(3)).read_bytes() == plain[:9000] + bytes(SIZE - 9000)
+    assert (fetched.open_segment, fetched.end_lsn) == (name(3), str(Lsn(3 * SIZE + 9000)))
+    assert fetched.newest_at == START + 3 * MINUTE
+
+
+async def test_an_open_segment_ends_where_a_range_is_missing_or_damaged(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2)
+    await wal.opened(3, 0, 100, 200, 300)
+    wal.flip(OPEN, wal.archive.range_key(name(3), 100, 200), -1)
+    fetched = await wal.fetch(tmp_path, LATEST)
+    assert fetched.end_lsn == str(Lsn(3 * SIZE + 100))
+    assert "SHA-256" in fetched.problems[0]
+    await wal.objects.delete(OPEN, wal.archive.range_key(name(3), 0, 100))
+    assert (await wal.fetch(tmp_path / "again", LATEST)).last == name(2)
+
+
+async def test_the_second_bucket_gives_what_the_first_lacks_or_has_damaged(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2, 3, 4)
+    await wal.objects.delete(HERE, wal.key(2))
+    wal.flip(HERE, wal.key(3), -1)
+    fetched = await wal.fetch(tmp_path, LATEST)
+    assert fetched.last == name(4)
+    assert [HERE in problem for problem in fetched.problems] == [True, True]
+
+
+async def test_one_bucket_is_enough(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2)
+    del wal.objects.buckets[HERE]
+    assert (await wal.fetch(tmp_path, LATEST)).segments == 2
+    wal.objects.down = True
+    with pytest.raises(TemporaryError, match="does not answer"):
+        await wal.fetch(tmp_path, LATEST)
+
+
+@pytest.mark.corruption
+async def test_a_missing_segment_is_named(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2, 4, 5)
+    with pytest.raises(VerificationError, match=f"`{name(3)}` of `main` is missing in every bucket"):
+        await wal.fetch(tmp_path, LATEST)
+    # What lies before the hole can be reached all the same.
+    assert (await wal.fetch(tmp_path / "before", RecoveryTarget(time=START + MINUTE))).last == name(2)
+
+
+@pytest.mark.corruption
+@pytest.mark.parametrize("place", [0, 40, 200, -1, -SIZE // 2])
+async def test_a_flipped_bit_is_found_and_the_segment_named(wal: MemoryWal, tmp_path: Path, place: int) -> None:
+    await wal.closed(1, 2, 3)
+    for bucket in (HERE, THERE):
+        wal.flip(bucket, wal.key(2), place)
+    with pytest.raises(VerificationError, match=f"`{name(2)}` is in no bucket as it was stored"):
+        await wal.fetch(tmp_path, LATEST)
+    assert name(2) not in names(tmp_path)
+
+
+@pytest.mark.corruption
+async def test_a_segment_that_was_cut_off_is_found(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2)
+    for bucket in (HERE, THERE):
+        stored = wal.objects.buckets[bucket][wal.key(2)]
+        wal.objects.buckets[bucket][wal.key(2)] = MemoryObject(stored.body[:-100], stored.modified_at)
+    with pytest.raises(VerificationError, match="cut off"):
+        await wal.fetch(tmp_path, LATEST)
+
+
+@pytest.mark.corruption
+async def test_a_forged_segment_is_refused_and_a_forged_end_is_passed_over(wal: MemoryWal, tmp_path: Path) -> None:
+    forger = MemoryWal(keys=Keys(wal.keys.identity))  # knows the recipients, has a key of its own
+    await wal.closed(1, 2, 3)
+    await forger.closed(2, 9)
+    for number in (2, 9):
+        for bucket in (HERE, THERE):
+            wal.objects.buckets[bucket][wal.key(number)] = forger.objects.buckets[HERE][wal.key(number)]
+    with pytest.raises(VerificationError, match=rf"{name(2)}.*a key the plan file does not trust"):
+        await wal.fetch(tmp_path, LATEST)
+    assert (await wal.fetch(tmp_path, LATEST, start=wal.start(3))).last == name(3)
+
+
+@pytest.mark.corruption
+async def test_true_objects_under_other_names_are_refused(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2, 3)
+    for bucket in (HERE, THERE):
+        wal.objects.buckets[bucket][wal.key(2)] = wal.objects.buckets[bucket][wal.key(3)]
+    with pytest.raises(VerificationError, match="moved or renamed"):
+        await wal.fetch(tmp_path, LATEST)
+
+
+@pytest.mark.corruption
+async def test_wal_of_another_server_is_refused(wal: MemoryWal, tmp_path: Path) -> None:
+    wal.system_id = "7000000000000000002"
+    await wal.closed(1, 2)
+    with pytest.raises(VerificationError, match="of another server"):
+        await wal.fetch(tmp_path, LATEST)
+
+
+@pytest.mark.corruption
+async def test_another_identity_is_told(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2)
+    wal.secrets.values["env:IDENTITY"] = Keys().identity
+    with pytest.raises(VerificationError, match="is not among its 1 recipients"):
+        await wal.fetch(tmp_path, LATEST)
+
+
+async def test_a_fetch_follows_a_new_timeline_and_leaves_out_what_came_after_the_switch(
+    wal: MemoryWal, tmp_path: Path
+) -> None:
+    await wal.closed(1, 2, 3, 4, 5)  # the old primary went on for a while
+    await wal.history(2, FORK)
+    await wal.closed(3, 4, timeline_id=2)
+    fetched = await wal.fetch(tmp_path, LATEST)
+    assert names(tmp_path) == [name(1), name(2), "00000002.history", name(3, 2), name(4, 2)]
+    assert (fetched.timeline_id, fetched.last) == (2, name(4, 2))
+    assert (tmp_path / "00000002.history").read_text() == FORK
+    old = await wal.fetch(tmp_path / "old", RecoveryTarget(latest=True, timeline_id=1))
+    assert (old.timeline_id, old.last) == (1, name(5))
+
+
+async def test_a_timeline_that_has_only_begun_gives_what_was_before(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2, 3)
+    await wal.history(2, FORK)
+    fetched = await wal.fetch(tmp_path, LATEST)
+    before = plain_of(Segment(1, 3, SIZE))[:100]
+    assert (fetched.timeline_id, fetched.last) == (2, name(3))
+    assert (tmp_path / name(3)).read_bytes() == before + bytes(SIZE - 100)
+    await wal.opened(3, 0, 400, timeline_id=2)
+    fetched = await wal.fetch(tmp_path / "more", LATEST)
+    assert (fetched.last, fetched.end_lsn) == (name(3, 2), str(Lsn(3 * SIZE + 400)))
+
+
+async def test_a_timeline_that_the_base_is_no_part_of_is_refused(wal: MemoryWal, tmp_path: Path) -> None:
+    await wal.closed(1, 2, 3, 4, 5)
+    await wal.history(2, FORK)
+    with pytest.raises(UserError, match="does not come from timeline id 1"):
+        await wal.fetch(tmp_path, RecoveryTarget(latest=True, timeline_id=2), start=wal.start(4))
+    assert (await wal.fetch(tmp_path, LATEST, start=wal.start(4))).last == name(5)
+    with pytest.raises(VerificationError, match=r"00000003\.history"):
+        await wal.fetch(tmp_path, RecoveryTarget(latest=True, timeline_id=3))
+
+
+async def test_gaps_are_found_by_a_listing(wal: MemoryWal) -> None:
+    await wal.closed(1, 2, 5, 6, 8)
+    listing = await wal.archive.listing(HERE)
+    assert list(await wal.archive.gaps(wal.start(), listing)) == [
+        Gap(timeline_id=1, first=name(3), last=name(4), after=START + 2 * MINUTE, before=START + 5 * MINUTE),
+        Gap(timeline_id=1, first=name(7), last=name(7), after=START + 6 * MINUTE, before=START + 8 * MINUTE),
+    ]
+    assert list(await wal.archive.gaps(wal.start(8), listing)) == []
+    assert [gap.first for gap in await wal.archive.gaps(wal.start(0), listing)] == [name(0), name(3), name(7)]
+
+
+async def test_gaps_are_found_across_a_switch(wal: MemoryWal) -> None:
+    await wal.closed(1, 2, 3)
+    await wal.closed(4, 5, timeline_id=2)
+    [lost] = await wal.archive.gaps(wal.start(), await wal.archive.listing(HERE))
+    assert (lost.timeline_id, lost.first) == (2, "00000002.history")
+    await wal.history(2, FORK)
+    [gap] = await wal.archive.gaps(wal.start(), await wal.archive.listing(HERE))
+    assert (gap.first, gap.last) == (name(3, 2), name(3, 2))
+    await wal.closed(3, timeline_id=2)
+    assert list(await wal.archive.gaps(wal.start(), await wal.archive.listing(HERE))) == []
+
+
+async def test_storing_again_changes_nothing_and_other_bytes_are_refused(wal: MemoryWal) -> None:
+    await wal.closed(1)
+    first = wal.objects.buckets[HERE][wal.key(1)]
+    await wal.closed(1)
+    assert wal.objects.buckets[HERE][wal.key(1)] == first
+    other = wal.sealer.seal(wal.what(Segment(1, 1, SIZE)), io.BytesIO(bytes(SIZE)), START)
+    with pytest.raises(VerificationError, match="Two servers write the same archive"):
+        await wal.archive.put(HERE, *other)
+    assert wal.objects.buckets[HERE][wal.key(1)] == first
+
+
+async def test_a_forged_object_does_not_keep_the_true_one_out(wal: MemoryWal, tmp_path: Path) -> None:
+    for bucket in (HERE, THERE):
+        await wal.objects.put(bucket, wal.key(2), b"forged")
+    await wal.closed(1, 2)
+    assert (await wal.fetch(tmp_path, LATEST)).last == name(2)
