@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 from actions.backup.crypto import Identity
@@ -62,11 +63,16 @@ class _Shelf:
     way: Timelines
     listings: Sequence[WalListing]
     ranges: Mapping[str, Sequence[OpenRange]]
+    size: int
 
-    def newest(self, size: int) -> int:
+    @cached_property
+    def newest(self) -> int:
         """The highest number there is anything of; -1 when there is nothing."""
         names = [*self.ranges, *(name for listing in self.listings for name in listing.segments)]
-        return max(self.way.numbers(names, size), default=-1)
+        return max(self.way.numbers(names, self.size), default=-1)
+
+    def choices(self, number: int) -> Sequence[Segment]:
+        return self.way.choices(number, self.size)
 
     def holding(self, segment: Segment) -> Sequence[str]:
         """The buckets that list it."""
@@ -94,7 +100,8 @@ class WalFetch:
         identity = Identity(await self._secrets.resolve(self._policy.identity), self._policy.identity)
         listings = await self._archive.listings()
         way = await self._archive.timelines(start, target.timeline_id, listings)
-        shelf = _Shelf(way, listings, await self._archive.open_ranges())
+        ranges, unlisted = await self._ranges()
+        shelf = _Shelf(way, listings, ranges, start.segment_bytes)
         await asyncio.to_thread(into.mkdir, mode=0o700, parents=True, exist_ok=True)
         await self._write_histories(way, listings, start, into)
         found: list[_Found] = []
@@ -106,7 +113,15 @@ class WalFetch:
                 held = _holds(each, target)
             if held:
                 found += await _spare(segments)
-        return _summary(way, start, found, target)
+        return _summary(way, start, found, target, unlisted)
+
+    async def _ranges(self) -> tuple[Mapping[str, Sequence[OpenRange]], Sequence[str]]:
+        """Without the open segment a replay loses seconds; without a replay everything."""
+        try:
+            return await self._archive.open_ranges(), ()
+        except (TemporaryError, UserError) as error:
+            log.warning("open_ranges_not_listed: %s", error)
+            return {}, (f"The open segment was left out: {error}",)
 
     async def _write_histories(
         self, way: Timelines, listings: Sequence[WalListing], start: WalStart, into: Path
@@ -128,12 +143,11 @@ class WalFetch:
         self, shelf: _Shelf, start: WalStart, identity: Identity, into: Path, at_once: int
     ) -> AsyncGenerator[_Found, None]:
         """Segment after segment, several on their way at a time. What fails is raised when it is its turn."""
-        newest, size = shelf.newest(start.segment_bytes), start.segment_bytes
         waiting: list[asyncio.Task[_Found | None]] = []
-        number = start.lsn // size
+        number = start.segment.number
         try:
-            while waiting or number <= newest:
-                while len(waiting) < at_once and number <= newest:
+            while waiting or number <= shelf.newest:
+                while len(waiting) < at_once and number <= shelf.newest:
                     waiting.append(asyncio.ensure_future(self._one(shelf, number, start, identity, into)))
                     number += 1
                 if (found := await waiting.pop(0)) is None:
@@ -146,9 +160,8 @@ class WalFetch:
 
     async def _one(self, shelf: _Shelf, number: int, start: WalStart, identity: Identity, into: Path) -> _Found | None:
         """None: the archive ends before it."""
-        size = start.segment_bytes
-        last = number == shelf.newest(size)
-        choices = shelf.way.choices(number, size)
+        last = number == shelf.newest
+        choices = shelf.choices(number)
         # Where a timeline branches off, the older file holds only what was before; more is needed if there is more.
         for segment in choices if last else choices[:1]:
             found = None
@@ -169,9 +182,8 @@ class WalFetch:
 
     async def _anything_genuine(self, shelf: _Shelf, number: int, start: WalStart) -> bool:
         """Whether something after it was really archived: a forged object must not make a hole of the archive's end."""
-        size = start.segment_bytes
-        for later in range(number + 1, shelf.newest(size) + 1):
-            for segment in shelf.way.choices(later, size)[:1]:
+        for later in range(number + 1, shelf.newest + 1):
+            for segment in shelf.choices(later)[:1]:
                 for bucket in shelf.holding(segment):
                     name, key = str(segment), self._archive.key(str(segment))
                     try:
@@ -272,7 +284,9 @@ def _reaches(last: _Found | None, target: RecoveryTarget) -> bool:
     return target.lsn is None or (last is not None and Lsn.parse(target.lsn) <= last.end)
 
 
-def _summary(way: Timelines, start: WalStart, found: Sequence[_Found], target: RecoveryTarget) -> FetchedWal:
+def _summary(
+    way: Timelines, start: WalStart, found: Sequence[_Found], target: RecoveryTarget, problems: Sequence[str]
+) -> FetchedWal:
     last = found[-1] if found else None
     return FetchedWal(
         timeline_id=way.timeline_id,
@@ -284,7 +298,7 @@ def _summary(way: Timelines, start: WalStart, found: Sequence[_Found], target: R
         open_segment=str(last.segment) if last and last.open else "",
         reaches=_reaches(last, target),
         bytes=sum(each.bytes for each in found),
-        problems=tuple(problem for each in found for problem in each.problems),
+        problems=(*problems, *(problem for each in found for problem in each.problems)),
     )
 
 
