@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -92,6 +93,20 @@ def job(
     from bot import world
 
     raise typer.Exit(_wait(world.job(_settings(), spec, folder=folder, message=message)))
+
+
+@app.command()
+def wal(database: Annotated[str, typer.Argument(help="A database of the plan; its whole server is archived.")]) -> None:
+    """Bring the WAL of a database's server into the buckets, until SIGTERM. One for each server, on its own disk."""
+    from bot import wal as archiver
+    from bot import world
+
+    settings = _settings()
+    plan = plan_file.load(settings.plan_file)
+    directory = settings.data_directory.resolve() / "wal"
+    every = timedelta(seconds=settings.wal_open_every_s)
+    secrets = world.secret_references(settings, plan)
+    _wait(archiver.archive(plan, secrets, database, directory, open_every=every))
 
 
 @app.command()

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """Processes beside the worker, or Jobs as `jobs` of the plan file says."""
     job_memory_mib: int = Field(default=4096, ge=256)
     """Writable memory of each process of a job beside the worker."""
+    wal_open_every_s: float = Field(default=2, ge=0.2, le=600)
+    """`drbot wal` sends what is new of the open segment this often: about what is lost with server and archiver."""
     plan_digest: str = ""
     """For jobs: the digest of the plan the worker goes by. Another plan is refused."""
     database_url: SecretStr | None = Field(default=None, validation_alias="DATABASE_URL")

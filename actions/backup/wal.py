@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from actions.backup.physical import SEGMENT, Gap, Lsn
 from actions.backup.sealed import SealedHeader, SealedKind, header_of
@@ -34,7 +35,8 @@ class OpenRange:
     segment: str
     first: int
     last: int
-    stored: ObjectFacts
+    key: str
+    stored_at: datetime
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,17 @@ class WalArchive:
                 "same archive: look which one is the primary, and give the other one a prefix of its own."
             )
 
-    async def put_range(self, header: SealedHeader, body: bytes) -> str:
-        """Store bytes of the open segment; their key."""
-        key = self.range_key(header.name, header.first, header.first + header.plain_bytes)
+    async def put_range(self, header: SealedHeader, body: bytes) -> OpenRange:
+        """Store bytes of the open segment."""
+        last = header.first + header.plain_bytes
+        key = self.range_key(header.name, header.first, last)
         await self._objects.put(self.policy.open_bucket, key, body)
-        return key
+        return OpenRange(header.name, header.first, last, key, header.closed_at)
 
     async def drop_ranges(self, ranges: Sequence[OpenRange]) -> None:
         """Remove what a closed segment, or a longer range, has made useless."""
         for each in ranges:
-            await self._objects.delete(self.policy.open_bucket, each.stored.key)
+            await self._objects.delete(self.policy.open_bucket, each.key)
 
     # ------------------------------------------------------------ listing
 
@@ -163,7 +166,7 @@ class WalArchive:
         found: dict[str, list[OpenRange]] = {}
         for facts in await self._objects.list(self.policy.open_bucket, self.open_folder):
             if match := _RANGE.fullmatch(facts.key.removeprefix(self.open_folder)):
-                each = OpenRange(match.group(1), int(match.group(2)), int(match.group(3)), facts)
+                each = OpenRange(match[1], int(match[2]), int(match[3]), facts.key, facts.modified_at)
                 found.setdefault(each.segment, []).append(each)
         return {name: sorted(ranges, key=lambda each: (each.first, -each.last)) for name, ranges in found.items()}
 

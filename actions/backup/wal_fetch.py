@@ -228,17 +228,17 @@ class WalFetch:
         None when there is no beginning."""
         plain, have = bytearray(segment.size), 0
         problems: list[str] = []
-        closed_at, stored = ranges[0].stored.modified_at, 0
+        closed_at, stored = ranges[0].stored_at, 0
         room = asyncio.Semaphore(2 * AT_ONCE)
 
         async def read(each: OpenRange) -> tuple[SealedHeader, bytes, int]:
             async with room:
-                body = await self._objects.get(self._policy.open_bucket, each.stored.key)
-                header = self._archive.checked(body, each.stored.key, each.segment, SealedKind.RANGE, start.system_id)
+                body = await self._objects.get(self._policy.open_bucket, each.key)
+                header = self._archive.checked(body, each.key, each.segment, SealedKind.RANGE, start.system_id)
                 if (header.first, header.first + header.plain_bytes) != (each.first, each.last):
-                    raise VerificationError(f"`{each.stored.key}` holds other bytes than its name says.")
+                    raise VerificationError(f"`{each.key}` holds other bytes than its name says.")
                 out = io.BytesIO()
-                await asyncio.to_thread(unseal, body, header, each.stored.key, identity, out)
+                await asyncio.to_thread(unseal, body, header, each.key, identity, out)
                 return header, out.getvalue(), len(body)
 
         for each, got in zip(ranges, await asyncio.gather(*map(read, ranges), return_exceptions=True), strict=True):

@@ -1,0 +1,149 @@
+"""A server's WAL through `pg_receivewal`, and its replication slot."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, timedelta
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+
+from actions.adapters.postgres_connections import ServerConnections
+from actions.adapters.postgres_installation import installation
+from actions.adapters.programs import Program
+from actions.backup.segments import history_name
+from actions.backup.wal_source import SlotFacts, SourceFacts, WalGoneError, WalSource
+from actions.errors import TemporaryError, UserError
+from actions.ports import Secrets
+from actions.site import Site
+
+FACTS = """
+    SELECT clock_timestamp() AS at, s.system_identifier::text AS system_id, pg_is_in_recovery() AS in_recovery,
+           CASE WHEN pg_is_in_recovery() THEN c.timeline_id
+                ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int
+           END AS timeline_id,
+           CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text
+               AS flush_lsn,
+           pg_size_bytes(current_setting('wal_segment_size')) AS segment_bytes,
+           (SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_mib,
+           current_setting('synchronous_standby_names') AS names,
+           r.slot_name AS slot, r.active, r.restart_lsn::text, r.wal_status, r.safe_wal_size, a.write_lsn::text
+      FROM pg_control_system() s
+     CROSS JOIN pg_control_checkpoint() c
+      LEFT JOIN pg_replication_slots r ON r.slot_name = %s
+      LEFT JOIN pg_stat_replication a ON a.pid = r.active_pid
+"""
+LOOK_LIMIT = timedelta(seconds=15)
+GRACE = timedelta(seconds=5)
+# A host that is gone without a word is noticed after some 15 s.
+KEEPALIVE = {
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+
+
+class PostgresWal(WalSource):
+    """The WAL of one server of the site. `tools` of the server is a directory with `pg_receivewal`."""
+
+    def __init__(self, site: Site, secrets: Secrets, server: str, slot: str) -> None:
+        self._connections, self._server, self._slot = ServerConnections(site, secrets), server, slot
+
+    async def facts(self) -> SourceFacts:
+        async with self._limited(), self._connections.session(self._server) as connection:
+            async with connection.cursor(row_factory=dict_row) as cursor:
+                row = await (await cursor.execute(FACTS, [self._slot])).fetchone()
+                if row is None:
+                    raise TemporaryError(f"Server `{self._server}` said nothing about itself. Try again.")
+            slot = None
+            if row["slot"] is not None:
+                slot = SlotFacts(
+                    active=row["active"],
+                    restart_lsn=row["restart_lsn"],
+                    written_lsn=row["write_lsn"],
+                    wal_status=row["wal_status"],
+                    safe_bytes=row["safe_wal_size"],
+                )
+            return SourceFacts(
+                at=row["at"].astimezone(UTC),
+                system_id=row["system_id"],
+                in_recovery=row["in_recovery"],
+                timeline_id=row["timeline_id"],
+                flush_lsn=row["flush_lsn"],
+                segment_bytes=row["segment_bytes"],
+                keep_bytes=None if row["keep_mib"] < 0 else row["keep_mib"] << 20,
+                synchronous_names=row["names"],
+                slot=slot,
+            )
+
+    async def make_slot(self) -> None:
+        async with self._limited(), self._connections.session(self._server) as connection:
+            await connection.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+                " WHERE slot_name = %s AND NOT active AND (wal_status = 'lost' OR restart_lsn IS NULL)",
+                [self._slot],
+            )
+            await connection.execute(
+                "SELECT pg_create_physical_replication_slot(%(slot)s, true)"
+                " WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %(slot)s)",
+                {"slot": self._slot},
+            )
+
+    async def history(self, timeline_id: int) -> str:
+        async with self._limited(), self._connections.session(self._server) as connection:
+            try:
+                rows = await connection.execute("SELECT pg_read_file(%s)", [f"pg_wal/{history_name(timeline_id)}"])
+                row = await rows.fetchone()
+            except psycopg.errors.UndefinedFile as error:
+                raise UserError(f"Server `{self._server}` has no `{history_name(timeline_id)}`.") from error
+            return str(row[0]) if row else ""
+
+    async def receive(self, directory: Path, *, synchronous: bool) -> None:
+        with self._access(await self._connections.parameters(self._server)) as (dsn, env):
+            program = await asyncio.to_thread(
+                Program.start,
+                [
+                    self._tool(),
+                    *("--directory", directory, "--slot", self._slot, "--no-loop", "--no-password", "--dbname", dsn),
+                    *("--status-interval", "1"),
+                    *(("--synchronous",) if synchronous else ()),
+                ],
+                env=env,
+            )
+            try:
+                await asyncio.to_thread(program.wait)
+            finally:
+                await asyncio.shield(asyncio.to_thread(program.stop, grace=GRACE))
+            said = " ".join(program.stderr().split())[-600:]
+        if "has already been removed" in said:
+            raise WalGoneError(f"The primary of `{self._server}` has no longer what comes next: {said}.")
+        raise TemporaryError(f"`pg_receivewal` from server `{self._server}` has ended: {said or program.code()}.")
+
+    def _tool(self) -> str:
+        directory = self._connections.server(self._server).tools
+        return str((Path(directory) if directory else installation() / "bin") / "pg_receivewal")
+
+    @contextmanager
+    def _access(self, parameters: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """A connection string without its password, which lies in a 0600 file meanwhile."""
+        public = {key: value for key, value in parameters.items() if key not in ("password", "options", "sslpassword")}
+        public |= {**KEEPALIVE, "application_name": self._slot}
+        password = parameters.get("password", "").replace("\\", "\\\\").replace(":", "\\:")
+        with tempfile.NamedTemporaryFile("w", prefix="drbot-pgpass-") as stream:  # made by mkstemp: 0600 at once
+            stream.write(f"*:*:*:*:{password}\n" if password else "")
+            stream.flush()
+            yield make_conninfo(**public), {"PGPASSFILE": stream.name} if password else {}
+
+    @asynccontextmanager
+    async def _limited(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(LOOK_LIMIT.total_seconds()):
+                yield
+        except TimeoutError as error:
+            raise TemporaryError(f"Server `{self._server}` does not answer. Check that it runs.") from error

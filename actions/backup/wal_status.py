@@ -1,0 +1,119 @@
+"""What an archiver says of itself: signed, in the bucket, every few seconds."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import rfc8785
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import AwareDatetime, ValidationError
+
+from actions.backup.wal_source import AlarmKind, SlotFacts
+from actions.errors import VerificationError
+from actions.ports import ObjectStore
+from actions.site import Frozen, PhysicalPolicy
+
+STALE = timedelta(seconds=60)
+"""An archiver that has said nothing for this long is not at work."""
+
+
+class WalAlarm(Frozen):
+    """One thing that is wrong, in a sentence with the next thing to do."""
+
+    kind: AlarmKind
+    text: str
+    since: AwareDatetime
+
+
+class Durable(Frozen):
+    """How much of the WAL one bucket holds without a hole."""
+
+    lsn: str = ""  # up to here
+    at: datetime | None = None  # every commit until this moment, by the server's clock, lies before `lsn`
+    waiting: int = 0  # closed segments it lacks
+    problem: str = ""  # why the last attempt failed
+
+
+class BaseWanted(Frozen):
+    """WAL was lost: what comes after can be reached only from a new full base backup."""
+
+    after_lsn: str  # such a backup begins here or later
+    since: AwareDatetime
+    reason: str
+
+
+class WalStatus(Frozen):
+    """One archiver. LSNs as PostgreSQL prints them, sizes in bytes."""
+
+    server: str
+    at: AwareDatetime
+    system_id: str = ""
+    timeline_id: int = 0
+    received_lsn: str = ""  # of the newest closed segment on the archiver's disk or in a bucket: its end
+    server_lsn: str = ""  # the server's own, when it last answered
+    buckets: Mapping[str, Durable] = {}  # of closed segments
+    open: Durable | None = None  # with the open segment; None where none is sent
+    backlog_bytes: int = 0  # closed segments on the archiver's disk that not every bucket has
+    free_bytes: int = 0  # of the archiver's disk
+    slot: SlotFacts | None = None
+    synchronous: bool = False
+    alarms: tuple[WalAlarm, ...] = ()
+    base_wanted: BaseWanted | None = None
+
+    @property
+    def newest(self) -> datetime | None:
+        """The newest moment that would survive the loss of the server and of the archiver."""
+        moments = [each.at for each in (*self.buckets.values(), self.open) if each is not None and each.at is not None]
+        return max(moments, default=None)
+
+    def stale(self, now: datetime) -> bool:
+        return now - self.at > STALE
+
+
+class _Signed(Frozen):
+    status: WalStatus
+    signer: str
+    signature: str
+
+
+def status_place(policy: PhysicalPolicy) -> tuple[str, str]:
+    """Bucket and key. It changes all the time, so it goes into the bucket without lock where there is one."""
+    return policy.open_bucket or policy.wal_buckets[-1], f"{policy.prefix}wal/{policy.server}/status.json"
+
+
+def sign_status(status: WalStatus, key: Ed25519PrivateKey) -> bytes:
+    signature = key.sign(_canonical(status))
+    signer = key.public_key().public_bytes_raw()
+    line = _Signed(
+        status=status, signer=base64.b64encode(signer).decode(), signature=base64.b64encode(signature).decode()
+    )
+    return line.model_dump_json(indent=1).encode()
+
+
+async def read_status(objects: ObjectStore, policy: PhysicalPolicy) -> WalStatus | None:
+    """What the archiver of this server said last; None when it never did. Look at `stale` as well.
+
+    Raises VerificationError when it was not signed by a trusted key.
+    """
+    bucket, key = status_place(policy)
+    if await objects.head(bucket, key) is None:
+        return None
+    try:
+        signed = _Signed.model_validate_json(await objects.get(bucket, key))
+        if signed.signer not in policy.trusted_signers:
+            raise VerificationError(f"`{key}` is signed by a key the plan file does not trust.")
+        public = Ed25519PublicKey.from_public_bytes(base64.b64decode(signed.signer, validate=True))
+        public.verify(base64.b64decode(signed.signature, validate=True), _canonical(signed.status))
+    except (ValidationError, InvalidSignature, ValueError, binascii.Error) as error:
+        raise VerificationError(f"`{key}` in bucket `{bucket}` is no status an archiver has signed.") from error
+    if signed.status.server != policy.server:
+        raise VerificationError(f"`{key}` is the status of `{signed.status.server}`: it was moved.")
+    return signed.status
+
+
+def _canonical(status: WalStatus) -> bytes:
+    return rfc8785.dumps(status.model_dump(mode="json"))

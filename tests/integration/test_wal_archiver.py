@@ -1,0 +1,362 @@
+"""`drbot wal` on a real server: what it brings into the buckets, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from actions.adapters.embedded_postgres import EmbeddedPostgres
+from actions.backup.physical import Lsn
+from actions.backup.segments import Segment
+from actions.backup.wal_source import AlarmKind
+from actions.backup.wal_status import WalStatus
+from actions.errors import UserError
+from tests.wal_world import HERE, OPEN, SETTINGS, THERE, WalWorld, eventually, standby_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(run_directory: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """One primary for this file; each test has a slot of its own."""
+    directory = run_directory / "wal-primary"
+    async with EmbeddedPostgres(directory, durable=False, settings=SETTINGS) as started:
+        yield started
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def world(server: EmbeddedPostgres, server_directory: Path) -> AsyncIterator[WalWorld]:
+    slot = f"slot_{server_directory.name[-8:].lower().replace('-', '_')}"
+    world = WalWorld(server_directory, server, slot=slot)
+    yield world
+    if world.server is server:
+        await server.start()
+        world.execute(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active",
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active",
+            "ALTER SYSTEM RESET ALL",
+            "SELECT pg_reload_conf()",
+        )
+
+
+def kinds(status: WalStatus | None) -> set[AlarmKind]:
+    return {alarm.kind for alarm in status.alarms} if status is not None else set()
+
+
+async def test_closed_and_open_segments_arrive_and_a_server_comes_back_from_them(world: WalWorld) -> None:
+    async with world.archiving():
+        await world.following()
+        base, start = await world.base()
+        world.fill("closed")
+        closed = world.switch()
+        await world.archived(closed)
+        await world.open_until(world.fill("open"))
+    status = await world.status()
+    assert status is not None
+    assert status.slot is not None
+    assert status.newest is not None
+    assert (status.backlog_bytes, status.base_wanted, kinds(status)) == (0, None, set())
+    assert (datetime.now(UTC) - status.newest).total_seconds() < 20
+    recovered = await world.recovered(base, start)
+    try:
+        world.point_to(recovered)
+        rows = world.execute("SELECT note, count(*) FROM ledger GROUP BY note ORDER BY note")
+        assert rows == [("closed", 200), ("open", 200)]
+    finally:
+        await recovered.stop()
+
+
+async def test_ranges_go_once_their_segment_is_closed_everywhere(world: WalWorld) -> None:
+    async with world.archiving():
+        await world.following()
+        await world.open_until(world.fill("x"))
+        assert await world.archive.open_ranges()
+        world.memory.away.add(THERE)
+        first = world.switch()
+        await eventually(lambda: world.archive.key(first) in world.memory.buckets[HERE])
+        await asyncio.sleep(0.7)
+        assert first in await world.archive.open_ranges()
+        world.memory.away.clear()
+        await world.archived(first)
+
+        async def gone() -> bool:
+            return first not in await world.archive.open_ranges()
+
+        await eventually(gone)
+
+
+async def test_a_new_archiver_goes_on_where_the_last_one_ended(world: WalWorld) -> None:
+    names: list[str] = []
+    async with world.archiving():
+        await world.following()
+        _, start = await world.base()
+    for note in ("first", "second", "third"):
+        async with world.archiving():
+            await world.following()
+            world.fill(note)
+            names.append(world.switch())
+            await world.archived(names[-1])
+        world.fill("while nobody looked")
+        names.append(world.switch())
+    async with world.archiving():
+        await world.archived(*names)
+    assert list(await world.archive.gaps(start, await world.archive.listing(HERE))) == []
+    assert world.spool.joinpath("closed").exists()
+    assert list(world.spool.joinpath("closed").iterdir()) == []
+
+
+async def test_two_archivers_on_one_disk_are_refused(world: WalWorld) -> None:
+    async with world.archiving():
+        await world.following()
+        with pytest.raises(UserError, match="Another `drbot wal`"):
+            await world.archiver().run()
+
+
+async def test_it_survives_a_restart_of_the_server(world: WalWorld) -> None:
+    async with world.archiving():
+        await world.following()
+        _, start = await world.base()
+        world.fill("before")
+        await world.server.stop()
+        await eventually(lambda: _said(world, AlarmKind.SERVER_AWAY))
+        await world.server.start()
+        world.point_to(world.server)
+        world.fill("after")
+        await world.archived(world.switch())
+        await eventually(lambda: _silent(world))
+    assert list(await world.archive.gaps(start, await world.archive.listing(HERE))) == []
+
+
+async def test_it_follows_a_promotion_with_its_slot_and_the_new_timeline(world: WalWorld) -> None:
+    standby = await standby_of(world.server, world.directory / "standby")
+    try:
+        async with world.archiving():
+            await world.following()
+            _, start = await world.base()
+            world.fill("before")
+            await world.archived(world.switch())
+            lsn = Lsn.parse(world.fill("last"))
+            old = world.server
+            world.point_to(standby)
+
+            def replayed() -> bool:
+                [(place,)] = world.execute("SELECT pg_last_wal_replay_lsn()::text")
+                return Lsn.parse(str(place)) >= lsn
+
+            await eventually(replayed)
+            world.execute("SELECT pg_promote()")
+            # The old primary is still there, and the stream hangs on it.
+            assert old.running()
+            world.fill("after")
+            await world.archived(world.switch(), within=40)
+            world.fill("and more")
+            await world.archived(world.switch())
+        way = await world.archive.timelines(start, None, await world.archive.listings())
+        assert way.ids == (1, 2)
+        assert list(await world.archive.gaps(start, await world.archive.listing(THERE))) == []
+        [(slots,)] = world.execute(f"SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{world.slot}'")
+        assert slots == 1
+    finally:
+        await standby.stop()
+
+
+async def test_it_goes_back_to_where_a_new_primary_branched_off(world: WalWorld) -> None:
+    async with world.archiving():
+        await world.following()
+        _, start = await world.base()
+    standby = await standby_of(world.server, world.directory / "behind")
+    try:
+        primary = world.server
+        world.point_to(standby)
+        world.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+        world.point_to(primary)
+
+        def alone() -> bool:
+            return not primary_has_standby(world)
+
+        await eventually(alone)
+        async with world.archiving():
+            await world.following()
+            for note in ("lost", "lost too"):  # whole segments that the standby never sees
+                world.fill(note)
+                await world.archived(world.switch())
+        world.point_to(standby)
+        world.execute("SELECT pg_promote()")
+        async with world.archiving():
+            world.fill("new life")
+            await world.archived(world.switch(), within=40)
+        way = await world.archive.timelines(start, None, await world.archive.listings())
+        assert way.ids == (1, 2)
+        assert list(await world.archive.gaps(start, await world.archive.listing(HERE))) == []
+        fetched = await world.fetch(start)
+        assert fetched.timeline_id == 2
+    finally:
+        await standby.stop()
+
+
+@pytest.mark.corruption
+async def test_a_bucket_that_is_away_for_a_while_holds_nothing_up(
+    world: WalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actions.backup.wal_alarms.BUCKET_PATIENCE", timedelta(0))
+    async with world.archiving():
+        await world.following()
+        world.memory.away |= {THERE}
+        names = []
+        for note in ("one", "two", "three"):
+            world.fill(note)
+            names.append(world.switch())
+
+        async def here() -> bool:
+            return set(names) <= set(await world.stored(HERE))
+
+        await eventually(here)
+        await eventually(lambda: _said(world, AlarmKind.BUCKET_AWAY))
+        assert sorted(path.name for path in (world.spool / "closed").iterdir()) == names
+        status = await world.status()
+        assert status is not None
+        assert status.buckets[THERE].waiting == 3
+        assert status.backlog_bytes == 3 * Segment(1, 1).size
+        world.memory.away.clear()
+        await world.archived(*names)
+        await eventually(lambda: not list((world.spool / "closed").iterdir()))
+        await eventually(lambda: _silent(world))
+
+
+@pytest.mark.corruption
+async def test_buckets_that_are_full_keep_the_segments_on_the_disk(world: WalWorld) -> None:
+    async with world.archiving():
+        await world.following()
+        world.memory.full |= {HERE, THERE}
+        world.fill("kept")
+        name = world.switch()
+        await eventually((world.spool / "closed" / name).exists)
+        await asyncio.sleep(0.5)
+        assert name not in await world.stored(HERE)
+    assert (world.spool / "closed" / name).exists()
+    world.memory.full.clear()
+    async with world.archiving():
+        await world.archived(name)
+
+
+@pytest.mark.corruption
+async def test_a_lost_disk_is_made_good_from_the_primary(world: WalWorld) -> None:
+    async with world.archiving():
+        await world.following()
+        _, start = await world.base()
+        world.fill("archived")
+        await world.archived(world.switch())
+        world.memory.away |= {HERE, THERE, OPEN}
+        world.fill("on one disk alone")
+        name = world.switch()
+        await eventually((world.spool / "closed" / name).exists)
+    shutil.rmtree(world.spool)
+    world.memory.away.clear()
+    async with world.archiving():
+        await world.archived(name)
+        status = await world.status()
+    assert status is None or status.base_wanted is None
+    assert list(await world.archive.gaps(start, await world.archive.listing(THERE))) == []
+
+
+@pytest.mark.corruption
+async def test_a_gap_is_told_and_answered_with_the_wish_for_a_base(world: WalWorld) -> None:
+    async with world.archiving():
+        await world.following()
+        world.fill("archived")
+        await world.archived(world.switch())
+        world.memory.away |= {HERE, THERE, OPEN}
+        world.fill("lost with the disk")
+        name = world.switch()
+        await eventually((world.spool / "closed" / name).exists)
+        await eventually(lambda: _kept_from(world) > name)
+    shutil.rmtree(world.spool)
+    world.memory.away.clear()
+    # The slot has moved on, so the primary may forget the segment.
+    for _ in range(3):
+        world.fill("more", rows=10)
+        world.switch()
+    world.execute("CHECKPOINT")
+    await eventually(lambda: not (world.server.data / "pg_wal" / name).exists())
+    async with world.archiving():
+        await eventually(lambda: _said(world, AlarmKind.GAP))
+        status = await world.status()
+        assert status is not None
+        assert status.base_wanted is not None
+        assert name in status.base_wanted.reason
+        _, start = await world.base()
+        assert start.lsn >= Lsn.parse(status.base_wanted.after_lsn)
+        world.fill("a new beginning")
+        await world.archived(world.switch())
+        assert list(await world.archive.gaps(start, await world.archive.listing(HERE))) == []
+    async with world.archiving():
+        await asyncio.sleep(0.5)
+        await world.archived(world.switch())
+
+
+@pytest.mark.corruption
+async def test_a_slot_that_was_lost_is_made_anew(world: WalWorld) -> None:
+    async with world.archiving():
+        await world.following()
+        world.fill("archived")
+        await world.archived(world.switch())
+    world.execute(f"SELECT pg_drop_replication_slot('{world.slot}')")
+    world.fill("without a slot")
+    name = world.switch()
+    async with world.archiving():
+        await world.archived(name)
+        status = await world.status()
+    assert status is not None
+    assert status.base_wanted is None
+
+
+@pytest.mark.corruption
+async def test_another_server_is_refused(world: WalWorld, server_directory: Path) -> None:
+    async with world.archiving():
+        await world.following()
+        await world.archived(world.switch())
+    other = EmbeddedPostgres(server_directory / "other", durable=False, settings=SETTINGS)
+    async with other:
+        before = world.server
+        world.point_to(other)
+        async with world.archiving():
+            await eventually(lambda: _said(world, AlarmKind.OTHER_SERVER))
+        world.point_to(before)
+
+
+async def test_a_synchronous_archiver_is_named_and_missed(world: WalWorld) -> None:
+    world.policy = world.policy.model_copy(update={"synchronous": True})
+    async with world.archiving():
+        await eventually(lambda: _said(world, AlarmKind.NOT_SYNCHRONOUS))
+        world.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{world.slot}'", "SELECT pg_reload_conf()")
+        await eventually(lambda: _silent(world))
+        world.fill("confirmed")
+        state = world.execute(f"SELECT sync_state FROM pg_stat_replication WHERE application_name = '{world.slot}'")
+        assert state == [("sync",)]
+    world.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+
+
+def primary_has_standby(world: WalWorld) -> bool:
+    return bool(world.execute("SELECT 1 FROM pg_stat_replication WHERE application_name = 'walreceiver'"))
+
+
+def _kept_from(world: WalWorld) -> str:
+    [(name,)] = world.execute(
+        f"SELECT pg_walfile_name(restart_lsn) FROM pg_replication_slots WHERE slot_name = '{world.slot}'"
+    )
+    return str(name)
+
+
+async def _said(world: WalWorld, kind: AlarmKind) -> bool:
+    return kind in kinds(await world.status())
+
+
+async def _silent(world: WalWorld) -> bool:
+    return kinds(await world.status()) == set()
