@@ -141,6 +141,10 @@ class Step(Frozen, ABC):
     async def verify(self, ports: Ports) -> None:
         """Raise VerificationError unless the world is as `after` says."""
 
+    async def outcome(self, ports: Ports) -> str:  # noqa: ARG002 - the signature of those that have one
+        """What people should know now that it is verified, for the journal and the report; nothing by default."""
+        return ""
+
     async def stop(self, ports: Ports) -> None:
         """End what this step has running outside the bot; nothing of it may run on when this returns. Must be safe to
         repeat. Nothing by default: what the bot does itself has ended already."""

@@ -22,6 +22,7 @@ from actions.backup.physical import (
     ScratchRequest,
     ScratchRestored,
 )
+from actions.backup.tables import Difference, RescueRequest, TableFacts, TableName
 from actions.site import DatabaseRef, Frozen, Invariant, SecretRef, Site, WorkloadRef
 
 # ---------------------------------------------------------------- progress
@@ -204,6 +205,16 @@ class AdoptRequest(Frozen):
     requested_by: str = ""
 
 
+class CopyRequest(Frozen):
+    """Copy a database as it is into a new one on another server; nothing is stored on the way."""
+
+    source: DatabaseRef
+    database: str  # of the site: whose owner it gets where the present one is a superuser
+    into: DatabaseRef
+    mark: str
+    jobs: int
+
+
 class BackupEngine(Protocol):
     """Makes, reads and checks backups of one kind. Heavy calls are made inside `drbot job`, through the Executor."""
 
@@ -231,6 +242,10 @@ class BackupEngine(Protocol):
         """Read the whole stored object, check both hashes and that the archive lists; record the result beside it."""
 
     async def adopt(self, request: AdoptRequest, progress: Progress) -> SignedManifest: ...
+
+    async def copy(self, request: CopyRequest, progress: Progress) -> None:
+        """Dump at one snapshot and load, as `load` does: as an unprivileged role, no usable database after a
+        failure."""
 
 
 class PhysicalBackups(Protocol):
@@ -285,6 +300,25 @@ class Scratch(Protocol):
         """Stop it and remove its files. Raises UserError unless it carries exactly this mark, or was promoted."""
 
 
+class Tables(Protocol):
+    """Single tables of the databases of all servers: looked at, compared, brought back. Names are taken literally."""
+
+    async def facts(self, database: DatabaseRef, table: TableName) -> TableFacts | None: ...
+
+    async def difference(
+        self, source: DatabaseRef, table: TableName, target: DatabaseRef, other: TableName
+    ) -> Difference:
+        """Compare all rows in the columns that both have. Read only; UserError when one of them is not there."""
+
+    async def rescue(self, request: RescueRequest, progress: Progress) -> int:
+        """Carry it out in one transaction and return the rows it brought; a rerun of what is there brings none.
+        Triggers of people do not fire. Raises VerificationError when what is there is not this request's work."""
+
+    async def withdraw(self, request: RescueRequest) -> None:
+        """Take back what this request brought, and nothing else: told by its mark. Rows that were changed since are
+        kept. Safe to repeat."""
+
+
 # ---------------------------------------------------------------- heavy work
 
 
@@ -298,6 +332,8 @@ class JobKind(StrEnum):
     BASE_VERIFY = "base_verify"  # {"server", "backup"}
     SCRATCH = "scratch"  # ScratchRequest
     FIND = "find"  # FindRequest
+    COPY = "copy"  # CopyRequest
+    RESCUE = "rescue"  # RescueRequest
 
 
 class JobSpec(Frozen):
@@ -583,6 +619,7 @@ class Ports:
     backups: BackupEngine
     physical: PhysicalBackups
     scratch: Scratch
+    tables: Tables
     executor: Executor
     cluster: Cluster
     service: ServiceCheck

@@ -9,16 +9,41 @@ from typing import Any, TypeVar
 from actions.catalog.application import Rollout, Scale
 from actions.catalog.backup import Adopt, Dump, Upload, Verify
 from actions.catalog.plan_file import Activate
+from actions.catalog.point import FindMoment, RestorePoint
+from actions.catalog.rescue import Rescue
 from actions.catalog.restore import Recommendation, Restore
 from actions.catalog.run import ACTIONS as RUN_ACTIONS
+from actions.catalog.scratch import ScratchDiscard, ScratchList, ScratchStart
 from actions.catalog.status import Backups, Catalogue, ClusterState, Databases
 from actions.contract import Action, Kinds, Query
 from actions.errors import UserError
 from actions.site import Frozen
 
-ACTIONS: tuple[type[Action[Any]], ...] = (Dump, Upload, Verify, Adopt, Restore, Scale, Rollout, Activate, *RUN_ACTIONS)
+ACTIONS: tuple[type[Action[Any]], ...] = (
+    Dump,
+    Upload,
+    Verify,
+    Adopt,
+    Restore,
+    RestorePoint,
+    Rescue,
+    ScratchStart,
+    ScratchDiscard,
+    Scale,
+    Rollout,
+    Activate,
+    *RUN_ACTIONS,
+)
 
-QUERIES: tuple[type[Query[Any]], ...] = (Backups, Catalogue, Databases, ClusterState, Recommendation)
+QUERIES: tuple[type[Query[Any]], ...] = (
+    Backups,
+    Catalogue,
+    Databases,
+    ClusterState,
+    Recommendation,
+    FindMoment,
+    ScratchList,
+)
 
 FrozenT = TypeVar("FrozenT", bound=Frozen)
 

@@ -15,6 +15,7 @@ running again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -298,6 +299,9 @@ class Runner:
                         journalled, said = True, None
                     await step.apply(self._ports, lambda report: self._progress(index, report))
                 await step.verify(self._ports)
+                # What can be said of it is no part of it: a figure that cannot be read must not fail what has happened.
+                with contextlib.suppress(DrError):
+                    return await step.outcome(self._ports)
                 return ""
 
         return await self._retried(attempt)

@@ -6,7 +6,8 @@ A wrong word ends in a UserError of one sentence and one example, never in anyth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -65,6 +66,7 @@ class Entry:
     rest: str = ""  # the parameter that takes all further words as a sentence
     aliases: Mapping[str, str] = field(default_factory=dict)  # option -> parameter
     usage: str = ""
+    flags: tuple[str, ...] = ()  # options that need no value
 
     @property
     def noun(self) -> str:
@@ -276,6 +278,62 @@ TABLE: tuple[Entry, ...] = (
         usage='DATABASE [--from BACKUP] --reason "WHY" --target NAME',
     ),
     Entry(
+        ("restore", "point"),
+        "restore.point",
+        _P,
+        "Restore a server to a moment in a scratch instance and compare; production is not touched",
+        "dr-restore superprismora --before-drop orders",
+        params.Point,
+        ("database",),
+        aliases={"from": "backup"},
+        usage="DATABASE --at TIME|--lsn LSN|--xid N|--name NAME|--latest|--before-drop|-delete|-truncate|-update TABLE "
+        "[--from BACKUP] [--keep HOURS] [--amcheck]",
+        flags=("latest", "amcheck"),
+    ),
+    Entry(
+        ("restore", "find"),
+        "restore.find",
+        _Q,
+        "Find when a table was dropped, truncated or deleted from, in the archived WAL",
+        "dr-restore find superprismora orders",
+        params.Find,
+        ("database", "table"),
+        usage="DATABASE TABLE [--change drop|truncate|delete|update] [--since TIME]",
+    ),
+    Entry(
+        ("restore", "rescue"),
+        "restore.rescue",
+        _P,
+        "Bring one table, or its missing rows, out of a scratch instance into production",
+        'dr-restore rescue k7m2n3p4q5 orders --reason "dropped by the migration" --target superprismora',
+        params.Rescue,
+        ("scratch", "table"),
+        aliases={"as": "as_name"},
+        usage='SCRATCH TABLE [--missing-rows|--as NAME] --reason "WHY" --target NAME',
+        flags=("missing-rows",),
+    ),
+    Entry(("restore", "scratch"), "scratch.list", _Q, "List the scratch instances", "dr-restore scratch"),
+    Entry(
+        ("restore", "wake"),
+        "scratch.start",
+        _P,
+        "Start a scratch instance that is stopped",
+        "dr-restore wake k7m2n3p4q5",
+        params.Scratch,
+        ("scratch",),
+        usage="SCRATCH",
+    ),
+    Entry(
+        ("restore", "discard"),
+        "scratch.discard",
+        _P,
+        "Remove a scratch instance before its time",
+        "dr-restore discard k7m2n3p4q5",
+        params.Scratch,
+        ("scratch",),
+        usage="SCRATCH",
+    ),
+    Entry(
         (BREAK_GLASS,),
         BREAK_GLASS,
         _L,
@@ -356,7 +414,10 @@ class Router:
         entry = self._entry(words)
         if entry is None:
             return self._without_verb(words)
-        return _Arguments(entry, words[len(entry.words) :]).command()
+        rest = words[len(entry.words) :]
+        if entry.name == "restore.dump" and (point := self.entry("restore.point")) and _names_a_moment(rest):
+            entry = point
+        return _Arguments(entry, rest).command()
 
     def _alone(self, words: Sequence[Token]) -> Command:
         """The command behind `break-glass`."""
@@ -449,13 +510,22 @@ class _Arguments:
         parameter = self.entry.aliases.get(name, name.replace("-", "_"))
         if parameter in self.given:
             raise self._wrong(f"`{shown(parameter)}` is given twice")
-        if not equals:
+        if not equals and name in self.entry.flags:
+            value = "yes"
+        elif not equals:
             if not self.words:
                 raise self._wrong(f"`--{name}` needs a value")
             following = self.words.pop(0)
             value = following.readable if name == "reason" else following.value
+            if name in ("at", "since"):
+                value = " ".join([value, *self._rest_of_a_moment()])
         self.given[parameter] = value
         return True
+
+    def _rest_of_a_moment(self) -> Iterator[str]:
+        """`2026-02-26 10:30:00 UTC` is three words, which nobody under stress puts into quotes."""
+        while self.words and re.fullmatch(r"\d{1,2}:\d{2}[\d:.]*|UTC|Z|ago|[+-]\d{2}:?\d{2}", self.words[0].value):
+            yield self.words.pop(0).value
 
     def _wrong(self, what: str) -> UserError:
         return UserError(f"{what}. Example: `/{self.entry.example}`")
@@ -465,6 +535,12 @@ def shown(text: str, limit: int = 60) -> str:
     """People's own words inside a code span of an answer: printable, short, unable to close the span."""
     clean = "".join(sign for sign in text if sign.isprintable()).replace("`", "'")
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def _names_a_moment(words: Sequence[Token]) -> bool:
+    """Whether a restore is asked for by a moment rather than by a dump."""
+    named = {word.value.partition("=")[0].casefold().replace("_", "-") for word in words if word.option}
+    return bool(named & {name.replace("_", "-") for name in params.MOMENTS})
 
 
 def _shell_token(word: str) -> Token:

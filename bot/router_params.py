@@ -59,6 +59,45 @@ class Restore(Frozen):
     backup: Name | None = None  # None: the recommended one
 
 
+MOMENTS = ("at", "lsn", "xid", "name", "before_drop", "before_delete", "before_truncate", "before_update", "latest")
+"""The options of which each makes a restore one to a moment."""
+
+
+class Point(Frozen):
+    database: Name
+    at: Name | None = None
+    lsn: Name | None = None
+    xid: Number | None = None
+    name: Name | None = None
+    before_drop: Name | None = None
+    before_delete: Name | None = None
+    before_truncate: Name | None = None
+    before_update: Name | None = None
+    latest: bool = False
+    backup: Name | None = None  # base to start from; None: the newest before the moment
+    amcheck: bool = False
+    keep: Number | None = None  # hours
+
+
+class Find(Frozen):
+    database: Name
+    table: Name
+    change: Literal["drop", "truncate", "delete", "update"] | None = None
+    since: Name | None = None
+
+
+class Rescue(Frozen):
+    scratch: Name
+    table: Name
+    missing_rows: bool = False
+    as_name: Name | None = None
+    database: Name | None = None
+
+
+class Scratch(Frozen):
+    scratch: Name
+
+
 class OptionalRun(Frozen):
     run: Name | None = None  # None: the only one that is open
 

@@ -16,6 +16,7 @@ from actions.adapters.clock import SystemClock
 from actions.adapters.containment import Limits
 from actions.adapters.executor import SubprocessExecutor
 from actions.adapters.postgres import PostgresServers
+from actions.adapters.postgres_tables import PostgresTables
 from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.s3 import S3Store
 from actions.adapters.scratch import ScratchInstances
@@ -49,7 +50,7 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
     postgres, objects = PostgresServers(site, references), S3Store(site, references)
     spool = (folder or spec.parent.resolve()) / SPOOL
     engine = _engine(settings, site, postgres, objects, references, SystemClock(), spool=spool)
-    engines = Engines(engine, PhysicalEngines(site, {}))
+    engines = Engines(engine, PhysicalEngines(site, {}), _tables(settings, site, references, spool))
     return await job_main(spec, engines, hide=settings.mask, folder=folder, message=message)
 
 
@@ -74,6 +75,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
         backups=_engine(settings, site, postgres, objects, references, clock),
         physical=PhysicalEngines(site, {}),
         scratch=ScratchInstances(settings.data_directory.resolve() / "scratch"),
+        tables=_tables(settings, site, references),
         executor=_executor(settings, plan, site, references),
         cluster=KubernetesCluster(site, references),
         service=ServiceProbe(references),
@@ -135,6 +137,11 @@ def _engine(
         tools=PostgresPrograms(site, secrets, private_directory=work / "private"),
         work_directory=work,
     )
+
+
+def _tables(settings: Settings, site: Site, secrets: Secrets, spool: Path | None = None) -> PostgresTables:
+    private = (spool or settings.data_directory.resolve() / SPOOL) / "private"
+    return PostgresTables(site, secrets, PostgresPrograms(site, secrets, private_directory=private))
 
 
 def _same_plan(settings: Settings, plan: DrPlan) -> dict[str, str]:

@@ -20,4 +20,5 @@ if __name__ == "__main__":
         said["bucket"],
         Keys(identity=said["values"]["IDENTITY"]),
     )
-    sys.exit(asyncio.run(main(Path(sys.argv[2]), Engines(world.engine, PhysicalEngines(world.site, {})))))
+    engines = Engines(world.engine, PhysicalEngines(world.site, {}), world.tables)
+    sys.exit(asyncio.run(main(Path(sys.argv[2]), engines)))

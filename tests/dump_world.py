@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions.adapters.clock import SystemClock
 from actions.adapters.postgres import PostgresServers
+from actions.adapters.postgres_tables import PostgresTables
 from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.s3 import S3Store
 from actions.adapters.secrets import SecretReferences
@@ -64,6 +65,8 @@ class DumpWorld:
         self.secrets = SecretReferences(self.values)
         self.postgres = PostgresServers(self.site, self.secrets)
         self.objects = S3Store(self.site, self.secrets)
+        programs = PostgresPrograms(self.site, self.secrets, private_directory=self.directory / "private")
+        self.tables = PostgresTables(self.site, self.secrets, programs)
         self.engine = self.engine_over(self.objects)
 
     def engine_over(self, objects: ObjectStore, *, disk_reserve: int = DISK_RESERVE) -> LogicalEngine:

@@ -18,6 +18,7 @@ from actions.ports import DumpRequest, Progress, ProgressReport
 from actions.site import BackupPolicy, Database, DatabaseRef, Site
 from tests.fakes.backups import SIGNER, MemoryBackups
 from tests.fakes.postgres import EMPTY, MemoryPostgres
+from tests.fakes.tables import MemoryTables
 from tests.fixtures.waiting import until
 
 ROOT = Path(__file__).parents[1]
@@ -74,10 +75,5 @@ if __name__ == "__main__":
     engine = backups()
     held = Held(engine._site, engine._postgres)
     held.go = asked.go
-    sys.exit(
-        asyncio.run(
-            main(
-                asked.spec, Engines(held, PhysicalEngines(engine._site, {})), folder=asked.folder, message=asked.message
-            )
-        )
-    )
+    engines = Engines(held, PhysicalEngines(engine._site, {}), MemoryTables(engine._postgres))
+    sys.exit(asyncio.run(main(asked.spec, engines, folder=asked.folder, message=asked.message)))

@@ -32,7 +32,7 @@ OURS = """
 """
 # Materialised views are left out: a restore computes them anew from the restored rows.
 TABLES = """
-    SELECT n.nspname, c.relname, pg_relation_filenode(c.oid)::int8
+    SELECT n.nspname, c.relname, pg_relation_filenode(c.oid)::int8, c.relpersistence = 'u' AND pg_is_in_recovery()
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {OURS}
      ORDER BY c.relpages DESC, 1, 2
@@ -71,9 +71,11 @@ async def measure(
     async with at_snapshot(connections, database, snapshot) as connection:
         shared = snapshot or await exported(connection)
         lines = await schema_lines(connection)
-        tables = [(row[0], row[1]) for row in await (await connection.execute(TABLES.encode())).fetchall()]
+        found = await (await connection.execute(TABLES.encode())).fetchall()
+        tables = [(row[0], row[1]) for row in found if not row[3]]
         work = iter(tables)
-        rows: dict[str, int] = {}
+        # Unlogged tables cannot be read during recovery, and are empty after it.
+        rows = {readable(row[0], row[1]): 0 for row in found if row[3]}
         async with asyncio.TaskGroup() as group:
             for _ in range(min(workers, len(tables)) - 1):
                 group.create_task(_count_apart(connections, database, shared, work, rows, counted))

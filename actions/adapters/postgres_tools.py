@@ -55,14 +55,14 @@ class PostgresPrograms(PostgresTools):
         self._private = private_directory
         self._counters = counters
 
-    def _tool(self, server: str, name: str) -> str:
+    def tool(self, server: str, name: str) -> str:
         directory = self._connections.server(server).tools
         return str((Path(directory) if directory else installation() / "bin") / name)
 
     async def versions(self, server: str) -> Mapping[str, str]:
         found = {}
         for name in ("pg_dump", "pg_restore"):
-            output = await run([self._tool(server, name), "--version"], timeout=timedelta(seconds=10))
+            output = await run([self.tool(server, name), "--version"], timeout=timedelta(seconds=10))
             match = re.search(r"(\d+(?:\.\d+)*)", output.text)
             found[name] = match[1] if match else output.text.strip()
         return found
@@ -83,13 +83,13 @@ class PostgresPrograms(PostgresTools):
                     f"`pg_dump` {version} is older than server `{database.server}` "
                     f"({facts.server_version // 10000}). Set `tools` of that server to a directory with newer programs."
                 )
-            with self._access(await self._connections.parameters(*database)) as (dsn, env):
+            with self.access(await self._connections.parameters(*database)) as (dsn, env):
                 yield _ExportedSnapshot(self, database, snapshot, facts, dsn, env)
 
     def dump_program(self, database: DatabaseRef, snapshot: str, dsn: str, env: Mapping[str, str]) -> Program:
         return Program.start(
             [
-                self._tool(database.server, "pg_dump"),
+                self.tool(database.server, "pg_dump"),
                 *("--format=custom", "--compress=none", f"--snapshot={snapshot}", f"--lock-wait-timeout={LOCK_LIMIT}"),
                 *("--no-password", f"--dbname={dsn}"),
             ],
@@ -117,7 +117,7 @@ class PostgresPrograms(PostgresTools):
 
     async def check_archive(self, server: str, archive: Path) -> None:
         try:
-            await run([self._tool(server, "pg_restore"), "--list", archive], timeout=timedelta(minutes=5))
+            await run([self.tool(server, "pg_restore"), "--list", archive], timeout=timedelta(minutes=5))
         except ProgramError as error:
             raise VerificationError(f"`pg_restore --list` cannot read the dump: {error}") from error
 
@@ -125,7 +125,7 @@ class PostgresPrograms(PostgresTools):
         self, order: RestoreOrder, archive: Path, contents: Contents, restored: Callable[[int], None]
     ) -> Sequence[str]:
         parts, notes = _parts(order, contents)
-        async with self._restoring_role(order) as (role, dsn, env):
+        async with self.restoring_role(order) as (role, dsn, env):
             watch = asyncio.create_task(self._watch(order.into, restored))
             try:
                 await self._run_restore(order, archive, parts.schemas, dsn, env, jobs=1)
@@ -149,7 +149,7 @@ class PostgresPrograms(PostgresTools):
             try:
                 await run(
                     [
-                        self._tool(order.into.server, "pg_restore"),
+                        self.tool(order.into.server, "pg_restore"),
                         *("--exit-on-error", "--no-tablespaces", "--no-security-labels", "--no-subscriptions"),
                         *(f"--jobs={jobs}", f"--use-list={wanted.name}", "--no-password", f"--dbname={dsn}", archive),
                     ],
@@ -186,7 +186,7 @@ class PostgresPrograms(PostgresTools):
             await asyncio.sleep(1)
 
     @asynccontextmanager
-    async def _restoring_role(self, order: RestoreOrder) -> AsyncIterator[tuple[str, str, Mapping[str, str]]]:
+    async def restoring_role(self, order: RestoreOrder) -> AsyncIterator[tuple[str, str, Mapping[str, str]]]:
         """A login role for this restore alone: no rights but those of the archive's owners, gone afterwards."""
         role, giver = role_names(order.into)
         password = token_urlsafe(32)
@@ -226,7 +226,7 @@ class PostgresPrograms(PostgresTools):
                 )
             parameters = await self._connections.parameters(*order.into)
             parameters |= {"user": role, "password": password}
-            with self._access(parameters) as (dsn, env):
+            with self.access(parameters) as (dsn, env):
                 yield role, dsn, env
         finally:
             await asyncio.shield(self._drop_roles(order, role, giver))
@@ -306,7 +306,14 @@ class PostgresPrograms(PostgresTools):
                 group.create_task(worker())
 
     @contextlib.contextmanager
-    def _access(self, parameters: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    def private_folder(self, prefix: str) -> Iterator[Path]:
+        """A folder for files with data in plain, for our account alone, gone afterwards."""
+        self._private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._private, prefix=prefix) as folder:
+            yield Path(folder)
+
+    @contextlib.contextmanager
+    def access(self, parameters: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
         """A connection string without the password, and the environment that points to it in a 0600 file."""
         public = {key: value for key, value in parameters.items() if key not in ("password", "options", "sslpassword")}
         self._private.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -29,10 +29,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from actions.backup.physical import BaseRequest, FindRequest, ScratchRequest
+from actions.backup.tables import RescueRequest
 from actions.errors import DrError, PermanentError, TemporaryError
 from actions.ports import (
     AdoptRequest,
     BackupEngine,
+    CopyRequest,
     DumpRequest,
     JobKind,
     JobPhase,
@@ -42,6 +44,7 @@ from actions.ports import (
     PhysicalBackups,
     Progress,
     ProgressReport,
+    Tables,
 )
 from actions.site import Frozen
 
@@ -88,6 +91,7 @@ class Engines:
 
     backups: BackupEngine
     physical: PhysicalBackups
+    tables: Tables
 
 
 async def run_job(spec: JobSpec, engines: Engines, progress: Progress) -> dict[str, Any]:
@@ -145,6 +149,15 @@ async def _find(request: Mapping[str, Any], engines: Engines, progress: Progress
     return {"moments": [moment.model_dump(mode="json") for moment in found]}
 
 
+async def _copy(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    await engines.backups.copy(CopyRequest.model_validate(request), progress)
+    return {}
+
+
+async def _rescue(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    return {"rows": await engines.tables.rescue(RescueRequest.model_validate(request), progress)}
+
+
 _KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], Engines, Progress], Awaitable[dict[str, Any]]]] = {
     JobKind.DUMP: _dump,
     JobKind.LOAD: _load,
@@ -155,6 +168,8 @@ _KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], Engines, Progress], Awaita
     JobKind.BASE_VERIFY: _base_verify,
     JobKind.SCRATCH: _scratch,
     JobKind.FIND: _find,
+    JobKind.COPY: _copy,
+    JobKind.RESCUE: _rescue,
 }
 
 

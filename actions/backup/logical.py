@@ -19,6 +19,7 @@ from actions.backup.packing import Packed
 from actions.backup.progress import Shown
 from actions.backup.stored import StoredDumps, only_in_the_copy, stored_as, write_private
 from actions.backup.tools import PostgresTools, Snapshot
+from actions.backup.transfer import Transfer
 from actions.backup.verification import SignedVerification, Verification
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import (
@@ -26,6 +27,7 @@ from actions.ports import (
     BackupEngine,
     CatalogueEntry,
     Clock,
+    CopyRequest,
     DumpRequest,
     LoadRequest,
     ObjectStore,
@@ -258,6 +260,10 @@ class LogicalEngine(BackupEngine):
             work_directory=self._work,
         )
         return await adoption.adopt(request, progress)
+
+    async def copy(self, request: CopyRequest, progress: Progress) -> None:
+        database = self._site.database(request.database)
+        await Transfer(self._tools, self._loading, self._work).copy(request, database.owner, progress)
 
 
 # ---------------------------------------------------------------- parts

@@ -66,6 +66,7 @@ class PhysicalManifest(Frozen):
     checksums: bool = True  # data checksums are on
     segment_bytes: int = SEGMENT
     databases: tuple[str, ...] = ()
+    database_oids: Mapping[str, int] = {}  # as WAL names them
     relfilenodes: Mapping[str, Mapping[str, int]] = {}  # database -> "schema.table" -> relfilenode
     tools: Mapping[str, str] = {}
     requested_by: str = ""
@@ -156,6 +157,7 @@ class ScratchRequest(Frozen):
     backup: str | None = None  # the base to start from; None: the newest before the target
     amcheck: bool = False  # check every index with pg_amcheck
     mark: str = ""
+    keep: timedelta | None = None  # how long it may stay; None: as long as the plan file says
 
 
 class Phase(StrEnum):
@@ -199,6 +201,8 @@ class FindRequest(Frozen):
     changes: tuple[Change, ...] = (Change.DROP, Change.TRUNCATE, Change.DELETE)
     since: datetime | None = None
     until: datetime | None = None
+    database_oid: int | None = None  # where the server answers; else the newest base backup tells
+    relfilenode: int | None = None  # the table's file now, where it is there
 
 
 class Moment(Frozen):

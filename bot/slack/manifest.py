@@ -15,7 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from bot.router import HUB, SLASHES, Router
+from bot.router import HUB, SLASHES, Entry, Router
 from bot.slack.interactions.message import SHORTCUT
 
 METHOD_SCOPES: dict[str, tuple[str, ...]] = {
@@ -119,11 +119,10 @@ def _command(router: Router, slash: str) -> dict[str, Any]:
         }
     noun = slash.removeprefix(f"{HUB}-")
     entries = router.entries(noun)
-    verbs = "|".join(entry.words[1] for entry in entries if len(entry.words) > 1)
     return {
         "command": f"/{slash}",
         "description": _ABOUTS.get(noun) or entries[0].summary,
-        "usage_hint": verbs or entries[0].usage,
+        "usage_hint": _hint(entries),
         "should_escape": True,
     }
 
@@ -150,3 +149,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def _hint(entries: tuple[Entry, ...]) -> str:
+    """The verbs; before them what a bare noun takes, where it takes something of its own."""
+    verbs = "|".join(entry.words[1] for entry in entries if len(entry.words) > 1)
+    bare = next((entry for entry in entries if len(entry.words) == 1), None)
+    if bare is None or not verbs:
+        return verbs or entries[0].usage
+    return f"{bare.usage.split()[0]} ...|{verbs}" if bare.usage else verbs

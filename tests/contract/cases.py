@@ -7,11 +7,15 @@ from functools import partial
 from actions.catalog.application import RolloutParams, ScaleParams
 from actions.catalog.backup import AdoptParams, DumpParams, UploadParams, VerifyParams
 from actions.catalog.plan_file import ActivateParams
+from actions.catalog.point import PointParams
+from actions.catalog.rescue import RescueParams
 from actions.catalog.restore import RestoreParams
 from actions.catalog.run import AnswerParams, RunParams
+from actions.catalog.scratch import ScratchParams
 from actions.contract import JournalState, Lock, Plan, Risk
 from actions.steps.workloads import ScaleWorkload
 from tests.contract.kit import ActionCase
+from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
 from tests.fakes.manifests import an_entry
 from tests.fakes.s3 import MemoryObject
 from tests.fakes.world import ADOPTABLE, API, HEALTH, START, World, a_world
@@ -157,6 +161,32 @@ CASES = (
         RestoreParams(database=LONG),
         partial(a_world, database=LONG, missing=True, gitops=False, service=False),
     ),
+    *(
+        ActionCase(f"point-{name}", "restore.point", PointParams(database="shop", **given), with_history)
+        for name, given in (
+            ("time", {"at": "09:30"}),
+            ("lsn", {"lsn": "0/4000100"}),
+            ("delete", {"before_delete": "users"}),
+            ("latest", {"latest": True, "keep": 48}),
+        )
+    ),
+    ActionCase(
+        "rescue-rows",
+        "restore.rescue",
+        RescueParams(scratch=SCRATCH_ID, table="users", missing_rows=True),
+        with_a_scratch,
+    ),
+    ActionCase("rescue-copy", "restore.rescue", RescueParams(scratch=SCRATCH_ID, table="users"), with_a_scratch),
+    ActionCase(
+        "rescue-table",
+        "restore.rescue",
+        RescueParams(scratch=SCRATCH_ID, table="orders"),
+        partial(with_a_scratch, dropped="public.orders"),
+    ),
+    ActionCase(
+        "scratch-start", "scratch.start", ScratchParams(scratch=SCRATCH_ID), partial(with_a_scratch, running=False)
+    ),
+    ActionCase("scratch-discard", "scratch.discard", ScratchParams(scratch=SCRATCH_ID), with_a_scratch, undoable=False),
     ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),
     ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),
     ActionCase("rollout", "application.rollout", RolloutParams(service="shop"), a_world, undoable=False),

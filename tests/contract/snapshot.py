@@ -14,6 +14,8 @@ async def seen(ports: World) -> dict[str, Any]:
     how often a load began."""
     return {
         "databases": _databases(ports),
+        "tables": _tables(ports),
+        "scratch": {name: (found.state, found.mark) for name, found in sorted(ports.scratch.made.items())},
         "workloads": await _workloads(ports),
         "configs": await _configs(ports),
         "catalogue": _catalogue(ports),
@@ -29,7 +31,8 @@ async def production(ports: World) -> dict[str, Any]:
     databases: dict[str, Any] = {}
     for key, known in ports.site.databases.items():
         found = ports.postgres.servers[known.server].databases.get(known.name)
-        databases[key] = None if found is None else (found.oid, found.allows_connections)
+        content = None if found is None else found.fingerprint.rows
+        databases[key] = None if found is None else (found.oid, found.allows_connections, content)
     workloads = {
         name: {key: found[key] for key in ("replicas", "recorded", "suspended")} if found else None
         for name, found in (await _workloads(ports)).items()
@@ -48,6 +51,19 @@ def _databases(ports: World) -> dict[str, Any]:
         }
         for server, known in sorted(ports.postgres.servers.items())
         for name, found in sorted(known.databases.items())
+    }
+
+
+def _tables(ports: World) -> dict[str, Any]:
+    """Those that a test, or a rescue, has given content. By name of their database: oids differ."""
+    names = {
+        found.oid: f"{server}/{name}"
+        for server, known in ports.postgres.servers.items()
+        for name, found in known.databases.items()
+    }
+    return {
+        f"{names.get(oid, 'gone')}/{table}": (table_of.mark, dict(sorted(table_of.rows.items())))
+        for (oid, table), table_of in sorted(ports.tables.known.items(), key=lambda item: str(item[0][1]))
     }
 
 

@@ -16,6 +16,7 @@ from actions.ports import (
     BackupEngine,
     CatalogueEntry,
     Clock,
+    CopyRequest,
     DumpRequest,
     LoadRequest,
     Progress,
@@ -126,6 +127,16 @@ class MemoryBackups(BackupEngine):
             )
             await self._postgres.discard(request.scratch, mark=mark)
         return SignedManifest.sign(known.manifest, SIGNING_KEY)
+
+    async def copy(self, request: CopyRequest, progress: Progress) -> None:
+        measured = await self._postgres.fingerprint(request.source, self._site.database(request.database).invariants)
+        found = await self._postgres.database(request.into)
+        if found is not None and found.mark == request.mark and request.mark.startswith(SCRATCH):
+            await self._postgres.discard(request.into, mark=request.mark)
+        owner = self._site.database(request.database).owner
+        await self._postgres.create(request.into, owner=owner, cluster_globals=Globals(), mark=request.mark)
+        progress(ProgressReport(done=1, total=1, phase="restore"))
+        self._postgres.servers[request.into.server].databases[request.into.name].fingerprint = measured
 
     def _usable(self, database: str, backup: str) -> CatalogueEntry:
         entry = self.entries.get((database, backup))

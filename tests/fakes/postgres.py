@@ -77,6 +77,10 @@ class MemoryPostgres(PostgresAdmin):
         database.sessions.add(number)
         return number
 
+    def database_behind(self, ref: DatabaseRef) -> MemoryDatabase:
+        """What other fakes look into. Raises as the port does."""
+        return self._database(ref)
+
     # ------------------------------------------------------------ the port
 
     async def server(self, server: str) -> ServerFacts:

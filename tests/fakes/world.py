@@ -15,6 +15,7 @@ from actions.site import (
     Database,
     DatabaseRef,
     Invariant,
+    PhysicalPolicy,
     Server,
     Service,
     Site,
@@ -33,6 +34,7 @@ from tests.fakes.runs import MemoryRuns
 from tests.fakes.s3 import MemoryObjects
 from tests.fakes.secrets import MemorySecrets
 from tests.fakes.service import MemoryServiceCheck
+from tests.fakes.tables import MemoryTables
 
 SECRETS = {
     "env:PRIMARY_DSN": "postgresql://admin:canary-primary@primary/postgres",
@@ -73,6 +75,7 @@ class World(Ports):
     backups: MemoryBackups
     physical: MemoryPhysical
     scratch: MemoryScratch
+    tables: MemoryTables
     executor: MemoryExecutor
     cluster: MemoryCluster
     service: MemoryServiceCheck
@@ -82,7 +85,9 @@ class World(Ports):
     plan_versions: MemoryPlanVersions
 
 
-def a_site(*, database: str = "shop", service: bool = True, spare: bool = True, local: bool = False) -> Site:
+def a_site(
+    *, database: str = "shop", service: bool = True, spare: bool = True, local: bool = False, physical: bool = False
+) -> Site:
     """What the plan file of this shop would say. `database` is its key and its name in PostgreSQL."""
     protected = Database(
         name=database,
@@ -115,6 +120,19 @@ def a_site(*, database: str = "shop", service: bool = True, spare: bool = True, 
         buckets={"backups": Bucket(name="backups", access_key="env:S3_KEY", secret_key="env:S3_SECRET")},
         clusters={"main": ClusterAccess(name="main", kubeconfig="env:KUBECONFIG")},
         backups={database: policy},
+        physical={"primary": _physical()} if physical else {},
+    )
+
+
+def _physical() -> PhysicalPolicy:
+    return PhysicalPolicy(
+        server="primary",
+        bucket="backups",
+        wal_buckets=("backups",),
+        recipients=("age1example",),
+        identity="env:IDENTITY",
+        signing_key="env:SIGNING_KEY",
+        trusted_signers=(SIGNER,),
     )
 
 
@@ -126,15 +144,17 @@ def a_world(
     spare: bool = True,
     gitops: bool = True,
     local: bool = False,
+    physical: bool = False,
 ) -> World:
     """A shop whose database was damaged after the dump of 02:00 UTC, or is `missing`. It is 10:12 UTC."""
-    site = a_site(database=database, service=service, spare=spare, local=local)
+    site = a_site(database=database, service=service, spare=spare, local=local, physical=physical)
     clock = MemoryClock(START)
     postgres = _servers(site.databases[database].ref, missing=missing)
     backups = _catalogue(site, postgres, clock, database)
     objects = MemoryObjects("backups", clock=clock)
     scratch = MemoryScratch(postgres, clock)
-    physical = MemoryPhysical(site, postgres, scratch, clock)
+    engine = MemoryPhysical(site, postgres, scratch, clock)
+    tables = MemoryTables(postgres)
     service_check = MemoryServiceCheck(postgres)
     service_check.connections["env:APPLICATION_DSN"] = site.databases[database].ref
     return World(
@@ -142,9 +162,10 @@ def a_world(
         postgres=postgres,
         objects=objects,
         backups=backups,
-        physical=physical,
+        physical=engine,
         scratch=scratch,
-        executor=MemoryExecutor(Engines(backups, physical)),
+        tables=tables,
+        executor=MemoryExecutor(Engines(backups, engine, tables)),
         cluster=_workloads(gitops=gitops),
         service=service_check,
         secrets=MemorySecrets(SECRETS),

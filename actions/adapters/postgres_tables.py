@@ -1,0 +1,296 @@
+"""Single tables over psycopg: looked at, compared row by row, copied, and taken back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
+from actions.adapters.postgres_fingerprint import TEXT_FORM, at_snapshot
+from actions.adapters.postgres_rows import Side, compared, differing
+from actions.adapters.postgres_table_script import TableScript, mark
+from actions.adapters.postgres_tools import PostgresPrograms
+from actions.backup.tables import (
+    RESCUED,
+    Column,
+    Difference,
+    ForeignKey,
+    RescueMode,
+    RescueRequest,
+    TableFacts,
+    TableName,
+)
+from actions.errors import UserError, VerificationError
+from actions.ports import Progress, ProgressReport, Secrets, Tables
+from actions.site import DatabaseRef, Site
+
+LOCK_LIMIT = "10s"  # a rescue gives up rather than let production queue behind it
+
+FACTS = """
+    SELECT c.oid::int8, coalesce(pg_relation_filenode(c.oid), 0)::int8, pg_get_userbyid(c.relowner),
+           coalesce(obj_description(c.oid, 'pg_class'), ''), c.relkind = 'p'
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+"""
+COLUMNS = """
+    SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull FROM pg_attribute a
+     WHERE a.attrelid = %s::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum
+"""
+KEY = """
+    SELECT a.attname FROM pg_constraint k, unnest(k.conkey) WITH ORDINALITY u(attnum, place)
+      JOIN pg_attribute a ON a.attnum = u.attnum
+     WHERE k.conrelid = %s::oid AND k.contype = 'p' AND a.attrelid = k.conrelid ORDER BY u.place
+"""
+INCOMING = """
+    SELECT n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid)
+      FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE k.confrelid = %s::oid AND k.contype = 'f' AND k.conrelid <> k.confrelid AND k.conparentid = 0
+     ORDER BY 1, 2, 3
+"""
+VIEWS = """
+    SELECT DISTINCT v.oid::regclass::text FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+      JOIN pg_class v ON v.oid = r.ev_class
+     WHERE d.refobjid = %s::oid AND d.classid = 'pg_rewrite'::regclass AND v.oid <> d.refobjid ORDER BY 1
+"""
+
+
+class PostgresTables(Tables):
+    """All tables of the site's servers. `tools` dumps a table that comes back whole."""
+
+    def __init__(self, site: Site, secrets: Secrets, tools: PostgresPrograms) -> None:
+        self._connections = ServerConnections(site, secrets)
+        self._script = TableScript(self._connections, tools)
+
+    async def facts(self, database: DatabaseRef, table: TableName) -> TableFacts | None:
+        async with at_snapshot(self._connections, database) as connection:
+            return await _facts(connection, table)
+
+    # ------------------------------------------------------------ comparing
+
+    async def difference(
+        self, source: DatabaseRef, table: TableName, target: DatabaseRef, other: TableName
+    ) -> Difference:
+        async with at_snapshot(self._connections, source) as there, at_snapshot(self._connections, target) as here:
+            first, second = await _existing(there, table, source), await _existing(here, other, target)
+            names = {column.name for column in second.columns}
+            columns = [column.name for column in first.columns if column.name in names]
+            key = first.key if first.key and set(first.key) <= set(columns) else tuple(columns)
+            return await compared(Side(there, table, key, columns), Side(here, other, key, columns))
+
+    # ------------------------------------------------------------ bringing back
+
+    async def rescue(self, request: RescueRequest, progress: Progress) -> int:
+        made = await self.facts(request.target, request.made)
+        if made is not None:
+            if made.mark == request.mark:
+                await self._script.foreign_keys(request)
+                return 0
+            raise VerificationError(f"`{request.made}` of `{request.target}` was not made by this plan.")
+        progress(ProgressReport(phase="copy", unit="rows"))
+        if request.mode is RescueMode.TABLE:
+            async with at_snapshot(self._connections, request.source) as connection:
+                there = await _existing(connection, request.table, request.source)
+            await self._script.bring(request, there.owner)
+            await self._script.foreign_keys(request)
+            return there.rows
+        async with (
+            at_snapshot(self._connections, request.source) as there_connection,
+            self._connections.session(*request.target, settings=TEXT_FORM, autocommit=False) as here,
+        ):
+            there = await _existing(there_connection, request.table, request.source)
+            await here.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_LIMIT)))
+            work = self._copied if request.mode is RescueMode.COPY else self._inserted
+            rows = await work(request, there, there_connection, here)
+            await here.commit()
+        progress(ProgressReport(done=rows, total=rows, phase="copy", unit="rows"))
+        return rows
+
+    async def _copied(
+        self, request: RescueRequest, there: TableFacts, source: AsyncConnection, here: AsyncConnection
+    ) -> int:
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} {}{}").format(
+                sql.Identifier(column.name),
+                # As `format_type` of the source wrote it: quoted where it has to be.
+                sql.SQL(column.type),
+                sql.SQL(" NOT NULL") if column.not_null else sql.SQL(""),
+            )
+            for column in there.columns
+        )
+        into = sql.Identifier(*request.into)
+        try:
+            await here.execute(sql.SQL("CREATE TABLE {} ({})").format(into, columns))
+        except psycopg.errors.UndefinedObject as error:
+            said = error.diag.message_primary
+            raise UserError(f"`{request.table}` cannot be copied into `{request.target}`: {said}.") from error
+        names = [column.name for column in there.columns]
+        rows = await _poured(source, Side(source, request.table, (), names).all_rows, here, request.into, names)
+        if there.key:
+            key = sql.SQL(", ").join(map(sql.Identifier, there.key))
+            await here.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(into, key))
+        owner = await _plain_owner(here, there.owner, request.owner)
+        await here.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(into, sql.Identifier(owner)))
+        await mark(here, request.into, request.mark)
+        return rows
+
+    async def _inserted(
+        self, request: RescueRequest, there: TableFacts, source: AsyncConnection, here: AsyncConnection
+    ) -> int:
+        if request.keys is None or not there.key:
+            raise UserError(f"`{request.table}` has no primary key, so its missing rows cannot be told.")
+        into, names = sql.Identifier(*request.into), [column.name for column in there.columns]
+        # Nobody writes to it from here to the end, so what is missing is what will have been missing.
+        await here.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(into))
+        side = Side(source, request.table, there.key, names)
+        wanted = await differing(side, Side(here, request.into, there.key, names))
+        await here.execute(
+            sql.SQL("CREATE TEMPORARY TABLE drbot_fetched ON COMMIT DROP AS SELECT {} FROM {} LIMIT 0").format(
+                sql.SQL(", ").join(map(sql.Identifier, names)), into
+            )
+        )
+        fetched = TableName("pg_temp", "drbot_fetched")
+        await _poured(source, side.rows_of(wanted), here, fetched, names)
+        triggers = await _silenced(here, request.into)
+        columns, key = (sql.SQL(", ").join(map(sql.Identifier, parts)) for parts in (names, there.key))
+        kept = sql.Identifier(*request.keys)
+        await here.execute(sql.SQL("CREATE TABLE {} AS SELECT {} FROM {} LIMIT 0").format(kept, key, into))
+        inserted = await here.execute(
+            sql.SQL(
+                "WITH put AS (INSERT INTO {into} ({columns}) OVERRIDING SYSTEM VALUE"
+                " SELECT {columns} FROM pg_temp.drbot_fetched ON CONFLICT ({key}) DO NOTHING RETURNING {key})"
+                " INSERT INTO {kept} SELECT * FROM put"
+            ).format(into=into, columns=columns, key=key, kept=kept)
+        )
+        await _heard(here, request.into, triggers)
+        await mark(here, request.keys, request.mark)
+        return inserted.rowcount
+
+    # ------------------------------------------------------------ taking back
+
+    async def withdraw(self, request: RescueRequest) -> None:
+        async with self._connections.session(*request.target, autocommit=False) as connection:
+            await connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_LIMIT)))
+            made = await _facts(connection, request.made)
+            if made is None or made.mark != request.mark:
+                return
+            if request.keys is not None:
+                await _rows_taken_back(connection, request.into, request.keys)
+            for foreign in request.incoming:
+                await connection.execute(
+                    sql.SQL("ALTER TABLE IF EXISTS {} DROP CONSTRAINT IF EXISTS {}").format(
+                        sql.Identifier(*foreign.table), sql.Identifier(foreign.name)
+                    )
+                )
+            table = sql.Identifier(*(request.made))
+            await connection.execute(sql.SQL("DROP TABLE {}").format(table))
+            await connection.commit()
+
+
+# ---------------------------------------------------------------- parts
+
+
+async def _facts(connection: AsyncConnection, table: TableName) -> TableFacts | None:
+    row = await (await connection.execute(FACTS.encode(), [table.schema, table.name])).fetchone()
+    if row is None:
+        return None
+    oid, file, owner, comment, partitioned = row
+    found = re.search(rf"{re.escape(RESCUED)}[a-z0-9]+(?=\]$)", comment)
+    counted = await (
+        await connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table)))
+    ).fetchone()
+    incoming = await _rows(connection, INCOMING, oid)
+    return TableFacts(
+        oid=oid,
+        relfilenode=file,
+        owner=owner,
+        rows=counted[0] if counted else 0,
+        columns=tuple(
+            Column(name=name, type=kind, not_null=required)
+            for name, kind, required in await _rows(connection, COLUMNS, oid)
+        ),
+        key=tuple(name for (name,) in await _rows(connection, KEY, oid)),
+        mark=found[0] if found else "",
+        incoming=tuple(
+            ForeignKey(table=TableName(schema, name), name=constraint, definition=definition)
+            for schema, name, constraint, definition in incoming
+        ),
+        views=tuple(name for (name,) in await _rows(connection, VIEWS, oid)),
+        partitioned=partitioned,
+    )
+
+
+async def _rows(connection: AsyncConnection, query: str, oid: int) -> Sequence[tuple[Any, ...]]:
+    return await (await connection.execute(query.encode(), [oid])).fetchall()
+
+
+async def _existing(connection: AsyncConnection, table: TableName, database: DatabaseRef) -> TableFacts:
+    found = await _facts(connection, table)
+    if found is None:
+        raise UserError(f"`{database}` has no table `{table}`.")
+    return found
+
+
+async def _poured(
+    source: AsyncConnection, query: sql.Composable, target: AsyncConnection, table: TableName, columns: Sequence[str]
+) -> int:
+    """COPY what the query gives into the table; text, since binary would need the same oids of types on both sides."""
+    out = sql.SQL("COPY ({}) TO STDOUT").format(query)
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    into = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(*table), names)
+    reader, writer = source.cursor(), target.cursor()
+    async with reader.copy(out) as read, writer.copy(into) as write:
+        async for block in read:
+            await write.write(block)
+    return writer.rowcount
+
+
+async def _plain_owner(connection: AsyncConnection, owner: str, otherwise: str) -> str:
+    """The owner, unless it is a superuser, or missing here."""
+    rows = await connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [owner])
+    row = await rows.fetchone()
+    return owner if row is not None and not row[0] else otherwise
+
+
+async def _silenced(connection: AsyncConnection, table: TableName) -> list[tuple[str, str]]:
+    """Disable the triggers of people until `_heard`; those of constraints go on. Returns them with their state."""
+    rows = await connection.execute(
+        "SELECT t.tgname, t.tgenabled::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')",
+        list(table),
+    )
+    found = [(name, state) for name, state in await rows.fetchall()]
+    for name, _ in found:
+        await _alter(connection, table, "DISABLE TRIGGER {}", name)
+    return found
+
+
+async def _heard(connection: AsyncConnection, table: TableName, triggers: Sequence[tuple[str, str]]) -> None:
+    for name, state in triggers:
+        await _alter(connection, table, "ENABLE ALWAYS TRIGGER {}" if state == "A" else "ENABLE TRIGGER {}", name)
+
+
+async def _alter(connection: AsyncConnection, table: TableName, change: LiteralString, name: str) -> None:
+    what = sql.SQL(change).format(sql.Identifier(name))
+    await connection.execute(sql.SQL("ALTER TABLE {} {}").format(sql.Identifier(*table), what))
+
+
+async def _rows_taken_back(connection: AsyncConnection, table: TableName, keys: TableName) -> None:
+    """Delete the rows that were put in, unless somebody has changed them since: those carry another xmin."""
+    rows = await connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 ORDER BY attnum",
+        [sql.Identifier(*keys).as_string(connection)],
+    )
+    names = [name for (name,) in await rows.fetchall()]
+    equal = sql.SQL(" AND ").join(sql.SQL("gone.{0} = kept.{0}").format(sql.Identifier(name)) for name in names)
+    triggers = await _silenced(connection, table)
+    await connection.execute(
+        sql.SQL("DELETE FROM {} gone USING {} kept WHERE {} AND gone.xmin = kept.xmin").format(
+            sql.Identifier(*table), sql.Identifier(*keys), equal
+        )
+    )
+    await _heard(connection, table, triggers)

@@ -1,0 +1,131 @@
+"""Scratch instances: which there are, started again, and removed before their time."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from actions.backup.physical import ScratchFacts, ScratchState
+from actions.contract import Action, Lock, Observation, Plan, Precondition, Query, Report, Risk, Step
+from actions.errors import UserError
+from actions.ports import Ports
+from actions.site import Frozen
+from actions.steps.moments import exact
+from actions.steps.phrases import counted, size
+from actions.steps.scratch import DiscardScratch, StartScratch
+from actions.steps.scratch_facts import ScratchIs
+from actions.steps.standing import known
+
+
+class NoParams(Frozen):
+    """All of them."""
+
+
+class ScratchList(Query[NoParams]):
+    """Every scratch instance of this machine, the newest first."""
+
+    name: ClassVar[str] = "scratch.list"
+    summary: ClassVar[str] = "List the scratch instances: which moment each shows, its state, when it goes"
+    params = NoParams
+
+    async def read(self, params: NoParams, ports: Ports) -> Report:  # noqa: ARG002 - there is nothing to choose
+        found = sorted(await ports.scratch.instances(), key=lambda facts: facts.made_at, reverse=True)
+        budget, taken = ports.site.scratch, sum(facts.bytes for facts in found)
+        return Report(
+            title=f"{counted(len(found), 'scratch instance')} of {budget.instances}",
+            lines=(
+                f"{size(taken)} of {size(budget.disk)}.",
+                "`/dr-restore DATABASE --at TIME` makes one, `/dr-restore discard ID` removes one.",
+            ),
+            columns=("id", "server", "shows", "state", "size", "kept until"),
+            rows=tuple(
+                (facts.id, facts.server, _shown(facts), facts.state, size(facts.bytes), exact(facts.expires_at))
+                for facts in found
+            ),
+        )
+
+
+def _shown(facts: ScratchFacts) -> str:
+    if facts.restored is None:
+        return "nothing, its restore did not end"
+    reached = facts.restored.reached_at
+    return str(facts.restored.target) if reached is None else exact(reached)
+
+
+class ScratchParams(Frozen):
+    """Which instance, by its id."""
+
+    scratch: str = Field(min_length=1)
+
+
+class ScratchStart(Action[ScratchParams]):
+    """A stopped instance runs again, paused where it was."""
+
+    name: ClassVar[str] = "scratch.start"
+    summary: ClassVar[str] = "Start a scratch instance that is stopped, paused at its moment and read only"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = ScratchParams
+    steps: ClassVar[tuple[type[Step], ...]] = (StartScratch,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (ScratchIs,)
+
+    async def plan(self, params: ScratchParams, ports: Ports, plan_id: str) -> Plan:
+        facts = await known(ports, params.scratch)
+        if facts.restored is None or facts.state is ScratchState.BROKEN:
+            raise UserError(f"The restore of `{facts.name}` did not end well. Make it again with `/dr-restore`.")
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Start scratch instance `{facts.name}`",
+            risk=self.risk,
+            target=facts.id,
+            params=params.model_dump(mode="json"),
+            locks=(Lock(key=f"scratch:{facts.id}"),),
+            steps=(StartScratch(scratch=facts.id),),
+            preconditions=(
+                ScratchIs(
+                    scratch=facts.id,
+                    mark=facts.mark,
+                    system_id=facts.system_id,
+                    reached_lsn=facts.restored.reached_lsn,
+                    promoted=True,
+                ),
+            ),
+            made_at=ports.clock.now(),
+            observations=_observations(facts),
+        )
+
+
+class ScratchDiscard(Action[ScratchParams]):
+    """An instance gone, its room free. A promoted one is a server of its own and is never removed."""
+
+    name: ClassVar[str] = "scratch.discard"
+    summary: ClassVar[str] = "Stop a scratch instance and remove its files; it can be made again"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = ScratchParams
+    steps: ClassVar[tuple[type[Step], ...]] = (DiscardScratch,)
+
+    async def plan(self, params: ScratchParams, ports: Ports, plan_id: str) -> Plan:
+        facts = await known(ports, params.scratch)
+        if facts.state is ScratchState.PROMOTED:
+            raise UserError(f"`{facts.name}` was promoted: it is a server of its own, which nothing here removes.")
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Remove scratch instance `{facts.name}`, {size(facts.bytes)}",
+            risk=self.risk,
+            target=facts.id,
+            params=params.model_dump(mode="json"),
+            locks=(Lock(key=f"scratch:{facts.id}"),),
+            steps=(DiscardScratch(scratch=facts.id, mark=facts.mark),),
+            made_at=ports.clock.now(),
+            observations=_observations(facts),
+        )
+
+
+def _observations(facts: ScratchFacts) -> tuple[Observation, ...]:
+    return (
+        Observation(name="shows", value=_shown(facts)),
+        Observation(name="state", value=facts.state),
+        Observation(name="kept until", value=exact(facts.expires_at)),
+    )

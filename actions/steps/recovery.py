@@ -1,0 +1,215 @@
+"""Which base backup leads to a target, what it costs, and how long it takes. Pure: facts in, a choice and words out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from actions.backup.physical import (
+    Lsn,
+    Moment,
+    Phase,
+    PhysicalEntry,
+    RecoveryTarget,
+    RecoveryWindow,
+    ScratchFacts,
+)
+from actions.errors import UserError
+from actions.site import Frozen
+from actions.steps.moments import clock, exact
+from actions.steps.phrases import counted, span
+
+FETCH_RATE = 100_000_000
+"""Bytes of base backup per second that are fetched, checked and unpacked, until a restore has measured it here."""
+
+REPLAY_RATE = 50_000_000
+"""Bytes of WAL per second: it is replayed by one process (reports speak of 50 to 64 MB/s)."""
+
+START = timedelta(seconds=10)
+"""Claiming room, starting, stopping."""
+
+
+class Aim(Frozen):
+    """A target, with what is known of where it lies. `at` is its moment, as far as known."""
+
+    target: RecoveryTarget
+    at: datetime | None = None
+    lsn: str | None = None
+    moment: Moment | None = None
+    table: str = ""
+
+    @property
+    def words(self) -> str:
+        """`just before the DROP of `public.orders` (transaction 812, committed 2026-11-23 10:29:58.4 UTC)`."""
+        if self.moment is None:
+            return f"{exact(self.target.time)}" if self.target.time is not None else str(self.target)
+        return (
+            f"just before the {self.moment.change.upper()} of `{self.table}` (transaction {self.moment.xid}, committed "
+            f"{exact(self.moment.committed_at)})"
+        )
+
+
+def aim_before(moment: Moment, table: str) -> Aim:
+    return Aim(
+        target=moment.target,
+        at=moment.before_at or moment.committed_at,
+        lsn=moment.commit_lsn,
+        moment=moment,
+        table=table,
+    )
+
+
+def base_for(server: str, entries: Sequence[PhysicalEntry], aim: Aim, *, backup: str | None) -> PhysicalEntry:
+    """The newest usable base backup that ends before the target, or the one asked for. Raises UserError."""
+    usable = sorted(
+        (entry for entry in entries if entry.problem is None),
+        key=lambda entry: entry.manifest.finished_at,
+        reverse=True,
+    )
+    if not usable:
+        raise UserError(
+            f"Server `{server}` has no usable base backup, so no moment of it can be reached. Restore the newest dump "
+            "with `/dr-restore`, and take a base backup."
+        )
+    if backup is not None:
+        return _named(server, entries, usable, aim, backup)
+    if aim.target.latest:
+        return usable[0]
+    if aim.at is None and aim.lsn is None:
+        if len(usable) == 1:
+            return usable[0]
+        newest = ", ".join(f"`{entry.manifest.id}` ({exact(entry.manifest.finished_at)})" for entry in usable[:3])
+        raise UserError(
+            f"Nobody can tell from {aim.target} when it was. Name the backup to start from, one from before it, with "
+            f"`--from`. The newest: {newest}."
+        )
+    fit = [entry for entry in usable if _ends_before(entry, aim)]
+    if fit:
+        return fit[0]
+    oldest = exact(usable[-1].manifest.finished_at)
+    raise UserError(f"No base backup of `{server}` ends before {aim.words}. The oldest moment in reach is {oldest}.")
+
+
+def _named(
+    server: str, entries: Sequence[PhysicalEntry], usable: Sequence[PhysicalEntry], aim: Aim, backup: str
+) -> PhysicalEntry:
+    found = next((entry for entry in entries if entry.manifest.id == backup), None)
+    newest = ", ".join(f"`{entry.manifest.id}`" for entry in usable[:3])
+    if found is None:
+        raise UserError(f"Server `{server}` has no base backup `{backup}`. The newest usable ones: {newest}.")
+    if found.problem is not None:
+        raise UserError(f"Base backup `{backup}` must not be used: {found.problem} The newest usable ones: {newest}.")
+    if not aim.target.latest and (aim.at is not None or aim.lsn is not None) and not _ends_before(found, aim):
+        ends = exact(found.manifest.finished_at)
+        raise UserError(
+            f"Base backup `{backup}` ends at {ends}, after {aim.words}. Leave `--from` out, or take another."
+        )
+    return found
+
+
+def _ends_before(entry: PhysicalEntry, aim: Aim) -> bool:
+    if aim.lsn is not None:
+        return Lsn.parse(entry.manifest.stop_lsn) <= Lsn.parse(aim.lsn)
+    return aim.at is not None and entry.manifest.finished_at <= aim.at
+
+
+def unreachable(server: str, windows: Sequence[RecoveryWindow], base: PhysicalEntry, aim: Aim) -> str | None:
+    """Why no bucket leads from the base to the target; None when one does, or nobody can tell."""
+    if aim.at is None or aim.target.latest:
+        return None
+    newest = max((window.newest for window in windows if window.newest is not None), default=None)
+    if aim.target.time is not None and (newest is None or aim.at > newest):
+        # Replay ends at a commit: a time is reached only by one that comes after it.
+        end = "nothing is archived yet" if newest is None else f"the newest archived commit is of {exact(newest)}"
+        return (
+            f"No commit after {exact(aim.at)} is archived, {end}. Take an earlier moment or `--latest`, or wait for "
+            "the archive."
+        )
+    blocked = [_gap_between(window, base.manifest.finished_at, aim.at) for window in windows]
+    if blocked and all(blocked):
+        return (
+            f"WAL of `{server}` is missing between `{base.manifest.id}` and {aim.words}: segment `{blocked[0]}` in "
+            "every bucket. Take a moment before the gap, or one after the next base backup."
+        )
+    return None
+
+
+def _gap_between(window: RecoveryWindow, base: datetime, at: datetime) -> str:
+    """The first missing segment in the way; empty when there is none."""
+    for gap in window.gaps:
+        if (gap.after is None or gap.after < at) and (gap.before is None or gap.before > base):
+            return gap.first
+    return ""
+
+
+def loss_words(aim: Aim, now: datetime) -> str:
+    """`10:29:58.4, loses 41 s and 17 transactions`: what giving back the whole server, or database, would lose."""
+    if aim.moment is not None:
+        lost = counted(aim.moment.lost, "transaction")
+        return f"{clock(aim.moment.committed_at)}, loses {span(now - aim.moment.committed_at)} and {lost}"
+    if aim.at is None:
+        return "how much it loses is known once it is restored"
+    return f"{clock(aim.at)}, loses {span(now - aim.at)}"
+
+
+class Forecast(Frozen):
+    """How long it will take to have the instance, started and checked."""
+
+    total: timedelta
+    measured: bool
+
+    def words(self, rto: timedelta) -> str:
+        """`27 min at measured rates, RTO 30 min`."""
+        rates = "measured rates" if self.measured else "assumed rates, nothing was measured here yet"
+        return f"{span(self.total)} at {rates}, RTO {span(rto)}"
+
+
+def forecast(
+    entries: Sequence[PhysicalEntry],
+    base: PhysicalEntry,
+    aim: Aim,
+    windows: Sequence[RecoveryWindow],
+    instances: Sequence[ScratchFacts],
+) -> Forecast:
+    """From the bytes that are fetched and replayed, at the rates of this server's last restore where there is one."""
+    fetched = sum(entry.manifest.plain_bytes for entry in _chain(entries, base))
+    replayed = _replayed(base, aim, windows)
+    last = max(
+        (found for found in instances if found.restored is not None and found.server == base.manifest.server),
+        key=lambda found: found.made_at,
+        default=None,
+    )
+    restored = None if last is None else last.restored
+    fixed = (Phase.FETCH, Phase.COMBINE, Phase.CHECK)
+    if restored is None or restored.bytes <= 0 or not any(restored.seconds.get(phase) for phase in fixed):
+        return Forecast(total=_seconds(fetched / FETCH_RATE + replayed / REPLAY_RATE), measured=False)
+    rate = restored.bytes / sum(restored.seconds.get(phase, 0.0) for phase in fixed)
+    return Forecast(total=_seconds(fetched / rate + replayed / REPLAY_RATE), measured=True)
+
+
+def _seconds(seconds: float) -> timedelta:
+    return START + timedelta(seconds=round(seconds))
+
+
+def _chain(entries: Sequence[PhysicalEntry], base: PhysicalEntry) -> list[PhysicalEntry]:
+    """The base and what it rests on."""
+    known, chain = {entry.manifest.id: entry for entry in entries}, [base]
+    while (parent := chain[-1].manifest.parent) is not None and parent in known and known[parent] not in chain:
+        chain.append(known[parent])
+    return chain
+
+
+def _replayed(base: PhysicalEntry, aim: Aim, windows: Sequence[RecoveryWindow]) -> int:
+    """Bytes of WAL from the base to the target; where only the moment is known, as if they had come evenly."""
+    begin = Lsn.parse(base.manifest.start_lsn)
+    if aim.lsn is not None:
+        return max(0, Lsn.parse(aim.lsn) - begin)
+    ends = [(window.newest, window.newest_lsn) for window in windows if window.newest is not None and window.newest_lsn]
+    if not ends:
+        return 0
+    newest, lsn = max(ends)
+    whole = max(0, Lsn.parse(lsn) - begin)
+    long = newest - base.manifest.finished_at
+    if aim.target.latest or aim.at is None or long <= timedelta(0):
+        return whole
+    return int(whole * min(1.0, max(0.0, (aim.at - base.manifest.finished_at) / long)))

@@ -1,0 +1,345 @@
+"""Steps on scratch instances: a server restored to a moment beside everything, looked at, promoted or removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, ClassVar, Literal
+
+from actions.backup.manifest import Fingerprint
+from actions.backup.physical import RecoveryTarget, ScratchFacts, ScratchRequest, ScratchState
+from actions.contract import Probe, Step
+from actions.errors import DrError, VerificationError
+from actions.ports import JobKind, JobState, Ports, Progress
+from actions.site import DatabaseRef, Invariant
+from actions.steps import byhand
+from actions.steps.heavy import HeavyStep
+from actions.steps.moments import exact
+from actions.steps.phrases import counted, names, span
+
+SHOWN = 5
+
+
+class RestoreScratch(HeavyStep):
+    """A base backup checked, unpacked, replayed to its target and checked again, and stopped there."""
+
+    interruptible: ClassVar[bool] = True
+    kind: Literal["restore_scratch"] = "restore_scratch"
+    scratch: str
+    server: str
+    target: RecoveryTarget
+    target_words: str
+    backup: str
+    bucket: str
+    endpoint: str | None
+    key: str
+    sha256: str
+    amcheck: bool
+    keep: timedelta | None
+    mark: str
+
+    @property
+    def summary(self) -> str:
+        return f"Restore server `{self.server}` from `{self.backup}` into `scratch-{self.scratch}`, {self.target_words}"
+
+    @property
+    def before(self) -> str:
+        return f"no scratch instance `{self.scratch}`"
+
+    @property
+    def after(self) -> str:
+        checks = "page checksums and indexes" if self.amcheck else "page checksums"
+        return f"signatures, hashes and {checks} checked, the target proven to be reached; production is not touched"
+
+    def by_hand(self) -> tuple[str, ...]:
+        setting = _recovery_setting(self.target)
+        return (
+            byhand.aws(self.endpoint, "s3", "cp", f"s3://{self.bucket}/{self.key}", "base.age"),
+            f"echo {self.sha256}'  base.age' | sha256sum -c",
+            'age -d -i "$AGE_IDENTITY_FILE" base.age | zstd -d | tar -x -C "$PGDATA"',
+            'pg_verifybackup --no-parse-wal "$PGDATA"  # of every member, before pg_combinebackup',
+            'touch "$PGDATA/recovery.signal"  # and archive_mode=off, recovery_target_action=pause, restore_command',
+            f'echo {setting} >> "$PGDATA/postgresql.auto.conf"',
+            "pg_ctl start -w && psql -XAtc 'SELECT pg_get_wal_replay_pause_state(), pg_last_xact_replay_timestamp()'",
+        )
+
+    @property
+    def job_kind(self) -> JobKind:
+        return JobKind.SCRATCH
+
+    def request(self) -> Mapping[str, Any]:
+        asked = ScratchRequest(
+            id=self.scratch,
+            server=self.server,
+            target=self.target,
+            backup=self.backup,
+            amcheck=self.amcheck,
+            mark=self.mark,
+            keep=self.keep,
+        )
+        return asked.model_dump(mode="json")
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the instance tells all
+        found = await ports.scratch.find(self.scratch)
+        if found is None or found.state is ScratchState.BROKEN:
+            return Probe.TODO
+        return Probe.DONE if found.mark == self.mark else Probe.UNKNOWN
+
+    async def sweep(self, ports: Ports) -> None:
+        found = await ports.scratch.find(self.scratch)
+        if found is not None and found.mark == self.mark:
+            await ports.scratch.discard(self.scratch, mark=self.mark)
+
+    async def verify(self, ports: Ports) -> None:
+        found = await instance(ports, self.scratch)
+        if found.restored is None or found.mark != self.mark:
+            raise VerificationError(f"Scratch instance `{self.scratch}` was not made by this plan. Ask for a new one.")
+
+    async def outcome(self, ports: Ports) -> str:
+        restored = (await instance(ports, self.scratch)).restored
+        if restored is None:
+            return ""
+        last = "" if restored.reached_at is None else f", last commit in it {exact(restored.reached_at)}"
+        took = ", ".join(f"{phase} {span(timedelta(seconds=seconds))}" for phase, seconds in restored.seconds.items())
+        return f"Reached {restored.reached_lsn} on timeline id {restored.timeline_id}{last}. {took}".rstrip()
+
+    async def undo(self, ports: Ports) -> None:
+        await self.sweep(ports)
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return (f"drbot restore discard {self.scratch}",)
+
+
+class StartScratch(Step):
+    """The instance runs on this machine, paused at its target, read only."""
+
+    kind: Literal["start_scratch"] = "start_scratch"
+    timeout: timedelta = timedelta(minutes=15)
+    scratch: str
+
+    @property
+    def summary(self) -> str:
+        return f"Start `scratch-{self.scratch}`, paused at its target and read only"
+
+    @property
+    def before(self) -> str:
+        return "stopped"
+
+    @property
+    def after(self) -> str:
+        return f"every command takes `scratch-{self.scratch}` as the name of a server"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return ('pg_ctl start -w -D "$PGDATA"', "psql -XAtc 'SELECT pg_get_wal_replay_pause_state()'  # paused")
+
+    async def probe(self, ports: Ports) -> Probe:
+        found = await ports.scratch.find(self.scratch)
+        if found is None:
+            return Probe.UNKNOWN
+        return Probe.DONE if found.state in (ScratchState.PAUSED, ScratchState.PROMOTED) else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds
+        await ports.scratch.start(self.scratch)
+
+    async def verify(self, ports: Ports) -> None:
+        found = await instance(ports, self.scratch)
+        server = await ports.postgres.server(found.name)
+        if found.state is ScratchState.PAUSED and not server.in_recovery:
+            raise VerificationError(f"`{found.name}` is no longer in recovery: it may have left its target. Make anew.")
+        if found.restored is not None and found.system_id and server.system_id != found.system_id:
+            raise VerificationError(f"`{found.name}` answers with system id {server.system_id}, not {found.system_id}.")
+
+    async def undo(self, ports: Ports) -> None:
+        if await ports.scratch.find(self.scratch) is not None:
+            await ports.scratch.stop(self.scratch)
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return ('pg_ctl stop -D "$PGDATA"',)
+
+
+class CheckScratch(Step):
+    """The database in it can be read completely, and what differs from production is told."""
+
+    kind: Literal["check_scratch"] = "check_scratch"
+    timeout: timedelta = timedelta(hours=2)
+    scratch: str
+    database: str  # of the plan file
+    name: str  # in PostgreSQL
+    production: DatabaseRef
+    invariants: tuple[Invariant, ...]
+    table: str  # that it is about, where a table was harmed
+
+    @property
+    def _ref(self) -> DatabaseRef:
+        return DatabaseRef(f"scratch-{self.scratch}", self.name)
+
+    @property
+    def summary(self) -> str:
+        return f"Count every table of `{self._ref}`, measure {counted(len(self.invariants), 'invariant')}, compare"
+
+    @property
+    def before(self) -> str:
+        return "a server of which nothing is known"
+
+    @property
+    def after(self) -> str:
+        return f"known what is there and what differs from `{self.production}`"
+
+    def by_hand(self) -> tuple[str, ...]:
+        server, name = self._ref
+        count = "SELECT schemaname, relname, n_live_tup FROM pg_stat_user_tables ORDER BY 1, 2"
+        return (
+            byhand.psql(server, count, database=name),
+            *(byhand.psql(server, invariant.sql, database=name) for invariant in self.invariants),
+        )
+
+    async def probe(self, ports: Ports) -> Probe:  # noqa: ARG002 - a check leaves nothing behind
+        return Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002
+        found = await instance(ports, self.scratch)
+        if found.restored is not None and not found.restored.checked_pages:
+            raise VerificationError(f"The pages of `{found.name}` were not checked. Look at the log of its restore.")
+        if await ports.postgres.database(self._ref) is None:
+            raise VerificationError(f"`{found.name}` holds no database `{self.name}`. Take a later moment.")
+        there = await ports.postgres.fingerprint(self._ref, self.invariants)
+        if self.table and self.table not in there.rows:
+            raise VerificationError(f"`{found.name}` has no table `{self.table}` at its moment. Take an earlier one.")
+
+    async def verify(self, ports: Ports) -> None:
+        """`apply` is the check."""
+
+    async def outcome(self, ports: Ports) -> str:
+        there = await ports.postgres.fingerprint(self._ref, self.invariants)
+        try:
+            here: Fingerprint | None = await ports.postgres.fingerprint(self.production, self.invariants)
+        except DrError:
+            here = None  # production may be what is lost
+        return f"{_compared(there, here)} {self._next()}"
+
+    def _next(self) -> str:
+        table = self.table or "TABLE"
+        return (
+            f"Next: `/dr-restore rescue {self.scratch} {table}` brings a table back (`--missing-rows` its missing "
+            f"rows alone), `/dr-restore swap {self.scratch}` gives the whole database back, `/dr-restore promote "
+            f"{self.scratch}` makes this the new primary, `/dr-restore discard {self.scratch}` removes it."
+        )
+
+    async def undo(self, ports: Ports) -> None:
+        """Nothing was changed."""
+
+
+class PromoteScratch(Step):
+    """The instance is a server of its own, on a new timeline id."""
+
+    kind: Literal["promote_scratch"] = "promote_scratch"
+    timeout: timedelta = timedelta(minutes=15)
+    scratch: str
+    timeline_id: int  # it was restored on
+
+    @property
+    def summary(self) -> str:
+        return f"Promote `scratch-{self.scratch}`: from now on it takes writes"
+
+    @property
+    def before(self) -> str:
+        return f"read only, on timeline id {self.timeline_id}"
+
+    @property
+    def after(self) -> str:
+        return "a primary on a new timeline id, which nothing removes any more"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (byhand.psql(f"scratch-{self.scratch}", "SELECT pg_promote(true, 600)"),)
+
+    async def probe(self, ports: Ports) -> Probe:
+        found = await ports.scratch.find(self.scratch)
+        if found is None:
+            return Probe.UNKNOWN
+        return Probe.DONE if found.state is ScratchState.PROMOTED else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds
+        await ports.scratch.promote(self.scratch)
+
+    async def verify(self, ports: Ports) -> None:
+        found = await instance(ports, self.scratch)
+        if (await ports.postgres.server(found.name)).in_recovery:
+            raise VerificationError(f"`{found.name}` is still in recovery: it takes no writes. Look at its log.")
+
+
+class DiscardScratch(Step):
+    """The instance stopped, its files removed."""
+
+    kind: Literal["discard_scratch"] = "discard_scratch"
+    timeout: timedelta = timedelta(minutes=15)
+    scratch: str
+    mark: str
+
+    @property
+    def summary(self) -> str:
+        return f"Stop scratch instance `{self.scratch}` and remove its files"
+
+    @property
+    def before(self) -> str:
+        return f"kept under the mark `{self.mark}`"
+
+    @property
+    def after(self) -> str:
+        return "gone; its base backup and WAL are kept, so it can be made again"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return ('pg_ctl stop -D "$PGDATA"', 'rm -r -- "$SCRATCH_FOLDER"')
+
+    async def probe(self, ports: Ports) -> Probe:
+        return Probe.DONE if await ports.scratch.find(self.scratch) is None else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds
+        await ports.scratch.discard(self.scratch, mark=self.mark)
+
+    async def verify(self, ports: Ports) -> None:
+        if await ports.scratch.find(self.scratch) is not None:
+            raise VerificationError(f"Scratch instance `{self.scratch}` is still there. Look at its folder.")
+
+    async def undo(self, ports: Ports) -> None:
+        """Nothing is lost that could not be restored again; production never knew of it."""
+
+    async def undone(self, ports: Ports) -> None:
+        """There is nothing to put back."""
+
+
+async def instance(ports: Ports, scratch: str) -> ScratchFacts:
+    """The instance; VerificationError when it is gone."""
+    found = await ports.scratch.find(scratch)
+    if found is None:
+        raise VerificationError(f"Scratch instance `{scratch}` is gone. Make it again with `/dr-restore`.")
+    return found
+
+
+def _recovery_setting(target: RecoveryTarget) -> str:
+    inclusive = "" if target.inclusive else " recovery_target_inclusive=off"
+    if target.time is not None:
+        return f"\"recovery_target_time='{target.time.isoformat()}'{inclusive}\""
+    for name, value in (("lsn", target.lsn), ("xid", target.xid), ("name", target.name)):
+        if value is not None:
+            return f"\"recovery_target_{name}='{value}'{inclusive}\""
+    return "\"recovery_target_timeline='latest'\""
+
+
+def _compared(there: Fingerprint, here: Fingerprint | None) -> str:
+    rows = f"{counted(len(there.rows), 'table')}, {counted(sum(there.rows.values()), 'row')} here."
+    invariants = ", ".join(f"{name} {value}" for name, value in sorted(there.invariants.items()))
+    whole = rows + (f" Invariants: {invariants}." if invariants else "")
+    if here is None:
+        return f"{whole} Production cannot be read, so nothing was compared."
+    changed = [
+        f"`{name}` has {count} rows here and {here.rows.get(name, 'is gone')} in production"
+        for name, count in sorted(there.rows.items())
+        if here.rows.get(name) != count
+    ]
+    fresh = sorted(here.rows.keys() - there.rows.keys())
+    if fresh:
+        changed.append(f"{names(fresh[:SHOWN])} in production alone")
+    if not changed:
+        return f"{whole} Every table has as many rows as in production."
+    more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    return f"{whole} Different: {'; '.join(changed[:SHOWN])}{more}."

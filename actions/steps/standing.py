@@ -1,0 +1,47 @@
+"""A scratch instance that a plan is made from, and the database of the plan file that it holds."""
+
+from __future__ import annotations
+
+from actions.backup.physical import SCRATCH, ScratchFacts, ScratchState
+from actions.errors import UserError
+from actions.ports import Ports
+from actions.site import Database
+from actions.steps.phrases import names
+
+
+async def standing(ports: Ports, scratch: str) -> ScratchFacts:
+    """The instance, running and paused at its moment. Raises UserError with the next thing to do otherwise."""
+    found = await known(ports, scratch)
+    if found.state is ScratchState.BROKEN:
+        raise UserError(f"The restore of `{found.name}` did not end well. Make it again with `/dr-restore`.")
+    if found.state is ScratchState.PROMOTED:
+        raise UserError(f"`{found.name}` was promoted: it no longer shows its moment. Make another with `/dr-restore`.")
+    if found.state is ScratchState.STOPPED:
+        raise UserError(
+            f"`{found.name}` is stopped, so it cannot be looked at. Start it with `/dr-restore wake {found.id}`."
+        )
+    return found
+
+
+async def known(ports: Ports, scratch: str) -> ScratchFacts:
+    """The instance by its id or its name as a server. Raises UserError naming those there are."""
+    found = await ports.scratch.find(scratch.removeprefix(SCRATCH))
+    if found is None:
+        there = names(facts.id for facts in await ports.scratch.instances()) or "none"
+        raise UserError(f"There is no scratch instance `{scratch}`. There are: {there}.")
+    return found
+
+
+def database_of(ports: Ports, facts: ScratchFacts, wanted: str | None) -> tuple[str, Database]:
+    """Its key in the plan file and the database. Raises UserError when several could be meant."""
+    mine = {key: item for key, item in ports.site.databases.items() if item.server == facts.server}
+    if wanted is not None:
+        database = ports.site.database(wanted)
+        if wanted not in mine:
+            raise UserError(f"`{facts.name}` holds server `{facts.server}`, `{wanted}` is on `{database.server}`.")
+        return wanted, database
+    if len(mine) != 1:
+        raise UserError(
+            f"`{facts.name}` holds {names(sorted(mine)) or 'no database of the plan'}. Name one with `--database`."
+        )
+    return next(iter(mine.items()))

@@ -1,0 +1,115 @@
+"""A shop whose server is backed up physically: a past of commits, and a scratch instance that shows a moment of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from actions.backup.manifest import StoredObject
+from actions.backup.physical import (
+    BackupKind,
+    Change,
+    Moment,
+    PhysicalEntry,
+    PhysicalManifest,
+    RecoveryTarget,
+    ScratchFacts,
+    ScratchRestored,
+    ScratchState,
+)
+from actions.site import DatabaseRef
+from tests.fakes.physical import Commit, MemoryHistory
+from tests.fakes.world import DAMAGED, GOOD, START, World, a_world
+
+SCRATCH_ID = "s3s4s5s6s7"
+MARK = f"drbot:scratch:{SCRATCH_ID}"
+HARMED_AT = START - timedelta(seconds=41)
+
+
+def a_base(name: str, *, age: timedelta, system_id: str) -> PhysicalEntry:
+    """A full base backup of the primary that ended so long ago."""
+    at = START - age
+    manifest = PhysicalManifest(
+        id=name,
+        server="primary",
+        kind=BackupKind.FULL,
+        system_id=system_id,
+        server_version=180006,
+        timeline_id=1,
+        start_lsn="0/3000028",
+        stop_lsn="0/3000100",
+        started_at=at - timedelta(minutes=1),
+        finished_at=at,
+        stored=StoredObject(bucket="backups", key=f"physical/{name}/base.age", bytes=1_000_000, sha256="0" * 64),
+        plain_bytes=3_000_000_000,
+        plain_sha256="1" * 64,
+        recipients=("age1example",),
+    )
+    return PhysicalEntry(manifest=manifest, manifest_sha256="2" * 64)
+
+
+def with_history() -> World:
+    """A base backup two hours ago, good commits since, and 41 s ago a DELETE that took all users."""
+    world = a_world(physical=True, gitops=False)
+    system_id = world.postgres.servers["primary"].system_id
+    for name, hours in (("base-old", 26), ("base-new", 2)):
+        world.physical.entries["primary", name] = a_base(name, age=timedelta(hours=hours), system_id=system_id)
+    good = {"shop": GOOD}
+    world.physical.history["primary"] = MemoryHistory(
+        commits=[
+            Commit(at=START - timedelta(hours=1), lsn="0/4000000", xid=800, databases=good),
+            Commit(at=HARMED_AT - timedelta(seconds=2), lsn="0/4000100", xid=811, databases=good),
+            Commit(at=HARMED_AT, lsn="0/4000200", xid=812, databases={"shop": DAMAGED}),
+            Commit(at=HARMED_AT + timedelta(seconds=1), lsn="0/4000300", xid=813, databases={"shop": DAMAGED}),
+        ],
+        moments=[
+            Moment(
+                change=Change.DELETE,
+                xid=812,
+                commit_lsn="0/4000200",
+                committed_at=HARMED_AT,
+                timeline_id=1,
+                rows=3,
+                before_xid=811,
+                before_at=HARMED_AT - timedelta(seconds=2),
+                after_at=HARMED_AT + timedelta(seconds=1),
+                lost=1,
+            )
+        ],
+    )
+    return world
+
+
+def with_a_scratch(*, running: bool = True, dropped: str = "") -> World:
+    """An instance just before the DELETE. `dropped` is a table that production has lost as well."""
+    world = with_history()
+    system_id = world.postgres.servers["primary"].system_id
+    target = RecoveryTarget(xid=812, inclusive=False, timeline_id=1)
+    world.scratch.contents[SCRATCH_ID] = {"shop": GOOD}
+    world.scratch.made[SCRATCH_ID] = ScratchFacts(
+        id=SCRATCH_ID,
+        server="primary",
+        mark=MARK,
+        state=ScratchState.STOPPED,
+        restored=ScratchRestored(
+            id=SCRATCH_ID,
+            backup="base-new",
+            target=target,
+            reached_lsn="0/4000100",
+            reached_at=HARMED_AT - timedelta(seconds=2),
+            timeline_id=1,
+            checked_pages=True,
+            seconds={"fetch": 10.0, "replay": 2.0, "check": 3.0},
+            bytes=3_000_000_000,
+        ),
+        system_id=system_id,
+        bytes=3_000_000_000,
+        made_at=START,
+        expires_at=START + timedelta(hours=12),
+    )
+    if running:
+        world.scratch.run(SCRATCH_ID)
+    if dropped:
+        production = world.postgres.database_behind(DatabaseRef("primary", "shop"))
+        rows = {name: count for name, count in production.fingerprint.rows.items() if name != dropped}
+        production.fingerprint = production.fingerprint.model_copy(update={"rows": rows})
+    return world
