@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from actions.errors import PermanentError, UserError
 
@@ -130,19 +130,63 @@ class Tail:
         return text
 
 
+class _Leader(subprocess.Popen[bytes]):
+    """The first process of a group. It is reaped only once the rest of its group is dead: from then on its number may
+    be the group of a stranger (PostgreSQL gives every session one), and must not be signalled."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._sweeping = threading.Lock()
+        super().__init__(*args, **kwargs)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and _has_ended(self.pid):
+            self.sweep()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        limit = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0005
+        while self.returncode is None and not _has_ended(self.pid, block=limit is None):
+            if limit is not None and time.monotonic() >= limit:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            time.sleep(pause)
+            pause = min(pause * 2, 0.02)
+        self.sweep()
+        return self.returncode
+
+    def sweep(self) -> None:
+        """End what there is of the group, the leader included, and reap it."""
+        with self._sweeping:
+            if self.returncode is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError, ChildProcessError):
+                    _has_ended(self.pid, strict=True)
+                    os.killpg(self.pid, signal.SIGKILL)
+                super().wait()
+
+
+def _has_ended(pid: int, *, block: bool = False, strict: bool = False) -> bool:
+    """Whether our child has ended; it is not reaped, so its number stays its own. With `strict` ChildProcessError is
+    raised for one that somebody else has reaped, such as `psutil.wait_procs`."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | (0 if block else os.WNOHANG)) is not None
+    except ChildProcessError:
+        if strict:
+            raise
+        return True
+
+
 class Program:
-    """A running program. Leaving its `with` block ends its whole process group.
+    """A running program. Leaving its `with` block ends its whole process group, and so does its own end.
 
     `stdout` and `stdin` are binary pipes where they were asked for, and None otherwise.
     All methods may be called from any thread.
     """
 
-    def __init__(self, name: str, process: "subprocess.Popen[bytes]", tail: Tail, log: Path | None) -> None:
+    def __init__(self, name: str, process: _Leader, tail: Tail, log: Path | None) -> None:
         self.name = name
         self._process = process
         self._tail = tail
         self._log = log
-        self._swept = False
 
     @classmethod
     def start(
@@ -183,7 +227,7 @@ class Program:
                 out = errors if stdout is False else out
             try:
                 process = _spawn(
-                    lambda: subprocess.Popen(
+                    lambda: _Leader(
                         command,
                         env=environment,
                         cwd=cwd,
@@ -217,7 +261,7 @@ class Program:
         return self._process.stdout
 
     def code(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """The exit code, or None while it runs. What it has left of its group is ended with it."""
         return self._process.poll()
 
     def stderr(self) -> str:
@@ -234,12 +278,7 @@ class Program:
 
     def kill(self) -> None:
         """End the whole process group at once and reap the program."""
-        # Once only: when the last member is reaped, the number may be given to somebody else's process.
-        if not self._swept:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
-            self._swept = True
+        self._process.sweep()
 
     def stop(self, *, grace: timedelta, number: signal.Signals = signal.SIGTERM) -> bool:
         """Ask it to end; after `grace` end the group by force. True when it went by itself."""
@@ -255,9 +294,7 @@ class Program:
     def wait(self, timeout: timedelta | None = None) -> int:
         """Wait for its end and give the exit code. After `timeout` it is ended and ProgramTimeoutError raised."""
         try:
-            code = self._process.wait(timeout.total_seconds() if timeout else None)
-            self.kill()  # what it left in its group
-            return code
+            return self._process.wait(timeout.total_seconds() if timeout else None)
         except subprocess.TimeoutExpired as error:
             raise self._overdue(timeout) from error
 
@@ -367,12 +404,12 @@ class _Spawner:
 
     def __init__(self) -> None:
         self.owner = os.getpid()
-        self._orders: queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]]
+        self._orders: queue.SimpleQueue[tuple[Callable[[], _Leader], Future[_Leader]]]
         self._orders = queue.SimpleQueue()
         threading.Thread(target=self._serve, daemon=True, name="program-spawner").start()
 
-    def spawn(self, order: Callable[[], "subprocess.Popen[bytes]"]) -> "subprocess.Popen[bytes]":
-        answer: Future[subprocess.Popen[bytes]] = Future()
+    def spawn(self, order: Callable[[], _Leader]) -> _Leader:
+        answer: Future[_Leader] = Future()
         self._orders.put((order, answer))
         return answer.result()
 
@@ -391,7 +428,7 @@ _spawner: _Spawner | None = None
 _spawner_lock = threading.Lock()
 
 
-def _spawn(order: Callable[[], "subprocess.Popen[bytes]"]) -> "subprocess.Popen[bytes]":
+def _spawn(order: Callable[[], _Leader]) -> _Leader:
     global _spawner  # noqa: PLW0603 - one thread for the process; made at first use, anew after a fork
     with _spawner_lock:
         if _spawner is None or _spawner.owner != os.getpid():

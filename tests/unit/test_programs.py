@@ -111,6 +111,45 @@ def test_leaving_the_block_ends_the_group_even_after_its_leader() -> None:
     assert gone(child)
 
 
+def test_seeing_the_end_ends_the_group() -> None:
+    with Program.start(["sh", "-c", "sleep 60 & echo $!"], stdout=True) as program:
+        assert program.stdout is not None
+        child = int(program.stdout.readline())
+        limit = time.monotonic() + 10
+        while program.code() is None and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert program.code() == 0
+        assert gone(child)
+
+
+@pytest.mark.parametrize("reaped_by", ["code", "send", "wait", "communicate", "psutil"])
+def test_group_of_a_reaped_program_is_never_signalled(reaped_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be the group of a stranger by then, such as a session of somebody's PostgreSQL."""
+    program = Program.start(["true"], stdout=True)
+    process = psutil.Process(program.pid)
+    limit = time.monotonic() + 10
+    while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < limit:
+        time.sleep(0.01)
+    match reaped_by:
+        case "code":
+            assert program.code() == 0
+        case "send":
+            program.send(signal.SIGTERM)
+        case "wait":
+            assert program.wait(SOON) == 0
+        case "communicate":
+            assert program.communicate(timeout=SOON) == b""
+        case _:
+            process.wait(10)
+    assert not psutil.pid_exists(program.pid)
+    signalled: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, number: signalled.append(group))
+    program.kill()
+    assert program.code() == 0
+    assert program.stop(grace=SOON)
+    assert signalled == []
+
+
 def test_programs_are_joined_by_their_pipes() -> None:
     with (
         Program.start(["seq", "200000"], stdout=True) as source,
