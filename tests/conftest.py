@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.fixtures.notes import told
 from tests.fixtures.shared_s3 import SharedS3
 
 pytest_plugins = [
@@ -54,6 +55,11 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
             process.kill()
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         raise RuntimeError("processes were left behind by this run:\n" + "\n".join(words))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for text in told(Path(os.environ[RUN_DIRECTORY])):
+        terminalreporter.write_line(text, yellow=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
