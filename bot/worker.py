@@ -42,6 +42,9 @@ log = structlog.get_logger()
 POLL = timedelta(seconds=5)
 """NOTIFY is only a hint; this is how long a lost one can delay anything."""
 
+JUST_AFTER = timedelta(milliseconds=50)
+"""How long after the end of a lease its run is looked for."""
+
 UNREADABLE_FOR = 2
 """So many leases a run that this version cannot read is left to a newer worker, before people are asked."""
 
@@ -224,17 +227,21 @@ class Worker:
 
     async def _runs(self, tasks: asyncio.TaskGroup) -> None:
         while True:
+            pause = min(POLL, self._lease / 3)
             try:
-                await self._look_for_runs(tasks)
+                silence = await self._look_for_runs(tasks)
+                # Nobody notifies of a worker that fell silent: look again when its lease would be over.
+                pause = pause if silence is None else min(pause, silence + JUST_AFTER)
             except DrError as error:
                 log.warning("looking_for_runs_failed", error=str(error))
-            # Nobody notifies of a worker that fell silent, so a short lease needs looks as frequent.
-            await self._pause("signature", at_most=min(POLL, self._lease / 3))
+            await self._pause("signature", at_most=pause)
 
-    async def _look_for_runs(self, tasks: asyncio.TaskGroup) -> None:
+    async def _look_for_runs(self, tasks: asyncio.TaskGroup) -> timedelta | None:
+        """Start and take over what may be; the time until the first lease in force runs out."""
         async with self._database.session() as session:
             waiting = await runs.awaiting(session, plan_schema=PLAN_SCHEMA)
             orphans = await runs.orphaned(session, plan_schema=PLAN_SCHEMA, lease=self._lease)
+            silence = await runs.silence(session)
         for run in waiting:
             try:
                 await self._consider(run, tasks)
@@ -246,6 +253,7 @@ class Worker:
                 await self._take_over(run_id, tasks)
             except UnknownKindError as error:
                 await self._ask_for(run_id, error)
+        return silence
 
     async def _ask_for(self, run_id: str, error: UnknownKindError) -> None:
         """This version cannot read a run that is in its middle: a newer worker may come; else people are asked."""

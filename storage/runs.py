@@ -84,6 +84,16 @@ async def orphaned(session: AsyncSession, *, plan_schema: int, lease: timedelta)
     return (await session.execute(statement)).scalars().all()
 
 
+async def silence(session: AsyncSession) -> timedelta | None:
+    """How long from now until the first lease in force runs out, if nobody renews it; None without one."""
+    left = text("""
+        SELECT extract(epoch FROM min(lease_until) - clock_timestamp())::float8 FROM run
+        WHERE state = 'running' AND lease_until > clock_timestamp()
+    """)
+    seconds = (await session.execute(left)).scalar_one()
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
 async def claim(
     session: AsyncSession, run_id: str, *, owner: str, lease: timedelta, locks: Iterable[Lock]
 ) -> int | None:

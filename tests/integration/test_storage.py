@@ -172,6 +172,23 @@ async def test_orphans_are_runs_whose_lease_ran_out(memory: Database) -> None:
     assert await orphans(timedelta(days=365)) == []
 
 
+async def test_a_worker_knows_when_the_first_lease_runs_out(memory: Database) -> None:
+    async def silence() -> timedelta | None:
+        async with memory.session() as session:
+            return await runs.silence(session)
+
+    assert await silence() is None
+    await a_plan(memory, "p1")
+    assert await silence() is None
+    await claim(memory, "p1", "w1")
+    left = await silence()
+    assert left is not None
+    assert LEASE - timedelta(seconds=10) < left <= LEASE
+    # One that has run out already is no reason to look again soon: whoever can take it over does so at once.
+    await expire_lease(memory, "p1")
+    assert await silence() is None
+
+
 async def test_a_run_given_up_is_an_orphan_at_once(memory: Database) -> None:
     await a_plan(memory, "p1")
     await claim(memory, "p1", "w1")
