@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -48,6 +49,11 @@ class BotProcess:
             await asyncio.gather(self._keeper, return_exceptions=True)
         if self._program is not None:
             await asyncio.to_thread(self._program.stop, grace=GRACE)
+
+    def crash(self) -> None:
+        """`kill -9` of the bot. Another one is started a moment later."""
+        if self._program is not None:
+            self._program.send(signal.SIGKILL)
 
     async def failed(self) -> None:
         """Return never, or raise PermanentError with the end of the log when the bot cannot stay up."""

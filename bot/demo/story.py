@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,15 +13,17 @@ from typing import TypeVar
 
 from actions.errors import DrError, PermanentError, TemporaryError
 from bot.demo import proof, record
+from bot.demo.child import BotProcess
 from bot.demo.damage import Damage, do_damage
 from bot.demo.dataset import DATABASE, Size
 from bot.demo.local_slack_control import Json, LocalSlackControl, Message, texts
-from bot.demo.people import DANIEL, GUS, OLIVIA, Account
+from bot.demo.people import DANIEL, GUS, OLIVIA, SELMA, Account
 from bot.demo.running import RunningDemo
 from bot.demo.watch import Answer, HealthWatch
 from bot.demo.witnessed import verify
 from bot.demo.world import say, until_signal, world
 from bot.services.cards import PlanState
+from bot.services.refusals import Door
 from bot.slack.views import plan as plan_view
 from bot.slack.views import signing
 
@@ -38,7 +42,7 @@ async def play(size: Size, *, own_cluster: Path | None = None) -> int:
             say(f"\nReady after {demo.phases.total:.0f} s. The story begins.\n")
             try:
                 async with asyncio.timeout(LIMIT.total_seconds()):
-                    found = await _story(demo.running)
+                    found = await _story(demo.running, demo.bot)
             except TimeoutError as error:
                 raise PermanentError(f"The story has not ended within {LIMIT}; see {demo.bot.log}.") from error
             except DrError as error:
@@ -54,11 +58,19 @@ async def play(size: Size, *, own_cluster: Path | None = None) -> int:
 
 def succeeded(result: dict[str, object]) -> bool:
     """Whether the story ended as it should."""
-    wanted = {"restored": True, "rows_match": True, "signatures": 2, "refusals": 2, "record": "good"}
-    return all(result[name] == value for name, value in wanted.items()) and bool(result["quarantine"])
+    wanted = {
+        "restored": True,
+        "rows_match": True,
+        "signatures": 2,
+        "refusals": 2,
+        "forged_click": "refused",
+        "record": "good",
+    }
+    told = all(result[name] == value for name, value in wanted.items())
+    return told and bool(result["quarantine"]) and result["takeover_s"] is not None
 
 
-async def _story(demo: RunningDemo) -> dict[str, object]:
+async def _story(demo: RunningDemo, bot: BotProcess) -> dict[str, object]:
     before = await proof.prove(demo.production_dsn, demo.marks)
     async with LocalSlackControl(demo.slack_url) as slack, HealthWatch(demo.health_url) as watch:
         await watch.until(Answer.GOOD, within=10)
@@ -72,7 +84,9 @@ async def _story(demo: RunningDemo) -> dict[str, object]:
         token = str(asked.element(plan_view.APPROVE)["value"])
         await cast.is_refused(OLIVIA, asked, token, count=1)
         await cast.is_refused(GUS, asked, token, count=2)
+        await cast.forges(SELMA, asked)
         await cast.approves(DANIEL, asked)
+        takeover = await cast.is_taken_over(bot, token)
         end = await cast.ended(token)
         await watch.until(Answer.GOOD, within=15)
     after = await proof.prove(demo.production_dsn, demo.marks)
@@ -91,6 +105,8 @@ async def _story(demo: RunningDemo) -> dict[str, object]:
         "rows_match": after == before,
         "signatures": end.signatures,
         "refusals": end.refusals,
+        "forged_click": "refused",
+        "takeover_s": _rounded(takeover),
         "achieved_rto_s": _rounded(end.achieved_rto_s),
         "downtime_s": _rounded(downtime),
         "quarantine": await record.quarantined(demo.server_dsn, DATABASE),
@@ -132,6 +148,20 @@ class _Cast:
         say(f"{account.name} presses Approve and is refused: {' '.join(texts(view['blocks']))}")
         await self._slack.close_view(account.slack_id)
 
+    async def forges(self, account: Account, asked: Message) -> None:
+        """A click as somebody makes it who has an account and the address of the bot: no message has this button."""
+        value = secrets.token_urlsafe(24)
+        await self._slack.interact(account.slack_id, asked, {**asked.element(plan_view.APPROVE), "value": value})
+
+        async def recorded() -> bool | None:
+            return await record.refused(self._demo.memory_dsn, account.slack_id, Door.UNKNOWN_BUTTON) or None
+
+        await _until(recorded, SOON, "refusal of the forged click")
+        view = await self._slack.wait_view(lambda view: _title(view) == "Refused", within=SOON)
+        said = " ".join(texts(view["blocks"]))
+        say(f"A forged click comes in under the name of {account.name}, with a value that no button has: {said}")
+        await self._slack.close_view(account.slack_id)
+
     async def approves(self, account: Account, asked: Message) -> None:
         await self._slack.click(account.slack_id, asked, plan_view.APPROVE)
         await self._slack.wait_view(lambda view: view.get("callback_id") == signing.APPROVE, within=SOON)
@@ -146,6 +176,24 @@ class _Cast:
         view = await self._slack.wait_view(lambda view: _title(view) in ("Recorded", "Refused"), within=SOON)
         say(f"{account.name} approves with the typed target. {' '.join(texts(view['blocks']))}")
         await self._slack.close_view(account.slack_id)
+
+    async def is_taken_over(self, bot: BotProcess, token: str) -> float:
+        """Kill the bot while the dump is loaded; the seconds until another one has the run."""
+
+        async def held(wanted: Callable[[record.Hold], bool]) -> record.Hold | None:
+            found = await record.hold(self._demo.memory_dsn, self._demo.server_dsn, token, DATABASE)
+            if found is not None and found.state not in ("awaiting", "running"):
+                raise PermanentError(f"The run has {found.state}; nobody could take it over.")
+            return found if found is not None and wanted(found) else None
+
+        first = await _until(lambda: held(lambda hold: hold.loading), LIMIT, "load of the dump")
+        say(f"The dump is being loaded. Now kill -9 of the bot, process {bot.pid}.")
+        begun = time.monotonic()
+        bot.crash()
+        await _until(lambda: held(lambda hold: hold.epoch > first.epoch), LIMIT, "other bot that takes the run over")
+        seconds = time.monotonic() - begun
+        say(f"The run goes on after {seconds:.1f} s, in process {bot.pid}; what was loaded meanwhile counts.")
+        return seconds
 
     async def ended(self, token: str) -> record.Outcome:
         """The outcome, once the run has ended and the report says so in Slack."""

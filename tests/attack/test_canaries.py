@@ -141,7 +141,7 @@ async def test_j10_no_secret_is_found_anywhere() -> None:
         async with world(Size("tiny"), tell=said.append) as demo, told_everything(demo):
             watch.secrets = secrets = secrets_of(demo)
             assert len(secrets) >= 10
-            result = await story._story(demo.running)
+            result = await story._story(demo.running, demo.bot)
             assert result["restored"], result
             await failing_command(demo)
             async with demo.servers.slack.control() as slack:

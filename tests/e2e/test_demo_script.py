@@ -22,15 +22,27 @@ def test_story_ends_with_everything_restored() -> None:
         said = "".join(demo.said)
         result = json.loads(demo.said[-1])
     assert code == 0, said
-    assert {name: result[name] for name in ("restored", "rows_match", "signatures", "refusals")} == {
+    wanted = {
         "restored": True,
         "rows_match": True,
         "signatures": 2,
         "refusals": 2,
+        "forged_click": "refused",
+        "record": "good",
     }
+    assert {name: result[name] for name in wanted} == wanted
     assert result["quarantine"].startswith("superprismora_quarantine_")
     assert 0 < result["downtime_s"] <= result["achieved_rto_s"] < 300
-    assert "Timeline" in said
+    # The bot was killed in the load, and started again; the run went on under the next epoch.
+    assert 1 < result["takeover_s"] < 60
+    for line in (
+        "A forged click comes in under the name of Selma (security)",
+        "The bot has ended (code -9) and is started again.",
+        f"The run goes on after {result['takeover_s']:.1f} s",
+        "The run has succeeded.",
+        "Timeline",
+    ):
+        assert line in said
     directory = begun.split("Starting the demo in ", 1)[1].split(",", 1)[0]
     assert directory not in "".join(" ".join(process.info["cmdline"] or []) for process in _all())
 
