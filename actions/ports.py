@@ -223,8 +223,8 @@ class BackupEngine(Protocol):
 
     async def find(self, database: str, backup: str) -> CatalogueEntry | None: ...
 
-    async def copies(self, database: str) -> Sequence[Manifest]:
-        """The whole, signed dumps of the local copy, newest first. Asks no bucket."""
+    async def copies(self, database: str) -> Sequence[CatalogueEntry]:
+        """The whole, signed dumps of the local copy, newest first, as the catalogue shows them. Asks no bucket."""
 
     async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest:
         """A rerun returns what is there; one that finds a whole local copy brings that into the bucket."""

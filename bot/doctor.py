@@ -141,11 +141,11 @@ class Doctor:
             findings += [
                 _warn(
                     f"backups of {name}",
-                    f"`{copy.id}` is in the local copy alone, not in `{policy.bucket}`",
-                    f"Bring it there: `/dr-backup upload {name} {copy.id}`.",
+                    f"`{copy.manifest.id}` is in the local copy alone, not in `{policy.bucket}`",
+                    f"Bring it there: `/dr-backup upload {name} {copy.manifest.id}`.",
                 )
                 for copy in await self._ports.backups.copies(name)
-                if copy.id not in stored
+                if copy.manifest.id not in stored
             ]
             usable = [entry for entry in entries if entry.problem is None]
             if usable:

@@ -8,6 +8,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -61,6 +62,14 @@ def _part(name: str) -> str:
     return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """A whole dump of the local copy. Its manifest is, byte for byte, that of the bucket."""
+
+    signed: SignedManifest
+    entry: CatalogueEntry
+
+
 class Catalogue:
     """Reads the catalogue; never writes."""
 
@@ -97,10 +106,10 @@ class Catalogue:
             return None
         return checked(await self._objects.get(policy.bucket, folder.manifest), policy, backup)
 
-    async def copies(self, policy: BackupPolicy) -> Sequence[SignedManifest]:
+    async def copies(self, policy: BackupPolicy) -> Sequence[Copy]:
         """The whole dumps of the local copy, newest first; what is not signed by a trusted key is left out."""
         found = await asyncio.to_thread(_copies, policy)
-        return sorted(found, key=lambda signed: signed.manifest.snapshot_at, reverse=True)
+        return sorted(found, key=lambda copy: copy.entry.manifest.snapshot_at, reverse=True)
 
     async def trusted(self, policy: BackupPolicy, backup: str) -> Manifest:
         """The manifest to restore from: that of the bucket, or the local one while the bucket does not answer.
@@ -151,18 +160,19 @@ class Catalogue:
         return []
 
 
-def _copies(policy: BackupPolicy) -> list[SignedManifest]:
+def _copies(policy: BackupPolicy) -> list[Copy]:
     place = local_place(policy)
     found = []
     for path in sorted(place.glob(f"*/{MANIFEST}")) if place is not None else []:
-        dump = path.with_name(DUMP)
+        dump, body = path.with_name(DUMP), path.read_bytes()
         try:
-            signed = checked(path.read_bytes(), policy, path.parent.name)
+            signed = checked(body, policy, path.parent.name)
         except VerificationError as error:
             log.warning("local_copy_left_out: %s: %s", path, error)
             continue
         if dump.exists() and dump.stat().st_size == signed.manifest.stored.bytes:
-            found.append(signed)
+            entry = CatalogueEntry(manifest=signed.manifest, manifest_sha256=hashlib.sha256(body).hexdigest())
+            found.append(Copy(signed=signed, entry=entry))
     return found
 
 

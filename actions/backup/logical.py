@@ -69,8 +69,8 @@ class LogicalEngine(BackupEngine):
     async def find(self, database: str, backup: str) -> CatalogueEntry | None:
         return await self._catalogue.find(self._site.backup(database), backup)
 
-    async def copies(self, database: str) -> Sequence[Manifest]:
-        return [signed.manifest for signed in await self._catalogue.copies(self._site.backup(database))]
+    async def copies(self, database: str) -> Sequence[CatalogueEntry]:
+        return [copy.entry for copy in await self._catalogue.copies(self._site.backup(database))]
 
     # ------------------------------------------------------------ dump
 
@@ -140,7 +140,7 @@ class LogicalEngine(BackupEngine):
 
     async def _copy(self, policy: BackupPolicy, backup: str) -> SignedManifest | None:
         copies = await self._catalogue.copies(policy)
-        return next((signed for signed in copies if signed.manifest.id == backup), None)
+        return next((copy.signed for copy in copies if copy.entry.manifest.id == backup), None)
 
     async def upload(self, database: str, backup: str, progress: Progress) -> SignedManifest:
         policy = self._site.backup(database)
@@ -187,7 +187,7 @@ class LogicalEngine(BackupEngine):
 
     async def _previous(self, request: DumpRequest) -> Manifest | None:
         if request.copy_only:
-            return next(iter(await self.copies(request.database)), None)
+            return next((entry.manifest for entry in await self.copies(request.database)), None)
         entries = await self.catalogue(request.database)
         return next((entry.manifest for entry in entries if entry.problem is None), None)
 

@@ -41,6 +41,7 @@ from actions.steps.copies import CompareCopy, LoadDump
 from actions.steps.databases import CloseDatabase, GiveName, MarkLive, SwapDatabases
 from actions.steps.facts import BackupIs, ConfigIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
 from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controllers_of
+from actions.steps.known_backups import known_backups
 from actions.steps.naming import (
     job_name,
     live_mark,
@@ -103,7 +104,8 @@ class Restore(Action[RestoreParams]):
     async def plan(self, params: RestoreParams, ports: Ports, plan_id: str) -> Plan:
         ports.site.database(params.database)
         ports.site.backup(params.database)
-        entries = await ports.backups.catalogue(params.database)
+        known = await known_backups(ports, params.database)
+        entries = known.entries
         entry = chosen(params.database, entries, backup=params.backup, before=params.before)
         scene = await look(ports, params.database, entry, instance_suspect=params.instance_suspect)
         draft = _Draft(scene, plan_id)
@@ -119,7 +121,7 @@ class Restore(Action[RestoreParams]):
             steps=draft.steps,
             preconditions=draft.preconditions,
             made_at=scene.now,
-            findings=restore_findings(scene, draft.new_names),
+            findings=(*restore_findings(scene, draft.new_names), *known.findings),
             observations=_observations(scene),
             alternatives=tuple(alternative(scene.database, item, scene.now) for item in others),
             estimate=restore_estimate(entry),
@@ -355,11 +357,13 @@ class Recommendation(Query[RecommendationParams]):
 
     async def read(self, params: RecommendationParams, ports: Ports) -> Report:
         database = ports.site.database(params.database)
-        entries = await ports.backups.catalogue(params.database)
+        known = await known_backups(ports, params.database)
+        entries, findings = known.entries, known.findings
         try:
             best = recommended(params.database, entries, before=params.before)
         except UserError as error:
-            return Report(title=str(error), columns=COLUMNS, rows=_rows(entries, ports, params.database))
+            rows = _rows(entries, ports, params.database)
+            return Report(title=str(error), columns=COLUMNS, rows=rows, findings=findings)
         now = ports.clock.now()
         rest = [entry for entry in entries if entry != best]
         state = moment(best.manifest.snapshot_at)
@@ -373,6 +377,7 @@ class Recommendation(Query[RecommendationParams]):
             ),
             columns=COLUMNS,
             rows=_rows([best, *rest], ports, params.database),
+            findings=findings,
         )
 
 

@@ -11,8 +11,9 @@ from actions.errors import VerificationError
 from actions.ports import CatalogueEntry, JobKind, JobPhase, JobState, LoadRequest, Ports, Progress
 from actions.site import DatabaseRef, Invariant
 from actions.steps import byhand
-from actions.steps.dumps import fetched, usable
+from actions.steps.dumps import fetched
 from actions.steps.heavy import HeavyStep
+from actions.steps.known_backups import to_restore
 from actions.steps.phrases import span
 
 SHOWN_DIFFERENCES = 5
@@ -76,7 +77,7 @@ class LoadDump(HeavyStep):
         if job is not None:
             return Probe.DONE if job.phase is JobPhase.SUCCEEDED else Probe.TODO
         # The executor no longer knows the job (its record expired): the copy speaks for itself.
-        entry = await usable(ports, self.database, self.backup)
+        entry = await to_restore(ports, self.database, self.backup)
         found = await ports.postgres.fingerprint(self.into, self.invariants)
         return Probe.TODO if entry.manifest.fingerprint.differences(found) else Probe.DONE
 
@@ -142,7 +143,7 @@ class CompareCopy(Step):
             )
 
     async def _entry(self, ports: Ports) -> CatalogueEntry:
-        entry = await usable(ports, self.database, self.backup)
+        entry = await to_restore(ports, self.database, self.backup)
         if entry.manifest_sha256 != self.manifest_sha256:
             raise VerificationError(
                 f"The manifest of `{self.backup}` is not the one that was signed for. Ask for a new plan."

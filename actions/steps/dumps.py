@@ -13,6 +13,7 @@ from actions.ports import AdoptRequest, CatalogueEntry, DumpRequest, JobKind, Jo
 from actions.site import DatabaseRef
 from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
+from actions.steps.known_backups import checked
 
 
 class MakeDump(HeavyStep):
@@ -259,23 +260,19 @@ class AdoptDump(HeavyStep):
 
 async def in_the_copy(ports: Ports, database: str, backup: str) -> bool:
     """Whether the local copy holds this backup, whole and signed."""
-    return any(manifest.id == backup for manifest in await ports.backups.copies(database))
+    return any(entry.manifest.id == backup for entry in await ports.backups.copies(database))
 
 
 async def unsent(ports: Ports, database: str) -> list[Manifest]:
     """What the local copy holds and the bucket lacks, newest first. Raises TemporaryError while that is silent."""
     stored = {entry.manifest.id for entry in await ports.backups.catalogue(database)}
-    return [manifest for manifest in await ports.backups.copies(database) if manifest.id not in stored]
+    copies = [entry.manifest for entry in await ports.backups.copies(database)]
+    return [manifest for manifest in copies if manifest.id not in stored]
 
 
 async def usable(ports: Ports, database: str, backup: str) -> CatalogueEntry:
     """The catalogue entry; VerificationError when it is not there or must not be used."""
-    entry = await ports.backups.find(database, backup)
-    if entry is None:
-        raise VerificationError(f"Backup `{backup}` of `{database}` is not in the catalogue. Make a new dump.")
-    if entry.problem is not None:
-        raise VerificationError(f"Backup `{backup}` of `{database}` must not be used: {entry.problem}")
-    return entry
+    return checked(await ports.backups.find(database, backup), database, backup)
 
 
 def fetched(bucket: str, endpoint: str | None, key: str, sha256: str) -> tuple[str, ...]:

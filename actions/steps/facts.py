@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from actions.contract import Precondition
 from actions.ports import Ports
 from actions.site import DatabaseRef, WorkloadRef
+from actions.steps.known_backups import restorable
 from actions.steps.phrases import names, size
 
 
@@ -66,7 +67,7 @@ class BackupIs(Precondition):
         return f"Backup `{self.backup}` still verifies, manifest SHA-256 {self.manifest_sha256[:12]}"
 
     async def violation(self, ports: Ports) -> str | None:
-        entry = await ports.backups.find(self.database, self.backup)
+        entry = await restorable(ports, self.database, self.backup)
         if entry is None:
             return f"Backup `{self.backup}` is no longer in the catalogue."
         if entry.problem is not None:

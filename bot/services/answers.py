@@ -11,6 +11,7 @@ from actions.errors import UserError
 from actions.ports import CatalogueEntry, Ports
 from actions.site import Database
 from actions.steps.choice import checked_words, loss, recommended, usable_entries
+from actions.steps.known_backups import known_backups
 from bot.ports import BackupOffer, RestoreOffer
 from bot.services.incidents import Incidents
 from bot.services.run_control import OPEN
@@ -52,7 +53,7 @@ async def restore_offer(ports: Ports, database: str | None) -> RestoreOffer:
     if not names:
         raise UserError("The plan file protects no database; add one under `databases`.")
     known = ports.site.database(database or names[0])
-    entries = await ports.backups.catalogue(known.name)
+    entries = (await known_backups(ports, known.name)).entries
     try:
         best: CatalogueEntry | None = recommended(known.name, entries, before=None)
         why = "the newest backup without a known problem"

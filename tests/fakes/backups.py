@@ -58,10 +58,10 @@ class MemoryBackups(BackupEngine):
         self._answering(database)
         return self.entries.get((database, backup))
 
-    async def copies(self, database: str) -> Sequence[Manifest]:
+    async def copies(self, database: str) -> Sequence[CatalogueEntry]:
         self._site.backup(database)
-        mine = [entry.manifest for (name, _), entry in self.local.items() if name == database]
-        return sorted(mine, key=lambda manifest: manifest.snapshot_at, reverse=True)
+        mine = [entry for (name, _), entry in self.local.items() if name == database]
+        return sorted(mine, key=lambda entry: entry.manifest.snapshot_at, reverse=True)
 
     async def upload(self, database: str, backup: str, progress: Progress) -> SignedManifest:
         self._answering(database)
@@ -94,7 +94,10 @@ class MemoryBackups(BackupEngine):
         return SignedManifest.sign(known.manifest, SIGNING_KEY)
 
     async def load(self, request: LoadRequest, progress: Progress) -> None:
-        entry = self._usable(request.database, request.backup)
+        key = (request.database, request.backup)
+        if self.away and key not in self.local:
+            self._answering(request.database)
+        entry = self.local[key] if self.away else self._usable(*key)
         database = self._site.database(request.database)
         there = await self._postgres.database(request.into)
         if there is not None and there.mark == request.mark and request.mark.startswith(SCRATCH):
@@ -107,6 +110,7 @@ class MemoryBackups(BackupEngine):
         progress(ProgressReport(done=made.bytes, total=made.bytes, phase="restore"))
 
     async def verify(self, database: str, backup: str, progress: Progress) -> CatalogueEntry:
+        self._answering(database)
         entry = self._usable(database, backup)
         size = entry.manifest.stored.bytes
         progress(ProgressReport(done=size, total=size, phase="verify"))

@@ -1,4 +1,4 @@
-"""A bucket that does not answer is no reason to go without a dump, where there is a local copy."""
+"""A bucket that does not answer is no reason to go without a dump, or a restore, where there is a local copy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from actions import registry
 from actions.catalog.backup import DumpParams, UploadParams
+from actions.catalog.restore import RecommendationParams, RestoreParams
 from actions.contract import Verdict
 from actions.errors import TemporaryError, UserError
 from actions.runner import Outcome, Runner
@@ -13,7 +14,7 @@ from actions.steps.dumps import MakeDump
 from tests.contract.kit import MemoryJournal
 from tests.fakes.world import a_world
 
-PLAN = "k7m2n3p4q5"
+PLAN, RESTORE = "k7m2n3p4q5", "r2s3t4u5v6"
 
 
 async def test_plan_says_that_the_dump_stays_here_and_what_to_do_later() -> None:
@@ -27,6 +28,34 @@ async def test_plan_says_that_the_dump_stays_here_and_what_to_do_later() -> None
     assert "into the local copy alone" in plan.findings[0].detail
     assert f"`/dr-backup upload shop {step.backup}`" in plan.findings[0].hint
     assert "not in the bucket" in step.after
+
+
+async def test_restore_from_the_local_copy_while_the_bucket_is_away() -> None:
+    world = a_world(local=True)
+    dump = await registry.action("backup.dump").plan(DumpParams(database="shop"), world, PLAN)
+    assert (await Runner(dump, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    restore = registry.action("restore.dump")
+    params = RestoreParams(database="shop")
+    usual = await restore.plan(params, world, RESTORE)
+    world.backups.away = True
+    plan = await restore.plan(params, world, RESTORE)
+    [told] = [finding for finding in plan.findings if finding.check == "bucket"]
+    assert told.verdict is Verdict.WARN
+    assert "Only the local copy was looked at" in told.detail
+    # The same steps on the same manifest: it does not matter to the run which of the two is there.
+    assert plan.steps == usual.steps
+    assert plan.preconditions == usual.preconditions
+    assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    report = await registry.query("restore.recommendation").read(RecommendationParams(database="shop"), world)
+    assert f"shop-{PLAN}" in report.title
+    assert report.findings == (told,)
+
+
+async def test_restore_needs_the_bucket_where_the_local_copy_has_nothing() -> None:
+    world = a_world(local=True)
+    world.backups.away = True
+    with pytest.raises(TemporaryError, match="does not answer"):
+        await registry.action("restore.dump").plan(RestoreParams(database="shop"), world, RESTORE)
 
 
 async def test_without_a_local_copy_there_is_nothing_to_plan() -> None:

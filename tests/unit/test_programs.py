@@ -125,7 +125,7 @@ def test_seeing_the_end_ends_the_group() -> None:
 @pytest.mark.parametrize("reaped_by", ["code", "send", "wait", "communicate", "psutil"])
 def test_group_of_a_reaped_program_is_never_signalled(reaped_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number may be the group of a stranger by then, such as a session of somebody's PostgreSQL."""
-    program = Program.start(["true"], stdout=True)
+    program = Program.start(["true"], stdout=reaped_by == "communicate")
     process = psutil.Process(program.pid)
     limit = time.monotonic() + 10
     while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < limit:
