@@ -1,0 +1,60 @@
+"""Which base backups may go, by what rests on what: pure. Age alone never deletes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from actions.backup.physical import BackupKind, PhysicalEntry
+from actions.site import PhysicalPolicy
+
+
+@dataclass(frozen=True)
+class Retained:
+    """`gone` newest first, so that what rests on another goes before it. `kept` tells why something old stays."""
+
+    gone: tuple[PhysicalEntry, ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
+    replay_from: PhysicalEntry | None = None  # WAL from its start on is wanted; before it, only what each backup needs
+
+
+def retained(entries: Sequence[PhysicalEntry], policy: PhysicalPolicy, now: datetime) -> Retained:
+    """A backup that is older than the policy says goes, unless it is pinned, one of the newest usable full backups that
+    the policy never goes under, or needed by one that stays."""
+    newest = sorted(entries, key=lambda entry: (entry.manifest.finished_at, entry.manifest.id), reverse=True)
+    known = {entry.manifest.id: entry for entry in newest}
+    usable = [entry for entry in newest if entry.problem is None]
+    fulls = [entry for entry in usable if entry.manifest.kind is BackupKind.FULL]
+    reasons: dict[str, str] = {}
+    for entry in newest:
+        if entry.pinned:
+            reasons[entry.manifest.id] = f"pinned: {entry.pinned}"
+    for entry in fulls[: policy.minimum_fulls]:
+        reasons.setdefault(entry.manifest.id, f"one of the {policy.minimum_fulls} newest full backups")
+    base = _replayed_from(usable, now - policy.wal_retention)
+    if base is not None:
+        reasons.setdefault(base.manifest.id, "the oldest moment of the recovery window rests on it")
+    stay = {entry.manifest.id for entry in newest if not _old(entry, policy, now)} | reasons.keys()
+    for name in sorted(stay):
+        child, parent = name, known[name].manifest.parent
+        while parent in known and parent not in stay:
+            stay.add(parent)
+            reasons[parent] = f"`{child}` rests on it"
+            child, parent = parent, known[parent].manifest.parent
+    return Retained(
+        gone=tuple(entry for entry in newest if entry.manifest.id not in stay),
+        kept={name: why for name, why in reasons.items() if _old(known[name], policy, now)},
+        replay_from=base,
+    )
+
+
+def _old(entry: PhysicalEntry, policy: PhysicalPolicy, now: datetime) -> bool:
+    full = entry.manifest.kind is BackupKind.FULL
+    return entry.manifest.finished_at < now - (policy.full_retention if full else policy.incremental_retention)
+
+
+def _replayed_from(usable: Sequence[PhysicalEntry], oldest: datetime) -> PhysicalEntry | None:
+    """The backup from which the oldest moment of the WAL's retention is reached: the newest that ended before it, or
+    the oldest there is."""
+    return next((entry for entry in usable if entry.manifest.finished_at <= oldest), usable[-1] if usable else None)
