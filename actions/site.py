@@ -156,7 +156,8 @@ class PhysicalPolicy(Frozen):
     slot: str = "drbot_wal"  # of `drbot wal`
     synchronous: bool = False  # commits wait until the archiver's disk has them
     stanza: str = ""  # of pgBackRest
-    stanza_config: str = ""  # path of its configuration file
+    stanza_config: str = ""  # path of its configuration file; empty: pgBackRest's own default
+    stanza_secrets: Mapping[str, SecretRef] = {}  # option such as `repo1-cipher-pass` -> its value
 
 
 class ScratchBudget(Frozen):

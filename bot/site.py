@@ -169,6 +169,7 @@ async def _physical(plan: DrPlan, item: DatabaseBackup, secrets: Secrets) -> Phy
         synchronous=wal.synchronous if wal else False,
         stanza=base.stanza or server,
         stanza_config=base.stanza_config or "",
+        stanza_secrets={secret.option: secret.value for secret in base.stanza_secrets},
     )
 
 

@@ -30,6 +30,7 @@ from bot.plan_file.protection import (
     DumpBackup,
     IncrementalBackup,
     ScratchLimits,
+    StanzaSecret,
     WalArchive,
 )
 from bot.plan_file.record import Record, WitnessPlace
@@ -104,6 +105,7 @@ __all__ = [
     "Severity",
     "Shift",
     "Slot",
+    "StanzaSecret",
     "TextRef",
     "UnknownNameError",
     "WalArchive",

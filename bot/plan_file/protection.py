@@ -80,6 +80,18 @@ class DumpBackup(Part):
     """Where it is kept: `local`, and names of buckets."""
 
 
+class StanzaSecret(Part):
+    """A secret of a pgBackRest repository that its configuration file leaves out."""
+
+    option: Annotated[
+        str,
+        Shape(r"repo[1-9][0-9]*-[a-z0-9-]+", "name an option of pgBackRest such as `repo1-cipher-pass`", repeat=False),
+    ]
+    """Option of pgBackRest: repo1-cipher-pass, repo1-s3-key, repo1-s3-key-secret."""
+    value: SecretRef
+    """Reference to its value; pgBackRest gets it in its environment."""
+
+
 class BaseBackup(Part):
     """Full physical backup of the whole server, the base that WAL is replayed on."""
 
@@ -96,7 +108,9 @@ class BaseBackup(Part):
     stanza: Text | None = None
     """Stanza of pgBackRest; empty: the name of the server."""
     stanza_config: Text | None = None
-    """Path of pgBackRest's configuration file."""
+    """Path of pgBackRest's configuration file on the worker's machine; empty: pgBackRest's own default."""
+    stanza_secrets: tuple[StanzaSecret, ...] = ()
+    """Secrets of the repository that the configuration file leaves out."""
 
 
 class IncrementalBackup(Part):

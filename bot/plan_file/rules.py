@@ -243,6 +243,25 @@ def _physical(data: Mapping[str, object]) -> Iterator[Broken]:
                 yield Broken((*path, parts[0]), wrong, "give them once for a server: they hold all of its databases")
             carriers.setdefault(server, backup.get("database"))
         yield from _stores(data, path, backup)
+        yield from _engine(path, backup)
+
+
+def _engine(path: Path, backup: Mapping[str, object]) -> Iterator[Broken]:
+    """Keys of one engine that another would pass over in silence."""
+    base, wal = backup.get("base"), backup.get("wal")
+    if not isinstance(base, Mapping):
+        return
+    if base.get("engine", "native") != "pgbackrest":
+        for key in ("stanza", "stanza_config", "stanza_secrets"):
+            if base.get(key):
+                yield Broken(
+                    (*path, "base", key), f"`{key}` is of pgBackRest", "set `engine: pgbackrest`, or remove it"
+                )
+    elif isinstance(wal, Mapping):
+        for key in ("open_store", "slot", "synchronous"):
+            if wal.get(key):
+                wrong = f"`{key}` is of `drbot wal`; pgBackRest archives by the server's `archive_command`"
+                yield Broken((*path, "wal", key), wrong, "remove it; `archive_timeout` bounds what can be lost")
 
 
 def _stores(data: Mapping[str, object], path: Path, backup: Mapping[str, object]) -> Iterator[Broken]:

@@ -388,6 +388,28 @@ def test_one_database_carries_the_wal_of_a_server(tmp_path: Path) -> None:
     assert "has the base backup and the WAL of server `primary`" in problem.wrong
 
 
+PGBACKREST = ("engine: native ", "engine: pgbackrest\n        stanza: main\n        # ")
+
+
+def test_a_pgbackrest_of_the_plan_gets_its_secrets_by_reference(tmp_path: Path) -> None:
+    secrets = "stanza_secrets:\n          - {option: repo1-cipher-pass, value: env:CIPHER}\n        # "
+    without = [(line, "") for line in TEXT.splitlines(keepends=True) if "open_store: " in line or "slot: " in line]
+    assert not errors(check(broken(tmp_path, (PGBACKREST[0], f"engine: pgbackrest\n        {secrets}"), *without)))
+    plain = secrets.replace("env:CIPHER", "correct-horse")
+    (problem,) = errors(check(broken(tmp_path, (PGBACKREST[0], f"engine: pgbackrest\n        {plain}"), *without)))
+    assert problem.key == "backups.databases[0].base.stanza_secrets[0].value"
+    assert "correct-horse" not in report([problem])
+
+
+def test_keys_of_one_engine_are_not_given_to_the_other(tmp_path: Path) -> None:
+    (problem,) = errors(check(broken(tmp_path, ("engine: native ", "stanza: main\n        # "))))
+    assert problem.key == "backups.databases[0].base.stanza"
+    assert "is of pgBackRest" in problem.wrong
+    found = errors(check(broken(tmp_path, PGBACKREST)))
+    assert [problem.key.rpartition(".")[2] for problem in found] == ["open_store", "slot"]
+    assert "archive_timeout" in found[0].right
+
+
 def test_keys_given_twice_are_all_told(tmp_path: Path) -> None:
     path = broken(
         tmp_path,
