@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.fixtures.local_slack",
     "tests.fixtures.memory",
     "tests.fixtures.office",
+    "tests.fixtures.pgbackrest",
     "tests.fixtures.postgres",
     "tests.fixtures.s3",
     "tests.fixtures.ssh_keys",

@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -236,8 +237,7 @@ class EmbeddedPostgres:
                     self.tool("initdb"),
                     *("--pgdata", str(fresh), "--username", SUPERUSER, "--pwfile", str(handed)),
                     *("--auth", "scram-sha-256", "--data-checksums", "--encoding", "UTF8", "--locale", "C"),
-                    # The provider that behaves alike on every machine; the wheel has no ICU.
-                    *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+                    *self._provider(),
                     *(() if self._durable else ("--no-sync",)),
                 ],
                 account=self._account,
@@ -249,6 +249,13 @@ class EmbeddedPostgres:
         with (fresh / "postgresql.conf").open("a") as stream:
             stream.write("\ninclude 'drbot.conf'\n")
         fresh.rename(self.data)
+
+    def _provider(self) -> tuple[str, ...]:
+        """The provider that behaves alike on every machine, where there is one; the wheel has no ICU."""
+        said = run_in_thread([self.tool("initdb"), "--version"], timeout=timedelta(seconds=30)).text
+        major = re.search(r"\(PostgreSQL\) (\d+)", said)
+        known = major is not None and int(major[1]) >= 17
+        return ("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8") if known else ()
 
     def _write_settings(self) -> None:
         # In a file and not on the command line, so that ALTER SYSTEM and a reload can change them.

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 from actions.adapters.programs import Program
 from actions.errors import TemporaryError, UserError
+from bot.demo.cluster.certificates import serving
 from bot.demo.ports import free_ports
 
 if TYPE_CHECKING:
@@ -66,11 +67,18 @@ class SeaweedFs:
     region = REGION
 
     def __init__(
-        self, directory: Path, *, manage_keys: bool = False, start_timeout: timedelta = timedelta(seconds=60)
+        self,
+        directory: Path,
+        *,
+        manage_keys: bool = False,
+        tls: bool = False,
+        start_timeout: timedelta = timedelta(seconds=60),
     ) -> None:
-        """`manage_keys` opens the IAM API, so that keys can be made, made inactive and deleted."""
+        """`manage_keys` opens the IAM API, so that keys can be made, made inactive and deleted. `tls` gives a second
+        address with a certificate of its own making, for programs that speak to S3 over TLS alone (pgBackRest)."""
         self.directory = directory.absolute()
         self._manage_keys = manage_keys
+        self._tls = tls
         self._start_timeout = start_timeout
         self._ports: dict[str, int] = {}
         self._identity: Identity | None = None
@@ -79,6 +87,11 @@ class SeaweedFs:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._ports['s3']}"
+
+    @property
+    def tls_port(self) -> int:
+        """Of 127.0.0.1, where it was started with `tls`."""
+        return self._ports["s3.tls"]
 
     @property
     def access_key(self) -> str:
@@ -189,7 +202,7 @@ class SeaweedFs:
     def _launch(self) -> None:
         if not self._ports:
             # Each service has an HTTP and a gRPC port, by default 10000 apart; named one by one, any free ones do.
-            names = [name for service in PORTS for name in (service, f"{service}.grpc")]
+            names = [name for service in PORTS for name in (service, f"{service}.grpc")] + ["s3.tls"]
             self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         identity = self._known()
         self._program = Program.start(
@@ -226,6 +239,14 @@ class SeaweedFs:
             for service in PORTS
             for suffix in ("", ".grpc")
         }
+        if self._tls:
+            serving(self.directory)
+            certificate = str(self.directory / "server.pem")  # holds the key as well
+            ports |= {
+                "s3.port.https": str(self._ports["s3.tls"]),
+                "s3.cert.file": certificate,
+                "s3.key.file": certificate,
+            }
         sockets = {f"{service}.localSocket": str(self.directory / f"{service}.sock") for service in ("filer", "s3")}
         if any(len(os.fsencode(path)) > 107 for path in sockets.values()):  # unix(7); else /tmp, named by port
             sockets = {}
