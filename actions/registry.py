@@ -15,6 +15,7 @@ from actions.catalog.restore import Recommendation, Restore
 from actions.catalog.run import ACTIONS as RUN_ACTIONS
 from actions.catalog.scratch import ScratchDiscard, ScratchList, ScratchStart
 from actions.catalog.status import Backups, Catalogue, ClusterState, Databases
+from actions.catalog.swap import Swap
 from actions.contract import Action, Kinds, Query
 from actions.errors import UserError
 from actions.site import Frozen
@@ -27,6 +28,7 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     Restore,
     RestorePoint,
     Rescue,
+    Swap,
     ScratchStart,
     ScratchDiscard,
     Scale,

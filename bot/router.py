@@ -312,6 +312,16 @@ TABLE: tuple[Entry, ...] = (
         usage='SCRATCH TABLE [--missing-rows|--as NAME] --reason "WHY" --target NAME',
         flags=("missing-rows",),
     ),
+    Entry(
+        ("restore", "swap"),
+        "restore.swap",
+        _P,
+        "Give one database back as a scratch instance has it; the present one is kept in quarantine",
+        'dr-restore swap k7m2n3p4q5 --reason "too much is gone" --target superprismora',
+        params.Swap,
+        ("scratch",),
+        usage='SCRATCH [--database NAME] --reason "WHY" --target NAME',
+    ),
     Entry(("restore", "scratch"), "scratch.list", _Q, "List the scratch instances", "dr-restore scratch"),
     Entry(
         ("restore", "wake"),

@@ -94,6 +94,11 @@ class Rescue(Frozen):
     database: Name | None = None
 
 
+class Swap(Frozen):
+    scratch: Name
+    database: Name | None = None
+
+
 class Scratch(Frozen):
     scratch: Name
 

@@ -202,17 +202,17 @@ def find(
     switches = _switches(directory)
     timelines = sorted({int(name[:8], 16) for name in found})
     finder = Finder(request, database_oid=database_oid, files=files, timeline_id=timelines[0])
-    begin = Lsn(0)
+    reached = Lsn(0)
     for number in timelines:
         mine = [name for name in found if int(name[:8], 16) == number]
-        finder.timeline_id = number
-        end = switches.get(number)
+        finder.timeline_id, end = number, switches.get(number)
         for line in records.lines(directory, mine[0], mine[-1], resources=RESOURCES):
             head = _HEAD.match(line)
             at = Lsn(0) if head is None else Lsn.parse(head[3])
-            if at >= begin and (end is None or at < end):
+            # The first segment of a timeline repeats what was in that segment before it began.
+            if at > reached and (end is None or at < end):
                 finder.feed(line)
-        begin = end or begin
+                reached = at
     return finder.moments()
 
 

@@ -64,7 +64,6 @@ class Rescue(Action[RescueParams]):
         production = await ports.postgres.database(database.ref)
         rows = look.difference.only_source if mode is RescueMode.ROWS and look.difference else look.there.rows
         made = asked.made
-        restored = facts.restored
         return Plan(
             id=plan_id,
             action=self.name,
@@ -75,12 +74,7 @@ class Rescue(Action[RescueParams]):
             locks=(Lock(key=f"scratch:{facts.id}", exclusive=False), Lock(key=f"database:{key}")),
             steps=(RescueTable(job=job_name(plan_id, 1), asked=asked, rows=rows),),
             preconditions=(
-                ScratchIs(
-                    scratch=facts.id,
-                    mark=facts.mark,
-                    system_id=facts.system_id,
-                    reached_lsn="" if restored is None else restored.reached_lsn,
-                ),
+                ScratchIs.of(facts),
                 SourceTableIs(database=look.source, table=table, rows=look.there.rows),
                 ServerIs(server=home.name, system_id=home.system_id),
                 DatabaseIs(target=database.ref, oid=None if production is None else production.oid),

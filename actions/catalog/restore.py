@@ -40,13 +40,11 @@ from actions.steps.choice import (
 from actions.steps.copies import CompareCopy, LoadDump
 from actions.steps.databases import CloseDatabase, GiveName, MarkLive, SwapDatabases
 from actions.steps.facts import BackupIs, ConfigIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
-from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controllers_of
+from actions.steps.gitops import ResumeGitOps, SuspendGitOps
 from actions.steps.known_backups import known_backups
 from actions.steps.naming import (
     job_name,
     live_mark,
-    placeholder_mark,
-    quarantine_mark,
     quarantine_name,
     restore_name,
     scratch_mark,
@@ -54,7 +52,8 @@ from actions.steps.naming import (
 from actions.steps.phrases import moment, size, span
 from actions.steps.restore_findings import restore_findings
 from actions.steps.scene import Scene, config_place, host_value, look
-from actions.steps.writers import StartWriters, StopWriters, writers_of
+from actions.steps.switch import Switch
+from actions.steps.writers import StartWriters, StopWriters
 
 ALTERNATIVES = 5
 
@@ -145,8 +144,21 @@ class _Draft:
         present = () if application is None else application.workloads
         # Without a way to point it there, the application keeps what it has.
         self._workloads = present if not scene.on_spare or scene.repointable else ()
-        self._writers = writers_of(self._workloads)
-        self._controllers = controllers_of(self._workloads)
+        self._switch = Switch(
+            plan_id=plan_id,
+            home=scene.database.ref,
+            production=scene.production,
+            target=DatabaseRef(server, name),
+            system_id=scene.target.server.system_id,
+            copy_name=self._into.name,
+            copy_mark=self._mark,
+            aside=self._aside,
+            owner=scene.database.owner,
+            application=application,
+            workloads=self._workloads,
+            # The application's connection may hold a host of its own, so after repointing it proves nothing.
+            own_connection=not scene.on_spare,
+        )
 
     @property
     def summary(self) -> str:
@@ -168,7 +180,7 @@ class _Draft:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        switch = self._elsewhere() if self._scene.on_spare else self._beside()
+        switch = self._elsewhere() if self._scene.on_spare else self._switch.beside()
         return (self._load(), self._compare(), *switch)
 
     def _load(self) -> LoadDump:
@@ -200,15 +212,6 @@ class _Draft:
             tables=len(entry.manifest.fingerprint.rows),
         )
 
-    def _beside(self) -> list[Step]:
-        steps = [*self._stop(), *self._close()]
-        steps.append(self._swap())
-        steps += self._start()
-        if self._controllers:
-            # The restore is complete and checked by then; whoever resumes by hand need not hold it up.
-            steps.append(ResumeGitOps(controllers=self._controllers, mark=self._plan_id, optional=True))
-        return steps
-
     def _elsewhere(self) -> list[Step]:
         """GitOps stays suspended: resumed, it would point the application back at the old server."""
         live = MarkLive(target=self._into, copy_mark=self._mark, live_mark=live_mark(self._plan_id))
@@ -225,71 +228,7 @@ class _Draft:
             value_before=before,
             value=self._scene.target.host or host_value(self._scene.target.server.address, before),
         )
-        return [*self._stop(), *self._close(), live, repoint, *self._start()]
-
-    def _stop(self) -> list[Step]:
-        steps: list[Step] = []
-        if self._controllers:
-            steps.append(SuspendGitOps(controllers=self._controllers, mark=self._plan_id))
-        if self._writers:
-            steps.append(StopWriters(writers=self._writers, mark=self._plan_id))
-        return steps
-
-    def _close(self) -> list[Step]:
-        production = self._scene.production
-        if production is None:
-            return []
-        return [
-            CloseDatabase(target=self._scene.database.ref, oid=production.oid, was_open=production.allows_connections)
-        ]
-
-    def _swap(self) -> Step:
-        production, name = self._scene.production, self._scene.database.name
-        if production is None:
-            return GiveName(
-                server=self._server,
-                current=name,
-                copy_name=self._into.name,
-                aside=self._aside,
-                owner=self._scene.database.owner,
-                placeholder_mark=placeholder_mark(self._plan_id),
-                copy_mark=self._mark,
-                live_mark=live_mark(self._plan_id),
-            )
-        return SwapDatabases(
-            server=self._server,
-            current=name,
-            copy_name=self._into.name,
-            aside=self._aside,
-            old_oid=production.oid,
-            old_mark=production.mark,
-            live_mark=live_mark(self._plan_id),
-            mark=quarantine_mark(self._plan_id),
-            copy_mark=self._mark,
-        )
-
-    def _start(self) -> list[Step]:
-        steps: list[Step] = []
-        if self._writers:
-            steps.append(StartWriters(writers=self._writers, mark=self._plan_id))
-        application = self._scene.application
-        if application is None:
-            return steps
-        # The application's connection may hold a host of its own, so after repointing it proves nothing.
-        connection = None if self._scene.on_spare else application.service.database_dsn
-        if connection is not None or application.service.health_url is not None:
-            production = self._scene.production
-            steps.append(
-                CheckApplication(
-                    service=application.service.name,
-                    target=DatabaseRef(self._server, self._scene.database.name),
-                    system_id=self._scene.target.server.system_id,
-                    old_oid=None if production is None else production.oid,
-                    connection=connection,
-                    health_url=application.service.health_url,
-                )
-            )
-        return steps
+        return [*self._switch.stop(), *self._switch.close(), live, repoint, *self._switch.start()]
 
     @property
     def preconditions(self) -> tuple[Precondition, ...]:

@@ -82,15 +82,7 @@ class ScratchStart(Action[ScratchParams]):
             params=params.model_dump(mode="json"),
             locks=(Lock(key=f"scratch:{facts.id}"),),
             steps=(StartScratch(scratch=facts.id),),
-            preconditions=(
-                ScratchIs(
-                    scratch=facts.id,
-                    mark=facts.mark,
-                    system_id=facts.system_id,
-                    reached_lsn=facts.restored.reached_lsn,
-                    promoted=True,
-                ),
-            ),
+            preconditions=(ScratchIs.of(facts, promoted=True),),
             made_at=ports.clock.now(),
             observations=_observations(facts),
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from actions.backup.physical import ScratchState
+from actions.backup.physical import ScratchFacts, ScratchState
 from actions.backup.tables import TableName
 from actions.contract import Precondition
 from actions.ports import Ports
@@ -61,6 +61,17 @@ class ScratchIs(Precondition):
     system_id: str
     reached_lsn: str
     promoted: bool = False  # whether it may have been promoted, by this very plan
+
+    @classmethod
+    def of(cls, facts: ScratchFacts, *, promoted: bool = False) -> Self:
+        """As it is now."""
+        return cls(
+            scratch=facts.id,
+            mark=facts.mark,
+            system_id=facts.system_id,
+            reached_lsn="" if facts.restored is None else facts.restored.reached_lsn,
+            promoted=promoted,
+        )
 
     @property
     def summary(self) -> str:

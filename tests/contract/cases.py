@@ -12,6 +12,7 @@ from actions.catalog.rescue import RescueParams
 from actions.catalog.restore import RestoreParams
 from actions.catalog.run import AnswerParams, RunParams
 from actions.catalog.scratch import ScratchParams
+from actions.catalog.swap import SwapParams
 from actions.contract import JournalState, Lock, Plan, Risk
 from actions.steps.workloads import ScaleWorkload
 from tests.contract.kit import ActionCase
@@ -183,6 +184,7 @@ CASES = (
         RescueParams(scratch=SCRATCH_ID, table="orders"),
         partial(with_a_scratch, dropped="public.orders"),
     ),
+    ActionCase("swap", "restore.swap", SwapParams(scratch=SCRATCH_ID), with_a_scratch, asks=RESUME),
     ActionCase(
         "scratch-start", "scratch.start", ScratchParams(scratch=SCRATCH_ID), partial(with_a_scratch, running=False)
     ),
