@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 
 from actions.catalog.application import Rollout, Scale
 from actions.catalog.backup import Adopt, Dump, Upload, Verify
+from actions.catalog.backup_status import Backups
+from actions.catalog.base import Base, Check
 from actions.catalog.plan_file import Activate
 from actions.catalog.point import FindMoment, RestorePoint
+from actions.catalog.proof import Prove
 from actions.catalog.rescue import Rescue
 from actions.catalog.restore import Recommendation, Restore
 from actions.catalog.run import ACTIONS as RUN_ACTIONS
 from actions.catalog.scratch import ScratchDiscard, ScratchList, ScratchStart
-from actions.catalog.status import Backups, Catalogue, ClusterState, Databases
+from actions.catalog.status import Catalogue, ClusterState, Databases
 from actions.catalog.swap import Swap
 from actions.contract import Action, Kinds, Query
 from actions.errors import UserError
@@ -25,6 +28,9 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     Upload,
     Verify,
     Adopt,
+    Base,
+    Check,
+    Prove,
     Restore,
     RestorePoint,
     Rescue,

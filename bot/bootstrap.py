@@ -28,8 +28,10 @@ from bot.plan_file import DrPlan
 from bot.sealing import sealer_of, watch_of
 from bot.services import plan_versions
 from bot.services.approvals import Approvals, Policy
+from bot.services.backup_watch import BackupWatch
 from bot.services.deliveries import Deliveries
 from bot.services.desk import Desk
+from bot.services.drills import Drills
 from bot.services.incidents import Incidents
 from bot.services.leftovers import Leftovers
 from bot.services.paging import Paging
@@ -72,6 +74,7 @@ class Office:
     approvals: Approvals
     plans: Plans
     incidents: Incidents
+    drills: Drills
     desk: Desk
     deliveries: Deliveries
     wake: Wake
@@ -153,6 +156,7 @@ def office(database: Database, plan: DrPlan, wake: Wake | None = None) -> Office
     approvals = Approvals(database, policy, registry.kinds(), clock, recoveries=registry.recoveries())
     plans = Plans(database, approvals, registry.kinds(), clock)
     incidents = Incidents(database, plan, policy, clock)
+    drills = Drills(database, plan, policy, clock)
     return Office(
         database=database,
         plan=plan,
@@ -160,7 +164,8 @@ def office(database: Database, plan: DrPlan, wake: Wake | None = None) -> Office
         approvals=approvals,
         plans=plans,
         incidents=incidents,
-        desk=Desk(database, approvals, plans, incidents, clock),
+        drills=drills,
+        desk=Desk(database, approvals, plans, incidents, clock, drills=drills),
         deliveries=Deliveries(database, plans, incidents, wake),
         wake=wake,
     )
@@ -301,12 +306,15 @@ async def _serve(
             Doctor(services.database, plan, services.policy, world, record=watch),
             wake,
             RunControl(services.approvals, SystemClock(), on_call=plan.channels.on_call),
+            drills=services.drills,
             record=watch,
             lease=timedelta(seconds=settings.lease_s),
         )
         tasks.append(asyncio.create_task(worker.run(), name="worker"))
         tasks.append(asyncio.create_task(_paging(settings, plan, services.database).run(), name="pages"))
         tasks.append(asyncio.create_task(Leftovers(services.database, world).run(), name="leftovers"))
+        backups = BackupWatch(services.database, world, on_call=plan.channels.on_call)
+        tasks.append(asyncio.create_task(backups.run(), name="backups"))
     if Role.CLOCK in roles:
         clock = DrClock(offices[Role.CLOCK].database, plan, SystemClock())
         tasks.append(asyncio.create_task(clock.run(), name="clock"))

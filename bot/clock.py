@@ -16,16 +16,16 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from actions.errors import DrError
 from actions.ports import Clock
-from bot.plan_file import DrPlan, cron_fields
-from bot.services.approvals import SCHEDULE
+from bot.plan_file import DrPlan
+from bot.services.approvals import SCHEDULE, Policy
+from bot.services.drills import Drills
 from bot.services.quorum import warn_of_gaps
-from storage import copies, inbox, incidents, outbox, requests, timeline
+from bot.services.schedules import Past, Recurring, due, recurring
+from storage import alarms, copies, inbox, incidents, outbox, requests, schedules, timeline
 from storage.session import Database
 from storage.tables import Incident, RequestRow
 
 log = structlog.get_logger()
-
-BY_SCHEDULE = "scheduled by the plan"
 
 CLICKS_KEPT = timedelta(days=90)
 
@@ -37,20 +37,21 @@ RTO_MARKS = (50, 75, 100)
 
 
 class DrClock:
-    """Scheduled dumps and RTO marks."""
+    """Backups and drills by the plan's schedule, and RTO marks."""
 
     def __init__(self, database: Database, plan: DrPlan, clock: Clock) -> None:
         self._database = database
         self._plan = plan
         self._clock = clock
+        self._drills = Drills(database, plan, Policy(plan), clock)
 
     async def run(self) -> None:
         """Fire until cancelled."""
         scheduler = AsyncIOScheduler(timezone=UTC)
         options = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-        for backup in self._plan.backups.databases:
-            trigger = CronTrigger(timezone=UTC, **cron_fields(backup.dump.schedule))
-            scheduler.add_job(self._dump, trigger, args=[backup.database], **options)
+        # Every instant of the plan is at the beginning of a minute. What was missed is seen at the next one.
+        scheduler.add_job(self._tick, CronTrigger(second=1, timezone=UTC), next_run_time=self._clock.now(), **options)
+        scheduler.add_job(self._hold_drills, IntervalTrigger(minutes=1, timezone=UTC), **options)
         scheduler.add_job(self._marks, IntervalTrigger(seconds=10, timezone=UTC), **options)
         scheduler.add_job(self._forget, CronTrigger(hour=3, minute=17, timezone=UTC), **options)
         scheduler.add_job(self._catch_up, IntervalTrigger(minutes=5, timezone=UTC), **options)
@@ -62,14 +63,52 @@ class DrClock:
         finally:
             scheduler.shutdown(wait=False)
 
-    async def _dump(self, database: str) -> None:
-        minute = self._clock.now().replace(second=0, microsecond=0)
-        await self.request_dump(database, minute)
+    async def _tick(self) -> None:
+        await self.tick(self._clock.now())
 
-    async def request_dump(self, database: str, instant: datetime) -> bool:
-        """Ask for the dump of one instant; False when a replica has done so already."""
-        key = f"schedule/dump/{database}/{instant:%Y-%m-%dT%H:%MZ}"
-        return await self._ask(key, "backup.dump", {"database": database}, BY_SCHEDULE)
+    async def tick(self, now: datetime) -> list[str]:
+        """Ask for everything that is due by the plan's schedule, once over all replicas; the keys it was asked under.
+        Of instants that were missed the newest alone, and nothing while the one before it is open."""
+        asked = []
+        for line in recurring(self._plan, await self._wanted()):
+            try:
+                async with self._database.session() as session:
+                    newest = await schedules.newest(session, line.prefix)
+                    opened = [name for name in line.group if await schedules.is_open(session, f"schedule/{name}/")]
+                    found = due(line, Past(newest, open=bool(opened)), now)
+                    if found is not None and not found.asks:
+                        await inbox.store(session, line.key(found.instant), "schedule", {"begins": line.name})
+                if found is not None and found.asks and await self._request(line, found.instant):
+                    asked.append(line.key(found.instant))
+            except DrError as error:
+                log.warning("schedule_failed", name=line.name, error=str(error))
+        return asked
+
+    async def _request(self, line: Recurring, instant: datetime) -> bool:
+        return await self._ask(line.key(instant), line.action, dict(line.params), line.reason)
+
+    async def _wanted(self) -> list[str]:
+        """The servers for which an alarm wants a new base backup."""
+        try:
+            async with self._database.session() as session:
+                standing = await alarms.standing(session)
+        except DrError as error:
+            log.warning("alarms_not_read", error=str(error))
+            return []
+        return sorted({row.key.partition("/")[2].removeprefix("server:") for row in standing if row.wants_base})
+
+    async def _hold_drills(self) -> None:
+        try:
+            await self.hold_drills(self._clock.now())
+        except DrError as error:
+            log.warning("drills_failed", error=str(error))
+
+    async def hold_drills(self, now: datetime) -> list[str]:
+        """Remind of drills, ask for those that the bot runs by itself, report those that have ended; what was told."""
+        told = await self._drills.remind(now)
+        for key, action, params, reason in await self._drills.to_run(now):
+            await self._ask(key, action, dict(params), reason)
+        return told + await self._drills.settle(now)
 
     async def _signers(self) -> None:
         try:

@@ -21,7 +21,7 @@ from bot import router_params as params
 from bot.words import Token, tokens
 
 HUB = "dr"
-SLASHES = (HUB, "dr-incident", "dr-backup", "dr-restore")
+SLASHES = (HUB, "dr-incident", "dr-backup", "dr-restore", "dr-drill")
 """The slash commands of Slack, without the slash; each but the hub is a noun of the table."""
 
 
@@ -210,7 +210,7 @@ TABLE: tuple[Entry, ...] = (
         ("backup", "status"),
         "status.backups",
         _Q,
-        "Show the age of the newest proven backup of every database",
+        "Show what can be recovered, what would be lost now, and how the backups stand",
         "dr-backup status",
         params.OptionalDatabase,
         ("database",),
@@ -267,6 +267,36 @@ TABLE: tuple[Entry, ...] = (
         usage="DATABASE KEY [--reason TEXT]",
     ),
     Entry(
+        ("backup", "base"),
+        "backup.base",
+        _P,
+        "Make a base backup of a server now: all pages, or those that changed",
+        'dr-backup base superprismora full --reason "before the upgrade"',
+        params.Base,
+        ("server", "kind"),
+        usage="[SERVER|DATABASE] [full|incremental] [--reason TEXT]",
+    ),
+    Entry(
+        ("backup", "check-base"),
+        "backup.check_base",
+        _P,
+        "Read a stored base backup completely and check every file of it",
+        "dr-backup check-base superprismora",
+        params.CheckBase,
+        ("server", "backup"),
+        usage="[SERVER|DATABASE] [BACKUP] [--reason TEXT]",
+    ),
+    Entry(
+        ("backup", "prove"),
+        "backup.prove",
+        _P,
+        "Test that the backups of a server can be restored, and measure how long it takes",
+        "dr-backup prove superprismora random",
+        params.Prove,
+        ("server", "moment"),
+        usage="[SERVER|DATABASE] [latest|random] [--reason TEXT]",
+    ),
+    Entry(
         ("restore",),
         "restore.dump",
         _P,
@@ -276,6 +306,30 @@ TABLE: tuple[Entry, ...] = (
         ("database",),
         aliases={"from": "backup"},
         usage='DATABASE [--from BACKUP] --reason "WHY" --target NAME',
+    ),
+    Entry(("drill", "list"), "drill.list", _Q, "List the drills: last tested, next test", "dr-drill list"),
+    Entry(("drill", "next"), "drill.next", _Q, "Show the drill that is due next, and what to do", "dr-drill next"),
+    Entry(
+        ("drill", "done"),
+        "drill.done",
+        _I,
+        "Record that a drill was held",
+        'dr-drill done failover "switched over and back in 4 min"',
+        params.DrillDone,
+        ("drill",),
+        rest="note",
+        usage="DRILL [NOTE]",
+    ),
+    Entry(
+        ("drill", "postpone"),
+        "drill.postpone",
+        _I,
+        "Put a drill off to another day, with the reason",
+        'dr-drill postpone failover 2026-12-20 "release week"',
+        params.DrillPostpone,
+        ("drill", "date"),
+        rest="why",
+        usage="DRILL YYYY-MM-DD REASON",
     ),
     Entry(
         ("restore", "point"),

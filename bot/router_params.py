@@ -54,6 +54,21 @@ class Adopt(Frozen):
     source_key: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
 
 
+class Base(Frozen):
+    server: Name | None = None  # or a database on it; None: the only one with base backups
+    kind: Literal["full", "incremental"] = "full"
+
+
+class CheckBase(Frozen):
+    server: Name | None = None
+    backup: Name | None = None  # None: the newest full one
+
+
+class Prove(Frozen):
+    server: Name | None = None
+    moment: Literal["latest", "random"] = "latest"
+
+
 class Restore(Frozen):
     database: Name
     backup: Name | None = None  # None: the recommended one
@@ -101,6 +116,17 @@ class Swap(Frozen):
 
 class Scratch(Frozen):
     scratch: Name
+
+
+class DrillDone(Frozen):
+    drill: Name
+    note: Annotated[str, StringConstraints(strip_whitespace=True, max_length=2900)] = ""
+
+
+class DrillPostpone(Frozen):
+    drill: Name
+    date: Name  # ISO 8601
+    why: Text
 
 
 class OptionalRun(Frozen):

@@ -28,6 +28,8 @@ from bot.ports import Who
 from bot.services import answers, provenance
 from bot.services.approvals import Approvals
 from bot.services.desk import RESTORE_OFFER
+from bot.services.drills import QUERIES as DRILL_QUERIES
+from bot.services.drills import Drills
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans, RequestRefusedError, note_plan
 from bot.services.record.watch import Watch
@@ -76,6 +78,7 @@ class Worker:
         wake: Wake,
         control: RunControl,
         *,
+        drills: Drills,
         record: Watch | None = None,
         catalogue: Catalogue = registry,
         lease: timedelta = timedelta(seconds=30),
@@ -86,6 +89,7 @@ class Worker:
         self._approvals = approvals
         self._plans = all_plans
         self._incidents = all_incidents
+        self._drills = drills
         self._doctor = doctor
         self._wake = wake
         self._control = control
@@ -168,6 +172,8 @@ class Worker:
             await self._report(session, request, await self._control.order(session, request, who))
         elif request.name == "status":
             await self._report(session, request, await answers.status(session, self._incidents, self._ports))
+        elif request.name in DRILL_QUERIES:
+            await self._report(session, request, await self._drills.report(session, request.name))
         elif request.name == "doctor":
             findings = await self._doctor.examine()
             await self._report(session, request, Report(title="Doctor", findings=tuple(findings)))

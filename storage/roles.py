@@ -105,6 +105,14 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
     "process": {_S: _BEAT, _W: _BEAT, _C: _BEAT, _L: _READ},
     "account": {_S: May(insert=True, update=("problem", "groups", "seen_at")), _W: _READ, _C: _READ, _L: _READ},
     "plan_version": {_S: _READ, _W: _ADD, _C: _READ, _L: _READ},
+    # Alarms are a worker's, who can read the backups; the clock asks for the base backup that one wants.
+    "alarm": {
+        _S: _READ,
+        _W: May(insert=True, update=("text", "wants_base", "raised_at", "cleared_at", "seen_at")),
+        _C: _READ,
+        _L: _READ,
+    },
+    "turn": {_W: May(insert=True, update=("taken_at",))},
     # Leaves are written by a trigger with its owner's rights; the sealer is the clock's.
     "leaf": dict.fromkeys(PROCESSES, _READ),
     "unsealed_leaf": {_S: _READ, _W: _READ, _C: May(delete=True), _L: _READ},

@@ -65,6 +65,7 @@ class TimelineEntry(SQLModel, table=True):
     """One line of the record. `source_key` makes an outside event (a message, a click) land once."""
 
     __tablename__ = "timeline_entry"
+    __table_args__ = (Index("timeline_entry_drill", "seq", postgresql_where=text("kind = 'drill'")),)
     seq: int | None = Field(default=None, sa_column=_serial())
     incident_id: str | None = Field(default=None, foreign_key="incident.id", index=True)
     kind: str
@@ -348,6 +349,26 @@ class LogEpoch(SQLModel, table=True):
     person: str
     reason: str
     started_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+
+
+class AlarmRow(SQLModel, table=True):
+    """Something that is wrong with backups, or was: one row a key, used again. `seen_at` is when the world was read."""
+
+    __tablename__ = "alarm"
+    key: str = Field(primary_key=True)
+    text: str = Field(sa_column=Column(Text, nullable=False))
+    wants_base: bool
+    raised_at: datetime = Field(sa_column=_moment())
+    cleared_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+    seen_at: datetime = Field(sa_column=_moment())
+
+
+class TurnRow(SQLModel, table=True):
+    """When something that one process of many does at a time was last begun."""
+
+    __tablename__ = "turn"
+    name: str = Field(primary_key=True)
+    taken_at: datetime = Field(sa_column=_moment())
 
 
 def lock_range(*, exclusive: bool, slot: int) -> Range[int]:

@@ -54,6 +54,16 @@ async def of_incident(session: AsyncSession, incident_id: str, *, limit: int = 1
     return (await session.execute(statement)).scalars().all()
 
 
+async def about(session: AsyncSession, kind: str, name: str, value: str) -> Sequence[TimelineEntry]:
+    """The entries of one kind whose data has this value under this name, in the order they were recorded."""
+    statement = (
+        select(TimelineEntry)
+        .where(col(TimelineEntry.kind) == kind, col(TimelineEntry.data)[name].astext == value)
+        .order_by(col(TimelineEntry.seq))
+    )
+    return (await session.execute(statement)).scalars().all()
+
+
 async def of_kinds(session: AsyncSession, incident_id: str, kinds: Sequence[str]) -> Sequence[TimelineEntry]:
     """The entries of some kinds, in the order they were recorded."""
     statement = (

@@ -9,78 +9,10 @@ from pydantic import Field
 
 from actions.contract import Finding, Query, Report, Verdict
 from actions.errors import DrError, UserError
-from actions.ports import CatalogueEntry, DatabaseFacts, NamespaceFacts, Ports
+from actions.ports import DatabaseFacts, NamespaceFacts, Ports
 from actions.site import Database, Frozen, Site, WorkloadKind
-from actions.steps.choice import checked_words, loss, rpo_words, usable_entries
+from actions.steps.choice import checked_words, loss
 from actions.steps.phrases import counted, moment, names, size, span
-
-
-class BackupsParams(Frozen):
-    """One database of the plan file, or all."""
-
-    database: str | None = None
-
-
-class Backups(Query[BackupsParams]):
-    """One row per protected database: its newest usable backup and how much it would lose."""
-
-    name: ClassVar[str] = "status.backups"
-    summary: ClassVar[str] = "Show the newest usable backup of every database"
-    params = BackupsParams
-
-    async def read(self, params: BackupsParams, ports: Ports) -> Report:
-        rows: list[tuple[str, ...]] = []
-        findings: list[Finding] = []
-        for key in sorted(ports.site.backups) if params.database is None else [params.database]:
-            entries = await ports.backups.catalogue(key)
-            row, found = _newest(key, ports.site.database(key), entries, ports)
-            rows.append(row)
-            findings += found
-        return Report(
-            title=f"Backups of {counted(len(rows), 'database')}",
-            columns=("database", "newest usable", "state of", "would lose", "in the catalogue", "checked"),
-            rows=tuple(rows),
-            findings=tuple(findings),
-        )
-
-
-def _newest(
-    key: str, database: Database, entries: Sequence[CatalogueEntry], ports: Ports
-) -> tuple[tuple[str, ...], list[Finding]]:
-    now = ports.clock.now()
-    found = [
-        Finding(
-            check=f"backups of {key}",
-            verdict=Verdict.WARN,
-            detail=f"Backup `{entry.manifest.id}` must not be used: {entry.problem}",
-            hint="Make a new dump with `backup.dump`.",
-        )
-        for entry in entries
-        if entry.problem is not None
-    ]
-    fit = usable_entries(entries, before=None)
-    if not fit:
-        missing = Finding(
-            check=f"backups of {key}",
-            verdict=Verdict.STOP,
-            detail=f"Database `{key}` has no usable backup.",
-            hint="Make one now with `backup.dump`.",
-        )
-        return (key, "none", "", "everything", str(len(entries)), ""), [missing, *found]
-    lost = loss(fit[0], now)
-    if lost > database.rpo:
-        found.insert(
-            0,
-            Finding(
-                check=f"backups of {key}",
-                verdict=Verdict.WARN,
-                detail=f"The newest usable backup is {span(lost)} old ({rpo_words(lost, database.rpo)}).",
-                hint="Make a new dump with `backup.dump`.",
-            ),
-        )
-    manifest = fit[0].manifest
-    row = (key, manifest.id, moment(manifest.snapshot_at), span(lost), str(len(entries)), checked_words(fit[0]))
-    return row, found
 
 
 class CatalogueParams(Frozen):

@@ -7,7 +7,6 @@ ends up on screens and in logs.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -26,6 +25,9 @@ from pydantic import (
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from actions.schedules import PATTERN as SCHEDULE_PATTERN
+from actions.schedules import cron_fields
 
 MISFIT = "plan_misfit"
 """Type of the validation errors made by `misfit`; their context holds `wrong` and `right`."""
@@ -260,38 +262,15 @@ ActionName = Annotated[str, Shape(r"[a-z]+\.[a-z_]+", "write an action as noun.v
 
 # -- schedules ---------------------------------------------------------------
 
-_DAYS = "mon|tue|wed|thu|fri|sat|sun"
-_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
-SCHEDULE_PATTERN = (
-    rf"^(?:(?P<day>(?:1st|2nd|3rd|4th|5th|last) (?:{_DAYS})|last|[1-9]|[12][0-9]|3[01]|{_DAYS})"
-    rf"(?: of (?P<month>(?:{_MONTHS})(?:,(?:{_MONTHS}))*))? )?"
-    r"(?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9]) UTC$"
-)
-_SCHEDULE = re.compile(SCHEDULE_PATTERN)
-
-
-def cron_fields(schedule: str) -> Mapping[str, str]:
-    """The keyword arguments of APScheduler's `CronTrigger` for a schedule, time zone UTC.
-
-    >>> dict(cron_fields("1st mon 09:00 UTC"))
-    {'hour': '9', 'minute': '0', 'day': '1st mon'}
-    """
-    match = _SCHEDULE.fullmatch(schedule)
-    if match is None:
-        raise misfit(
-            f"`{schedule}` is not a schedule",
-            "write 02:00 UTC, mon 09:00 UTC, 1st mon 09:00 UTC or 1 of jan,apr,jul,oct 09:00 UTC",
-        )
-    fields = {"hour": str(int(match["hour"])), "minute": str(int(match["minute"]))}
-    if day := match["day"]:
-        fields["day_of_week" if re.fullmatch(_DAYS, day) else "day"] = day
-    if month := match["month"]:
-        fields["month"] = month
-    return fields
-
 
 def _schedule(text: str) -> str:
-    cron_fields(text)
+    try:
+        cron_fields(text)
+    except ValueError as error:
+        raise misfit(
+            f"`{text}` is not a schedule",
+            "write 02:00 UTC, mon 09:00 UTC, 1st mon 09:00 UTC or 1 of jan,apr,jul,oct 09:00 UTC",
+        ) from error
     return text
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from actions.catalog.backup_status import Backups, BackupsParams
 from actions.catalog.restore import ALTERNATIVES
-from actions.catalog.status import Backups, BackupsParams
 from actions.contract import Report
 from actions.errors import UserError
 from actions.ports import CatalogueEntry, Ports
@@ -40,7 +40,7 @@ async def status(session: AsyncSession, all_incidents: Incidents, ports: Ports) 
     backups = await Backups().read(BackupsParams(), ports)
     return Report(
         title="Status",
-        lines=tuple(lines),
+        lines=(*lines, *backups.lines),
         columns=backups.columns,
         rows=backups.rows,
         findings=backups.findings,

@@ -14,6 +14,7 @@ from bot.ports import ReplyTo, Watched, Who
 from bot.router import Command
 from bot.services.approvals import NOT_ON_ROSTER, Approvals
 from bot.services.cards import PlanCard
+from bot.services.drills import Drills
 from bot.services.incidents import Incidents
 from bot.services.plans import BREAK_GLASS, Plans
 from bot.services.provenance import REVIEW
@@ -25,6 +26,9 @@ from storage.tables import PlanRow, RequestRow
 
 FORGOTTEN = timedelta(minutes=15)
 """A click that is older than this when the bot is back is not carried out any more: people have moved on."""
+
+DRILL_ACTS = ("drill.done", "drill.postpone")
+"""Commands that are an entry of the record, as those about incidents are."""
 
 RESTORE_OFFER = "restore.offer"
 """The request that fills the open restore form."""
@@ -41,6 +45,7 @@ class Desk:
         incidents: Incidents,
         clock: Clock,
         *,
+        drills: Drills,
         in_hand: timedelta = timedelta(seconds=15),
         limits: RateLimits | None = None,
     ) -> None:
@@ -48,6 +53,7 @@ class Desk:
         self._approvals = approvals
         self._plans = plans
         self._incidents = incidents
+        self._drills = drills
         self._clock = clock
         self._in_hand = in_hand  # how long a click may take before it counts as left behind
         self._limits = limits or RateLimits()
@@ -93,8 +99,8 @@ class Desk:
         await self._refusals.turn_away(who, code, text)
 
     async def ask(self, who: Who, command: Command, *, reply: ReplyTo, key: str | None = None) -> int | None:
-        """Take one command. Incident commands are done here; the rest becomes a request, whose id is returned.
-        Asking again under the same `key` changes nothing.
+        """Take one command. Incident commands and acts on drills are done here; the rest becomes a request, whose id is
+        returned. Asking again under the same `key` changes nothing.
         Raises UserError for accounts the roster does not know, after recording it."""
         person = self._approvals.policy.person(who)
         if person is None:
@@ -104,6 +110,9 @@ class Desk:
         key = key or await self._keep(who, {"kind": "ask", "command": command.model_dump(mode="json")})
         if command.name.startswith("incident."):
             await self._incidents.handle(who, person.id, command, reply, key=key)
+            return None
+        if command.name in DRILL_ACTS:
+            await self._drills.handle(person.id, command, key=key)
             return None
         if command.name == REVIEW:
             await self._review(who, command, reply, key)

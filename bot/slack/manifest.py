@@ -127,9 +127,19 @@ def _command(router: Router, slash: str) -> dict[str, Any]:
     }
 
 
+def _hint(entries: tuple[Entry, ...]) -> str:
+    """The verbs; before them what a bare noun takes, where it takes something of its own."""
+    verbs = "|".join(entry.words[1] for entry in entries if len(entry.words) > 1)
+    bare = next((entry for entry in entries if len(entry.words) == 1), None)
+    if bare is None or not verbs:
+        return verbs or entries[0].usage
+    return f"{bare.usage.split()[0]} ...|{verbs}" if bare.usage else verbs
+
+
 _ABOUTS = {
     "incident": "Open, note, show and close incidents; show the timeline",
-    "backup": "Show, list, make, verify and adopt backups",
+    "backup": "Show, list, make, verify, prove and adopt backups",
+    "drill": "List, hold and postpone drills",
 }
 
 
@@ -149,12 +159,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-def _hint(entries: tuple[Entry, ...]) -> str:
-    """The verbs; before them what a bare noun takes, where it takes something of its own."""
-    verbs = "|".join(entry.words[1] for entry in entries if len(entry.words) > 1)
-    bare = next((entry for entry in entries if len(entry.words) == 1), None)
-    if bare is None or not verbs:
-        return verbs or entries[0].usage
-    return f"{bare.usage.split()[0]} ...|{verbs}" if bare.usage else verbs

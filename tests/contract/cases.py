@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from actions.backup.physical import BackupKind
 from actions.catalog.application import RolloutParams, ScaleParams
 from actions.catalog.backup import AdoptParams, DumpParams, UploadParams, VerifyParams
+from actions.catalog.base import BaseParams, CheckBaseParams
 from actions.catalog.plan_file import ActivateParams
 from actions.catalog.point import PointParams
+from actions.catalog.proof import ProveParams, When
 from actions.catalog.rescue import RescueParams
 from actions.catalog.restore import RestoreParams
 from actions.catalog.run import AnswerParams, RunParams
@@ -18,6 +21,7 @@ from actions.steps.workloads import ScaleWorkload
 from tests.contract.kit import ActionCase
 from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
 from tests.fakes.manifests import an_entry
+from tests.fakes.physical_world import with_bases
 from tests.fakes.s3 import MemoryObject
 from tests.fakes.world import ADOPTABLE, API, HEALTH, START, World, a_world
 
@@ -134,6 +138,12 @@ CASES = (
         AdoptParams(database=LONG, source_key=ADOPTABLE),
         partial(with_found_dump, LONG),
     ),
+    ActionCase("base", "backup.base", BaseParams(), with_bases),
+    ActionCase("base-first", "backup.base", BaseParams(kind=BackupKind.INCREMENTAL), partial(with_bases, bases=False)),
+    ActionCase("incremental", "backup.base", BaseParams(server="shop", kind=BackupKind.INCREMENTAL), with_bases),
+    ActionCase("check-base", "backup.check_base", CheckBaseParams(server="primary"), with_bases),
+    ActionCase("prove", "backup.prove", ProveParams(), with_bases),
+    ActionCase("prove-random", "backup.prove", ProveParams(moment=When.RANDOM), with_bases),
     ActionCase("restore", "restore.dump", RestoreParams(database="shop"), a_world, asks=RESUME),
     ActionCase(
         "restore-missing", "restore.dump", RestoreParams(database="shop"), partial(a_world, missing=True), asks=RESUME

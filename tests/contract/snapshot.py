@@ -20,6 +20,7 @@ async def seen(ports: World) -> dict[str, Any]:
         "configs": await _configs(ports),
         "catalogue": _catalogue(ports),
         "objects": await _objects(ports),
+        "bases": _bases(ports),
         "plan versions": list(ports.plan_versions.versions),
         "runs": {name: (found.state, list(found.lines)) for name, found in sorted(ports.runs.runs.items())},
     }
@@ -106,6 +107,13 @@ def _catalogue(ports: World) -> dict[str, Any]:
         }
         for place, entries in (("bucket", ports.backups.entries), ("copy", ports.backups.local))
         for (key, _), entry in sorted(entries.items())
+    }
+
+
+def _bases(ports: World) -> dict[str, Any]:
+    return {
+        f"{server}/{backup}": (entry.manifest.kind, entry.manifest.parent, entry.verified_at is not None, entry.pinned)
+        for (server, backup), entry in sorted(ports.physical.entries.items())
     }
 
 

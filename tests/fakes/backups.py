@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
 
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions.backup.manifest import Fingerprint, Globals, Manifest, Provenance, SignedManifest, StoredObject
@@ -27,6 +28,9 @@ from tests.fakes.clock import MemoryClock
 from tests.fakes.postgres import SCRATCH, MemoryPostgres
 
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+SIGNING_PEM = SIGNING_KEY.private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+).decode()
 SIGNER = base64.b64encode(SIGNING_KEY.public_key().public_bytes_raw()).decode()
 
 

@@ -22,7 +22,7 @@ from actions.site import (
     WorkloadKind,
     WorkloadRef,
 )
-from tests.fakes.backups import SIGNER, MemoryBackups
+from tests.fakes.backups import SIGNER, SIGNING_PEM, MemoryBackups
 from tests.fakes.clock import MemoryClock
 from tests.fakes.cluster import MemoryCluster
 from tests.fakes.executor import MemoryExecutor
@@ -43,7 +43,7 @@ SECRETS = {
     "env:S3_KEY": "canary-access-key",
     "env:S3_SECRET": "canary-secret-key",
     "env:IDENTITY": "AGE-SECRET-KEY-CANARY",
-    "env:SIGNING_KEY": "canary-signing-key",
+    "env:SIGNING_KEY": SIGNING_PEM,
     "env:KUBECONFIG": "canary-kubeconfig",
 }
 

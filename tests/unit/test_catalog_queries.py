@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from actions import registry
 from actions.catalog.application import RolloutParams, ScaleParams
+from actions.catalog.backup_status import BackupsParams
 from actions.catalog.restore import RecommendationParams, RestoreParams
-from actions.catalog.status import BackupsParams, CatalogueParams, ClusterParams, DatabasesParams
+from actions.catalog.status import CatalogueParams, ClusterParams, DatabasesParams
 from actions.contract import Verdict
 from actions.errors import UserError
 from actions.runner import Outcome, Runner
@@ -46,7 +47,10 @@ async def test_no_recommendation_says_what_to_do() -> None:
 async def test_backups_beyond_the_rpo_are_a_finding() -> None:
     report = await registry.query("status.backups").read(BackupsParams(), a_world())
 
-    assert report.rows[0][:4] == ("shop", "b-new", "2026-11-23 02:00 UTC", "8 h 12 min")
+    assert report.lines == (
+        "`shop`: 8 h 12 min would be lost now (RPO 15 min: beyond); it has dumps alone, so no point in time.",
+    )
+    assert report.rows[0][:4] == ("shop", "dump", "2026-11-23 02:00 UTC", "8 h 12 min")
     assert any("RPO 15 min: beyond" in finding.detail for finding in report.findings)
     assert any("b-bad" in finding.detail for finding in report.findings)
 

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from actions.errors import UserError
+from actions.schedules import cron_fields
 from bot.plan_file import (
     DrPlan,
     PlanStatus,
     Risk,
     UnknownNameError,
-    cron_fields,
     load,
     schema,
 )

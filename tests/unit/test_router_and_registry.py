@@ -8,7 +8,7 @@ from actions import registry
 from bot.router import TABLE, CommandKind, Entry
 from bot.services.run_control import ORDERS
 
-OWN = {"status", "doctor"}
+OWN = {"status", "doctor", "drill.list", "drill.next"}
 """Answered by the worker from the bot's own memory."""
 
 

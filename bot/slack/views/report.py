@@ -25,12 +25,13 @@ CELL = 60
 """Widest cell of a table; the full value is on the command line."""
 
 ROWS = 60
+LINES = 25
 
 
 def report_message(report: Report) -> Message:
     """Title, lines, one table in fixed width, findings."""
     blocks: list[Block] = [header(report.title)]
-    blocks += [section(escape(line)) for line in report.lines[:15]]
+    blocks += [section(escape(line)) for line in report.lines[:LINES]]
     if report.rows:
         blocks += _table(report)
     blocks += [finding(item) for item in report.findings[:20]]

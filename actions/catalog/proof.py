@@ -1,0 +1,131 @@
+"""The restore test: whether the backups alone bring the server back, and how long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import ClassVar
+
+from actions.backup.physical import Proof, RecoveryTarget
+from actions.backup.proofs import Proofs
+from actions.contract import Action, Lock, Observation, Plan, Precondition, Risk, Step
+from actions.errors import UserError
+from actions.ports import Ports
+from actions.site import Database, Frozen
+from actions.steps.base_choice import server_named
+from actions.steps.bases import endpoint
+from actions.steps.choice import usable_entries
+from actions.steps.naming import job_name, scratch_mark
+from actions.steps.phrases import moment, span
+from actions.steps.proving import LookThrough, ProvenDatabase, RemoveScratch, RestoreForTest
+from actions.steps.windows import a_moment, ends_of, reachable
+
+
+class When(StrEnum):
+    """What is restored: the newest moment there is, or any moment of the recovery window."""
+
+    LATEST = "latest"
+    RANDOM = "random"
+
+
+class ProveParams(Frozen):
+    """Which server (by its name or a database's; the only one when none is named), and to which moment."""
+
+    server: str | None = None
+    moment: When = When.LATEST
+
+
+class Prove(Action[ProveParams]):
+    """Restore into a scratch instance, look through it, record what was found and measured, remove it."""
+
+    name: ClassVar[str] = "backup.prove"
+    summary: ClassVar[str] = "Test that the backups of a server can be restored, and measure how long it takes"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = ProveParams
+    steps: ClassVar[tuple[type[Step], ...]] = (RestoreForTest, LookThrough, RemoveScratch)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
+    drillable: ClassVar[bool] = True
+
+    async def plan(self, params: ProveParams, ports: Ports, plan_id: str) -> Plan:
+        server = server_named(ports.site, params.server)
+        policy = ports.site.physical_of(server)
+        target = await _target(ports, server, params.moment, plan_id)
+        tests = await Proofs(ports.objects, ports.secrets).newest(policy, limit=10)
+        mark = scratch_mark(plan_id)
+        protected = {
+            key: database for key, database in sorted(ports.site.databases.items()) if database.server == server
+        }
+        restore = RestoreForTest(
+            job=job_name(plan_id, 1),
+            server=server,
+            scratch=plan_id,
+            mark=mark,
+            target=target,
+            bucket=policy.bucket,
+            endpoint=endpoint(ports, policy),
+            prefix=policy.prefix,
+        )
+        look = LookThrough(
+            server=server,
+            scratch=plan_id,
+            mark=mark,
+            databases=tuple([await _proven(ports, key, database) for key, database in protected.items()]),
+        )
+        good = [test for test in tests if test.problem is None]
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Test the restore of server `{server}` to {target}",
+            risk=self.risk,
+            target=server,
+            params=params.model_dump(mode="json"),
+            # A restore in earnest, which takes a database for itself, makes the test give way.
+            locks=(
+                *(Lock(key=f"database:{key}", exclusive=False) for key in protected),
+                Lock(key=f"proof:{server}"),
+            ),
+            steps=(restore, look, RemoveScratch(scratch=plan_id, mark=mark)),
+            made_at=ports.clock.now(),
+            observations=(
+                Observation(name="last test", value=_words(tests)),
+                Observation(name="last that passed", value=_words(good)),
+            ),
+            estimate=good[0].rto if good else None,
+        )
+
+
+async def _target(ports: Ports, server: str, when: When, seed: str) -> RecoveryTarget:
+    """Raises UserError where nothing can be reached at all."""
+    entries = await ports.physical.catalogue(server)
+    windows = await ports.physical.windows(server)
+    if not ends_of(entries) or not windows:
+        raise UserError(
+            f"Server `{server}` has no usable base backup, so there is nothing to test. Make one with "
+            f"`/dr-backup base {server}`."
+        )
+    if when is When.LATEST:
+        return RecoveryTarget(latest=True)
+    chosen = a_moment(reachable(windows[0], ends_of(entries)), seed)
+    if chosen is None:
+        raise UserError(
+            f"Bucket `{windows[0].bucket}` holds no recovery window of server `{server}`. Look with "
+            "`/dr-backup status`, and test the newest moment meanwhile."
+        )
+    return RecoveryTarget(time=chosen, timeline_id=windows[0].timeline_id or None)
+
+
+async def _proven(ports: Ports, key: str, database: Database) -> ProvenDatabase:
+    """With what the newest usable dump, made by other means, says of it."""
+    entries = await ports.backups.catalogue(key) if key in ports.site.backups else ()
+    rows = next((entry.manifest.fingerprint.rows for entry in usable_entries(entries, before=None)), {})
+    return ProvenDatabase(
+        key=key, name=database.name, invariants=database.invariants, tables=len(rows), rows=sum(rows.values())
+    )
+
+
+def _words(tests: Sequence[Proof]) -> str:
+    if not tests:
+        return "never"
+    test = tests[0]
+    result = f"passed in {span(test.rto)}" if test.problem is None else f"failed: {test.problem}"
+    return f"{moment(test.proven_at)}, {result}"

@@ -1,0 +1,258 @@
+"""What must be told of backups without being asked. Pure: how they stand, and a moment; alarms out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from statistics import median
+
+from actions.backup.physical import BackupKind, Proof
+from actions.schedules import Schedule
+from actions.site import Frozen
+from actions.steps.base_choice import usable_bases
+from actions.steps.choice import usable_entries
+from actions.steps.health import Bases, Dumps, Health
+from actions.steps.phrases import counted, moment, size, span
+
+DUMP_GRACE = timedelta(hours=1)
+FULL_GRACE = timedelta(hours=3)
+"""How long after its instant a backup may end before it is late; as long again as the last one took is added."""
+
+MISSED_INCREMENTALS = 3
+UNCHECKED = timedelta(days=8)
+"""Backups are read completely once a week."""
+
+UNPROVEN = timedelta(days=40)
+"""The plan tests a restore each month."""
+
+SILENT = timedelta(minutes=2)
+"""The archiver writes its status every few seconds."""
+
+SMALL = 0.5
+"""Below this part of the median of those before, a backup is small."""
+
+COMPARED = 7
+FEWEST = 3
+
+
+class Alarm(Frozen):
+    """One thing that is wrong. `key` stays the same for as long as it is the same thing."""
+
+    key: str  # "late-dump/superprismora"
+    text: str
+    hint: str
+    wants_base: bool = False  # a new full backup puts it right
+
+
+def alarms(health: Health) -> tuple[Alarm, ...]:
+    """Everything that is wrong at the moment the health was read."""
+    found = [alarm for dumps in health.dumps for alarm in _of_dumps(dumps, health.at)]
+    found += [alarm for bases in health.bases for alarm in _of_bases(bases, health.at)]
+    return tuple(found)
+
+
+def subjects(health: Health) -> frozenset[str]:
+    """What the alarms are about of which something is known now: the rest of a key behind its slash. What did not
+    answer says nothing of its other alarms, which are left as they are."""
+    known = {dumps.key for dumps in health.dumps if not dumps.problem}
+    return frozenset(known | {bases.subject for bases in health.bases if not bases.problem})
+
+
+def sizes(bytes_newest_first: Sequence[int]) -> float | None:
+    """The newest as a part of the median of those before it; None while there are too few to compare with."""
+    before = bytes_newest_first[1 : 1 + COMPARED]
+    if len(before) < FEWEST or not median(before):
+        return None
+    return bytes_newest_first[0] / median(before)
+
+
+# ---------------------------------------------------------------- dumps
+
+
+def _of_dumps(dumps: Dumps, now: datetime) -> Iterator[Alarm]:
+    key, again = dumps.key, f"Make one now: `/dr-backup run {dumps.key}`."
+    if dumps.problem:
+        yield _unreadable(key, f"dumps of `{key}`", dumps.problem)
+        return
+    fit = usable_entries(dumps.entries, before=None)
+    if not fit:
+        yield Alarm(key=f"late-dump/{key}", text=f"Database `{key}` has no usable dump.", hint=again)
+        return
+    newest = fit[0].manifest
+    took = newest.finished_at - newest.snapshot_at
+    due = Schedule(dumps.policy.schedule).until(now - DUMP_GRACE - took)
+    if due is not None and newest.snapshot_at < due - timedelta(minutes=1):
+        yield Alarm(
+            key=f"late-dump/{key}",
+            text=f"The dump of `{key}` due {moment(due)} is missing; the newest is of {moment(newest.snapshot_at)}.",
+            hint=f"Look for its run with `/dr status`. {again}",
+        )
+    part = sizes([entry.manifest.stored.bytes for entry in fit])
+    if part is not None and part < SMALL:
+        yield _small(f"small-dump/{key}", f"dump `{newest.id}` of `{key}`", newest.stored.bytes, part)
+    yield from _unchecked(
+        f"unverified-dump/{key}",
+        f"dump of `{key}`",
+        [entry.verified_at for entry in fit],
+        oldest=fit[-1].manifest.finished_at,
+        now=now,
+        hint=f"Check one: `/dr-backup verify {key}`.",
+    )
+
+
+# ---------------------------------------------------------------- base backups and WAL
+
+
+def _of_bases(bases: Bases, now: datetime) -> Iterator[Alarm]:
+    server = bases.server
+    if bases.problem:
+        yield _unreadable(bases.subject, f"base backups of `{server}`", bases.problem)
+        return
+    yield from _full(bases, now)
+    yield from _incremental(bases, now)
+    yield from _unproven(bases, now)
+    yield from _wal(bases, now)
+
+
+def _full(bases: Bases, now: datetime) -> Iterator[Alarm]:
+    server = bases.server
+    again = f"Make one now: `/dr-backup base {server}`."
+    fulls = usable_bases(bases.entries, kind=BackupKind.FULL)
+    if not fulls:
+        text = f"Server `{server}` has no usable full base backup: no point in time can be reached."
+        yield Alarm(key=f"late-full/{bases.subject}", text=text, hint=again, wants_base=True)
+        return
+    newest = fulls[0].manifest
+    took = newest.finished_at - newest.started_at
+    due = Schedule(bases.policy.full_schedule).until(now - FULL_GRACE - took)
+    if due is not None and newest.finished_at < due:
+        yield Alarm(
+            key=f"late-full/{bases.subject}",
+            text=f"The full base backup of `{server}` due {moment(due)} is missing; the newest ended "
+            f"{moment(newest.finished_at)}.",
+            hint=f"Look for its run with `/dr status`. {again}",
+        )
+    part = sizes([entry.manifest.stored.bytes for entry in fulls])
+    if part is not None and part < SMALL:
+        yield _small(
+            f"small-full/{bases.subject}", f"full backup `{newest.id}` of `{server}`", newest.stored.bytes, part
+        )
+    yield from _unchecked(
+        f"unverified-full/{bases.subject}",
+        f"full backup of `{server}`",
+        [entry.verified_at for entry in fulls],
+        oldest=fulls[-1].manifest.finished_at,
+        now=now,
+        hint=f"Check one: `/dr-backup check-base {server}`.",
+    )
+
+
+def _incremental(bases: Bases, now: datetime) -> Iterator[Alarm]:
+    rhythm = bases.policy.incremental_every
+    fit = usable_bases(bases.entries)
+    if rhythm is None or not fit:
+        return
+    newest = fit[0].manifest
+    if now - newest.finished_at > rhythm * MISSED_INCREMENTALS + (newest.finished_at - newest.started_at):
+        yield Alarm(
+            key=f"late-incremental/{bases.subject}",
+            text=f"No base backup of `{bases.server}` has ended since {moment(newest.finished_at)}; one is due every "
+            f"{span(rhythm)}. Nothing is lost by that, but a restore replays more WAL and takes longer.",
+            hint=f"Look for its run with `/dr status`, or start one: `/dr-backup base {bases.server} incremental`.",
+        )
+
+
+def _unproven(bases: Bases, now: datetime) -> Iterator[Alarm]:
+    server, again = bases.server, f"Test one now: `/dr-backup prove {bases.server}`."
+    if bases.proofs and bases.proofs[0].problem is not None:
+        failed = bases.proofs[0]
+        text = f"The restore test of `{server}` of {moment(failed.proven_at)} failed: {failed.problem}"
+        yield Alarm(key=f"failed-proof/{bases.subject}", text=text, hint=again)
+    fit = usable_bases(bases.entries)
+    passed: list[Proof] = [proof for proof in bases.proofs if proof.problem is None]
+    since = passed[0].proven_at if passed else (fit[-1].manifest.finished_at if fit else now)
+    if now - since > UNPROVEN:
+        what = f"for {span(now - since)}" if passed else "yet"
+        text = f"No restore of `{server}` has been proven {what}; the plan tests one each month."
+        yield Alarm(key=f"unproven/{bases.subject}", text=text, hint=again)
+
+
+def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
+    server, archiver = bases.server, bases.archiver
+    yield from _gaps(bases)
+    exposure = bases.exposure(now)
+    if exposure is not None and exposure > bases.rpo:
+        bucket = "" if bases.window is None else f", measured in bucket `{bases.window.bucket}`"
+        yield Alarm(
+            key=f"wal-lag/{bases.subject}",
+            text=f"`{server}` would lose {span(exposure)} if its region were lost now, more than the RPO of "
+            f"{span(bases.rpo)}{bucket}.",
+            hint="Look at the archiver (`drbot wal`): its log, its disk, and whether the bucket answers.",
+        )
+    if archiver is None:
+        return
+    if now - archiver.said_at > SILENT:
+        yield Alarm(
+            key=f"archiver-silent/{bases.subject}",
+            text=f"The archiver of `{server}` has said nothing since {moment(archiver.said_at)}.",
+            hint=f"Start it again: `drbot wal`. Until then its slot keeps WAL on `{server}`, which fills its disk.",
+        )
+    if archiver.trouble:
+        yield Alarm(
+            key=f"archiver-trouble/{bases.subject}",
+            text=f"The archiver of `{server}` reports: {archiver.trouble}",
+            hint="Look at its log and at its disk.",
+        )
+
+
+def _gaps(bases: Bases) -> Iterator[Alarm]:
+    """A gap counts until a base backup has ended after it."""
+    fit = usable_bases(bases.entries)
+    newest = fit[0].manifest.started_at if fit else None
+    wanted = "" if bases.archiver is None else bases.archiver.wants_base
+    open_gaps = [
+        gap
+        for window in bases.windows
+        for gap in window.gaps
+        if newest is None or (edge := gap.before or gap.after) is None or newest < edge
+    ]
+    if not open_gaps and not wanted:
+        return
+    segments = ", ".join(f"`{gap.first}` to `{gap.last}`" for gap in open_gaps[:3])
+    missing = f"{counted(len(open_gaps), 'gap')}: {segments}" if open_gaps else wanted
+    yield Alarm(
+        key=f"wal-gap/{bases.subject}",
+        text=f"The archived WAL of `{bases.server}` has a gap ({missing}). What was committed after it cannot be "
+        "reached from the base backups before it.",
+        hint=f"A new full backup is asked for; start it by hand if it does not come: `/dr-backup base {bases.server}`.",
+        wants_base=True,
+    )
+
+
+# ---------------------------------------------------------------- words
+
+
+def _unreadable(subject: str, what: str, problem: str) -> Alarm:
+    return Alarm(
+        key=f"unreadable/{subject}",
+        text=f"The {what} cannot be read: {problem}",
+        hint="Look whether the bucket answers, with `/dr doctor`.",
+    )
+
+
+def _small(key: str, what: str, stored: int, part: float) -> Alarm:
+    return Alarm(
+        key=key,
+        text=f"The newest {what} has {size(stored)}, {round(part * 100)} % of what is usual.",
+        hint="Compare the row counts of the database with yesterday's before anything older expires.",
+    )
+
+
+def _unchecked(
+    key: str, what: str, checked: Sequence[datetime | None], *, oldest: datetime, now: datetime, hint: str
+) -> Iterator[Alarm]:
+    done = [at for at in checked if at is not None]
+    since = max(done) if done else oldest
+    if now - since > UNCHECKED:
+        ago = f"for {span(now - since)}" if done else "yet"
+        yield Alarm(key=key, text=f"No {what} has been read completely {ago}.", hint=hint)

@@ -1,0 +1,158 @@
+"""Steps that make and check base backups. They change nothing of production."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from actions.backup.physical import BackupKind, BaseRequest, PhysicalEntry
+from actions.contract import Probe
+from actions.errors import VerificationError
+from actions.ports import JobKind, JobPhase, JobState, Ports
+from actions.site import EngineKind, PhysicalPolicy
+from actions.steps import byhand
+from actions.steps.heavy import HeavyStep
+
+
+class MakeBase(HeavyStep):
+    """A base backup in the catalogue, under an id that the plan chose."""
+
+    interruptible: ClassVar[bool] = True
+    kind: Literal["make_base"] = "make_base"
+    server: str
+    backup: str
+    backup_kind: BackupKind
+    parent: str | None
+    engine: EngineKind
+    stanza: str
+    bucket: str
+    endpoint: str | None
+    prefix: str
+    recipients: tuple[str, ...]
+    requested_by: str
+
+    @property
+    def summary(self) -> str:
+        rests = "" if self.parent is None else f", the pages changed since `{self.parent}`"
+        return f"Make {self.backup_kind} backup `{self.backup}` of server `{self.server}`{rests}"
+
+    @property
+    def before(self) -> str:
+        return f"no base backup `{self.backup}`"
+
+    @property
+    def after(self) -> str:
+        sealed = f"encrypted to {len(self.recipients)} recipient(s), signed"
+        return f"base backup `{self.backup}` in bucket `{self.bucket}`, {sealed}"
+
+    def by_hand(self) -> tuple[str, ...]:
+        if self.engine is EngineKind.PGBACKREST:
+            kind = "full" if self.backup_kind is BackupKind.FULL else "incr"
+            return (shlex.join(["pgbackrest", f"--stanza={self.stanza}", f"--type={kind}", "backup"]),)
+        recipients = " ".join(f"-r {shlex.quote(item)}" for item in self.recipients)
+        target = f"s3://{self.bucket}/{self.prefix}manual/{self.backup}.tar.age"
+        # By hand always a whole one: it needs nothing but itself.
+        source = shlex.quote(byhand.conninfo(self.server, "postgres"))
+        return (
+            f"pg_basebackup -d {source} -D - -Ft -X fetch -c fast | zstd -1 | age {recipients} > {self.backup}.tar.age",
+            byhand.aws(self.endpoint, "s3", "cp", f"{self.backup}.tar.age", target),
+        )
+
+    @property
+    def job_kind(self) -> JobKind:
+        return JobKind.BASE
+
+    def request(self) -> Mapping[str, Any]:
+        asked = BaseRequest(
+            id=self.backup,
+            server=self.server,
+            kind=self.backup_kind,
+            parent=self.parent,
+            requested_by=self.requested_by,
+        )
+        return asked.model_dump(mode="json")
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the catalogue tells all
+        # The manifest is written last: an entry means the backup is whole.
+        return Probe.TODO if await base(ports, self.server, self.backup) is None else Probe.DONE
+
+    async def verify(self, ports: Ports) -> None:
+        await usable_base(ports, self.server, self.backup)
+
+    async def undo(self, ports: Ports) -> None:
+        """Nothing of production was changed; the backup is kept, since deleting backups is an action of its own."""
+
+
+class CheckBase(HeavyStep):
+    """The whole stored object read, both hashes and every file in it checked."""
+
+    interruptible: ClassVar[bool] = True
+    kind: Literal["check_base"] = "check_base"
+    server: str
+    backup: str
+    bucket: str
+    endpoint: str | None
+    key: str
+    sha256: str
+
+    @property
+    def summary(self) -> str:
+        return f"Read base backup `{self.backup}` of `{self.server}` completely and check every file"
+
+    @property
+    def before(self) -> str:
+        return f"stored object `{self.key}`, SHA-256 {self.sha256[:12]} by its manifest"
+
+    @property
+    def after(self) -> str:
+        return "the result of the check recorded beside it"
+
+    def by_hand(self) -> tuple[str, ...]:
+        if not self.sha256:  # stored by an engine that has a format of its own
+            return (byhand.aws(self.endpoint, "s3", "ls", "--recursive", f"s3://{self.bucket}/{self.key}"),)
+        return (
+            byhand.aws(self.endpoint, "s3", "cp", f"s3://{self.bucket}/{self.key}", "base.age"),
+            f"echo {shlex.quote(f'{self.sha256}  base.age')} | sha256sum -c",
+        )
+
+    @property
+    def job_kind(self) -> JobKind:
+        return JobKind.BASE_VERIFY
+
+    def request(self) -> Mapping[str, Any]:
+        return {"server": self.server, "backup": self.backup}
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - reading again harms nothing
+        return Probe.DONE if job is not None and job.phase is JobPhase.SUCCEEDED else Probe.TODO
+
+    async def verify(self, ports: Ports) -> None:
+        entry = await usable_base(ports, self.server, self.backup)
+        if entry.verified_at is None:
+            raise VerificationError(
+                f"Base backup `{self.backup}` was read but the result was not recorded. Check it again."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        """A recorded check is kept: it is true."""
+
+
+async def base(ports: Ports, server: str, backup: str) -> PhysicalEntry | None:
+    """The entry of the catalogue, whatever its state."""
+    return next((entry for entry in await ports.physical.catalogue(server) if entry.manifest.id == backup), None)
+
+
+async def usable_base(ports: Ports, server: str, backup: str) -> PhysicalEntry:
+    """The entry; VerificationError when it is not there or must not be used."""
+    entry = await base(ports, server, backup)
+    if entry is None:
+        raise VerificationError(f"Base backup `{backup}` of `{server}` is not in the catalogue. Make a new one.")
+    if entry.problem is not None:
+        raise VerificationError(f"Base backup `{backup}` of `{server}` must not be used: {entry.problem}")
+    return entry
+
+
+def endpoint(ports: Ports, policy: PhysicalPolicy) -> str | None:
+    """The address of the store that holds the base backups; None for AWS."""
+    known = ports.site.buckets.get(policy.bucket)
+    return None if known is None else known.endpoint

@@ -1,0 +1,122 @@
+"""How the backups stand: what is read of the world once, for the status and for the alarms alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from actions.backup.physical import PhysicalEntry, Proof, RecoveryWindow
+from actions.backup.proofs import Proofs
+from actions.errors import DrError, UserError
+from actions.ports import CatalogueEntry, Ports
+from actions.site import BackupPolicy, Database, PhysicalPolicy
+
+
+@dataclass(frozen=True)
+class Archiver:
+    """What `drbot wal` last said of itself."""
+
+    said_at: datetime
+    covered_until: datetime | None  # everything committed until then is in the bucket that survives the region
+    wants_base: str = ""  # why a new base backup is needed; empty when it is not
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Dumps:
+    """The dumps of one database. `problem` says why they could not be read."""
+
+    key: str
+    database: Database
+    policy: BackupPolicy
+    entries: Sequence[CatalogueEntry] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Bases:
+    """The base backups and the WAL of one server. `problem` says why they could not be read."""
+
+    policy: PhysicalPolicy
+    databases: tuple[str, ...]
+    rpo: timedelta
+    entries: Sequence[PhysicalEntry] = ()
+    windows: Sequence[RecoveryWindow] = ()
+    proofs: Sequence[Proof] = ()
+    archiver: Archiver | None = None
+    problem: str = ""
+
+    @property
+    def server(self) -> str:
+        return self.policy.server
+
+    @property
+    def subject(self) -> str:
+        """What its alarms are about; never the same as a database's."""
+        return f"server:{self.policy.server}"
+
+    @property
+    def window(self) -> RecoveryWindow | None:
+        """What can be reached from the copy that would survive the loss of the region."""
+        return self.windows[0] if self.windows else None
+
+    def exposure(self, now: datetime) -> timedelta | None:
+        """How much would be lost if the region were lost now; None where nothing at all could be reached."""
+        window = self.window
+        if window is None or window.newest is None:
+            return None
+        covered = window.newest
+        # A server on which nobody writes loses nothing, however old its newest commit is: only the archiver knows.
+        if self.archiver is not None and self.archiver.covered_until is not None:
+            covered = max(covered, self.archiver.covered_until)
+        return max(timedelta(0), now - covered)
+
+
+@dataclass(frozen=True)
+class Health:
+    """Everything about backups, as of one moment."""
+
+    at: datetime
+    dumps: tuple[Dumps, ...] = ()
+    bases: tuple[Bases, ...] = ()
+
+    def base_of(self, server: str) -> Bases | None:
+        """None where the plan file has no base backups of this server."""
+        return next((item for item in self.bases if item.server == server), None)
+
+
+async def health(ports: Ports, *, databases: Sequence[str] | None = None) -> Health:
+    """Read it all, or what concerns some databases. What does not answer is told by its `problem`."""
+    site = ports.site
+    keys = sorted(site.backups) if databases is None else list(databases)
+    servers = sorted(site.physical) if databases is None else sorted({site.database(key).server for key in keys})
+    dumps = await asyncio.gather(*(_dumps(ports, key) for key in keys))
+    bases = await asyncio.gather(*(_bases(ports, name) for name in servers if name in site.physical))
+    return Health(at=ports.clock.now(), dumps=tuple(dumps), bases=tuple(bases))
+
+
+async def _dumps(ports: Ports, key: str) -> Dumps:
+    database, policy = ports.site.database(key), ports.site.backup(key)
+    try:
+        return Dumps(key, database, policy, await ports.backups.catalogue(key))
+    except UserError:
+        raise
+    except DrError as error:
+        return Dumps(key, database, policy, problem=str(error))
+
+
+async def _bases(ports: Ports, server: str) -> Bases:
+    policy = ports.site.physical_of(server)
+    here = {key: database for key, database in ports.site.databases.items() if database.server == server}
+    rpo = min((database.rpo for database in here.values()), default=timedelta(minutes=15))
+    try:
+        entries, windows, proofs = await asyncio.gather(
+            ports.physical.catalogue(server),
+            ports.physical.windows(server),
+            Proofs(ports.objects, ports.secrets).newest(policy),
+        )
+    except DrError as error:
+        return Bases(policy, tuple(sorted(here)), rpo, problem=str(error))
+    return Bases(policy, tuple(sorted(here)), rpo, entries, windows, proofs)

@@ -1,0 +1,306 @@
+"""Steps of a restore test: a scratch instance out of the backups alone, looked through, recorded, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Literal
+
+from actions.backup.manifest import Fingerprint
+from actions.backup.physical import Proof, RecoveryTarget, ScratchFacts, ScratchRequest, ScratchRestored
+from actions.backup.proofs import Proofs
+from actions.contract import Probe, Step
+from actions.errors import DrError, TemporaryError, UserError, VerificationError
+from actions.ports import JobKind, JobPhase, JobState, Ports, Progress
+from actions.site import DatabaseRef, Frozen, Invariant
+from actions.steps import byhand
+from actions.steps.heavy import HeavyStep
+from actions.steps.phrases import counted
+
+
+class RestoreForTest(HeavyStep):
+    """The server's past in a scratch instance, which is left stopped at its target. When it cannot be restored, that is
+    put on record as a failed test."""
+
+    interruptible: ClassVar[bool] = True
+    kind: Literal["restore_for_test"] = "restore_for_test"
+    undo_on_failure: bool = True
+    server: str
+    scratch: str
+    mark: str
+    target: RecoveryTarget
+    bucket: str
+    endpoint: str | None
+    prefix: str
+
+    @property
+    def summary(self) -> str:
+        return f"Restore server `{self.server}` to {self.target} into scratch instance `{self.scratch}`"
+
+    @property
+    def before(self) -> str:
+        return "backups of which nobody knows whether they can be restored"
+
+    @property
+    def after(self) -> str:
+        return "every member's signature and hashes, page checksums and the target reached; production is not touched"
+
+    def by_hand(self) -> tuple[str, ...]:
+        stop = "" if self.target.time is None else f", recovery_target_time = '{self.target.time.isoformat()}'"
+        return (
+            byhand.aws(self.endpoint, "s3", "ls", "--recursive", f"s3://{self.bucket}/{self.prefix}"),
+            f"open the newest base backup before {self.target} with `age -d -i IDENTITY` into an empty folder",
+            f"set restore_command, archive_mode = off{stop} in its postgresql.conf; touch recovery.signal",
+            "pg_ctl start -D FOLDER",
+        )
+
+    @property
+    def job_kind(self) -> JobKind:
+        return JobKind.SCRATCH
+
+    def request(self) -> Mapping[str, Any]:
+        asked = ScratchRequest(id=self.scratch, server=self.server, target=self.target, mark=self.mark)
+        return asked.model_dump(mode="json")
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the instance tells all
+        if await passed(ports, self.server, self.scratch):
+            return Probe.DONE  # tested, and perhaps removed already
+        facts = await ports.scratch.find(self.scratch)
+        if facts is None:
+            return Probe.TODO
+        if facts.mark != self.mark:
+            return Probe.UNKNOWN  # somebody else's instance under our name
+        return Probe.TODO if facts.restored is None else Probe.DONE
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        began = ports.clock.now()
+        try:
+            await super().apply(ports, progress)
+        except (VerificationError, UserError) as error:
+            await _failed(ports, self, began, str(error))
+            raise
+
+    async def sweep(self, ports: Ports) -> None:
+        await discard(ports, self.scratch, self.mark)
+
+    async def verify(self, ports: Ports) -> None:
+        if await passed(ports, self.server, self.scratch):
+            return
+        facts = await ports.scratch.find(self.scratch)
+        if facts is None or facts.mark != self.mark or facts.restored is None:
+            raise VerificationError(f"Scratch instance `{self.scratch}` was not restored. Look at the log of its job.")
+
+    async def undo(self, ports: Ports) -> None:
+        state = await ports.executor.find(self.job)
+        if state is not None and state.phase is JobPhase.RUNNING:
+            await ports.executor.cancel(self.job)
+        await discard(ports, self.scratch, self.mark)
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return ("pg_ctl stop -D FOLDER", "rm -r FOLDER")
+
+    async def undone(self, ports: Ports) -> None:
+        if await ports.scratch.find(self.scratch) is not None:
+            raise VerificationError(f"Scratch instance `{self.scratch}` is still there. Remove its folder by hand.")
+
+
+class ProvenDatabase(Frozen):
+    """A protected database that must be found in the restored server."""
+
+    key: str
+    name: str
+    invariants: tuple[Invariant, ...] = ()
+    tables: int = 0  # of the newest dump; 0: nothing to compare with
+    rows: int = 0
+
+
+class LookThrough(Step):
+    """Every protected database counted, its invariants evaluated; the result signed and kept beside the backups."""
+
+    kind: Literal["look_through"] = "look_through"
+    timeout: timedelta = timedelta(hours=2)
+    server: str
+    scratch: str
+    mark: str
+    databases: tuple[ProvenDatabase, ...]
+
+    @property
+    def summary(self) -> str:
+        return f"Start `{self.scratch}` read only, count {counted(len(self.databases), 'database')}, record the test"
+
+    @property
+    def before(self) -> str:
+        return "a restored server of which nothing is known"
+
+    @property
+    def after(self) -> str:
+        return "rows, invariants, RTO and RPO measured; the signed result beside the backups"
+
+    def by_hand(self) -> tuple[str, ...]:
+        count = "SELECT schemaname, relname, n_live_tup FROM pg_stat_user_tables ORDER BY 1, 2"
+        scratch = f"scratch-{self.scratch}"
+        return tuple(
+            byhand.psql(scratch, statement, database=item.name)
+            for item in self.databases
+            for statement in (count, *(invariant.sql for invariant in item.invariants))
+        ) or (byhand.psql(scratch, "SELECT pg_last_xact_replay_timestamp()"),)
+
+    async def probe(self, ports: Ports) -> Probe:
+        return Probe.DONE if await passed(ports, self.server, self.scratch) else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - counting gives no figures
+        facts = await ports.scratch.start(self.scratch)
+        if facts.mark != self.mark or facts.restored is None:
+            raise VerificationError(f"Scratch instance `{self.scratch}` is not the one of this test. Test again.")
+        checks, problems = _of_restore(facts.restored)
+        for item in self.databases:
+            try:
+                found = await ports.postgres.fingerprint(DatabaseRef(facts.name, item.name), item.invariants)
+            except TemporaryError:
+                raise
+            except DrError as error:
+                problems.append(f"database `{item.name}` cannot be read: {error}")
+                continue
+            checks |= _counted(item, found)
+            problems += _losses(item, found)
+        proof = await self._proof(ports, facts, facts.restored, checks, problems)
+        await Proofs(ports.objects, ports.secrets).keep(ports.site.physical_of(self.server), proof)
+        if proof.problem is not None:
+            raise VerificationError(
+                f"The restore test of `{self.server}` failed: {proof.problem} Production was not touched. Make a new "
+                f"base backup with `/dr-backup base {self.server}`, then test again."
+            )
+
+    async def _proof(
+        self,
+        ports: Ports,
+        facts: ScratchFacts,
+        restored: ScratchRestored,
+        checks: Mapping[str, str],
+        problems: list[str],
+    ) -> Proof:
+        now = ports.clock.now()
+        newest = restored.reached_at if restored.target.latest else await _newest(ports, self.server)
+        return Proof(
+            id=self.scratch,
+            server=self.server,
+            target=restored.target,
+            backup=restored.backup,
+            proven_at=now,
+            rto=max(timedelta(0), now - facts.made_at),
+            rpo=timedelta(0) if newest is None else max(timedelta(0), facts.made_at - newest),
+            seconds=restored.seconds,
+            bytes=restored.bytes,
+            checks=checks,
+            problem=f"{'; '.join(problems)}." if problems else None,
+        )
+
+    async def verify(self, ports: Ports) -> None:
+        if not await passed(ports, self.server, self.scratch):
+            raise VerificationError(
+                f"The result of restore test `{self.scratch}` is not beside the backups. Test again."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        """A recorded test is kept: it is true."""
+
+
+class RemoveScratch(Step):
+    """The instance stopped, its files gone."""
+
+    kind: Literal["remove_scratch"] = "remove_scratch"
+    scratch: str
+    mark: str
+
+    @property
+    def summary(self) -> str:
+        return f"Stop scratch instance `{self.scratch}` and remove its files"
+
+    @property
+    def before(self) -> str:
+        return "a scratch instance that has served its purpose"
+
+    @property
+    def after(self) -> str:
+        return "no scratch instance of this test"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return ("pg_ctl stop -D FOLDER", "rm -r FOLDER")
+
+    async def probe(self, ports: Ports) -> Probe:
+        return Probe.DONE if await ports.scratch.find(self.scratch) is None else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds, without figures
+        await discard(ports, self.scratch, self.mark)
+
+    async def verify(self, ports: Ports) -> None:
+        if await ports.scratch.find(self.scratch) is not None:
+            raise VerificationError(f"Scratch instance `{self.scratch}` is still there. Remove its folder by hand.")
+
+    async def undo(self, ports: Ports) -> None:
+        """What was removed can be restored again at any time."""
+
+
+async def passed(ports: Ports, server: str, proof: str) -> bool:
+    """Whether this restore test is on record as passed."""
+    found = await Proofs(ports.objects, ports.secrets).find(ports.site.physical_of(server), proof)
+    return found is not None and found.problem is None
+
+
+async def discard(ports: Ports, scratch: str, mark: str) -> None:
+    """Remove the instance where it is there and carries this mark."""
+    facts = await ports.scratch.find(scratch)
+    if facts is not None and facts.mark == mark:
+        await ports.scratch.discard(scratch, mark=mark)
+
+
+async def _failed(ports: Ports, step: RestoreForTest, began: datetime, problem: str) -> None:
+    now = ports.clock.now()
+    newest = await _newest(ports, step.server)
+    proof = Proof(
+        id=step.scratch,
+        server=step.server,
+        target=step.target,
+        backup="",
+        proven_at=now,
+        rto=now - began,
+        rpo=timedelta(0) if newest is None else max(timedelta(0), began - newest),
+        problem=problem,
+    )
+    await Proofs(ports.objects, ports.secrets).keep(ports.site.physical_of(step.server), proof)
+
+
+async def _newest(ports: Ports, server: str) -> datetime | None:
+    """The newest commit in the copy that would survive the loss of the region."""
+    windows = await ports.physical.windows(server)
+    return windows[0].newest if windows else None
+
+
+def _of_restore(restored: ScratchRestored) -> tuple[dict[str, str], list[str]]:
+    reached = "no commit" if restored.reached_at is None else f"{restored.reached_at:%Y-%m-%d %H:%M:%S.%f} UTC"
+    checks = {
+        "members": f"signatures and hashes of `{restored.backup}` and all it rests on",
+        "page checksums": "every page" if restored.checked_pages else "not possible, the server has none",
+        "target": f"{restored.target} reached, last commit {reached}, LSN {restored.reached_lsn}, "
+        f"timeline id {restored.timeline_id}",
+    }
+    return checks, []
+
+
+def _counted(item: ProvenDatabase, found: Fingerprint) -> dict[str, str]:
+    rows = f"{sum(found.rows.values())} rows in {counted(len(found.rows), 'table')}"
+    values = {f"{item.key}: {name}": value for name, value in found.invariants.items()}
+    return {f"{item.key}: rows": rows, **values}
+
+
+def _losses(item: ProvenDatabase, found: Fingerprint) -> list[str]:
+    """What no change of people explains: a database that had rows in its newest dump and has none, a check without an
+    answer."""
+    problems = []
+    if item.rows and not sum(found.rows.values()):
+        problems.append(f"database `{item.name}` is empty, its newest dump has {item.rows} rows")
+    elif item.tables > 1 and 2 * len(found.rows) < item.tables:
+        problems.append(f"database `{item.name}` has {len(found.rows)} tables, its newest dump {item.tables}")
+    unanswered = sorted(each.name for each in item.invariants if found.invariants.get(each.name) in (None, ""))
+    problems += [f"check `{name}` of database `{item.name}` has no answer" for name in unanswered]
+    return problems

@@ -1,0 +1,58 @@
+"""What can be reached, and how much would be lost now. Pure: windows and moments in, stretches and sentences out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+
+from actions.backup.physical import PhysicalEntry, RecoveryWindow
+from actions.steps.base_choice import usable_bases
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Every moment from `start` to `end` can be reached."""
+
+    start: datetime
+    end: datetime
+
+
+def reachable(window: RecoveryWindow, bases: Iterable[datetime]) -> tuple[Stretch, ...]:
+    """The stretches of a window, oldest first: from the end of each base backup until the WAL has a gap. `bases` are
+    the moments at which usable base backups ended."""
+    if window.oldest is None or window.newest is None:
+        return ()
+    cuts = sorted(gap.after for gap in window.gaps if gap.after is not None)
+    found: list[Stretch] = []
+    for start in sorted({base for base in bases if window.oldest <= base <= window.newest} | {window.oldest}):
+        end = min((cut for cut in cuts if cut >= start), default=window.newest)
+        if any(gap.after is not None and gap.after < start < (gap.before or gap.after) for gap in window.gaps):
+            continue  # a base backup within a gap lacks the WAL to become consistent
+        if found and start <= found[-1].end:
+            found[-1] = Stretch(found[-1].start, max(found[-1].end, end))
+        else:
+            found.append(Stretch(start, end))
+    return tuple(found)
+
+
+def ends_of(entries: Sequence[PhysicalEntry]) -> tuple[datetime, ...]:
+    """When the usable base backups ended."""
+    return tuple(entry.manifest.finished_at for entry in usable_bases(entries))
+
+
+def a_moment(stretches: Sequence[Stretch], seed: str) -> datetime | None:
+    """A moment of the window, each as likely as any other; the same for the same seed. None where nothing can be
+    reached."""
+    total = sum((stretch.end - stretch.start for stretch in stretches), timedelta(0))
+    if not stretches:
+        return None
+    # Not a secret: that anybody could work out which moment is tested does no harm.
+    into = total * Random(seed).random()  # noqa: S311
+    for stretch in stretches:
+        length = stretch.end - stretch.start
+        if into <= length:
+            return stretch.start + into
+        into -= length
+    return stretches[-1].end

@@ -1,0 +1,94 @@
+"""Watches the backups and tells the on-call channel, once for each change, what is wrong and when it is right again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from actions.errors import DrError
+from actions.ports import Ports
+from actions.steps.alarms import Alarm, alarms, subjects
+from actions.steps.health import Health, health
+from actions.steps.phrases import span
+from storage import alarms as stored
+from storage import outbox, timeline
+from storage.session import Database
+from storage.tables import AlarmRow
+
+log = structlog.get_logger()
+
+EVERY = timedelta(minutes=1)
+TURN = "backups"
+
+
+class BackupWatch:
+    """One in each worker; they take turns."""
+
+    def __init__(self, database: Database, ports: Ports, *, on_call: str) -> None:
+        self._database = database
+        self._ports = ports
+        self._on_call = on_call
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            try:
+                async with self._database.session() as session:
+                    mine = await stored.turn(session, TURN, every=EVERY * 0.9)
+                if mine:
+                    await self.note(await health(self._ports))
+            except DrError as error:
+                log.warning("backups_not_watched", error=str(error))
+            await asyncio.sleep(EVERY.total_seconds())
+
+    async def note(self, seen: Health) -> list[str]:
+        """Record what stands now; the sentences that were told, which is each change once over all processes."""
+        wrong = {alarm.key: alarm for alarm in alarms(seen)}
+        told: list[str] = []
+        async with self._database.session() as session:
+            for key, alarm in sorted(wrong.items()):
+                new = await stored.raise_(session, key, alarm.text, wants_base=alarm.wants_base, seen_at=seen.at)
+                if new:
+                    told.append(await self._tell(session, raised(alarm), key, seen.at, state="raised"))
+            for row in await stored.standing(session):
+                if over(row.key, wrong, seen):
+                    ended = await stored.clear(session, row.key, seen_at=seen.at)
+                    if ended is not None:
+                        told.append(
+                            await self._tell(session, recovered(ended, seen.at), row.key, seen.at, state="over")
+                        )
+        return told
+
+    async def _tell(self, session: AsyncSession, text: str, key: str, at: datetime, *, state: str) -> str:
+        await timeline.add(
+            session,
+            incident_id=None,
+            kind="alarm",
+            actor="drbot",
+            occurred_at=at,
+            text=text,
+            data={"alarm": key, "state": state},
+            source_key=f"alarm/{key}/{state}/{at.isoformat()}",
+        )
+        await outbox.add(session, "text", self._on_call, payload={"text": text})
+        return text
+
+
+def over(key: str, wrong: Collection[str], seen: Health) -> bool:
+    """Whether an alarm that stood is right now. What did not answer keeps its alarms, since nobody knows; what is no
+    longer in the plan file has none."""
+    subject = key.partition("/")[2]
+    named = {dumps.key for dumps in seen.dumps} | {bases.subject for bases in seen.bases}
+    return key not in wrong and (subject in subjects(seen) or subject not in named)
+
+
+def raised(alarm: Alarm) -> str:
+    return f"Backup alarm: {alarm.text} {alarm.hint}"
+
+
+def recovered(row: AlarmRow, at: datetime) -> str:
+    return f"Backup alarm over after {span(at - row.raised_at)}: {row.text}"

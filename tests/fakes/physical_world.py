@@ -1,0 +1,67 @@
+"""The shop with base backups and WAL of its server: a full backup of 02:30 UTC, commits until 10:11:58."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from actions.backup.manifest import StoredObject
+from actions.backup.physical import BackupKind, PhysicalEntry, PhysicalManifest
+from actions.site import PhysicalPolicy
+from tests.fakes.backups import SIGNER
+from tests.fakes.physical import Commit, MemoryHistory
+from tests.fakes.world import DAMAGED, GOOD, START, World, a_world
+
+SERVER = "primary"
+
+
+def a_policy(server: str = SERVER) -> PhysicalPolicy:
+    """What the plan file would say of this server."""
+    return PhysicalPolicy(
+        server=server,
+        bucket="backups",
+        wal_buckets=("backups",),
+        recipients=("age1example",),
+        identity="env:IDENTITY",
+        signing_key="env:SIGNING_KEY",
+        trusted_signers=(SIGNER,),
+    )
+
+
+def a_base(name: str, at: datetime, *, parent: str | None = None, problem: str | None = None) -> PhysicalEntry:
+    """A backup that ended at this moment, of the first server of the shop."""
+    manifest = PhysicalManifest(
+        id=name,
+        server=SERVER,
+        kind=BackupKind.FULL if parent is None else BackupKind.INCREMENTAL,
+        parent=parent,
+        system_id="7000000000000000001",
+        server_version=180006,
+        timeline_id=1,
+        start_lsn="0/3000028",
+        stop_lsn="0/3000120",
+        started_at=at - timedelta(seconds=10),
+        finished_at=at,
+        stored=StoredObject(bucket="backups", key=f"physical/{name}/base.age", bytes=1000, sha256="0" * 64),
+        plain_bytes=2000,
+        plain_sha256="1" * 64,
+        recipients=("age1example",),
+    )
+    return PhysicalEntry(manifest=manifest, manifest_sha256="2" * 64, problem=problem)
+
+
+def with_bases(*, bases: bool = True) -> World:
+    """A shop with base backups; a plan that makes one finds none with `bases=False`."""
+    world = a_world(physical=True)
+    physical = world.physical
+    if bases:
+        full = a_base("base-full", START.replace(hour=2, minute=30))
+        hourly = a_base("base-hour", START.replace(minute=0, second=12), parent="base-full")
+        physical.entries = {(SERVER, entry.manifest.id): entry for entry in (full, hourly)}
+    physical.history[SERVER] = MemoryHistory(
+        commits=[
+            Commit(at=START.replace(hour=2, minute=30), lsn="0/3000120", xid=800, databases={"shop": GOOD}),
+            Commit(at=START.replace(hour=9), lsn="0/4000000", xid=900, databases={"shop": GOOD}),
+            Commit(at=START - timedelta(seconds=2), lsn="0/5000000", xid=1000, databases={"shop": DAMAGED}),
+        ]
+    )
+    return world

@@ -1,0 +1,266 @@
+"""Schedules, alarms and drills on a real database with the rights of their processes: each thing once over replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlmodel import col
+
+from actions.adapters.clock import SystemClock
+from actions.steps.health import Bases, Dumps, Health
+from bot.clock import DrClock
+from bot.plan_file import DrPlan
+from bot.services.backup_watch import BackupWatch
+from storage import alarms, plans, runs
+from storage.roles import DatabaseRole
+from storage.session import Database
+from storage.tables import OutboxRow, PlanRow, RequestRow, TimelineEntry
+from tests.fakes.clock import MemoryClock
+from tests.fixtures.office import OfficeForTests, shipped_plan
+from tests.unit.test_backup_alarms import NOW, good_bases, good_dumps
+
+pytestmark = pytest.mark.integration
+
+
+class Replicas:
+    """Three clocks on one database."""
+
+    def __init__(self, memory: Database, plan: DrPlan | None = None) -> None:
+        self.memory = memory
+        self.plan = plan or shipped_plan()
+        self.own = [memory.acting_as(DatabaseRole.CLOCK, pool_size=2) for _ in range(3)]
+        self.clocks = [DrClock(database, self.plan, SystemClock()) for database in self.own]
+
+    async def tick(self, now: datetime) -> list[str]:
+        return sorted(key for keys in await asyncio.gather(*(clock.tick(now) for clock in self.clocks)) for key in keys)
+
+    async def drills(self, now: datetime) -> list[str]:
+        return [
+            text for told in await asyncio.gather(*(clock.hold_drills(now) for clock in self.clocks)) for text in told
+        ]
+
+    async def close(self) -> None:
+        for database in self.own:
+            await database.dispose()
+
+
+async def asked(memory: Database, name: str) -> list[RequestRow]:
+    async with memory.session() as session:
+        rows = await session.execute(
+            select(RequestRow).where(col(RequestRow.name) == name).order_by(col(RequestRow.id))
+        )
+        return list(rows.scalars())
+
+
+async def posted(memory: Database) -> list[str]:
+    async with memory.session() as session:
+        rows = (await session.execute(select(OutboxRow).order_by(col(OutboxRow.id)))).scalars()
+        return [str(row.payload.get("text")) for row in rows]
+
+
+async def entries(memory: Database, kind: str) -> list[dict[str, Any]]:
+    async with memory.session() as session:
+        rows = await session.execute(select(TimelineEntry).where(col(TimelineEntry.kind) == kind))
+        return [row.data for row in rows.scalars()]
+
+
+async def end(memory: Database, request: RequestRow, state: str, message: str = "") -> None:
+    """As if a worker had planned it, and its run had ended so; `running` leaves it open."""
+    now = SystemClock().now()
+    async with memory.session() as session:
+        name = f"plan{request.id}"
+        if await plans.get(session, name) is None:
+            row = PlanRow(
+                id=name,
+                action=request.name,
+                document={},
+                digest="d",
+                risk="REVERSIBLE",
+                plan_schema=1,
+                requester="schedule",
+                reason="",
+                channel="C1",
+                token=name,
+                created_at=now,
+                expires_at=now,
+            )
+            await plans.add(session, row)
+        run = await runs.get(session, name)
+        assert run is not None
+        run.state, run.message, run.ended_at = state, message, None if state == "running" else now
+        held = await session.get(RequestRow, request.id)
+        assert held is not None
+        held.state, held.plan_id = "done", name
+
+
+MORNING = datetime.fromisoformat("2026-11-23T01:58:30+00:00")
+
+
+async def test_three_clocks_ask_once_for_each_instant_and_of_missed_ones_for_the_newest(memory: Database) -> None:
+    clocks = Replicas(memory)
+    server = clocks.plan.database("superprismora").server
+    assert await clocks.tick(MORNING) == []  # a new plan begins with its next instants
+
+    assert await clocks.tick(MORNING + timedelta(minutes=2)) == [
+        "schedule/dump/superprismora/2026-11-23T02:00Z",
+        f"schedule/incremental/{server}/2026-11-23T02:00Z",
+    ]
+    assert await clocks.tick(MORNING + timedelta(minutes=3)) == []
+    # The incremental is still open at its next instants, so those are left; the full backup waits for it, too.
+    assert await clocks.tick(MORNING + timedelta(minutes=40)) == []
+    [first] = await asked(memory, "backup.base")
+    await end(memory, first, "running")
+    assert await clocks.tick(MORNING + timedelta(minutes=41)) == []
+    await end(memory, first, "succeeded")
+    assert await clocks.tick(MORNING + timedelta(minutes=42)) == [f"schedule/full/{server}/2026-11-23T02:30Z"]
+    # Nobody looked for nine hours; one catch-up each, and the dump of today was made.
+    full = (await asked(memory, "backup.base"))[-1]
+    assert full.params == {"server": server, "kind": "full"}
+    await end(memory, full, "succeeded")
+    assert await clocks.tick(MORNING + timedelta(hours=9)) == [f"schedule/incremental/{server}/2026-11-23T10:45Z"]
+    await clocks.close()
+
+
+async def test_a_base_that_an_alarm_wants_is_asked_for_once_an_hour_and_never_beside_another(memory: Database) -> None:
+    clocks = Replicas(memory)
+    server = clocks.plan.database("superprismora").server
+    await clocks.tick(MORNING)
+    async with memory.session() as session:
+        assert await alarms.raise_(session, f"wal-gap/server:{server}", "a gap", wants_base=True, seen_at=MORNING)
+
+    assert await clocks.tick(MORNING) == [f"schedule/base-wanted/{server}/2026-11-23T01:00Z"]
+    later = MORNING + timedelta(hours=1)
+    assert f"schedule/base-wanted/{server}/2026-11-23T02:00Z" not in await clocks.tick(later)
+    [wanted] = await asked(memory, "backup.base")
+    await end(memory, wanted, "failed", "no room")
+    assert f"schedule/full/{server}/2026-11-23T02:30Z" in await clocks.tick(later)
+    await clocks.close()
+
+
+async def test_each_alarm_and_each_recovery_is_told_once_over_all_workers(memory: Database) -> None:
+    workers = [memory.acting_as(DatabaseRole.WORKER, pool_size=2) for _ in range(3)]
+    nothing: Any = None
+    watches = [BackupWatch(database, nothing, on_call="C0ONCALL") for database in workers]
+
+    async def note(at: datetime, dumps: Dumps, bases: Bases) -> list[str]:
+        seen = Health(at, (dumps,), (bases,))
+        return [text for told in await asyncio.gather(*(watch.note(seen) for watch in watches)) for text in told]
+
+    late, bases = replace(good_dumps(), entries=good_dumps().entries[1:]), replace(good_bases(), archiver=None)
+    assert await note(NOW, good_dumps(), bases) == []
+    [told] = await note(NOW + timedelta(minutes=1), late, bases)
+    assert told.startswith("Backup alarm: The dump of `shop` due 2026-11-23 02:00 UTC is missing")
+    assert await note(NOW + timedelta(minutes=2), late, bases) == []
+    # What was seen before that is no news, and what does not answer ends nothing.
+    assert await note(NOW + timedelta(seconds=30), good_dumps(), bases) == []
+    [away] = await note(NOW + timedelta(minutes=3), replace(late, problem="no answer"), bases)
+    assert "cannot be read: no answer" in away
+    told_over = await note(NOW + timedelta(minutes=5), good_dumps(), bases)
+    assert sorted(text.partition(":")[0] for text in told_over) == [
+        "Backup alarm over after 2 min",
+        "Backup alarm over after 4 min",
+    ]
+    [again] = await note(NOW + timedelta(minutes=6), late, bases)
+    assert again == told
+    assert await posted(memory) == [told, away, *told_over, again]
+    assert [item["state"] for item in await entries(memory, "alarm")] == ["raised", "raised", "over", "over", "raised"]
+    for database in workers:
+        await database.dispose()
+
+
+async def test_workers_take_turns(memory: Database) -> None:
+    async def take(every: timedelta) -> bool:
+        async with memory.session() as session:
+            return await alarms.turn(session, "backups", every=every)
+
+    assert sorted(await asyncio.gather(*(take(timedelta(minutes=1)) for _ in range(4)))) == [False, False, False, True]
+    assert await take(timedelta(0))
+
+
+def with_drill(**changes: Any) -> DrPlan:
+    """The shipped plan with its restore drill alone, changed."""
+    document = shipped_plan().model_dump(mode="json")
+    document["drills"] = [document["drills"][0] | changes]
+    return DrPlan.model_validate(document)
+
+
+DUE = datetime.fromisoformat("2026-12-07T09:00:00+00:00")
+
+
+async def test_people_hold_and_postpone_a_drill_and_the_list_follows(memory: Database) -> None:
+    plan = with_drill(action=None, next="2026-12-07", schedule="1st mon 09:00 UTC")
+    office = OfficeForTests(memory, plan, clock=MemoryClock(DUE - timedelta(days=5)))
+    clocks = Replicas(memory, office.plan)
+    [week] = await clocks.drills(DUE - timedelta(days=6))
+    assert "is due in 6 d" in week
+    assert await clocks.drills(DUE - timedelta(days=5)) == []
+
+    await office.ask("olivia", "drill.postpone", drill="backup-restore", date="2026-12-10", why="release")
+    [row] = (await rows_of(office)).rows
+    assert row[2:] == ("never", "2026-12-10 09:00 UTC", "postponed")
+    assert [stage async for stage in stages(clocks, DUE, DUE + timedelta(days=3, hours=1))] == ["days", "days", "now"]
+
+    await office.ask("daniel", "drill.done", drill="backup-restore", note="12 min")
+    [row] = (await rows_of(office)).rows
+    assert row[2:] == ("2026-12-02 09:00 UTC", "2027-01-04 09:00 UTC", "planned")
+    acts = await entries(memory, "drill")
+    assert [item["act"] for item in acts] == ["postponed", "done"]
+    assert (await posted(memory))[-1] == "Daniel Dietrich: Drill `backup-restore` was held: 12 min"
+    with pytest.raises(Exception, match=r"no drill `fire`\. There are: `backup-restore`"):
+        await office.ask("olivia", "drill.done", drill="fire")
+    with pytest.raises(Exception, match="is no day"):
+        await office.ask("olivia", "drill.postpone", drill="backup-restore", date="soon", why="release")
+    await clocks.close()
+    await office.close()
+
+
+async def rows_of(office: OfficeForTests) -> Any:
+    async with office.memory.session() as session:
+        return await office.drills(office.at_work).report(session, "drill.list")
+
+
+async def stages(clocks: Replicas, start: datetime, until: datetime) -> Any:
+    now = start
+    while now < until:
+        for text in await clocks.drills(now):
+            yield "now" if "is due now" in text else "days"
+        now += timedelta(hours=8)
+
+
+async def test_the_restore_drill_runs_by_itself_and_is_reported_once(memory: Database) -> None:
+    clocks = Replicas(memory, with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC"))
+    server = clocks.plan.database("superprismora").server
+    [start] = await clocks.drills(DUE)
+    assert "The bot runs it and reports here" in start
+    [request] = await asked(memory, "backup.prove")
+    assert request.params == {"server": server, "moment": "latest"}
+    assert await clocks.drills(DUE + timedelta(minutes=1)) == []
+
+    await end(memory, request, "succeeded")
+    [report] = await clocks.drills(DUE + timedelta(minutes=4))
+    assert report.startswith(f"Drill `backup-restore` passed: `{server}` (run plan{request.id})")
+    assert await clocks.drills(DUE + timedelta(days=2)) == []
+    assert len(await asked(memory, "backup.prove")) == 1
+    await clocks.close()
+
+
+async def test_a_restore_drill_that_fails_stays_overdue_and_is_tried_next_month(memory: Database) -> None:
+    clocks = Replicas(memory, with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC"))
+    await clocks.drills(DUE)
+    [request] = await asked(memory, "backup.prove")
+    await end(memory, request, "failed", "Page 7 of `orders` has a wrong checksum.")
+
+    [report] = await clocks.drills(DUE + timedelta(minutes=4))
+    assert "failed: " in report
+    assert "Page 7 of `orders`" in report
+    [overdue] = await clocks.drills(DUE + timedelta(days=2))
+    assert "is overdue since 2026-12-07 09:00 UTC" in overdue
+    assert "Page 7" in overdue
+    await clocks.drills(DUE.replace(year=2027, month=1, day=4))
+    assert len(await asked(memory, "backup.prove")) == 2
+    await clocks.close()

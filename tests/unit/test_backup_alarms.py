@@ -1,0 +1,180 @@
+"""What is alarmed of, decided purely from how the backups stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actions.backup.physical import Gap, PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
+from actions.site import BackupPolicy, Database
+from actions.steps.alarms import alarms, sizes, subjects
+from actions.steps.health import Archiver, Bases, Dumps, Health
+from bot.services.backup_watch import over
+from tests.fakes.manifests import an_entry
+from tests.fakes.physical_world import a_base, a_policy
+from tests.fakes.world import START
+
+NOW = START
+TODAY = NOW.replace(hour=2, minute=30)
+
+
+def a_proof(at: datetime, problem: str | None = None) -> Proof:
+    return Proof(
+        id=f"p{at:%d%H%M}",
+        server="primary",
+        target=RecoveryTarget(latest=True),
+        backup="base-full",
+        proven_at=at,
+        rto=timedelta(minutes=2),
+        rpo=timedelta(seconds=3),
+        problem=problem,
+    )
+
+
+def fulls(*stored: int) -> list[PhysicalEntry]:
+    """One full backup a day, the newest of today, each checked."""
+    entries = []
+    for days, size in enumerate(stored):
+        entry = a_base(f"full-{days}", TODAY - timedelta(days=days))
+        manifest = entry.manifest.model_copy(
+            update={"stored": entry.manifest.stored.model_copy(update={"bytes": size})}
+        )
+        entries.append(entry.model_copy(update={"manifest": manifest, "verified_at": TODAY}))
+    return entries
+
+
+def good_bases() -> Bases:
+    """A server of which nothing is wrong."""
+    return Bases(
+        a_policy(),
+        ("shop",),
+        timedelta(minutes=15),
+        entries=[*fulls(100, 101, 99, 100), a_base("hour", NOW - timedelta(minutes=10), parent="full-0")],
+        windows=[
+            RecoveryWindow(
+                server="primary",
+                bucket="far",
+                oldest=TODAY - timedelta(days=3),
+                newest=NOW - timedelta(seconds=2),
+            )
+        ],
+        proofs=[a_proof(NOW - timedelta(days=20))],
+        archiver=Archiver(said_at=NOW - timedelta(seconds=5), covered_until=NOW - timedelta(seconds=2)),
+    )
+
+
+def good_dumps() -> Dumps:
+    database = Database(name="shop", server="primary", owner="shop")
+    policy = BackupPolicy(
+        database="shop",
+        bucket="backups",
+        recipients=("age1example",),
+        identity="env:IDENTITY",
+        signing_key="env:SIGNING_KEY",
+        trusted_signers=(),
+    )
+    taken = NOW.replace(hour=2, minute=0)
+    entries = [
+        an_entry(id=f"d{days}", snapshot_at=at, finished_at=at + timedelta(seconds=8), verified_at=taken)
+        for days in range(4)
+        for at in [taken - timedelta(days=days)]
+    ]
+    return Dumps("shop", database, policy, entries)
+
+
+def keys(*, bases: Bases | None = None, dumps: Dumps | None = None, at: datetime = NOW) -> set[str]:
+    seen = Health(at, (dumps or good_dumps(),), (bases or good_bases(),))
+    return {alarm.key for alarm in alarms(seen)}
+
+
+def test_nothing_is_wrong_where_nothing_is() -> None:
+    assert keys() == set()
+
+
+GAP = Gap(
+    timeline_id=1, first="0" * 24, last="1" * 24, after=NOW - timedelta(hours=1), before=NOW - timedelta(minutes=50)
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"entries": []}, "late-full"),
+        ({"entries": fulls(100, 100)[1:]}, "late-full"),
+        ({"entries": fulls(40, 100, 100, 100)}, "small-full"),
+        ({"entries": fulls(100)}, "late-incremental"),
+        ({"proofs": [a_proof(NOW, "page checksums"), a_proof(NOW - timedelta(days=1))]}, "failed-proof"),
+        ({"proofs": [a_proof(NOW - timedelta(days=41))]}, "unproven"),
+        ({"problem": "Bucket `backups` does not answer."}, "unreadable"),
+        ({"archiver": Archiver(NOW - timedelta(minutes=3), NOW - timedelta(minutes=3))}, "archiver-silent"),
+        ({"archiver": Archiver(NOW, NOW, wants_base="its disk was lost")}, "wal-gap"),
+        ({"archiver": Archiver(NOW, NOW, trouble="its disk is 95 % full")}, "archiver-trouble"),
+    ],
+)
+def test_each_thing_that_can_be_wrong_of_a_server_is_told(changes: dict[str, object], wanted: str) -> None:
+    assert f"{wanted}/server:primary" in keys(bases=replace(good_bases(), **changes))  # type: ignore[arg-type]
+
+
+def windows_with(*, newest: datetime, gaps: Sequence[Gap] = ()) -> list[RecoveryWindow]:
+    return [good_bases().windows[0].model_copy(update={"newest": newest, "gaps": tuple(gaps)})]
+
+
+def test_wal_that_lags_is_told_unless_the_archiver_knows_that_nobody_writes() -> None:
+    stale = windows_with(newest=NOW - timedelta(minutes=16))
+    idle = Archiver(NOW, covered_until=NOW - timedelta(seconds=1))
+
+    assert "wal-lag/server:primary" in keys(bases=replace(good_bases(), windows=stale, archiver=None))
+    assert keys(bases=replace(good_bases(), windows=stale, archiver=idle)) == set()
+
+
+def test_a_gap_wants_a_base_and_is_over_once_one_was_made_after_it() -> None:
+    bases = replace(good_bases(), windows=windows_with(newest=NOW, gaps=[GAP]), entries=fulls(100, 100))
+    found = [alarm for alarm in alarms(Health(NOW, (), (bases,))) if alarm.key.startswith("wal-gap")]
+    later = replace(bases, entries=[*bases.entries, a_base("after", NOW - timedelta(minutes=5))])
+
+    assert [alarm.wants_base for alarm in found] == [True]
+    assert "wal-gap/server:primary" not in keys(bases=later)
+
+
+def test_a_dump_is_late_an_hour_after_its_instant_and_not_before() -> None:
+    yesterday = replace(good_dumps(), entries=good_dumps().entries[1:])
+
+    assert "late-dump/shop" not in keys(dumps=yesterday, at=NOW.replace(hour=2, minute=59))
+    assert "late-dump/shop" in keys(dumps=yesterday, at=NOW.replace(hour=3, minute=1))
+    assert "late-dump/shop" in keys(dumps=replace(good_dumps(), entries=[]))
+    assert keys(dumps=replace(good_dumps(), problem="no answer")) == {"unreadable/shop"}
+
+
+def test_what_was_never_read_completely_is_told_after_a_week() -> None:
+    unread = [entry.model_copy(update={"verified_at": None}) for entry in good_dumps().entries]
+
+    assert keys(dumps=replace(good_dumps(), entries=unread)) == set()
+    assert "unverified-dump/shop" in keys(dumps=replace(good_dumps(), entries=unread), at=NOW + timedelta(days=9))
+
+
+@given(st.lists(st.integers(min_value=1, max_value=10**12), max_size=12))
+def test_a_trend_needs_something_to_compare_with(stored: list[int]) -> None:
+    found = sizes(stored)
+
+    assert (found is None) == (len(stored) < 4)
+    if found is not None and len(set(stored)) == 1:
+        assert found == 1
+
+
+@given(st.booleans(), st.booleans(), st.booleans())
+def test_what_does_not_answer_ends_no_alarm(dumps_answer: bool, bases_answer: bool, wrong: bool) -> None:
+    seen = Health(
+        NOW,
+        (replace(good_dumps(), problem="" if dumps_answer else "no answer"),),
+        (replace(good_bases(), problem="" if bases_answer else "no answer"),),
+    )
+    key = "late-dump/shop"
+
+    assert over(key, {key} if wrong else set(), seen) == (dumps_answer and not wrong)
+    assert over("late-full/server:gone", set(), seen)
+    assert ("server:primary" in subjects(seen)) == bases_answer

@@ -1,0 +1,111 @@
+"""The picture of a recovery window hides no gap, and what it says can be reached can be."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actions.backup.physical import Gap, RecoveryWindow
+from actions.steps.backup_words import CELLS, NOT_THERE, THERE, bar, window_words
+from actions.steps.health import Bases
+from actions.steps.windows import Stretch, a_moment, reachable
+from tests.fakes.physical_world import a_base, a_policy
+from tests.fakes.world import START
+
+minutes = st.integers(min_value=0, max_value=7 * 24 * 60)
+
+
+def at(minute: int) -> datetime:
+    return START + timedelta(minutes=minute)
+
+
+def a_window(length: int, *gaps: tuple[int, int]) -> RecoveryWindow:
+    return RecoveryWindow(
+        server="primary",
+        bucket="far",
+        oldest=at(0),
+        newest=at(length),
+        gaps=tuple(
+            Gap(timeline_id=1, first="0" * 24, last="1" * 24, after=at(first), before=at(last)) for first, last in gaps
+        ),
+    )
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[RecoveryWindow, list[datetime]]:
+    length = draw(st.integers(min_value=60, max_value=7 * 24 * 60))
+    edges = sorted(draw(st.sets(st.integers(min_value=1, max_value=length - 1), max_size=6)))
+    gaps = list(zip(edges[::2], edges[1::2], strict=False))
+    bases = [at(minute) for minute in draw(st.lists(st.integers(min_value=0, max_value=length), max_size=6))]
+    return a_window(length, *gaps), bases
+
+
+@given(windows())
+def test_nothing_within_a_gap_can_be_reached_nor_after_it_without_a_base(
+    case: tuple[RecoveryWindow, list[datetime]],
+) -> None:
+    window, bases = case
+    assert window.oldest is not None
+    for stretch in reachable(window, bases):
+        assert stretch.start <= stretch.end
+        assert stretch.start in {window.oldest, *bases}
+        for gap in window.gaps:
+            assert gap.after is not None
+            assert gap.before is not None
+            assert stretch.end <= gap.after or stretch.start >= gap.before
+
+
+@given(windows())
+def test_the_picture_is_full_exactly_where_all_of_a_cell_can_be_reached(
+    case: tuple[RecoveryWindow, list[datetime]],
+) -> None:
+    window, bases = case
+    stretches = reachable(window, bases)
+    drawn = bar(stretches)
+
+    assert len(drawn) == CELLS
+    assert set(drawn) <= {THERE, NOT_THERE}
+    assert (NOT_THERE in drawn) == (len(stretches) > 1)
+
+
+@given(windows(), st.text(max_size=10))
+def test_a_random_moment_can_be_reached_and_is_the_same_for_the_same_seed(
+    case: tuple[RecoveryWindow, list[datetime]], seed: str
+) -> None:
+    stretches = reachable(*case)
+    chosen = a_moment(stretches, seed)
+
+    assert chosen is not None
+    assert any(stretch.start <= chosen <= stretch.end for stretch in stretches)
+    assert chosen == a_moment(stretches, seed)
+
+
+def test_an_empty_window_is_drawn_empty() -> None:
+    assert reachable(RecoveryWindow(server="primary", bucket="far"), [START]) == ()
+    assert bar(()) == NOT_THERE * CELLS
+    assert a_moment((), "x") is None
+
+
+def test_the_words_name_the_loss_the_window_and_its_gap() -> None:
+    bases = Bases(
+        a_policy(),
+        ("shop",),
+        timedelta(minutes=15),
+        entries=[a_base("one", at(0)), a_base("two", at(300)), a_base("old", at(-3000))],
+        windows=[a_window(600, (100, 130))],
+    )
+    said = window_words(bases, at(600) + timedelta(seconds=41)).splitlines()
+
+    assert said[0].startswith(
+        "`shop` on `primary`: 41 s would be lost now (RPO 15 min: within), measured in bucket `far`"
+    )
+    assert said[1].count(NOT_THERE) == 14
+    assert said[1].endswith("2026-11-23 10:12 UTC to 2026-11-23 20:12:00 UTC")
+    assert "not from 2026-11-23 11:52:00 UTC to 2026-11-23 15:12:00 UTC (1 gap in the WAL)" in said[2]
+    assert "1 older base backup can be restored to the own end alone" in said[2]
+
+
+def test_a_stretch_of_one_moment_is_drawn_full() -> None:
+    assert bar((Stretch(START, START),)) == THERE * CELLS
