@@ -23,6 +23,8 @@ from actions.backup.physical import (
     ScratchRestored,
 )
 from actions.backup.tables import Difference, RescueRequest, TableFacts, TableName
+from actions.bucket_ports import Buckets, Files
+from actions.escrow import Escrow
 from actions.site import DatabaseRef, Frozen, Invariant, SecretRef, Site, WorkloadRef
 
 # ---------------------------------------------------------------- progress
@@ -137,6 +139,7 @@ class ObjectFacts(Frozen):
     bytes: int
     modified_at: datetime
     version: str | None = None
+    metadata: Mapping[str, str] = {}  # of `head` alone
 
 
 class ObjectStore(Protocol):
@@ -334,6 +337,9 @@ class JobKind(StrEnum):
     FIND = "find"  # FindRequest
     COPY = "copy"  # CopyRequest
     RESCUE = "rescue"  # RescueRequest
+    FILES_COPY = "files_copy"  # FilesCopyRequest
+    FILES_BRING_BACK = "files_bring_back"  # BringBack
+    FILES_EXPIRE = "files_expire"  # CopiesExpiry
 
 
 class JobSpec(Frozen):
@@ -616,12 +622,15 @@ class Ports:
     site: Site
     postgres: PostgresAdmin
     objects: ObjectStore
+    buckets: Buckets
+    files: Files
     backups: BackupEngine
     physical: PhysicalBackups
     scratch: Scratch
     tables: Tables
     executor: Executor
     cluster: Cluster
+    escrow: Escrow
     service: ServiceCheck
     secrets: Secrets
     clock: Clock

@@ -10,6 +10,10 @@ from actions.catalog.application import Rollout, Scale
 from actions.catalog.backup import Adopt, Dump, Upload, Verify
 from actions.catalog.backup_status import Backups
 from actions.catalog.base import Base, Check
+from actions.catalog.buckets import BucketState
+from actions.catalog.escrow import EscrowSecrets, EscrowState
+from actions.catalog.files import ACTIONS as FILE_ACTIONS
+from actions.catalog.files import FilesState
 from actions.catalog.plan_file import Activate
 from actions.catalog.point import FindMoment, RestorePoint
 from actions.catalog.proof import Prove
@@ -37,6 +41,8 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     Swap,
     ScratchStart,
     ScratchDiscard,
+    *FILE_ACTIONS,
+    EscrowSecrets,
     Scale,
     Rollout,
     Activate,
@@ -48,6 +54,9 @@ QUERIES: tuple[type[Query[Any]], ...] = (
     Catalogue,
     Databases,
     ClusterState,
+    BucketState,
+    FilesState,
+    EscrowState,
     Recommendation,
     FindMoment,
     ScratchList,

@@ -102,6 +102,26 @@ class Service(Frozen):
     config_key: str = "DATABASE_HOST"
 
 
+class LockMode(StrEnum):
+    """Who may delete a locked version before its time: anybody, those with a special right, nobody."""
+
+    OFF = "off"
+    GOVERNANCE = "governance"
+    COMPLIANCE = "compliance"
+
+
+class BucketPosture(Frozen):
+    """How a bucket is expected to be set up, by the plan."""
+
+    purpose: str = ""
+    versioning: bool = False
+    object_lock: LockMode = LockMode.OFF
+    encryption: str = ""  # what the store encrypts with, such as AES256; asked for with every object that is stored
+    replicates_to: str = ""  # the bucket at the other end
+    keep_versions: timedelta | None = None  # how long a replaced or deleted version must stay
+    used: tuple[str, ...] = ()  # prefixes whose objects the bot needs and deletes itself when their time has come
+
+
 class Bucket(Frozen):
     """An S3-compatible bucket."""
 
@@ -110,6 +130,7 @@ class Bucket(Frozen):
     region: str = "us-east-1"
     access_key: SecretRef
     secret_key: SecretRef
+    posture: BucketPosture = BucketPosture()
 
 
 class BackupPolicy(Frozen):
@@ -160,6 +181,32 @@ class PhysicalPolicy(Frozen):
     stanza_secrets: Mapping[str, SecretRef] = {}  # option such as `repo1-cipher-pass` -> its value
 
 
+class FilesPolicy(Frozen):
+    """How the files of one bucket are copied into a bucket of another region."""
+
+    name: str  # what commands call it
+    component: str  # what the written plan calls it
+    bucket: str
+    prefix: str = ""  # of the files; empty: all of the bucket
+    copy_bucket: str
+    copy_prefix: str = ""  # of everything the bot writes there
+    schedule: str = "03:00 UTC"
+    retention: timedelta = timedelta(days=30)
+    signing_key: SecretRef  # Ed25519 private key, PEM, signs the manifest of a copy
+    trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
+
+
+class EscrowPolicy(Frozen):
+    """Where the keys of the clusters are kept for a cluster that is to replace them."""
+
+    bucket: str
+    prefix: str = ""
+    schedule: str = "04:00 UTC"
+    recipients: tuple[str, ...]  # age public keys, at least one
+    signing_key: SecretRef  # Ed25519 private key, PEM
+    trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
+
+
 class ScratchBudget(Frozen):
     """What scratch instances may take on the machine of the worker."""
 
@@ -174,6 +221,7 @@ class ClusterAccess(Frozen):
     name: str
     kubeconfig: SecretRef
     context: str | None = None
+    sealed_secrets: str = ""  # namespace of the SealedSecrets controller; empty: none
 
 
 class JobSecret(Frozen):
@@ -217,6 +265,8 @@ class Site(Frozen):
     clusters: Mapping[str, ClusterAccess] = {}
     backups: Mapping[str, BackupPolicy] = {}  # by database
     physical: Mapping[str, PhysicalPolicy] = {}  # by server
+    files: Mapping[str, FilesPolicy] = {}  # by name
+    escrow: EscrowPolicy | None = None
     scratch: ScratchBudget = ScratchBudget()
     jobs: JobPlace | None = None
 
@@ -231,6 +281,10 @@ class Site(Frozen):
     def backup(self, database: str) -> BackupPolicy:
         """Raise UserError when the plan file has no backup policy for this database."""
         return _known(self.backups, database, "backup policy for database")
+
+    def files_of(self, name: str) -> FilesPolicy:
+        """Raise UserError when the plan file has no copy of files by this name."""
+        return _known(self.files, name, "copy of files")
 
     def physical_of(self, server: str) -> PhysicalPolicy:
         """Raise UserError when the plan file has no base backups for this server."""

@@ -7,9 +7,12 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
+from actions.catalog.escrow import escrow_findings
+from actions.catalog.files import copy_findings
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
+from actions.steps.postures import apart_findings, posture_findings, trial_findings
 from bot.plan_file import DrPlan
 from bot.plan_file.quorum import gaps
 from bot.services.approvals import Policy
@@ -25,7 +28,7 @@ Check = Callable[[], Awaitable[list[Finding]]]
 
 
 class Doctor:
-    """Looks, and changes nothing."""
+    """Looks, and changes nothing; in a bucket of backups it stores a few bytes and takes them away again."""
 
     def __init__(
         self, database: Database, plan: DrPlan, policy: Policy, ports: Ports, *, record: Watch | None = None
@@ -42,6 +45,7 @@ class Doctor:
         if not quick:
             checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
+            checks += [("buckets", self._buckets), ("files", self._files), ("sealing keys", self._escrow)]
             checks += [("jobs", self._jobs)]
             checks += [("pager", self._pager)]
             checks += [("application", self._services), ("secrets", self._secrets), ("left over", self._leftovers)]
@@ -154,6 +158,34 @@ class Doctor:
             else:
                 findings.append(_stop(f"backups of {name}", "none", f"Run `/dr-backup run {name}` now."))
         return findings
+
+    async def _buckets(self) -> list[Finding]:
+        """Settings against the plan, and a few bytes stored and read the way backups are."""
+        findings = apart_findings(self._ports.site)
+        for name, bucket in sorted(self._ports.site.buckets.items()):
+            try:
+                facts = await self._ports.buckets.facts(name)
+                findings += posture_findings(self._ports.site, bucket, facts)
+                if bucket.posture.used:
+                    findings += trial_findings(name, await self._ports.buckets.trials(name, bucket.posture.used[0]))
+            except DrError as error:
+                findings.append(_stop(f"bucket {name}", str(error), "Look at the store and at the bucket's keys."))
+        return findings
+
+    async def _files(self) -> list[Finding]:
+        findings = []
+        for name, policy in sorted(self._ports.site.files.items()):
+            try:
+                copies = await self._ports.files.copies(name)
+            except DrError as error:
+                findings.append(_stop(f"files {name}", str(error), f"Look at bucket `{policy.copy_bucket}`."))
+                continue
+            findings += copy_findings(policy, copies, self._ports)
+        return findings
+
+    async def _escrow(self) -> list[Finding]:
+        sealed = [name for name, cluster in sorted(self._ports.site.clusters.items()) if cluster.sealed_secrets]
+        return [finding for cluster in sealed for finding in await escrow_findings(cluster, self._ports)]
 
     async def _jobs(self) -> list[Finding]:
         found = [

@@ -129,6 +129,37 @@ class DrillPostpone(Frozen):
     why: Text
 
 
+class OptionalCluster(Frozen):
+    cluster: Name | None = None  # None: the only one with a controller
+
+
+class OptionalBucket(Frozen):
+    bucket: Name | None = None
+
+
+class OptionalFiles(Frozen):
+    name: Name | None = None
+
+
+class Files(Frozen):
+    name: Name
+
+
+class RestoreFiles(Frozen):
+    name: Name
+    prefix: Annotated[str, StringConstraints(max_length=1024)] = ""
+    copy_id: Name | None = None  # None: the newest
+    replace: bool = False
+    into: Name | None = None  # None: their own bucket
+
+
+class UndeleteFiles(Frozen):
+    name: Name
+    at: Name  # "10:25", "2026-02-26 10:25 UTC", "2h ago"
+    prefix: Annotated[str, StringConstraints(max_length=1024)] = ""
+    replace: bool = False
+
+
 class OptionalRun(Frozen):
     run: Name | None = None  # None: the only one that is open
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
+from actions.errors import UserError
 from actions.ports import Secrets
 from actions.site import (
     BackupPolicy,
     Bucket,
+    BucketPosture,
     ClusterAccess,
     Database,
+    EscrowPolicy,
+    FilesPolicy,
     Invariant,
     JobClaim,
     JobPlace,
     JobSecret,
+    LockMode,
     PhysicalPolicy,
     ScratchBudget,
     Server,
@@ -21,7 +27,7 @@ from actions.site import (
     Site,
     WorkloadRef,
 )
-from bot.plan_file import LOCAL, DatabaseBackup, DrPlan, is_reference, parse_bytes
+from bot.plan_file import LOCAL, DatabaseBackup, DrPlan, FileBackup, FilesCopy, is_reference, parse_bytes
 
 
 async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
@@ -54,6 +60,7 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             region=await required(bucket.region),
             access_key=bucket.access_key or "",
             secret_key=bucket.secret_key or "",
+            posture=_posture(plan, bucket.name),
         )
     return Site(
         servers={
@@ -66,7 +73,12 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
         services=services,
         buckets=buckets,
         clusters={
-            cluster.name: ClusterAccess(name=cluster.name, kubeconfig=cluster.kubeconfig or "", context=cluster.context)
+            cluster.name: ClusterAccess(
+                name=cluster.name,
+                kubeconfig=cluster.kubeconfig or "",
+                context=cluster.context,
+                sealed_secrets=cluster.sealed_secrets or "",
+            )
             for cluster in plan.clusters
         },
         jobs=_jobs(plan),
@@ -76,11 +88,77 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             for item in plan.backups.databases
             if item.base is not None
         },
+        files={
+            item.copy_to.name: await _files(plan, item, item.copy_to, secrets)
+            for item in plan.backups.files
+            if item.copy_to is not None
+        },
+        escrow=await _escrow(plan, secrets),
         scratch=ScratchBudget(
             disk=parse_bytes(plan.backups.scratch.disk),
             instances=plan.backups.scratch.instances,
             lifetime=plan.backups.scratch.lifetime,
         ),
+    )
+
+
+def _posture(plan: DrPlan, name: str) -> BucketPosture:
+    bucket = plan.bucket(name)
+    kept = [item.retention for item in plan.backups.files if item.versions and item.bucket == name]
+    stores = {
+        store
+        for item in plan.backups.databases
+        for part in (item.dump, item.base, item.incremental, item.wal)
+        if part is not None
+        for store in part.stores
+    }
+    stores |= {plan.backups.escrow.bucket} if plan.backups.escrow is not None else set()
+    stores |= {item.copy_to.bucket for item in plan.backups.files if item.copy_to is not None}
+    return BucketPosture(
+        purpose=bucket.purpose,
+        versioning=bucket.versioning,
+        object_lock=LockMode(bucket.object_lock),
+        encryption=bucket.encryption or "",
+        replicates_to=bucket.replicates_to or "",
+        keep_versions=max((timedelta.max if each == "forever" else each for each in kept), default=None),
+        used=(bucket.prefix,) if name in stores else (),
+    )
+
+
+async def _files(plan: DrPlan, item: FileBackup, copy: FilesCopy, secrets: Secrets) -> FilesPolicy:
+    if item.bucket is None or item.retention == "forever":
+        raise UserError(f"The copy `{copy.name}` needs a `bucket` to copy from, and a `retention` in days.")
+    return FilesPolicy(
+        name=copy.name,
+        component=item.component,
+        bucket=item.bucket,
+        prefix=item.prefix,
+        copy_bucket=copy.bucket,
+        copy_prefix=plan.bucket(copy.bucket).prefix,
+        schedule=copy.schedule,
+        retention=item.retention,
+        signing_key=plan.backups.signing_key,
+        trusted_signers=tuple(
+            [await secrets.resolve(each) if is_reference(each) else each for each in plan.backups.signers]
+        ),
+    )
+
+
+async def _escrow(plan: DrPlan, secrets: Secrets) -> EscrowPolicy | None:
+    found = plan.backups.escrow
+    if found is None:
+        return None
+
+    async def resolved(values: Sequence[str]) -> tuple[str, ...]:
+        return tuple([await secrets.resolve(each) if is_reference(each) else each for each in values])
+
+    return EscrowPolicy(
+        bucket=found.bucket,
+        prefix=plan.bucket(found.bucket).prefix,
+        schedule=found.schedule,
+        recipients=await resolved(plan.backups.recipients),
+        signing_key=plan.backups.signing_key,
+        trusted_signers=await resolved(plan.backups.signers),
     )
 
 

@@ -18,10 +18,11 @@ from actions.adapters.executor import SubprocessExecutor
 from actions.adapters.postgres import PostgresServers
 from actions.adapters.postgres_tables import PostgresTables
 from actions.adapters.postgres_tools import PostgresPrograms
-from actions.adapters.s3 import S3Store
+from actions.adapters.s3_buckets import S3Buckets
 from actions.adapters.scratch import ScratchInstances
 from actions.adapters.secrets import SecretReferences
 from actions.backup.engines import PhysicalEngines
+from actions.backup.files import FileCopies
 from actions.backup.jobs import SPOOL, Engines
 from actions.backup.jobs import main as job_main
 from actions.backup.logical import LogicalEngine
@@ -47,10 +48,11 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
         )
     references = secret_references(settings, plan)
     site = await site_of(plan, SecretReferences())
-    postgres, objects = PostgresServers(site, references), S3Store(site, references)
+    postgres, objects = PostgresServers(site, references), S3Buckets(site, references)
     spool = (folder or spec.parent.resolve()) / SPOOL
     engine = _engine(settings, site, postgres, objects, references, SystemClock(), spool=spool)
-    engines = Engines(engine, PhysicalEngines(site, {}), _tables(settings, site, references, spool))
+    tables, files = _tables(settings, site, references, spool), _files(site, objects, references)
+    engines = Engines(engine, PhysicalEngines(site, {}), tables, files)
     return await job_main(spec, engines, hide=settings.mask, folder=folder, message=message)
 
 
@@ -58,7 +60,9 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     """Everything an action may touch, on the site of the plan file; `database` is the bot's own."""
     # Not needed by a job, and slow to import.
     from actions.adapters.kubernetes import KubernetesCluster
+    from actions.adapters.sealing_keys import ClusterSealingKeys
     from actions.adapters.service_check import ServiceProbe
+    from actions.backup.escrow import Escrows
     from actions.registry import kinds
     from bot.services.approvals import Policy
     from bot.services.own_runs import OwnRuns
@@ -67,11 +71,14 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     references = secret_references(settings, plan)
     site = await site_of(plan, SecretReferences())
     clock = SystemClock()
-    postgres, objects = PostgresServers(site, references), S3Store(site, references)
+    postgres, objects = PostgresServers(site, references), S3Buckets(site, references)
     return Ports(
         site=site,
         postgres=postgres,
         objects=objects,
+        buckets=objects,
+        files=_files(site, objects, references),
+        escrow=Escrows(site, ClusterSealingKeys(site, references), objects, references, clock),
         backups=_engine(settings, site, postgres, objects, references, clock),
         physical=PhysicalEngines(site, {}),
         scratch=ScratchInstances(settings.data_directory.resolve() / "scratch"),
@@ -142,6 +149,10 @@ def _engine(
 def _tables(settings: Settings, site: Site, secrets: Secrets, spool: Path | None = None) -> PostgresTables:
     private = (spool or settings.data_directory.resolve() / SPOOL) / "private"
     return PostgresTables(site, secrets, PostgresPrograms(site, secrets, private_directory=private))
+
+
+def _files(site: Site, objects: S3Buckets, secrets: Secrets) -> FileCopies:
+    return FileCopies(site, objects=objects, buckets=objects, secrets=secrets, clock=SystemClock())
 
 
 def _same_plan(settings: Settings, plan: DrPlan) -> dict[str, str]:

@@ -9,6 +9,7 @@ from actions.backup.engines import PhysicalEngines
 from actions.backup.jobs import Engines, main
 from actions.site import Site
 from tests.dump_world import DumpWorld, Keys
+from tests.fakes.files import memory_files
 
 if __name__ == "__main__":
     said = json.loads(Path(sys.argv[1]).read_text())
@@ -20,5 +21,5 @@ if __name__ == "__main__":
         said["bucket"],
         Keys(identity=said["values"]["IDENTITY"]),
     )
-    engines = Engines(world.engine, PhysicalEngines(world.site, {}), world.tables)
+    engines = Engines(world.engine, PhysicalEngines(world.site, {}), world.tables, memory_files())
     sys.exit(asyncio.run(main(Path(sys.argv[2]), engines)))

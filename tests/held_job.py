@@ -17,6 +17,7 @@ from actions.backup.manifest import SignedManifest
 from actions.ports import DumpRequest, Progress, ProgressReport
 from actions.site import BackupPolicy, Database, DatabaseRef, Site
 from tests.fakes.backups import SIGNER, MemoryBackups
+from tests.fakes.files import memory_files
 from tests.fakes.postgres import EMPTY, MemoryPostgres
 from tests.fakes.tables import MemoryTables
 from tests.fixtures.waiting import until
@@ -75,5 +76,5 @@ if __name__ == "__main__":
     engine = backups()
     held = Held(engine._site, engine._postgres)
     held.go = asked.go
-    engines = Engines(held, PhysicalEngines(engine._site, {}), MemoryTables(engine._postgres))
+    engines = Engines(held, PhysicalEngines(engine._site, {}), MemoryTables(engine._postgres), memory_files())
     sys.exit(asyncio.run(main(asked.spec, engines, folder=asked.folder, message=asked.message)))

@@ -62,7 +62,8 @@ class S3Store(ObjectStore):
         client = await self._client(bucket)
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if only_if_absent else {}
         try:
-            await self._threaded(client.put_object, Bucket=bucket, Key=key, Body=body, **condition)
+            extra = {**self._encryption(bucket), **condition}
+            await self._threaded(client.put_object, Bucket=bucket, Key=key, Body=body, **extra)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
@@ -93,6 +94,7 @@ class S3Store(ObjectStore):
             bytes=found["ContentLength"],
             modified_at=found["LastModified"].astimezone(UTC),
             version=found.get("VersionId"),
+            metadata=found.get("Metadata", {}),
         )
 
     async def list(self, bucket: str, prefix: str) -> Sequence[ObjectFacts]:
@@ -129,13 +131,19 @@ class S3Store(ObjectStore):
     # ------------------------------------------------------------ streams
 
     async def put_stream(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> int:
+        return await self._streamed(bucket, key, chunks, {})
+
+    async def _streamed(self, bucket: str, key: str, chunks: AsyncIterator[bytes], about: dict[str, Any]) -> int:
+        """`about` are further arguments of the calls that begin an object."""
         client = await self._client(bucket)
         parts = _parts(chunks)
         first = await anext(parts, b"")
+        extra = {**self._encryption(bucket), **about}
         if len(first) < PART:
-            await self.put(bucket, key, first)
+            put = functools.partial(client.put_object, Bucket=bucket, Key=key, Body=first, **extra)
+            await self._call(bucket, key, "store", put)
             return len(first)
-        start = functools.partial(client.create_multipart_upload, Bucket=bucket, Key=key)
+        start = functools.partial(client.create_multipart_upload, Bucket=bucket, Key=key, **extra)
         upload = (await self._call(bucket, key, "store", start))["UploadId"]
         try:
             return await self._send_parts(client, bucket, key, upload, first, parts)
@@ -213,6 +221,11 @@ class S3Store(ObjectStore):
                     raise TemporaryError(f"Bucket `{bucket}` gave {place} of {total} bytes of `{key}`. Try again.")
 
     # ------------------------------------------------------------ calls
+
+    def _encryption(self, bucket: str) -> dict[str, Any]:
+        entry = self._site.buckets.get(bucket)
+        asked = entry.posture.encryption if entry else ""
+        return {"ServerSideEncryption": asked} if asked else {}
 
     async def _client(self, bucket: str) -> S3Client:
         if bucket in self._clients:

@@ -30,6 +30,8 @@ from pydantic import ValidationError
 
 from actions.backup.physical import BaseRequest, FindRequest, ScratchRequest
 from actions.backup.tables import RescueRequest
+from actions.bucket_ports import Files
+from actions.buckets import BringBack, CopiesExpiry, FilesCopyRequest
 from actions.errors import DrError, PermanentError, TemporaryError
 from actions.ports import (
     AdoptRequest,
@@ -92,6 +94,7 @@ class Engines:
     backups: BackupEngine
     physical: PhysicalBackups
     tables: Tables
+    files: Files
 
 
 async def run_job(spec: JobSpec, engines: Engines, progress: Progress) -> dict[str, Any]:
@@ -158,6 +161,21 @@ async def _rescue(request: Mapping[str, Any], engines: Engines, progress: Progre
     return {"rows": await engines.tables.rescue(RescueRequest.model_validate(request), progress)}
 
 
+async def _files_copy(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    copy = await engines.files.copy(FilesCopyRequest.model_validate(request), progress)
+    return {"copy": copy.manifest.id}
+
+
+async def _files_bring_back(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    left = await engines.files.bring_back(BringBack.model_validate(request), progress)
+    return left.model_dump(mode="json")
+
+
+async def _files_expire(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    await engines.files.expire(CopiesExpiry.model_validate(request), progress)
+    return {}
+
+
 _KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], Engines, Progress], Awaitable[dict[str, Any]]]] = {
     JobKind.DUMP: _dump,
     JobKind.LOAD: _load,
@@ -170,6 +188,9 @@ _KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], Engines, Progress], Awaita
     JobKind.FIND: _find,
     JobKind.COPY: _copy,
     JobKind.RESCUE: _rescue,
+    JobKind.FILES_COPY: _files_copy,
+    JobKind.FILES_BRING_BACK: _files_bring_back,
+    JobKind.FILES_EXPIRE: _files_expire,
 }
 
 

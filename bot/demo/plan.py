@@ -120,6 +120,7 @@ def demo_plan(at: Addresses) -> DrPlan:
                 region="us-east-1",
                 endpoint=at.s3_endpoint,
                 prefix="backups/",
+                versioning=False,
                 access_key=_file(at.s3_access_key),
                 secret_key=_file(at.s3_secret_key),
             ),

@@ -14,6 +14,7 @@ from bot.plan_file.values import (
     Duration,
     Flag,
     Identifier,
+    Name,
     Part,
     Positive,
     Retention,
@@ -156,6 +157,15 @@ class DatabaseBackup(Part):
     """Archive of the write-ahead log."""
 
 
+class SecretsEscrow(Part):
+    """Where the keys that open SealedSecrets are kept for a cluster that is to replace theirs."""
+
+    bucket: Text
+    """The bucket, outside of the clusters."""
+    schedule: Schedule = "04:00 UTC"
+    """When it is made."""
+
+
 class ScratchLimits(Part):
     """What restores into scratch instances may take on the worker's machine."""
 
@@ -182,6 +192,28 @@ class ComponentBackup(Part):
     """The bucket it concerns."""
 
 
+class FilesCopy(Part):
+    """The bot's own copy of files in a bucket of another region."""
+
+    name: Name
+    """What commands call it."""
+    bucket: Text
+    """The bucket the copies go into, in another region than the files."""
+    schedule: Schedule = "03:00 UTC"
+    """When it starts."""
+
+
+class FileBackup(ComponentBackup):
+    """Files in a bucket."""
+
+    prefix: str = ""
+    """Which of the bucket's objects; empty: all."""
+    copy_to: FilesCopy | None = None
+    """The copy that the bot makes; `retention` says how long each is kept."""
+    versions: Flag = False
+    """Whether old versions in the bucket itself are the backup; they must then stay for `retention`."""
+
+
 class Backups(Part):
     """Everything about copies, and the keys that protect them."""
 
@@ -197,9 +229,11 @@ class Backups(Part):
     """Ed25519 public keys whose manifests are trusted."""
     databases: tuple[DatabaseBackup, ...] = Field(min_length=1)
     """Section 2.1: databases."""
+    escrow: SecretsEscrow | None = None
+    """Escrow of the sealing keys; without it a new cluster cannot open SealedSecrets."""
     scratch: ScratchLimits = ScratchLimits()
     """Limits of physical restores beside production."""
     applications: tuple[ComponentBackup, ...] = ()
     """Section 2.2: applications."""
-    files: tuple[ComponentBackup, ...] = ()
+    files: tuple[FileBackup, ...] = ()
     """Section 2.3: files."""

@@ -40,6 +40,9 @@ _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("backups.databases.*.wal.open_store", "buckets.*.name", "bucket", ()),
     ("backups.applications.*.bucket", "buckets.*.name", "bucket", ()),
     ("backups.files.*.bucket", "buckets.*.name", "bucket", ()),
+    ("backups.files.*.copy_to.bucket", "buckets.*.name", "bucket", ()),
+    ("backups.escrow.bucket", "buckets.*.name", "bucket", ()),
+    ("buckets.*.replicates_to", "buckets.*.name", "bucket", ()),
     ("record.witnesses.*.bucket", "buckets.*.name", "bucket", ()),
     ("approval.rules.*.slots.*.role", "roster.*.roles.*", "role", ()),
     ("approval.rules.*.services.*", "services.*.name", "service", ()),
@@ -57,6 +60,7 @@ _UNIQUE: tuple[tuple[str, str], ...] = (
     ("services.*.name", "service"),
     ("buckets.*.name", "bucket"),
     ("backups.databases.*.database", "database"),
+    ("backups.files.*.copy_to.name", "copy of files"),
     ("roster.*.id", "person"),
     ("roster.*.slack_ids.*", "Slack account"),
     ("runbooks.*.name", "runbook"),
@@ -117,6 +121,7 @@ def broken_rules(data: Mapping[str, object]) -> list[Broken]:
         *_odd_pairs(data),
         *_scratch_names(data),
         *_physical(data),
+        *_file_copies(data),
     ]
 
 
@@ -283,3 +288,20 @@ def _stores(data: Mapping[str, object], path: Path, backup: Mapping[str, object]
         if locked:
             wrong = f"`{name}` is under Object Lock, and pieces of a segment come every few seconds and go again"
             yield Broken((*path, "wal", "open_store"), wrong, "name a bucket without Object Lock")
+
+
+def _file_copies(data: Mapping[str, object]) -> Iterator[Broken]:
+    for path, item in find(data, "backups.files.*"):
+        if not isinstance(item, Mapping):
+            continue
+        copied = item.get("copy_to")
+        if (isinstance(copied, Mapping) or item.get("versions")) and item.get("bucket") is None:
+            yield Broken(path, "nobody knows where these files are", "add `bucket`")
+        if not isinstance(copied, Mapping):
+            continue
+        if copied.get("bucket") == item.get("bucket"):
+            wrong = f"`{item.get('bucket')}` would be copied into itself"
+            yield Broken((*path, "copy_to", "bucket"), wrong, "name a bucket in another region")
+        if item.get("retention") == "forever":
+            wrong = "a whole copy a day for ever fills any bucket"
+            yield Broken((*path, "retention"), wrong, "give the time a copy is kept, such as 30d")

@@ -2,7 +2,7 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -98,6 +98,8 @@ class Cluster(Part):
     """Context in the kubeconfig; empty: its current one."""
     namespace: KubernetesName
     """Namespace of services that name none."""
+    sealed_secrets: KubernetesName | None = None
+    """Namespace of its SealedSecrets controller; empty: it has none."""
 
 
 class Workload(Part):
@@ -186,3 +188,7 @@ class Bucket(Part):
     """Whether versioning is expected."""
     object_lock: ObjectLock = ObjectLock.OFF
     """Expected Object Lock mode; a witness needs `compliance`."""
+    encryption: Literal["AES256", "aws:kms"] | None = None
+    """What the store is asked to encrypt every object with (AES256, aws:kms), beside the bot's own; empty: nothing."""
+    replicates_to: Text | None = None
+    """Bucket the store itself replicates this one into."""

@@ -75,6 +75,7 @@ def recurring(plan: DrPlan, wanted: Iterable[str] = ()) -> Sequence[Recurring]:
     lines: list[Recurring] = []
     for backup in plan.backups.databases:
         lines += _of(plan, backup)
+    lines += [*_files(plan), *_escrows(plan)]
     known = {line.params.get("server") for line in lines}
     lines += [
         Recurring(
@@ -108,6 +109,24 @@ def _of(plan: DrPlan, backup: DatabaseBackup) -> list[Recurring]:
         lines.append(_line(f"incremental/{server}", "backup.base", incremental, rhythm, group))
     lines.append(_line(f"check-base/{server}", "backup.check_base", {"server": server}, Schedule(CHECK_BASE).until))
     return lines
+
+
+def _files(plan: DrPlan) -> list[Recurring]:
+    copied = [item.copy_to for item in plan.backups.files if item.copy_to is not None]
+    return [
+        _line(f"files/{copy.name}", "files.copy", {"name": copy.name}, Schedule(copy.schedule).until) for copy in copied
+    ]
+
+
+def _escrows(plan: DrPlan) -> list[Recurring]:
+    escrow = plan.backups.escrow
+    if escrow is None:
+        return []
+    return [
+        _line(f"escrow/{cluster.name}", "secrets.escrow", {"cluster": cluster.name}, Schedule(escrow.schedule).until)
+        for cluster in plan.clusters
+        if cluster.sealed_secrets is not None
+    ]
 
 
 def _line(

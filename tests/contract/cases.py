@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 
 from actions.backup.physical import BackupKind
+from actions.buckets import FilesCopyRequest
 from actions.catalog.application import RolloutParams, ScaleParams
 from actions.catalog.backup import AdoptParams, DumpParams, UploadParams, VerifyParams
 from actions.catalog.base import BaseParams, CheckBaseParams
+from actions.catalog.escrow import EscrowParams
+from actions.catalog.files import CopyParams, UndeleteParams
+from actions.catalog.files import RestoreParams as RestoreFilesParams
 from actions.catalog.plan_file import ActivateParams
 from actions.catalog.point import PointParams
 from actions.catalog.proof import ProveParams, When
@@ -17,13 +24,14 @@ from actions.catalog.run import AnswerParams, RunParams
 from actions.catalog.scratch import ScratchParams
 from actions.catalog.swap import SwapParams
 from actions.contract import JournalState, Lock, Plan, Risk
+from actions.ports import no_progress
 from actions.steps.workloads import ScaleWorkload
 from tests.contract.kit import ActionCase
 from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import with_bases
 from tests.fakes.s3 import MemoryObject
-from tests.fakes.world import ADOPTABLE, API, HEALTH, START, World, a_world
+from tests.fakes.world import ADOPTABLE, API, HEALTH, START, World, a_world, damage_files
 
 QUOTES = "sh\"op'; DROP DATABASE x; --"
 UNICODE = "größe ☃"
@@ -73,6 +81,22 @@ def with_a_broken_image() -> World:
     """No pod of the application becomes ready, before as after."""
     world = a_world()
     world.cluster.workloads[API].broken = True
+    return world
+
+
+def with_old_copies() -> World:
+    """Files that were copied 40 and 31 days ago, before one was deleted and one replaced."""
+    world = a_world(files_damaged=False)
+
+    async def copy() -> None:
+        for days in (40, 31):
+            world.clock.advance(-timedelta(days=days))
+            await world.files.copy(FilesCopyRequest(id=f"uploads-{days}", name="uploads"), no_progress)
+            world.clock.advance(timedelta(days=days))
+
+    with ThreadPoolExecutor(max_workers=1) as pool:  # worlds are made within a running loop
+        pool.submit(asyncio.run, copy()).result()
+    damage_files(world.buckets)
     return world
 
 
@@ -199,6 +223,31 @@ CASES = (
         "scratch-start", "scratch.start", ScratchParams(scratch=SCRATCH_ID), partial(with_a_scratch, running=False)
     ),
     ActionCase("scratch-discard", "scratch.discard", ScratchParams(scratch=SCRATCH_ID), with_a_scratch, undoable=False),
+    ActionCase("copy-files", "files.copy", CopyParams(name="uploads"), a_world),
+    ActionCase("copy-files-again", "files.copy", CopyParams(name="uploads"), with_old_copies),
+    ActionCase(
+        "restore-files",
+        "files.restore",
+        RestoreFilesParams(name="uploads", into="backups"),
+        with_old_copies,
+        undoable=False,
+    ),
+    ActionCase(
+        "restore-files-replacing",
+        "files.restore",
+        RestoreFilesParams(name="uploads", prefix="a/", replace=True),
+        with_old_copies,
+        undoable=False,
+    ),
+    ActionCase("undelete", "files.undelete", UndeleteParams(name="uploads", at="9:00"), a_world, undoable=False),
+    ActionCase(
+        "undelete-replacing",
+        "files.undelete",
+        UndeleteParams(name="uploads", at="4h ago", prefix="a/", replace=True),
+        a_world,
+        undoable=False,
+    ),
+    ActionCase("escrow", "secrets.escrow", EscrowParams(), a_world),
     ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),
     ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),
     ActionCase("rollout", "application.rollout", RolloutParams(service="shop"), a_world, undoable=False),

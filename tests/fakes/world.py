@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import pyrage
+
+from actions.backup.escrow import Escrows
+from actions.backup.files import FileCopies
 from actions.backup.jobs import Engines
 from actions.backup.manifest import Fingerprint, Sequence
 from actions.ports import Autoscaler, GitOps, Ports
@@ -14,6 +18,8 @@ from actions.site import (
     ClusterAccess,
     Database,
     DatabaseRef,
+    EscrowPolicy,
+    FilesPolicy,
     Invariant,
     PhysicalPolicy,
     Server,
@@ -23,15 +29,17 @@ from actions.site import (
     WorkloadRef,
 )
 from tests.fakes.backups import SIGNER, SIGNING_PEM, MemoryBackups
+from tests.fakes.buckets import MemoryBuckets
 from tests.fakes.clock import MemoryClock
 from tests.fakes.cluster import MemoryCluster
 from tests.fakes.executor import MemoryExecutor
+from tests.fakes.files import KEY_PEM, KEY_SIGNER, memory_files
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical import MemoryPhysical, MemoryScratch
 from tests.fakes.plan_versions import MemoryPlanVersions
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.runs import MemoryRuns
-from tests.fakes.s3 import MemoryObjects
+from tests.fakes.sealing_keys import MemorySealingKeys
 from tests.fakes.secrets import MemorySecrets
 from tests.fakes.service import MemoryServiceCheck
 from tests.fakes.tables import MemoryTables
@@ -45,7 +53,11 @@ SECRETS = {
     "env:IDENTITY": "AGE-SECRET-KEY-CANARY",
     "env:SIGNING_KEY": SIGNING_PEM,
     "env:KUBECONFIG": "canary-kubeconfig",
+    "in the cluster": "canary-sealed",  # the beginning of every sealing key
 }
+
+CUSTODIAN = str(pyrage.x25519.Identity.generate())
+CUSTODIAN_KEY = str(pyrage.x25519.Identity.from_str(CUSTODIAN).to_public())
 
 START = datetime.fromisoformat("2026-11-23T10:12:00+00:00")
 
@@ -71,7 +83,11 @@ class World(Ports):
     """The ports of an action, known to be fakes, so that a test can arrange and look behind them."""
 
     postgres: MemoryPostgres
-    objects: MemoryObjects
+    objects: MemoryBuckets
+    buckets: MemoryBuckets
+    files: FileCopies
+    escrow: Escrows
+    sealing: MemorySealingKeys
     backups: MemoryBackups
     physical: MemoryPhysical
     scratch: MemoryScratch
@@ -117,8 +133,27 @@ def a_site(
         servers={name: Server(name=name, admin_dsn=f"env:{name.upper()}_DSN") for name in ("primary", "spare")},
         databases={database: protected},
         services={"shop": shop},
-        buckets={"backups": Bucket(name="backups", access_key="env:S3_KEY", secret_key="env:S3_SECRET")},
-        clusters={"main": ClusterAccess(name="main", kubeconfig="env:KUBECONFIG")},
+        buckets={
+            name: Bucket(name=name, region=region, access_key="env:S3_KEY", secret_key="env:S3_SECRET")
+            for name, region in (("backups", "eu-1"), ("uploads", "eu-1"), ("uploads-copy", "us-1"))
+        },
+        files={
+            "uploads": FilesPolicy(
+                name="uploads",
+                component="Uploads",
+                bucket="uploads",
+                copy_bucket="uploads-copy",
+                signing_key="env:FILES_KEY",
+                trusted_signers=(KEY_SIGNER,),
+            )
+        },
+        clusters={"main": ClusterAccess(name="main", kubeconfig="env:KUBECONFIG", sealed_secrets="kube-system")},
+        escrow=EscrowPolicy(
+            bucket="backups",
+            recipients=(CUSTODIAN_KEY,),
+            signing_key="env:FILES_KEY",
+            trusted_signers=(KEY_SIGNER,),
+        ),
         backups={database: policy},
         physical={"primary": _physical()} if physical else {},
     )
@@ -145,13 +180,21 @@ def a_world(
     gitops: bool = True,
     local: bool = False,
     physical: bool = False,
+    files_damaged: bool = True,
 ) -> World:
     """A shop whose database was damaged after the dump of 02:00 UTC, or is `missing`. It is 10:12 UTC."""
     site = a_site(database=database, service=service, spare=spare, local=local, physical=physical)
     clock = MemoryClock(START)
     postgres = _servers(site.databases[database].ref, missing=missing)
     backups = _catalogue(site, postgres, clock, database)
-    objects = MemoryObjects("backups", clock=clock)
+    objects = _buckets(clock)
+    if files_damaged:
+        damage_files(objects)
+    files = memory_files(site, objects, clock)
+    sealing = MemorySealingKeys()
+    for name, private, days in (("key-old", "canary-sealed-old", 60), ("key-new", "canary-sealed-new", 20)):
+        sealing.add("main", name, private, at=START - timedelta(days=days))
+    signing = MemorySecrets({"env:FILES_KEY": KEY_PEM})
     scratch = MemoryScratch(postgres, clock)
     engine = MemoryPhysical(site, postgres, scratch, clock)
     tables = MemoryTables(postgres)
@@ -161,11 +204,15 @@ def a_world(
         site=site,
         postgres=postgres,
         objects=objects,
+        buckets=objects,
+        files=files,
+        sealing=sealing,
+        escrow=Escrows(site, sealing, objects, signing, clock),
         backups=backups,
         physical=engine,
         scratch=scratch,
         tables=tables,
-        executor=MemoryExecutor(Engines(backups, engine, tables)),
+        executor=MemoryExecutor(Engines(backups, engine, tables, files)),
         cluster=_workloads(gitops=gitops),
         service=service_check,
         secrets=MemorySecrets(SECRETS),
@@ -173,6 +220,21 @@ def a_world(
         runs=MemoryRuns(),
         plan_versions=MemoryPlanVersions(),
     )
+
+
+def _buckets(clock: MemoryClock) -> MemoryBuckets:
+    """Uploads are kept in versions."""
+    buckets = MemoryBuckets("backups", "uploads", "uploads-copy", clock=clock)
+    buckets.keep_versions("uploads")
+    for number, (key, body) in enumerate((("a/cat.jpg", b"cat"), ("a/dog.jpg", b"dog"), ("b/tax.pdf", b"tax"))):
+        buckets.arrange("uploads", key, body, at=START - timedelta(days=50, minutes=number))
+    return buckets
+
+
+def damage_files(buckets: MemoryBuckets) -> None:
+    """Two hours ago one upload was replaced, an hour ago one was deleted."""
+    buckets.arrange("uploads", "a/dog.jpg", b"DOG", at=START - timedelta(hours=2))
+    buckets.arrange("uploads", "a/cat.jpg", None, at=START - timedelta(hours=1))
 
 
 def _servers(ref: DatabaseRef, *, missing: bool) -> MemoryPostgres:

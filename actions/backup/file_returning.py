@@ -1,0 +1,208 @@
+"""Files brought back: out of a copy, or out of the versions of their own bucket.
+
+Nothing is ever deleted but delete markers, and what is replaced stays in the bucket as an older version. A file that
+is there now and was not then is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+
+from actions.backup.file_catalogue import FileCatalogue, identity
+from actions.bucket_ports import Buckets
+from actions.buckets import BringBack, FileEntry, FilesDifference, FilesSource, ObjectAttributes, ObjectVersion
+from actions.errors import UserError, VerificationError
+from actions.ports import ObjectStore, Progress, ProgressReport
+from actions.site import FilesPolicy
+
+AT_ONCE = 16
+EXAMPLES = 5
+NOTE = "drbot-restored"
+META_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class Need:
+    """One file that is not as it was. `entry` is where its bytes come from: a copy, or a version of the bucket."""
+
+    key: str
+    entry: FileEntry | ObjectVersion
+    changed: bool  # there is another version now
+    markers: tuple[ObjectVersion, ...] = ()  # all that hides the wanted version, when nothing else does
+
+    @property
+    def note(self) -> str:
+        """What tells, on the object, which version it was made from."""
+        return identity(self.entry)[:32]
+
+
+@dataclass
+class Findings:
+    """How the files differ, with what would have to be done."""
+
+    state_of: datetime
+    wanted: int = 0
+    same: int = 0
+    later: list[str] = field(default_factory=list)
+    needs: list[Need] = field(default_factory=list)
+
+
+class Returning:
+    """Compares and brings back for one policy."""
+
+    def __init__(self, policy: FilesPolicy, objects: ObjectStore, buckets: Buckets, catalogue: FileCatalogue) -> None:
+        self._policy, self._objects, self._buckets, self._catalogue = policy, objects, buckets, catalogue
+
+    async def difference(self, source: FilesSource) -> FilesDifference:
+        found = await self._findings(source)
+        missing = [need for need in found.needs if not need.changed]
+        changed = [need for need in found.needs if need.changed]
+        examples = {
+            "missing": [need.key for need in missing],
+            "changed": [need.key for need in changed],
+            "later": found.later,
+        }
+        return FilesDifference(
+            state_of=found.state_of,
+            wanted=found.wanted,
+            same=found.same,
+            missing=len(missing),
+            missing_bytes=sum(need.entry.bytes for need in missing),
+            hidden=sum(bool(need.markers) for need in missing),
+            changed=len(changed),
+            changed_bytes=sum(need.entry.bytes for need in changed),
+            later=len(found.later),
+            examples={name: tuple(keys[:EXAMPLES]) for name, keys in examples.items() if keys},
+            versioned=(await self._buckets.facts(self._target(source))).versioning,
+        )
+
+    async def bring_back(self, request: BringBack, progress: Progress) -> FilesDifference:
+        target = self._target(request.source)
+        found = await self._findings(request.source)
+        needs = [need for need in found.needs if request.replace or not need.changed]
+        if any(need.changed for need in needs) and (await self._buckets.facts(target)).versioning is not True:
+            raise UserError(
+                f"Bucket `{target}` keeps no versions, so what is replaced would be lost. Turn versioning on, or bring "
+                "back only what is missing."
+            )
+        done, total = 0, sum(need.entry.bytes for need in needs)
+        for place in range(0, len(needs), AT_ONCE):
+            batch = needs[place : place + AT_ONCE]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for need in batch:
+                        group.create_task(self._one(target, need))
+            except* Exception as errors:  # noqa: BLE001 - the first one is raised as it was
+                raise errors.exceptions[0] from None
+            done += sum(need.entry.bytes for need in batch)
+            progress(ProgressReport(done=done, total=total, phase="bring back"))
+        return await self.difference(request.source)
+
+    # ------------------------------------------------------------ looking
+
+    def _target(self, source: FilesSource) -> str:
+        return source.into or self._policy.bucket
+
+    async def _findings(self, source: FilesSource) -> Findings:
+        prefix = self._policy.prefix + source.prefix
+        now = await self._buckets.versions(self._target(source), prefix)
+        if source.copy_id is not None:
+            return await self._from_copy(source.copy_id, prefix, self._target(source), now)
+        if source.as_of is None:
+            raise UserError("Say what the files are brought back from: a copy, or a moment.")
+        if source.into not in (None, self._policy.bucket):
+            raise UserError("Versions are brought back in their own bucket alone; use a copy for another one.")
+        return await self._from_versions(source.as_of, now)
+
+    async def _from_copy(self, copy: str, prefix: str, target: str, now: Sequence[ObjectVersion]) -> Findings:
+        manifest = await self._catalogue.usable(self._policy, copy)
+        current = {item.key: item for item in now if item.latest and not item.marker}
+        found = Findings(manifest.state_of)
+        wanted = {
+            entry.key: entry
+            for part in await self._catalogue.parts(self._policy, manifest)
+            for entry in part.entries
+            if entry.key.startswith(prefix)
+        }
+        found.wanted = len(wanted)
+        found.later = sorted(current.keys() - wanted.keys())
+        for key, entry in sorted(wanted.items()):
+            await self._sort_in(found, Need(key, entry, changed=key in current), current.get(key), target)
+        return found
+
+    async def _from_versions(self, as_of: datetime, now: Iterable[ObjectVersion]) -> Findings:
+        found = Findings(as_of)
+        for key, group in groupby(now, key=lambda item: item.key):
+            versions = list(group)  # newest first
+            then = next((item for item in versions if item.modified_at <= as_of), None)
+            current = versions[0] if not versions[0].marker else None
+            if then is None or then.marker:
+                if current is not None:
+                    found.later.append(key)
+                continue
+            found.wanted += 1
+            hiding = versions[: versions.index(then)]
+            markers = tuple(hiding) if all(item.marker for item in hiding) else ()
+            need = Need(key, then, changed=current is not None, markers=markers)
+            await self._sort_in(found, need, current, self._policy.bucket)
+        return found
+
+    async def _sort_in(self, found: Findings, need: Need, current: ObjectVersion | None, target: str) -> None:
+        if current is not None and await self._same(need, current, target):
+            found.same += 1
+        else:
+            found.needs.append(need)
+
+    async def _same(self, need: Need, current: ObjectVersion, target: str) -> bool:
+        if current.bytes != need.entry.bytes:
+            return False
+        if isinstance(need.entry, ObjectVersion) and current.version == need.entry.version:
+            return True
+        if current.etag == need.entry.etag:
+            return True
+        # The same bytes, stored in other parts or encrypted anew, have another tag: what we wrote ourselves says so.
+        facts = await self._objects.head(target, need.key)
+        return facts is not None and facts.metadata.get(NOTE, "") == need.note
+
+    # ------------------------------------------------------------ bringing back
+
+    async def _one(self, target: str, need: Need) -> None:
+        if isinstance(need.entry, FileEntry):
+            await self._from_stored(target, need, need.entry)
+        elif need.markers:
+            # The newest last: until it goes the file stays hidden, and a rerun finds it so.
+            for marker in reversed(need.markers):
+                await self._buckets.remove_marker(target, need.key, marker.version)
+        else:
+            await self._buckets.put_on_top(target, need.key, need.entry.version, note=need.note)
+
+    async def _from_stored(self, target: str, need: Need, entry: FileEntry) -> None:
+        """Out of the copy, the bytes checked on the way: the last part is not sent when they are wrong."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            hashed = hashlib.sha256()
+            held = b""
+            async for chunk in self._objects.get_stream(self._policy.copy_bucket, entry.stored):
+                if held:
+                    yield held
+                hashed.update(chunk)
+                held = chunk
+            if hashed.hexdigest() != entry.sha256:
+                raise VerificationError(
+                    f"The copy of `{entry.key}` (`{entry.stored}`) is damaged: its SHA-256 is not that of the list. "
+                    "It was not brought back; use another copy for it."
+                )
+            yield held
+
+        await self._buckets.store(target, need.key, chunks(), _noted(entry.attributes, need.note))
+
+
+def _noted(attributes: ObjectAttributes, note: str) -> ObjectAttributes:
+    both = {**attributes.metadata, NOTE: note}
+    fits = sum(len(name) + len(value) for name, value in both.items()) <= META_BYTES
+    return attributes.model_copy(update={"metadata": both}) if fits else attributes

@@ -1,0 +1,214 @@
+"""A bucket as it is held against the bucket as the plan wants it. What cannot be seen is said, never taken as fine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from actions.buckets import BucketFacts, LifecycleRule, Trial
+from actions.contract import Finding, Verdict
+from actions.site import Bucket, LockMode, Site
+from actions.steps.phrases import names, span
+
+WITNESS = "witness"
+
+
+def posture_findings(site: Site, bucket: Bucket, facts: BucketFacts) -> list[Finding]:
+    """One finding for each thing that was looked at."""
+    return [
+        *_versioning(bucket, facts),
+        *_lock(site, bucket, facts),
+        *_encryption(bucket, facts),
+        *_lifecycle(bucket, facts),
+        *_replication(bucket, facts),
+    ]
+
+
+def trial_findings(bucket: str, trials: Sequence[Trial]) -> list[Finding]:
+    """What was tried on a bucket."""
+    found = [
+        _stop(
+            f"bucket {bucket}",
+            f"`{bucket}` does not {trial.what}: {trial.problem}.",
+            "Backups cannot rest on it. Look at the store's version and at its settings for checksums.",
+        )
+        for trial in trials
+        if trial.problem
+    ]
+    return found or [_ok(f"bucket {bucket}", f"`{bucket}` does {', '.join(trial.what for trial in trials)}")]
+
+
+def apart_findings(site: Site) -> list[Finding]:
+    """Copies that a plan keeps for the loss of a region, in the region they are kept for."""
+    pairs = [(policy.bucket, policy.copy_bucket, f"copy of `{policy.component}`") for policy in site.files.values()]
+    pairs += [
+        (policy.wal_buckets[0], policy.wal_buckets[1], f"WAL of server `{policy.server}`")
+        for policy in site.physical.values()
+        if len(policy.wal_buckets) == 2
+    ]
+    return [
+        _warn(
+            what,
+            f"The {what} is in `{first}` and `{second}`, which are in one region (`{site.buckets[first].region}`) "
+            "of one store: both are lost together.",
+            "Name a bucket of another region in the plan file.",
+        )
+        for first, second, what in pairs
+        if (site.buckets[first].region, site.buckets[first].endpoint)
+        == (site.buckets[second].region, site.buckets[second].endpoint)
+    ]
+
+
+def _versioning(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
+    check, wanted = f"versioning of {bucket.name}", bucket.posture.versioning
+    if facts.versioning is None:
+        if wanted:
+            yield _unseen(check, bucket.name, facts, "versioning")
+    elif wanted and not facts.versioning:
+        yield _stop(
+            check,
+            f"Bucket `{bucket.name}` keeps no versions, the plan says it does: what is overwritten or deleted is gone.",
+            f"`aws s3api put-bucket-versioning --bucket {bucket.name} "
+            "--versioning-configuration Status=Enabled`, or correct the plan file.",
+        )
+    else:
+        yield _ok(check, "on" if facts.versioning else "off, as the plan has it")
+
+
+def _lock(site: Site, bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
+    check, wanted = f"Object Lock of {bucket.name}", bucket.posture.object_lock
+    pieces = any(policy.open_bucket == bucket.name for policy in site.physical.values())
+    if facts.object_lock is None or facts.lockable is None:
+        if wanted is not LockMode.OFF or pieces:
+            yield _unseen(check, bucket.name, facts, "object lock")
+    elif pieces and facts.object_lock is not LockMode.OFF:
+        yield _stop(
+            check,
+            f"Bucket `{bucket.name}` locks every object, and gets a piece of WAL every few seconds.",
+            "Take the default retention off, or name another bucket as `open_store`.",
+        )
+    elif wanted is LockMode.OFF:
+        yield _ok(check, "off" if facts.object_lock is LockMode.OFF else f"on ({facts.object_lock})")
+    elif bucket.posture.purpose == WITNESS:
+        # A checkpoint brings its own lock, so the bucket only has to allow one.
+        if facts.lockable:
+            yield _ok(check, "on; every checkpoint brings its own lock")
+        else:
+            yield _stop(check, f"Bucket `{bucket.name}` has no Object Lock.", "Make a new bucket with Object Lock on.")
+    elif facts.object_lock not in (wanted, LockMode.COMPLIANCE):
+        yield _stop(
+            check,
+            f"Bucket `{bucket.name}` locks new objects by default as `{facts.object_lock}`, the plan says `{wanted}`: "
+            "whoever has its keys can delete what is in it.",
+            "Give the bucket a default retention; a bucket made without Object Lock must be made anew.",
+        )
+    else:
+        how_long = "" if facts.locked_for is None else f", for {span(facts.locked_for)}"
+        yield _ok(check, f"{facts.object_lock}{how_long}")
+
+
+def _encryption(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
+    check, wanted = f"encryption of {bucket.name}", bucket.posture.encryption
+    if not wanted:
+        return
+    if facts.encryption is None:
+        # The bot asks for it with every object, and the trials see whether it is given.
+        yield _unseen(
+            check, bucket.name, facts, "encryption", harm="Whether it is given is seen by `/dr doctor` alone."
+        )
+    elif facts.encryption != wanted:
+        now = f"`{facts.encryption}`" if facts.encryption else "not at all"
+        yield _warn(
+            check,
+            f"Bucket `{bucket.name}` encrypts by default {now}, the plan says `{wanted}`. The bot asks for it with "
+            "every object; what others store there gets the default.",
+            "Set the bucket's default encryption, or correct the plan file.",
+        )
+    else:
+        yield _ok(check, wanted)
+
+
+def _lifecycle(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
+    check, posture = f"lifecycle of {bucket.name}", bucket.posture
+    if not posture.used and posture.keep_versions is None:
+        return
+    if facts.lifecycle is None:
+        yield _unseen(check, bucket.name, facts, "lifecycle", harm="A rule there may delete what a restore needs.")
+        return
+    found = [finding for rule in facts.lifecycle for finding in _rule(check, bucket, rule)]
+    yield from found
+    if posture.keep_versions is not None and not found:
+        how = [rule.deletes_versions_after for rule in facts.lifecycle if rule.deletes_versions_after is not None]
+        yield _ok(check, f"old versions stay {span(min(how)) if how else 'for ever'}")
+    elif not found:
+        yield _ok(check, "no rule deletes what the bot needs")
+
+
+def _rule(check: str, bucket: Bucket, rule: LifecycleRule) -> Iterator[Finding]:
+    posture = bucket.posture
+    some = " some of" if rule.narrowed else ""
+    touched = [used for used in posture.used if used.startswith(rule.prefix) or rule.prefix.startswith(used)]
+    if rule.deletes_after is not None and (touched or posture.keep_versions is not None):
+        where = names(touched) if touched and any(touched) else f"bucket `{bucket.name}`"
+        yield _stop(
+            check,
+            f"Rule `{rule.name}` of bucket `{bucket.name}` deletes{some} what is under `{rule.prefix or '/'}` "
+            f"{_age(rule.deletes_after)}: by age alone, also what a backup in {where} still needs.",
+            "Take the rule off. The bot deletes by what needs what, when the plan's time is over.",
+        )
+    if rule.archives_after is not None and touched:
+        yield _warn(
+            check,
+            f"Rule `{rule.name}` of bucket `{bucket.name}` moves{some} what is under `{rule.prefix or '/'}` into an "
+            f"archive {_age(rule.archives_after)}: reading it takes hours.",
+            "Take the rule off, or keep it from what a restore within the RTO needs.",
+        )
+    kept = rule.deletes_versions_after
+    if posture.keep_versions is not None and kept is not None and kept < posture.keep_versions:
+        yield _stop(
+            check,
+            f"Rule `{rule.name}` of bucket `{bucket.name}` deletes{some} old versions {_age(kept)}, the plan keeps "
+            f"them for {span(posture.keep_versions)}.",
+            f"Set `NoncurrentDays` of the rule to at least {posture.keep_versions.days}.",
+        )
+
+
+def _age(after: timedelta) -> str:
+    return f"after {after.days} d" if after else "at once"
+
+
+def _replication(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
+    check, wanted = f"replication of {bucket.name}", bucket.posture.replicates_to
+    if not wanted:
+        return
+    if facts.replicates_to is None:
+        yield _unseen(check, bucket.name, facts, "replication")
+    elif wanted not in facts.replicates_to:
+        to = names(facts.replicates_to) or "nowhere"
+        yield _stop(
+            check,
+            f"Bucket `{bucket.name}` is replicated {to if to == 'nowhere' else f'to {to}'}, the plan says to "
+            f"`{wanted}`.",
+            "Set up the replication, or correct the plan file. What was there before it needs a batch job.",
+        )
+    else:
+        deletes = "with" if facts.replicates_deletes else "without"
+        yield _ok(check, f"to `{wanted}`, {deletes} delete markers")
+
+
+def _unseen(check: str, bucket: str, facts: BucketFacts, setting: str, *, harm: str = "") -> Finding:
+    why = facts.unseen.get(setting, "the store does not tell")
+    detail = f"The {setting} of bucket `{bucket}` cannot be seen: {why}. {harm}".strip()
+    return _warn(check, detail, "Look at it in the store's own console, or give the bot's key the right to read it.")
+
+
+def _ok(check: str, detail: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.OK, detail=detail)
+
+
+def _warn(check: str, detail: str, hint: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.WARN, detail=detail, hint=hint)
+
+
+def _stop(check: str, detail: str, hint: str) -> Finding:
+    return Finding(check=check, verdict=Verdict.STOP, detail=detail, hint=hint)
