@@ -77,9 +77,9 @@ def _nothing_to_close() -> None:
 class OpenedObject:
     """An object being read; leaving the context ends the reading, whether it was begun or not."""
 
-    bytes: int
     attributes: ObjectAttributes
     chunks: AsyncIterator[bytes]
+    bytes: int
     close: Callable[[], object] = _nothing_to_close
 
     def __enter__(self) -> Self:

@@ -30,6 +30,7 @@ ADDRESSES = {
     "DR_HEALTH_URL": "http://127.0.0.1:1/",
     "DR_BACKUP_REGION": "here",
     "DR_FILES_REGION": "here",
+    "DR_FILES_COPY_REGION": "there",
     "DR_WITNESS_REGION": "here",
     "DR_FILES_ENDPOINT": "http://127.0.0.1:1",
     "DR_RECIPIENT_PROVER": "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",

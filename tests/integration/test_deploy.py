@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from actions.adapters import kubernetes_jobs as jobs
 from actions.adapters.kubernetes import KubernetesCluster
+from actions.adapters.sealing_keys import ClusterSealingKeys
 from actions.adapters.secrets import SecretReferences
 from actions.ports import JobKind, JobSpec, no_progress
 from actions.site import ClusterAccess, JobPlace, Site, WorkloadKind, WorkloadRef
@@ -270,6 +271,18 @@ async def test_worker_has_the_rights_that_workloads_need_and_no_more(server_dire
         assert used(stand_in.seen, "production") == granted("production")
         assert used(stand_in.seen, "argocd") == granted("argocd")
         assert {use.namespace for use in stand_in.seen} == {"production", "argocd"}
+
+
+async def test_worker_may_list_the_sealing_keys_and_no_more(server_directory: Path) -> None:
+    async with ClusterStandIn(server_directory, custom_resources=False) as stand_in:
+        access = ClusterAccess(name="here", kubeconfig=f"file:{stand_in.kubeconfig}", sealed_secrets="sealed-secrets")
+        sealing = ClusterSealingKeys(Site(clusters={"here": access}), SecretReferences({}))
+        stand_in.seen.clear()
+        await sealing.keys("here")
+        await sealing.export("here")
+        sealing.close()
+        assert used(stand_in.seen, "sealed-secrets") == granted("sealed-secrets")
+        assert {use.namespace for use in stand_in.seen} == {"sealed-secrets"}
 
 
 def controllers() -> list[Json]:

@@ -9,8 +9,23 @@ from bot.plan_file import load
 from bot.site import site_of
 
 SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
-ADDRESSES = ("PRIMARY_HOST", "SECONDARY_HOST", "HEALTH_URL", "BACKUP_REGION", "FILES_REGION", "FILES_ENDPOINT")
-KEYS = ("RECIPIENT_PROVER", "RECIPIENT_CUSTODIAN", "MANIFEST_SIGNER", "WITNESS_REGION", "RECORD_KEY")
+ADDRESSES = (
+    "PRIMARY_HOST",
+    "SECONDARY_HOST",
+    "HEALTH_URL",
+    "BACKUP_REGION",
+    "FILES_REGION",
+    "FILES_ENDPOINT",
+    "FILES_COPY_REGION",
+)
+KEYS = (
+    "FILES_COPY_REGION",
+    "RECIPIENT_PROVER",
+    "RECIPIENT_CUSTODIAN",
+    "MANIFEST_SIGNER",
+    "WITNESS_REGION",
+    "RECORD_KEY",
+)
 
 
 async def test_the_physical_backups_of_the_shipped_plan() -> None:
@@ -28,3 +43,23 @@ async def test_the_physical_backups_of_the_shipped_plan() -> None:
     assert (policy.full_retention, policy.wal_retention) == (timedelta(days=30), timedelta(days=7))
     assert (policy.minimum_fulls, policy.slot, policy.synchronous) == (2, "drbot_wal", False)
     assert (site.scratch.disk, site.scratch.instances, site.scratch.lifetime) == (200 << 30, 3, timedelta(hours=12))
+
+
+async def test_the_files_and_buckets_of_the_shipped_plan() -> None:
+    values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
+    site = await site_of(load(SHIPPED), SecretReferences(values))
+
+    files = site.files_of("minio-data")
+    assert (files.bucket, files.copy_bucket, files.copy_prefix) == (
+        "superprismora-files",
+        "superprismora-files-copy",
+        "copies/",
+    )
+    assert (files.schedule, files.retention) == ("03:00 UTC", timedelta(days=30))
+    uploads, copies = site.buckets["superprismora-files"].posture, site.buckets["superprismora-files-copy"].posture
+    assert (uploads.versioning, uploads.keep_versions, uploads.used) == (True, timedelta(days=90), ())
+    assert (copies.encryption, copies.used) == ("AES256", ("copies/",))
+    assert site.buckets["superprismora-backups"].posture.used == ("backups/",)
+    assert site.escrow is not None
+    assert (site.escrow.bucket, site.escrow.prefix) == ("superprismora-backups", "backups/")
+    assert site.clusters["production"].sealed_secrets == "sealed-secrets"
