@@ -59,6 +59,8 @@ def test_the_shipped_plan_asks_for_what_its_table_says() -> None:
     assert lines["dump/superprismora"].until(NOW) == NOW.replace(hour=2, minute=0)
     assert lines[f"full/{server}"].until(NOW) == NOW.replace(hour=2, minute=30)
     assert lines[f"incremental/{server}"].until(NOW) == NOW.replace(minute=0)
+    assert lines["files/minio-data"].until(NOW) == NOW.replace(hour=3, minute=0)
+    assert lines["escrow/production"].until(NOW) == NOW.replace(hour=4, minute=0)
     assert lines["dump/superprismora"].key(NOW) == "schedule/dump/superprismora/2026-11-23T10:12Z"
     assert not any(name.startswith("base-wanted") for name in lines)
     wanted = recurring(shipped_plan(), [server, "unknown"])
