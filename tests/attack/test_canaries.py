@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -134,7 +135,8 @@ async def failing_command(demo: World) -> None:
         path.write_text(good)
 
 
-async def test_j10_no_secret_is_found_anywhere() -> None:
+async def test_j10_no_secret_is_found_anywhere(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(run_directory))  # where the demo makes its folder
     said: list[str] = []
     leaks: list[str] = []
     with Watch() as watch:

@@ -1,5 +1,6 @@
 """`drbot demo` as a person starts it: a process of its own, read line by line."""
 
+import os
 import queue
 import re
 import signal
@@ -21,8 +22,10 @@ DRBOT = [sys.executable, "-m", "bot.cli"]
 class DemoProcess:
     """`with` starts it and leaves it by SIGTERM. `said` is everything it has printed."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, within: Path) -> None:
+        """`within` is where its folder is made."""
         self._words = words
+        self._within = within
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.said: list[str] = []
@@ -31,6 +34,7 @@ class DemoProcess:
         self._process = subprocess.Popen(
             [*DRBOT, "demo", *self._words],
             cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(self._within)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

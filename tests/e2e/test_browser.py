@@ -51,8 +51,8 @@ def pictures(tmp_path: Path) -> Path:
     return ROOT / "docs" / "images" if PICTURES else tmp_path
 
 
-def test_two_people_restore_a_database_in_the_browser(page: Page, pictures: Path) -> None:
-    with DemoProcess("--size", SIZE) as process:
+def test_two_people_restore_a_database_in_the_browser(page: Page, pictures: Path, run_directory: Path) -> None:
+    with DemoProcess("--size", SIZE, within=run_directory) as process:
         demo = process.ready()
         before = users(demo)
         subprocess.run([*DRBOT, "demo", "damage", "--demo", str(demo.directory)], cwd=ROOT, check=True)

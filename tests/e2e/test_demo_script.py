@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -15,8 +16,8 @@ from tests.e2e.demo_process import DRBOT, ROOT, DemoProcess
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.xdist_group("demo")]
 
 
-def test_story_ends_with_everything_restored() -> None:
-    with DemoProcess("--script", "restore", "--size", "tiny") as demo:
+def test_story_ends_with_everything_restored(run_directory: Path) -> None:
+    with DemoProcess("--script", "restore", "--size", "tiny", within=run_directory) as demo:
         begun = demo.line("Starting the demo in ", within=30)
         code = demo.wait(within=360)
         said = "".join(demo.said)
@@ -48,8 +49,11 @@ def test_story_ends_with_everything_restored() -> None:
 
 
 @pytest.mark.kill
-def test_second_demo_runs_beside_the_first_and_each_goes_with_its_owner() -> None:
-    with DemoProcess("--size", "tiny") as first, DemoProcess("--size", "tiny") as second:
+def test_second_demo_runs_beside_the_first_and_each_goes_with_its_owner(run_directory: Path) -> None:
+    with (
+        DemoProcess("--size", "tiny", within=run_directory) as first,
+        DemoProcess("--size", "tiny", within=run_directory) as second,
+    ):
         one, two = first.ready(), second.ready()
         assert one.directory != two.directory
         harm = [*DRBOT, "demo", "damage", "--kind", "delete-rows", "--demo", str(one.directory)]
