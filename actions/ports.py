@@ -302,6 +302,10 @@ class Scratch(Protocol):
     async def discard(self, scratch: str, *, mark: str) -> None:
         """Stop it and remove its files. Raises UserError unless it carries exactly this mark, or was promoted."""
 
+    async def sweep(self) -> Sequence[ScratchFacts]:
+        """Remove those whose time is over, unless somebody is logged in, and what restores left that did not end.
+        Returns what was removed; a promoted one never is."""
+
 
 class Tables(Protocol):
     """Single tables of the databases of all servers: looked at, compared, brought back. Names are taken literally."""

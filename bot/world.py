@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING
 from actions.adapters.clock import SystemClock
 from actions.adapters.containment import Limits
 from actions.adapters.executor import SubprocessExecutor
+from actions.adapters.pg_waldump import PgWaldump
 from actions.adapters.postgres import PostgresServers
+from actions.adapters.postgres_physical import PhysicalPrograms
 from actions.adapters.postgres_tables import PostgresTables
 from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.s3_buckets import S3Buckets
 from actions.adapters.scratch import ScratchInstances
+from actions.adapters.scratch_server import ScratchPrograms
 from actions.adapters.secrets import SecretReferences
 from actions.backup.engines import PhysicalEngines
 from actions.backup.files import FileCopies
 from actions.backup.jobs import SPOOL, Engines
 from actions.backup.jobs import main as job_main
 from actions.backup.logical import LogicalEngine
+from actions.backup.native import NativeEngine
 from actions.errors import UserError
 from actions.ports import Clock, Executor, ObjectStore, Ports, PostgresAdmin, Secrets
-from actions.site import Site
+from actions.site import EngineKind, Site
 from bot.plan_file import DrPlan, load
 from bot.redaction import texts
 from bot.settings import ExecutorKind, Settings
@@ -48,11 +52,13 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
         )
     references = secret_references(settings, plan)
     site = await site_of(plan, SecretReferences())
-    postgres, objects = PostgresServers(site, references), S3Buckets(site, references)
+    postgres = PostgresServers(site, references, scratch=_scratch(settings))
+    objects, clock = S3Buckets(site, references), SystemClock()
     spool = (folder or spec.parent.resolve()) / SPOOL
-    engine = _engine(settings, site, postgres, objects, references, SystemClock(), spool=spool)
+    engine = _engine(settings, site, postgres, objects, references, clock, spool=spool)
+    physical = _physical(settings, site, objects, references, clock, spool=spool)
     tables, files = _tables(settings, site, references, spool), _files(site, objects, references)
-    engines = Engines(engine, PhysicalEngines(site, {}), tables, files)
+    engines = Engines(engine, physical, tables, files)
     return await job_main(spec, engines, hide=settings.mask, folder=folder, message=message)
 
 
@@ -71,7 +77,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     references = secret_references(settings, plan)
     site = await site_of(plan, SecretReferences())
     clock = SystemClock()
-    postgres, objects = PostgresServers(site, references), S3Buckets(site, references)
+    postgres, objects = PostgresServers(site, references, scratch=_scratch(settings)), S3Buckets(site, references)
     return Ports(
         site=site,
         postgres=postgres,
@@ -80,8 +86,8 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
         files=_files(site, objects, references),
         escrow=Escrows(site, ClusterSealingKeys(site, references), objects, references, clock),
         backups=_engine(settings, site, postgres, objects, references, clock),
-        physical=PhysicalEngines(site, {}),
-        scratch=ScratchInstances(settings.data_directory.resolve() / "scratch"),
+        physical=_physical(settings, site, objects, references, clock),
+        scratch=ScratchInstances(site, _scratch(settings), clock),
         tables=_tables(settings, site, references),
         executor=_executor(settings, plan, site, references),
         cluster=KubernetesCluster(site, references),
@@ -141,14 +147,43 @@ def _engine(
         objects=objects,
         secrets=secrets,
         clock=clock,
-        tools=PostgresPrograms(site, secrets, private_directory=work / "private"),
+        tools=PostgresPrograms(site, secrets, private_directory=work / "private", scratch=_scratch(settings)),
         work_directory=work,
     )
 
 
 def _tables(settings: Settings, site: Site, secrets: Secrets, spool: Path | None = None) -> PostgresTables:
-    private = (spool or settings.data_directory.resolve() / SPOOL) / "private"
-    return PostgresTables(site, secrets, PostgresPrograms(site, secrets, private_directory=private))
+    private, scratch = (spool or settings.data_directory.resolve() / SPOOL) / "private", _scratch(settings)
+    programs = PostgresPrograms(site, secrets, private_directory=private, scratch=scratch)
+    return PostgresTables(site, secrets, programs, scratch=scratch)
+
+
+def _physical(
+    settings: Settings,
+    site: Site,
+    objects: ObjectStore,
+    secrets: Secrets,
+    clock: Clock,
+    *,
+    spool: Path | None = None,
+) -> PhysicalEngines:
+    work = spool or settings.data_directory.resolve() / SPOOL
+    native = NativeEngine(
+        site,
+        objects=objects,
+        secrets=secrets,
+        clock=clock,
+        tools=PhysicalPrograms(site, secrets, private_directory=work / "private"),
+        servers=ScratchPrograms(site),
+        records=lambda server: PgWaldump(site.servers[server].tools),
+        scratch_directory=_scratch(settings),
+        work_directory=work,
+    )
+    return PhysicalEngines(site, {EngineKind.NATIVE: native})
+
+
+def _scratch(settings: Settings) -> Path:
+    return settings.data_directory.resolve() / "scratch"
 
 
 def _files(site: Site, objects: S3Buckets, secrets: Secrets) -> FileCopies:

@@ -23,6 +23,7 @@ pytest_plugins = [
     "tests.fixtures.memory",
     "tests.fixtures.office",
     "tests.fixtures.pgbackrest",
+    "tests.fixtures.physical",
     "tests.fixtures.postgres",
     "tests.fixtures.s3",
     "tests.fixtures.ssh_keys",

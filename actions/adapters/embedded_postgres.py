@@ -15,14 +15,11 @@ loopback or on a Unix socket only.
 import asyncio
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import secrets
 import shutil
 import signal
-import socket
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -35,13 +32,13 @@ from urllib.parse import quote
 import psutil
 
 from actions.adapters.postgres_installation import installation, postgres_account, usable_programs
+from actions.adapters.postmaster import READY, STANDBY, Postmaster, free_port, port_is_free, socket_directory
 from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
 from actions.errors import PermanentError, TemporaryError
 
 __all__ = ["EmbeddedPostgres", "Listen", "Start", "free_port", "installation", "port_is_free"]
 
 SUPERUSER = "postgres"
-SOCKET_PATH_LIMIT = 107  # sun_path of unix(7), without the closing zero
 
 # Speed for servers whose data nobody will miss.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
@@ -115,11 +112,7 @@ class EmbeddedPostgres:
 
     @property
     def socket_directory(self) -> Path:
-        own = self.directory / "socket"
-        if len(os.fsencode(own / ".s.PGSQL.65535")) <= SOCKET_PATH_LIMIT:
-            return own
-        name = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"drbot-{name}"
+        return socket_directory(self.directory)
 
     def tool(self, name: str) -> Path:
         """The path of a PostgreSQL program, such as `pg_dump`."""
@@ -164,13 +157,7 @@ class EmbeddedPostgres:
 
     def postmaster(self) -> psutil.Process | None:
         """The server's first process, whoever started it; None when there is none."""
-        try:
-            process = psutil.Process(int(self._pidfile()[0]))
-            # The number in a stale file may belong to another program by now; PostgreSQL works in its data directory.
-            ours = _alive(process) and Path(process.cwd()) == self.data.resolve()
-        except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
-            return None
-        return process if ours else None
+        return Postmaster(self.data).process()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -301,10 +288,9 @@ class EmbeddedPostgres:
         while time.monotonic() < limit:
             if program is not None and program.code() is not None:
                 raise ProgramError("postgres", code=program.code(), stderr=program.stderr())
-            lines = self._pidfile()
-            # Line 8 is the postmaster's own word (src/include/utils/pidfile.h).
-            if len(lines) >= 8 and lines[7].strip() in ("ready", "standby") and self.running():
-                self.port = int(lines[3])
+            found = Postmaster(self.data)
+            if found.status() in (READY, STANDBY):
+                self.port = found.port() or self.port
                 return
             time.sleep(0.01)
         seconds = f"{self._start_timeout.total_seconds():g} s"
@@ -316,40 +302,11 @@ class EmbeddedPostgres:
             return stream.read().decode("utf-8", errors="replace")
 
     def _stop(self) -> None:
-        process = self.postmaster()
-        if process is not None:
-            # Fast, then immediate (recovery at the next start), then by force.
-            for number, patience in ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
-                if self._gone(process, patience):
-                    break
-            else:
-                self._kill()
+        Postmaster(self.data).stop()
         self._forget()
 
-    @staticmethod
-    def _gone(process: psutil.Process, patience: float) -> bool:
-        limit = time.monotonic() + patience
-        while _alive(process) and time.monotonic() < limit:
-            time.sleep(0.01)
-        return not _alive(process)
-
     def _kill(self) -> None:
-        process = self.postmaster()
-        if process is not None:
-            # PostgreSQL gives every child a session of its own, so a process group does not hold them.
-            family = [process]
-            with contextlib.suppress(psutil.NoSuchProcess):
-                family += process.children(recursive=True)
-            for member in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.kill()
-            if self._program is not None:
-                self._program.kill()
-            limit = time.monotonic() + 10
-            while any(map(_alive, family)) and time.monotonic() < limit:
-                time.sleep(0.005)
+        Postmaster(self.data).kill()
         self._forget()
 
     def _forget(self) -> None:
@@ -361,12 +318,6 @@ class EmbeddedPostgres:
                 self.socket_directory.rmdir()
 
     # ------------------------------------------------------------ files
-
-    def _pidfile(self) -> list[str]:
-        try:
-            return (self.data / "postmaster.pid").read_text().splitlines()
-        except FileNotFoundError:
-            return []
 
     def _last_port(self) -> int:
         try:
@@ -387,29 +338,3 @@ class EmbeddedPostgres:
     def _own(self, path: Path) -> None:
         if self._account is not None:
             os.chown(path, self._account.uid, self._account.gid)
-
-
-def _alive(process: psutil.Process) -> bool:
-    # A zombie holds nothing any more, and an orphan waits for its turn with init.
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

@@ -42,10 +42,11 @@ FACTS = """
 
 
 class PostgresServers(PostgresAdmin):
-    """All servers of the site. Every call opens its own connection: after a crash of a server nothing is stale."""
+    """All servers of the site, and instances in the directory `scratch`. Every call opens its own connection: after a
+    crash of a server nothing is stale."""
 
-    def __init__(self, site: Site, secrets: Secrets) -> None:
-        self._connections = ServerConnections(site, secrets)
+    def __init__(self, site: Site, secrets: Secrets, *, scratch: Path | None = None) -> None:
+        self._connections = ServerConnections(site, secrets, scratch)
 
     # ------------------------------------------------------------ reading
 

@@ -1,15 +1,21 @@
-"""Connections of an administrator to the servers of the site, and PostgreSQL's errors in our words."""
+"""Connections of an administrator to the servers of the site and to scratch instances, and PostgreSQL's errors in our
+words."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
+from actions.adapters.postmaster import Postmaster, socket_directory
+from actions.backup.physical import SCRATCH
+from actions.backup.scratch_place import Claim, ScratchPlace
 from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import Secrets
 from actions.site import Server, Site
@@ -25,14 +31,19 @@ SESSION = (
 
 
 class ServerConnections:
-    """Opens connections to the servers of the site with the administrator's reference of each."""
+    """Opens connections to the servers of the site with the administrator's reference of each, and to the scratch
+    instances in the directory `scratch`, which are servers called `scratch-<id>`."""
 
-    def __init__(self, site: Site, secrets: Secrets) -> None:
+    def __init__(self, site: Site, secrets: Secrets, scratch: Path | None = None) -> None:
         self._site = site
         self._secrets = secrets
+        self._scratch = scratch
 
     def server(self, name: str) -> Server:
-        """Raise UserError when the plan file knows no such server."""
+        """Raise UserError when the plan file knows no such server, and there is no such scratch instance."""
+        if self._scratch is not None and name.startswith(SCRATCH):
+            source = self._site.servers.get(self._claimed(name)[1].server)
+            return Server(name=name, admin_dsn="", tools=source.tools if source else "")
         if name not in self._site.servers:
             known = ", ".join(f"`{key}`" for key in sorted(self._site.servers)) or "none"
             raise UserError(f"The plan file knows no server `{name}`. Known: {known}.")
@@ -40,6 +51,8 @@ class ServerConnections:
 
     async def parameters(self, server: str, database: str | None = None) -> dict[str, str]:
         """The libpq parameters, password included."""
+        if self._scratch is not None and server.startswith(SCRATCH):
+            return await asyncio.to_thread(self._of_scratch, server, database)
         entry = self.server(server)
         text = await self._secrets.resolve(entry.admin_dsn)
         try:
@@ -49,6 +62,27 @@ class ServerConnections:
         parameters["dbname"] = database or parameters.get("dbname") or "postgres"
         parameters.setdefault("connect_timeout", str(CONNECT_SECONDS))
         return parameters
+
+    def _claimed(self, server: str) -> tuple[ScratchPlace, Claim]:
+        place = ScratchPlace(self._scratch or Path(), server.removeprefix(SCRATCH))
+        claim = place.claim()
+        if claim is None:
+            raise UserError(f"There is no scratch instance `{place.folder.name}` on this machine.")
+        return place, claim
+
+    def _of_scratch(self, server: str, database: str | None) -> dict[str, str]:
+        place, claim = self._claimed(server)
+        found = Postmaster(place.data)
+        port = found.port()
+        if port is None or found.process() is None:
+            raise TemporaryError(f"Scratch instance `{claim.id}` does not run. Start it first.")
+        return {
+            "host": str(socket_directory(place.folder.absolute())),
+            "port": str(port),
+            "user": claim.superuser,
+            "dbname": database or "postgres",
+            "connect_timeout": str(CONNECT_SECONDS),
+        }
 
     @asynccontextmanager
     async def session(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
@@ -61,8 +62,8 @@ VIEWS = """
 class PostgresTables(Tables):
     """All tables of the site's servers. `tools` dumps a table that comes back whole."""
 
-    def __init__(self, site: Site, secrets: Secrets, tools: PostgresPrograms) -> None:
-        self._connections = ServerConnections(site, secrets)
+    def __init__(self, site: Site, secrets: Secrets, tools: PostgresPrograms, *, scratch: Path | None = None) -> None:
+        self._connections = ServerConnections(site, secrets, scratch)
         self._script = TableScript(self._connections, tools)
 
     async def facts(self, database: DatabaseRef, table: TableName) -> TableFacts | None:

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
+import functools
 import logging
 import re
 import tempfile
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_urlsafe
 
 from psycopg import errors, sql
-from psycopg.conninfo import make_conninfo
 
+from actions.adapters.postgres_access import access
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
 from actions.adapters.postgres_fingerprint import TABLES, at_snapshot, exported, measure, relfilenodes
 from actions.adapters.postgres_globals import read_globals
 from actions.adapters.postgres_installation import installation
 from actions.adapters.postgres_roles import drop_role, end_role_sessions, mark_role, role_names
+from actions.adapters.program_output import ProgramOutput
 from actions.adapters.programs import Program, ProgramError, run
 from actions.backup.archive import NO_SECTION, POST_DATA, Contents
 from actions.backup.manifest import Fingerprint, Globals
 from actions.backup.tools import ArchiveSource, PostgresTools, RestoreOrder, Snapshot, SnapshotFacts
-from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
+from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import Secrets
 from actions.site import DatabaseRef, Invariant, Site
 
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 LOCK_LIMIT = "60s"  # how long pg_dump waits for a table that somebody alters
 RESTORE_LIMIT = timedelta(hours=24)
-PIPE_BYTES = 1024 * 1024
 # Only a superuser may make these; a restore has none, so they are left out and told.
 NEED_SUPERUSER = frozenset({"EVENT TRIGGER", "SUBSCRIPTION", "FOREIGN DATA WRAPPER"})
 RESTORE_SETTINGS = (
@@ -50,8 +49,10 @@ RESTORE_SETTINGS = (
 class PostgresPrograms(PostgresTools):
     """The tools of `Server.tools`, or those of the bundled PostgreSQL."""
 
-    def __init__(self, site: Site, secrets: Secrets, *, private_directory: Path, counters: int = 2) -> None:
-        self._connections = ServerConnections(site, secrets)
+    def __init__(
+        self, site: Site, secrets: Secrets, *, private_directory: Path, counters: int = 2, scratch: Path | None = None
+    ) -> None:
+        self._connections = ServerConnections(site, secrets, scratch)
         self._private = private_directory
         self._counters = counters
 
@@ -312,20 +313,9 @@ class PostgresPrograms(PostgresTools):
         with tempfile.TemporaryDirectory(dir=self._private, prefix=prefix) as folder:
             yield Path(folder)
 
-    @contextlib.contextmanager
-    def access(self, parameters: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    def access(self, parameters: Mapping[str, str]) -> AbstractContextManager[tuple[str, Mapping[str, str]]]:
         """A connection string without the password, and the environment that points to it in a 0600 file."""
-        public = {key: value for key, value in parameters.items() if key not in ("password", "options", "sslpassword")}
-        self._private.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Made by mkstemp, so 0600 from the first moment.
-        with tempfile.NamedTemporaryFile("w", dir=self._private, prefix="pgpass-") as stream:
-            password = parameters.get("password", "").replace("\\", "\\\\").replace(":", "\\:")
-            env: dict[str, str] = {}
-            if password:
-                stream.write(f"*:*:*:*:{password}\n")
-                stream.flush()
-                env["PGPASSFILE"] = stream.name
-            yield make_conninfo(**public), env
+        return access(parameters, self._private)
 
 
 class _ExportedSnapshot(Snapshot):
@@ -349,42 +339,17 @@ class _ExportedSnapshot(Snapshot):
         program = await asyncio.to_thread(
             self._tools.dump_program, self._database, self._snapshot, self._dsn, self._env
         )
-        return _DumpOutput(program, self._database)
+        return ProgramOutput(program, functools.partial(_dump_failed, self._database))
 
     async def fingerprint(self, invariants: Sequence[Invariant], counted: Callable[[int], None]) -> Fingerprint:
         return await self._tools.measured(self._database, self._snapshot, invariants, counted)
 
 
-class _DumpOutput(ArchiveSource):
-    def __init__(self, program: Program, database: DatabaseRef) -> None:
-        self._program, self._database = program, database
-        self._stopping = threading.Lock()
-        if program.stdout is None:
-            raise PermanentError("`pg_dump` was started without a pipe")
-        self._stream = program.stdout
-        with contextlib.suppress(OSError, AttributeError):  # not allowed, or no Linux: a small pipe works too
-            fcntl.fcntl(self._stream.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-
-    def read(self, size: int, /) -> bytes:
-        return self._stream.read(size)
-
-    def finish(self) -> None:
-        try:
-            self._program.check(timedelta(minutes=1))
-        except ProgramError as error:
-            said = " ".join(error.stderr.split())
-            if "connection" in said or "the database system" in said:
-                text = f"Server `{self._database.server}` broke off the dump of `{self._database.name}`: {said}."
-                raise TemporaryError(text) from error
-            raise PermanentError(f"`pg_dump` of `{self._database}` failed: {said or error}") from error
-
-    def stop(self) -> None:
-        with self._stopping:
-            self._program.kill()
-
-    def close(self) -> None:
-        self.stop()
-        self._stream.close()
+def _dump_failed(database: DatabaseRef, error: ProgramError) -> DrError:
+    said = " ".join(error.stderr.split())
+    if "connection" in said or "the database system" in said:
+        return TemporaryError(f"Server `{database.server}` broke off the dump of `{database.name}`: {said}.")
+    return PermanentError(f"`pg_dump` of `{database}` failed: {said or error}")
 
 
 async def _facts(connection: AsyncConnection) -> SnapshotFacts:

@@ -1,57 +1,203 @@
-"""Scratch instances on this machine: PostgreSQL servers in folders of their own, read only until they are promoted."""
+"""Scratch instances on this machine: PostgreSQL servers in folders of their own, read only until they are promoted.
+
+A running one outlives this process and is found again by its folder, which also tells when it may go.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
-from actions.backup.physical import ScratchFacts, ScratchState
-from actions.backup.scratch_place import ScratchPlace
-from actions.errors import UserError
-from actions.ports import Scratch
+import psycopg
+
+from actions.adapters.postmaster import READY, Postmaster
+from actions.adapters.scratch_server import RecoveringServer, ScratchPrograms
+from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts, ScratchState
+from actions.backup.scratch_place import Promotion, ScratchPlace
+from actions.errors import PermanentError, TemporaryError, UserError
+from actions.ports import Clock, Scratch
+from actions.site import Site
+
+log = logging.getLogger(__name__)
+
+PROMOTION = timedelta(minutes=5)
+LOOK = 0.1  # seconds
+JUNK_AFTER = timedelta(hours=1)  # a folder without a claim: a restore writes it within seconds
 
 
 class ScratchInstances(Scratch):
     """Those of one directory, which is on the volume that restores write to."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, site: Site, directory: Path, clock: Clock) -> None:
+        self._directory, self._clock = directory, clock
+        self._programs = ScratchPrograms(site)
 
     async def instances(self) -> Sequence[ScratchFacts]:
         return await asyncio.to_thread(self._instances)
 
     async def find(self, scratch: str) -> ScratchFacts | None:
-        return next((facts for facts in await self.instances() if facts.id == scratch), None)
+        return await asyncio.to_thread(_facts, ScratchPlace(self._directory, scratch))
 
     async def start(self, scratch: str) -> ScratchFacts:
-        raise UserError(f"Scratch instance `{scratch}` cannot be started by this version.")
+        place, facts = await self._known(scratch)
+        if facts.restored is None:
+            raise UserError(f"The restore of scratch instance `{scratch}` did not end well. Discard it, then restore.")
+        if not facts.address:
+            if facts.state is ScratchState.PROMOTED:
+                await self._started_as_server(place)
+            else:
+                target, reached = facts.restored.target, Lsn.parse(facts.restored.reached_lsn)
+                if await asyncio.to_thread((place.data / "standby.signal").exists):
+                    target = RecoveryTarget(latest=True)
+                await self._programs.start(place, target, reached)
+        return (await self._known(scratch))[1]
 
     async def promote(self, scratch: str) -> ScratchFacts:
-        raise UserError(f"Scratch instance `{scratch}` cannot be promoted by this version.")
+        place, facts = await self._known(scratch)
+        if not facts.address:
+            facts = await self.start(scratch)
+        server = await self._programs.server(place)
+        if await asyncio.to_thread(server.in_recovery) is not False:
+            # Written before: whatever dies now, nobody takes it for something that may be removed.
+            await asyncio.to_thread(place.write_promoted, Promotion(at=self._clock.now()))
+            await asyncio.to_thread(_promote, server)
+            await self._until_writable(server)
+        return (await self._known(scratch))[1]
 
     async def stop(self, scratch: str) -> None:
-        raise UserError(f"Scratch instance `{scratch}` cannot be stopped by this version.")
+        place, _ = await self._known(scratch)
+        server = await self._programs.server(place)
+        await asyncio.to_thread(server.stop)
 
     async def discard(self, scratch: str, *, mark: str) -> None:
-        raise UserError(f"Scratch instance `{scratch}` marked `{mark}` cannot be removed by this version.")
+        place = ScratchPlace(self._directory, scratch)
+        facts = await asyncio.to_thread(_facts, place)
+        if facts is None:
+            await asyncio.to_thread(place.remove)
+            return
+        if facts.mark != mark:
+            raise UserError(f"Scratch instance `{scratch}` was made by another plan. Discard it by that one's mark.")
+        if facts.state is ScratchState.PROMOTED:
+            raise UserError(
+                f"Scratch instance `{scratch}` was promoted: it is a server of its own and is never removed from here."
+            )
+        if facts.state is ScratchState.RESTORING:
+            raise UserError(f"A restore is at work in scratch instance `{scratch}`. Stop its run first.")
+        await self._removed(place)
+
+    async def sweep(self) -> Sequence[ScratchFacts]:
+        gone = []
+        now = self._clock.now()
+        for facts in await self.instances():
+            due = facts.state is ScratchState.BROKEN or (
+                facts.expires_at <= now and facts.state in (ScratchState.STOPPED, ScratchState.PAUSED)
+            )
+            if due and not await self._in_use(facts):
+                await self._removed(ScratchPlace(self._directory, facts.id))
+                gone.append(facts)
+        await asyncio.to_thread(self._sweep_junk)
+        return gone
+
+    # ------------------------------------------------------------ parts
+
+    async def _known(self, scratch: str) -> tuple[ScratchPlace, ScratchFacts]:
+        place = ScratchPlace(self._directory, scratch)
+        facts = await asyncio.to_thread(_facts, place)
+        if facts is None:
+            raise UserError(f"There is no scratch instance `{scratch}` on this machine. Restore it again.")
+        return place, facts
+
+    async def _started_as_server(self, place: ScratchPlace) -> None:
+        server = await self._programs.server(place)
+        await asyncio.to_thread(server.launch, detached=True)
+        # A promotion that was broken off is taken up again.
+        while (recovering := await asyncio.to_thread(server.in_recovery)) is None:
+            if server.ended():
+                raise PermanentError(f"Scratch instance `{place.folder.name}` does not start; see `{place.log}`.")
+            await asyncio.sleep(LOOK)
+        if recovering:
+            await asyncio.to_thread(_promote, server)
+            await self._until_writable(server)
+
+    async def _until_writable(self, server: RecoveringServer) -> None:
+        limit = time.monotonic() + PROMOTION.total_seconds()
+        while await asyncio.to_thread(server.in_recovery) is not False:
+            if time.monotonic() > limit:
+                raise TemporaryError(
+                    f"Scratch instance `{server.place.folder.name}` was not ready after {PROMOTION}; see "
+                    f"`{server.place.log}`, then try again."
+                )
+            await asyncio.sleep(LOOK)
+
+    async def _in_use(self, facts: ScratchFacts) -> bool:
+        """Whether somebody is logged in: a dump of it may be running."""
+        if not facts.address:
+            return False
+        server = await self._programs.server(ScratchPlace(self._directory, facts.id))
+
+        def sessions() -> int:
+            with server.connect() as connection:
+                row = connection.execute(
+                    "SELECT count(*) FROM pg_stat_activity"
+                    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                ).fetchone()
+                return int(str(row[0])) if row else 0
+
+        with contextlib.suppress(psycopg.OperationalError):
+            return await asyncio.to_thread(sessions) > 0
+        return False
+
+    async def _removed(self, place: ScratchPlace) -> None:
+        server = await self._programs.server(place)
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(place.remove)
 
     def _instances(self) -> list[ScratchFacts]:
-        found = []
+        found = [_facts(place) for place in ScratchPlace.all(self._directory)]
+        return [facts for facts in found if facts is not None]
+
+    def _sweep_junk(self) -> None:
         for place in ScratchPlace.all(self._directory):
-            claim = place.claim()
-            if claim is None:
-                continue
-            restored = place.restored()
-            found.append(
-                ScratchFacts(
-                    id=claim.id,
-                    server=claim.server,
-                    mark=claim.mark,
-                    state=ScratchState.BROKEN if restored is None else ScratchState.STOPPED,
-                    restored=restored,
-                    made_at=claim.made_at,
-                    expires_at=claim.expires_at,
-                )
-            )
-        return found
+            if place.claim() is None and not place.busy():
+                age = self._clock.now().timestamp() - place.folder.stat().st_mtime
+                if age > JUNK_AFTER.total_seconds():
+                    log.warning("scratch_folder_without_claim_removed: %s", place.folder)
+                    place.remove()
+
+
+def _promote(server: RecoveringServer) -> None:
+    with server.connect() as connection:
+        connection.execute("SELECT pg_promote(wait => false)")
+
+
+def _facts(place: ScratchPlace) -> ScratchFacts | None:
+    claim = place.claim()
+    if claim is None:
+        return None
+    restored, server = place.restored(), Postmaster(place.data)
+    status, port = server.status(), server.port()
+    return ScratchFacts(
+        id=claim.id,
+        server=claim.server,
+        mark=claim.mark,
+        state=_state(place, status),
+        restored=restored,
+        address=f"127.0.0.1:{port}" if status == READY and port else "",
+        system_id=claim.system_id,
+        bytes=claim.wanted_bytes,
+        made_at=claim.made_at,
+        expires_at=claim.expires_at,
+    )
+
+
+def _state(place: ScratchPlace, status: str) -> ScratchState:
+    if place.promoted:
+        return ScratchState.PROMOTED
+    if place.restored() is None:
+        return ScratchState.RESTORING if place.busy() else ScratchState.BROKEN
+    return ScratchState.PAUSED if status == READY else ScratchState.STOPPED

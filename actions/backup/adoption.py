@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
+from actions.backup.archive import Contents
 from actions.backup.catalogue import Catalogue, Folder
 from actions.backup.crypto import Recipients, signing_key
 from actions.backup.loading import Loading
@@ -16,7 +17,7 @@ from actions.backup.manifest import Globals, Manifest, Provenance, SignedManifes
 from actions.backup.progress import Shown
 from actions.backup.stored import StoredDumps, stored_as
 from actions.backup.tools import ArchiveSource, PostgresTools
-from actions.backup.unpacking import Unpacked, unpack
+from actions.backup.unpacking import Spooling, unpack
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import AdoptRequest, Clock, ObjectStore, PostgresAdmin, Progress, Secrets
 from actions.site import Site
@@ -73,24 +74,25 @@ class Adoption:
         wanted = await self._globals(request)
         owners = await self._loading.owners(request.scratch.server, wanted, database.owner)
         shown.phase("download", source.bytes)
+        spooling = Spooling(spool, owners.header)
         read = await unpack(
             self._objects.get_stream(policy.bucket, request.source_key),
             backup=request.source_key,
             identity=await self._stored.identity(policy),
-            spool=spool,
-            header=owners.header,
+            sink=spooling,
             done=shown.bytes,
         )
+        contents = spooling.contents(request.source_key)
         shown.phase("restore")
         await self._loading.load(
             request.scratch,
             mark=request.mark,
             jobs=database.restore_jobs,
             spool=spool,
-            contents=read.contents,
+            contents=contents,
             owners=owners,
             cluster_globals=wanted,
-            extensions=read.contents.extensions(),
+            extensions=contents.extensions(),
             shown=shown,
         )
         shown.phase("check")
@@ -101,8 +103,8 @@ class Adoption:
             raise TemporaryError(f"The scratch database `{request.scratch}` is gone. Adopt again.")
         shown.phase("store", read.plain_bytes)
         with spool.open("rb") as stream:
-            original = _Original(stream, read)
-            packed, upload_error = await self._stored.store(original, policy, folder, recipients, shown.bytes)
+            original = _Original(stream, contents, spooling.rest)
+            packed, _, upload_error = await self._stored.store(original, policy, folder, recipients, shown.bytes)
         if packed.plain_sha256 != read.plain_sha256:
             raise VerificationError(f"The spool file of `{request.source_key}` was changed while it was stored.")
         finished = self._clock.now()
@@ -112,10 +114,10 @@ class Adoption:
             server=database.server,
             provenance=Provenance.ADOPTED,
             system_id=server.system_id,
-            server_version=version_number(read.contents.server_version),
+            server_version=version_number(contents.server_version),
             lsn="0/0",
             # The archive has the dumping machine's local time, zone unknown; it cannot be newer than the object.
-            snapshot_at=min(read.contents.created, source.modified_at),
+            snapshot_at=min(contents.created, source.modified_at),
             finished_at=finished,
             duration_ms=int((finished - begun) / timedelta(milliseconds=1)),
             stored=stored_as(policy, folder, packed),
@@ -126,7 +128,7 @@ class Adoption:
             database_bytes=facts.bytes,
             fingerprint=fingerprint,
             globals=wanted,
-            tools={"pg_dump": read.contents.dump_version},
+            tools={"pg_dump": contents.dump_version},
             requested_by=request.requested_by,
         )
         return await self._stored.publish(policy, folder, SignedManifest.sign(manifest, key), upload_error)
@@ -142,10 +144,10 @@ class Adoption:
 class _Original(ArchiveSource):
     """The archive as it was found: its own header, then the rest of the spool file."""
 
-    def __init__(self, stream: IO[bytes], read: Unpacked) -> None:
-        self._head = io.BytesIO(read.contents.header)
+    def __init__(self, stream: IO[bytes], contents: Contents, rest: int) -> None:
+        self._head = io.BytesIO(contents.header)
         self._stream = stream
-        self._stream.seek(read.rest)
+        self._stream.seek(rest)
 
     def read(self, size: int, /) -> bytes:
         return self._head.read(size) or self._stream.read(size)

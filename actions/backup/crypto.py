@@ -52,6 +52,14 @@ class Identity:
     def public_keys(self) -> tuple[str, ...]:
         return tuple(str(key.to_public()) for key in self._keys)
 
+    def check_opens(self, backup: str, recipients: Sequence[str]) -> None:
+        """Raise UserError unless it is among the recipients that a backup's manifest names."""
+        if not set(self.public_keys) & set(recipients):
+            raise UserError(
+                f"The identity `{self._reference}` cannot open backup `{backup}`: it is not among its "
+                f"{len(recipients)} recipients. Use the identity of one of them."
+            )
+
     def decrypt(self, stored: IO[bytes], plain: IO[bytes] | RawIOBase, backup: str) -> None:
         """Decrypt a stream; every 64 KiB is authenticated before it is written. Blocking.
 

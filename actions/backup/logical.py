@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedMan
 from actions.backup.packing import Packed
 from actions.backup.progress import Shown
 from actions.backup.stored import StoredDumps, only_in_the_copy, stored_as, write_private
+from actions.backup.together import together
 from actions.backup.tools import PostgresTools, Snapshot
 from actions.backup.transfer import Transfer
 from actions.backup.verification import SignedVerification, Verification
@@ -89,13 +89,13 @@ class LogicalEngine(BackupEngine):
         async with self._tools.snapshot(database.ref) as snapshot:
             facts = snapshot.facts
             shown = Shown(progress, "dump", previous.plain_bytes if previous else None)
-            async with _together() as group:
+            async with together() as group:
                 measuring = group.create_task(snapshot.fingerprint(database.invariants, shown.rows))
                 packing = group.create_task(
                     self._pack(snapshot, policy, folder, recipients, shown, copy_only=request.copy_only)
                 )
-            packed, upload_error = packing.result()
-            fingerprint = with_archive(measuring.result(), packed.contents)
+            packed, contents, upload_error = packing.result()
+            fingerprint = with_archive(measuring.result(), contents)
         await self._refuse_tiny(policy, folder, packed, previous, copy_only=request.copy_only)
         finished = self._clock.now()
         manifest = Manifest(
@@ -164,7 +164,7 @@ class LogicalEngine(BackupEngine):
         shown: Shown,
         *,
         copy_only: bool,
-    ) -> tuple[Packed, DrError | None]:
+    ) -> tuple[Packed, Contents, DrError | None]:
         source = await snapshot.archive()
         try:
             return await self._stored.store(source, policy, folder, recipients, shown.bytes, copy_only=copy_only)
@@ -200,14 +200,14 @@ class LogicalEngine(BackupEngine):
         owners = await self._loading.owners(request.into.server, manifest.globals, database.owner)
         try:
             shown = Shown(progress, "download", manifest.stored.bytes)
-            read = await self._stored.read(policy, manifest, spool, owners.header, shown.bytes)
+            _, contents = await self._stored.read(policy, manifest, spool, owners.header, shown.bytes)
             shown.phase("restore", manifest.database_bytes)
             await self._loading.load(
                 request.into,
                 mark=request.mark,
                 jobs=request.jobs,
                 spool=spool,
-                contents=read.contents,
+                contents=contents,
                 owners=owners,
                 cluster_globals=manifest.globals,
                 extensions=manifest.fingerprint.extensions,
@@ -227,10 +227,10 @@ class LogicalEngine(BackupEngine):
             raise VerificationError(entry.problem)
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         shown = Shown(progress, "verify", entry.manifest.stored.bytes)
-        read = await self._stored.read(policy, entry.manifest, None, lambda found: found.header, shown.bytes)
+        read, contents = await self._stored.read(policy, entry.manifest, None, lambda found: found.header, shown.bytes)
         head = self._work / f"verify-{backup}.toc"
         try:
-            await asyncio.to_thread(write_private, head, read.contents.header)
+            await asyncio.to_thread(write_private, head, contents.header)
             await self._tools.check_archive(self._site.database(database).server, head)
         finally:
             await asyncio.to_thread(head.unlink, missing_ok=True)
@@ -240,7 +240,7 @@ class LogicalEngine(BackupEngine):
             manifest_sha256=entry.manifest_sha256,
             stored_sha256=read.stored_sha256,
             plain_sha256=read.plain_sha256,
-            entries=len(read.contents.entries),
+            entries=len(contents.entries),
             verified_at=now,
         )
         name = f"{Folder(policy, backup).prefix}{VERIFIED}{now:%Y%m%dT%H%M%S%fZ}.json"
@@ -274,13 +274,3 @@ def with_archive(fingerprint: Fingerprint, contents: Contents) -> Fingerprint:
     states = {readable(schema, name): state for (schema, name), state in contents.sequences().items()}
     known = {name: states.get(name, state) for name, state in fingerprint.sequences.items()}
     return fingerprint.model_copy(update={"sequences": known})
-
-
-@asynccontextmanager
-async def _together() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group whose first error is raised as it was."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except* Exception as errors:  # noqa: BLE001 - raised again, alone
-        raise errors.exceptions[0] from None

@@ -6,15 +6,14 @@ write the bucket also knows the age recipients and could store a well-formed dum
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 
 import rfc8785
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from actions.backup.signing import holds, signed
 from actions.errors import VerificationError
 from actions.site import Frozen
 
@@ -145,13 +144,8 @@ class SignedManifest(Frozen):
 
     @classmethod
     def sign(cls, manifest: Manifest, key: Ed25519PrivateKey) -> SignedManifest:
-        raw = key.public_key().public_bytes_raw()
-        signature = key.sign(manifest.canonical())
-        return cls(
-            manifest=manifest,
-            signer=base64.b64encode(raw).decode(),
-            signature=base64.b64encode(signature).decode(),
-        )
+        signer, signature = signed(manifest.canonical(), key)
+        return cls(manifest=manifest, signer=signer, signature=signature)
 
     def verified(self, trusted_signers: tuple[str, ...]) -> Manifest:
         """Return the manifest; raise VerificationError when the signer is not trusted or the bytes were changed."""
@@ -159,11 +153,8 @@ class SignedManifest(Frozen):
             raise VerificationError(
                 f"The manifest of backup `{self.manifest.id}` is signed by a key the plan file does not trust."
             )
-        try:
-            public = Ed25519PublicKey.from_public_bytes(base64.b64decode(self.signer, validate=True))
-            public.verify(base64.b64decode(self.signature, validate=True), self.manifest.canonical())
-        except (InvalidSignature, ValueError) as error:
+        if not holds(self.manifest.canonical(), self.signer, self.signature):
             raise VerificationError(
                 f"The manifest of backup `{self.manifest.id}` does not match its signature: it was changed or forged."
-            ) from error
+            )
         return self.manifest

@@ -1,4 +1,4 @@
-"""A dump on its way to the bucket and into the local copy."""
+"""A backup on its way to the bucket and into the local copy: a dump, or the tar stream of a base backup."""
 
 from __future__ import annotations
 
@@ -13,23 +13,20 @@ from typing import IO
 
 import zstandard
 
-from actions.backup.archive import Contents
 from actions.backup.crypto import Recipients
-from actions.backup.stages import BLOCK, UPLOAD, Blocks, Channel, Header, Stages, disk, private
-from actions.errors import VerificationError
+from actions.backup.stages import BLOCK, UPLOAD, Blocks, Channel, Stages, Watcher, disk, private
 
 LEVEL, ZSTD_THREADS = 1, 2
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was stored. `contents` is the archive's header."""
+    """What was stored."""
 
     plain_bytes: int
     plain_sha256: str
     stored_bytes: int
     stored_sha256: str
-    contents: Contents
 
 
 async def pack(
@@ -40,15 +37,17 @@ async def pack(
     recipients: Recipients,
     store: Callable[[AsyncIterator[bytes]], Awaitable[object]],
     local: Path | None,
+    watcher: Watcher,
     done: Callable[[int], None],
 ) -> Packed:
     """Send what `read` gives through the stages into `store`, and into the file `local`.
 
-    `finish` is called at the end of the input and raises when it was no good end; `stop` ends the input at once. `done`
-    is told the plain bytes so far. Errors of `store` and of the other stages are raised as they are.
+    `finish` is called at the end of the input and raises when it was no good end; `stop` ends the input at once.
+    `watcher` sees the plain bytes pass; `done` is told how many so far. Errors of `store`, of the watcher and of the
+    other stages are raised as they are.
     """
     compressed, stored = Channel(), Channel()
-    compressing = _Compressing(read, finish, compressed, done)
+    compressing = _Compressing(read, finish, compressed, watcher, done)
     encrypting = _Encrypting(compressed, stored, recipients, local)
     stages = Stages(compressed, stored, stop=stop)
 
@@ -57,41 +56,38 @@ async def pack(
             yield chunk
 
     await stages.run(stages.thread(compressing.run), stages.thread(encrypting.run), stages.task(store(chunks())))
-    if compressing.contents is None:
-        raise VerificationError("The dump ended before its table of contents.")
     return Packed(
         plain_bytes=compressing.total,
         plain_sha256=compressing.hash.hexdigest(),
         stored_bytes=encrypting.total,
         stored_sha256=encrypting.hash.hexdigest(),
-        contents=compressing.contents,
     )
 
 
 class _Compressing:
     def __init__(
-        self, read: Callable[[int], bytes], finish: Callable[[], None], out: Channel, done: Callable[[int], None]
+        self,
+        read: Callable[[int], bytes],
+        finish: Callable[[], None],
+        out: Channel,
+        watcher: Watcher,
+        done: Callable[[int], None],
     ) -> None:
-        self._read, self._finish, self._out, self._done = read, finish, out, done
+        self._read, self._finish, self._out, self._watcher, self._done = read, finish, out, watcher, done
         self.hash = hashlib.sha256()
         self.total = 0
-        self._head = Header()
-
-    @property
-    def contents(self) -> Contents | None:
-        return self._head.contents
 
     def run(self) -> None:
         zstd = zstandard.ZstdCompressor(level=LEVEL, threads=ZSTD_THREADS, write_checksum=True).compressobj()
         while block := self._read(BLOCK):
             self.hash.update(block)
             self.total += len(block)
-            self._head.feed(block)
+            self._watcher.feed(block)
             if packed := zstd.compress(block):
                 self._out.put(packed)
             self._done(self.total)
         self._finish()
-        self._head.end()
+        self._watcher.end()
         self._out.put(zstd.flush())
         self._out.end()
 

@@ -62,11 +62,14 @@ class PhysicalManifest(Frozen):
     plain_sha256: str
     compression: str = "zstd"
     recipients: tuple[str, ...] = ()
+    files: StoredObject | None = None  # the server's own list of all files, which incrementals rest on
     server_bytes: int = 0  # size of the data directory's databases
     checksums: bool = True  # data checksums are on
     segment_bytes: int = SEGMENT
     databases: tuple[str, ...] = ()
     database_oids: Mapping[str, int] = {}  # as WAL names them
+    superuser: str = "postgres"  # the role that `initdb` made
+    snapshot: str = ""  # pg_current_snapshot() just after its end: what is not done in it commits later
     relfilenodes: Mapping[str, Mapping[str, int]] = {}  # database -> "schema.table" -> relfilenode
     tools: Mapping[str, str] = {}
     requested_by: str = ""
@@ -81,6 +84,7 @@ class PhysicalEntry(Frozen):
     proven_at: datetime | None = None  # restored, started and checked
     pinned: str = ""  # why nothing may delete it (pin or legal hold); empty when it is not pinned
     problem: str | None = None  # why it must not be used
+    trusted: bool = True  # its manifest is signed by a trusted key, whatever else is wrong with it
 
 
 class Gap(Frozen):
@@ -179,6 +183,7 @@ class ScratchRestored(Frozen):
     reached_at: datetime | None  # the last commit that is in it; None when none was replayed
     timeline_id: int
     checked_pages: bool
+    checked_indexes: tuple[str, ...] = ()  # databases whose indexes were compared with their tables
     seconds: Mapping[str, float] = {}  # by Phase
     bytes: int = 0
 
@@ -232,6 +237,7 @@ class ScratchState(StrEnum):
     PAUSED = "paused"
     PROMOTED = "promoted"
     BROKEN = "broken"  # left by a restore that did not end
+    RESTORING = "restoring"  # a restore is at work in it
 
 
 class ScratchFacts(Frozen):
@@ -264,6 +270,7 @@ class Expiry(Frozen):
     server: str
     backups: tuple[str, ...] = ()
     segments: int = 0
+    wal: tuple[tuple[str, str], ...] = ()  # the first and the last segment of every stretch
     bytes: int = 0
     kept: Mapping[str, str] = {}  # backup -> why
     younger: bool = False  # something of it is younger than the policy

@@ -2,13 +2,21 @@
 
 <directory>/<id>/claim.json     written first: whose it is, its mark, when it expires (a folder without one is junk)
 <directory>/<id>/instance.json  written last, by the restore: what was reached and measured
-<directory>/<id>/data/          PGDATA
+<directory>/<id>/data/          PGDATA, with a configuration of ours
 <directory>/<id>/wal/           archived segments, fetched; `restore_command` copies from here
+<directory>/<id>/promoted.json  written before it is promoted: it is a server of its own from then on
+<directory>/<id>/lock           held by the restore as long as it works
+<directory>/<id>/postgres.log
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +24,10 @@ from typing import TypeVar
 from pydantic import AwareDatetime
 
 from actions.backup.physical import ScratchRestored
+from actions.errors import UserError
 from actions.site import Frozen
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 T = TypeVar("T", bound=Frozen)
 
@@ -30,12 +41,22 @@ class Claim(Frozen):
     made_at: AwareDatetime
     expires_at: AwareDatetime
     wanted_bytes: int  # what it was expected to take
+    superuser: str = "postgres"  # a role that its data has
+    system_id: str = ""  # of the server whose data it is
+
+
+class Promotion(Frozen):
+    """When it was promoted."""
+
+    at: AwareDatetime
 
 
 class ScratchPlace:
     """The folder of one instance. Blocking."""
 
     def __init__(self, directory: Path, scratch: str) -> None:
+        if not _ID.fullmatch(scratch):
+            raise UserError(f"`{scratch}` cannot name a scratch instance: use letters, digits, `.`, `_` and `-`.")
         self.folder = directory / scratch
 
     @property
@@ -54,6 +75,53 @@ class ScratchPlace:
         """None while the restore has not ended well."""
         return _read(self.folder / "instance.json", ScratchRestored)
 
+    @property
+    def log(self) -> Path:
+        return self.folder / "postgres.log"
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it is a server of its own, or was about to become one."""
+        return (self.folder / "promoted.json").exists()
+
+    def write_promoted(self, promotion: Promotion) -> None:
+        _write(self.folder / "promoted.json", promotion)
+
+    def busy(self) -> bool:
+        """Whether a restore is at work in it."""
+        try:
+            with (self.folder / "lock").open("a") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it while it is made; the kernel lets go when this process dies. Raises UserError when it is held."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"Scratch instance `{self.folder.name}` is being made already. Wait for it.") from error
+            yield
+
+    def clear(self) -> None:
+        """Remove what is in it but the lock, its claim last: what is left half removed can still be told."""
+        for path in sorted(self.folder.glob("*"), key=lambda path: path.name == "claim.json"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the whole folder."""
+        self.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def write_claim(self, claim: Claim) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(self.folder / "claim.json", claim)
@@ -66,7 +134,8 @@ class ScratchPlace:
         """Every folder there is, by name."""
         if not directory.exists():
             return []
-        return [cls(directory, path.name) for path in sorted(directory.iterdir()) if path.is_dir()]
+        found = [path.name for path in sorted(directory.iterdir()) if path.is_dir()]
+        return [cls(directory, name) for name in found if _ID.fullmatch(name)]
 
     @staticmethod
     def expired(claim: Claim, now: datetime) -> bool:

@@ -1,7 +1,7 @@
-"""The way of a dump's bytes: `pg_dump` -> SHA-256 -> zstd -> age -> SHA-256 -> bucket and local copy; and back.
+"""The way of a backup's bytes: PostgreSQL -> SHA-256 -> zstd -> age -> SHA-256 -> bucket and local copy; and back.
 
 Every stage has a thread, with a bounded channel between two of them: zstd, SHA-256 and the pipes release Python's
-lock, so the stages run side by side, and memory stays under some 200 MiB whatever the size of the dump.
+lock, so the stages run side by side, and memory stays under some 200 MiB whatever the size of the backup.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from typing_extensions import Buffer
 
@@ -169,6 +169,15 @@ class Stages:
             self._pool.shutdown(wait=False)
         if self.error is not None:
             raise self.error
+
+
+class Watcher(Protocol):
+    """Sees a stream pass. Blocking; for one thread."""
+
+    def feed(self, block: bytes, /) -> object: ...
+
+    def end(self) -> object:
+        """The stream is over. Raises when it must not have ended here."""
 
 
 class Header:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from actions.backup.archive import Contents
 from actions.backup.catalogue import Folder
-from actions.backup.crypto import Identity, NotARecipientError, Recipients
+from actions.backup.crypto import Identity, Recipients
 from actions.backup.manifest import Manifest, SignedManifest, StoredObject
 from actions.backup.packing import Packed, pack
-from actions.backup.stages import BLOCK, disk
+from actions.backup.stages import BLOCK, Header, disk
 from actions.backup.tools import ArchiveSource
-from actions.backup.unpacking import Unpacked, unpack
+from actions.backup.unpacking import Spooling, Unpacked, unpack_checked
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectStore, Secrets
 from actions.site import BackupPolicy
@@ -41,7 +41,7 @@ class StoredDumps:
         done: Callable[[int], None],
         *,
         copy_only: bool = False,
-    ) -> tuple[Packed, DrError | None]:
+    ) -> tuple[Packed, Contents, DrError | None]:
         """Encrypt and store an archive in the bucket and, where the policy wants it, on disk.
 
         With a local copy an error of the bucket is returned, not raised: the copy is completed all the same. With
@@ -65,16 +65,24 @@ class StoredDumps:
                     pass
 
         part = local.with_name(local.name + ".part") if local else None
+        header = Header()
         try:
             packed = await pack(
-                source.read, source.finish, source.stop, recipients=recipients, store=store, local=part, done=done
+                *(source.read, source.finish, source.stop),
+                recipients=recipients,
+                store=store,
+                local=part,
+                watcher=header,
+                done=done,
             )
             if part is not None and local is not None:
                 await asyncio.to_thread(part.replace, local)
         finally:
             if part is not None:
                 await asyncio.to_thread(part.unlink, missing_ok=True)
-        return packed, failed[0] if failed else None
+        if header.contents is None:
+            raise VerificationError("The dump ended before its table of contents.")
+        return packed, header.contents, failed[0] if failed else None
 
     async def publish(
         self, policy: BackupPolicy, folder: Folder, signed: SignedManifest, upload_error: DrError | None
@@ -141,40 +149,18 @@ class StoredDumps:
         spool: Path | None,
         header: Callable[[Contents], bytes],
         done: Callable[[int], None],
-    ) -> Unpacked:
+    ) -> tuple[Unpacked, Contents]:
         """Read the stored object to its end and compare both hashes with the manifest, before anybody uses it."""
         backup = manifest.id
         folder = Folder(policy, backup)
         identity = await self.identity(policy)
-        if not set(identity.public_keys) & set(manifest.recipients):
-            raise UserError(
-                f"The identity `{policy.identity}` cannot open backup `{backup}`: it is not among its "
-                f"{len(manifest.recipients)} recipients. Use the identity of one of them."
-            )
+        identity.check_opens(backup, manifest.recipients)
         if spool is not None:
             await asyncio.to_thread(self.check_room, manifest.plain_bytes)
         chunks = await self._chunks(policy, folder, manifest)
-        try:
-            read = await unpack(chunks, backup=backup, identity=identity, spool=spool, header=header, done=done)
-        except (VerificationError, NotARecipientError) as error:
-            # The signed manifest names us as a recipient: a header that does not was changed.
-            raise VerificationError(
-                f"The object of backup `{backup}` is not what was stored: {error} Nothing was restored from it."
-            ) from error
-        wrong = [
-            name
-            for name, found, wanted in (
-                ("stored", (read.stored_bytes, read.stored_sha256), (manifest.stored.bytes, manifest.stored.sha256)),
-                ("plain", (read.plain_bytes, read.plain_sha256), (manifest.plain_bytes, manifest.plain_sha256)),
-            )
-            if found != wanted
-        ]
-        if wrong:
-            raise VerificationError(
-                f"The {' and '.join(wrong)} bytes of backup `{backup}` do not have the size and SHA-256 of its "
-                "manifest: they were changed. Nothing was restored from it. Use another backup."
-            )
-        return read
+        spooling = Spooling(spool, header)
+        read = await unpack_checked(chunks, manifest=manifest, identity=identity, sink=spooling, done=done)
+        return read, spooling.contents(backup)
 
     async def _chunks(self, policy: BackupPolicy, folder: Folder, manifest: Manifest) -> AsyncIterator[bytes]:
         """The stored object, from the local copy while the bucket does not answer."""

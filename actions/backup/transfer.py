@@ -14,7 +14,7 @@ from actions.backup.loading import Loading
 from actions.backup.progress import Shown
 from actions.backup.stages import BLOCK
 from actions.backup.tools import ArchiveSource, PostgresTools
-from actions.backup.unpacking import unpack
+from actions.backup.unpacking import Spooling, unpack
 from actions.ports import CopyRequest, Progress
 
 
@@ -34,15 +34,16 @@ class Transfer:
                 shown = Shown(progress, "dump", snapshot.facts.database_bytes)
                 source = await snapshot.archive()
                 try:
-                    read = await unpack(
+                    spooling = Spooling(spool, owners.header)
+                    await unpack(
                         _blocks(source),
                         backup=str(request.source),
                         # It is in plain and never leaves this machine: there is nothing to open.
                         identity=Identity(str(pyrage.x25519.Identity.generate()), "none"),
-                        spool=spool,
-                        header=owners.header,
+                        sink=spooling,
                         done=shown.bytes,
                     )
+                    contents = spooling.contents(str(request.source))
                 finally:
                     await asyncio.to_thread(source.close)
             shown.phase("restore", snapshot.facts.database_bytes)
@@ -51,10 +52,10 @@ class Transfer:
                 mark=request.mark,
                 jobs=request.jobs,
                 spool=spool,
-                contents=read.contents,
+                contents=contents,
                 owners=owners,
                 cluster_globals=wanted,
-                extensions=read.contents.extensions(),
+                extensions=contents.extensions(),
                 shown=shown,
             )
         finally:

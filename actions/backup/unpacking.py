@@ -1,4 +1,4 @@
-"""A stored dump on its way back: decrypted, decompressed, spooled for `pg_restore`."""
+"""A stored backup on its way back: decrypted and decompressed; a dump is spooled for `pg_restore`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
 import zstandard
 
 from actions.backup.archive import Contents, Places, read_contents
-from actions.backup.crypto import AGE_MAGIC, Identity
+from actions.backup.crypto import AGE_MAGIC, Identity, NotARecipientError
+from actions.backup.manifest import StoredObject
 from actions.backup.stages import BLOCK, Blocks, Channel, Header, Stages, disk, private
 from actions.errors import VerificationError
 
@@ -23,15 +24,20 @@ ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What was read, and the archive's header as it was stored. `rest` is where the data begins in the spool file."""
+    """What was read."""
 
     plain_bytes: int
     plain_sha256: str
     stored_bytes: int
     stored_sha256: str
-    contents: Contents
-    rest: int
     was_encrypted: bool
+
+
+class Sink(Protocol):
+    """Takes the plain bytes, in a thread of its own."""
+
+    def run(self, source: Channel, /) -> None:
+        """Read the channel to its end."""
 
 
 async def unpack(
@@ -39,18 +45,16 @@ async def unpack(
     *,
     backup: str,
     identity: Identity,
-    spool: Path | None,
-    header: Callable[[Contents], bytes],
+    sink: Sink,
     done: Callable[[int], None],
 ) -> Unpacked:
-    """Decrypt and decompress into the file `spool` (none: only read), undoing age, zstd and gzip.
+    """Decrypt and decompress into `sink`, undoing age, zstd and gzip. `done` is told stored bytes.
 
-    `header` may change the archive's header in the spool file, where the places of the data are filled in as well; the
-    hash is that of the archive as it was. `done` is told stored bytes.
+    Nothing is compared yet: that is for the caller, who knows what the hashes should be.
     """
     stored, compressed, plain = Channel(), Channel(), Channel()
     decrypting = _Decrypting(stored, compressed, identity, backup)
-    inflating, spooling = _Inflating(compressed, plain), _Spooling(plain, spool, header)
+    inflating = _Inflating(compressed, plain)
     stages = Stages(stored, compressed, plain)
     hashed = hashlib.sha256()
     total = 0
@@ -65,22 +69,66 @@ async def unpack(
         stored.end()
 
     try:
-        threads = [stages.thread(stage.run) for stage in (decrypting, inflating, spooling)]
-        await stages.run(*threads, stages.task(feed()))
+        threads = [stages.thread(stage.run) for stage in (decrypting, inflating)]
+        await stages.run(*threads, stages.thread(sink.run, plain), stages.task(feed()))
     finally:
         await cast("AsyncGenerator[bytes]", chunks).aclose()
-    contents = spooling.header.contents
-    if contents is None:
-        raise VerificationError(f"Backup `{backup}` ends before its table of contents. Use another backup.")
     return Unpacked(
         plain_bytes=inflating.total,
         plain_sha256=inflating.hash.hexdigest(),
         stored_bytes=total,
         stored_sha256=hashed.hexdigest(),
-        contents=contents,
-        rest=spooling.rest,
         was_encrypted=decrypting.was_encrypted,
     )
+
+
+class Described(Protocol):
+    """A signed manifest, as far as it says what the object holds."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def stored(self) -> StoredObject: ...
+
+    @property
+    def plain_bytes(self) -> int: ...
+
+    @property
+    def plain_sha256(self) -> str: ...
+
+
+async def unpack_checked(
+    chunks: AsyncIterator[bytes],
+    *,
+    manifest: Described,
+    identity: Identity,
+    sink: Sink,
+    done: Callable[[int], None],
+) -> Unpacked:
+    """Unpack an object to its end, and raise VerificationError unless it is what its manifest says."""
+    backup = manifest.id
+    try:
+        read = await unpack(chunks, backup=backup, identity=identity, sink=sink, done=done)
+    except (VerificationError, NotARecipientError) as error:
+        # The signed manifest names us as a recipient: a header that does not was changed.
+        raise VerificationError(
+            f"The object of backup `{backup}` is not what was stored: {error} Nothing was restored from it."
+        ) from error
+    wrong = [
+        name
+        for name, found, wanted in (
+            ("stored", (read.stored_bytes, read.stored_sha256), (manifest.stored.bytes, manifest.stored.sha256)),
+            ("plain", (read.plain_bytes, read.plain_sha256), (manifest.plain_bytes, manifest.plain_sha256)),
+        )
+        if found != wanted
+    ]
+    if wrong:
+        raise VerificationError(
+            f"The {' and '.join(wrong)} bytes of backup `{backup}` do not have the size and SHA-256 of its "
+            "manifest: they were changed. Nothing was restored from it. Use another backup."
+        )
+    return read
 
 
 class _Decrypting:
@@ -129,23 +177,27 @@ class _Inflating:
                 while block := stream.read(BLOCK):
                     yield block
         except (zstandard.ZstdError, zlib.error) as error:
-            raise VerificationError("The dump cannot be decompressed: its bytes were changed. Use another.") from error
+            raise VerificationError("It cannot be decompressed: its bytes were changed.") from error
 
 
-class _Spooling:
-    """The last stage: reads the archive's header, and writes the archive into the spool file, if there is one."""
+class Spooling(Sink):
+    """Reads a dump's header, and writes the dump into the file `spool`, if there is one.
 
-    def __init__(self, source: Channel, spool: Path | None, header: Callable[[Contents], bytes]) -> None:
-        self._source, self._spool, self._changed = source, spool, header
-        self.rest = 0
+    `header` may change the archive's header in the spool file, where the places of the data are filled in as well; the
+    hashes are those of the archive as it was.
+    """
+
+    def __init__(self, spool: Path | None, header: Callable[[Contents], bytes]) -> None:
+        self._spool, self._changed = spool, header
+        self.rest = 0  # where the data begins in the spool file
         self.header = Header()
         self._written: Contents | None = None  # the header as it is in the spool file
         self._places: Places | None = None
 
-    def run(self) -> None:
+    def run(self, source: Channel, /) -> None:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(private(self._spool)) if self._spool is not None else None
-            while block := self._source.get():
+            while block := source.get():
                 if self.header.contents is not None:
                     self._write(file, block)
                 elif self.header.feed(block):
@@ -156,6 +208,12 @@ class _Spooling:
                 with disk(self._spool):
                     file.seek(0)
                     file.write(self._written.with_places(self._places.found))
+
+    def contents(self, backup: str) -> Contents:
+        """The archive's header as it was stored. Raises VerificationError when it was cut off."""
+        if self.header.contents is None:
+            raise VerificationError(f"Backup `{backup}` ends before its table of contents. Use another backup.")
+        return self.header.contents
 
     def _begin(self, file: IO[bytes] | None) -> None:
         contents = self.header.contents

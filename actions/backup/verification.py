@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime
 
 import rfc8785
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from actions.backup.signing import holds, signed
 from actions.site import Frozen
 
 
@@ -32,22 +31,14 @@ class SignedVerification(Frozen):
 
     @classmethod
     def sign(cls, verification: Verification, key: Ed25519PrivateKey) -> SignedVerification:
-        return cls(
-            verification=verification,
-            signer=base64.b64encode(key.public_key().public_bytes_raw()).decode(),
-            signature=base64.b64encode(key.sign(_canonical(verification))).decode(),
-        )
+        signer, signature = signed(_canonical(verification), key)
+        return cls(verification=verification, signer=signer, signature=signature)
 
     def holds(self, trusted_signers: tuple[str, ...], *, manifest_sha256: str) -> bool:
         """Whether it is signed by a trusted key and speaks of exactly this manifest."""
         if self.signer not in trusted_signers or self.verification.manifest_sha256 != manifest_sha256:
             return False
-        try:
-            public = Ed25519PublicKey.from_public_bytes(base64.b64decode(self.signer, validate=True))
-            public.verify(base64.b64decode(self.signature, validate=True), _canonical(self.verification))
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return holds(_canonical(self.verification), self.signer, self.signature)
 
 
 def _canonical(verification: Verification) -> bytes:

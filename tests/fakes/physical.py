@@ -28,6 +28,8 @@ from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scra
 from actions.site import DatabaseRef, Site
 from tests.fakes.postgres import MemoryPostgres, MemoryServer
 
+SWEPT = (ScratchState.STOPPED, ScratchState.PAUSED)
+
 
 @dataclass(frozen=True)
 class Commit:
@@ -94,6 +96,17 @@ class MemoryScratch(Scratch):
             raise UserError(f"Scratch instance `{scratch}` is not this plan's to remove.")
         await self.stop(scratch)
         del self.made[scratch]
+
+    async def sweep(self) -> Sequence[ScratchFacts]:
+        now = self._clock.now()
+        due = [
+            facts
+            for facts in self.made.values()
+            if facts.state is ScratchState.BROKEN or (facts.expires_at <= now and facts.state in SWEPT)
+        ]
+        for facts in due:
+            await self.discard(facts.id, mark=facts.mark)
+        return due
 
     def _known(self, scratch: str) -> ScratchFacts:
         if scratch not in self.made:

@@ -1,0 +1,128 @@
+"""The configuration of a scratch instance: ours alone, since production's may name files, libraries and certificates
+that this machine does not have, or would archive into production's archive."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from actions.adapters.programs import Account
+from actions.backup.physical import RecoveryTarget
+from actions.backup.physical_tools import Replay
+
+MAP = "drbot"
+REPLACED = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
+KEPT = ".production"  # production's own files, for whoever promotes it
+
+# Recovery needs them at least as high as the primary had them; pg_control remembers.
+_FLOORS = {
+    "max_connections": 50,
+    "max_worker_processes": 8,
+    "max_wal_senders": 0,
+    "max_prepared_transactions": 0,
+    "max_locks_per_transaction": 64,
+}
+_IN_CONTROL = {"max_prepared_transactions": "max_prepared_xacts", "max_locks_per_transaction": "max_locks_per_xact"}
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "archive_mode": "off",  # a restored server that archives breaks the timeline of production
+    "primary_conninfo": "",
+    "primary_slot_name": "",
+    "shared_preload_libraries": "",
+    "ssl": "off",
+    "hot_standby": "on",
+    "wal_level": "replica",
+    "shared_buffers": "128MB",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "30min",
+    "recovery_init_sync_method": "syncfs",
+    "wal_retrieve_retry_interval": "500ms",
+    "max_standby_archive_delay": "-1",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "log_line_prefix": "%m [%p] ",
+    "log_checkpoints": "off",
+    "lc_messages": "C",
+    "log_timezone": "UTC",
+    "timezone": "UTC",
+}
+
+
+def write_configuration(
+    data: Path,
+    *,
+    control: Mapping[str, str],
+    socket: Path,
+    superuser: str,
+    account: Account | None,
+    order: Replay,
+    raised: Mapping[str, str],
+) -> None:
+    """Put our files in the place of production's, and the order to recover. Blocking."""
+    for name in REPLACED:
+        path, kept = data / name, data / (name + KEPT)
+        if path.exists() and not kept.exists():
+            path.rename(kept)
+    settings = {**_SETTINGS, **_floors(control), **raised, **_recovery(order), "unix_socket_directories": str(socket)}
+    _write(data / "postgresql.conf", "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items()))
+    _write(
+        data / "pg_hba.conf",
+        f"local all {_name(superuser)} peer map={MAP}\nhost all all 127.0.0.1/32 scram-sha-256\n",
+    )
+    people = {getpass.getuser(), *((account.name, "root") if account is not None else ())}
+    _write(data / "pg_ident.conf", "".join(f"{MAP} {_name(who)} {_name(superuser)}\n" for who in sorted(people)))
+    _write(data / "postgresql.auto.conf", "")
+    for signal in ("recovery.signal", "standby.signal"):
+        (data / signal).unlink(missing_ok=True)
+    # A recovery without a target would end with a promotion; a standby waits at the end of the WAL.
+    _write(data / ("standby.signal" if order.target.latest else "recovery.signal"), "")
+
+
+def _recovery(order: Replay) -> dict[str, str]:
+    settings = {
+        "restore_command": order.restore_command,
+        "recovery_target_timeline": str(order.timeline_id),
+        **_target(order.target),
+    }
+    if not order.target.latest:
+        settings |= {
+            "recovery_target_inclusive": "on" if order.target.inclusive else "off",
+            "recovery_target_action": "pause",
+        }
+    return settings
+
+
+def _target(target: RecoveryTarget) -> dict[str, str]:
+    if target.time is not None:
+        return {"recovery_target_time": target.time.isoformat()}
+    if target.lsn is not None:
+        return {"recovery_target_lsn": target.lsn}
+    if target.xid is not None:
+        return {"recovery_target_xid": str(target.xid)}
+    if target.name is not None:
+        return {"recovery_target_name": target.name}
+    return {}
+
+
+def _floors(control: Mapping[str, str]) -> dict[str, str]:
+    found = {name: control.get(f"{_IN_CONTROL.get(name, name)} setting", "0") for name in _FLOORS}
+    floors = {name: max(floor, int(found[name])) for name, floor in _FLOORS.items()}
+    commits = {"track_commit_timestamp": control.get("track_commit_timestamp setting", "off")}
+    return {**{name: str(value) for name, value in floors.items()}, **commits}
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _write(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)

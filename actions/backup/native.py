@@ -1,0 +1,297 @@
+"""The native engine: base backups and incrementals through the replication protocol, WAL from `drbot wal`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from actions.backup.crypto import signing_key
+from actions.backup.finder import WalRecords
+from actions.backup.native_catalogue import PIN, VERIFIED, BaseFolder, BaseVerification, NativeCatalogue, Pin
+from actions.backup.native_fetch import BaseFetch
+from actions.backup.native_find import NativeFinder
+from actions.backup.native_restore import Restoring
+from actions.backup.native_retention import Deletable, deletable
+from actions.backup.native_take import Taking
+from actions.backup.native_window import start_of, window
+from actions.backup.physical import (
+    SEGMENT,
+    BaseRequest,
+    Expiry,
+    FindRequest,
+    Lsn,
+    Moment,
+    PhysicalEntry,
+    RecoveryWindow,
+    ScratchRequest,
+    ScratchRestored,
+)
+from actions.backup.physical_tools import PhysicalTools, ScratchServers
+from actions.backup.progress import Shown
+from actions.backup.scratch_budget import RESERVE
+from actions.backup.sealed import SealedKind
+from actions.backup.segments import Segment, Timelines
+from actions.backup.signing import Signed
+from actions.backup.wal import WalArchive, WalListing
+from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
+from actions.ports import Clock, ObjectStore, PhysicalBackups, Progress, Secrets
+from actions.site import PhysicalPolicy, Site
+
+log = logging.getLogger(__name__)
+
+DELETERS = 16  # objects that are deleted at the same time
+
+
+class NativeEngine(PhysicalBackups):
+    """`scratch_directory` takes the instances, `work_directory` what is read to be checked; `reserve` are bytes of the
+    disk that stay free."""
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        objects: ObjectStore,
+        secrets: Secrets,
+        clock: Clock,
+        tools: PhysicalTools,
+        servers: ScratchServers,
+        records: Callable[[str], WalRecords],
+        scratch_directory: Path,
+        work_directory: Path,
+        reserve: int = RESERVE,
+    ) -> None:
+        self._site, self._objects, self._secrets, self._clock = site, objects, secrets, clock
+        self._tools, self._work = tools, work_directory
+        self._catalogue = NativeCatalogue(objects)
+        self._fetch = BaseFetch(objects, secrets, tools)
+        self._finder = NativeFinder(objects, secrets, records, work_directory)
+        self._taking = Taking(
+            objects=objects,
+            secrets=secrets,
+            clock=clock,
+            tools=tools,
+            catalogue=self._catalogue,
+            work_directory=work_directory,
+        )
+        self._restoring = Restoring(
+            objects=objects,
+            secrets=secrets,
+            clock=clock,
+            tools=tools,
+            servers=servers,
+            catalogue=self._catalogue,
+            budget=site.scratch,
+            directory=scratch_directory,
+            reserve=reserve,
+        )
+
+    async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:
+        return await self._catalogue.entries(self._site.physical_of(server))
+
+    async def take(self, request: BaseRequest, progress: Progress) -> PhysicalEntry:
+        return await self._taking.take(self._site.physical_of(request.server), request, progress)
+
+    async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
+        return await self._restoring.restore(self._site.physical_of(request.server), request, progress)
+
+    async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
+        policy = self._site.physical_of(server)
+        entry = await self._catalogue.known(policy, backup)
+        if entry.problem is not None:
+            raise VerificationError(entry.problem)
+        key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
+        shown = Shown(progress, "verify", entry.manifest.stored.bytes)
+        into = self._work / f"verify-{backup}"
+        await asyncio.to_thread(shutil.rmtree, into, ignore_errors=True)
+        try:
+            identity = await self._fetch.identity(policy)
+            await self._fetch.fetch(policy, entry.manifest, identity, into, shown.bytes)
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, into, ignore_errors=True))
+        now = self._clock.now()
+        record = BaseVerification(backup=backup, manifest_sha256=entry.manifest_sha256, verified_at=now)
+        name = BaseFolder(policy, backup).record(VERIFIED, now)
+        await self._objects.put(policy.bucket, name, Signed[BaseVerification].sign(record, key).body())
+        return entry.model_copy(update={"verified_at": now})
+
+    async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
+        policy = self._site.physical_of(request.server)
+        return await self._finder.find(policy, await self._catalogue.entries(policy), request, progress)
+
+    # ------------------------------------------------------------ what can be reached
+
+    async def windows(self, server: str) -> Sequence[RecoveryWindow]:
+        policy = self._site.physical_of(server)
+        entries = await self._catalogue.entries(policy)
+        archive = WalArchive(self._objects, policy)
+        listings = {listing.bucket: listing for listing in await archive.listings()}
+        # The last one named is the one in the other region.
+        return [
+            await self._window(policy, archive, entries, listings.get(bucket, WalListing(bucket)))
+            for bucket in reversed(policy.wal_buckets)
+        ]
+
+    async def _window(
+        self, policy: PhysicalPolicy, archive: WalArchive, entries: Sequence[PhysicalEntry], listing: WalListing
+    ) -> RecoveryWindow:
+        good = [entry for entry in entries if entry.problem is None]
+        if not good:
+            return RecoveryWindow(server=policy.server, bucket=listing.bucket, wal_bytes=listing.bytes)
+        start = start_of(good[0])
+        way = await archive.timelines(start, None, [listing])
+        newest, lsn = await self._newest(policy, archive, good[0], listing, way)
+        return window(policy, entries, listing, way, newest=newest, newest_lsn=lsn, now=self._clock.now())
+
+    async def _newest(
+        self,
+        policy: PhysicalPolicy,
+        archive: WalArchive,
+        entry: PhysicalEntry,
+        listing: WalListing,
+        way: Timelines,
+    ) -> tuple[datetime | None, Lsn | None]:
+        """When the archiver had the last of the WAL that this bucket would give back, and where that ends."""
+        size, system_id = entry.manifest.segment_bytes, entry.manifest.system_id
+        number = max(way.numbers(list(listing.segments), size), default=None)
+        at: datetime | None = None
+        end: Lsn | None = None
+        if number is not None:
+            closed = next(each for each in way.choices(number, size) if each in listing)
+            key = archive.key(str(closed))
+            try:
+                body = await self._objects.get(listing.bucket, key)
+                at = archive.checked(body, key, str(closed), SealedKind.SEGMENT, system_id).closed_at
+                end = closed.end
+            except VerificationError as error:
+                log.warning("newest_wal_segment_not_ours: %s", error)
+        if self._beside(policy, listing.bucket):
+            at, end = await self._newest_of_open(policy, archive, way, size, system_id, number, at, end)
+        return at, end
+
+    async def _newest_of_open(
+        self,
+        policy: PhysicalPolicy,
+        archive: WalArchive,
+        way: Timelines,
+        size: int,
+        system_id: str,
+        number: int | None,
+        at: datetime | None,
+        end: Lsn | None,
+    ) -> tuple[datetime | None, Lsn | None]:
+        for name, ranges in (await archive.open_ranges()).items():
+            following = [each for each in way.numbers([name], size) if number is None or each == number + 1]
+            have = 0
+            last = None
+            for each in ranges:
+                if each.first <= have < each.last:
+                    have, last = each.last, each
+            if not following or last is None:
+                continue
+            try:
+                body = await self._objects.get(policy.open_bucket, last.key)
+                header = archive.checked(body, last.key, name, SealedKind.RANGE, system_id)
+            except (VerificationError, UserError) as error:  # a range may be gone once its segment is closed
+                log.warning("open_range_not_read: %s", error)
+                continue
+            return header.closed_at, Lsn(Segment.parse(name, size).start + have)
+        return at, end
+
+    def _beside(self, policy: PhysicalPolicy, bucket: str) -> bool:
+        """Whether the ranges of the open segment would survive together with this bucket."""
+        known = self._site.buckets
+        if policy.open_bucket not in known or bucket not in known:
+            return False
+        return bucket == policy.open_bucket or known[bucket].region == known[policy.open_bucket].region
+
+    # ------------------------------------------------------------ retention
+
+    async def pin(self, server: str, backup: str, *, reason: str) -> None:
+        policy = self._site.physical_of(server)
+        entry = await self._catalogue.known(policy, backup)
+        if entry.pinned == reason:
+            return
+        key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
+        now = self._clock.now()
+        body = Signed[Pin].sign(Pin(backup=backup, reason=reason, at=now), key).body()
+        await self._objects.put(policy.bucket, BaseFolder(policy, backup).record(PIN, now), body)
+
+    async def expiry(self, server: str) -> Expiry:
+        return (await self._deletable(self._site.physical_of(server))).expiry
+
+    async def _deletable(self, policy: PhysicalPolicy) -> Deletable:
+        entries = await self._catalogue.entries(policy)
+        archived = await self._archived(policy, entries)
+        return deletable(entries, archived, policy, self._clock.now())
+
+    async def _archived(self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry]) -> Mapping[Segment, int]:
+        size = entries[0].manifest.segment_bytes if entries else SEGMENT
+        found: dict[Segment, int] = {}
+        for listing in await WalArchive(self._objects, policy).listings():
+            for name, facts in listing.segments.items():
+                segment = _parsed(name, size)
+                if segment is not None:
+                    found[segment] = found.get(segment, 0) + facts.bytes
+        return found
+
+    async def expire(self, server: str, expiry: Expiry) -> None:
+        policy = self._site.physical_of(server)
+        # Looked at anew: what has become needed meanwhile stays, and nothing goes that was not shown.
+        now = await self._deletable(policy)
+        shown = [(Segment.parse(first), Segment.parse(last)) for first, last in expiry.wal]
+        refused = [
+            f"`{backup}`"
+            for backup in now.expiry.backups
+            if backup in expiry.backups and not await self._delete(await self._keys_of(policy, backup))
+        ]
+        segments = [each for each in now.segments if any(_between(each, first, last) for first, last in shown)]
+        archive = WalArchive(self._objects, policy)
+        wal = [(bucket, archive.key(str(each))) for each in segments for bucket in policy.wal_buckets]
+        if not refused and not await self._delete(wal):
+            refused.append("WAL segments")
+        if refused:
+            raise PermanentError(
+                f"The bucket refused to delete {', '.join(refused)} of `{server}`: Object Lock or a right of the key. "
+                "They stay, and are tried again with the next expiry."
+            )
+
+    async def _keys_of(self, policy: PhysicalPolicy, backup: str) -> list[tuple[str, str]]:
+        """Its manifest last: while something of it is left, it is still listed, and the next expiry goes on."""
+        folder = BaseFolder(policy, backup)
+        listed = [facts.key for facts in await self._objects.list(policy.bucket, folder.prefix)]
+        return [(policy.bucket, key) for key in sorted(listed, key=lambda key: key == folder.manifest)]
+
+    async def _delete(self, keys: Sequence[tuple[str, str]]) -> bool:
+        """Delete in order, several at a time; the last one alone, once the others are gone. False when refused."""
+        room = asyncio.Semaphore(DELETERS)
+
+        async def one(bucket: str, key: str) -> DrError | None:
+            async with room:
+                try:
+                    await self._objects.delete(bucket, key)
+                except TemporaryError:
+                    raise
+                except DrError as error:
+                    log.warning("not_deleted: %s in %s: %s", key, bucket, error)
+                    return error
+                return None
+
+        first = await asyncio.gather(*(one(bucket, key) for bucket, key in keys[:-1]))
+        if any(first):
+            return False
+        return not any([await one(bucket, key) for bucket, key in keys[-1:]])
+
+
+def _parsed(name: str, size: int) -> Segment | None:
+    try:
+        return Segment.parse(name, size)
+    except ValueError:
+        return None
+
+
+def _between(segment: Segment, first: Segment, last: Segment) -> bool:
+    return segment.timeline_id == first.timeline_id and first.number <= segment.number <= last.number

@@ -1,0 +1,62 @@
+"""Looks through the archived WAL for what harmed a table."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from actions.backup.chain import usable
+from actions.backup.finder import WalRecords, files_of, find
+from actions.backup.native_window import start_of
+from actions.backup.physical import FindRequest, Moment, PhysicalEntry, RecoveryTarget
+from actions.backup.wal_fetch import WalFetch
+from actions.errors import UserError
+from actions.ports import ObjectStore, Progress, ProgressReport, Secrets
+from actions.site import PhysicalPolicy
+
+
+class NativeFinder:
+    """`records` gives the reader of WAL for a server; `work_directory` takes the segments while they are read."""
+
+    def __init__(
+        self, objects: ObjectStore, secrets: Secrets, records: Callable[[str], WalRecords], work_directory: Path
+    ) -> None:
+        self._objects, self._secrets, self._records, self._work = objects, secrets, records, work_directory
+
+    async def find(
+        self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry], request: FindRequest, progress: Progress
+    ) -> Sequence[Moment]:
+        good = usable(entries)
+        if not good:
+            raise UserError(f"`{policy.server}` has no base backup that can be used, so nothing can be looked through.")
+        oid = request.database_oid or _oid(good, request.database)
+        maps = [entry.manifest.relfilenodes.get(request.database, {}) for entry in good]
+        files = files_of(request.table, maps, now=request.relfilenode)
+        await asyncio.to_thread(self._work.mkdir, mode=0o700, parents=True, exist_ok=True)
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._work, prefix="find-"))
+        try:
+            target = RecoveryTarget(time=request.until) if request.until is not None else RecoveryTarget(latest=True)
+            fetch = WalFetch(self._objects, self._secrets, policy)
+            await fetch.fetch(start_of(_beginning(good, request.since)), target, folder, progress)
+            progress(ProgressReport(phase="find", unit="steps"))
+            records = self._records(policy.server)
+            return await asyncio.to_thread(find, records, folder, request, database_oid=oid, files=files)
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+
+def _oid(entries: Sequence[PhysicalEntry], database: str) -> int:
+    for entry in entries:
+        if database in entry.manifest.database_oids:
+            return entry.manifest.database_oids[database]
+    raise UserError(f"No base backup holds a database `{database}`. Look for its name with `/dr-backup status`.")
+
+
+def _beginning(entries: Sequence[PhysicalEntry], since: datetime | None) -> PhysicalEntry:
+    """The backup whose WAL begins before that moment: the newest such, or the oldest there is."""
+    before = [entry for entry in entries if since is not None and entry.manifest.finished_at <= since]
+    return before[0] if before else entries[-1]

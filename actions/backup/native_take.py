@@ -1,0 +1,289 @@
+"""Making a base backup: `pg_basebackup` through SHA-256, zstd and age into the bucket; the signed manifest last."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import zstandard
+
+from actions.backup.chain import chain, parent_of_next
+from actions.backup.crypto import Recipients, signing_key
+from actions.backup.manifest import StoredObject
+from actions.backup.native_catalogue import BaseFolder, NativeCatalogue, checked
+from actions.backup.packing import Packed, pack
+from actions.backup.physical import BackupKind, BaseRequest, Lsn, PhysicalEntry, PhysicalManifest
+from actions.backup.physical_tools import PhysicalTools, SourceServer
+from actions.backup.progress import Shown
+from actions.backup.segments import Segment
+from actions.backup.signing import Signed
+from actions.backup.stages import disk, private
+from actions.backup.tar_stream import LARGEST_LIST, FileList, TarReader
+from actions.backup.wal import WalArchive
+from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
+from actions.ports import Clock, ObjectStore, Progress, Secrets
+from actions.site import Frozen, PhysicalPolicy
+
+FORMAT = "drbot physical 1"
+SUMMARIES_SINCE = 170000  # server_version_num
+WAL_PATIENCE = timedelta(minutes=2)
+LOOK = 0.5  # seconds between two looks at the archive
+
+
+class Span(Frozen):
+    """The WAL that a base backup needs to be consistent."""
+
+    timeline_id: int
+    start: str
+    stop: str
+
+    @classmethod
+    def of(cls, file_list: bytes, system_id: str) -> Span:
+        """As the server's own list of files says. Raises VerificationError when it does not, or is another server's."""
+        try:
+            said = json.loads(file_list)
+            ranges = [(item["Timeline"], item["Start-LSN"], item["End-LSN"]) for item in said["WAL-Ranges"]]
+            found = cls(timeline_id=ranges[-1][0], start=ranges[0][1], stop=ranges[-1][2])
+            Lsn.parse(found.start), Lsn.parse(found.stop)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise VerificationError("The base backup has no list of its files. Take it again.") from error
+        if str(said.get("System-Identifier", system_id)) != system_id:
+            raise VerificationError("The base backup is of another server than the one that was asked. Take it again.")
+        return found
+
+    def segments(self, size: int) -> list[Segment]:
+        first = Segment.holding(Lsn.parse(self.start), self.timeline_id, size)
+        last = Segment.holding(Lsn(max(Lsn.parse(self.start), Lsn.parse(self.stop) - 1)), self.timeline_id, size)
+        return [Segment(self.timeline_id, number, size) for number in range(first.number, last.number + 1)]
+
+
+class Taking:
+    """`work_directory` takes the list of files of a parent."""
+
+    def __init__(
+        self,
+        *,
+        objects: ObjectStore,
+        secrets: Secrets,
+        clock: Clock,
+        tools: PhysicalTools,
+        catalogue: NativeCatalogue,
+        work_directory: Path,
+        wal_patience: timedelta = WAL_PATIENCE,
+    ) -> None:
+        self._objects, self._secrets, self._clock, self._tools = objects, secrets, clock, tools
+        self._catalogue, self._work, self._wal_patience = catalogue, work_directory, wal_patience
+
+    async def take(self, policy: PhysicalPolicy, request: BaseRequest, progress: Progress) -> PhysicalEntry:
+        entries = await self._catalogue.entries(policy)
+        entry = next((each for each in entries if each.manifest.id == request.id), None)
+        if entry is None:
+            entry = await self._made(policy, request, entries, progress)
+        elif entry.problem is not None:
+            raise VerificationError(entry.problem)
+        await self._await_wal(policy, entry.manifest, progress)
+        return entry
+
+    async def _made(
+        self, policy: PhysicalPolicy, request: BaseRequest, entries: list[PhysicalEntry], progress: Progress
+    ) -> PhysicalEntry:
+        folder, begun = BaseFolder(policy, request.id), self._clock.now()
+        recipients = Recipients(policy.recipients)
+        key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
+        facts = await self._tools.facts(policy.server)
+        tools = await self._tools.versions(policy.server)
+        _refuse(policy.server, facts, tools["pg_basebackup"])
+        parent = _parent(policy, request, entries, facts, begun)
+        await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
+        shown = Shown(progress, request.kind.value, facts.bytes if parent is None else None)
+        file_list = FileList()
+        parent_list = self._work / f"parent-{request.id}.list" if parent is not None else None
+        try:
+            if parent is not None and parent_list is not None:
+                await self._fetch_list(policy, parent.manifest, parent_list)
+            packed = await self._pack(policy, request, folder, recipients, file_list, parent_list, shown)
+        finally:
+            if parent_list is not None:
+                await asyncio.to_thread(parent_list.unlink, missing_ok=True)
+        span = Span.of(file_list.body, facts.system_id)
+        state = await self._tools.state(policy.server, sorted(facts.databases))
+        manifest = PhysicalManifest(
+            id=request.id,
+            server=policy.server,
+            kind=request.kind,
+            parent=parent.manifest.id if parent is not None else None,
+            system_id=facts.system_id,
+            server_version=facts.server_version,
+            timeline_id=span.timeline_id,
+            start_lsn=span.start,
+            stop_lsn=span.stop,
+            started_at=facts.now,
+            finished_at=state.now,
+            stored=StoredObject(
+                bucket=policy.bucket, key=folder.base, bytes=packed.stored_bytes, sha256=packed.stored_sha256
+            ),
+            plain_bytes=packed.plain_bytes,
+            plain_sha256=packed.plain_sha256,
+            recipients=policy.recipients,
+            files=await self._keep_list(policy, folder, file_list.body),
+            server_bytes=facts.bytes,
+            checksums=facts.checksums,
+            segment_bytes=facts.segment_bytes,
+            databases=tuple(sorted(facts.databases)),
+            database_oids=facts.databases,
+            relfilenodes=state.relfilenodes,
+            superuser=facts.superuser,
+            snapshot=state.snapshot,
+            tools={**tools, "format": FORMAT},
+            requested_by=request.requested_by,
+        )
+        return await self._publish(policy, folder, manifest, Signed[PhysicalManifest].sign(manifest, key).body())
+
+    async def _pack(
+        self,
+        policy: PhysicalPolicy,
+        request: BaseRequest,
+        folder: BaseFolder,
+        recipients: Recipients,
+        file_list: FileList,
+        parent_list: Path | None,
+        shown: Shown,
+    ) -> Packed:
+        async def store(chunks: AsyncIterator[bytes]) -> None:
+            await self._objects.put_stream(policy.bucket, folder.base, chunks)
+
+        source = await self._tools.base(policy.server, f"drbot {request.id}", parent_list)
+        try:
+            return await pack(
+                *(source.read, source.finish, source.stop),
+                recipients=recipients,
+                store=store,
+                local=None,
+                watcher=TarReader(file_list),
+                done=shown.bytes,
+            )
+        finally:
+            await asyncio.to_thread(source.close)
+
+    async def _keep_list(self, policy: PhysicalPolicy, folder: BaseFolder, body: bytes) -> StoredObject:
+        stored = await asyncio.to_thread(zstandard.ZstdCompressor(level=3).compress, body)
+        await self._objects.put(policy.bucket, folder.files, stored)
+        return StoredObject(
+            bucket=policy.bucket, key=folder.files, bytes=len(stored), sha256=hashlib.sha256(stored).hexdigest()
+        )
+
+    async def _fetch_list(self, policy: PhysicalPolicy, parent: PhysicalManifest, path: Path) -> None:
+        if parent.files is None:
+            raise UserError(f"Base backup `{parent.id}` has no list of files to rest on. Take a full backup.")
+        stored = await self._objects.get(policy.bucket, BaseFolder(policy, parent.id).files)
+        if hashlib.sha256(stored).hexdigest() != parent.files.sha256:
+            raise VerificationError(
+                f"The list of files of base backup `{parent.id}` was changed: it does not have the SHA-256 of its "
+                "manifest. Take a full backup."
+            )
+        body = zstandard.ZstdDecompressor().decompress(stored, max_output_size=LARGEST_LIST)
+        await asyncio.to_thread(_write, path, body)
+
+    async def _publish(
+        self, policy: PhysicalPolicy, folder: BaseFolder, manifest: PhysicalManifest, body: bytes
+    ) -> PhysicalEntry:
+        """Write the manifest, which makes the stored objects a backup."""
+        found = await self._objects.head(policy.bucket, folder.base)
+        if found is None or found.bytes != manifest.stored.bytes:
+            raise TemporaryError(f"Bucket `{policy.bucket}` did not keep `{folder.base}` as it was sent.")
+        try:
+            await self._objects.put(policy.bucket, folder.manifest, body, only_if_absent=True)
+        except UserError:
+            # A second try of this very backup was quicker, and its object is the one that is there.
+            there = checked(await self._objects.get(policy.bucket, folder.manifest), policy, manifest.id)
+            if there.stored.sha256 != manifest.stored.sha256:
+                raise
+        return PhysicalEntry(manifest=manifest, manifest_sha256=hashlib.sha256(body).hexdigest())
+
+    async def _await_wal(self, policy: PhysicalPolicy, manifest: PhysicalManifest, progress: Progress) -> None:
+        """Return once a bucket has the WAL of the backup's own span: without it nothing can be restored from it."""
+        archive = WalArchive(self._objects, policy)
+        span = Span(timeline_id=manifest.timeline_id, start=manifest.start_lsn, stop=manifest.stop_lsn)
+        missing = span.segments(manifest.segment_bytes)
+        shown = Shown(progress, "wal", None)
+        limit = self._clock.now() + self._wal_patience
+        while missing:
+            if await self._archived(archive, policy, str(missing[0])):
+                missing.pop(0)
+            elif self._clock.now() >= limit:
+                raise TemporaryError(
+                    f"Base backup `{manifest.id}` is stored, but WAL segment `{missing[0]}` is not in the archive, and "
+                    f"without it nothing can be restored from it. Look whether `drbot wal` runs for `{policy.server}`."
+                )
+            else:
+                shown.bytes(0)
+                await asyncio.sleep(LOOK)
+
+    async def _archived(self, archive: WalArchive, policy: PhysicalPolicy, segment: str) -> bool:
+        failures: list[DrError] = []
+        for bucket in policy.wal_buckets:
+            try:
+                if await self._objects.head(bucket, archive.key(segment)) is not None:
+                    return True
+            except TemporaryError as error:
+                failures.append(error)
+        if failures and len(failures) == len(policy.wal_buckets):
+            raise failures[0]
+        return False
+
+
+def _refuse(server: str, facts: SourceServer, tools: str) -> None:
+    major = facts.server_version // 10000
+    if facts.server_version < SUMMARIES_SINCE:
+        raise UserError(
+            f"Server `{server}` is PostgreSQL {major}; the native engine needs 17 or newer. "
+            "Set `engine: pgbackrest` for it in the plan file."
+        )
+    if int(tools.split(".", maxsplit=1)[0]) != major:
+        raise UserError(
+            f"`pg_basebackup` {tools} does not fit server `{server}` (PostgreSQL {major}). "
+            "Set `tools` of that server to a directory with the programs of its version."
+        )
+    if facts.tablespaces:
+        names = ", ".join(f"`{name}`" for name in facts.tablespaces)
+        raise UserError(
+            f"Server `{server}` has tablespaces of its own ({names}), which the native engine cannot stream. "
+            "Set `engine: pgbackrest` for it in the plan file."
+        )
+
+
+def _parent(
+    policy: PhysicalPolicy, request: BaseRequest, entries: list[PhysicalEntry], facts: SourceServer, at: datetime
+) -> PhysicalEntry | None:
+    """What an incremental rests on; None for a full backup. Raises UserError when there is nothing to rest on."""
+    if request.kind is BackupKind.FULL:
+        return None
+    if not facts.summarizes:
+        raise UserError(
+            f"Server `{policy.server}` does not summarise its WAL, which incrementals need. Run `ALTER SYSTEM SET "
+            "summarize_wal = on` and `SELECT pg_reload_conf()` there, then take a full backup."
+        )
+    if request.parent is None:
+        parent = parent_of_next(entries, at, facts.system_id)
+    else:
+        parent = next((entry for entry in entries if entry.manifest.id == request.parent), None)
+    if parent is None:
+        named = f"no base backup `{request.parent}`" if request.parent else "no usable full backup"
+        raise UserError(f"There is {named} of `{policy.server}` to rest on. Take a full backup.")
+    if parent.problem is not None or chain(entries, parent) is None:
+        raise VerificationError(parent.problem or f"The chain of `{parent.manifest.id}` is broken.")
+    if parent.manifest.system_id != facts.system_id:
+        raise PermanentError(
+            f"Server `{policy.server}` is not the one that `{parent.manifest.id}` was made of (its system id is "
+            f"{facts.system_id}). Take a full backup."
+        )
+    return parent
+
+
+def _write(path: Path, body: bytes) -> None:
+    with private(path) as stream, disk(path):
+        stream.write(body)

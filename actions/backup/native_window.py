@@ -1,0 +1,72 @@
+"""What can be reached from one bucket alone, out of the base backups and a listing of the WAL there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from actions.backup.chain import usable
+from actions.backup.physical import BackupKind, Lsn, PhysicalEntry, RecoveryWindow
+from actions.backup.segments import Segment, Timelines
+from actions.backup.wal import WalListing, WalStart, find_gaps
+from actions.site import PhysicalPolicy
+
+
+def start_of(entry: PhysicalEntry) -> WalStart:
+    """Where a replay from this backup begins."""
+    found = entry.manifest
+    return WalStart(found.system_id, found.timeline_id, Lsn.parse(found.start_lsn), found.segment_bytes)
+
+
+def window(
+    policy: PhysicalPolicy,
+    entries: Sequence[PhysicalEntry],
+    listing: WalListing,
+    way: Timelines,
+    *,
+    newest: datetime | None,
+    newest_lsn: Lsn | None,
+    now: datetime,
+) -> RecoveryWindow:
+    """`newest` is when the archiver had the last of the WAL, which ends at `newest_lsn`.
+
+    WAL that retention took away is no gap: before it, a full backup is a single moment that can be reached, its own.
+    """
+    good = [entry for entry in usable(entries) if has_own_span(entry, listing)]
+    starts = [start_of(entry) for entry in good]
+    starts = [start for start in starts if way.reaches(start.timeline_id, start.lsn)]
+    first = min(starts, key=lambda start: start.lsn, default=None)
+    found = find_gaps(first, way, listing) if first is not None else ()
+    holes = [gap for gap in found if gap.before is not None and gap.before <= now - policy.wal_retention]
+    behind = max((Segment.parse(gap.last, good[0].manifest.segment_bytes).end for gap in holes), default=Lsn(0))
+    oldest = min(
+        (
+            entry.manifest.finished_at
+            for entry in good
+            if way.reaches(entry.manifest.timeline_id, Lsn.parse(entry.manifest.start_lsn))
+            and Lsn.parse(entry.manifest.start_lsn) >= behind
+        ),
+        default=None,
+    )
+    return RecoveryWindow(
+        server=policy.server,
+        bucket=listing.bucket,
+        oldest=oldest,
+        newest=newest if oldest else None,
+        newest_lsn=str(newest_lsn) if newest_lsn is not None and oldest else "",
+        timeline_id=way.timeline_id,
+        gaps=tuple(gap for gap in found if gap not in holes),
+        fulls=sum(entry.manifest.kind is BackupKind.FULL for entry in good),
+        incrementals=sum(entry.manifest.kind is BackupKind.INCREMENTAL for entry in good),
+        wal_bytes=listing.bytes,
+    )
+
+
+def has_own_span(entry: PhysicalEntry, listing: WalListing) -> bool:
+    """Whether the bucket has the WAL that makes the backup consistent."""
+    found = entry.manifest
+    start, stop = Lsn.parse(found.start_lsn), Lsn.parse(found.stop_lsn)
+    first = Segment.holding(start, found.timeline_id, found.segment_bytes)
+    last = Segment.holding(Lsn(max(start, stop - 1)), found.timeline_id, found.segment_bytes)
+    numbers = range(first.number, last.number + 1)
+    return all(Segment(found.timeline_id, number, found.segment_bytes) in listing for number in numbers)

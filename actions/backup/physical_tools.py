@@ -1,0 +1,109 @@
+"""What the native engine and scratch instances need of PostgreSQL's programs.
+
+`actions.adapters.postgres_physical` and `actions.adapters.scratch_server` are the adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import AwareDatetime
+
+from actions.backup.physical import Lsn, RecoveryTarget
+from actions.backup.scratch_place import ScratchPlace
+from actions.backup.tools import ArchiveSource
+from actions.errors import UserError
+from actions.ports import Progress
+from actions.site import Frozen
+
+
+class SourceServer(Frozen):
+    """A server that a base backup is taken from. `now` is by its own clock."""
+
+    now: AwareDatetime
+    server_version: int
+    system_id: str
+    timeline_id: int
+    segment_bytes: int
+    checksums: bool
+    summarizes: bool  # `summarize_wal` is on
+    summarized_lsn: str  # up to here; empty when nothing is
+    superuser: str  # the role that `initdb` made
+    tablespaces: tuple[str, ...]  # besides PostgreSQL's own two
+    bytes: int  # of all databases
+    databases: Mapping[str, int]  # those that accept connections -> oid
+
+
+class SourceState(Frozen):
+    """What a server held at one moment, by its own clock."""
+
+    now: AwareDatetime
+    snapshot: str  # as pg_current_snapshot() prints it
+    relfilenodes: Mapping[str, Mapping[str, int]]  # database -> "schema.table" -> relfilenode
+
+
+class PhysicalTools(Protocol):
+    """Base backups. Errors are translated: UserError, TemporaryError, PermanentError, VerificationError."""
+
+    async def facts(self, server: str) -> SourceServer: ...
+
+    async def state(self, server: str, databases: Sequence[str]) -> SourceState: ...
+
+    async def base(self, server: str, label: str, parent_list: Path | None) -> ArchiveSource:
+        """Start `pg_basebackup`: one tar with all files and, last, their list. With `parent_list` (the file list of
+        another backup) what changed since that one."""
+
+    async def check_files(self, server: str, backup: str, folder: Path) -> None:
+        """Raise VerificationError, naming the backup and the file, unless the folder is what its own list says."""
+
+    async def combine(self, server: str, members: Sequence[Path], into: Path) -> None:
+        """A full backup and its incrementals, oldest first, into a new folder. Its files may be the members' own."""
+
+    async def check_pages(self, server: str, data: Path) -> bool:
+        """Check every page's checksum in a data directory that was shut down. False when it has no checksums.
+        Raises VerificationError naming the first file."""
+
+    async def versions(self, server: str) -> Mapping[str, str]:
+        """Tool -> version."""
+
+
+class Replay(Frozen):
+    """How far a restored data directory is replayed."""
+
+    target: RecoveryTarget
+    timeline_id: int  # whose history is followed
+    start_lsn: str
+    end_lsn: str  # where the WAL at hand ends
+    restore_command: str  # with %f and %p
+    amcheck: bool = False  # check every index while it rests there
+
+
+class EndsEarlyError(UserError):
+    """The WAL at hand ends before the target."""
+
+
+class Reached(Frozen):
+    """Where a replay came to rest: the target itself, seen in the server's own words."""
+
+    lsn: str
+    at: AwareDatetime | None  # the last commit that was replayed; None when there was none
+    checked_indexes: tuple[str, ...] = ()  # databases whose indexes were compared with their tables
+
+    @property
+    def place(self) -> Lsn:
+        return Lsn.parse(self.lsn)
+
+
+class ScratchServers(Protocol):
+    """Starts PostgreSQL in a scratch place whose `data` is a restored data directory."""
+
+    async def replay(self, place: ScratchPlace, order: Replay, progress: Progress) -> Reached:
+        """Give it a configuration of its own, start it, see it pause at the target, and shut it down again.
+
+        With `amcheck` every index of every database that has that extension is compared with its table meanwhile.
+
+        Raises EndsEarlyError, UserError when the target lies before the backup's end,
+        VerificationError when PostgreSQL cannot use what was restored; then it does not run any more.
+        """

@@ -1,0 +1,107 @@
+"""A server restored beside production, exactly to its target, out of full backups, incrementals and archived WAL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from actions.backup.physical import Phase, RecoveryTarget, ScratchFacts, ScratchState
+from actions.errors import UserError
+from actions.site import DatabaseRef
+from tests.fixtures.physical import Past
+from tests.physical_world import MARK, PhysicalWorld
+
+pytestmark = pytest.mark.integration
+
+SCRATCH = DatabaseRef("scratch-s1", "postgres")
+
+
+@pytest.fixture
+async def world(past: Past, server_directory: Path) -> AsyncIterator[PhysicalWorld]:
+    made = past.anew(server_directory)
+    yield made
+    for facts in await made.scratch.instances():
+        await made.scratch.stop(facts.id)
+
+
+async def rows(world: PhysicalWorld) -> list[int]:
+    found = await world.postgres.query(SCRATCH, "SELECT row FROM ledger ORDER BY row")
+    return [int(each["row"]) for each in found]
+
+
+async def test_a_moment_is_reached_to_the_transaction_and_the_instance_is_a_server(
+    past: Past, world: PhysicalWorld
+) -> None:
+    target = RecoveryTarget(time=past.commits[4].after)
+    restored = await world.restore(target, amcheck=True)
+    assert restored.backup == "quarter"
+    assert restored.reached_at is not None
+    assert past.commits[4].before <= restored.reached_at <= past.commits[4].after
+    assert (restored.checked_pages, restored.timeline_id) == (True, 1)
+    assert restored.checked_indexes == ("postgres",)
+    assert set(restored.seconds) == set(Phase)
+    stopped = await world.scratch.find("s1")
+    assert stopped is not None
+    assert (stopped.state, stopped.address, stopped.restored) == (ScratchState.STOPPED, "", restored)
+    assert await world.restore(target, amcheck=True) == restored  # a rerun finds it
+
+    paused = await world.scratch.start("s1")
+    assert paused.state is ScratchState.PAUSED
+    assert await rows(world) == [1, 2, 3, 4]
+    server = await world.postgres.server("scratch-s1")
+    assert (server.in_recovery, server.system_id) == (True, paused.system_id)
+    assert [facts.name for facts in await world.postgres.databases("scratch-s1")] == ["postgres"]
+    assert await world.scratch.start("s1") == paused
+
+    await world.scratch.stop("s1")
+    assert (await only(world)).state is ScratchState.STOPPED
+    await world.scratch.start("s1")
+    assert await rows(world) == [1, 2, 3, 4]
+
+    promoted = await world.scratch.promote("s1")
+    assert promoted.state is ScratchState.PROMOTED
+    assert (await world.postgres.server("scratch-s1")).in_recovery is False
+    assert await rows(world) == [1, 2, 3, 4]
+    settings = await world.postgres.query(SCRATCH, "SELECT current_setting('archive_mode') AS archive_mode")
+    assert settings[0]["archive_mode"] == "off"
+    with pytest.raises(UserError, match="never removed"):
+        await world.scratch.discard("s1", mark=MARK)
+    await world.scratch.stop("s1")
+    again = await world.scratch.start("s1")
+    assert (again.state, again.address != "") == (ScratchState.PROMOTED, True)
+    assert await world.scratch.promote("s1") == again
+
+
+async def only(world: PhysicalWorld) -> ScratchFacts:
+    (facts,) = await world.scratch.instances()
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "inclusive", "base", "expected"),
+    [
+        ("time", 2, True, "full", [1, 2]),
+        ("xid", 3, False, "hour", [1, 2]),
+        ("xid", 4, True, "quarter", [1, 2, 3, 4]),
+        ("lsn", 4, True, "quarter", [1, 2, 3, 4]),
+        ("name", 5, True, "quarter", [1, 2, 3, 4]),
+        ("latest", 5, True, "quarter", [1, 2, 3, 4, 5]),
+    ],
+)
+async def test_every_kind_of_target(
+    past: Past, world: PhysicalWorld, kind: str, row: int, inclusive: bool, base: str, expected: list[int]
+) -> None:
+    commit = past.commits[row]
+    target = {
+        "time": RecoveryTarget(time=commit.after),
+        "xid": RecoveryTarget(xid=commit.xid, inclusive=inclusive),
+        "lsn": RecoveryTarget(lsn=commit.lsn),
+        "name": RecoveryTarget(name="before_five"),
+        "latest": RecoveryTarget(latest=True),
+    }[kind]
+    restored = await world.restore(target)
+    assert restored.backup == base
+    await world.scratch.start("s1")
+    assert await rows(world) == expected
