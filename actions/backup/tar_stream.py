@@ -108,7 +108,8 @@ class Extraction(Sink, Members):
 
     def run(self, source: Channel, /) -> None:
         with disk(self._folder):
-            self._folder.mkdir(mode=0o700, parents=True)
+            _make(self._folder.parent)
+            self._folder.mkdir(mode=0o700)
         reader = TarReader(self)
         try:
             while block := source.get():
@@ -122,9 +123,9 @@ class Extraction(Sink, Members):
         self._path = self._folder.joinpath(*_parts(member.name))
         with self._on_disk(member.name):
             if member.isdir():
-                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make(self._path)
             elif member.isreg():
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make(self._path.parent)
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             else:
                 raise VerificationError(f"The base backup holds `{member.name}`, which is neither file nor directory.")
@@ -147,6 +148,13 @@ class Extraction(Sink, Members):
                 yield
             except FileExistsError as error:
                 raise VerificationError(f"The base backup holds `{name}` twice.") from error
+
+
+def _make(folder: Path) -> None:
+    """The folder and those above it, for this account alone."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(mode=0o700)
 
 
 def _parts(name: str) -> list[str]:

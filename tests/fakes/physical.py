@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from actions.backup.chain import parent_of_next
 from actions.backup.manifest import Fingerprint, StoredObject
 from actions.backup.physical import (
     BackupKind,
@@ -133,7 +134,7 @@ class MemoryPhysical(PhysicalBackups):
 
     async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:
         self._site.physical_of(server)
-        mine = [entry for (name, _), entry in self.entries.items() if name == server]
+        mine = [entry for (name, _), entry in reversed(self.entries.items()) if name == server]
         return sorted(mine, key=lambda entry: entry.manifest.finished_at, reverse=True)
 
     async def windows(self, server: str) -> Sequence[RecoveryWindow]:
@@ -168,6 +169,9 @@ class MemoryPhysical(PhysicalBackups):
         return self.entries[server, backup]
 
     async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
+        made = self._scratch.made.get(request.id)
+        if made is not None and made.restored is not None:
+            return made.restored
         history = self._history(request.server)
         reached = _reached(history.commits, request.target)
         usable = [item for item in await self.catalogue(request.server) if item.problem is None]
@@ -234,15 +238,21 @@ class MemoryPhysical(PhysicalBackups):
 
     async def _made(self, request: BaseRequest) -> PhysicalEntry:
         policy, server = self._site.physical_of(request.server), await self._postgres.server(request.server)
-        if request.parent is not None:
-            self._usable(request.server, request.parent)
+        parent = request.parent
+        if request.kind is BackupKind.INCREMENTAL:
+            if parent is None:
+                next_parent = parent_of_next(await self.catalogue(request.server), self._clock.now(), server.system_id)
+                if next_parent is None:
+                    raise UserError(f"There is no usable full backup of `{request.server}` to rest on.")
+                parent = next_parent.manifest.id
+            self._usable(request.server, parent)
         now = self._clock.now()
         lsn = str(Lsn(0x3000028))
         manifest = PhysicalManifest(
             id=request.id,
             server=request.server,
             kind=request.kind,
-            parent=request.parent,
+            parent=parent,
             system_id=server.system_id,
             server_version=server.version,
             timeline_id=self._history(request.server).timeline_id,

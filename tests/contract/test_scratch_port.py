@@ -1,0 +1,113 @@
+"""What every Scratch keeps: instances of real servers, and the fake."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from actions.backup.physical import RecoveryTarget, ScratchRequest, ScratchState
+from actions.errors import DrError, UserError
+from actions.ports import PhysicalBackups, PostgresAdmin, Scratch, no_progress
+from tests.fakes.clock import TravellingClock
+from tests.fakes.history import with_history
+from tests.fixtures.physical import Past
+from tests.physical_world import SERVER
+
+MARK = "drbot:scratch:contract"
+LIFETIME = timedelta(hours=12)
+
+
+@dataclass
+class World:
+    port: Scratch
+    physical: PhysicalBackups
+    postgres: PostgresAdmin
+    server: str
+    passes: Callable[[timedelta], None]  # let time pass
+
+    async def made(self, scratch: str = "s1") -> None:
+        request = ScratchRequest(id=scratch, server=self.server, target=RecoveryTarget(latest=True), mark=MARK)
+        await self.physical.restore(request, no_progress)
+
+    async def state(self, scratch: str = "s1") -> ScratchState | None:
+        facts = await self.port.find(scratch)
+        return facts.state if facts is not None else None
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
+async def world(request: pytest.FixtureRequest, server_directory: Path) -> AsyncIterator[World]:
+    if request.param == "fake":
+        memory = with_history()
+        yield World(memory.scratch, memory.physical, memory.postgres, "primary", memory.clock.advance)
+        return
+    past: Past = request.getfixturevalue("past")
+    clock = TravellingClock()
+    real = replace(past.anew(server_directory), clock=clock)
+
+    def passes(duration: timedelta) -> None:
+        clock.ahead += duration
+
+    yield World(real.scratch, real.engine, real.postgres, SERVER, passes)
+    for facts in await real.scratch.instances():
+        await real.scratch.stop(facts.id)
+
+
+async def test_the_life_of_an_instance(world: World) -> None:
+    await world.made()
+    (facts,) = await world.port.instances()
+    assert (facts.id, facts.name, facts.mark, facts.state) == ("s1", "scratch-s1", MARK, ScratchState.STOPPED)
+    assert facts.expires_at == facts.made_at + LIFETIME
+
+    started = await world.port.start("s1")
+    assert started.state is ScratchState.PAUSED
+    assert started.address
+    assert await world.port.start("s1") == started  # one that runs is left alone
+    assert (await world.postgres.server("scratch-s1")).in_recovery
+
+    await world.port.stop("s1")
+    await world.port.stop("s1")
+    assert await world.state() is ScratchState.STOPPED
+    with pytest.raises(DrError):
+        await world.postgres.server("scratch-s1")
+
+    with pytest.raises(UserError):
+        await world.port.discard("s1", mark="drbot:scratch:other")
+    await world.port.start("s1")
+    await world.port.discard("s1", mark=MARK)
+    assert await world.state() is None
+    await world.port.discard("s1", mark=MARK)
+
+
+async def test_a_promoted_one_is_a_server_of_its_own_and_is_never_removed(world: World) -> None:
+    await world.made()
+    promoted = await world.port.promote("s1")
+    assert promoted.state is ScratchState.PROMOTED
+    assert not (await world.postgres.server("scratch-s1")).in_recovery
+    assert await world.port.promote("s1") == promoted
+    with pytest.raises(UserError):
+        await world.port.discard("s1", mark=MARK)
+    world.passes(2 * LIFETIME)
+    assert await world.port.sweep() == []
+    assert await world.state() is ScratchState.PROMOTED
+
+
+async def test_those_whose_time_is_over_are_swept(world: World) -> None:
+    await world.made("s1")
+    assert await world.port.sweep() == []
+    world.passes(LIFETIME - timedelta(minutes=1))
+    assert await world.port.sweep() == []
+    await world.port.start("s1")
+    world.passes(timedelta(minutes=2))
+    assert [facts.id for facts in await world.port.sweep()] == ["s1"]
+    assert list(await world.port.instances()) == []
+
+
+async def test_what_is_not_there(world: World) -> None:
+    assert await world.port.find("s9") is None
+    for call in (world.port.start, world.port.stop, world.port.promote):
+        with pytest.raises(UserError, match="no scratch instance `s9`"):
+            await call("s9")

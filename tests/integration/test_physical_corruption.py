@@ -1,0 +1,244 @@
+"""Damaged physical backups: each is found before any server is started, named in the sentence, and leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actions.backup.crypto import Recipients
+from actions.backup.manifest import StoredObject
+from actions.backup.native_catalogue import BaseFolder
+from actions.backup.packing import pack
+from actions.backup.physical import BackupKind, PhysicalManifest, RecoveryTarget
+from actions.backup.signing import Signed
+from actions.backup.stages import Channel
+from actions.backup.unpacking import unpack
+from actions.errors import UserError, VerificationError
+from actions.ports import no_progress
+from tests.dump_world import Keys
+from tests.fakes.s3 import MemoryObject, MemoryObjects
+from tests.fixtures.physical import Past
+from tests.fixtures.waiting import until
+from tests.physical_world import BUCKET, SERVER, PhysicalWorld
+
+pytestmark = [pytest.mark.integration, pytest.mark.corruption]
+
+SMALL = 12 * 1024 * 1024  # bytes of a disk that has no room for the 30 MB of the server
+
+
+@pytest.fixture
+def world(past: Past, server_directory: Path) -> PhysicalWorld:
+    return past.anew(server_directory)
+
+
+def objects_of(world: PhysicalWorld) -> MemoryObjects:
+    assert isinstance(world.objects, MemoryObjects)
+    return world.objects
+
+
+def change(world: PhysicalWorld, key: str, damage: Callable[[bytes], bytes]) -> None:
+    bucket = objects_of(world).buckets[BUCKET]
+    bucket[key] = MemoryObject(damage(bucket[key].body), bucket[key].modified_at)
+
+
+def flipped(body: bytes) -> bytes:
+    place = len(body) // 2
+    return body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+
+
+async def refused(
+    world: PhysicalWorld, past: Past, match: str, *, kind: type[Exception] = VerificationError, backup: str = "quarter"
+) -> str:
+    """The restore is refused with this sentence; no server was started, nothing is left."""
+    with pytest.raises(kind, match=match) as refusal:
+        await world.restore(RecoveryTarget(time=past.commits[4].after), backup=backup)
+    assert world.clean() == []
+    assert await world.scratch.instances() == []
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("backup", ["full", "hour", "quarter"])
+async def test_a_flipped_byte_in_any_member(past: Past, world: PhysicalWorld, backup: str) -> None:
+    change(world, BaseFolder(world.policy, backup).base, flipped)
+    assert f"`{backup}`" in await refused(world, past, "not what was stored")
+    with pytest.raises(VerificationError, match=f"`{backup}`"):
+        await world.engine.verify(SERVER, backup, no_progress)
+    assert world.clean() == []
+
+
+async def test_a_missing_member_is_told_for_all_that_rest_on_it(past: Past, world: PhysicalWorld) -> None:
+    del objects_of(world).buckets[BUCKET][BaseFolder(world.policy, "hour").base]
+    problems = {entry.manifest.id: entry.problem for entry in await world.engine.catalogue(SERVER)}
+    assert problems["full"] is None
+    assert problems["hour"] is not None
+    assert "`base.age` of base backup `hour` is missing" in problems["hour"]
+    assert "rests on backup `hour`" in (problems["quarter"] or "")
+    await refused(world, past, "rests on backup `hour`, which must not be used")
+    # Nobody has to name it: the newest that can be used is taken, and more WAL is replayed.
+    restored = await world.restore(RecoveryTarget(time=past.commits[4].after))
+    assert restored.backup == "full"
+
+
+async def test_a_truncated_upload(past: Past, world: PhysicalWorld) -> None:
+    change(world, BaseFolder(world.policy, "quarter").base, lambda body: body[:-100])
+    await refused(world, past, "`quarter` has .* bytes, its manifest says")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("changed", "does not match its signature"), ("forged", "a key the plan file does not trust")],
+)
+async def test_a_forged_but_well_formed_manifest(past: Past, world: PhysicalWorld, name: str, match: str) -> None:
+    """Whoever can write the bucket knows the recipients, and could store a server of his own making."""
+    key = BaseFolder(world.policy, "quarter").manifest
+
+    def forge(body: bytes) -> bytes:
+        signed = Signed[PhysicalManifest].model_validate_json(body)
+        document = signed.document.model_copy(update={"plain_sha256": "0" * 64})
+        if name == "forged":
+            return Signed[PhysicalManifest].sign(document, Keys().signing).body()
+        return signed.model_copy(update={"document": document}).body()
+
+    change(world, key, forge)
+    await refused(world, past, match)
+    (entry,) = [each for each in await world.engine.catalogue(SERVER) if each.manifest.id == "quarter"]
+    assert (entry.trusted, entry.problem is not None) == (False, True)
+
+
+async def test_a_manifest_of_another_backup(past: Past, world: PhysicalWorld) -> None:
+    bucket = objects_of(world).buckets[BUCKET]
+    full = bucket[BaseFolder(world.policy, "full").manifest].body
+    change(world, BaseFolder(world.policy, "quarter").manifest, lambda _: full)
+    await refused(world, past, "belongs to `full`")
+
+
+async def test_a_signed_object_with_a_damaged_file_inside(past: Past, world: PhysicalWorld) -> None:
+    """A file that was damaged before it was hashed: only the server's own list of files tells. Combining would have
+    laundered it."""
+    folder = BaseFolder(world.policy, "full")
+    plain = bytearray(await unpacked(world, "full"))
+    place = plain.index(b"c4ca4238a0b923820dcc509a6f75849b")  # md5 of 1, in a page of the table
+    plain[place] ^= 1
+    source = iter([bytes(plain)])
+    stored = bytearray()
+
+    async def store(chunks: AsyncIterator[bytes]) -> None:
+        async for chunk in chunks:
+            stored.extend(chunk)
+
+    class Silent:
+        def feed(self, block: bytes, /) -> None: ...
+
+        def end(self) -> None: ...
+
+    packed = await pack(
+        *(lambda _: next(source, b""), lambda: None, lambda: None),
+        recipients=Recipients(world.policy.recipients),
+        store=store,
+        local=None,
+        watcher=Silent(),
+        done=lambda _: None,
+    )
+    change(world, folder.base, lambda _: bytes(stored))
+
+    def sign_anew(body: bytes) -> bytes:
+        document = Signed[PhysicalManifest].model_validate_json(body).document
+        kept = StoredObject(bucket=BUCKET, key=folder.base, bytes=packed.stored_bytes, sha256=packed.stored_sha256)
+        changes = {"stored": kept, "plain_bytes": packed.plain_bytes, "plain_sha256": packed.plain_sha256}
+        return Signed[PhysicalManifest].sign(document.model_copy(update=changes), world.keys.signing).body()
+
+    change(world, folder.manifest, sign_anew)
+    said = await refused(world, past, "are not those that the server listed")
+    assert "`full`" in said
+    assert "checksum mismatch for file" in said
+
+
+async def unpacked(world: PhysicalWorld, backup: str) -> bytes:
+    parts: list[bytes] = []
+
+    class Keep:
+        def run(self, source: Channel, /) -> None:
+            while block := source.get():
+                parts.append(block)
+
+    chunks = world.objects.get_stream(BUCKET, BaseFolder(world.policy, backup).base)
+    identity = await world.engine._fetch.identity(world.policy)
+    await unpack(chunks, backup=backup, identity=identity, sink=Keep(), done=lambda _: None)
+    return b"".join(parts)
+
+
+async def test_another_identity(past: Past, world: PhysicalWorld) -> None:
+    other = replace(world, values={"IDENTITY": Keys().identity})
+    await refused(other, past, "cannot open backup `full`", kind=UserError)
+
+
+async def test_a_damaged_segment_and_a_missing_one(past: Past, world: PhysicalWorld) -> None:
+    bucket = objects_of(world).buckets[BUCKET]
+    segments = sorted(key for key in bucket if "/wal/" in f"/{key}")
+    change(world, segments[-1], flipped)
+    name = Path(segments[-1]).name.removesuffix(".sealed")
+    await refused(world, past, f"`{name}`")
+    del bucket[segments[-2]]
+    gone = Path(segments[-2]).name.removesuffix(".sealed")
+    await refused(world, past, gone)
+
+
+async def test_a_changed_list_of_files_is_never_rested_on(world: PhysicalWorld) -> None:
+    change(world, BaseFolder(world.policy, "quarter").files, flipped)
+    with pytest.raises(VerificationError, match="list of files of base backup `quarter` was changed"):
+        await world.take("next", BackupKind.INCREMENTAL, "quarter")
+    assert not [key for key in objects_of(world).buckets[BUCKET] if "/next/" in key]
+
+
+async def test_no_room_is_told_before_anything_is_fetched(past: Past, world: PhysicalWorld) -> None:
+    full = replace(world, reserve=1 << 60)
+    await refused(full, past, "The disk of .* has .* free; the restore needs", kind=UserError)
+
+
+@pytest.fixture
+def small_disk(server_directory: Path) -> Iterator[Path]:
+    """Skips where this account may not mount one."""
+    place = server_directory / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},mode=755", "tmpfs", str(place)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a small disk: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def test_a_disk_that_runs_full_while_it_is_fetched(past: Past, world: PhysicalWorld, small_disk: Path) -> None:
+    # It seems to have room at first: somebody else fills it meanwhile.
+    small = replace(world, directory=small_disk, reserve=-(1 << 40))
+    await refused(small, past, "is full. Free space there", kind=UserError)
+
+
+async def test_a_cancelled_restore_leaves_nothing(past: Past, world: PhysicalWorld) -> None:
+    work = asyncio.create_task(world.restore(RecoveryTarget(time=past.commits[4].after)))
+    await until((world.scratch_directory / "s1" / "claim.json").exists, within=60)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert world.clean() == []
+
+
+def test_a_signature_over_one_kind_never_passes_for_another(past: Past) -> None:
+    body = Signed[PhysicalManifest].sign(_manifest(past), past.world.keys.signing).body()
+    assert json.loads(body)["document"]["id"] == "full"
+    other = Signed[StoredObject].sign(_manifest(past).stored, past.world.keys.signing)
+    with pytest.raises(VerificationError, match="cannot be read"):
+        Signed[PhysicalManifest].parse(other.body(), past.world.policy.trusted_signers, what="It")
+
+
+def _manifest(past: Past) -> PhysicalManifest:
+    objects = past.world.objects
+    assert isinstance(objects, MemoryObjects)
+    body = objects.buckets[BUCKET][BaseFolder(past.world.policy, "full").manifest].body
+    return Signed[PhysicalManifest].model_validate_json(body).document
