@@ -66,7 +66,7 @@ def alarms(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
             (
                 f"WAL of `{seen.policy.server}` before {seen.base_wanted.after_lsn} was lost at "
                 f"{seen.base_wanted.since:%Y-%m-%d %H:%M:%S} UTC ({seen.base_wanted.reason}). Nothing after it can be "
-                f"reached until there is a new full base backup: `/dr-backup full {seen.policy.server}`."
+                f"reached until there is a new full base backup: `/dr-backup base {seen.policy.server}`."
             ),
         )
 

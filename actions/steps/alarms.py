@@ -189,20 +189,19 @@ def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
             f"{span(bases.rpo)}{bucket}.",
             hint="Look at the archiver (`drbot wal`): its log, its disk, and whether the bucket answers.",
         )
-    if archiver is None:
+    if archiver is None and not bases.archived:
         return
-    if now - archiver.said_at > SILENT:
+    if archiver is None or now - archiver.said_at > SILENT:
+        since = "never said anything" if archiver is None else f"said nothing since {moment(archiver.said_at)}"
         yield Alarm(
             key=f"archiver-silent/{bases.subject}",
-            text=f"The archiver of `{server}` has said nothing since {moment(archiver.said_at)}.",
-            hint=f"Start it again: `drbot wal`. Until then its slot keeps WAL on `{server}`, which fills its disk.",
+            text=f"The archiver of `{server}` has {since}.",
+            hint=f"Start it: `drbot wal`. Until then its slot keeps WAL on `{server}`, which fills its disk.",
         )
-    if archiver.trouble:
-        yield Alarm(
-            key=f"archiver-trouble/{bases.subject}",
-            text=f"The archiver of `{server}` reports: {archiver.trouble}",
-            hint="Look at its log and at its disk.",
-        )
+        return  # what it said of itself then is no news
+    for kind, text in sorted(archiver.trouble.items()):
+        key = f"archiver-{kind.replace('_', '-')}/{bases.subject}"
+        yield Alarm(key=key, text=text, hint="Its log says more.")
 
 
 def _gaps(bases: Bases) -> Iterator[Alarm]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from actions.backup.physical import PhysicalEntry, Proof, RecoveryWindow
 from actions.backup.proofs import Proofs
+from actions.backup.wal_source import AlarmKind
+from actions.backup.wal_status import WalStatus, read_status
 from actions.errors import DrError, UserError
 from actions.ports import CatalogueEntry, Ports
-from actions.site import BackupPolicy, Database, PhysicalPolicy
+from actions.site import BackupPolicy, Database, EngineKind, PhysicalPolicy
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Archiver:
     said_at: datetime
     covered_until: datetime | None  # everything committed until then is in the bucket that survives the region
     wants_base: str = ""  # why a new base backup is needed; empty when it is not
-    trouble: str = ""
+    trouble: Mapping[str, str] = field(default_factory=dict)  # kind -> sentence
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Bases:
     windows: Sequence[RecoveryWindow] = ()
     proofs: Sequence[Proof] = ()
     archiver: Archiver | None = None
+    archived: bool = False  # an archiver of ours is wanted, so that its silence is a fault
     problem: str = ""
 
     @property
@@ -110,13 +113,33 @@ async def _dumps(ports: Ports, key: str) -> Dumps:
 async def _bases(ports: Ports, server: str) -> Bases:
     policy = ports.site.physical_of(server)
     here = {key: database for key, database in ports.site.databases.items() if database.server == server}
+    archived = policy.engine is EngineKind.NATIVE and bool(policy.wal_buckets)
     rpo = min((database.rpo for database in here.values()), default=timedelta(minutes=15))
     try:
-        entries, windows, proofs = await asyncio.gather(
+        entries, windows, proofs, said = await asyncio.gather(
             ports.physical.catalogue(server),
             ports.physical.windows(server),
             Proofs(ports.objects, ports.secrets).newest(policy),
+            read_status(ports.objects, policy) if archived else _nothing_said(),
         )
     except DrError as error:
         return Bases(policy, tuple(sorted(here)), rpo, problem=str(error))
-    return Bases(policy, tuple(sorted(here)), rpo, entries, windows, proofs)
+    archiver = None if said is None else _archiver(said, windows)
+    return Bases(policy, tuple(sorted(here)), rpo, entries, windows, proofs, archiver, archived=archived)
+
+
+async def _nothing_said() -> None:
+    """pgBackRest has an archiver of its own, which says nothing."""
+
+
+def _archiver(said: WalStatus, windows: Sequence[RecoveryWindow]) -> Archiver:
+    bucket = said.buckets.get(windows[0].bucket) if windows else None
+    # With one bucket alone, what is sent of the open segment survives together with it.
+    covered = said.newest if len(said.buckets) < 2 else (None if bucket is None else bucket.at)
+    return Archiver(
+        said_at=said.at,
+        covered_until=covered,
+        wants_base="" if said.base_wanted is None else said.base_wanted.reason,
+        # A gap is an alarm of its own.
+        trouble={str(alarm.kind): alarm.text for alarm in said.alarms if alarm.kind is not AlarmKind.GAP},
+    )

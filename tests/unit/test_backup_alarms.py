@@ -113,7 +113,8 @@ GAP = Gap(
         ({"problem": "Bucket `backups` does not answer."}, "unreadable"),
         ({"archiver": Archiver(NOW - timedelta(minutes=3), NOW - timedelta(minutes=3))}, "archiver-silent"),
         ({"archiver": Archiver(NOW, NOW, wants_base="its disk was lost")}, "wal-gap"),
-        ({"archiver": Archiver(NOW, NOW, trouble="its disk is 95 % full")}, "archiver-trouble"),
+        ({"archiver": Archiver(NOW, NOW, trouble={"disk_low": "Its disk is 95 % full."})}, "archiver-disk-low"),
+        ({"archiver": None, "archived": True}, "archiver-silent"),
     ],
 )
 def test_each_thing_that_can_be_wrong_of_a_server_is_told(changes: dict[str, object], wanted: str) -> None:
