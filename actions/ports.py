@@ -246,6 +246,10 @@ class BackupEngine(Protocol):
 
     async def adopt(self, request: AdoptRequest, progress: Progress) -> SignedManifest: ...
 
+    async def remove(self, database: str, backup: str) -> None:
+        """Delete it from the bucket and from the local copy; its manifests first, so that no half of it is ever listed.
+        One that is gone already is left alone."""
+
     async def copy(self, request: CopyRequest, progress: Progress) -> None:
         """Dump at one snapshot and load, as `load` does: as an unprivileged role, no usable database after a
         failure."""

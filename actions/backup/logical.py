@@ -72,6 +72,10 @@ class LogicalEngine(BackupEngine):
     async def copies(self, database: str) -> Sequence[CatalogueEntry]:
         return [copy.entry for copy in await self._catalogue.copies(self._site.backup(database))]
 
+    async def remove(self, database: str, backup: str) -> None:
+        policy = self._site.backup(database)
+        await self._stored.remove(policy, Folder(policy, backup))
+
     # ------------------------------------------------------------ dump
 
     async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest:

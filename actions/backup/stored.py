@@ -113,6 +113,15 @@ class StoredDumps:
         await asyncio.to_thread(write_private, folder.local_manifest, _body(signed))
         return signed
 
+    async def remove(self, policy: BackupPolicy, folder: Folder) -> None:
+        """Delete the dump in both places, the manifests first. What is gone already is left alone."""
+        await self._objects.delete(policy.bucket, folder.manifest)
+        for facts in await self._objects.list(policy.bucket, folder.prefix):
+            await self._objects.delete(policy.bucket, facts.key)
+        if folder.local_manifest is not None:
+            await asyncio.to_thread(folder.local_manifest.unlink, missing_ok=True)
+            await asyncio.to_thread(shutil.rmtree, folder.local_manifest.parent, ignore_errors=True)
+
     async def upload(
         self, policy: BackupPolicy, folder: Folder, signed: SignedManifest, done: Callable[[int], None]
     ) -> SignedManifest:

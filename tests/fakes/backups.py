@@ -76,6 +76,11 @@ class MemoryBackups(BackupEngine):
         self.entries[database, backup] = copy
         return SignedManifest.sign(copy.manifest, SIGNING_KEY)
 
+    async def remove(self, database: str, backup: str) -> None:
+        self._answering(database)
+        self.entries.pop((database, backup), None)
+        self.local.pop((database, backup), None)
+
     def _answering(self, database: str) -> None:
         bucket = self._site.backup(database).bucket
         if self.away:

@@ -1,0 +1,233 @@
+"""Retention: what the policy lets go is deleted, by what rests on what; a pin keeps a backup whatever it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import StringConstraints
+
+from actions.backup.physical import Expiry, PhysicalEntry
+from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
+from actions.errors import UserError
+from actions.ports import Ports
+from actions.site import Frozen
+from actions.steps.base_choice import server_named
+from actions.steps.bases import base, endpoint
+from actions.steps.dump_expiry import OldDumps, old_dumps
+from actions.steps.phrases import counted, moment, size
+from actions.steps.retention import DeleteBases, DeleteDumps, SetPin, enough_left
+from actions.steps.scratch_facts import BaseIs
+
+
+class ExpireParams(Frozen):
+    """Whose backups: of a server or a database (which stands for both); of everything when none is named."""
+
+    server: str | None = None
+
+
+class Expire(Action[ExpireParams]):
+    """Delete what is older than the policy and what nothing rests on. The plan is the dry run: it names everything."""
+
+    name: ClassVar[str] = "backup.expire"
+    summary: ClassVar[str] = "Delete the backups and the WAL that the policy lets go"
+    risk: ClassVar[Risk] = Risk.IRREVERSIBLE
+    params = ExpireParams
+    steps: ClassVar[tuple[type[Step], ...]] = (DeleteDumps, DeleteBases)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
+
+    async def plan(self, params: ExpireParams, ports: Ports, plan_id: str) -> Plan:
+        databases, servers = _chosen(ports, params.server)
+        dumps = [await _old_dumps(ports, key) for key in databases]
+        bases = [await ports.physical.expiry(server) for server in servers]
+        steps: list[Step] = [_dump_step(ports, old) for old in dumps if old.gone]
+        steps += [_base_step(ports, expiry) for expiry in bases if expiry.backups or expiry.segments]
+        if not steps:
+            raise UserError("Nothing is older than the policy says, so there is nothing to delete.")
+        for expiry in bases:
+            await _refuse_the_last(ports, expiry)
+        younger = any(expiry.younger for expiry in bases)
+        freed = sum(old.bytes for old in dumps) + sum(expiry.bytes for expiry in bases)
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Delete what the policy lets go of {_words(dumps, bases)}, {size(freed)}",
+            # The policy was signed with the plan file; what it does not let go needs signatures of its own.
+            risk=Risk.IRREVERSIBLE if younger else Risk.REVERSIBLE,
+            target=params.server or "backups",
+            params=params.model_dump(mode="json"),
+            locks=(
+                *(Lock(key=f"dump:{key}") for key in databases),
+                *(Lock(key=f"base:{server}") for server in servers),
+                *(Lock(key=f"proof:{server}") for server in servers),
+                # A restore reads backups for as long as it has its database; it makes this give way.
+                *(Lock(key=f"database:{key}", exclusive=False) for key in databases),
+            ),
+            steps=tuple(steps),
+            made_at=ports.clock.now(),
+            findings=_findings(younger=younger),
+            observations=tuple(
+                Observation(name=f"`{name}` stays", value=why)
+                for kept in (*(old.kept for old in dumps), *(expiry.kept for expiry in bases))
+                for name, why in kept.items()
+            ),
+            data_loss="What is deleted can be restored no more." if younger else "",
+        )
+
+
+def _chosen(ports: Ports, name: str | None) -> tuple[list[str], list[str]]:
+    site = ports.site
+    if name is None:
+        return sorted(site.backups), sorted(site.physical)
+    if name in site.databases:
+        server = site.databases[name].server
+        return ([name] if name in site.backups else []), ([server] if server in site.physical else [])
+    server = server_named(site, name)
+    return sorted(key for key in site.backups if site.database(key).server == server), [server]
+
+
+async def _old_dumps(ports: Ports, key: str) -> OldDumps:
+    stored, copies = await ports.backups.catalogue(key), await ports.backups.copies(key)
+    return old_dumps(stored, copies, ports.site.backup(key), ports.clock.now())
+
+
+def _dump_step(ports: Ports, old: OldDumps) -> DeleteDumps:
+    policy = ports.site.backup(old.database)
+    known = ports.site.buckets.get(policy.bucket)
+    return DeleteDumps(
+        old=old,
+        bucket=policy.bucket,
+        endpoint=None if known is None else known.endpoint,
+        prefix=f"{policy.prefix}{old.database}/",
+    )
+
+
+def _base_step(ports: Ports, expiry: Expiry) -> DeleteBases:
+    policy = ports.site.physical_of(expiry.server)
+    return DeleteBases(
+        server=expiry.server,
+        expiry=expiry,
+        bucket=policy.bucket,
+        endpoint=endpoint(ports, policy),
+        prefix=policy.prefix,
+    )
+
+
+async def _refuse_the_last(ports: Ports, expiry: Expiry) -> None:
+    """Whatever an engine proposes, a server never loses its last usable base backup to retention."""
+    if expiry.backups and await enough_left(ports, expiry.server, expiry) < 1:
+        raise UserError(
+            f"Server `{expiry.server}` would have no usable base backup left. Make one first: "
+            f"`/dr-backup base {expiry.server}`."
+        )
+
+
+def _findings(*, younger: bool) -> tuple[Finding, ...]:
+    if not younger:
+        return ()
+    return (
+        Finding(
+            check="retention",
+            verdict=Verdict.WARN,
+            detail="Something of this is younger than the policy of the plan file says.",
+            hint="Look at each name before you sign.",
+        ),
+    )
+
+
+def _words(dumps: Sequence[OldDumps], bases: Sequence[Expiry]) -> str:
+    parts = [
+        counted(sum(len(old.gone) for old in dumps), "dump"),
+        counted(sum(len(expiry.backups) for expiry in bases), "base backup"),
+        counted(sum(expiry.segments for expiry in bases), "WAL segment"),
+    ]
+    return ", ".join(parts)
+
+
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+
+class PinParams(Frozen):
+    """Which base backup is kept, and why."""
+
+    server: str
+    backup: str
+    why: Reason
+
+
+class Pin(Action[PinParams]):
+    """Keep a base backup and what it needs, whatever the policy says: before a migration, or as a legal hold."""
+
+    name: ClassVar[str] = "backup.pin"
+    summary: ClassVar[str] = "Keep a base backup whatever the policy says, with the reason (a legal hold)"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = PinParams
+    steps: ClassVar[tuple[type[Step], ...]] = (SetPin,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (BaseIs,)
+
+    async def plan(self, params: PinParams, ports: Ports, plan_id: str) -> Plan:
+        server, entry = await _entry(ports, params.server, params.backup)
+        return _pin_plan(self, plan_id, ports, server, entry, params.why, params.model_dump(mode="json"))
+
+
+class UnpinParams(Frozen):
+    """Which base backup need not be kept any more."""
+
+    server: str
+    backup: str
+
+
+class Unpin(Action[UnpinParams]):
+    """Take a pin off. A hold is evidence: two others sign that it has ended."""
+
+    name: ClassVar[str] = "backup.unpin"
+    summary: ClassVar[str] = "Let a pinned base backup go when the policy lets it go"
+    risk: ClassVar[Risk] = Risk.IRREVERSIBLE
+    params = UnpinParams
+    steps: ClassVar[tuple[type[Step], ...]] = (SetPin,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (BaseIs,)
+
+    async def plan(self, params: UnpinParams, ports: Ports, plan_id: str) -> Plan:
+        server, entry = await _entry(ports, params.server, params.backup)
+        if not entry.pinned:
+            raise UserError(
+                f"Base backup `{params.backup}` of `{server}` is not pinned, so there is nothing to take off."
+            )
+        return _pin_plan(self, plan_id, ports, server, entry, "", params.model_dump(mode="json"))
+
+
+async def _entry(ports: Ports, named: str, backup: str) -> tuple[str, PhysicalEntry]:
+    server = server_named(ports.site, named)
+    entry = await base(ports, server, backup)
+    if entry is None:
+        raise UserError(f"There is no base backup `{backup}` of `{server}`. Look with `/dr-backup status`.")
+    return server, entry
+
+
+def _pin_plan(
+    action: Pin | Unpin,
+    plan_id: str,
+    ports: Ports,
+    server: str,
+    entry: PhysicalEntry,
+    reason: str,
+    params: dict[str, object],
+) -> Plan:
+    manifest = entry.manifest
+    step = SetPin(server=server, backup=manifest.id, reason=reason, reason_before=entry.pinned)
+    return Plan(
+        id=plan_id,
+        action=action.name,
+        summary=step.summary,
+        risk=action.risk,
+        target=manifest.id,
+        params=params,
+        locks=(Lock(key=f"base:{server}", exclusive=False), Lock(key=f"backup:{manifest.id}")),
+        steps=(step,),
+        preconditions=(BaseIs(server=server, backup=manifest.id, manifest_sha256=entry.manifest_sha256),),
+        made_at=ports.clock.now(),
+        observations=(
+            Observation(name="state of", value=moment(manifest.finished_at)),
+            Observation(name="stored", value=size(manifest.stored.bytes)),
+        ),
+    )

@@ -1,0 +1,52 @@
+"""Which dumps may go. Pure: catalogue, policy and a moment in; what goes, and what stays for which reason, out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from actions.ports import CatalogueEntry
+from actions.site import BackupPolicy, Frozen
+from actions.steps.choice import usable_entries
+
+LAST_GOOD = 2
+"""So many of the newest usable dumps stay, however old they are."""
+
+
+class OldDumps(Frozen):
+    """What goes, oldest first, and why something old stays."""
+
+    database: str
+    gone: tuple[str, ...] = ()
+    bytes: int = 0
+    kept: Mapping[str, str] = {}
+
+
+def old_dumps(
+    stored: Sequence[CatalogueEntry], copies: Sequence[CatalogueEntry], policy: BackupPolicy, now: datetime
+) -> OldDumps:
+    """A dump goes, from the bucket and from the local copy, once it is older than the policy says, unless it is one of
+    the last good ones of the bucket. What must not be used stays: whoever can write into the bucket could have made it
+    look old, so people decide."""
+    here = {entry.manifest.id for entry in stored}
+    known = [*stored, *(copy for copy in copies if copy.manifest.id not in here)]
+    last = {entry.manifest.id for entry in usable_entries(stored, before=None)[:LAST_GOOD]}
+    kept: dict[str, str] = {}
+    gone: list[CatalogueEntry] = []
+    for entry in sorted(known, key=lambda entry: entry.manifest.finished_at):
+        if entry.manifest.finished_at >= now - policy.retention:
+            continue
+        if entry.problem is not None:
+            kept[entry.manifest.id] = "it must not be used, so nobody knows how old it is"
+        elif entry.manifest.id in last:
+            kept[entry.manifest.id] = f"one of the {LAST_GOOD} newest that can be restored"
+        elif len(last) < LAST_GOOD:
+            kept[entry.manifest.id] = f"the bucket has not {LAST_GOOD} that can be restored"
+        else:
+            gone.append(entry)
+    return OldDumps(
+        database=policy.database,
+        gone=tuple(entry.manifest.id for entry in gone),
+        bytes=sum(entry.manifest.stored.bytes for entry in gone),
+        kept=kept,
+    )

@@ -1,0 +1,189 @@
+"""Steps that delete what retention lets go, and that keep a backup from being deleted."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import timedelta
+from typing import ClassVar, Literal
+
+from actions.backup.physical import Expiry
+from actions.contract import Probe, Step
+from actions.errors import VerificationError
+from actions.ports import Ports, Progress, ProgressReport
+from actions.steps import byhand
+from actions.steps.base_choice import usable_bases
+from actions.steps.bases import base
+from actions.steps.dump_expiry import OldDumps, old_dumps
+from actions.steps.phrases import counted, names, size
+
+
+class DeleteDumps(Step):
+    """Dumps older than the policy gone from the bucket and from the local copy; the last good ones stay."""
+
+    interruptible: ClassVar[bool] = True
+    kind: Literal["delete_dumps"] = "delete_dumps"
+    timeout: timedelta = timedelta(hours=1)
+    old: OldDumps
+    bucket: str
+    endpoint: str | None
+    prefix: str
+
+    @property
+    def summary(self) -> str:
+        return f"Delete {counted(len(self.old.gone), 'old dump')} of `{self.old.database}`, {size(self.old.bytes)}"
+
+    @property
+    def before(self) -> str:
+        return names(self.old.gone)
+
+    @property
+    def after(self) -> str:
+        kept = "; ".join(f"`{name}` stays: {why}" for name, why in self.old.kept.items())
+        return f"gone from bucket `{self.bucket}` and the local copy" + (f"; {kept}" if kept else "")
+
+    def by_hand(self) -> tuple[str, ...]:
+        return tuple(
+            byhand.aws(self.endpoint, "s3", "rm", "--recursive", f"s3://{self.bucket}/{self.prefix}{name}/")
+            for name in self.old.gone
+        )
+
+    async def probe(self, ports: Ports) -> Probe:
+        return Probe.TODO if await self._left(ports) else Probe.DONE
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        left = await self._left(ports)
+        for number, name in enumerate(left, start=1):
+            await ports.backups.remove(self.old.database, name)
+            progress(ProgressReport(done=number, total=len(left), unit="steps", phase="delete"))
+
+    async def verify(self, ports: Ports) -> None:
+        left = await self._left(ports)
+        if left:
+            raise VerificationError(
+                f"{names(left)} of `{self.old.database}` is still there. Look at the bucket's locks."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        """What the signed plan file lets go is gone; a bucket with versions gives it back for as long as it keeps them."""
+
+    async def _left(self, ports: Ports) -> list[str]:
+        """Of what was to go: what is there and may still go. A dump can become one of the last good ones meanwhile."""
+        policy = ports.site.backup(self.old.database)
+        stored = await ports.backups.catalogue(self.old.database)
+        copies = await ports.backups.copies(self.old.database)
+        now = old_dumps(stored, copies, policy, ports.clock.now())
+        return [name for name in self.old.gone if name in now.gone]
+
+
+class DeleteBases(Step):
+    """Base backups and WAL that nothing rests on any more."""
+
+    interruptible: ClassVar[bool] = True
+    kind: Literal["delete_bases"] = "delete_bases"
+    timeout: timedelta = timedelta(hours=2)
+    server: str
+    expiry: Expiry
+    bucket: str
+    endpoint: str | None
+    prefix: str
+
+    @property
+    def summary(self) -> str:
+        backups = counted(len(self.expiry.backups), "old base backup")
+        wal = counted(self.expiry.segments, "WAL segment")
+        return f"Delete {backups} and {wal} of server `{self.server}`, {size(self.expiry.bytes)}"
+
+    @property
+    def before(self) -> str:
+        return names(self.expiry.backups) or "WAL that no base backup needs"
+
+    @property
+    def after(self) -> str:
+        kept = "; ".join(f"`{name}` stays: {why}" for name, why in self.expiry.kept.items())
+        return f"gone from bucket `{self.bucket}`" + (f"; {kept}" if kept else "")
+
+    def by_hand(self) -> tuple[str, ...]:
+        listed = f"s3://{self.bucket}/{self.prefix}"
+        return (
+            byhand.aws(self.endpoint, "s3", "ls", "--recursive", listed),
+            shlex.join(["drbot", "backup", "expire", self.server]),
+        )
+
+    async def probe(self, ports: Ports) -> Probe:
+        now = await ports.physical.expiry(self.server)
+        left = set(self.expiry.backups) & set(now.backups)
+        return Probe.TODO if left or (self.expiry.segments and now.segments) else Probe.DONE
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        await ports.physical.expire(self.server, self.expiry)
+        progress(ProgressReport(done=1, total=1, unit="steps", phase="delete"))
+
+    async def verify(self, ports: Ports) -> None:
+        there = {entry.manifest.id for entry in await ports.physical.catalogue(self.server)}
+        now = await ports.physical.expiry(self.server)
+        left = sorted(there & set(self.expiry.backups) & set(now.backups))
+        if left:
+            raise VerificationError(f"{names(left)} of `{self.server}` is still there. Look at the bucket's locks.")
+
+    async def undo(self, ports: Ports) -> None:
+        """What the signed plan file lets go is gone; a bucket with versions gives it back for as long as it keeps them."""
+
+
+class SetPin(Step):
+    """A pin on a base backup: nothing may delete it and what it needs. An empty reason takes it off."""
+
+    kind: Literal["set_pin"] = "set_pin"
+    undo_on_failure: bool = True
+    server: str
+    backup: str
+    reason: str
+    reason_before: str
+
+    @property
+    def summary(self) -> str:
+        if not self.reason:
+            return f"Take the pin off base backup `{self.backup}` of `{self.server}`"
+        return f"Pin base backup `{self.backup}` of `{self.server}`: {self.reason}"
+
+    @property
+    def before(self) -> str:
+        return f"pinned: {self.reason_before}" if self.reason_before else "not pinned"
+
+    @property
+    def after(self) -> str:
+        return f"pinned: {self.reason}" if self.reason else "goes when the policy lets it go"
+
+    def by_hand(self) -> tuple[str, ...]:
+        word = ["pin", self.server, self.backup, self.reason] if self.reason else ["unpin", self.server, self.backup]
+        return (shlex.join(["drbot", "backup", *word]),)
+
+    async def probe(self, ports: Ports) -> Probe:
+        entry = await base(ports, self.server, self.backup)
+        if entry is None:
+            return Probe.UNKNOWN
+        return Probe.DONE if entry.pinned == self.reason else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - one small object
+        await ports.physical.pin(self.server, self.backup, reason=self.reason)
+
+    async def verify(self, ports: Ports) -> None:
+        if await self.probe(ports) is not Probe.DONE:
+            raise VerificationError(
+                f"Base backup `{self.backup}` is not {self.after}. Look at it with `/dr-backup status`."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        entry = await base(ports, self.server, self.backup)
+        if entry is not None and entry.pinned == self.reason:
+            await ports.physical.pin(self.server, self.backup, reason=self.reason_before)
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        back = ["pin", self.server, self.backup, self.reason_before]
+        word = back if self.reason_before else ["unpin", self.server, self.backup]
+        return (shlex.join(["drbot", "backup", *word]),)
+
+
+async def enough_left(ports: Ports, server: str, expiry: Expiry) -> int:
+    """How many usable base backups stay once this has gone."""
+    entries = await ports.physical.catalogue(server)
+    return sum(entry.manifest.id not in expiry.backups for entry in usable_bases(entries))
