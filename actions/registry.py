@@ -19,6 +19,7 @@ from actions.catalog.point import FindMoment, RestorePoint
 from actions.catalog.proof import Prove
 from actions.catalog.rescue import Rescue
 from actions.catalog.restore import Recommendation, Restore
+from actions.catalog.retention import Expire, Pin, Unpin
 from actions.catalog.run import ACTIONS as RUN_ACTIONS
 from actions.catalog.scratch import ScratchDiscard, ScratchList, ScratchStart
 from actions.catalog.status import Catalogue, ClusterState, Databases
@@ -35,6 +36,9 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     Base,
     Check,
     Prove,
+    Expire,
+    Pin,
+    Unpin,
     Restore,
     RestorePoint,
     Rescue,

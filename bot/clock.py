@@ -85,7 +85,8 @@ class DrClock:
         return asked
 
     async def _request(self, line: Recurring, instant: datetime) -> bool:
-        return await self._ask(line.key(instant), line.action, dict(line.params), line.reason)
+        channel = "" if line.quiet else self._plan.channels.on_call
+        return await self._ask(line.key(instant), line.action, dict(line.params), line.reason, channel=channel)
 
     async def _wanted(self) -> list[str]:
         """The servers for which an alarm wants a new base backup."""
@@ -132,11 +133,15 @@ class DrClock:
             params = {"database": database, "backup": backup}
             await self._ask(key, "backup.upload", params, "it is in the local copy alone")
 
-    async def _ask(self, key: str, name: str, params: dict[str, str], reason: str) -> bool:
-        """Ask as the schedule; False when this was asked before, or could not be."""
+    async def _ask(
+        self, key: str, name: str, params: dict[str, str], reason: str, *, channel: str | None = None
+    ) -> bool:
+        """Ask as the schedule, in the on-call channel unless another is given (empty: in none); False when this was
+        asked before, or could not be."""
+        channel = self._plan.channels.on_call if channel is None else channel
         try:
             async with self._database.session() as session:
-                who = {"source": "clock", "channel": self._plan.channels.on_call}
+                who = {"source": "clock", "channel": channel}
                 asked = {"name": name, "params": params, "reason": reason}
                 if not await inbox.store(session, key, "schedule", {"kind": "ask", "who": who, "command": asked}):
                     return False
@@ -147,7 +152,7 @@ class DrClock:
                         name=name,
                         params=params,
                         person=SCHEDULE,
-                        channel=self._plan.channels.on_call,
+                        channel=channel,
                         reply={"who": who},
                         reason=reason,
                         source_key=key,

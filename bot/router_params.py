@@ -69,6 +69,21 @@ class Prove(Frozen):
     moment: Literal["latest", "random"] = "latest"
 
 
+class Expire(Frozen):
+    server: Name | None = None
+
+
+class Pin(Frozen):
+    server: Name
+    backup: Name
+    why: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+
+class Unpin(Frozen):
+    server: Name
+    backup: Name
+
+
 class Restore(Frozen):
     database: Name
     backup: Name | None = None  # None: the recommended one

@@ -26,7 +26,7 @@ from bot.doctor import Doctor
 from bot.driver import Driver
 from bot.ports import Who
 from bot.services import answers, provenance
-from bot.services.approvals import Approvals
+from bot.services.approvals import SCHEDULE, Approvals
 from bot.services.desk import RESTORE_OFFER
 from bot.services.drills import QUERIES as DRILL_QUERIES
 from bot.services.drills import Drills
@@ -220,6 +220,9 @@ class Worker:
 
     async def _tell(self, session: AsyncSession, request: RequestRow, text: str) -> None:
         request.state, request.error = "failed", readable(session, text)
+        if not request.channel and request.person == SCHEDULE:
+            log.warning("routine_refused", request=request.id, name=request.name, error=request.error)
+            return
         view = request.reply.get("view_id")
         if view:
             payload = {"text": text, "request": request.id}

@@ -21,8 +21,11 @@ CARDS = ("plan", "incident")
 async def add(
     session: AsyncSession, kind: str, channel: str, *, ref: str = "", payload: Mapping[str, Any] | None = None
 ) -> None:
-    """Queue one message and wake the sender. A card that is already waiting is not queued twice."""
+    """Queue one message and wake the sender. A card that is already waiting is not queued twice; one without a channel
+    (a routine run's) is shown to nobody."""
     if kind in CARDS:
+        if not channel:
+            return
         waiting = select(col(OutboxRow.id)).where(
             col(OutboxRow.state) == "pending",
             col(OutboxRow.kind) == kind,

@@ -21,7 +21,10 @@ OPEN = """
 """
 
 ENDED = """
-    SELECT q.plan_id, r.state, r.message, r.ended_at, q.state, q.error
+    SELECT q.plan_id, r.state, r.message, q.state, q.error, (
+        SELECT string_agg(j.detail, ' ' ORDER BY j.seq) FROM journal j
+        WHERE j.run_id = r.id AND j.state = 'verified' AND j.detail <> ''
+    )
     FROM request q LEFT JOIN run r ON r.id = q.plan_id AND q.plan_id <> ''
     WHERE q.source_key = :key AND (q.state = 'failed' OR r.ended_at IS NOT NULL)
 """
@@ -39,10 +42,12 @@ async def is_open(session: AsyncSession, prefix: str) -> bool:
 
 
 async def ended(session: AsyncSession, key: str) -> tuple[str, str, str] | None:
-    """Plan, state and message of what was asked for under this key; None while it is open or unknown."""
+    """Plan, state and message of what was asked for under this key (of a run that succeeded: what its steps found);
+    None while it is open or unknown."""
     row = (await session.execute(text(ENDED), {"key": key})).first()
     if row is None:
         return None
-    if row[4] == "failed":
-        return "", "refused", str(row[5])
-    return str(row[0]), str(row[1]), str(row[2])
+    plan, state, message, asked, error, found = row
+    if asked == "failed":
+        return "", "refused", str(error)
+    return str(plan), str(state), str(message or found or "")

@@ -15,7 +15,7 @@ from actions.ports import JobKind, JobPhase, JobState, Ports, Progress
 from actions.site import DatabaseRef, Frozen, Invariant
 from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
-from actions.steps.phrases import counted
+from actions.steps.phrases import counted, span
 
 
 class RestoreForTest(HeavyStep):
@@ -200,6 +200,14 @@ class LookThrough(Step):
             raise VerificationError(
                 f"The result of restore test `{self.scratch}` is not beside the backups. Test again."
             )
+
+    async def outcome(self, ports: Ports) -> str:
+        proof = await Proofs(ports.objects, ports.secrets).find(ports.site.physical_of(self.server), self.scratch)
+        if proof is None:
+            return ""
+        counts = [f"`{name.removesuffix(': rows')}`: {text}" for name, text in proof.checks.items() if "rows" in name]
+        measured = f"RTO {span(proof.rto)}, RPO {span(proof.rpo)}, from base backup `{proof.backup}`"
+        return f"{'; '.join([measured, *counts])}."
 
     async def undo(self, ports: Ports) -> None:
         """A recorded test is kept: it is true."""

@@ -64,7 +64,7 @@ class DeleteDumps(Step):
             )
 
     async def undo(self, ports: Ports) -> None:
-        """What the signed plan file lets go is gone; a bucket with versions gives it back for as long as it keeps them."""
+        """What the signed plan file lets go is gone; a bucket with versions gives it back while it keeps them."""
 
     async def _left(self, ports: Ports) -> list[str]:
         """Of what was to go: what is there and may still go. A dump can become one of the last good ones meanwhile."""
@@ -126,7 +126,7 @@ class DeleteBases(Step):
             raise VerificationError(f"{names(left)} of `{self.server}` is still there. Look at the bucket's locks.")
 
     async def undo(self, ports: Ports) -> None:
-        """What the signed plan file lets go is gone; a bucket with versions gives it back for as long as it keeps them."""
+        """What the signed plan file lets go is gone; a bucket with versions gives it back while it keeps them."""
 
 
 class SetPin(Step):

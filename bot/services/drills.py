@@ -180,8 +180,8 @@ def _outcome(ends: Mapping[str, tuple[str, str, str] | None], found: Standing, n
     ]
     if bad:
         return Held(Act.FAILED, now, found.next, by="drbot", note=" ".join(bad))
-    runs = ", ".join(f"`{target}` (run {plan})" for target, (plan, _, _) in over.items())
-    return Held(Act.DONE, now, found.next, by="drbot", note=f"{runs}. What was measured: `/dr-backup status`.")
+    said = [f"`{target}` (run {plan}). {message}".strip() for target, (plan, _, message) in over.items()]
+    return Held(Act.DONE, now, found.next, by="drbot", note=" ".join(said))
 
 
 async def _record(session: AsyncSession, drill: Drill, act: Held, text: str, *, key: str) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
 from actions.schedules import Schedule, every
 from bot.plan_file import DatabaseBackup, DrPlan
+
+EXPIRY = "03:40 UTC"
+"""Old backups go once a day, after the new ones are made."""
 
 CHECK_DUMP, CHECK_BASE = "sun 05:00 UTC", "sun 06:00 UTC"
 """The newest of each is read completely once a week, since what is never read may have rotted."""
@@ -29,7 +32,9 @@ class Recurring:
     params: Mapping[str, str]
     until: Callable[[datetime], datetime | None]  # its last instant not later than a moment
     reason: str = "scheduled by the plan"
-    from_now: bool = field(default=True)
+    quiet: bool = False
+    """Whether no channel is told of its plans: what goes wrong with it is an alarm."""
+    from_now: bool = True
     """Whether it begins with its next instant where nothing was ever asked for; else with the last one."""
 
     def key(self, instant: datetime) -> str:
@@ -75,6 +80,7 @@ def recurring(plan: DrPlan, wanted: Iterable[str] = ()) -> Sequence[Recurring]:
     lines: list[Recurring] = []
     for backup in plan.backups.databases:
         lines += _of(plan, backup)
+    lines.append(_line("expiry/all", "backup.expire", {}, Schedule(EXPIRY).until, quiet=True))
     lines += [*_files(plan), *_escrows(plan)]
     known = {line.params.get("server") for line in lines}
     lines += [
@@ -106,7 +112,7 @@ def _of(plan: DrPlan, backup: DatabaseBackup) -> list[Recurring]:
     lines.append(_line(f"full/{server}", "backup.base", full, Schedule(backup.base.schedule).until, group))
     if backup.incremental is not None:
         rhythm = partial(every, backup.incremental.every)
-        lines.append(_line(f"incremental/{server}", "backup.base", incremental, rhythm, group))
+        lines.append(_line(f"incremental/{server}", "backup.base", incremental, rhythm, group, quiet=True))
     lines.append(_line(f"check-base/{server}", "backup.check_base", {"server": server}, Schedule(CHECK_BASE).until))
     return lines
 
@@ -135,8 +141,10 @@ def _line(
     params: Mapping[str, str],
     until: Callable[[datetime], datetime | None],
     group: tuple[str, ...] = (),
+    *,
+    quiet: bool = False,
 ) -> Recurring:
-    return Recurring(name=name, group=group or (name,), action=action, params=params, until=until)
+    return Recurring(name=name, group=group or (name,), action=action, params=params, until=until, quiet=quiet)
 
 
 def _bases(server: str) -> tuple[str, ...]:

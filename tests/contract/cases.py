@@ -20,6 +20,7 @@ from actions.catalog.point import PointParams
 from actions.catalog.proof import ProveParams, When
 from actions.catalog.rescue import RescueParams
 from actions.catalog.restore import RestoreParams
+from actions.catalog.retention import ExpireParams, PinParams, UnpinParams
 from actions.catalog.run import AnswerParams, RunParams
 from actions.catalog.scratch import ScratchParams
 from actions.catalog.swap import SwapParams
@@ -29,7 +30,7 @@ from actions.steps.workloads import ScaleWorkload
 from tests.contract.kit import ActionCase
 from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
 from tests.fakes.manifests import an_entry
-from tests.fakes.physical_world import with_bases
+from tests.fakes.physical_world import with_bases, with_old_backups
 from tests.fakes.s3 import MemoryObject
 from tests.fakes.world import ADOPTABLE, API, HEALTH, START, World, a_world, damage_files
 
@@ -167,6 +168,10 @@ CASES = (
     ActionCase("incremental", "backup.base", BaseParams(server="shop", kind=BackupKind.INCREMENTAL), with_bases),
     ActionCase("check-base", "backup.check_base", CheckBaseParams(server="primary"), with_bases),
     ActionCase("prove", "backup.prove", ProveParams(), with_bases),
+    ActionCase("expire", "backup.expire", ExpireParams(), with_old_backups),
+    ActionCase("expire-younger", "backup.expire", ExpireParams(server="shop"), partial(with_old_backups, younger=True)),
+    ActionCase("pin", "backup.pin", PinParams(server="shop", backup="base-full", why="case 4711"), with_bases),
+    ActionCase("unpin", "backup.unpin", UnpinParams(server="primary", backup="base-pinned"), with_old_backups),
     ActionCase("prove-random", "backup.prove", ProveParams(moment=When.RANDOM), with_bases),
     ActionCase("restore", "restore.dump", RestoreParams(database="shop"), a_world, asks=RESUME),
     ActionCase(

@@ -134,6 +134,18 @@ async def test_catalogue_is_newest_first(world: World) -> None:
     assert [entry.manifest.id for entry in await world.port.catalogue(world.database)] == ["b2", "b1"]
 
 
+async def test_what_is_removed_is_gone_in_both_places_and_the_others_stay(world: World) -> None:
+    for name in ("b1", "b2"):
+        await world.port.dump(DumpRequest(id=name, database=world.database), no_progress)
+    for _ in range(2):
+        await world.port.remove(world.database, "b1")
+    assert [entry.manifest.id for entry in await world.port.catalogue(world.database)] == ["b2"]
+    assert [copy.manifest.id for copy in await world.port.copies(world.database)] == ["b2"]
+    if world.dumps is not None:
+        left = await world.dumps.objects.list(world.dumps.policy.bucket, "")
+        assert not any("/b1/" in facts.key for facts in left)
+
+
 async def test_load_makes_a_marked_equal_database_and_a_rerun_makes_it_anew(world: World) -> None:
     signed = await world.port.dump(DumpRequest(id="b1", database=world.database), no_progress)
     asked = LoadRequest(backup="b1", database=world.database, into=COPY, mark=MARK, jobs=2)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from actions.backup.manifest import StoredObject
-from actions.backup.physical import BackupKind, PhysicalEntry, PhysicalManifest
+from actions.backup.physical import BackupKind, Expiry, PhysicalEntry, PhysicalManifest
 from actions.site import PhysicalPolicy
 from tests.fakes.backups import SIGNER
+from tests.fakes.manifests import an_entry
 from tests.fakes.physical import Commit, MemoryHistory
 from tests.fakes.world import DAMAGED, GOOD, START, World, a_world
 
@@ -63,5 +64,26 @@ def with_bases(*, bases: bool = True) -> World:
             Commit(at=START.replace(hour=9), lsn="0/4000000", xid=900, databases={"shop": GOOD}),
             Commit(at=START - timedelta(seconds=2), lsn="0/5000000", xid=1000, databases={"shop": DAMAGED}),
         ]
+    )
+    return world
+
+
+def with_old_backups(*, younger: bool = False) -> World:
+    """A shop with a dump, a base backup and WAL that are older than the policy says; one backup is pinned."""
+    world = with_bases()
+    old = START - timedelta(days=40)
+    world.backups.entries["shop", "b-ancient"] = an_entry(
+        id="b-ancient", database="shop", snapshot_at=old, finished_at=old, fingerprint=GOOD
+    )
+    world.physical.entries[SERVER, "base-ancient"] = a_base("base-ancient", old)
+    pinned = a_base("base-pinned", old - timedelta(days=1)).model_copy(update={"pinned": "case 4711"})
+    world.physical.entries[SERVER, "base-pinned"] = pinned
+    world.physical.old[SERVER] = Expiry(
+        server=SERVER,
+        backups=("base-ancient",),
+        segments=120,
+        bytes=3_000_000_000,
+        kept={"base-pinned": "pinned: case 4711"},
+        younger=younger,
     )
     return world

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import select
 from sqlmodel import col
 
@@ -19,7 +21,7 @@ from bot.services.backup_watch import BackupWatch
 from storage import alarms, plans, runs
 from storage.roles import DatabaseRole
 from storage.session import Database
-from storage.tables import OutboxRow, PlanRow, RequestRow, TimelineEntry
+from storage.tables import JournalRow, OutboxRow, PlanRow, RequestRow, TimelineEntry
 from tests.fakes.clock import MemoryClock
 from tests.fixtures.office import OfficeForTests, shipped_plan
 from tests.unit.test_backup_alarms import NOW, good_bases, good_dumps
@@ -37,15 +39,28 @@ class Replicas:
         self.clocks = [DrClock(database, self.plan, SystemClock()) for database in self.own]
 
     async def tick(self, now: datetime) -> list[str]:
-        return sorted(key for keys in await asyncio.gather(*(clock.tick(now) for clock in self.clocks)) for key in keys)
+        """What was asked for of databases; files and keys have schedules of their own."""
+        asked = [key for keys in await asyncio.gather(*(clock.tick(now) for clock in self.clocks)) for key in keys]
+        return sorted(key for key in asked if key.split("/")[1] not in ("files", "escrow"))
 
     async def drills(self, now: datetime) -> list[str]:
         return [
             text for told in await asyncio.gather(*(clock.hold_drills(now) for clock in self.clocks)) for text in told
         ]
 
-    async def close(self) -> None:
-        for database in self.own:
+
+@pytest_asyncio.fixture
+async def replicas(memory: Database) -> AsyncIterator[Callable[..., Replicas]]:
+    """Makes replicas under a plan, the shipped one by default, and closes what it has made."""
+    made: list[Replicas] = []
+
+    def make(plan: DrPlan | None = None) -> Replicas:
+        made.append(Replicas(memory, plan))
+        return made[-1]
+
+    yield make
+    for each in made:
+        for database in each.own:
             await database.dispose()
 
 
@@ -101,8 +116,10 @@ async def end(memory: Database, request: RequestRow, state: str, message: str = 
 MORNING = datetime.fromisoformat("2026-11-23T01:58:30+00:00")
 
 
-async def test_three_clocks_ask_once_for_each_instant_and_of_missed_ones_for_the_newest(memory: Database) -> None:
-    clocks = Replicas(memory)
+async def test_three_clocks_ask_once_for_each_instant_and_of_missed_ones_for_the_newest(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    clocks = replicas()
     server = clocks.plan.database("superprismora").server
     assert await clocks.tick(MORNING) == []  # a new plan begins with its next instants
 
@@ -120,14 +137,19 @@ async def test_three_clocks_ask_once_for_each_instant_and_of_missed_ones_for_the
     assert await clocks.tick(MORNING + timedelta(minutes=42)) == [f"schedule/full/{server}/2026-11-23T02:30Z"]
     # Nobody looked for nine hours; one catch-up each, and the dump of today was made.
     full = (await asked(memory, "backup.base"))[-1]
+    assert {row.channel for row in await asked(memory, "backup.base")} == {"", clocks.plan.channels.on_call}
     assert full.params == {"server": server, "kind": "full"}
     await end(memory, full, "succeeded")
-    assert await clocks.tick(MORNING + timedelta(hours=9)) == [f"schedule/incremental/{server}/2026-11-23T10:45Z"]
-    await clocks.close()
+    assert await clocks.tick(MORNING + timedelta(hours=9)) == [
+        "schedule/expiry/all/2026-11-23T03:40Z",
+        f"schedule/incremental/{server}/2026-11-23T10:45Z",
+    ]
 
 
-async def test_a_base_that_an_alarm_wants_is_asked_for_once_an_hour_and_never_beside_another(memory: Database) -> None:
-    clocks = Replicas(memory)
+async def test_a_base_that_an_alarm_wants_is_asked_for_once_an_hour_and_never_beside_another(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    clocks = replicas()
     server = clocks.plan.database("superprismora").server
     await clocks.tick(MORNING)
     async with memory.session() as session:
@@ -139,7 +161,6 @@ async def test_a_base_that_an_alarm_wants_is_asked_for_once_an_hour_and_never_be
     [wanted] = await asked(memory, "backup.base")
     await end(memory, wanted, "failed", "no room")
     assert f"schedule/full/{server}/2026-11-23T02:30Z" in await clocks.tick(later)
-    await clocks.close()
 
 
 async def test_each_alarm_and_each_recovery_is_told_once_over_all_workers(memory: Database) -> None:
@@ -192,10 +213,12 @@ def with_drill(**changes: Any) -> DrPlan:
 DUE = datetime.fromisoformat("2026-12-07T09:00:00+00:00")
 
 
-async def test_people_hold_and_postpone_a_drill_and_the_list_follows(memory: Database) -> None:
+async def test_people_hold_and_postpone_a_drill_and_the_list_follows(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
     plan = with_drill(action=None, next="2026-12-07", schedule="1st mon 09:00 UTC")
     office = OfficeForTests(memory, plan, clock=MemoryClock(DUE - timedelta(days=5)))
-    clocks = Replicas(memory, office.plan)
+    clocks = replicas(office.plan)
     [week] = await clocks.drills(DUE - timedelta(days=6))
     assert "is due in 6 d" in week
     assert await clocks.drills(DUE - timedelta(days=5)) == []
@@ -215,7 +238,6 @@ async def test_people_hold_and_postpone_a_drill_and_the_list_follows(memory: Dat
         await office.ask("olivia", "drill.done", drill="fire")
     with pytest.raises(Exception, match="is no day"):
         await office.ask("olivia", "drill.postpone", drill="backup-restore", date="soon", why="release")
-    await clocks.close()
     await office.close()
 
 
@@ -232,8 +254,10 @@ async def stages(clocks: Replicas, start: datetime, until: datetime) -> Any:
         now += timedelta(hours=8)
 
 
-async def test_the_restore_drill_runs_by_itself_and_is_reported_once(memory: Database) -> None:
-    clocks = Replicas(memory, with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC"))
+async def test_the_restore_drill_runs_by_itself_and_is_reported_once(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    clocks = replicas(with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC"))
     server = clocks.plan.database("superprismora").server
     [start] = await clocks.drills(DUE)
     assert "The bot runs it and reports here" in start
@@ -242,15 +266,20 @@ async def test_the_restore_drill_runs_by_itself_and_is_reported_once(memory: Dat
     assert await clocks.drills(DUE + timedelta(minutes=1)) == []
 
     await end(memory, request, "succeeded")
+    async with memory.session() as session:
+        session.add(
+            JournalRow(run_id=f"plan{request.id}", epoch=1, step=1, state="verified", detail="RTO 41 s.", at=DUE)
+        )
     [report] = await clocks.drills(DUE + timedelta(minutes=4))
-    assert report.startswith(f"Drill `backup-restore` passed: `{server}` (run plan{request.id})")
+    assert report == f"Drill `backup-restore` passed: `{server}` (run plan{request.id}). RTO 41 s."
     assert await clocks.drills(DUE + timedelta(days=2)) == []
     assert len(await asked(memory, "backup.prove")) == 1
-    await clocks.close()
 
 
-async def test_a_restore_drill_that_fails_stays_overdue_and_is_tried_next_month(memory: Database) -> None:
-    clocks = Replicas(memory, with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC"))
+async def test_a_restore_drill_that_fails_stays_overdue_and_is_tried_next_month(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    clocks = replicas(with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC"))
     await clocks.drills(DUE)
     [request] = await asked(memory, "backup.prove")
     await end(memory, request, "failed", "Page 7 of `orders` has a wrong checksum.")
@@ -263,4 +292,3 @@ async def test_a_restore_drill_that_fails_stays_overdue_and_is_tried_next_month(
     assert "Page 7" in overdue
     await clocks.drills(DUE.replace(year=2027, month=1, day=4))
     assert len(await asked(memory, "backup.prove")) == 2
-    await clocks.close()

@@ -1,0 +1,99 @@
+"""Restore tests: what is kept is signed, what is not does not count; a failed one says so and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from actions import registry
+from actions.backup.proofs import Proofs, SignedProof
+from actions.catalog.proof import ProveParams, When
+from actions.runner import Outcome
+from tests.contract.kit import PLAN_ID, MemoryJournal, run
+from tests.fakes.physical_world import SERVER, with_bases
+from tests.fakes.world import START, World
+
+
+async def proven(world: World, **params: object) -> tuple[Outcome, str]:
+    plan = await registry.action("backup.prove").plan(ProveParams.model_validate(params), world, PLAN_ID)
+    result = await run(plan, world, MemoryJournal())
+    return result.outcome, result.message
+
+
+async def kept(world: World) -> list[SignedProof]:
+    bucket = world.objects.buckets["backups"]
+    return [SignedProof.model_validate_json(item.body) for key, item in bucket.items() if "/proofs/" in key]
+
+
+async def test_a_test_that_passes_is_signed_and_measured_and_leaves_nothing() -> None:
+    world = with_bases()
+    assert await proven(world) == (Outcome.SUCCEEDED, "")
+
+    [proof] = await Proofs(world.objects, world.secrets).newest(world.site.physical_of(SERVER))
+    assert (proof.id, proof.problem, proof.backup) == (PLAN_ID, None, "base-hour")
+    assert proof.rpo == timedelta(seconds=2)
+    assert proof.checks["shop: rows"] == "10 rows in 2 tables"
+    assert world.scratch.made == {}
+
+
+async def test_an_empty_database_fails_the_test_and_is_on_record() -> None:
+    world = with_bases()
+    world.physical.history[SERVER].commits[-1].databases["shop"].rows.clear()  # type: ignore[attr-defined]
+    outcome, message = await proven(world)
+
+    assert outcome is Outcome.FAILED
+    assert "is empty, its newest dump has" in message
+    assert "Production was not touched" in message
+    assert [item.proof.problem for item in await kept(world)] == [
+        "database `shop` is empty, its newest dump has 13 rows."
+    ]
+    assert world.scratch.made == {}
+
+
+async def test_a_base_that_cannot_be_restored_is_on_record_too() -> None:
+    world = with_bases()
+    plan = await registry.action("backup.prove").plan(ProveParams(), world, PLAN_ID)
+    for backup in ("base-full", "base-hour"):
+        world.physical.spoil(SERVER, backup, "its object was cut off.")
+    result = await run(plan, world, MemoryJournal())
+
+    assert result.outcome is Outcome.FAILED
+    [proof] = [item.proof for item in await kept(world)]
+    assert proof.problem is not None
+    assert proof.problem.startswith("No base backup of `primary` ends before")
+    assert world.scratch.made == {}
+
+
+async def test_a_random_moment_lies_in_the_window_and_the_copy_shows_it() -> None:
+    world = with_bases()
+    await proven(world, moment=When.RANDOM)
+    [proof] = await Proofs(world.objects, world.secrets).newest(world.site.physical_of(SERVER))
+
+    assert proof.target.time is not None
+    assert START.replace(hour=2, minute=30) <= proof.target.time <= START
+
+
+async def test_what_nobody_we_trust_has_signed_is_no_proof() -> None:
+    world = with_bases()
+    await proven(world)
+    policy = world.site.physical_of(SERVER)
+    [signed] = await kept(world)
+    proofs, bucket = Proofs(world.objects, world.secrets), world.objects.buckets["backups"]
+    [key] = [key for key in bucket if "/proofs/" in key]
+
+    async def put(body: str) -> None:
+        await world.objects.put("backups", key, body.encode())
+
+    changed = json.loads(signed.model_dump_json())
+    changed["proof"]["rto"] = 1.0
+    await put(json.dumps(changed))
+    assert await proofs.newest(policy) == []
+    await put(SignedProof.sign(signed.proof, Ed25519PrivateKey.generate()).model_dump_json())
+    assert await proofs.find(policy, PLAN_ID) is None
+    await put("{")
+    assert await proofs.newest(policy) == []
+    await put(signed.model_dump_json())
+    await world.objects.put("backups", key.replace(PLAN_ID, "another"), signed.model_dump_json().encode())
+    assert [proof.id for proof in await proofs.newest(policy)] == [PLAN_ID]
