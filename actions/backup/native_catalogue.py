@@ -13,7 +13,8 @@ import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TypeVar
+from datetime import datetime
+from typing import NamedTuple, TypeVar
 
 from pydantic import AwareDatetime, ValidationError
 
@@ -30,6 +31,14 @@ BASE, FILES, MANIFEST = "base.age", "files.zst", "manifest.json"
 VERIFIED, PROVEN, PIN = "verified-", "proven-", "pin-"
 
 R = TypeVar("R", bound=Frozen)
+
+
+class Written(NamedTuple):
+    """An object as it was written at one moment."""
+
+    key: str
+    bytes: int
+    at: datetime
 
 
 class BaseVerification(Frozen):
@@ -72,7 +81,7 @@ class NativeCatalogue:
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
-        self._read: dict[ObjectFacts, bytes] = {}  # what is written once needs reading once
+        self._read: dict[Written, bytes] = {}  # what is written once needs reading once
 
     async def entries(self, policy: PhysicalPolicy) -> list[PhysicalEntry]:
         """All base backups, newest first; one whose parent cannot be used has a problem itself."""
@@ -88,8 +97,8 @@ class NativeCatalogue:
                 return await self._entry(policy, backup, files)
 
         found = await asyncio.gather(*(one(name, files) for name, files in folders.items() if MANIFEST in files))
-        present = {facts for files in folders.values() for facts in files.values()}
-        self._read = {facts: body for facts, body in self._read.items() if facts in present}
+        present = {_written(facts) for files in folders.values() for facts in files.values()}
+        self._read = {written: body for written, body in self._read.items() if written in present}
         return sorted(with_chains(found), key=lambda entry: entry.manifest.finished_at, reverse=True)
 
     async def known(self, policy: PhysicalPolicy, backup: str) -> PhysicalEntry:
@@ -132,9 +141,14 @@ class NativeCatalogue:
         return None
 
     async def _body(self, policy: PhysicalPolicy, facts: ObjectFacts) -> bytes:
-        if facts not in self._read:
-            self._read[facts] = await self._objects.get(policy.bucket, facts.key)
-        return self._read[facts]
+        written = _written(facts)
+        if written not in self._read:
+            self._read[written] = await self._objects.get(policy.bucket, facts.key)
+        return self._read[written]
+
+
+def _written(facts: ObjectFacts) -> Written:
+    return Written(facts.key, facts.bytes, facts.modified_at)
 
 
 def checked(body: bytes, policy: PhysicalPolicy, backup: str) -> PhysicalManifest:

@@ -55,7 +55,9 @@ async def pack(
         while chunk := await stages.call(stored.get):
             yield chunk
 
-    await stages.run(stages.thread(compressing.run), stages.thread(encrypting.run), stages.task(store(chunks())))
+    await stages.run(
+        stages.thread(compressing.run), stages.thread(encrypting.run), stages.task(lambda: store(chunks()))
+    )
     return Packed(
         plain_bytes=compressing.total,
         plain_sha256=compressing.hash.hexdigest(),

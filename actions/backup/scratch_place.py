@@ -15,6 +15,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -113,7 +114,7 @@ class ScratchPlace:
         """Remove what is in it but the lock, its claim last: what is left half removed can still be told."""
         for path in sorted(self.folder.glob("*"), key=lambda path: path.name == "claim.json"):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                _remove(path)
             elif path.name != "lock":
                 path.unlink(missing_ok=True)
 
@@ -140,6 +141,16 @@ class ScratchPlace:
     @staticmethod
     def expired(claim: Claim, now: datetime) -> bool:
         return claim.expires_at <= now
+
+
+def _remove(folder: Path) -> None:
+    """Whole; a writer that was just told to stop may still add a file."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+    shutil.rmtree(folder)
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

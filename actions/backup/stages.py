@@ -145,9 +145,9 @@ class Stages:
 
         await asyncio.get_running_loop().run_in_executor(self._pool, guarded)
 
-    async def task(self, work: Awaitable[object]) -> None:
+    async def task(self, work: Callable[[], Awaitable[object]]) -> None:
         try:
-            await work
+            await work()
         except asyncio.CancelledError as error:
             self.halt(error)
             raise
@@ -164,6 +164,8 @@ class Stages:
         except asyncio.CancelledError as error:
             self.halt(error)
             await asyncio.gather(*running, return_exceptions=True)
+            # The threads themselves: whoever is told that it was cancelled may remove what they were writing.
+            await asyncio.shield(asyncio.to_thread(self._pool.shutdown))
             raise
         finally:
             self._pool.shutdown(wait=False)

@@ -70,7 +70,7 @@ async def unpack(
 
     try:
         threads = [stages.thread(stage.run) for stage in (decrypting, inflating)]
-        await stages.run(*threads, stages.thread(sink.run, plain), stages.task(feed()))
+        await stages.run(*threads, stages.thread(sink.run, plain), stages.task(feed))
     finally:
         await cast("AsyncGenerator[bytes]", chunks).aclose()
     return Unpacked(

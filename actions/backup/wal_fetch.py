@@ -208,8 +208,13 @@ class WalFetch:
                 header = self._archive.checked(body, key, name, SealedKind.SEGMENT, start.system_id)
                 if header.plain_bytes != segment.size:
                     raise VerificationError(f"`{key}` holds {header.plain_bytes} bytes and is no whole segment.")
-                await asyncio.to_thread(_write, body, header, key, identity, into / name)
             except (TemporaryError, VerificationError, UserError) as error:
+                failures.append(type(error)(f"{error} (bucket `{bucket}`)"))
+                continue
+            try:
+                # A full disk or another identity would be no better with another bucket's copy.
+                await asyncio.to_thread(_write, body, header, key, identity, into / name)
+            except VerificationError as error:
                 failures.append(type(error)(f"{error} (bucket `{bucket}`)"))
                 continue
             problems = [str(error) for error in failures]

@@ -177,7 +177,7 @@ async def test_wal_of_another_server_is_refused(wal: MemoryWal, tmp_path: Path) 
 async def test_another_identity_is_told(wal: MemoryWal, tmp_path: Path) -> None:
     await wal.closed(1, 2)
     wal.secrets.values["env:IDENTITY"] = Keys().identity
-    with pytest.raises(VerificationError, match="is not among its 1 recipients"):
+    with pytest.raises(UserError, match="is not among its 1 recipients"):
         await wal.fetch(tmp_path, LATEST)
 
 
