@@ -16,6 +16,7 @@ from actions.adapters.clock import SystemClock
 from actions.adapters.containment import Limits
 from actions.adapters.executor import SubprocessExecutor
 from actions.adapters.pg_waldump import PgWaldump
+from actions.adapters.pgbackrest import PgBackRestProgram
 from actions.adapters.postgres import PostgresServers
 from actions.adapters.postgres_physical import PhysicalPrograms
 from actions.adapters.postgres_tables import PostgresTables
@@ -26,10 +27,12 @@ from actions.adapters.scratch_server import ScratchPrograms
 from actions.adapters.secrets import SecretReferences
 from actions.backup.engines import PhysicalEngines
 from actions.backup.files import FileCopies
+from actions.backup.finder import WalRecords
 from actions.backup.jobs import SPOOL, Engines
 from actions.backup.jobs import main as job_main
 from actions.backup.logical import LogicalEngine
 from actions.backup.native import NativeEngine
+from actions.backup.pgbackrest import PgBackRestEngine
 from actions.errors import UserError
 from actions.ports import Clock, Executor, ObjectStore, Ports, PostgresAdmin, Secrets
 from actions.site import EngineKind, Site
@@ -168,18 +171,37 @@ def _physical(
     spool: Path | None = None,
 ) -> PhysicalEngines:
     work = spool or settings.data_directory.resolve() / SPOOL
+    tools = PhysicalPrograms(site, secrets, private_directory=work / "private")
+    # As root, another account works there: it cannot enter what is ours alone.
+    shared = settings.data_directory.resolve() / "pgbackrest"
+
+    def records(server: str) -> WalRecords:
+        return PgWaldump(site.servers[server].tools)
+
     native = NativeEngine(
         site,
         objects=objects,
         secrets=secrets,
         clock=clock,
-        tools=PhysicalPrograms(site, secrets, private_directory=work / "private"),
+        tools=tools,
         servers=ScratchPrograms(site),
-        records=lambda server: PgWaldump(site.servers[server].tools),
+        records=records,
         scratch_directory=_scratch(settings),
         work_directory=work,
     )
-    return PhysicalEngines(site, {EngineKind.NATIVE: native})
+    pgbackrest = PgBackRestEngine(
+        site,
+        PgBackRestProgram(site, secrets, directory=shared),
+        objects=objects,
+        secrets=secrets,
+        clock=clock,
+        tools=tools,
+        servers=ScratchPrograms(site),
+        records=records,
+        scratch_directory=_scratch(settings),
+        work_directory=shared,
+    )
+    return PhysicalEngines(site, {EngineKind.NATIVE: native, EngineKind.PGBACKREST: pgbackrest})
 
 
 def _scratch(settings: Settings) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import configparser
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from actions.adapters.control_file import ControlFiles
 from actions.adapters.pgbackrest_errors import translated
+from actions.adapters.postgres_installation import postgres_account
 from actions.adapters.programs import Account, Program, ProgramError, run
 from actions.backup.pgbackrest_archive import listing_of
 from actions.backup.pgbackrest_info import Stanza, stanza_of
@@ -44,10 +46,16 @@ _BUCKET = re.compile(r"repo(\d+)-(?:s3|gcs|azure)-(?:bucket|container)")
 
 
 class PgBackRestProgram(PgBackRest):
-    """`account` runs it when we are root: the one that runs PostgreSQL, so that what it restores belongs to it."""
+    """When we are root it runs under the account that runs PostgreSQL, so that what it restores belongs to that one.
+    `directory` is where that account can work, and keeps what `archive-get` needs to be asked."""
 
-    def __init__(self, site: Site, secrets: Secrets, control: ControlFiles, *, account: Account | None) -> None:
-        self._site, self._secrets, self._control, self._account = site, secrets, control, account
+    def __init__(self, site: Site, secrets: Secrets, *, directory: Path) -> None:
+        self._site, self._secrets, self._directory = site, secrets, directory
+
+    @functools.cached_property
+    def _account(self) -> Account | None:
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return postgres_account(None, must_enter=self._directory)
 
     async def version(self) -> Version:
         try:
@@ -76,6 +84,11 @@ class PgBackRestProgram(PgBackRest):
                     found[int(match[1])] = value
         return found
 
+    async def own(self, folder: Path) -> None:
+        await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        if self._account is not None:
+            await asyncio.to_thread(os.chown, folder, self._account.uid, self._account.gid)
+
     # ------------------------------------------------------------ WAL
 
     async def archived(self, place: ArchivePlace) -> WalListing:
@@ -85,10 +98,9 @@ class PgBackRestProgram(PgBackRest):
 
     async def fetch(self, place: ArchivePlace, name: str, into: Path) -> bool:
         programs = Path(self._site.servers[place.server].tools) if place.server in self._site.servers else Path()
-        cluster = await self._control.of(place.system_id, programs, place.segment_bytes)
+        control = ControlFiles(self._directory, account=self._account)
+        cluster = await control.of(place.system_id, programs, place.segment_bytes)
         part = into / f"{name}.part"
-        if self._account is not None:
-            await asyncio.to_thread(os.chown, into, self._account.uid, self._account.gid)
         try:
             where = [f"--repo={place.repository.key}", "--reset-pg1-host", f"--pg1-path={cluster}"]
             await self._run(place.server, ["archive-get", *where, name, str(part)], level="warn")
@@ -120,6 +132,8 @@ class PgBackRestProgram(PgBackRest):
         return verified(await self._said(server, options, f"verify `{label}`", level="info"), label)
 
     async def restore(self, server: str, order: RestoreOrder, shown: Callable[[int], None]) -> None:
+        for path in (order.data, order.tablespaces):
+            await self.own(path)
         options = [
             *("restore", f"--repo={order.repository}", f"--set={order.label}"),
             # On this machine, wherever production is.
@@ -134,7 +148,7 @@ class PgBackRestProgram(PgBackRest):
         options = [
             *("expire", f"--repo={order.repository}", *((f"--set={order.label}",) if order.label else ())),
             *(f"{repository}-full-type=count", f"{repository}-full={NEVER}", f"{repository}-diff={NEVER}"),
-            *(f"{repository}-archive-type=full", f"{repository}-archive={order.keep_wal_of}"),
+            *(f"{repository}-archive-type=full", f"{repository}-archive={order.keep_wal_of or NEVER}"),
             *(("--dry-run",) if dry_run else ()),
         ]
         return expired(await self._said(server, options, "expire what is old", level="info"))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from actions.backup.chain import base_for, chain, usable
+from actions.backup.chain import base_for, chain
 from actions.backup.native_catalogue import NativeCatalogue
 from actions.backup.native_fetch import BaseFetch
 from actions.backup.physical import (
@@ -22,36 +18,29 @@ from actions.backup.physical import (
     ScratchRequest,
     ScratchRestored,
 )
-from actions.backup.physical_tools import EndsEarlyError, PhysicalTools, Reached, Replay, ScratchServers
+from actions.backup.physical_tools import PhysicalTools, Replay, ScratchServers
 from actions.backup.progress import Shown
 from actions.backup.scratch_budget import RESERVE, claim
 from actions.backup.scratch_place import Claim, ScratchPlace
-from actions.backup.segments import Timelines, history_name
+from actions.backup.scratch_restore import (
+    Seconds,
+    check_span,
+    copying_from,
+    made_before,
+    nothing_before,
+    replayed,
+    timeline_at,
+)
 from actions.backup.together import together
 from actions.backup.wal import WalStart
 from actions.backup.wal_fetch import FetchedWal, WalFetch
-from actions.errors import UserError, VerificationError
+from actions.errors import VerificationError
 from actions.ports import Clock, ObjectStore, Progress, ProgressReport, Secrets
 from actions.site import PhysicalPolicy, ScratchBudget
 
 MEMBERS = "members"
 AT_ONCE = 2  # members that are fetched at the same time
 SPARE = 1.05  # of the plain bytes: file systems need room for what they are not told of
-
-
-@dataclass
-class Seconds:
-    """How long each phase took."""
-
-    spent: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def of(self, phase: Phase) -> Iterator[None]:
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.spent[phase] = round(self.spent.get(phase, 0.0) + time.monotonic() - begun, 3)
 
 
 class Restoring:
@@ -78,7 +67,7 @@ class Restoring:
     async def restore(self, policy: PhysicalPolicy, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         place = ScratchPlace(self._directory, request.id)
         with place.held():
-            there = await asyncio.to_thread(_there, place, request)
+            there = await asyncio.to_thread(made_before, place, request)
             if there is not None:
                 return there
             await asyncio.to_thread(place.clear)
@@ -100,7 +89,7 @@ class Restoring:
         await asyncio.to_thread(self._claim, policy, request, place, members)
         with seconds.of(Phase.FETCH):
             wal = await self._fetched(policy, request.target, place, members, progress)
-        _check_span(base.stop_lsn, base.id, wal)
+        check_span(base.stop_lsn, base.id, wal.end_lsn, wal.last)
         with seconds.of(Phase.COMBINE):
             await self._combine(policy.server, place, members, progress)
         order = Replay(
@@ -112,7 +101,7 @@ class Restoring:
             amcheck=request.amcheck,
         )
         with seconds.of(Phase.REPLAY):
-            reached = await self._replayed(place, order, wal, progress)
+            reached = await replayed(self._servers, place, order, progress, reaches=wal.reaches)
         with seconds.of(Phase.CHECK):
             progress(ProgressReport(phase="check", total=base.server_bytes or None))
             checked = await self._tools.check_pages(policy.server, place.data)
@@ -137,7 +126,7 @@ class Restoring:
         if request.backup is None:
             base = base_for(entries, request.target)
             if base is None:
-                raise _nothing_before(policy.server, entries, request.target)
+                raise nothing_before(policy.server, entries, request.target)
         else:
             base = await self._catalogue.known(policy, request.backup)
             if base.problem is not None:
@@ -216,60 +205,3 @@ class Restoring:
         else:
             await self._tools.combine(server, folders, place.data)
         await asyncio.to_thread(shutil.rmtree, place.folder / MEMBERS)
-
-    async def _replayed(self, place: ScratchPlace, order: Replay, wal: FetchedWal, progress: Progress) -> Reached:
-        try:
-            return await self._servers.replay(place, order, progress)
-        except EndsEarlyError as error:
-            time_wanted = order.target.time
-            if time_wanted is None or not wal.reaches:
-                raise UserError(str(error)) from error
-            # The archive goes on beyond that moment, and nobody committed anything between: PostgreSQL, which stops
-            # at a commit, finds none to stop at. What is there is exactly what was wanted.
-            whole = order.model_copy(update={"target": RecoveryTarget(latest=True)})
-            reached = await self._servers.replay(place, whole, progress)
-            if reached.at is not None and reached.at > time_wanted:
-                raise UserError(str(error)) from error
-            return reached
-
-
-def _there(place: ScratchPlace, request: ScratchRequest) -> ScratchRestored | None:
-    """What an earlier try of this very restore has made."""
-    restored, found = place.restored(), place.claim()
-    if restored is None or found is None:
-        return None
-    if found.mark != request.mark or restored.target != request.target:
-        raise UserError(f"Scratch instance `{request.id}` is there, made for something else. Choose another id.")
-    return restored
-
-
-def _check_span(stop_lsn: str, backup: str, wal: FetchedWal) -> None:
-    if Lsn.parse(wal.end_lsn) < Lsn.parse(stop_lsn):
-        raise VerificationError(
-            f"Base backup `{backup}` is consistent from {stop_lsn} on, and the archived WAL ends at {wal.end_lsn} "
-            f"(after `{wal.last or 'nothing'}`): nothing can be restored from it. Use an earlier backup."
-        )
-
-
-def _nothing_before(server: str, entries: Sequence[PhysicalEntry], target: RecoveryTarget) -> UserError:
-    good = usable(entries)
-    if not good:
-        return UserError(f"`{server}` has no base backup that can be used. Restore a dump instead.")
-    oldest = min(entry.manifest.finished_at for entry in good)
-    return UserError(
-        f"No base backup of `{server}` ends before {target}; the oldest that can be used ends at "
-        f"{oldest:%Y-%m-%d %H:%M:%S} UTC. Choose a later moment, or restore a dump."
-    )
-
-
-def copying_from(wal: Path) -> str:
-    """A `restore_command` that finds the segments in this folder."""
-    folder = shlex.quote(str(wal.absolute())).replace("%", "%%")
-    return f"cp {folder}/%f %p"
-
-
-def timeline_at(place: Lsn, timeline_id: int, wal: Path) -> int:
-    """The timeline that this place of the WAL was written on, by the history beside the segments. Blocking."""
-    history = wal / history_name(timeline_id)
-    way = Timelines.parse(timeline_id, history.read_text()) if history.exists() else Timelines.alone(timeline_id)
-    return next(each.timeline_id for each in way.stretches if each.end is None or place <= each.end)

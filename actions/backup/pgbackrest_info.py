@@ -10,17 +10,18 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actions.backup.manifest import StoredObject
-from actions.backup.physical import BackupKind, PhysicalEntry, PhysicalManifest
+from actions.backup.physical import SEGMENT, BackupKind, Lsn, PhysicalEntry, PhysicalManifest
 from actions.backup.segments import Segment
 from actions.errors import PermanentError, TemporaryError, UserError
 
 # Keys of our annotations on a backup (pgBackRest 2.41 and newer).
-ID, REQUESTED_BY, VERIFIED, PROVEN, PINNED, PROBLEM = (
-    f"drbot-{name}" for name in ("id", "requested-by", "verified", "proven", "pinned", "problem")
+ID, REQUESTED_BY, VERIFIED, PROVEN, PINNED, PROBLEM, STATE = (
+    f"drbot-{name}" for name in ("id", "requested-by", "verified", "proven", "pinned", "problem", "state")
 )
 _NO_STANZA = (1, 3)  # stanza path, or the data in it, is missing
 _NO_BACKUP = 2
 _OTHER = 99  # a repository could not be read
+_SIZES = [1 << power for power in range(20, 31)]  # 1 MiB to 1 GiB, what `initdb --wal-segsize` takes
 
 
 class _Said(BaseModel):
@@ -58,6 +59,15 @@ class Sizes(_Said):
     repository: RepositorySize = RepositorySize()
 
 
+class State(_Said):
+    """What we saw of the server just after a backup of ours: as one annotation, in JSON."""
+
+    superuser: str = "postgres"
+    snapshot: str = ""
+    checksums: bool = False  # not known of backups that we have not made
+    version: int = 0  # server_version_num
+
+
 class Backup(_Said):
     """One backup, with everything before it that it needs in `reference`."""
 
@@ -77,6 +87,13 @@ class Backup(_Said):
     def id(self) -> str:
         """Ours where we made it, else pgBackRest's own label."""
         return self.annotation.get(ID, self.label)
+
+    @property
+    def state(self) -> State:
+        try:
+            return State.model_validate_json(self.annotation.get(STATE, "{}"))
+        except ValidationError:
+            return State()
 
     @property
     def finished_at(self) -> datetime:
@@ -165,17 +182,17 @@ def stanza_of(text: str, name: str) -> Stanza:
 
 
 def entry_of(
-    backup: Backup, stanza: Stanza, *, server: str, bucket: str, requested: Mapping[str, str]
+    backup: Backup, stanza: Stanza, *, server: str, bucket: str, requested: Mapping[str, str], segment_bytes: int
 ) -> PhysicalEntry:
     """A backup as the catalogue shows it. `requested` gives the ids of other backups by their label."""
-    cluster = stanza.cluster(backup.database)
+    cluster, state = stanza.cluster(backup.database), backup.state
     manifest = PhysicalManifest(
         id=backup.id,
         server=server,
         kind=BackupKind.FULL if backup.type == "full" else BackupKind.INCREMENTAL,
         parent=requested.get(backup.prior, backup.prior) if backup.prior else None,
         system_id=str(cluster.system_id),
-        server_version=version_number(cluster.version),
+        server_version=state.version or version_number(cluster.version),
         timeline_id=int(backup.archive.start[:8], 16) if backup.archive.start else 0,
         start_lsn=(backup.lsn.start or "") if backup.lsn else "",
         stop_lsn=(backup.lsn.stop or "") if backup.lsn else "",
@@ -191,6 +208,10 @@ def entry_of(
         plain_sha256="",
         compression="pgbackrest",
         server_bytes=backup.info.size,
+        checksums=state.checksums,
+        segment_bytes=segment_bytes,
+        superuser=state.superuser,
+        snapshot=state.snapshot,
         requested_by=backup.annotation.get(REQUESTED_BY, ""),
     )
     said = backup.model_dump(mode="json", exclude={"annotation"})
@@ -210,6 +231,8 @@ def problem_of(backup: Backup, stanza: Stanza) -> str | None:
         return f"`{backup.label}` holds pages with a wrong checksum: the server was damaged already. Take an older one."
     if PROBLEM in backup.annotation:
         return backup.annotation[PROBLEM]
+    if backup.lsn is None or not (backup.lsn.start and backup.lsn.stop and backup.archive.start):
+        return f"`{backup.label}` was made while the server was down, without WAL: it shows no moment to go on from."
     labels = {item.label for item in stanza.backup if item.database.key == backup.database.key}
     for needed in (*(backup.reference or ()), *((backup.prior,) if backup.prior else ())):
         if needed not in labels:
@@ -235,6 +258,7 @@ def _without_wal(backup: Backup, archive: Archive | None) -> str | None:
 def entries_of(stanza: Stanza, *, server: str, buckets: Mapping[int, str]) -> Sequence[PhysicalEntry]:
     """The catalogue, newest first. `buckets` names the repositories by their number."""
     requested = {backup.label: backup.id for backup in stanza.backup}
+    size = segment_bytes(stanza)
     entries = [
         entry_of(
             backup,
@@ -242,10 +266,24 @@ def entries_of(stanza: Stanza, *, server: str, buckets: Mapping[int, str]) -> Se
             server=server,
             bucket=buckets.get(backup.database.key, f"repo{backup.database.key}"),
             requested=requested,
+            segment_bytes=size,
         )
         for backup in stanza.backup
     ]
     return sorted(entries, key=lambda entry: (entry.manifest.finished_at, entry.manifest.id), reverse=True)
+
+
+def segment_bytes(stanza: Stanza) -> int:
+    """The size of the server's segments, which pgBackRest does not tell: the one that puts the first LSN of every
+    backup into the segment that is named beside it."""
+    fitting = [SEGMENT, *(size for size in _SIZES if size != SEGMENT)]
+    for backup in stanza.backup:
+        name, lsn = backup.archive.start, backup.lsn.start if backup.lsn else None
+        if name is not None and lsn is not None:
+            timeline_id = int(name[:8], 16)
+            fits = [size for size in fitting if str(Segment.holding(Lsn.parse(lsn), timeline_id, size)) == name]
+            fitting = fits or fitting
+    return fitting[0]
 
 
 def version_number(text: str) -> int:

@@ -49,7 +49,7 @@ class RestoreOrder(Frozen):
 
 class ExpireOrder(Frozen):
     """What is to go: one backup with all that rests on it (None: WAL alone), and WAL older than the newest
-    `keep_wal_of` full backups, what each backup needs for itself excepted."""
+    `keep_wal_of` full backups (0: none), what each backup needs for itself excepted."""
 
     repository: int
     label: str | None
@@ -81,10 +81,14 @@ class PgBackRest(Protocol):
     def buckets(self, server: str) -> Mapping[int, str]:
         """Repository -> its bucket, as far as pgBackRest's configuration file can be read."""
 
+    async def own(self, folder: Path) -> None:
+        """Let pgBackRest write into this folder."""
+
     async def archived(self, place: ArchivePlace) -> WalListing: ...
 
     async def fetch(self, place: ArchivePlace, name: str, into: Path) -> bool:
-        """One file of the archive as `into/name`, whole or not at all. False when the archive does not have it."""
+        """One file of the archive as `into/name`, whole or not at all; it must own that folder. False when the archive
+        does not have it."""
 
     async def backup(
         self, server: str, kind: str, annotations: Mapping[str, str], shown: Callable[[int], None]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from actions.backup.pgbackrest_archive import listing_of, segment_bytes
-from actions.backup.pgbackrest_info import ID, PINNED, PROBLEM, VERIFIED, entries_of, stanza_of
+from actions.backup.pgbackrest_archive import listing_of
+from actions.backup.pgbackrest_info import ID, PINNED, PROBLEM, STATE, VERIFIED, entries_of, segment_bytes, stanza_of
 from actions.backup.physical import SEGMENT, BackupKind, Lsn
 from actions.backup.segments import Timelines
 from actions.backup.wal import WalListing, WalStart, find_gaps
@@ -75,13 +75,20 @@ def test_a_backup_is_listed_with_what_it_rests_on() -> None:
 
 
 def test_our_notes_on_a_backup_are_read() -> None:
-    noted = backup(FULL, annotation={ID: "base-abc", VERIFIED: "2026-11-27T09:00:00+00:00", PINNED: "legal hold"})
+    state = '{"superuser":"admin","snapshot":"740:742:","checksums":true,"version":150018}'
+    noted = backup(
+        FULL,
+        annotation={ID: "base-abc", VERIFIED: "2026-11-27T09:00:00+00:00", PINNED: "legal hold", STATE: state},
+    )
     stanza = stanza_of(info(noted, backup(DIFF, prior=FULL, reference=[FULL])), "main")
     entries = {entry.manifest.stored.key: entry for entry in entries_of(stanza, server="primary", buckets={})}
     full, diff = entries[f"backup/main/{FULL}/"], entries[f"backup/main/{DIFF}/"]
     assert full.manifest.id == "base-abc"
     assert full.verified_at == datetime(2026, 11, 27, 9, tzinfo=UTC)
     assert full.pinned == "legal hold"
+    assert (full.manifest.superuser, full.manifest.snapshot) == ("admin", "740:742:")
+    assert full.manifest.checksums
+    assert not diff.manifest.checksums  # of a backup that we have not made, nobody told us
     assert diff.manifest.parent == "base-abc"
     assert full.manifest.stored.bucket == "repo1"
 
@@ -100,6 +107,7 @@ def test_a_note_does_not_change_what_a_plan_pins() -> None:
     ("changes", "said"),
     [
         ({"error": True}, "wrong checksum"),
+        ({"lsn": None}, "while the server was down"),
         ({"annotation": {PROBLEM: "verify found a damaged file"}}, "verify found a damaged file"),
         ({"prior": "20261120-080000F", "reference": ["20261120-080000F"]}, "20261120-080000F"),
         ({"archive": {"start": "000000010000000000000000", "stop": "000000010000000000000001"}}, "begins with"),

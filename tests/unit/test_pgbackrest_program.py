@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from actions.adapters.control_file import ControlFiles
 from actions.adapters.pgbackrest import PgBackRestProgram
 from actions.backup.pgbackrest_info import Repository
 from actions.backup.pgbackrest_tools import ArchivePlace, ExpireOrder, RestoreOrder
@@ -77,8 +76,9 @@ def program(tmp_path: Path) -> PgBackRestProgram:
     )
     server = Server(name="primary", admin_dsn="env:DSN", tools="/nowhere")
     site = Site(servers={"primary": server}, physical={"primary": policy})
-    control = ControlFiles(tmp_path / "control", account=None)
-    return PgBackRestProgram(site, MemorySecrets({"env:CIPHER": PASS_PHRASE}), control, account=None)
+    made = PgBackRestProgram(site, MemorySecrets({"env:CIPHER": PASS_PHRASE}), directory=tmp_path / "control")
+    vars(made)["_account"] = None  # the script is ours, whoever runs the tests
+    return made
 
 
 async def test_the_pass_phrase_is_in_the_environment_and_nowhere_else(stand: Stand, program: PgBackRestProgram) -> None:

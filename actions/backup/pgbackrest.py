@@ -1,0 +1,349 @@
+"""The pgBackRest engine: backups, WAL and restores are pgBackRest's own work; here is what is asked of it, and proven.
+
+What is known of a backup beyond pgBackRest's own listing (our id, its last verification, a pin) is an annotation on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from actions.backup.finder import WalRecords, files_of, find
+from actions.backup.native_window import start_of, window
+from actions.backup.pgbackrest_archive import place_of
+from actions.backup.pgbackrest_expiry import going, segments_of
+from actions.backup.pgbackrest_info import (
+    ID,
+    PINNED,
+    PROBLEM,
+    REQUESTED_BY,
+    STATE,
+    VERIFIED,
+    Archive,
+    Backup,
+    Stanza,
+    State,
+    entries_of,
+    segment_bytes,
+)
+from actions.backup.pgbackrest_relations import RelationRecords, Relations
+from actions.backup.pgbackrest_restore import PgBackRestRestoring
+from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest
+from actions.backup.pgbackrest_wal import PgBackRestWal
+from actions.backup.physical import (
+    BackupKind,
+    BaseRequest,
+    Expiry,
+    FindRequest,
+    Moment,
+    PhysicalEntry,
+    RecoveryTarget,
+    RecoveryWindow,
+    ScratchRequest,
+    ScratchRestored,
+)
+from actions.backup.physical_tools import PhysicalTools, ScratchServers
+from actions.backup.scratch_budget import RESERVE
+from actions.backup.segments import Timelines
+from actions.errors import UserError, VerificationError
+from actions.ports import Clock, ObjectStore, PhysicalBackups, Progress, ProgressReport, Secrets
+from actions.site import Site
+
+log = logging.getLogger(__name__)
+
+FIND = "find-"
+LEFT = timedelta(days=1)  # longer than any search may last
+
+
+class PgBackRestEngine(PhysicalBackups):
+    """For servers whose plan says `engine: pgbackrest`. `records` gives the `pg_waldump` of a server's version;
+    `reserve` are bytes of the scratch disk that stay free."""
+
+    def __init__(
+        self,
+        site: Site,
+        program: PgBackRest,
+        *,
+        objects: ObjectStore,
+        secrets: Secrets,
+        clock: Clock,
+        tools: PhysicalTools,
+        servers: ScratchServers,
+        records: Callable[[str], WalRecords],
+        scratch_directory: Path,
+        work_directory: Path,
+        reserve: int = RESERVE,
+    ) -> None:
+        self._site, self._program, self._clock, self._tools = site, program, clock, tools
+        self._records, self._work = records, work_directory
+        self._relations = RelationRecords(objects, secrets)
+        self._restoring = PgBackRestRestoring(
+            program, servers=servers, clock=clock, budget=site.scratch, directory=scratch_directory, reserve=reserve
+        )
+        self._commits: dict[tuple[ArchivePlace, str], datetime | None] = {}  # the last one, by newest segment
+
+    async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:
+        return self._entries(server, await self._program.info(server))
+
+    # ------------------------------------------------------------ backups
+
+    async def take(self, request: BaseRequest, progress: Progress) -> PhysicalEntry:
+        """INCREMENTAL on a full backup is pgBackRest's `diff`, on another incremental its `incr`. It rests on the
+        newest of those, as the entry says."""
+        server = request.server
+        stanza = await self._program.info(server)
+        if not any(backup.id == request.id for backup in stanza.backup):
+            notes = {ID: request.id, **({REQUESTED_BY: request.requested_by} if request.requested_by else {})}
+            await self._program.backup(server, _type(request, stanza), notes, _percent(progress, "base"))
+            stanza = await self._program.info(server)
+        made = _known(stanza, server, request.id)
+        if STATE not in made.annotation:
+            await self._note(server, made)
+        return await self._entry(server, request.id)
+
+    async def _note(self, server: str, made: Backup) -> None:
+        """What only the server knows: which files its tables have, and which transactions come after this backup."""
+        facts = await self._tools.facts(server)
+        state = await self._tools.state(server, list(facts.databases))
+        relations = Relations(
+            label=made.label,
+            system_id=facts.system_id,
+            database_oids=facts.databases,
+            relfilenodes=state.relfilenodes,
+        )
+        await self._relations.write(self._site.physical_of(server), relations)
+        seen = State(
+            superuser=facts.superuser,
+            snapshot=state.snapshot,
+            checksums=facts.checksums,
+            version=facts.server_version,
+        )
+        await self._program.annotate(server, made.label, {STATE: seen.model_dump_json()})
+
+    async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
+        found = _known(await self._program.info(server), server, backup)
+        progress(ProgressReport(phase="verify", unit="steps", total=1))
+        report = await self._program.verify(server, found.label, found.database.key)
+        now = self._clock.now()
+        if problem := report.problem or _damaged_span(found, report.wal):
+            said = f"`pgbackrest verify` on {now:%Y-%m-%d %H:%M} UTC: {problem}"
+            await self._program.annotate(server, found.label, {PROBLEM: said, VERIFIED: ""})
+            raise VerificationError(f"Base backup `{backup}` of `{server}` must not be used. {said}.")
+        after = [name for name in report.wal if name[8:] > (found.archive.stop or "")[8:]]
+        if after:
+            raise VerificationError(
+                f"`{backup}` is whole, but WAL segment `{after[0]}` after it is damaged: `{server}` cannot be brought "
+                "beyond it from this backup. Take a full backup now."
+            )
+        await self._program.annotate(server, found.label, {PROBLEM: "", VERIFIED: now.isoformat()})
+        progress(ProgressReport(phase="verify", unit="steps", done=1, total=1))
+        return await self._entry(server, backup)
+
+    async def pin(self, server: str, backup: str, *, reason: str) -> None:
+        found = _known(await self._program.info(server), server, backup)
+        await self._program.annotate(server, found.label, {PINNED: reason})
+
+    # ------------------------------------------------------------ restore
+
+    async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
+        stanza = await self._program.info(request.server)
+        buckets = self._program.buckets(request.server)
+        return await self._restoring.restore(stanza, buckets, request, progress)
+
+    async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
+        server, stanza = request.server, await self._program.info(request.server)
+        known = {backup.id: backup for backup in stanza.backup}
+        good = [entry for entry in self._entries(server, stanza) if entry.problem is None]
+        if not good:
+            raise UserError(f"`{server}` has no base backup that can be used, so nothing can be looked through.")
+        begin = _beginning(good, request.since)
+        labels = [known[entry.manifest.id].label for entry in good[: good.index(begin) + 1]]
+        policy = self._site.physical_of(server)
+        relations = await self._relations.read(policy, labels, begin.manifest.system_id)
+        maps = [dict(each.relfilenodes.get(request.database, {})) for each in relations]
+        oid = request.database_oid or _oid(relations, request.database)
+        files = files_of(request.table, maps, now=request.relfilenode)
+        place = self._place(server, stanza, known[begin.manifest.id])
+        await asyncio.to_thread(_sweep, self._work)
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._work, prefix=FIND))
+        try:
+            await self._program.own(folder)
+            wal = await PgBackRestWal.of(self._program, place)
+            target = RecoveryTarget(time=request.until) if request.until else RecoveryTarget(latest=True)
+            await wal.fetch(start_of(begin), target, folder, _bytes(progress, "fetch"))
+            progress(ProgressReport(phase="find", unit="steps"))
+            return await asyncio.to_thread(find, self._records(server), folder, request, database_oid=oid, files=files)
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+    # ------------------------------------------------------------ what can be reached, what may go
+
+    async def windows(self, server: str) -> Sequence[RecoveryWindow]:
+        stanza, buckets = await self._program.info(server), self._program.buckets(server)
+        found = []
+        for key in sorted({facts.key for facts in stanza.repo}, reverse=True):  # the last is the farthest away
+            archive = stanza.present(key)
+            if archive is None:
+                found.append(RecoveryWindow(server=server, bucket=buckets.get(key, f"repo{key}")))
+            else:
+                found.append(await self._window(server, stanza, archive))
+        return found
+
+    async def _window(self, server: str, stanza: Stanza, archive: Archive) -> RecoveryWindow:
+        place = self._archive(server, stanza, archive)
+        wal = await PgBackRestWal.of(self._program, place)
+        mine = {backup.id for backup in stanza.of(archive.database)}
+        entries = [entry for entry in self._entries(server, stanza) if entry.manifest.id in mine]
+        good = [entry for entry in entries if entry.problem is None]
+        way = await wal.way(start_of(good[0]), None) if good else Timelines.alone(1)
+        newest = wal.newest(way)
+        return window(
+            self._site.physical_of(server),
+            entries,
+            wal.listing,
+            way,
+            newest=await self._last_commit(server, wal, way) if newest else None,
+            newest_lsn=newest.end if newest else None,
+            now=self._clock.now(),
+        )
+
+    async def _last_commit(self, server: str, wal: PgBackRestWal, way: Timelines) -> datetime | None:
+        key = (wal.place, str(wal.newest(way)))
+        if key not in self._commits:
+            self._commits[key] = await wal.last_commit(way, self._records(server))
+        return self._commits[key]
+
+    async def expiry(self, server: str) -> Expiry:
+        stanza, policy = await self._program.info(server), self._site.physical_of(server)
+        parts = going(stanza, self._entries(server, stanza), policy, self._clock.now())
+        wal: list[tuple[str, str]] = []
+        count = stored = 0
+        for part in parts:
+            answers = [await self._program.expire(server, order, dry_run=True) for order in part.orders()]
+            stretches = list(dict.fromkeys(stretch for answer in answers for stretch in answer.wal))
+            archive = stanza.present(part.repository.key)
+            if stretches and archive is not None:
+                listing = await self._program.archived(self._archive(server, stanza, archive))
+                sizes = [
+                    listing.segments[str(each)].bytes
+                    for each in segments_of(stretches, segment_bytes(stanza))
+                    if each in listing
+                ]
+                count, stored = count + len(sizes), stored + sum(sizes)
+            wal += stretches
+        gone = [backup for part in parts for backup in part.backups]
+        return Expiry(
+            server=server,
+            backups=tuple(backup.id for backup in gone),
+            segments=count,
+            wal=tuple(wal),
+            bytes=stored + sum(backup.info.repository.delta for backup in gone),
+            kept={name: why for part in parts for name, why in part.kept.items()},
+        )
+
+    async def expire(self, server: str, expiry: Expiry) -> None:
+        stanza, policy = await self._program.info(server), self._site.physical_of(server)
+        ids = {backup.label: backup.id for backup in stanza.backup}
+        size = segment_bytes(stanza)
+        shown = segments_of(expiry.wal, size)
+        # Looked at anew: what has become needed meanwhile stays, and nothing goes that was not shown.
+        for part in going(stanza, self._entries(server, stanza), policy, self._clock.now()):
+            for order in part.orders():
+                rehearsed = await self._program.expire(server, order, dry_run=True)
+                # A folder that is in no listing any more is rubbish, which pgBackRest sweeps with every call.
+                if not {ids[label] for label in rehearsed.labels if label in ids} <= set(expiry.backups):
+                    continue
+                if not segments_of(rehearsed.wal, size) <= shown:
+                    log.info("more_wal_would_go_than_was_shown: %s", order.label or "wal")
+                    continue
+                done = await self._program.expire(server, order, dry_run=False)
+                for label in done.labels:
+                    await self._relations.delete(policy, label)
+
+    # ------------------------------------------------------------ inside
+
+    def _entries(self, server: str, stanza: Stanza) -> Sequence[PhysicalEntry]:
+        return entries_of(stanza, server=server, buckets=self._program.buckets(server))
+
+    async def _entry(self, server: str, backup: str) -> PhysicalEntry:
+        stanza = await self._program.info(server)
+        wanted = _known(stanza, server, backup).id
+        return next(entry for entry in self._entries(server, stanza) if entry.manifest.id == wanted)
+
+    def _archive(self, server: str, stanza: Stanza, archive: Archive) -> ArchivePlace:
+        key = archive.database.key
+        bucket = self._program.buckets(server).get(key, f"repo{key}")
+        return place_of(stanza, archive, server=server, bucket=bucket)
+
+    def _place(self, server: str, stanza: Stanza, backup: Backup) -> ArchivePlace:
+        archive = stanza.archive_of(backup)
+        if archive is None:
+            raise UserError(f"The WAL of `{backup.id}` is not archived. Choose another base backup.")
+        return self._archive(server, stanza, archive)
+
+
+def _known(stanza: Stanza, server: str, backup: str) -> Backup:
+    """By our id or by pgBackRest's label. Raises UserError."""
+    for each in stanza.backup:
+        if backup in (each.id, each.label):
+            return each
+    raise UserError(f"There is no base backup `{backup}` of `{server}`. Choose one of the catalogue.")
+
+
+def _damaged_span(backup: Backup, wal: Sequence[str]) -> str:
+    """What is wrong with the WAL that the backup needs for itself; empty when nothing is."""
+    start, stop = (backup.archive.start or "")[8:], (backup.archive.stop or "")[8:]
+    bad = [name for name in wal if start <= name[8:] <= stop]
+    return f"WAL segment `{bad[0]}`, which it needs, is damaged" if bad else ""
+
+
+def _type(request: BaseRequest, stanza: Stanza) -> str:
+    if request.kind is BackupKind.FULL:
+        return "full"
+    if not any(backup.type == "full" for backup in stanza.backup):
+        # pgBackRest would make a full backup of it, without a word.
+        raise UserError(f"There is no full backup of `{request.server}` for an incremental to rest on. Take one first.")
+    if request.parent is None:
+        return "diff"
+    return "diff" if _known(stanza, request.server, request.parent).type == "full" else "incr"
+
+
+def _beginning(entries: Sequence[PhysicalEntry], since: datetime | None) -> PhysicalEntry:
+    """The backup whose WAL begins before that moment: the newest such, or the oldest there is."""
+    before = [entry for entry in entries if since is not None and entry.manifest.finished_at <= since]
+    return before[0] if before else entries[-1]
+
+
+def _sweep(work: Path) -> None:
+    """Remove what searches left that were killed."""
+    work.mkdir(mode=0o711, parents=True, exist_ok=True)
+    for folder in work.glob(f"{FIND}*"):
+        if time.time() - folder.stat().st_mtime > LEFT.total_seconds():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _oid(relations: Sequence[Relations], database: str) -> int:
+    for each in relations:
+        if database in each.database_oids:
+            return each.database_oids[database]
+    raise UserError(f"No base backup tells of a database `{database}`. Look for its name with `/dr-backup status`.")
+
+
+def _percent(progress: Progress, phase: str) -> Callable[[int], None]:
+    def shown(percent: int) -> None:
+        progress(ProgressReport(done=percent, total=100, unit="steps", phase=phase))
+
+    return shown
+
+
+def _bytes(progress: Progress, phase: str) -> Callable[[int], None]:
+    def shown(done: int) -> None:
+        progress(ProgressReport(done=done, phase=phase))
+
+    return shown

@@ -1,0 +1,183 @@
+"""From a pgBackRest repository to a server that rests at its target.
+
+`pgbackrest restore` brings the files, each checked against its SHA-1, and `archive-get` the WAL. What it is replayed
+to, and the proof that it got there, is the same as for every other engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from actions.backup.chain import base_for
+from actions.backup.native_window import start_of
+from actions.backup.pgbackrest_archive import place_of
+from actions.backup.pgbackrest_info import Backup, Stanza, entries_of
+from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest, RestoreOrder
+from actions.backup.pgbackrest_wal import Fetched, PgBackRestWal
+from actions.backup.physical import Phase, PhysicalEntry, ScratchRequest, ScratchRestored
+from actions.backup.physical_tools import Replay, ScratchServers
+from actions.backup.progress import Shown
+from actions.backup.scratch_budget import RESERVE, claim
+from actions.backup.scratch_place import Claim, ScratchPlace
+from actions.backup.scratch_restore import (
+    Seconds,
+    check_span,
+    copying_from,
+    made_before,
+    nothing_before,
+    replayed,
+    timeline_at,
+)
+from actions.backup.together import together
+from actions.errors import UserError, VerificationError
+from actions.ports import Clock, Progress
+from actions.site import ScratchBudget
+
+SPARE = 1.05  # of the plain bytes: file systems need room for what they are not told of
+TABLESPACES = "tablespaces"
+
+
+class PgBackRestRestoring:
+    """`directory` holds the scratch instances; `reserve` are bytes of its disk that stay free."""
+
+    def __init__(
+        self,
+        program: PgBackRest,
+        *,
+        servers: ScratchServers,
+        clock: Clock,
+        budget: ScratchBudget,
+        directory: Path,
+        reserve: int = RESERVE,
+    ) -> None:
+        self._program, self._servers, self._clock = program, servers, clock
+        self._budget, self._directory, self._reserve = budget, directory, reserve
+
+    async def restore(
+        self, stanza: Stanza, buckets: Mapping[int, str], request: ScratchRequest, progress: Progress
+    ) -> ScratchRestored:
+        place = ScratchPlace(self._directory, request.id)
+        with place.held():
+            there = await asyncio.to_thread(made_before, place, request)
+            if there is not None:
+                return there
+            await asyncio.to_thread(place.clear)
+            try:
+                return await self._restored(stanza, buckets, request, place, progress)
+            except BaseException:
+                await asyncio.shield(asyncio.to_thread(place.remove))
+                raise
+
+    async def _restored(
+        self,
+        stanza: Stanza,
+        buckets: Mapping[int, str],
+        request: ScratchRequest,
+        place: ScratchPlace,
+        progress: Progress,
+    ) -> ScratchRestored:
+        seconds = Seconds()
+        backup, base = _chosen(stanza, buckets, request)
+        await asyncio.to_thread(self._claim, request, place, base)
+        archive = stanza.archive_of(backup)
+        if archive is None:
+            raise VerificationError(f"The WAL of `{base.manifest.id}` is not archived. Use another backup.")
+        where = place_of(stanza, archive, server=request.server, bucket=base.manifest.stored.bucket)
+        with seconds.of(Phase.FETCH):
+            wal = await self._fetched(request, where, backup, base, place, progress)
+        check_span(base.manifest.stop_lsn, base.manifest.id, str(wal.end), str(wal.segments[-1]))
+        order = Replay(
+            target=request.target,
+            timeline_id=wal.way.timeline_id,
+            start_lsn=base.manifest.start_lsn,
+            end_lsn=str(wal.end),
+            restore_command=copying_from(place.wal),
+            amcheck=request.amcheck,
+        )
+        with seconds.of(Phase.REPLAY):
+            reached = await replayed(self._servers, place, order, progress, reaches=wal.reaches)
+        restored = ScratchRestored(
+            id=request.id,
+            backup=base.manifest.id,
+            target=request.target,
+            reached_lsn=reached.lsn,
+            reached_at=reached.at,
+            timeline_id=await asyncio.to_thread(timeline_at, reached.place, wal.way.timeline_id, place.wal),
+            # While it was backed up, by pgBackRest; that the files are those of the backup was checked just now.
+            checked_pages=base.manifest.checksums,
+            checked_indexes=reached.checked_indexes,
+            seconds=seconds.spent,
+            bytes=backup.info.repository.size or backup.info.size + wal.bytes,
+        )
+        await asyncio.to_thread(place.write_restored, restored)
+        return restored
+
+    def _claim(self, request: ScratchRequest, place: ScratchPlace, base: PhysicalEntry) -> None:
+        now = self._clock.now()
+        wanted = Claim(
+            id=request.id,
+            server=request.server,
+            mark=request.mark,
+            made_at=now,
+            expires_at=now + (request.keep or self._budget.lifetime),
+            wanted_bytes=int(base.manifest.plain_bytes * SPARE),
+            superuser=base.manifest.superuser,
+            system_id=base.manifest.system_id,
+        )
+        claim(self._directory, place, wanted, self._budget, self._reserve)
+
+    async def _fetched(
+        self,
+        request: ScratchRequest,
+        where: ArchivePlace,
+        backup: Backup,
+        base: PhysicalEntry,
+        place: ScratchPlace,
+        progress: Progress,
+    ) -> Fetched:
+        """Files and WAL side by side."""
+        files = wal_bytes = 0
+        shown = Shown(progress, "fetch", base.manifest.plain_bytes)
+
+        def of_files(percent: int) -> None:
+            nonlocal files
+            files = base.manifest.plain_bytes * percent // 100
+            shown.bytes(files + wal_bytes)
+
+        def of_wal(done: int) -> None:
+            nonlocal wal_bytes
+            wal_bytes = done
+            shown.bytes(files + wal_bytes)
+
+        order = RestoreOrder(
+            label=backup.label,
+            repository=backup.database.key,
+            data=place.data,
+            tablespaces=place.folder / TABLESPACES,
+        )
+        for folder in (place.folder, place.wal):
+            await self._program.own(folder)
+        wal = await PgBackRestWal.of(self._program, where)
+        async with together() as group:
+            fetched = group.create_task(wal.fetch(start_of(base), request.target, place.wal, of_wal))
+            group.create_task(self._program.restore(request.server, order, of_files))
+        return fetched.result()
+
+
+def _chosen(stanza: Stanza, buckets: Mapping[int, str], request: ScratchRequest) -> tuple[Backup, PhysicalEntry]:
+    """Raises UserError when none fits, VerificationError when the one that is wanted must not be used."""
+    entries = entries_of(stanza, server=request.server, buckets=buckets)
+    by_id = {backup.id: backup for backup in stanza.backup}
+    if request.backup is None:
+        base = base_for(entries, request.target)
+        if base is None:
+            raise nothing_before(request.server, entries, request.target)
+        return by_id[base.manifest.id], base
+    for entry in entries:
+        if request.backup in (entry.manifest.id, by_id[entry.manifest.id].label):
+            if entry.problem is not None:
+                raise VerificationError(entry.problem)
+            return by_id[entry.manifest.id], entry
+    raise UserError(f"There is no base backup `{request.backup}` of `{request.server}`. Choose one of the catalogue.")

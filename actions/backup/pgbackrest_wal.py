@@ -1,0 +1,173 @@
+"""WAL out of a pgBackRest archive, as files that `restore_command = cp` and `pg_waldump` find."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from actions.backup.finder import WalRecords
+from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest
+from actions.backup.physical import Lsn, RecoveryTarget
+from actions.backup.segments import Segment, Timelines, history_name
+from actions.backup.together import together
+from actions.backup.wal import WalListing, WalStart
+from actions.errors import UserError, VerificationError
+
+AT_ONCE = 4
+CLOCKS_APART = timedelta(seconds=30)
+"""The object store's clock dates files, the server's clock dates commits."""
+BACK = 8
+"""Segments that are searched, from the newest back, for the last commit."""
+_COMMIT = re.compile(r"desc: COMMIT\w* (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) UTC")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What lies in the directory."""
+
+    way: Timelines
+    segments: tuple[Segment, ...]
+    reaches: bool  # by the archive's own dates it holds the target; False: replay may end before it
+    bytes: int  # as stored
+
+    @property
+    def end(self) -> Lsn:
+        """Where this WAL ends."""
+        return self.segments[-1].end
+
+
+class PgBackRestWal:
+    """The archive of one cluster. `names` is its listing."""
+
+    def __init__(self, program: PgBackRest, place: ArchivePlace, listing: WalListing) -> None:
+        self._program, self.place, self.listing = program, place, listing
+
+    @classmethod
+    async def of(cls, program: PgBackRest, place: ArchivePlace) -> PgBackRestWal:
+        return cls(program, place, await program.archived(place))
+
+    async def way(self, start: WalStart, wanted: int | None) -> Timelines:
+        """From `start` to the timeline `wanted`; None: the newest that `start` is part of. Raises UserError when
+        `start` is no part of it, VerificationError when its history is not in the archive."""
+        known = [wanted] if wanted is not None else sorted(self.listing.histories, reverse=True)
+        for timeline_id in known:
+            if timeline_id <= start.timeline_id:
+                continue
+            way = await self._history(timeline_id)
+            if way.reaches(start.timeline_id, start.lsn):
+                return way
+            if wanted is not None:
+                raise UserError(
+                    f"Timeline id {wanted} of `{self.place.server}` does not come from timeline id "
+                    f"{start.timeline_id} at {start.lsn}, where the backup begins. Take a backup of that way."
+                )
+        return Timelines.alone(start.timeline_id)
+
+    async def fetch(self, start: WalStart, target: RecoveryTarget, into: Path, shown: Callable[[int], None]) -> Fetched:
+        """Everything from `start` on that a replay to `target` needs, and its history.
+
+        A file comes into the archive no earlier than the commits in it. So for a time all segments are fetched up to
+        the first that came later, and one more; for an LSN up to the one that holds it, and one more; else all of them.
+        Raises VerificationError naming the segment when one is missing, UserError when there is none at all.
+        """
+        way = await self.way(start, target.timeline_id)
+        if way.timeline_id in self.listing.histories:
+            await self._one(history_name(way.timeline_id), into)
+        wanted, reaches = self._wanted(way, start, target)
+        if not wanted:
+            raise UserError(
+                f"The archive of `{self.place.server}` has no WAL from {start.segment} on. Archive it first."
+            )
+        await self.fetch_segments(wanted, into, shown)
+        stored = sum(self.listing.segments[str(segment)].bytes for segment in wanted)
+        return Fetched(way, tuple(wanted), reaches or (target.time is None and target.lsn is None), stored)
+
+    async def fetch_segments(self, wanted: Sequence[Segment], into: Path, shown: Callable[[int], None]) -> None:
+        """Several at a time. Raises VerificationError naming the first that the archive does not have."""
+        room, fetched = asyncio.Semaphore(AT_ONCE), 0
+
+        async def one(segment: Segment) -> None:
+            nonlocal fetched
+            async with room:
+                await self._one(str(segment), into)
+            fetched += segment.size
+            shown(fetched)
+
+        async with together() as group:
+            for segment in wanted:
+                group.create_task(one(segment))
+
+    def _wanted(self, way: Timelines, start: WalStart, target: RecoveryTarget) -> tuple[list[Segment], bool]:
+        size, newest = start.segment_bytes, self.newest(way)
+        wanted: list[Segment] = []
+        over = 0  # segments after the one that holds the target
+        for number in range(start.lsn // size, newest.number + 1 if newest else 0):
+            segment = self._choice(way, number)
+            if segment is None:
+                raise VerificationError(
+                    f"WAL segment `{way.choices(number, size)[0]}` of `{self.place.server}` is missing in the archive, "
+                    "and later ones are there: nothing after it can be reached from this backup. Choose an earlier "
+                    "target or a later backup."
+                )
+            wanted.append(segment)
+            over += self._holds(segment, target)
+            if over > 1:
+                break
+        return wanted, over > 0
+
+    def _holds(self, segment: Segment, target: RecoveryTarget) -> bool:
+        """Whether the target lies in it or before it."""
+        if target.time is not None:
+            return self.listing.segments[str(segment)].modified_at > target.time + CLOCKS_APART
+        return target.lsn is not None and Lsn.parse(target.lsn) < segment.end
+
+    def newest(self, way: Timelines) -> Segment | None:
+        """The last segment along a way; None when the archive has none of it."""
+        size = self.place.segment_bytes
+        numbers = list(way.numbers(list(self.listing.segments), size))
+        return self._choice(way, max(numbers)) if numbers else None
+
+    def _choice(self, way: Timelines, number: int) -> Segment | None:
+        return next((each for each in way.choices(number, self.place.segment_bytes) if each in self.listing), None)
+
+    async def last_commit(self, way: Timelines, records: WalRecords) -> datetime | None:
+        """When the newest transaction was committed that the archive holds; None when the last segments have none.
+
+        The archive's own dates do not tell: a segment that was archived late is full of old commits.
+        """
+        numbers = set(way.numbers(list(self.listing.segments), self.place.segment_bytes))
+        for number in sorted(numbers, reverse=True)[:BACK]:
+            segment = self._choice(way, number)
+            with tempfile.TemporaryDirectory(prefix="drbot-wal-") as folder:
+                await self._program.own(Path(folder))
+                await self._one(str(segment), Path(folder))
+                found = await asyncio.to_thread(_last_commit, records, Path(folder), str(segment))
+            if found is not None:
+                return found
+        return None
+
+    async def _one(self, name: str, into: Path) -> None:
+        if not await self._program.fetch(self.place, name, into):
+            raise VerificationError(f"The archive of `{self.place.server}` lists `{name}` and does not give it out.")
+
+    async def _history(self, timeline_id: int) -> Timelines:
+        name = history_name(timeline_id)
+        if timeline_id not in self.listing.histories:
+            raise VerificationError(f"The archive of `{self.place.server}` does not have `{name}`.")
+        with tempfile.TemporaryDirectory(prefix="drbot-wal-") as folder:
+            await self._program.own(Path(folder))
+            await self._one(name, Path(folder))
+            return Timelines.parse(timeline_id, (Path(folder) / name).read_text())
+
+
+def _last_commit(records: WalRecords, folder: Path, segment: str) -> datetime | None:
+    found = None
+    for line in records.lines(folder, segment, segment, resources=("Transaction",)):
+        if match := _COMMIT.search(line):
+            found = datetime.fromisoformat(f"{match[1]}+00:00")
+    return found
