@@ -29,6 +29,7 @@ pytest_plugins = [
     "tests.fixtures.ssh_keys",
     "tests.fixtures.world",
     "tests.fixtures.keyed",  # knows others, which must be registered first
+    "tests.fixtures.backed_up",
 ]
 
 SHARED_S3 = pytest.StashKey[SharedS3]()

@@ -146,7 +146,7 @@ class Restoring:
             server=policy.server,
             mark=request.mark,
             made_at=now,
-            expires_at=now + self._budget.lifetime,
+            expires_at=now + (request.keep or self._budget.lifetime),
             wanted_bytes=int(plain * SPARE),
             superuser=members[-1].manifest.superuser,
             system_id=members[-1].manifest.system_id,

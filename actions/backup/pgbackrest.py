@@ -30,6 +30,7 @@ from actions.backup.pgbackrest_info import (
     Stanza,
     State,
     entries_of,
+    problem_of,
     segment_bytes,
 )
 from actions.backup.pgbackrest_relations import RelationRecords, Relations
@@ -127,7 +128,10 @@ class PgBackRestEngine(PhysicalBackups):
         await self._program.annotate(server, made.label, {STATE: seen.model_dump_json()})
 
     async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
-        found = _known(await self._program.info(server), server, backup)
+        stanza = await self._program.info(server)
+        found = _known(stanza, server, backup)
+        if known := problem_of(found, stanza):
+            raise VerificationError(known)
         progress(ProgressReport(phase="verify", unit="steps", total=1))
         report = await self._program.verify(server, found.label, found.database.key)
         now = self._clock.now()
@@ -141,7 +145,7 @@ class PgBackRestEngine(PhysicalBackups):
                 f"`{backup}` is whole, but WAL segment `{after[0]}` after it is damaged: `{server}` cannot be brought "
                 "beyond it from this backup. Take a full backup now."
             )
-        await self._program.annotate(server, found.label, {PROBLEM: "", VERIFIED: now.isoformat()})
+        await self._program.annotate(server, found.label, {VERIFIED: now.isoformat()})
         progress(ProgressReport(phase="verify", unit="steps", done=1, total=1))
         return await self._entry(server, backup)
 
@@ -311,7 +315,10 @@ def _type(request: BaseRequest, stanza: Stanza) -> str:
         raise UserError(f"There is no full backup of `{request.server}` for an incremental to rest on. Take one first.")
     if request.parent is None:
         return "diff"
-    return "diff" if _known(stanza, request.server, request.parent).type == "full" else "incr"
+    parent = _known(stanza, request.server, request.parent)
+    if problem := problem_of(parent, stanza):
+        raise VerificationError(problem)
+    return "diff" if parent.type == "full" else "incr"
 
 
 def _beginning(entries: Sequence[PhysicalEntry], since: datetime | None) -> PhysicalEntry:

@@ -1,4 +1,4 @@
-"""What every PhysicalBackups keeps: the native engine on a real server, and the fake."""
+"""What every PhysicalBackups keeps: the fake, the native engine and pgBackRest on real servers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from actions.ports import PhysicalBackups, ProgressReport, Scratch, no_progress
 from tests.fakes.history import with_history
 from tests.fakes.physical import MemoryPhysical
 from tests.fixtures.physical import Past
+from tests.pgbackrest_world import SERVER as ARCHIVED_SERVER
+from tests.pgbackrest_world import PgBackRestWorld
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 
 MARK = "drbot:scratch:contract"
@@ -28,6 +30,7 @@ class World:
     newest: str  # the newest full backup
     between: datetime  # a moment that the window holds
     real: PhysicalWorld | None = None
+    pgbackrest: PgBackRestWorld | None = None
 
     async def take(self, backup: str, kind: BackupKind = BackupKind.FULL, parent: str | None = None) -> None:
         if self.real is not None:
@@ -38,7 +41,9 @@ class World:
 
     def damage(self, backup: str) -> None:
         """Make the backup unusable, so that the catalogue tells."""
-        if self.real is not None:
+        if self.pgbackrest is not None:
+            self.pgbackrest.denounce(backup)
+        elif self.real is not None:
             objects = self.real.objects.buckets[BUCKET]  # type: ignore[attr-defined]  # the fake that the world is made of
             for key in [key for key in objects if key.endswith(f"/{backup}/base.age")]:
                 del objects[key]
@@ -51,12 +56,23 @@ class World:
         return ScratchRequest.model_validate(values | changes)
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
+ARCHIVED = pytest.param("pgbackrest", marks=[pytest.mark.integration, pytest.mark.xdist_group("pgbackrest")])
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration), ARCHIVED])
 async def world(request: pytest.FixtureRequest, server_directory: Path) -> AsyncIterator[World]:
     if request.param == "fake":
         memory = with_history()
         commits = memory.physical.history["primary"].commits
         yield World(memory.physical, memory.scratch, "primary", "base-new", commits[-2].at)
+        return
+    if request.param == "pgbackrest":
+        backed_up: PgBackRestWorld = request.getfixturevalue("backed_up")
+        async with backed_up.borrowed(server_directory) as other:
+            usable = [entry for entry in await other.engine.catalogue(ARCHIVED_SERVER) if entry.problem is None]
+            newest = next(entry.manifest.id for entry in usable if entry.manifest.kind is BackupKind.FULL)
+            between = other.moment_between()
+            yield World(other.engine, other.scratch, ARCHIVED_SERVER, newest, between, pgbackrest=other)
         return
     past: Past = request.getfixturevalue("past")
     real = past.anew(server_directory)
