@@ -22,6 +22,7 @@ demo_app = typer.Typer(
 
 class Script(StrEnum):
     RESTORE = "restore"
+    DELETION = "deletion"
 
 
 @demo_app.callback()
@@ -36,7 +37,8 @@ def demo(
     """Start the demo and leave it with Ctrl-C. Everything is on 127.0.0.1 and gone afterwards."""
     if context.invoked_subcommand is not None:
         return
-    from bot.demo.story import play
+    from bot.demo import deletion, story
+    from bot.demo.play import play
     from bot.demo.world import stay
 
     if own_cluster:
@@ -47,7 +49,10 @@ def demo(
         path = None
         if os.environ.get("KUBECONFIG"):
             typer.echo("KUBECONFIG is left alone; with `--own-cluster` the demo acts on that cluster.")
-    raise typer.Exit(_run(stay(size, own_cluster=path) if script is None else play(size, own_cluster=path)))
+    if script is None:
+        raise typer.Exit(_run(stay(size, own_cluster=path)))
+    told = deletion if script is Script.DELETION else story
+    raise typer.Exit(_run(play(size, told.story, told.succeeded, own_cluster=path)))
 
 
 @demo_app.command()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg.rows import class_row
 
+from actions.errors import PermanentError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -58,6 +60,44 @@ _TIMELINE = """
     SELECT to_char(occurred_at AT TIME ZONE 'UTC', 'HH24:MI:SS "UTC"') AS at, actor, text
     FROM timeline_entry WHERE incident_id = (SELECT incident_id FROM plan WHERE token = %s) ORDER BY seq
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointPlan:
+    """The newest restore to a moment. `told` is what its last step found."""
+
+    plan: str
+    moment: str
+    told: str
+
+
+_POINT = """
+    SELECT plan.id AS plan, plan.document->'steps'->0->>'target_words' AS moment, coalesce((
+        SELECT j.detail FROM journal j WHERE j.run_id = plan.id AND j.state = 'verified' ORDER BY j.seq DESC LIMIT 1
+    ), '') AS told
+    FROM plan WHERE plan.action = 'restore.point' ORDER BY plan.created_at DESC LIMIT 1
+"""
+
+
+async def newest(dsn: str, action: str) -> str | None:
+    """What the buttons of the newest plan of this action carry."""
+    query = "SELECT token FROM plan WHERE action = %s ORDER BY created_at DESC LIMIT 1"
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        row = await (await connection.execute(query, [action])).fetchone()
+    return None if row is None else str(row[0])
+
+
+async def point(dsn: str) -> PointPlan:
+    """Raises PermanentError when there is none."""
+    async with (
+        await psycopg.AsyncConnection.connect(dsn) as connection,
+        connection.cursor(row_factory=class_row(PointPlan)) as cursor,
+    ):
+        await cursor.execute(_POINT)
+        found = await cursor.fetchone()
+    if found is None:
+        raise PermanentError("There is no restore to a moment in the record.")
+    return found
 
 
 async def outcome(dsn: str, token: str) -> Outcome | None:

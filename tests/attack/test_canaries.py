@@ -143,7 +143,7 @@ async def test_j10_no_secret_is_found_anywhere(run_directory: Path, monkeypatch:
         async with world(Size("tiny"), tell=said.append) as demo, told_everything(demo):
             watch.secrets = secrets = secrets_of(demo)
             assert len(secrets) >= 10
-            result = await story._story(demo.running, demo.bot)
+            result = await story.story(demo.running, demo.bot)
             assert result["restored"], result
             await failing_command(demo)
             async with demo.servers.slack.control() as slack:
