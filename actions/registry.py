@@ -16,6 +16,7 @@ from actions.catalog.files import ACTIONS as FILE_ACTIONS
 from actions.catalog.files import FilesState
 from actions.catalog.plan_file import Activate
 from actions.catalog.point import FindMoment, RestorePoint
+from actions.catalog.promote import Promote
 from actions.catalog.proof import Prove
 from actions.catalog.rescue import Rescue
 from actions.catalog.restore import Recommendation, Restore
@@ -43,6 +44,7 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     RestorePoint,
     Rescue,
     Swap,
+    Promote,
     ScratchStart,
     ScratchDiscard,
     *FILE_ACTIONS,

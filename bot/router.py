@@ -417,6 +417,16 @@ TABLE: tuple[Entry, ...] = (
         ("scratch",),
         usage='SCRATCH [--database NAME] --reason "WHY" --target NAME',
     ),
+    Entry(
+        ("restore", "promote"),
+        "restore.promote",
+        _P,
+        "Make a scratch instance the new primary and point the application there",
+        'dr-restore promote k7m2n3p4q5 --reason "the server is lost" --target superprismora',
+        params.Swap,
+        ("scratch",),
+        usage='SCRATCH [--database NAME] --reason "WHY" --target NAME',
+    ),
     Entry(("restore", "scratch"), "scratch.list", _Q, "List the scratch instances", "dr-restore scratch"),
     Entry(
         ("restore", "wake"),

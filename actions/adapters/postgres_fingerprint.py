@@ -19,10 +19,12 @@ from actions.adapters.postgres_schema import schema_lines
 from actions.backup.archive import readable
 from actions.backup.manifest import Fingerprint
 from actions.backup.manifest import Sequence as SequenceState
+from actions.backup.physical import SCRATCH
 from actions.errors import PermanentError, UserError
 from actions.site import DatabaseRef, Invariant
 
 INVARIANT_LIMIT = timedelta(minutes=5)
+SCRATCH_LOCKS = "10s"
 LARGE_OBJECTS = "large objects"  # the key of their number among the rows
 
 OURS = """
@@ -50,7 +52,11 @@ async def at_snapshot(
     connections: ServerConnections, database: DatabaseRef, snapshot: str | None = None
 ) -> AsyncIterator[AsyncConnection]:
     """A session in one read-only REPEATABLE READ transaction, at `snapshot` when given."""
-    async with connections.session(database.server, database.name, settings=TEXT_FORM, autocommit=False) as connection:
+    # In a scratch instance a lock may be held by a transaction that was not over at its moment, for ever.
+    limit = f" -c lock_timeout={SCRATCH_LOCKS}" if database.server.startswith(SCRATCH) else ""
+    async with connections.session(
+        database.server, database.name, settings=TEXT_FORM + limit, autocommit=False
+    ) as connection:
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         if snapshot is not None:
             await connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))

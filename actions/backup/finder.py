@@ -19,7 +19,7 @@ from typing import Protocol
 from actions.backup.physical import Change, FindRequest, Lsn, Moment
 from actions.errors import UserError, VerificationError
 
-RESOURCES = ("Transaction", "Heap", "Heap2", "Storage", "XLOG")
+RESOURCES = ("Transaction", "Heap", "Heap2", "Storage", "Standby", "XLOG")
 """The resource managers whose records are needed."""
 
 _HEAD = re.compile(
@@ -28,6 +28,7 @@ _HEAD = re.compile(
 _BLOCK = re.compile(r"rel \d+/(\d+)/(\d+) (?:fork \w+ )?blk")
 _PREPARED = re.compile(r"(\d+): ")
 _COMMITTED_AT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) UTC")
+_LOCK = re.compile(r"xid \d+ db (\d+) rel (\d+)")
 _FILE = re.compile(r"(\d+)/(\d+)$")
 _RELATION_STATISTICS = "2"  # PGSTAT_KIND_RELATION
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
@@ -42,6 +43,16 @@ class WalRecords(Protocol):
         where a record before the last segment cannot be read."""
 
 
+@dataclass(frozen=True)
+class _Lock:
+    """A relation locked against everybody, and what had been committed until then."""
+
+    oid: int
+    lsn: str
+    commits: int
+    last: tuple[int, datetime] | None
+
+
 @dataclass
 class _Transaction:
     """What a transaction that has not ended yet did, as far as it matters."""
@@ -49,11 +60,13 @@ class _Transaction:
     rows: Counter[Change] = field(default_factory=Counter)
     created: list[int] = field(default_factory=list)  # files of our database, in the order they were made
     filled: set[int] = field(default_factory=set)  # those of them that got pages
+    locks: list[_Lock] = field(default_factory=list)
 
     def take(self, other: _Transaction) -> None:
         self.rows += other.rows
         self.created += other.created
         self.filled |= other.filled
+        self.locks += other.locks
 
 
 class Finder:
@@ -82,6 +95,9 @@ class Finder:
         resource, xid, lsn, word = head[1], int(head[2]), head[3], head[4]
         if resource == "Transaction":
             self._ended(word, xid, lsn, line[head.end() :])
+        elif resource == "Standby":
+            self._locked(word, xid, lsn, line[head.end() :])
+            return
         elif self._place not in line:
             return
         elif resource == "Heap" and word in _HARMS:
@@ -93,6 +109,13 @@ class Finder:
                 self._of(xid).created.append(int(made[2]))
         if resource != "Storage" and xid in self._open and self._open[xid].created:
             self._open[xid].filled.update(self._touched(line))
+
+    def _locked(self, word: str, xid: int, lsn: str, text: str) -> None:
+        if word != "LOCK":
+            return
+        for database, oid in _LOCK.findall(text):
+            if database == self._database:
+                self._of(xid).locks.append(_Lock(int(oid), lsn, self._commits, self._last))
 
     def _of(self, xid: int) -> _Transaction:
         return self._open.setdefault(xid, _Transaction())
@@ -123,9 +146,12 @@ class Finder:
             moment, commits = self._found[number]
             self._found[number] = (moment.model_copy(update={"after_at": at}), commits)
         self._unfollowed = 0
-        change = self._removed(done, parts) or self._rows(done)
+        files = frozenset(self._files)
+        removed = self._removed(done, parts)
+        change = removed or self._rows(done)
         if change is not None and change in self._request.changes and self._asked_for(at):
-            before = self._last or (None, None)
+            lock = None if removed is None else self._lock_of_table(done, parts, files)
+            before = (self._last if lock is None else lock.last) or (None, None)
             moment = Moment(
                 change=change,
                 xid=xid,
@@ -135,8 +161,9 @@ class Finder:
                 rows=done.rows[change],
                 before_xid=before[0],
                 before_at=before[1],
+                lock_lsn=None if lock is None else lock.lsn,
             )
-            self._found.append((moment, self._commits))
+            self._found.append((moment, self._commits if lock is None else lock.commits + 1))
             self._unfollowed = 1
         self._last = (xid, at)
 
@@ -169,6 +196,16 @@ class Finder:
             # With an index dropped beside a rewrite it cannot be told from a DROP: rather too much than hidden.
             return Change.DROP
         return None if done.filled.issuperset(followed) else Change.TRUNCATE
+
+    def _lock_of_table(self, done: _Transaction, parts: dict[str, list[str]], files: frozenset[int]) -> _Lock | None:
+        """Where it locked the table: known by its oid, which the first file of a table is called after; else the first
+        lock on anything that is gone, else the first one."""
+        known = files | {self._request.table_oid}
+        for oids in (known, self._statistics(parts), {lock.oid for lock in done.locks}):
+            found = [lock for lock in done.locks if lock.oid in oids]
+            if found:
+                return min(found, key=lambda lock: Lsn.parse(lock.lsn))
+        return None
 
     def _ours(self, path: str) -> int | None:
         """The file of a path, where it is in our database."""

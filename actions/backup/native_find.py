@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from pathlib import Path
 
@@ -37,14 +38,31 @@ class NativeFinder:
         maps = [entry.manifest.relfilenodes.get(request.database, {}) for entry in good]
         files = files_of(request.table, maps, now=request.relfilenode)
         await asyncio.to_thread(self._work.mkdir, mode=0o700, parents=True, exist_ok=True)
+        for entry in _beginnings(good, request.since):
+            found = await self._from(entry, policy, request, progress, database_oid=oid, files=files)
+            if found:
+                return found
+        return ()
+
+    async def _from(
+        self,
+        entry: PhysicalEntry,
+        policy: PhysicalPolicy,
+        request: FindRequest,
+        progress: Progress,
+        *,
+        database_oid: int,
+        files: AbstractSet[int],
+    ) -> Sequence[Moment]:
+        """Look through all WAL since this backup."""
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._work, prefix="find-"))
         try:
             target = RecoveryTarget(time=request.until) if request.until is not None else RecoveryTarget(latest=True)
             fetch = WalFetch(self._objects, self._secrets, policy)
-            await fetch.fetch(start_of(_beginning(good, request.since)), target, folder, progress)
+            await fetch.fetch(start_of(entry), target, folder, progress)
             progress(ProgressReport(phase="find", unit="steps"))
             records = self._records(policy.server)
-            return await asyncio.to_thread(find, records, folder, request, database_oid=oid, files=files)
+            return await asyncio.to_thread(find, records, folder, request, database_oid=database_oid, files=files)
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
@@ -56,7 +74,11 @@ def _oid(entries: Sequence[PhysicalEntry], database: str) -> int:
     raise UserError(f"No base backup holds a database `{database}`. Look for its name with `/dr-backup status`.")
 
 
-def _beginning(entries: Sequence[PhysicalEntry], since: datetime | None) -> PhysicalEntry:
-    """The backup whose WAL begins before that moment: the newest such, or the oldest there is."""
-    before = [entry for entry in entries if since is not None and entry.manifest.finished_at <= since]
-    return before[0] if before else entries[-1]
+def _beginnings(entries: Sequence[PhysicalEntry], since: datetime | None) -> Sequence[PhysicalEntry]:
+    """Backups whose WAL is looked through in turn: with a moment given, the newest that ends before it alone; else the
+    newest, since harm is mostly of today, and then ever further back."""
+    if since is not None:
+        before = [entry for entry in entries if entry.manifest.finished_at <= since]
+        return [before[0] if before else entries[-1]]
+    steps = [2**number - 1 for number in range(len(entries).bit_length()) if 2**number - 1 < len(entries) - 1]
+    return [entries[step] for step in [*steps, len(entries) - 1]]

@@ -208,6 +208,7 @@ class FindRequest(Frozen):
     until: datetime | None = None
     database_oid: int | None = None  # where the server answers; else the newest base backup tells
     relfilenode: int | None = None  # the table's file now, where it is there
+    table_oid: int | None = None  # likewise
 
 
 class Moment(Frozen):
@@ -223,10 +224,14 @@ class Moment(Frozen):
     before_at: datetime | None = None
     after_at: datetime | None = None  # the first commit after it
     lost: int = 0  # transactions committed after it: what a restore to this point loses
+    lock_lsn: str | None = None  # where it locked the table against everybody, before it committed
 
     @property
     def target(self) -> RecoveryTarget:
-        """Just before it."""
+        """Just before it. A server that is paused between lock and commit keeps the table locked as well, so that
+        nobody could read it there; and once it was locked, nobody changed it."""
+        if self.lock_lsn is not None:
+            return RecoveryTarget(lsn=self.lock_lsn, inclusive=False, timeline_id=self.timeline_id)
         return RecoveryTarget(xid=self.xid, inclusive=False, timeline_id=self.timeline_id)
 
 

@@ -43,12 +43,11 @@ async def _request(
     ports: Ports, database: Database, table: TableName, changes: tuple[Change, ...], since: datetime | None
 ) -> FindRequest:
     """With what the server knows of the table, where it still answers."""
-    oid, file = None, None
+    oid, there = None, None
     try:
         facts = await ports.postgres.database(database.ref)
         oid = None if facts is None else facts.oid
         there = None if facts is None else await ports.tables.facts(database.ref, table)
-        file = None if there is None else there.relfilenode or None
     except (TemporaryError, PermanentError):
         pass  # a server that is gone is one more reason to look at its WAL
     return FindRequest(
@@ -58,7 +57,8 @@ async def _request(
         changes=changes,
         since=since,
         database_oid=oid,
-        relfilenode=file,
+        relfilenode=None if there is None else there.relfilenode or None,
+        table_oid=None if there is None else there.oid,
     )
 
 

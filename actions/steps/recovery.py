@@ -53,7 +53,7 @@ def aim_before(moment: Moment, table: str) -> Aim:
     return Aim(
         target=moment.target,
         at=moment.before_at or moment.committed_at,
-        lsn=moment.commit_lsn,
+        lsn=moment.lock_lsn or moment.commit_lsn,
         moment=moment,
         table=table,
     )

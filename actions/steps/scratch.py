@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from actions.backup.manifest import Fingerprint
 from actions.backup.physical import RecoveryTarget, ScratchFacts, ScratchRequest, ScratchState
 from actions.contract import Probe, Step
-from actions.errors import DrError, VerificationError
+from actions.errors import DrError, TemporaryError, VerificationError
 from actions.ports import JobKind, JobState, Ports, Progress
 from actions.site import DatabaseRef, Invariant
 from actions.steps import byhand
@@ -202,9 +202,20 @@ class CheckScratch(Step):
             raise VerificationError(f"The pages of `{found.name}` were not checked. Look at the log of its restore.")
         if await ports.postgres.database(self._ref) is None:
             raise VerificationError(f"`{found.name}` holds no database `{self.name}`. Take a later moment.")
-        there = await ports.postgres.fingerprint(self._ref, self.invariants)
+        there = await self._measured(ports)
         if self.table and self.table not in there.rows:
             raise VerificationError(f"`{found.name}` has no table `{self.table}` at its moment. Take an earlier one.")
+
+    async def _measured(self, ports: Ports) -> Fingerprint:
+        try:
+            return await ports.postgres.fingerprint(self._ref, self.invariants)
+        except TemporaryError as error:
+            if "lock" not in str(error):
+                raise
+            raise VerificationError(
+                f"A transaction that was not over at this moment keeps a table of `{self._ref}` locked, so nobody can "
+                "read it there. Take a moment a little earlier or later."
+            ) from error
 
     async def verify(self, ports: Ports) -> None:
         """`apply` is the check."""

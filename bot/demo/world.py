@@ -167,7 +167,9 @@ def _write_files(directory: Path, servers: Servers, port: int, access: tuple[Pat
     secrets = directory / "secrets"
     secrets.mkdir(mode=0o700)
     var = directory / "var"
-    var.mkdir(mode=0o700)
+    var.mkdir()
+    # Passed through by the account of scratch instances, which need a folder in it; the others are closed themselves.
+    var.chmod(0o711)
     dsn = servers.production.dsn(DATABASE, role=APPLICATION, password=servers.password)
     addresses = Addresses(
         workspace=servers.slack.team_id,

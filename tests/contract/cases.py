@@ -17,6 +17,7 @@ from actions.catalog.files import CopyParams, UndeleteParams
 from actions.catalog.files import RestoreParams as RestoreFilesParams
 from actions.catalog.plan_file import ActivateParams
 from actions.catalog.point import PointParams
+from actions.catalog.promote import PromoteParams
 from actions.catalog.proof import ProveParams, When
 from actions.catalog.rescue import RescueParams
 from actions.catalog.restore import RestoreParams
@@ -224,6 +225,7 @@ CASES = (
         partial(with_a_scratch, dropped="public.orders"),
     ),
     ActionCase("swap", "restore.swap", SwapParams(scratch=SCRATCH_ID), with_a_scratch, asks=RESUME),
+    ActionCase("promote", "restore.promote", PromoteParams(scratch=SCRATCH_ID), with_a_scratch),
     ActionCase(
         "scratch-start", "scratch.start", ScratchParams(scratch=SCRATCH_ID), partial(with_a_scratch, running=False)
     ),

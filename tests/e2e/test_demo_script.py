@@ -48,6 +48,23 @@ def test_story_ends_with_everything_restored(run_directory: Path) -> None:
     assert directory not in "".join(" ".join(process.info["cmdline"] or []) for process in _all())
 
 
+def test_a_dropped_table_comes_back_and_nothing_else_moves() -> None:
+    with DemoProcess("--script", "deletion", "--size", "tiny") as demo:
+        demo.line("Starting the demo in ", within=30)
+        code = demo.wait(within=360)
+        said = "".join(demo.said)
+        result = json.loads(demo.said[-1])
+    assert code == 0, said
+    assert {name: result[name] for name in ("restored", "rows_match", "others_untouched", "signatures")} == {
+        "restored": True,
+        "rows_match": True,
+        "others_untouched": True,
+        "signatures": 2,
+    }
+    assert result["moment"].startswith("just before the DROP of `public.documents` (transaction ")
+    assert 0 < result["achieved_rto_s"] < 300
+
+
 @pytest.mark.kill
 def test_second_demo_runs_beside_the_first_and_each_goes_with_its_owner(run_directory: Path) -> None:
     with (

@@ -44,7 +44,7 @@ class Scene:
     """A table in a database of its own, the WAL from here on, and what was done to the table."""
 
     def __init__(self, server: EmbeddedPostgres, name: str, folder: Path) -> None:
-        self._server, self._name, self._folder = server, name, folder
+        self.server, self.name, self._folder = server, name, folder
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
         self.connection = psycopg.connect(server.dsn(name), autocommit=True)
@@ -74,14 +74,14 @@ class Scene:
         self.do("INSERT INTO others SELECT coalesce(max(id), 0) + 1 FROM others")
         last = str(self.scalar("SELECT pg_walfile_name(pg_current_wal_lsn())"))
         self.connection.execute("SELECT pg_switch_wal()")
-        for path in sorted((self._server.data / "pg_wal").iterdir()):
+        for path in sorted((self.server.data / "pg_wal").iterdir()):
             if len(path.name) == 24 and self.begin <= path.name <= last:
                 shutil.copy(path, self._folder / path.name)
         return self.look(*changes, table=table)
 
     def look(self, *changes: Change, table: str = "orders") -> list[Moment]:
         """In the WAL as it lies in the folder."""
-        request = FindRequest(server="main", database=self._name, table=table, changes=changes or ALL)
+        request = FindRequest(server="main", database=self.name, table=table, changes=changes or ALL)
         oid = self.scalar("SELECT oid FROM pg_database WHERE datname = current_database()")
         return find(PgWaldump(), self._folder, request, database_oid=oid, files=files_of(table, [self.files]))
 
@@ -106,7 +106,6 @@ def test_a_drop_is_found_with_what_was_committed_around_it(scene: Scene) -> None
     assert found[0].before_at is not None
     assert found[0].after_at is not None
     assert found[0].before_at <= found[0].committed_at <= found[0].after_at
-    assert found[0].target.xid == dropped
     assert not found[0].target.inclusive
 
 
@@ -212,3 +211,22 @@ def test_a_folder_without_wal_is_told(tmp_path: Path) -> None:
     request = FindRequest(server="main", database="x", table="orders")
     with pytest.raises(UserError, match="No WAL of `main` is archived"):
         find(PgWaldump(), tmp_path, request, database_oid=1, files=[2])
+
+
+def test_the_target_is_before_the_table_was_locked(scene: Scene) -> None:
+    """Paused between lock and commit, the server would keep the table locked for everybody."""
+    others = psycopg.connect(scene.server.dsn(scene.name), autocommit=True)
+    before = scene.do("INSERT INTO others VALUES (1)")
+    scene.connection.execute("BEGIN")
+    scene.connection.execute("DROP TABLE orders")
+    for number in (2, 3):
+        others.execute(f"INSERT INTO others VALUES ({number})".encode())
+    scene.connection.execute("COMMIT")
+    others.close()
+
+    (found,) = scene.found()
+
+    assert found.lock_lsn is not None
+    assert Lsn.parse(found.lock_lsn) < Lsn.parse(found.commit_lsn)
+    assert (found.target.lsn, found.target.inclusive, found.target.xid) == (found.lock_lsn, False, None)
+    assert (found.before_xid, found.lost) == (before, 3)
