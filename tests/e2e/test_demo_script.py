@@ -48,8 +48,8 @@ def test_story_ends_with_everything_restored(run_directory: Path) -> None:
     assert directory not in "".join(" ".join(process.info["cmdline"] or []) for process in _all())
 
 
-def test_a_dropped_table_comes_back_and_nothing_else_moves() -> None:
-    with DemoProcess("--script", "deletion", "--size", "tiny") as demo:
+def test_a_dropped_table_comes_back_and_nothing_else_moves(run_directory: Path) -> None:
+    with DemoProcess("--script", "deletion", "--size", "tiny", within=run_directory) as demo:
         demo.line("Starting the demo in ", within=30)
         code = demo.wait(within=360)
         said = "".join(demo.said)
