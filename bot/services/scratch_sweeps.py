@@ -1,0 +1,61 @@
+"""Removes scratch instances whose time is over, and what restores left that did not end; tells of it on the record."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from actions.backup.physical import ScratchFacts, ScratchState
+from actions.errors import DrError
+from actions.ports import Ports
+from storage import outbox, timeline
+from storage.leftovers import traces
+from storage.session import Database
+
+log = structlog.get_logger()
+
+EVERY = timedelta(minutes=5)
+
+
+class ScratchSweeps:
+    """One in each worker, for the instances of its machine."""
+
+    def __init__(self, database: Database, ports: Ports) -> None:
+        self._database, self._ports = database, ports
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except DrError as error:
+                log.warning("scratch_not_swept", error=str(error))
+            await asyncio.sleep(EVERY.total_seconds())
+
+    async def sweep(self) -> list[ScratchFacts]:
+        """What was removed now."""
+        gone = list(await self._ports.scratch.sweep())
+        for facts in gone:
+            await self._note(facts)
+            log.info("scratch_removed", scratch=facts.id, server=facts.server, state=facts.state)
+        return gone
+
+    async def _note(self, facts: ScratchFacts) -> None:
+        broken = facts.state is ScratchState.BROKEN
+        why = "its restore did not end" if broken else f"its time was over at {facts.expires_at:%Y-%m-%d %H:%M} UTC"
+        async with self._database.session() as session:
+            known = await traces(session, facts.mark.rpartition(":")[2])
+            incident = None if known is None else known.plan.incident_id
+            await timeline.add(
+                session,
+                incident_id=incident,
+                kind="leftover",
+                actor="drbot",
+                occurred_at=self._ports.clock.now(),
+                text=f"Removed scratch instance `{facts.id}` of `{facts.server}`: {why}",
+                data=facts.model_dump(mode="json"),
+            )
+            if known is not None and incident is not None:
+                await outbox.add(session, "incident", known.plan.channel, ref=incident)

@@ -1,0 +1,40 @@
+"""Scratch instances whose time is over go, and the record tells: real memory, instances in memory."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from actions.backup.physical import ScratchState
+from bot.services.scratch_sweeps import ScratchSweeps
+from storage.roles import DatabaseRole
+from storage.session import Database
+from storage.tables import TimelineEntry
+from tests.fakes.history import SCRATCH_ID, with_a_scratch
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize(
+    ("state", "passed", "why"),
+    [
+        (ScratchState.PAUSED, timedelta(hours=13), "its time was over at"),
+        (ScratchState.BROKEN, timedelta(0), "its restore did not end"),
+    ],
+)
+async def test_what_was_removed_is_told(memory: Database, state: ScratchState, passed: timedelta, why: str) -> None:
+    at_work = memory.acting_as(DatabaseRole.WORKER)
+    world = with_a_scratch(running=False)
+    world.scratch.made[SCRATCH_ID] = world.scratch.made[SCRATCH_ID].model_copy(update={"state": state})
+    sweeps = ScratchSweeps(at_work, world)
+    if passed:
+        assert await sweeps.sweep() == []
+        world.clock.advance(passed)
+    assert [facts.id for facts in await sweeps.sweep()] == [SCRATCH_ID]
+    assert await sweeps.sweep() == []
+    async with memory.session() as session:
+        (entry,) = (await session.execute(select(TimelineEntry))).scalars()
+    assert entry.text.startswith(f"Removed scratch instance `{SCRATCH_ID}` of `primary`: {why}")
+    await at_work.dispose()
