@@ -47,7 +47,7 @@ def window_words(bases: Bases, now: datetime) -> str:
     if not stretches:
         return "\n".join([*lines, "No point in time can be reached from base backups and WAL."])
     oldest, newest = stretches[0].start, stretches[-1].end
-    lines.append(f"`▕{bar(stretches)}▏` {moment(oldest)} to {_second(newest)}")
+    lines.append(f"`▕{bar(stretches)}▏` {_second(oldest)} to {_second(newest)}")
     gaps = [f"not from {_second(before.end)} to {_second(after.start)}" for before, after in pairwise(stretches)]
     but = f", but {'; '.join(gaps[:3])} ({counted(len(gaps), 'gap')} in the WAL)" if gaps else ", without a gap"
     lines.append(f"Every moment in it can be reached{but}.{_older(bases, oldest)}{_other_copies(bases, newest)}")

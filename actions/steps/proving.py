@@ -285,12 +285,13 @@ async def _newest(ports: Ports, server: str) -> datetime | None:
 
 
 def _of_restore(restored: ScratchRestored) -> tuple[dict[str, str], list[str]]:
-    reached = "no commit" if restored.reached_at is None else f"{restored.reached_at:%Y-%m-%d %H:%M:%S.%f} UTC"
+    last = "no commit replayed"
+    if restored.reached_at is not None:
+        last = f"last commit {restored.reached_at:%Y-%m-%d %H:%M:%S.%f} UTC"
     checks = {
         "members": f"signatures and hashes of `{restored.backup}` and all it rests on",
         "page checksums": "every page" if restored.checked_pages else "not possible, the server has none",
-        "target": f"{restored.target} reached, last commit {reached}, LSN {restored.reached_lsn}, "
-        f"timeline id {restored.timeline_id}",
+        "target": f"{restored.target} reached, {last}, LSN {restored.reached_lsn}, timeline id {restored.timeline_id}",
     }
     return checks, []
 

@@ -8,7 +8,9 @@ from datetime import timedelta
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions import registry
-from actions.backup.proofs import Proofs, SignedProof
+from actions.backup.physical import Proof
+from actions.backup.proofs import Proofs
+from actions.backup.signing import Signed
 from actions.catalog.proof import ProveParams, When
 from actions.runner import Outcome
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
@@ -22,9 +24,9 @@ async def proven(world: World, **params: object) -> tuple[Outcome, str]:
     return result.outcome, result.message
 
 
-async def kept(world: World) -> list[SignedProof]:
+async def kept(world: World) -> list[Signed[Proof]]:
     bucket = world.objects.buckets["backups"]
-    return [SignedProof.model_validate_json(item.body) for key, item in bucket.items() if "/proofs/" in key]
+    return [Signed[Proof].model_validate_json(item.body) for key, item in bucket.items() if "/proofs/" in key]
 
 
 async def test_a_test_that_passes_is_signed_and_measured_and_leaves_nothing() -> None:
@@ -46,7 +48,7 @@ async def test_an_empty_database_fails_the_test_and_is_on_record() -> None:
     assert outcome is Outcome.FAILED
     assert "is empty, its newest dump has" in message
     assert "Production was not touched" in message
-    assert [item.proof.problem for item in await kept(world)] == [
+    assert [item.document.problem for item in await kept(world)] == [
         "database `shop` is empty, its newest dump has 13 rows."
     ]
     assert world.scratch.made == {}
@@ -60,7 +62,7 @@ async def test_a_base_that_cannot_be_restored_is_on_record_too() -> None:
     result = await run(plan, world, MemoryJournal())
 
     assert result.outcome is Outcome.FAILED
-    [proof] = [item.proof for item in await kept(world)]
+    [proof] = [item.document for item in await kept(world)]
     assert proof.problem is not None
     assert proof.problem.startswith("No base backup of `primary` ends before")
     assert world.scratch.made == {}
@@ -87,10 +89,10 @@ async def test_what_nobody_we_trust_has_signed_is_no_proof() -> None:
         await world.objects.put("backups", key, body.encode())
 
     changed = json.loads(signed.model_dump_json())
-    changed["proof"]["rto"] = 1.0
+    changed["document"]["rto"] = 1.0
     await put(json.dumps(changed))
     assert await proofs.newest(policy) == []
-    await put(SignedProof.sign(signed.proof, Ed25519PrivateKey.generate()).model_dump_json())
+    await put(Signed[Proof].sign(signed.document, Ed25519PrivateKey.generate()).model_dump_json())
     assert await proofs.find(policy, PLAN_ID) is None
     await put("{")
     assert await proofs.newest(policy) == []

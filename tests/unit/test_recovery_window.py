@@ -102,7 +102,7 @@ def test_the_words_name_the_loss_the_window_and_its_gap() -> None:
         "`shop` on `primary`: 41 s would be lost now (RPO 15 min: within), measured in bucket `far`"
     )
     assert said[1].count(NOT_THERE) == 14
-    assert said[1].endswith("2026-11-23 10:12 UTC to 2026-11-23 20:12:00 UTC")
+    assert said[1].endswith("2026-11-23 10:12:00 UTC to 2026-11-23 20:12:00 UTC")
     assert "not from 2026-11-23 11:52:00 UTC to 2026-11-23 15:12:00 UTC (1 gap in the WAL)" in said[2]
     assert "1 older base backup can be restored to the own end alone" in said[2]
 
