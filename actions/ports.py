@@ -25,6 +25,8 @@ from actions.backup.physical import (
 from actions.backup.tables import Difference, RescueRequest, TableFacts, TableName
 from actions.bucket_ports import Buckets, Files
 from actions.escrow import Escrow
+from actions.images import Registry
+from actions.points import Points
 from actions.site import DatabaseRef, Frozen, Invariant, SecretRef, Site, WorkloadRef
 
 # ---------------------------------------------------------------- progress
@@ -415,6 +417,7 @@ class GitOps(Frozen):
     namespace: str
     name: str
     suspended: bool
+    revision: str = ""  # the commit (of a chart: the version) that it has applied last; empty where it does not tell
 
 
 class WorkloadFacts(Frozen):
@@ -457,6 +460,7 @@ class PodFacts(Frozen):
     phase: str  # "Running", "Pending", ...; "Terminating" once it is being ended
     ready: bool
     restarts: int = 0
+    images: tuple[str, ...] = ()  # what its containers really run, by digest where the runtime tells
     reason: str = ""  # why a container waits or ended, when one does
 
 
@@ -639,6 +643,8 @@ class Ports:
     executor: Executor
     cluster: Cluster
     escrow: Escrow
+    registry: Registry
+    points: Points
     service: ServiceCheck
     secrets: Secrets
     clock: Clock

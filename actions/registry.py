@@ -16,6 +16,7 @@ from actions.catalog.files import ACTIONS as FILE_ACTIONS
 from actions.catalog.files import FilesState
 from actions.catalog.plan_file import Activate
 from actions.catalog.point import FindMoment, RestorePoint
+from actions.catalog.points import ImageState, PointState, Record
 from actions.catalog.promote import Promote
 from actions.catalog.proof import Prove
 from actions.catalog.rescue import Rescue
@@ -49,6 +50,7 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     ScratchDiscard,
     *FILE_ACTIONS,
     EscrowSecrets,
+    Record,
     Scale,
     Rollout,
     Activate,
@@ -63,6 +65,8 @@ QUERIES: tuple[type[Query[Any]], ...] = (
     BucketState,
     FilesState,
     EscrowState,
+    ImageState,
+    PointState,
     Recommendation,
     FindMoment,
     ScratchList,

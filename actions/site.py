@@ -207,6 +207,26 @@ class EscrowPolicy(Frozen):
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
 
 
+class ImagesPolicy(Frozen):
+    """The registry that a cluster in the recovery region pulls from."""
+
+    url: str
+    username: SecretRef = ""
+    password: SecretRef = ""
+    mirrors: Mapping[str, str] = {}  # prefix of an image's name -> prefix of its repository there
+    retention: timedelta = timedelta(days=90)  # then the registry lets an image go, unless it is on the bot's list
+
+
+class PointsPolicy(Frozen):
+    """Where recovery points are recorded."""
+
+    bucket: str
+    prefix: str = ""
+    every: timedelta = timedelta(hours=1)
+    signing_key: SecretRef  # Ed25519 private key, PEM
+    trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
+
+
 class ScratchBudget(Frozen):
     """What scratch instances may take on the machine of the worker."""
 
@@ -267,6 +287,8 @@ class Site(Frozen):
     physical: Mapping[str, PhysicalPolicy] = {}  # by server
     files: Mapping[str, FilesPolicy] = {}  # by name
     escrow: EscrowPolicy | None = None
+    images: ImagesPolicy | None = None
+    points: PointsPolicy | None = None
     scratch: ScratchBudget = ScratchBudget()
     jobs: JobPlace | None = None
 

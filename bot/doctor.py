@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from actions.catalog.escrow import escrow_findings
 from actions.catalog.files import copy_findings
+from actions.catalog.points import image_findings
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
@@ -46,6 +47,7 @@ class Doctor:
             checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
             checks += [("buckets", self._buckets), ("files", self._files), ("sealing keys", self._escrow)]
+            checks += [("images", self._images)]
             checks += [("jobs", self._jobs)]
             checks += [("pager", self._pager)]
             checks += [("application", self._services), ("secrets", self._secrets), ("left over", self._leftovers)]
@@ -186,6 +188,13 @@ class Doctor:
     async def _escrow(self) -> list[Finding]:
         sealed = [name for name, cluster in sorted(self._ports.site.clusters.items()) if cluster.sealed_secrets]
         return [finding for cluster in sealed for finding in await escrow_findings(cluster, self._ports)]
+
+    async def _images(self) -> list[Finding]:
+        if self._ports.site.images is None:
+            return []
+        images = await self._ports.points.images()
+        good = _ok("images", f"{len(images)} running, all in the registry of the recovery region")
+        return image_findings(images) or [good]
 
     async def _jobs(self) -> list[Finding]:
         found = [

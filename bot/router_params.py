@@ -148,6 +148,10 @@ class OptionalCluster(Frozen):
     cluster: Name | None = None  # None: the only one with a controller
 
 
+class OptionalPoint(Frozen):
+    point: Name | None = None
+
+
 class OptionalBucket(Frozen):
     bucket: Name | None = None
 

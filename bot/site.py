@@ -15,12 +15,14 @@ from actions.site import (
     Database,
     EscrowPolicy,
     FilesPolicy,
+    ImagesPolicy,
     Invariant,
     JobClaim,
     JobPlace,
     JobSecret,
     LockMode,
     PhysicalPolicy,
+    PointsPolicy,
     ScratchBudget,
     Server,
     Service,
@@ -94,6 +96,8 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             if item.copy_to is not None
         },
         escrow=await _escrow(plan, secrets),
+        images=_images(plan),
+        points=await _points(plan, secrets),
         scratch=ScratchBudget(
             disk=parse_bytes(plan.backups.scratch.disk),
             instances=plan.backups.scratch.instances,
@@ -112,6 +116,7 @@ def _posture(plan: DrPlan, name: str) -> BucketPosture:
         if part is not None
         for store in part.stores
     }
+    stores |= {plan.backups.recovery_points.bucket} if plan.backups.recovery_points is not None else set()
     stores |= {plan.backups.escrow.bucket} if plan.backups.escrow is not None else set()
     stores |= {item.copy_to.bucket for item in plan.backups.files if item.copy_to is not None}
     return BucketPosture(
@@ -159,6 +164,33 @@ async def _escrow(plan: DrPlan, secrets: Secrets) -> EscrowPolicy | None:
         recipients=await resolved(plan.backups.recipients),
         signing_key=plan.backups.signing_key,
         trusted_signers=await resolved(plan.backups.signers),
+    )
+
+
+def _images(plan: DrPlan) -> ImagesPolicy | None:
+    found = plan.backups.images
+    if found is None:
+        return None
+    return ImagesPolicy(
+        url=found.url,
+        username=found.username or "",
+        password=found.password or "",
+        mirrors={mirror.beginning: mirror.becomes for mirror in found.mirrors},
+        retention=found.retention,
+    )
+
+
+async def _points(plan: DrPlan, secrets: Secrets) -> PointsPolicy | None:
+    found = plan.backups.recovery_points
+    if found is None:
+        return None
+    signers = [await secrets.resolve(each) if is_reference(each) else each for each in plan.backups.signers]
+    return PointsPolicy(
+        bucket=found.bucket,
+        prefix=plan.bucket(found.bucket).prefix,
+        every=found.every,
+        signing_key=plan.backups.signing_key,
+        trusted_signers=tuple(signers),
     )
 
 

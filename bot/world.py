@@ -69,9 +69,12 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     """Everything an action may touch, on the site of the plan file; `database` is the bot's own."""
     # Not needed by a job, and slow to import.
     from actions.adapters.kubernetes import KubernetesCluster
+    from actions.adapters.registry import HttpRegistry
     from actions.adapters.sealing_keys import ClusterSealingKeys
     from actions.adapters.service_check import ServiceProbe
     from actions.backup.escrow import Escrows
+    from actions.backup.point_parts import Parts
+    from actions.backup.points import RecoveryPoints
     from actions.registry import kinds
     from bot.services.approvals import Policy
     from bot.services.own_runs import OwnRuns
@@ -81,19 +84,37 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     site = await site_of(plan, SecretReferences())
     clock = SystemClock()
     postgres, objects = PostgresServers(site, references, scratch=_scratch(settings)), S3Buckets(site, references)
+    cluster = KubernetesCluster(site, references)
+    backups = _engine(settings, site, postgres, objects, references, clock)
+    physical, files = _physical(settings, site, objects, references, clock), _files(site, objects, references)
+    escrow = Escrows(site, ClusterSealingKeys(site, references), objects, references, clock)
+    registry = HttpRegistry(site.images, references)
+    parts = Parts(
+        site,
+        backups=backups,
+        physical=physical,
+        files=files,
+        buckets=objects,
+        cluster=cluster,
+        escrow=escrow,
+        registry=registry,
+        clock=clock,
+    )
     return Ports(
         site=site,
         postgres=postgres,
         objects=objects,
         buckets=objects,
-        files=_files(site, objects, references),
-        escrow=Escrows(site, ClusterSealingKeys(site, references), objects, references, clock),
-        backups=_engine(settings, site, postgres, objects, references, clock),
-        physical=_physical(settings, site, objects, references, clock),
+        files=files,
+        escrow=escrow,
+        registry=registry,
+        points=RecoveryPoints(site, parts, objects, references, clock),
+        backups=backups,
+        physical=physical,
         scratch=ScratchInstances(site, _scratch(settings), clock),
         tables=_tables(settings, site, references),
         executor=_executor(settings, plan, site, references),
-        cluster=KubernetesCluster(site, references),
+        cluster=cluster,
         service=ServiceProbe(references),
         secrets=references,
         clock=clock,

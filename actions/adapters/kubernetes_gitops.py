@@ -52,7 +52,14 @@ def _flux(session: Session, workload: Json) -> Controller | None:
         found = session.get(resource, namespace, name)
         if found is not None:
             suspended = bool((found.get("spec") or {}).get("suspend"))
-            facts = GitOps(tool="flux", kind=kind, namespace=namespace, name=name, suspended=suspended)
+            facts = GitOps(
+                tool="flux",
+                kind=kind,
+                namespace=namespace,
+                name=name,
+                suspended=suspended,
+                revision=str((found.get("status") or {}).get("lastAppliedRevision") or ""),
+            )
             return Controller(facts, resource, found)
     return None
 
@@ -72,7 +79,14 @@ def _argo(session: Session, ref: WorkloadRef, workload: Json, home: str) -> Cont
         return None
     automated = ((found.get("spec") or {}).get("syncPolicy") or {}).get("automated")
     suspended = automated is None or automated.get("enabled") is False
-    facts = GitOps(tool="argocd", kind="Application", namespace=namespace or home, name=name, suspended=suspended)
+    facts = GitOps(
+        tool="argocd",
+        kind="Application",
+        namespace=namespace or home,
+        name=name,
+        suspended=suspended,
+        revision=str(((found.get("status") or {}).get("sync") or {}).get("revision") or ""),
+    )
     return Controller(facts, resource, found)
 
 

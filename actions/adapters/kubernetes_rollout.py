@@ -131,9 +131,24 @@ def pod_facts(pod: Json) -> PodFacts:
         name=_name(pod),
         phase="Terminating" if ending else str(status.get("phase") or "Unknown"),
         ready=_ready(pod),
+        images=tuple(sorted(_images(pod))),
         restarts=sum(int(found.get("restartCount") or 0) for found in status.get("containerStatuses") or []),
         reason=_trouble(pod)[0],
     )
+
+
+def _images(pod: Json) -> set[str]:
+    """By digest once the runtime has pulled it, else as the pod asks for it. A bare digest is of the node alone and
+    names no repository: then the name that was asked for has to do."""
+    asked = {found["name"]: str(found["image"]) for found in (pod.get("spec") or {}).get("containers") or []}
+    ran: dict[str, str] = {}
+    for found in (pod.get("status") or {}).get("containerStatuses") or []:
+        pulled = str(found.get("imageID") or "")
+        if "@sha256:" in pulled:
+            ran[found["name"]] = pulled.rpartition("://")[2]
+        elif pulled.startswith("sha256:") and found["name"] in asked:
+            ran[found["name"]] = asked[found["name"]]
+    return set({**asked, **ran}.values())
 
 
 def alive(pods: Iterable[Json]) -> list[Json]:

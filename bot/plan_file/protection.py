@@ -166,6 +166,39 @@ class SecretsEscrow(Part):
     """When it is made."""
 
 
+class ImageMirror(Part):
+    """Where images of one origin are in the registry of the recovery region."""
+
+    beginning: Text
+    """Beginning of an image's name, host included, such as registry.example/team/."""
+    becomes: str = ""
+    """What stands for it there; empty: nothing, the rest is the repository."""
+
+
+class ImageRegistry(Part):
+    """The registry that a cluster in the recovery region pulls from."""
+
+    url: Annotated[str, Shape(r"https://[^\s/]+|http://(?:127\.0\.0\.1|localhost)(?::\d+)?", "give https://host")]
+    """Its address."""
+    username: SecretRef | None = None
+    """Reference to the user that may pull; empty: nobody logs in."""
+    password: SecretRef | None = None
+    """Reference to that user's password or token."""
+    mirrors: tuple[ImageMirror, ...] = ()
+    """Where images are in it; empty: in repositories of the same names."""
+    retention: Duration = timedelta(days=90)
+    """How long the registry keeps an image that is not on the bot's list."""
+
+
+class RecoveryPoints(Part):
+    """Where the tuples of what belongs together are recorded."""
+
+    bucket: Text
+    """The bucket, outside of the region."""
+    every: Duration = timedelta(hours=1)
+    """Time between two."""
+
+
 class ScratchLimits(Part):
     """What restores into scratch instances may take on the worker's machine."""
 
@@ -231,6 +264,10 @@ class Backups(Part):
     """Section 2.1: databases."""
     escrow: SecretsEscrow | None = None
     """Escrow of the sealing keys; without it a new cluster cannot open SealedSecrets."""
+    images: ImageRegistry | None = None
+    """Registry of the recovery region; without it nobody knows whether a cluster there could start."""
+    recovery_points: RecoveryPoints | None = None
+    """Records of what belongs together."""
     scratch: ScratchLimits = ScratchLimits()
     """Limits of physical restores beside production."""
     applications: tuple[ComponentBackup, ...] = ()

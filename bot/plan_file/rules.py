@@ -41,6 +41,7 @@ _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("backups.applications.*.bucket", "buckets.*.name", "bucket", ()),
     ("backups.files.*.bucket", "buckets.*.name", "bucket", ()),
     ("backups.files.*.copy_to.bucket", "buckets.*.name", "bucket", ()),
+    ("backups.recovery_points.bucket", "buckets.*.name", "bucket", ()),
     ("backups.escrow.bucket", "buckets.*.name", "bucket", ()),
     ("buckets.*.replicates_to", "buckets.*.name", "bucket", ()),
     ("record.witnesses.*.bucket", "buckets.*.name", "bucket", ()),

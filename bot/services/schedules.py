@@ -81,7 +81,7 @@ def recurring(plan: DrPlan, wanted: Iterable[str] = ()) -> Sequence[Recurring]:
     for backup in plan.backups.databases:
         lines += _of(plan, backup)
     lines.append(_line("expiry/all", "backup.expire", {}, Schedule(EXPIRY).until, quiet=True))
-    lines += [*_files(plan), *_escrows(plan)]
+    lines += [*_files(plan), *_escrows(plan), *_points(plan)]
     known = {line.params.get("server") for line in lines}
     lines += [
         Recurring(
@@ -133,6 +133,13 @@ def _escrows(plan: DrPlan) -> list[Recurring]:
         for cluster in plan.clusters
         if cluster.sealed_secrets is not None
     ]
+
+
+def _points(plan: DrPlan) -> list[Recurring]:
+    found = plan.backups.recovery_points
+    if found is None:
+        return []
+    return [_line("recovery-point", "point.record", {}, partial(every, found.every))]
 
 
 def _line(

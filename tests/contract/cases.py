@@ -17,6 +17,7 @@ from actions.catalog.files import CopyParams, UndeleteParams
 from actions.catalog.files import RestoreParams as RestoreFilesParams
 from actions.catalog.plan_file import ActivateParams
 from actions.catalog.point import PointParams
+from actions.catalog.points import RecordParams
 from actions.catalog.promote import PromoteParams
 from actions.catalog.proof import ProveParams, When
 from actions.catalog.rescue import RescueParams
@@ -254,6 +255,7 @@ CASES = (
         a_world,
         undoable=False,
     ),
+    ActionCase("record-point", "point.record", RecordParams(), a_world),
     ActionCase("escrow", "secrets.escrow", EscrowParams(), a_world),
     ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),
     ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),

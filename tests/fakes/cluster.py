@@ -216,6 +216,7 @@ def _pods(found: MemoryWorkload) -> list[PodFacts]:
     return [
         PodFacts(
             name=f"{found.ref.name}-{number}",
+            images=found.images,
             phase="Pending" if found.broken else "Running",
             ready=not found.broken,
             reason=reason,

@@ -11,6 +11,8 @@ from actions.backup.escrow import Escrows
 from actions.backup.files import FileCopies
 from actions.backup.jobs import Engines
 from actions.backup.manifest import Fingerprint, Sequence
+from actions.backup.point_parts import Parts
+from actions.backup.points import RecoveryPoints
 from actions.ports import Autoscaler, GitOps, Ports
 from actions.site import (
     BackupPolicy,
@@ -20,8 +22,10 @@ from actions.site import (
     DatabaseRef,
     EscrowPolicy,
     FilesPolicy,
+    ImagesPolicy,
     Invariant,
     PhysicalPolicy,
+    PointsPolicy,
     Server,
     Service,
     Site,
@@ -38,6 +42,7 @@ from tests.fakes.manifests import an_entry
 from tests.fakes.physical import MemoryPhysical, MemoryScratch
 from tests.fakes.plan_versions import MemoryPlanVersions
 from tests.fakes.postgres import MemoryPostgres
+from tests.fakes.registry import MemoryRegistry
 from tests.fakes.runs import MemoryRuns
 from tests.fakes.sealing_keys import MemorySealingKeys
 from tests.fakes.secrets import MemorySecrets
@@ -66,6 +71,8 @@ WEB = WorkloadRef("main", "shop", WorkloadKind.DEPLOYMENT, "web")
 WORKER = WorkloadRef("main", "shop", WorkloadKind.STATEFUL_SET, "worker")
 NIGHTLY = WorkloadRef("main", "shop", WorkloadKind.CRON_JOB, "nightly")
 
+APP_DIGEST = f"sha256:{'a1' * 32}"
+COMMIT = "4f2c1e0b9d8a7f6e5d4c3b2a1908f7e6d5c4b3a2"
 HEALTH = "http://shop.example/health"
 ADOPTABLE = "manual/old.dump"
 
@@ -88,6 +95,8 @@ class World(Ports):
     files: FileCopies
     escrow: Escrows
     sealing: MemorySealingKeys
+    registry: MemoryRegistry
+    points: RecoveryPoints
     backups: MemoryBackups
     physical: MemoryPhysical
     scratch: MemoryScratch
@@ -154,6 +163,8 @@ def a_site(
             signing_key="env:FILES_KEY",
             trusted_signers=(KEY_SIGNER,),
         ),
+        images=ImagesPolicy(url="https://registry.example", mirrors={"docker.io/library/": "mirror/"}),
+        points=PointsPolicy(bucket="uploads-copy", signing_key="env:FILES_KEY", trusted_signers=(KEY_SIGNER,)),
         backups={database: policy},
         physical={"primary": _physical()} if physical else {},
     )
@@ -200,6 +211,20 @@ def a_world(
     tables = MemoryTables(postgres)
     service_check = MemoryServiceCheck(postgres)
     service_check.connections["env:APPLICATION_DSN"] = site.databases[database].ref
+    cluster, escrow = _workloads(gitops=gitops), Escrows(site, sealing, objects, signing, clock)
+    registry = MemoryRegistry()
+    registry.add("mirror/app", APP_DIGEST, tag="1")
+    parts = Parts(
+        site,
+        backups=backups,
+        physical=engine,
+        files=files,
+        buckets=objects,
+        cluster=cluster,
+        escrow=escrow,
+        registry=registry,
+        clock=clock,
+    )
     return World(
         site=site,
         postgres=postgres,
@@ -207,13 +232,15 @@ def a_world(
         buckets=objects,
         files=files,
         sealing=sealing,
-        escrow=Escrows(site, sealing, objects, signing, clock),
+        escrow=escrow,
+        registry=registry,
+        points=RecoveryPoints(site, parts, objects, signing, clock),
         backups=backups,
         physical=engine,
         scratch=scratch,
         tables=tables,
         executor=MemoryExecutor(Engines(backups, engine, tables, files)),
-        cluster=_workloads(gitops=gitops),
+        cluster=cluster,
         service=service_check,
         secrets=MemorySecrets(SECRETS),
         clock=clock,
@@ -260,7 +287,9 @@ def _catalogue(site: Site, postgres: MemoryPostgres, clock: MemoryClock, databas
 
 def _workloads(*, gitops: bool) -> MemoryCluster:
     cluster = MemoryCluster()
-    controller = GitOps(tool="argocd", kind="Application", namespace="argocd", name="shop", suspended=False)
+    controller = GitOps(
+        tool="argocd", kind="Application", namespace="argocd", name="shop", suspended=False, revision=COMMIT
+    )
     cluster.add(API, replicas=3, gitops=controller if gitops else None)
     cluster.add(WEB, replicas=2, autoscaler=Autoscaler(name="web", minimum=2, maximum=5))
     cluster.add(WORKER, replicas=1)

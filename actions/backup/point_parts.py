@@ -1,0 +1,216 @@
+"""What each part of a site says of itself now, for a recovery point. Reads; changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from actions.bucket_ports import Buckets, Files
+from actions.errors import DrError, UserError
+from actions.escrow import Escrow, uncovered
+from actions.images import ImageName, Registry, mirrored
+from actions.points import DatabasePart, FilesPart, ImagePart, ManifestsPart, RecoveryPoint, SecretsPart
+from actions.ports import BackupEngine, Clock, Cluster, PhysicalBackups
+from actions.site import FilesPolicy, Site
+
+T = TypeVar("T")
+
+
+class Parts:
+    """The ports a recovery point is gathered from."""
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        backups: BackupEngine,
+        physical: PhysicalBackups,
+        files: Files,
+        buckets: Buckets,
+        cluster: Cluster,
+        escrow: Escrow,
+        registry: Registry,
+        clock: Clock,
+    ) -> None:
+        self._site, self._backups, self._physical = site, backups, physical
+        self._files, self._buckets, self._cluster = files, buckets, cluster
+        self._escrow, self._registry, self._clock = escrow, registry, clock
+
+    async def gather(self, point: str, *, requested_by: str) -> RecoveryPoint:
+        missing: list[str] = []
+        now = self._clock.now()
+
+        async def database(name: str) -> DatabasePart:
+            return await self._database(missing, name)
+
+        databases = [await self._told(missing, name, database) for name in sorted(self._site.databases)]
+        moment = min((part.moment for part in databases if part is not None), default=now)
+
+        async def files_of(name: str) -> FilesPart | None:
+            return await self._files_part(missing, self._site.files[name], moment)
+
+        files = [await self._told(missing, name, files_of) for name in sorted(self._site.files)]
+        images = await self._told(missing, "images", lambda _: self.running()) or []
+        missing += [part.problem for part in images if part.problem]
+        manifests = await self._manifests(missing)
+        sealed = [name for name, cluster in sorted(self._site.clusters.items()) if cluster.sealed_secrets]
+
+        async def secrets_of(cluster: str) -> SecretsPart | None:
+            return await self._secrets(missing, cluster)
+
+        secrets = [await self._told(missing, cluster, secrets_of) for cluster in sealed]
+        return RecoveryPoint(
+            id=point,
+            taken_at=now,
+            moment=moment,
+            databases=tuple(part for part in databases if part is not None),
+            files=tuple(part for part in files if part is not None),
+            images=tuple(images),
+            manifests=tuple(manifests),
+            secrets=tuple(part for part in secrets if part is not None),
+            references=tuple(sorted(self._references())),
+            missing=tuple(missing),
+            requested_by=requested_by,
+        )
+
+    async def running(self) -> list[ImagePart]:
+        """Every image that runs in the namespaces of the services, looked for in the registry."""
+        services = self._site.services.values()
+        found: set[str] = set()
+        for cluster, namespace in sorted({(ref.cluster, ref.namespace) for each in services for ref in each.workloads}):
+            facts = await self._cluster.overview(cluster, namespace)
+            running = {image for pod in facts.pods for image in pod.images}
+            known = {_repository(image) for image in running}
+            # What is stopped, or a CronJob between two jobs, would run by what it asks for.
+            asked = {image for workload in facts.workloads for image in workload.images}
+            found |= running | {image for image in asked if _repository(image) not in known}
+        return list(await asyncio.gather(*(self._image(image) for image in sorted(found))))
+
+    # ------------------------------------------------------------ one part each
+
+    async def _told(self, missing: list[str], name: str, ask: Callable[[str], Awaitable[T]]) -> T | None:
+        try:
+            return await ask(name)
+        except DrError as error:
+            missing.append(str(error))
+            return None
+
+    async def _database(self, missing: list[str], name: str) -> DatabasePart:
+        database = self._site.databases[name]
+        dumps = []
+        if name in self._site.backups:
+            dumps = [entry.manifest for entry in await self._backups.catalogue(name) if entry.problem is None]
+        newest = dumps[0] if dumps else None
+        if database.server in self._site.physical:
+            reached = await self._told(missing, database.server, self._reached)
+            if reached is not None:
+                moment, bucket = reached
+                backup = newest.id if newest is not None else ""
+                return DatabasePart(
+                    database=name, server=database.server, moment=moment, by_wal=True, backup=backup, bucket=bucket
+                )
+        if newest is None:
+            raise UserError(f"Database `{name}` has no usable backup at all.")
+        return DatabasePart(
+            database=name,
+            server=database.server,
+            moment=newest.snapshot_at,
+            by_wal=False,
+            backup=newest.id,
+            bucket=newest.stored.bucket,
+        )
+
+    async def _reached(self, server: str) -> tuple[datetime, str]:
+        """The newest moment that would survive the loss of the region, and where."""
+        for window in await self._physical.windows(server):
+            if window.newest is not None:
+                return window.newest, window.bucket
+        raise UserError(f"No moment of server `{server}` can be reached from its WAL archive.")
+
+    async def _files_part(self, missing: list[str], policy: FilesPolicy, moment: datetime) -> FilesPart:
+        versioned = (await self._buckets.facts(policy.bucket)).versioning is True
+        usable = [copy.manifest for copy in await self._files.copies(policy.name) if copy.problem is None]
+        if not usable:
+            missing.append(f"`{policy.name}` has no copy in another region.")
+        if not usable and not versioned:
+            missing.append(f"`{policy.name}` cannot be brought back at all: its bucket keeps no versions.")
+        return FilesPart(
+            name=policy.name,
+            bucket=policy.bucket,
+            as_of=moment if versioned else None,
+            copy_id=usable[0].id if usable else "",
+            copy_of=usable[0].state_of if usable else None,
+        )
+
+    async def _image(self, text: str) -> ImagePart:
+        image, policy = ImageName.parse(text), self._site.images
+        if policy is None:
+            return ImagePart(image=text, digest=image.digest)
+        repository = mirrored(image, policy.mirrors)
+        if repository is None:
+            problem = f"Image `{text}` has no place in the recovery region: no `mirrors` of the plan fits."
+            return ImagePart(image=text, digest=image.digest, problem=problem)
+        try:
+            facts = await self._registry.find(repository, image.digest or image.tag or "latest")
+        except DrError as error:
+            return ImagePart(image=text, repository=repository, digest=image.digest, problem=str(error))
+        if facts is None:
+            problem = f"Image `{text}` is not in the registry of the recovery region (`{repository}`)."
+            return ImagePart(image=text, repository=repository, digest=image.digest, problem=problem)
+        lacks = f"{len(facts.missing)} part(s) of image `{text}` are missing in the registry (`{repository}`)."
+        tagged = f"Image `{text}` runs by tag: nobody knows which digest that was."
+        problem = lacks if facts.missing else "" if image.digest else tagged
+        return ImagePart(
+            image=text,
+            repository=repository,
+            digest=image.digest or facts.digest,
+            held=not facts.missing,
+            problem=problem,
+        )
+
+    async def _manifests(self, missing: list[str]) -> Sequence[ManifestsPart]:
+        """What the controllers say they have applied. A workload that none owns is not described by a commit."""
+        found: dict[tuple[str, str], ManifestsPart] = {}
+        for ref in sorted({ref for service in self._site.services.values() for ref in service.workloads}):
+            try:
+                workload = await self._cluster.workload(ref)
+            except DrError as error:
+                missing.append(str(error))
+                continue
+            if workload is None:
+                continue
+            owner = workload.gitops
+            if owner is None or not owner.revision:
+                missing.append(f"No GitOps controller tells which commit {ref} is of.")
+                continue
+            name = f"{owner.tool} {owner.kind} {owner.namespace}/{owner.name}"
+            part = ManifestsPart(cluster=ref.cluster, controller=name, revision=owner.revision)
+            found[ref.cluster, name] = part
+        return [found[key] for key in sorted(found)]
+
+    async def _secrets(self, missing: list[str], cluster: str) -> SecretsPart | None:
+        entries = await self._escrow.entries(cluster)
+        usable = [entry.manifest for entry in entries if entry.problem is None]
+        lacking = uncovered(await self._escrow.current(cluster), entries)
+        if lacking:
+            missing.append(f"{len(lacking)} sealing key(s) of `{cluster}` are in no escrow: it could not be decrypted.")
+        if not usable:
+            return None
+        held = tuple(sorted(key.fingerprint for key in usable[0].keys))
+        return SecretsPart(cluster=cluster, escrow=usable[0].id, keys=held)
+
+    def _references(self) -> set[str]:
+        """Names of secrets, as the plan writes them; a name is no secret."""
+        found = {server.admin_dsn for server in self._site.servers.values()}
+        found |= {service.database_dsn for service in self._site.services.values() if service.database_dsn}
+        found |= {
+            key for bucket in self._site.buckets.values() for key in (bucket.access_key, bucket.secret_key) if key
+        }
+        return found | {policy.identity for policy in self._site.backups.values() if policy.identity}
+
+
+def _repository(text: str) -> tuple[str, str]:
+    image = ImageName.parse(text)
+    return image.host, image.repository

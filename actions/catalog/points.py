@@ -1,0 +1,234 @@
+"""Recovery points: recorded, listed, and read as the runbook that brings one back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from actions.contract import Action, Finding, Lock, Observation, Plan, Query, Report, Risk, Step, Verdict
+from actions.errors import UserError
+from actions.points import ImagePart, PointEntry, RecoveryPoint
+from actions.ports import Ports
+from actions.site import Frozen, Site
+from actions.steps.moments import exact
+from actions.steps.naming import label
+from actions.steps.phrases import counted, moment, names, span
+from actions.steps.points import RecordPoint
+
+SHOWN = 20
+
+
+class RecordParams(Frozen):
+    """Takes nothing of people."""
+
+    requested_by: str = ""
+
+
+class Record(Action[RecordParams]):
+    """Record what belongs together now."""
+
+    name: ClassVar[str] = "point.record"
+    summary: ClassVar[str] = "Record databases, files, images, commit and escrow that belong together, signed"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = RecordParams
+    steps: ClassVar[tuple[type[Step], ...]] = (RecordPoint,)
+
+    async def plan(self, params: RecordParams, ports: Ports, plan_id: str) -> Plan:
+        policy = ports.site.points
+        if policy is None:
+            raise UserError("The plan file says nothing of recovery points. Add `backups.recovery_points`.")
+        step = RecordPoint(point=label("point", plan_id), bucket=policy.bucket, requested_by=params.requested_by)
+        found = await ports.points.gather(step.point)
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=step.summary,
+            risk=self.risk,
+            target=step.point,
+            params=params.model_dump(mode="json"),
+            locks=(Lock(key="recovery-points"),),
+            steps=(step,),
+            made_at=ports.clock.now(),
+            findings=tuple(_lack(sentence) for sentence in found.missing),
+            observations=(
+                Observation(name="databases as of", value=moment(found.moment)),
+                Observation(name="images", value=str(len(found.images))),
+                Observation(name="commit", value=names(part.revision[:12] for part in found.manifests) or "not known"),
+            ),
+        )
+
+
+class PointsParams(Frozen):
+    """One point, read as a runbook; the list without."""
+
+    point: str | None = None
+
+
+class PointState(Query[PointsParams]):
+    """The recovery points, with what each lacks; or one of them as the commands that bring it back, in order."""
+
+    name: ClassVar[str] = "status.points"
+    summary: ClassVar[str] = "List the recovery points, or show the commands that bring one back"
+    params = PointsParams
+
+    async def read(self, params: PointsParams, ports: Ports) -> Report:
+        entries = await ports.points.entries()
+        if params.point is not None:
+            return _runbook(_chosen(params.point, entries), ports.site)
+        return Report(
+            title=f"{counted(len(entries), 'recovery point')}",
+            columns=("point", "databases as of", "files", "images", "commit", "escrow", "lacks"),
+            rows=tuple(_row(entry) for entry in entries[:SHOWN]),
+            findings=tuple(_stale(entries, ports)),
+        )
+
+
+def _chosen(wanted: str, entries: Sequence[PointEntry]) -> RecoveryPoint:
+    for entry in entries:
+        if entry.point.id == wanted:
+            if entry.problem is not None:
+                raise UserError(f"{entry.problem} Use another one.")
+            return entry.point
+    raise UserError(f"There is no recovery point `{wanted}`. Look with `/dr point list`.")
+
+
+def _row(entry: PointEntry) -> tuple[str, ...]:
+    point = entry.point
+    if entry.problem is not None:
+        return (point.id, "", "", "", "", "", f"must not be used: {entry.problem}")
+    held = sum(part.held for part in point.images)
+    return (
+        point.id,
+        moment(point.moment),
+        ", ".join(part.name for part in point.files) or "none",
+        f"{held} of {len(point.images)}",
+        ", ".join(sorted({part.revision[:12] for part in point.manifests})) or "not known",
+        ", ".join(part.escrow for part in point.secrets) or "none",
+        f"{len(point.missing)}: {point.missing[0]}" if point.missing else "nothing",
+    )
+
+
+def _stale(entries: Sequence[PointEntry], ports: Ports) -> Iterator[Finding]:
+    policy = ports.site.points
+    usable = [entry.point for entry in entries if entry.problem is None]
+    if policy is None:
+        return
+    age = ports.clock.now() - usable[0].taken_at if usable else None
+    if age is None or age > 2 * policy.every:
+        detail = "There is none." if age is None else f"The newest is {span(age)} old; one every {span(policy.every)}."
+        yield Finding(
+            check="recovery points", verdict=Verdict.WARN, detail=detail, hint="Record one: `/dr point record`."
+        )
+
+
+def _runbook(point: RecoveryPoint, site: Site) -> Report:
+    lines = [f"Everything as of {exact(point.moment)}, recorded {moment(point.taken_at)}. In this order:"]
+    steps = [
+        *_keys(point),
+        *_manifests(point),
+        *_images(point, site),
+        *_databases(point),
+        *_files(point),
+        *_start(site),
+    ]
+    lines += [f"{number}. {text}" for number, text in enumerate(steps, 1)]
+    return Report(
+        title=f"Recovery point `{point.id}`",
+        lines=tuple(lines),
+        findings=tuple(_lack(sentence) for sentence in point.missing),
+    )
+
+
+def _keys(point: RecoveryPoint) -> Iterator[str]:
+    for part in point.secrets:
+        yield (
+            f"New cluster `{part.cluster}`: a custodian gives it the sealing keys of escrow `{part.escrow}` "
+            "(`/dr secrets status` has the commands)."
+        )
+
+
+def _manifests(point: RecoveryPoint) -> Iterator[str]:
+    for part in point.manifests:
+        yield f"Manifests of `{part.cluster}`: commit `{part.revision}` ({part.controller})."
+
+
+def _images(point: RecoveryPoint, site: Site) -> Iterator[str]:
+    held = [part for part in point.images if part.held]
+    if held and site.images is not None:
+        digests = names(f"{part.repository}@{part.digest}" for part in held)
+        yield f"Images from `{site.images.url}`, by digest: {digests}."
+
+
+def _databases(point: RecoveryPoint) -> Iterator[str]:
+    for part in point.databases:
+        name = part.database
+        if part.by_wal:
+            again = f'`/dr-restore point {name} --at "{exact(point.moment)}"`'
+            yield f"Database `{name}`: {again}, look at its report, then give it back as that report says."
+        else:
+            why = f'--reason "recovery point {point.id}" --target {name}'
+            again = f"`/dr-restore {name} --from {part.backup} {why}`"
+            yield f"Database `{name}`: {again} (its dump is of {moment(part.moment)})."
+
+
+def _files(point: RecoveryPoint) -> Iterator[str]:
+    for part in point.files:
+        why = f'--reason "recovery point {point.id}" --target {part.bucket}'
+        ways = []
+        if part.as_of is not None:
+            ways.append(f'`/dr files undelete {part.name} "{exact(part.as_of)}" --replace {why}`')
+        if part.copy_id and part.copy_of is not None:
+            again = f"`/dr files restore {part.name} --from {part.copy_id} {why}`"
+            ways.append(f"{again} (of {moment(part.copy_of)})")
+        if ways:
+            yield f"Files `{part.name}`: {', or with the bucket lost, '.join(ways)}."
+
+
+def _start(site: Site) -> Iterator[str]:
+    for name in sorted(site.services):
+        again = f'`/dr app rollout {name} --reason "recovery" --target {name}`'
+        yield f"Start and check: {again}, then `/dr pods {name}`."
+
+
+class ImagesParams(Frozen):
+    """Takes nothing."""
+
+
+class ImageState(Query[ImagesParams]):
+    """Every image that runs, looked for by digest in the registry of the recovery region."""
+
+    name: ClassVar[str] = "status.images"
+    summary: ClassVar[str] = "Look for every running image in the registry of the recovery region"
+    params = ImagesParams
+
+    async def read(self, params: ImagesParams, ports: Ports) -> Report:  # noqa: ARG002 - nothing to choose
+        images = await ports.points.images()
+        held = sum(part.held for part in images)
+        return Report(
+            title=f"{held} of {counted(len(images), 'running image')} in the registry of the recovery region",
+            columns=("image", "repository there", "digest", "held"),
+            rows=tuple(
+                (part.image, part.repository, part.digest[:19], "yes" if part.held else "no") for part in images
+            ),
+            findings=tuple(image_findings(images)),
+        )
+
+
+def image_findings(images: Sequence[ImagePart]) -> list[Finding]:
+    """What a cluster in the recovery region could not start."""
+    return [
+        Finding(
+            check=f"image {part.image}",
+            verdict=Verdict.WARN if part.held else Verdict.STOP,
+            detail=part.problem,
+            hint="Deploy by digest."
+            if part.held
+            else "Copy it there by digest, and see that the plan's `mirrors` fit.",
+        )
+        for part in images
+        if part.problem
+    ]
+
+
+def _lack(sentence: str) -> Finding:
+    return Finding(check="lacks", verdict=Verdict.WARN, detail=sentence)

@@ -1,0 +1,98 @@
+"""A recovery point: what belongs together, so that a site can be brought back as it was at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pydantic import AwareDatetime
+
+from actions.site import Frozen
+
+
+class DatabasePart(Frozen):
+    """The moment of a database, and what it can be brought back from."""
+
+    database: str
+    server: str
+    moment: AwareDatetime
+    by_wal: bool  # else the dump alone
+    backup: str = ""  # the newest usable dump
+    bucket: str = ""
+
+
+class FilesPart(Frozen):
+    """The moment of files: by the bucket's own versions, by a copy, or both."""
+
+    name: str
+    bucket: str
+    as_of: AwareDatetime | None = None  # the bucket keeps versions, so this moment can be had
+    copy_id: str = ""
+    copy_of: AwareDatetime | None = None
+
+
+class ImagePart(Frozen):
+    """An image that runs."""
+
+    image: str  # as the cluster names it
+    repository: str = ""  # in the registry of the recovery region
+    digest: str = ""  # empty: only a tag is known, and that may be moved
+    held: bool = False  # the registry has all of it
+    problem: str = ""
+
+
+class ManifestsPart(Frozen):
+    """The commit that a GitOps controller had applied."""
+
+    cluster: str
+    controller: str  # "argocd Application argocd/shop"
+    revision: str
+
+
+class SecretsPart(Frozen):
+    """The escrow that opens what is sealed at this commit; never a value."""
+
+    cluster: str
+    escrow: str
+    keys: tuple[str, ...]  # fingerprints
+
+
+class RecoveryPoint(Frozen):
+    """The tuple, recorded and signed. `missing` says in one sentence each what it lacks."""
+
+    format: int = 1
+    id: str
+    taken_at: AwareDatetime
+    moment: AwareDatetime  # the one that all its databases can be brought back to
+    databases: tuple[DatabasePart, ...] = ()
+    files: tuple[FilesPart, ...] = ()
+    images: tuple[ImagePart, ...] = ()
+    manifests: tuple[ManifestsPart, ...] = ()
+    secrets: tuple[SecretsPart, ...] = ()
+    references: tuple[str, ...] = ()  # names of the secrets that the plan file points to
+    missing: tuple[str, ...] = ()
+    requested_by: str = ""
+
+
+class PointEntry(Frozen):
+    """A recovery point as the bucket shows it."""
+
+    point: RecoveryPoint
+    problem: str | None = None  # why it must not be believed
+
+
+class Points(Protocol):
+    """Recovery points of the site."""
+
+    async def gather(self, point: str, *, requested_by: str = "") -> RecoveryPoint:
+        """What a point of now would hold. Changes nothing; a part that does not answer is in `missing`."""
+
+    async def record(self, point: str, *, requested_by: str = "") -> RecoveryPoint:
+        """Gather, sign and store it, and the list of images that must not expire. A rerun returns what is there."""
+
+    async def entries(self) -> Sequence[PointEntry]:
+        """Newest first. One that fails its check is listed with `problem`, never hidden."""
+
+    async def images(self) -> Sequence[ImagePart]:
+        """What runs now, each looked for in the registry of the recovery region. Raises UserError where the plan names
+        none."""

@@ -1,0 +1,124 @@
+"""What a recovery point holds, what it says it lacks, and how it reads on the day it is needed."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from actions import registry
+from actions.catalog.points import ImagesParams, PointsParams, RecordParams
+from actions.contract import Verdict
+from actions.errors import UserError
+from tests.contract.kit import PLAN_ID, MemoryJournal, run, secrets_in
+from tests.fakes.world import APP_DIGEST, COMMIT, START, a_world
+
+KEPT = "images/kept.txt"
+
+
+async def test_what_belongs_together_is_recorded_and_signed() -> None:
+    world = a_world()
+    await world.escrow.make("main-1", "main")
+
+    await world.points.record("point-1")
+
+    [entry] = await world.points.entries()
+    point = entry.point
+    assert entry.problem is None
+    assert [(part.database, part.by_wal, part.backup) for part in point.databases] == [("shop", False, "b-new")]
+    assert point.moment == START.replace(hour=2, minute=0)
+    assert [(part.name, part.as_of, part.copy_id) for part in point.files] == [("uploads", point.moment, "")]
+    assert [(part.repository, part.held) for part in point.images] == [("mirror/app", True), ("mirror/sidecar", False)]
+    assert {part.revision for part in point.manifests} == {COMMIT}
+    assert [part.escrow for part in point.secrets] == ["main-1"]
+    assert "env:PRIMARY_DSN" in point.references
+    assert secrets_in(point.model_dump_json()) == []
+
+
+async def test_what_a_point_lacks_is_said_in_sentences() -> None:
+    world = a_world(gitops=False)
+    world.registry.down = True
+
+    point = await world.points.gather("point-1")
+
+    said = " ".join(point.missing)
+    assert "no copy in another region" in said
+    assert "registry `memory` does not answer" in said
+    assert "in no escrow" in said
+    assert "No GitOps controller tells" in said
+
+
+async def test_a_part_that_does_not_answer_hides_no_other() -> None:
+    world = a_world()
+    world.sealing.down = True
+
+    point = await world.points.gather("point-1")
+
+    assert point.secrets == ()
+    assert any("cannot be reached" in sentence for sentence in point.missing)
+    assert point.databases
+    assert point.images
+
+
+async def test_images_stay_on_the_list_as_long_as_a_point_may_need_them() -> None:
+    world = a_world()
+    lists = []
+    other = f"sha256:{'b2' * 32}"
+    world.registry.add("mirror/app", other)
+    for number in range(3):
+        await world.points.record(f"point-{number}")
+        lists.append((await world.objects.get("uploads-copy", KEPT)).decode().splitlines())
+        for workload in world.cluster.workloads.values():
+            workload.images = (f"app@{other}",)
+        world.clock.advance(timedelta(days=60))
+
+    assert lists == [
+        [f"mirror/app@{APP_DIGEST}"],
+        [f"mirror/app@{APP_DIGEST}", f"mirror/app@{other}"],
+        [f"mirror/app@{other}"],
+    ]
+
+
+@pytest.mark.corruption
+async def test_a_forged_point_is_listed_and_not_believed() -> None:
+    world = a_world()
+    await world.points.record("point-1")
+    key = "recovery-points/point-1.json"
+    body = json.loads(await world.objects.get("uploads-copy", key))
+    body["body"]["databases"][0]["backup"] = "b-old"
+    await world.objects.put("uploads-copy", key, json.dumps(body).encode())
+
+    [entry] = await world.points.entries()
+
+    assert entry.problem is not None
+    with pytest.raises(UserError, match="changed or forged"):
+        await registry.query("status.points").read(PointsParams(point="point-1"), world)
+
+
+async def test_a_point_reads_as_the_commands_that_bring_it_back() -> None:
+    world = a_world()
+    await world.escrow.make("main-1", "main")
+    plan = await registry.action("point.record").plan(RecordParams(), world, PLAN_ID)
+    await run(plan, world, MemoryJournal())
+
+    listed = await registry.query("status.points").read(PointsParams(), world)
+    runbook = await registry.query("status.points").read(PointsParams(point=plan.target), world)
+
+    assert listed.rows[0][0] == plan.target
+    text = "\n".join(runbook.lines)
+    assert "/dr-restore shop --from b-new" in text
+    assert '/dr files undelete uploads "2026-11-23 02:00:00 UTC" --replace' in text
+    assert f"mirror/app@{APP_DIGEST}" in text
+    assert text.index("main-1") < text.index(COMMIT) < text.index("/dr-restore") < text.index("/dr app rollout")
+
+
+async def test_images_that_a_new_cluster_could_not_start_are_found() -> None:
+    world = a_world()
+
+    report = await registry.query("status.images").read(ImagesParams(), world)
+
+    assert report.title == "1 of 2 running images in the registry of the recovery region"
+    assert [finding.verdict for finding in report.findings] == [Verdict.WARN, Verdict.STOP]
+    assert "runs by tag" in report.findings[0].detail
+    assert "`sidecar:1` is not in the registry" in report.findings[1].detail
