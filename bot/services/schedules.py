@@ -139,7 +139,7 @@ def _points(plan: DrPlan) -> list[Recurring]:
     found = plan.backups.recovery_points
     if found is None:
         return []
-    return [_line("recovery-point", "point.record", {}, partial(every, found.every))]
+    return [_line("recovery-point", "point.record", {}, partial(every, found.every), quiet=True)]
 
 
 def _line(
