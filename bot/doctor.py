@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from actions.catalog.escrow import escrow_findings
 from actions.catalog.files import copy_findings
-from actions.catalog.points import image_findings
+from actions.catalog.points import image_findings, point_findings
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
@@ -47,7 +47,7 @@ class Doctor:
             checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
             checks += [("buckets", self._buckets), ("files", self._files), ("sealing keys", self._escrow)]
-            checks += [("images", self._images)]
+            checks += [("images", self._images), ("recovery points", self._points)]
             checks += [("jobs", self._jobs)]
             checks += [("pager", self._pager)]
             checks += [("application", self._services), ("secrets", self._secrets), ("left over", self._leftovers)]
@@ -195,6 +195,13 @@ class Doctor:
         images = await self._ports.points.images()
         good = _ok("images", f"{len(images)} running, all in the registry of the recovery region")
         return image_findings(images) or [good]
+
+    async def _points(self) -> list[Finding]:
+        if self._ports.site.points is None:
+            return []
+        entries = await self._ports.points.entries()
+        good = _ok("recovery points", f"{len(entries)} recorded")
+        return list(point_findings(entries, self._ports)) or [good]
 
     async def _jobs(self) -> list[Finding]:
         found = [

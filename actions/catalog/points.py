@@ -79,7 +79,7 @@ class PointState(Query[PointsParams]):
             title=f"{counted(len(entries), 'recovery point')}",
             columns=("point", "databases as of", "files", "images", "commit", "escrow", "lacks"),
             rows=tuple(_row(entry) for entry in entries[:SHOWN]),
-            findings=tuple(_stale(entries, ports)),
+            findings=tuple(point_findings(entries, ports)),
         )
 
 
@@ -108,7 +108,8 @@ def _row(entry: PointEntry) -> tuple[str, ...]:
     )
 
 
-def _stale(entries: Sequence[PointEntry], ports: Ports) -> Iterator[Finding]:
+def point_findings(entries: Sequence[PointEntry], ports: Ports) -> Iterator[Finding]:
+    """Whether there is a point, and a fresh one."""
     policy = ports.site.points
     usable = [entry.point for entry in entries if entry.problem is None]
     if policy is None:
