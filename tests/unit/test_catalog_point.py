@@ -1,0 +1,185 @@
+"""Plans that go back to a moment, and what they say to people."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from pydantic import ValidationError
+
+from actions.backup.physical import Change, ScratchState
+from actions.catalog.point import FindMoment, FindParams, PointParams, RestorePoint
+from actions.catalog.rescue import Rescue, RescueParams
+from actions.catalog.scratch import NoParams, ScratchDiscard, ScratchList, ScratchParams
+from actions.catalog.swap import Swap, SwapParams
+from actions.contract import Plan, Verdict
+from actions.errors import UserError
+from actions.site import DatabaseRef, ScratchBudget
+from tests.contract.kit import PLAN_ID, MemoryJournal, run
+from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
+from tests.fakes.world import World
+
+PRODUCTION, SHOWN = DatabaseRef("primary", "shop"), DatabaseRef(f"scratch-{SCRATCH_ID}", "shop")
+
+
+async def point(world: World, **given: object) -> Plan:
+    return await RestorePoint().plan(PointParams.model_validate({"database": "shop", **given}), world, PLAN_ID)
+
+
+def seen(plan: Plan) -> dict[str, str]:
+    return {item.name: item.value for item in plan.observations}
+
+
+def check(plan: Plan, name: str) -> tuple[Verdict, str]:
+    found = next(item for item in plan.findings if item.check == name)
+    return found.verdict, f"{found.detail} {found.hint}".strip()
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"at": "10:00", "latest": True}, {"lsn": "0/1", "xid": 7}, {"before_drop": "a", "at": "10:00"}]
+)
+def test_exactly_one_moment_is_asked_for(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="give one moment"):
+        PointParams.model_validate({"database": "shop", **given})
+
+
+async def test_the_plan_recommends_one_moment_with_its_loss() -> None:
+    plan = await point(with_history(), before_delete="users")
+
+    assert plan.summary == (
+        "Restore `primary` to just before the DELETE of `public.users` (transaction 812, committed 2026-11-23 "
+        f"10:11:19 UTC) in scratch instance `scratch-{PLAN_ID}`"
+    )
+    assert seen(plan)["recommended"] == "10:11:19.0, loses 41 s and 1 transaction"
+    assert seen(plan)["committed around it"] == (
+        "before it transaction 811 at 10:11:17.0; DELETE (3 rows) by transaction 812 at 2026-11-23 10:11:19 UTC; after "
+        "it the next commit at 10:11:20.0, 1 transaction up to now"
+    )
+    assert plan.data_loss.startswith("Nothing by this plan.")
+
+
+async def test_the_report_shows_what_is_there_and_the_way_on() -> None:
+    world = with_history()
+    journal = MemoryJournal()
+    await run(await point(world, before_delete="users"), world, journal)
+
+    told = journal.lines[-1].detail
+    assert "2 tables, 13 rows here. Invariants: users 3." in told
+    assert "Different: `public.users` has 3 rows here and 0 in production." in told
+    assert f"`/dr-restore rescue {PLAN_ID} public.users`" in told
+
+
+async def test_an_rto_that_cannot_be_met_is_said_with_what_can() -> None:
+    world = with_a_scratch()
+    database = world.site.databases["shop"].model_copy(update={"rto": timedelta(seconds=20)})
+    world = _with_site(world, databases={"shop": database})
+
+    verdict, text = check(await point(world, latest=True), "RTO")
+
+    assert verdict is Verdict.WARN
+    assert "at measured rates, RTO 20 s" in text
+    assert f"`scratch-{SCRATCH_ID}` is there already" in text
+
+
+async def test_a_full_budget_stops_the_plan_and_names_the_oldest() -> None:
+    world = _with_site(with_a_scratch(), scratch=ScratchBudget(instances=1))
+
+    plan = await point(world, latest=True)
+
+    assert plan.stopped
+    assert f"Remove one, the oldest with `/dr-restore discard {SCRATCH_ID}`" in plan.stopped[0].detail
+
+
+async def test_a_harm_that_is_not_archived_yet_is_told() -> None:
+    with pytest.raises(UserError, match=r"The archived WAL holds no DROP of `public.users`. If it was just now"):
+        await point(with_history(), before_drop="users")
+    with pytest.raises(
+        UserError, match=r"Transaction 7 is no DELETE of `public.users` that is archived. There are: 812"
+    ):
+        await point(with_history(), before_delete="users", xid=7)
+
+
+async def test_the_finder_answers_with_the_command_for_it() -> None:
+    report = await FindMoment().read(FindParams(database="shop", table="users", change=Change.DELETE), with_history())
+
+    assert report.title.endswith("10:11:19.0, loses 41 s and 1 transaction")
+    assert report.lines[1] == "`/dr-restore shop --before-delete public.users` shows it in a scratch instance."
+    assert len(report.rows) == 1
+
+
+async def rescue(world: World, **given: object) -> Plan:
+    params = RescueParams.model_validate({"scratch": SCRATCH_ID, "table": "users", **given})
+    return await Rescue().plan(params, world, PLAN_ID)
+
+
+async def test_the_difference_is_shown_before_anybody_signs() -> None:
+    world = with_a_scratch()
+    world.tables.give(SHOWN, "users", {1: "ada", 2: "bob", 3: "cyd"})
+    world.tables.give(PRODUCTION, "users", {2: "bob", 3: "changed", 9: "new"})
+
+    plan = await rescue(world, missing_rows=True)
+
+    assert seen(plan)["difference"] == "1 rows only there, 1 only in production, 1 different, 1 equal"
+    assert plan.summary == "Insert 1 missing row of `public.users` as of 2026-11-23 10:11:17 UTC into `shop`"
+    assert "1 row in production alone and 1 row with another content stay as they are now" in plan.data_loss
+
+
+async def test_a_table_that_is_there_is_never_replaced() -> None:
+    plan = await rescue(with_a_scratch())
+    assert f"as `public.users_rescued_{PLAN_ID}`" in plan.summary
+    gone = await rescue(with_a_scratch(dropped="public.users"))
+    assert gone.summary.startswith("Bring `public.users` back into `shop` with 3 rows")
+
+
+@pytest.mark.parametrize(
+    ("given", "dropped", "said"),
+    [
+        ({"table": "nothing"}, "", "has no table `public.nothing` at its moment"),
+        ({"missing_rows": True}, "public.users", "is gone in production. Leave `--missing-rows` out"),
+        ({"missing_rows": True, "as_name": "x"}, "", "give either `--missing-rows` or `--as`"),
+        ({"table": "orders", "missing_rows": True}, "", "No row of `public.orders` is missing"),
+        ({"scratch": "nothing"}, "", f"There is no scratch instance `nothing`. There are: `{SCRATCH_ID}`"),
+    ],
+)
+async def test_what_cannot_be_rescued_is_told(given: dict[str, object], dropped: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        await rescue(with_a_scratch(dropped=dropped), **given)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (ScratchState.STOPPED, "Start it with `/dr-restore wake"),
+        (ScratchState.PROMOTED, "was promoted: it no longer shows its moment"),
+        (ScratchState.BROKEN, "did not end well"),
+    ],
+)
+async def test_an_instance_that_shows_no_moment_is_refused(state: ScratchState, said: str) -> None:
+    world = with_a_scratch()
+    world.scratch.made[SCRATCH_ID] = world.scratch.made[SCRATCH_ID].model_copy(update={"state": state})
+    with pytest.raises(UserError, match=said):
+        await rescue(world)
+
+
+async def test_a_swap_says_what_comes_back_and_what_is_set_aside() -> None:
+    plan = await Swap().plan(SwapParams(scratch=SCRATCH_ID), with_a_scratch(), PLAN_ID)
+
+    assert seen(plan)["comes back"] == "`public.users`"
+    assert plan.data_loss == (
+        "Restores the state of 2026-11-23 10:11:17 UTC, loses 43 s (RPO 15 min: within); what is there now is kept in "
+        "quarantine."
+    )
+
+
+async def test_instances_are_listed_and_a_promoted_one_is_never_removed() -> None:
+    world = with_a_scratch()
+    report = await ScratchList().read(NoParams(), world)
+    assert report.rows[0][:4] == (SCRATCH_ID, "primary", "2026-11-23 10:11:17 UTC", "paused")
+    await world.scratch.promote(SCRATCH_ID)
+    with pytest.raises(UserError, match="it is a server of its own, which nothing here removes"):
+        await ScratchDiscard().plan(ScratchParams(scratch=SCRATCH_ID), world, PLAN_ID)
+
+
+def _with_site(world: World, **changes: object) -> World:
+    parts = {name: getattr(world, name) for name in World.__dataclass_fields__}
+    return World(**{**parts, "site": world.site.model_copy(update=changes)})
