@@ -103,6 +103,7 @@ class RestoreOffer(Frozen):
     alternatives: tuple[BackupOffer, ...] = ()
     rpo: timedelta
     why: str = ""  # why this one, or why none
+    window: str = ""  # the moments that can be reached as well; empty where the server has no archive
 
 
 class Watched(Frozen):

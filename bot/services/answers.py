@@ -7,11 +7,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from actions.catalog.backup_status import Backups, BackupsParams
 from actions.catalog.restore import ALTERNATIVES
 from actions.contract import Report
-from actions.errors import UserError
+from actions.errors import DrError, UserError
 from actions.ports import CatalogueEntry, Ports
 from actions.site import Database
 from actions.steps.choice import checked_words, loss, recommended, usable_entries
 from actions.steps.known_backups import known_backups
+from actions.steps.moments import exact
 from bot.ports import BackupOffer, RestoreOffer
 from bot.services.incidents import Incidents
 from bot.services.run_control import OPEN
@@ -68,7 +69,23 @@ async def restore_offer(ports: Ports, database: str | None) -> RestoreOffer:
         alternatives=tuple(_offer(known, entry, ports) for entry in rest),
         rpo=known.rpo,
         why=why,
+        window=await _window(ports, known),
     )
+
+
+async def _window(ports: Ports, database: Database) -> str:
+    """From when to when any moment can be restored; the form is good without it, so an archive that does not answer
+    does not keep it back."""
+    if database.server not in ports.site.physical:
+        return ""
+    try:
+        windows = await ports.physical.windows(database.server)
+    except DrError:
+        return ""
+    found = [(window.oldest, window.newest) for window in windows if window.oldest and window.newest]
+    if not found:
+        return ""
+    return f"any moment from {exact(min(old for old, _ in found))} to {exact(max(new for _, new in found))}"
 
 
 def _offer(database: Database, entry: CatalogueEntry, ports: Ports) -> BackupOffer:

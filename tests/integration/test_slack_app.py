@@ -392,6 +392,32 @@ async def test_sending_the_form_is_the_request(
     assert (command.reason, command.typed, reply.user) == ("dropped", "superprismora", "U0ANA")
 
 
+@pytest.mark.parametrize(
+    ("moment", "params"),
+    [("10:29:58", {"at": "10:29:58"}), ("--before-drop documents", {"before_drop": "documents"})],
+)
+async def test_a_moment_in_the_form_asks_for_a_restore_to_it(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, gateway: WebGateway, moment: str, params: dict[str, str]
+) -> None:
+    form = restore_modal(an_offer(window="any moment from 08:00 to 10:30"), channel="C0OPS")
+    view = await gateway.open_view(slack.trigger(), form)
+    sent = slack.submission(view, user="U0ANA", reason="dropped", typed="superprismora", moment=moment)
+    assert answer(await send(app, sent)) == {"response_action": "clear"}
+    await desk.until(lambda: bool(desk.asked))
+    command = desk.asked[0][1]
+    assert (command.name, command.reason) == ("restore.point", "dropped")
+    assert {name: value for name, value in command.params.items() if value} == {"database": "superprismora", **params}
+
+
+async def test_what_is_no_moment_is_told_in_the_form(app: AsyncApp, slack: FakeSlack, gateway: WebGateway) -> None:
+    form = restore_modal(an_offer(window="any moment from 08:00 to 10:30"), channel="C0OPS")
+    view = await gateway.open_view(slack.trigger(), form)
+    sent = slack.submission(view, user="U0ANA", reason="dropped", typed="superprismora", moment="--befor-drop x")
+    told = answer(await send(app, sent))
+    assert told["response_action"] == "errors"
+    assert "There is no `--befor-drop`" in told["errors"]["moment"]
+
+
 async def test_a_refused_request_is_told_in_the_channel_the_form_came_from(
     app: AsyncApp, slack: FakeSlack, gateway: WebGateway
 ) -> None:

@@ -15,6 +15,7 @@ from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views import restore
 from bot.slack.views.signing import REASON, TYPED
 from bot.slack.views.text import loading_modal, text_modal
+from bot.words import Token, tokens
 
 
 def register(app: AsyncApp, counter: Counter) -> None:
@@ -61,16 +62,30 @@ async def _request(counter: Counter, ack: AsyncAck, body: Body) -> None:
         await ack(response_action="errors", errors={TYPED: f"Type exactly: {metadata.target}"[:150]})
         return
     who, key = who_of(body, channel=metadata.channel), click_key(body)
-    backup = typed_value(body, restore.BACKUP) or metadata.backup
-    command = Command(
-        name="restore.dump",
-        params={"database": metadata.database, "backup": backup},
-        reason=typed_value(body, REASON),
-        typed=typed,
-    )
+    try:
+        command = _command(counter, body, metadata)
+    except UserError as error:
+        await ack(response_action="errors", errors={restore.MOMENT: str(error)[:150]})
+        return
     reply = ReplyTo(channel=who.channel, user=who.slack_user)
     deed = deeds.Ask(who=who, command=command, reply=reply, signs=True)
     fresh = await deeds.store(counter, key, deed)
     await ack(response_action="clear")
     if fresh:
         await deeds.carry_out(counter, key, deed)
+
+
+def _command(counter: Counter, body: Body, metadata: restore.Metadata) -> Command:
+    """The restore to a moment where one was given, else that of the dump. Raises UserError for what is no moment."""
+    reason, typed = typed_value(body, REASON), typed_value(body, TYPED)
+    moment = typed_value(body, restore.MOMENT).strip()
+    if not moment:
+        backup = typed_value(body, restore.BACKUP) or metadata.backup
+        params = {"database": metadata.database, "backup": backup}
+        return Command(name="restore.dump", params=params, reason=reason, typed=typed)
+    words = tokens(moment)
+    option = [] if words[0].option else [Token("at", "--at", "--")]
+    asked = counter.router.parse(
+        [*tokens("restore point"), Token(metadata.database, metadata.database), *option, *words]
+    )
+    return asked.model_copy(update={"reason": reason, "typed": typed})

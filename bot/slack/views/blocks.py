@@ -124,10 +124,14 @@ def actions(name: str, *elements: Block) -> Block:
     return {"type": "actions", "block_id": name, "elements": list(elements)}
 
 
-def text_input(name: str, label: str, *, hint: str = "", long: bool = False, limit: int = 500) -> Block:
-    """A required text; the value is found under block and action `name`."""
+def text_input(
+    name: str, label: str, *, hint: str = "", long: bool = False, limit: int = 500, optional: bool = False
+) -> Block:
+    """A text, required unless `optional`; the value is found under block and action `name`."""
     element = {"type": "plain_text_input", "action_id": name, "min_length": 1, "max_length": limit, "multiline": long}
     block: Block = {"type": "input", "block_id": name, "label": plain(label, 2000), "element": element}
+    if optional:
+        block["optional"] = True
     if hint:
         block["hint"] = plain(hint, 2000)
     return block

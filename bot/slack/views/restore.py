@@ -26,6 +26,7 @@ SUBMIT = "restore.request"
 ALTERNATIVES = "restore.alternatives"
 DATABASE = "restore.database"
 BACKUP = "backup"
+MOMENT = "moment"
 
 
 class Metadata(Frozen):
@@ -55,6 +56,9 @@ def restore_modal(offer: RestoreOffer, *, channel: str, alternatives: bool = Fal
     if offer.why:
         blocks.append(context(escape(offer.why)))
     blocks += _choice(offer, offer.recommended, channel, alternatives=alternatives)
+    if offer.window:
+        hint = f"Instead of a dump: 10:29:58 (UTC), or --before-drop TABLE; {offer.window}. First beside production."
+        blocks.append(text_input(MOMENT, "Or a moment", hint=hint, limit=200, optional=True))
     blocks.append(text_input(REASON, "Why is it restored", hint="Sending this form is your signature on the plan."))
     blocks.append(text_input(TYPED, "Name of the target", hint=f"Type exactly: {offer.target}", limit=255))
     metadata = Metadata(database=offer.database, backup=offer.recommended.backup, target=offer.target, channel=channel)
