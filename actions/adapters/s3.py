@@ -236,7 +236,10 @@ class S3Store(ObjectStore):
         entry = self._site.buckets[bucket]
         access = await self._secrets.resolve(entry.access_key)
         secret = await self._secrets.resolve(entry.secret_key)
-        client = await asyncio.to_thread(_made_client, entry, access, secret)
+        try:
+            client = await asyncio.to_thread(_made_client, entry, access, secret)
+        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+            raise UserError(f"Bucket `{bucket}` cannot be reached as the plan file has it: {error}.") from error
         return self._clients.setdefault(bucket, client)
 
     async def _threaded(self, call: Callable[..., T], *positional: object, **named: object) -> T:

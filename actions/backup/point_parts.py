@@ -71,7 +71,7 @@ class Parts:
             manifests=tuple(manifests),
             secrets=tuple(part for part in secrets if part is not None),
             references=tuple(sorted(self._references())),
-            missing=tuple(missing),
+            missing=tuple(dict.fromkeys(missing)),
             requested_by=requested_by,
         )
 

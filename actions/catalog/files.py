@@ -49,8 +49,9 @@ class FilesState(Query[FilesParams]):
                 continue
             rows += [_row(name, copy) for copy in copies]
             findings += copy_findings(ports.site.files[name], copies, ports)
+        whose = names(policies) or "no files: the plan has no `copy_to`"
         return Report(
-            title=f"{len(rows)} copies of {names(policies) or 'no files: the plan has no `copy_to`'}",
+            title=f"{len(rows)} {'copy' if len(rows) == 1 else 'copies'} of {whose}",
             columns=("files", "copy", "state of", "files in it", "size", "new", "deleted since", "compared"),
             rows=tuple(rows),
             findings=tuple(finding for finding in findings if finding.verdict is not Verdict.OK),

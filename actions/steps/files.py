@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any, ClassVar, Literal
 
 from actions.buckets import BringBack, CopiesExpiry, FilesCopyRequest, FilesDifference, FilesSource
@@ -180,14 +181,28 @@ class BringBackFiles(HeavyStep):
         )
 
     def _from_versions(self) -> tuple[str, ...]:
-        where = ("--bucket", self.bucket, "--prefix", self.prefix)
-        query = ("--query", "DeleteMarkers[?IsLatest].[VersionId,Key]", "--output", "text")
-        listed = byhand.aws(self.endpoint, "s3api", "list-object-versions", *where, *query)
+        moment = "" if self.source.as_of is None else self.source.as_of.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        where = ("--bucket", self.bucket, "--prefix", self.prefix, "--output", "text")
+        listing = ("s3api", "list-object-versions", *where, "--query")
+        hiding = f"DeleteMarkers[?IsLatest && LastModified>'{moment}'].[VersionId,Key]"
         undelete = byhand.aws(self.endpoint, "s3api", "delete-object", "--bucket", self.bucket)
-        each = f'{undelete} --key "$key" --version-id "$version"'
+        undone = f'{undelete} --key "$key" --version-id "$version"'
+        lines = (
+            f"{byhand.aws(self.endpoint, *listing, hiding)} > markers.tsv",
+            f"while IFS=$'\\t' read -r version key; do {undone}; done < markers.tsv",
+        )
+        if not self.replace:
+            return lines
+        old = f"Versions[?LastModified<='{moment}'].[Key,VersionId,LastModified]"
+        on_top = byhand.aws(self.endpoint, "s3api", "copy-object", "--bucket", self.bucket)
+        newest = "sort -t $'\\t' -k1,1 -k3,3r | awk -F '\\t' '!seen[$1]++' > versions.tsv"
+        source = f'{shlex.quote(self.bucket)}/"$key?versionId=$version"'
+        copied = f'{on_top} --key "$key" --copy-source {source}'
         return (
-            f"{listed} > markers.tsv",
-            f"while IFS=$'\\t' read -r version key; do {each}; done < markers.tsv",
+            *lines,
+            f"{byhand.aws(self.endpoint, *listing, old)} | {newest}",
+            "# take out of versions.tsv what is as it was, and what was deleted before that moment",
+            f"while IFS=$'\\t' read -r key version at; do {copied}; done < versions.tsv",
         )
 
     @property

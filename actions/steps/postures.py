@@ -98,13 +98,17 @@ def _lock(site: Site, bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
     elif facts.object_lock not in (wanted, LockMode.COMPLIANCE):
         yield _stop(
             check,
-            f"Bucket `{bucket.name}` locks new objects by default as `{facts.object_lock}`, the plan says `{wanted}`: "
-            "whoever has its keys can delete what is in it.",
+            f"Bucket `{bucket.name}` {_locks(facts.object_lock)}, the plan says `{wanted}`: whoever has its keys can "
+            "delete what is in it.",
             "Give the bucket a default retention; a bucket made without Object Lock must be made anew.",
         )
     else:
         how_long = "" if facts.locked_for is None else f", for {span(facts.locked_for)}"
         yield _ok(check, f"{facts.object_lock}{how_long}")
+
+
+def _locks(mode: LockMode) -> str:
+    return "locks nothing by default" if mode is LockMode.OFF else f"locks new objects by default as `{mode}`"
 
 
 def _encryption(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
@@ -117,10 +121,10 @@ def _encryption(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
             check, bucket.name, facts, "encryption", harm="Whether it is given is seen by `/dr doctor` alone."
         )
     elif facts.encryption != wanted:
-        now = f"`{facts.encryption}`" if facts.encryption else "not at all"
+        now = f"encrypts with `{facts.encryption}`" if facts.encryption else "encrypts nothing"
         yield _warn(
             check,
-            f"Bucket `{bucket.name}` encrypts by default {now}, the plan says `{wanted}`. The bot asks for it with "
+            f"Bucket `{bucket.name}` {now} by default, the plan says `{wanted}`. The bot asks for it with "
             "every object; what others store there gets the default.",
             "Set the bucket's default encryption, or correct the plan file.",
         )

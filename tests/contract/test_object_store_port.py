@@ -125,6 +125,10 @@ async def test_refusals_name_the_reference_and_never_the_secret(s3: S3, bucket: 
         await store.put(bucket, "k", b"x")
     assert "not-the-secret-key" not in str(told.value)
     store.close()
+    odd = world.store(endpoint="no address")
+    with pytest.raises(UserError, match="as the plan file has it"):
+        await odd.list(bucket, "")
+    odd.close()
     silent = world.store(endpoint="http://127.0.0.1:9")
     with pytest.raises(TemporaryError, match="does not answer"):
         await silent.list(bucket, "")

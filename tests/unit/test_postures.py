@@ -54,7 +54,7 @@ def test_a_bucket_as_planned_has_no_findings_but_good_ones() -> None:
     [
         ({"versioning": False}, "keeps no versions"),
         ({"object_lock": LockMode.OFF}, "the plan says `governance`"),
-        ({"encryption": ""}, "not at all"),
+        ({"encryption": ""}, "encrypts nothing by default"),
         ({"replicates_to": ()}, "nowhere"),
         ({"replicates_to": ("elsewhere",)}, "`elsewhere`"),
     ],
