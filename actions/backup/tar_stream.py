@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from actions.backup.stages import Channel, disk
-from actions.backup.unpacking import Sink
+from actions.backup.stages import disk
+from actions.backup.unpacking import Plain, Sink
 from actions.errors import VerificationError
 
 RECORD = 512
@@ -106,7 +106,7 @@ class Extraction(Sink, Members):
         self._file: int | None = None
         self._path = folder
 
-    def run(self, source: Channel, /) -> None:
+    def run(self, source: Plain, /) -> None:
         with disk(self._folder):
             _make(self._folder.parent)
             self._folder.mkdir(mode=0o700)

@@ -33,11 +33,18 @@ class Unpacked:
     was_encrypted: bool
 
 
+class Plain(Protocol):
+    """The plain bytes."""
+
+    def get(self) -> bytes:
+        """The next block; empty at the end."""
+
+
 class Sink(Protocol):
     """Takes the plain bytes, in a thread of its own."""
 
-    def run(self, source: Channel, /) -> None:
-        """Read the channel to its end."""
+    def run(self, source: Plain, /) -> None:
+        """Read it to its end."""
 
 
 async def unpack(
@@ -54,7 +61,7 @@ async def unpack(
     """
     stored, compressed, plain = Channel(), Channel(), Channel()
     decrypting = _Decrypting(stored, compressed, identity, backup)
-    inflating = _Inflating(compressed, plain)
+    inflating, measured = _Inflating(compressed, plain), _Measured(plain)
     stages = Stages(stored, compressed, plain)
     hashed = hashlib.sha256()
     total = 0
@@ -70,12 +77,12 @@ async def unpack(
 
     try:
         threads = [stages.thread(stage.run) for stage in (decrypting, inflating)]
-        await stages.run(*threads, stages.thread(sink.run, plain), stages.task(feed))
+        await stages.run(*threads, stages.thread(sink.run, measured), stages.task(feed))
     finally:
         await cast("AsyncGenerator[bytes]", chunks).aclose()
     return Unpacked(
-        plain_bytes=inflating.total,
-        plain_sha256=inflating.hash.hexdigest(),
+        plain_bytes=measured.total,
+        plain_sha256=measured.hash.hexdigest(),
         stored_bytes=total,
         stored_sha256=hashed.hexdigest(),
         was_encrypted=decrypting.was_encrypted,
@@ -152,13 +159,9 @@ class _Decrypting:
 class _Inflating:
     def __init__(self, source: Channel, out: Channel) -> None:
         self._source, self._out = source, out
-        self.hash = hashlib.sha256()
-        self.total = 0
 
     def run(self) -> None:
         for block in self._plain(io.BufferedReader(self._source, BLOCK)):
-            self.hash.update(block)
-            self.total += len(block)
             self._out.put(block)
         self._out.end()
 
@@ -180,6 +183,21 @@ class _Inflating:
             raise VerificationError("It cannot be decompressed: its bytes were changed.") from error
 
 
+class _Measured(Plain):
+    """Hashes in the thread of the sink: decompressing is work enough for one."""
+
+    def __init__(self, source: Channel) -> None:
+        self._source = source
+        self.hash = hashlib.sha256()
+        self.total = 0
+
+    def get(self) -> bytes:
+        block = self._source.get()
+        self.hash.update(block)
+        self.total += len(block)
+        return block
+
+
 class Spooling(Sink):
     """Reads a dump's header, and writes the dump into the file `spool`, if there is one.
 
@@ -194,7 +212,7 @@ class Spooling(Sink):
         self._written: Contents | None = None  # the header as it is in the spool file
         self._places: Places | None = None
 
-    def run(self, source: Channel, /) -> None:
+    def run(self, source: Plain, /) -> None:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(private(self._spool)) if self._spool is not None else None
             while block := source.get():

@@ -17,8 +17,7 @@ from actions.backup.native_catalogue import BaseFolder
 from actions.backup.packing import pack
 from actions.backup.physical import BackupKind, PhysicalManifest, RecoveryTarget
 from actions.backup.signing import Signed
-from actions.backup.stages import Channel
-from actions.backup.unpacking import unpack
+from actions.backup.unpacking import Plain, unpack
 from actions.errors import UserError, VerificationError
 from actions.ports import no_progress
 from tests.dump_world import Keys
@@ -163,7 +162,7 @@ async def unpacked(world: PhysicalWorld, backup: str) -> bytes:
     parts: list[bytes] = []
 
     class Keep:
-        def run(self, source: Channel, /) -> None:
+        def run(self, source: Plain, /) -> None:
             while block := source.get():
                 parts.append(block)
 
