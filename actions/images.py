@@ -21,11 +21,12 @@ class ImageName(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What has no host is of docker.io, and of `library/` when it has no folder. Never raises."""
+        """What names no host has an empty one, since the runtime decides which registry it means; it is of `library/`
+        when it has no folder. Never raises."""
         rest, _, digest = text.removeprefix("docker-pullable://").partition("@")
         first, slash, others = rest.partition("/")
         hosted = bool(slash) and (first == "localhost" or "." in first or ":" in first)
-        host, path = (first, others) if hosted else ("docker.io", rest)
+        host, path = (first, others) if hosted else ("", rest)
         repository, _, tag = path.partition(":")
         if not hosted and "/" not in repository:
             repository = f"library/{repository}"
@@ -34,7 +35,12 @@ class ImageName(Frozen):
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
-        return f"{self.host}/{self.repository}{tag}{digest}"
+        return f"{self.name}{tag}{digest}"
+
+    @property
+    def name(self) -> str:
+        """Without tag and digest."""
+        return f"{self.host}/{self.repository}" if self.host else self.repository
 
 
 class ImageFacts(Frozen):
@@ -56,7 +62,7 @@ class Registry(Protocol):
 def mirrored(image: ImageName, mirrors: Mapping[str, str]) -> str | None:
     """The repository that the plan keeps this image in: the longest prefix of `host/repository` decides. Without any
     prefix in the plan it is the same repository; None where no prefix fits."""
-    name = f"{image.host}/{image.repository}"
+    name = image.name
     if not mirrors:
         return image.repository
     fits = [prefix for prefix in mirrors if name.startswith(prefix)]

@@ -82,10 +82,9 @@ class Parts:
         for cluster, namespace in sorted({(ref.cluster, ref.namespace) for each in services for ref in each.workloads}):
             facts = await self._cluster.overview(cluster, namespace)
             running = {image for pod in facts.pods for image in pod.images}
-            known = {_repository(image) for image in running}
             # What is stopped, or a CronJob between two jobs, would run by what it asks for.
             asked = {image for workload in facts.workloads for image in workload.images}
-            found |= running | {image for image in asked if _repository(image) not in known}
+            found |= running | {image for image in asked if not any(_one_repository(image, run) for run in running)}
         return list(await asyncio.gather(*(self._image(image) for image in sorted(found))))
 
     # ------------------------------------------------------------ one part each
@@ -211,6 +210,7 @@ class Parts:
         return found | {policy.identity for policy in self._site.backups.values() if policy.identity}
 
 
-def _repository(text: str) -> tuple[str, str]:
-    image = ImageName.parse(text)
-    return image.host, image.repository
+def _one_repository(asked: str, running: str) -> bool:
+    """Whether a running image is what was asked for; the runtime adds the host where none was named."""
+    one, other = ImageName.parse(asked), ImageName.parse(running)
+    return one.repository == other.repository and one.host in ("", other.host)

@@ -140,8 +140,8 @@ async def test_the_password_is_not_sent_over_plain_http_to_another_machine(stand
 @pytest.mark.parametrize(
     ("text", "host", "repository", "tag"),
     [
-        ("app", "docker.io", "library/app", ""),
-        ("team/app:1", "docker.io", "team/app", "1"),
+        ("app", "", "library/app", ""),
+        ("team/app:1", "", "team/app", "1"),
         ("localhost/app:1", "localhost", "app", "1"),
         ("registry.example:5000/a/b/c:v1", "registry.example:5000", "a/b/c", "v1"),
         (f"docker-pullable://registry.example/a@sha256:{'0' * 64}", "registry.example", "a", ""),

@@ -163,7 +163,7 @@ def a_site(
             signing_key="env:FILES_KEY",
             trusted_signers=(KEY_SIGNER,),
         ),
-        images=ImagesPolicy(url="https://registry.example", mirrors={"docker.io/library/": "mirror/"}),
+        images=ImagesPolicy(url="https://registry.example", mirrors={"library/": "mirror/"}),
         points=PointsPolicy(bucket="uploads-copy", signing_key="env:FILES_KEY", trusted_signers=(KEY_SIGNER,)),
         backups={database: policy},
         physical={"primary": _physical()} if physical else {},
