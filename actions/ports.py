@@ -15,6 +15,7 @@ from actions.backup.physical import (
     BaseRequest,
     Expiry,
     FindRequest,
+    Lack,
     Moment,
     PhysicalEntry,
     RecoveryWindow,
@@ -288,6 +289,10 @@ class PhysicalBackups(Protocol):
 
     async def expire(self, server: str, expiry: Expiry) -> None:
         """Delete exactly this, and nothing that has become needed meanwhile."""
+
+    async def lacks(self, server: str) -> Sequence[Lack]:  # noqa: ARG002 - an engine that needs nothing says so here
+        """What keeps the engine from working on this server as the plan file wants it. Changes nothing."""
+        return ()
 
 
 class Scratch(Protocol):

@@ -47,6 +47,7 @@ class Doctor:
             checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
             checks += [("buckets", self._buckets), ("files", self._files), ("sealing keys", self._escrow)]
+            checks += [("base backups", self._engines)]
             checks += [("images", self._images), ("recovery points", self._points)]
             checks += [("jobs", self._jobs)]
             checks += [("pager", self._pager)]
@@ -159,6 +160,17 @@ class Doctor:
                 findings.append(_ok(f"backups of {name}", detail))
             else:
                 findings.append(_stop(f"backups of {name}", "none", f"Run `/dr-backup run {name}` now."))
+        return findings
+
+    async def _engines(self) -> list[Finding]:
+        """What makes the base backups of each server, and whether it can."""
+        findings = []
+        for name, policy in sorted(self._ports.site.physical.items()):
+            check = f"{policy.engine} of {name}"
+            lacks = await self._ports.physical.lacks(name)
+            findings += [(_stop if lack.stops else _warn)(check, lack.what, lack.next) for lack in lacks]
+            if not lacks:
+                findings.append(_ok(check, "has what it needs"))
         return findings
 
     async def _buckets(self) -> list[Finding]:

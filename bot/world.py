@@ -59,7 +59,7 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
     objects, clock = S3Buckets(site, references), SystemClock()
     spool = (folder or spec.parent.resolve()) / SPOOL
     engine = _engine(settings, site, postgres, objects, references, clock, spool=spool)
-    physical = _physical(settings, site, objects, references, clock, spool=spool)
+    physical = _physical(settings, site, postgres, objects, references, clock, spool=spool)
     tables, files = _tables(settings, site, references, spool), _files(site, objects, references)
     engines = Engines(engine, physical, tables, files)
     return await job_main(spec, engines, hide=settings.mask, folder=folder, message=message)
@@ -86,7 +86,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     postgres, objects = PostgresServers(site, references, scratch=_scratch(settings)), S3Buckets(site, references)
     cluster = KubernetesCluster(site, references)
     backups = _engine(settings, site, postgres, objects, references, clock)
-    physical, files = _physical(settings, site, objects, references, clock), _files(site, objects, references)
+    physical, files = _physical(settings, site, postgres, objects, references, clock), _files(site, objects, references)
     escrow = Escrows(site, ClusterSealingKeys(site, references), objects, references, clock)
     registry = HttpRegistry(site.images, references)
     parts = Parts(
@@ -185,6 +185,7 @@ def _tables(settings: Settings, site: Site, secrets: Secrets, spool: Path | None
 def _physical(
     settings: Settings,
     site: Site,
+    postgres: PostgresAdmin,
     objects: ObjectStore,
     secrets: Secrets,
     clock: Clock,
@@ -213,6 +214,7 @@ def _physical(
     pgbackrest = PgBackRestEngine(
         site,
         PgBackRestProgram(site, secrets, directory=shared),
+        postgres=postgres,
         objects=objects,
         secrets=secrets,
         clock=clock,

@@ -123,6 +123,7 @@ class PgBackRestWorld:
         return PgBackRestEngine(
             self.site,
             self.program,
+            postgres=self.postgres,
             objects=S3Store(self.site, self.secrets),
             secrets=self.secrets,
             clock=clock,

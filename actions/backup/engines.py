@@ -8,6 +8,7 @@ from actions.backup.physical import (
     BaseRequest,
     Expiry,
     FindRequest,
+    Lack,
     Moment,
     PhysicalEntry,
     RecoveryWindow,
@@ -58,3 +59,6 @@ class PhysicalEngines(PhysicalBackups):
 
     async def expire(self, server: str, expiry: Expiry) -> None:
         await self._of(server).expire(server, expiry)
+
+    async def lacks(self, server: str) -> Sequence[Lack]:
+        return await self._of(server).lacks(server)

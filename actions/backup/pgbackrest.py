@@ -33,6 +33,7 @@ from actions.backup.pgbackrest_info import (
     problem_of,
     segment_bytes,
 )
+from actions.backup.pgbackrest_lacks import lacks_of
 from actions.backup.pgbackrest_relations import RelationRecords, Relations
 from actions.backup.pgbackrest_restore import PgBackRestRestoring
 from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest
@@ -42,6 +43,7 @@ from actions.backup.physical import (
     BaseRequest,
     Expiry,
     FindRequest,
+    Lack,
     Moment,
     PhysicalEntry,
     RecoveryTarget,
@@ -53,12 +55,13 @@ from actions.backup.physical_tools import PhysicalTools, ScratchServers
 from actions.backup.scratch_budget import RESERVE
 from actions.backup.segments import Timelines
 from actions.errors import UserError, VerificationError
-from actions.ports import Clock, ObjectStore, PhysicalBackups, Progress, ProgressReport, Secrets
+from actions.ports import Clock, ObjectStore, PhysicalBackups, PostgresAdmin, Progress, ProgressReport, Secrets
 from actions.site import Site
 
 log = logging.getLogger(__name__)
 
 FIND = "find-"
+RPO = timedelta(minutes=15)  # where no database of the server says another
 LEFT = timedelta(days=1)  # longer than any search may last
 
 
@@ -71,6 +74,7 @@ class PgBackRestEngine(PhysicalBackups):
         site: Site,
         program: PgBackRest,
         *,
+        postgres: PostgresAdmin,
         objects: ObjectStore,
         secrets: Secrets,
         clock: Clock,
@@ -82,6 +86,7 @@ class PgBackRestEngine(PhysicalBackups):
         reserve: int = RESERVE,
     ) -> None:
         self._site, self._program, self._clock, self._tools = site, program, clock, tools
+        self._postgres = postgres
         self._records, self._work = records, work_directory
         self._relations = RelationRecords(objects, secrets)
         self._restoring = PgBackRestRestoring(
@@ -269,6 +274,11 @@ class PgBackRestEngine(PhysicalBackups):
                 done = await self._program.expire(server, order, dry_run=False)
                 for label in done.labels:
                     await self._relations.delete(policy, label)
+
+    async def lacks(self, server: str) -> Sequence[Lack]:
+        rpo = min((each.rpo for each in self._site.databases.values() if each.server == server), default=RPO)
+        stanza = self._site.physical_of(server).stanza or server
+        return await lacks_of(self._program, self._postgres, server, stanza=stanza, rpo=rpo)
 
     # ------------------------------------------------------------ inside
 

@@ -142,6 +142,14 @@ class RecoveryTarget(Frozen):
         return edge + next(f"{word} {value}" for word, value in words.items() if value is not None)
 
 
+class Lack(Frozen):
+    """What an engine lacks on a server: `stops` it, or lets more be lost than need be."""
+
+    what: str
+    next: str  # what to do
+    stops: bool = True
+
+
 class BaseRequest(Frozen):
     """One base backup to be made. `id` is chosen by the plan, so a rerun finds it."""
 

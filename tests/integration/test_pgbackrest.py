@@ -109,6 +109,16 @@ async def test_a_target_that_no_backup_reaches_is_refused_and_leaves_nothing(bac
     assert await backed_up.scratch.find("s2") is None
 
 
+async def test_the_doctor_finds_what_would_lose_too_much_and_what_does_not_work(backed_up: PgBackRestWorld) -> None:
+    (lack,) = await backed_up.engine.lacks(SERVER)
+    assert not lack.stops
+    assert "archive_timeout" in lack.next
+    policy = backed_up.site.physical[SERVER].model_copy(update={"stanza": "other"})
+    elsewhere = backed_up.anew(backed_up.directory)
+    elsewhere.site.physical[SERVER] = policy  # type: ignore[index]  # a mapping for those who read it
+    assert "stanza-create" in (await elsewhere.engine.lacks(SERVER))[0].what
+
+
 async def test_a_whole_backup_is_verified_and_says_when(backed_up: PgBackRestWorld) -> None:
     entry = await backed_up.engine.verify(SERVER, "base-1", no_progress)
     assert entry.verified_at is not None
