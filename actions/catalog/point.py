@@ -29,7 +29,7 @@ from actions.contract import (
 )
 from actions.errors import DrError, UserError
 from actions.ports import Ports
-from actions.site import Database, Frozen
+from actions.site import Database, EngineKind, Frozen
 from actions.steps.choice import restore_estimate, usable_entries
 from actions.steps.finding import AROUND, around, line, moments_of, newest
 from actions.steps.moments import exact, moment_of
@@ -97,7 +97,7 @@ class RestorePoint(Action[PointParams]):
 
     async def plan(self, params: PointParams, ports: Ports, plan_id: str) -> Plan:
         database = ports.site.database(params.database)
-        ports.site.physical_of(database.server)
+        policy = ports.site.physical_of(database.server)
         aim, others = await _aim(params, ports, plan_id)
         scene = await _look(ports, database, aim, params)
         mark = scratch_mark(plan_id)
@@ -115,6 +115,7 @@ class RestorePoint(Action[PointParams]):
                 endpoint=None if bucket is None else bucket.endpoint,
                 key=base.stored.key,
                 sha256=base.stored.sha256,
+                stanza=policy.stanza if policy.engine is EngineKind.PGBACKREST else "",
                 amcheck=params.amcheck,
                 keep=None if params.keep is None else timedelta(hours=params.keep),
                 mark=mark,

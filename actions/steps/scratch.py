@@ -34,6 +34,7 @@ class RestoreScratch(HeavyStep):
     endpoint: str | None
     key: str
     sha256: str
+    stanza: str = ""  # of pgBackRest, which then brings the files; its backup is the last folder of `key`
     amcheck: bool
     keep: timedelta | None
     mark: str
@@ -53,14 +54,21 @@ class RestoreScratch(HeavyStep):
 
     def by_hand(self) -> tuple[str, ...]:
         setting = _recovery_setting(self.target)
+        replay = (
+            'touch "$PGDATA/recovery.signal"  # and archive_mode=off, recovery_target_action=pause, restore_command',
+            f'echo {setting} >> "$PGDATA/postgresql.auto.conf"',
+            "pg_ctl start -w && psql -XAtc 'SELECT pg_get_wal_replay_pause_state(), pg_last_xact_replay_timestamp()'",
+        )
+        if self.stanza:
+            label = self.key.rstrip("/").rpartition("/")[2]
+            options = f'--pg1-path="$PGDATA" --tablespace-map-all="$PGDATA.tablespaces" --set={label} --type=none'
+            return (f"pgbackrest --stanza={self.stanza} {options} restore", *replay)
         return (
             byhand.aws(self.endpoint, "s3", "cp", f"s3://{self.bucket}/{self.key}", "base.age"),
             f"echo {self.sha256}'  base.age' | sha256sum -c",
             'age -d -i "$AGE_IDENTITY_FILE" base.age | zstd -d | tar -x -C "$PGDATA"',
             'pg_verifybackup --no-parse-wal "$PGDATA"  # of every member, before pg_combinebackup',
-            'touch "$PGDATA/recovery.signal"  # and archive_mode=off, recovery_target_action=pause, restore_command',
-            f'echo {setting} >> "$PGDATA/postgresql.auto.conf"',
-            "pg_ctl start -w && psql -XAtc 'SELECT pg_get_wal_replay_pause_state(), pg_last_xact_replay_timestamp()'",
+            *replay,
         )
 
     @property

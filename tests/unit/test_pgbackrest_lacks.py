@@ -10,6 +10,8 @@ import pytest
 
 from actions.backup.pgbackrest_lacks import of_archive, of_version
 from actions.backup.pgbackrest_tools import Version
+from actions.backup.physical import RecoveryTarget
+from actions.steps.scratch import RestoreScratch
 
 GOOD = {
     "mode": "on",
@@ -60,3 +62,26 @@ def test_the_archive_must_work_and_be_quick_enough(changes: Mapping[str, Any], s
         (lack,) = found
         assert said in lack.what
         assert lack.stops == stops
+
+
+def test_the_restore_by_hand_is_pgbackrest_where_it_has_the_backup() -> None:
+    step = RestoreScratch(
+        job="j",
+        scratch="s1",
+        server="primary",
+        target=RecoveryTarget(xid=7, inclusive=False),
+        target_words="before transaction 7",
+        backup="base-1",
+        bucket="backups",
+        endpoint=None,
+        key="backup/main/20261127-080000F/",
+        sha256="",
+        stanza="main",
+        amcheck=False,
+        keep=None,
+        mark="drbot:scratch:plan1",
+    )
+    first, *others = step.by_hand()
+    assert first.startswith("pgbackrest --stanza=main ")
+    assert "--set=20261127-080000F" in first
+    assert any("recovery_target_xid='7'" in line for line in others)
