@@ -157,7 +157,7 @@ def _older(bases: Bases, oldest: datetime) -> str:
     alone = [at for at in ends_of(bases.entries) if at < oldest]
     if not alone:
         return ""
-    return f" {counted(len(alone), 'older base backup')} can be restored to the own end alone."
+    return f" {counted(len(alone), 'older base backup')} can be restored as well, each to its own end alone."
 
 
 def _other_copies(bases: Bases, newest: datetime) -> str:

@@ -104,7 +104,7 @@ def test_the_words_name_the_loss_the_window_and_its_gap() -> None:
     assert said[1].count(NOT_THERE) == 14
     assert said[1].endswith("2026-11-23 10:12:00 UTC to 2026-11-23 20:12:00 UTC")
     assert "not from 2026-11-23 11:52:00 UTC to 2026-11-23 15:12:00 UTC (1 gap in the WAL)" in said[2]
-    assert "1 older base backup can be restored to the own end alone" in said[2]
+    assert "1 older base backup can be restored as well, each to its own end alone" in said[2]
 
 
 def test_a_stretch_of_one_moment_is_drawn_full() -> None:
