@@ -1,4 +1,4 @@
-"""The bot of the demo: `drbot run` as a process of its own, started again when it was killed."""
+"""The bot of the demo: `drbot run` and `drbot wal` as processes of their own, started again when they were killed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,21 @@ GRACE = timedelta(seconds=8)
 
 
 class BotProcess:
-    """`async with` starts it and ends it. Whoever kills it sees another one take its runs over."""
+    """`async with` starts it and ends it. Whoever kills it sees another one take its work over.
 
-    def __init__(self, environment: Mapping[str, str], log: Path, say: Callable[[str], None]) -> None:
+    `words` are what follows `drbot`, and `name` is what people read.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        log: Path,
+        say: Callable[[str], None],
+        *,
+        words: tuple[str, ...] = ("run",),
+        name: str = "The bot",
+    ) -> None:
+        self._words, self._name = words, name
         # The settings of our own are no secrets; masking them would make errors hard to read.
         self._plain = {name: value for name, value in environment.items() if name.startswith("DRBOT_")}
         self._secrets = {name: value for name, value in environment.items() if name not in self._plain}
@@ -67,7 +79,7 @@ class BotProcess:
         return (await run(command, env=environment, secrets=self._secrets, timeout=timeout)).text
 
     async def _launch(self) -> None:
-        command = [sys.executable, "-m", "bot.cli", "run"]
+        command = [sys.executable, "-m", "bot.cli", *self._words]
         self._program = await asyncio.to_thread(
             lambda: Program.start(command, env=self._plain, secrets=self._secrets, log=self.log)
         )
@@ -83,8 +95,8 @@ class BotProcess:
             quick = quick + 1 if clock() - begun < QUICK_END_S else 1
             if quick >= QUICK_ENDS:
                 said = self._program.stderr().strip()[-1500:]
-                raise PermanentError(f"The bot does not stay up; the end of `{self.log}`:\n{said}")
-            self._say(f"The bot has ended (code {code}) and is started again.")
+                raise PermanentError(f"{self._name} does not stay up; the end of `{self.log}`:\n{said}")
+            self._say(f"{self._name} has ended (code {code}) and is started again.")
             await asyncio.sleep(AGAIN_AFTER_S)
             begun = clock()
             await self._launch()

@@ -20,7 +20,17 @@ from bot.demo.seaweedfs import WITNESS_BUCKET, SeaweedFs
 
 Say = Callable[[str], None]
 
-_PRODUCTION = {"shared_buffers": "256MB", "max_wal_size": "4GB", "max_connections": "100", "summarize_wal": "on"}
+_PRODUCTION = {
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
+    "max_connections": "100",
+    # What base backups, incrementals and the archiver of WAL need.
+    "wal_level": "replica",
+    "summarize_wal": "on",
+    "max_wal_senders": "10",
+    "max_replication_slots": "10",
+    "max_slot_wal_keep_size": "4GB",
+}
 _SPARE = {"shared_buffers": "64MB", "max_connections": "60"}
 _MEMORY = {"shared_buffers": "64MB", "max_connections": "60"}
 

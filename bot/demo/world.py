@@ -77,6 +77,7 @@ async def world(size: Size, *, own_cluster: Path | None = None, tell: Say = say)
         bot = BotProcess(environment, directory / "bot.log", tell)
         await stack.enter_async_context(bot)
         marks = await servers.filled
+        await stack.enter_async_context(_archiver(environment, directory / "wal.log", tell))
         workloads = manifests(database_host=_address(servers), password=servers.password, port=port)
         servers.cluster.apply(*workloads)
         if own is not None:
@@ -156,6 +157,12 @@ async def _swept(directory: Path) -> AsyncIterator[None]:
         if sweeper.stdin is not None:
             sweeper.stdin.close()
         await asyncio.to_thread(sweeper.wait, SWEPT_WITHIN)
+
+
+def _archiver(environment: Mapping[str, str], log: Path, tell: Say) -> BotProcess:
+    """It has neither the tokens of Slack nor the bot's memory."""
+    own = {name: value for name, value in environment.items() if name.startswith("DRBOT_")}
+    return BotProcess(own, log, tell, words=("wal", DATABASE), name="The archiver of WAL")
 
 
 def _address(servers: Servers) -> str:

@@ -69,7 +69,7 @@ def used(seen: set[Use], namespace: str) -> Rights:
 
 
 def pod_specs() -> Iterator[tuple[Json, Json]]:
-    for found in [*of_kind("Deployment"), *of_kind("Job")]:
+    for found in [*of_kind("Deployment"), *of_kind("StatefulSet"), *of_kind("Job")]:
         yield found, found["spec"]["template"]["spec"]
 
 
@@ -120,6 +120,19 @@ def test_every_role_has_one_deployment_with_its_own_login() -> None:
     assert roles[Role.WORKER] not in (roles[Role.SLACK], roles[Role.CLOCK])
 
 
+def test_every_server_with_wal_has_one_archiver_with_a_disk_of_its_own(plan: DrPlan) -> None:
+    wanted = {item.database for item in plan.backups.databases if item.wal is not None}
+    found = [
+        one for one in of_kind("StatefulSet") if one["spec"]["template"]["spec"]["containers"][0]["args"][0] == "wal"
+    ]
+    assert {one["spec"]["template"]["spec"]["containers"][0]["args"][1] for one in found} == wanted
+    for one in found:
+        assert one["spec"]["replicas"] == 1
+        assert one["spec"]["volumeClaimTemplates"][0]["spec"]["accessModes"] == ["ReadWriteOnce"]
+        database = one["spec"]["template"]["spec"]["containers"][0]["args"][1]
+        assert one["spec"]["template"]["metadata"]["labels"]["server"] == plan.database(database).server
+
+
 async def test_all_pods_are_restricted(place: JobPlace) -> None:
     made = jobs.manifest(spec(), place, attempt="a", plan_digest="d")
     for found, pod in [*pod_specs(), (made, made["spec"]["template"]["spec"])]:
@@ -135,7 +148,8 @@ async def test_all_pods_are_restricted(place: JobPlace) -> None:
             }
             assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
             mounted = {mount["name"] for mount in container["volumeMounts"]}
-            assert mounted == {volume["name"] for volume in pod["volumes"]}
+            own = [claim["metadata"]["name"] for claim in found["spec"].get("volumeClaimTemplates", [])]
+            assert mounted == {*own, *(volume["name"] for volume in pod["volumes"])}
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert f"USER {jobs.USER}:{jobs.USER}" in dockerfile
     assert 'ENTRYPOINT ["drbot"]' in dockerfile
@@ -208,6 +222,7 @@ def test_references_of_the_plan_can_be_read_by_who_needs_them_and_by_nobody_else
     assert readable("drbot-worker") == {world, witness}
     assert readable("drbot-clock") == {record, witness}
     assert readable("drbot-job") == {world}
+    assert readable("drbot-wal") == {world}
     assert readable("drbot-slack") == set()
 
 
