@@ -61,8 +61,15 @@ class Archiver:
         self._shipping = WalShipping(archive, spool, sealer, clock)
         self._open: OpenShipping | None = None
         if policy.open_bucket:
-            written = self._receiving.written
-            self._open = OpenShipping(archive, spool, sealer, clock, every=open_every, written=written)
+            self._open = OpenShipping(
+                archive,
+                spool,
+                sealer,
+                clock,
+                every=open_every,
+                written=self._receiving.written,
+                behind=self._shipping.behind,
+            )
         self._alarms: dict[AlarmKind, WalAlarm] = {}
 
     async def run(self) -> None:

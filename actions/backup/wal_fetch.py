@@ -64,6 +64,7 @@ class _Shelf:
     listings: Sequence[WalListing]
     ranges: Mapping[str, Sequence[OpenRange]]
     size: int
+    problems: Sequence[str] = ()
 
     @cached_property
     def newest(self) -> int:
@@ -77,6 +78,10 @@ class _Shelf:
     def holding(self, segment: Segment) -> Sequence[str]:
         """The buckets that list it."""
         return [listing.bucket for listing in self.listings if segment in listing]
+
+
+class _ClosedMeanwhileError(Exception):
+    """The archiver has removed a range since it was listed: the segment was closed, or ranges were put together."""
 
 
 class WalFetch:
@@ -98,22 +103,27 @@ class WalFetch:
         TemporaryError when no bucket answers.
         """
         identity = Identity(await self._secrets.resolve(self._policy.identity), self._policy.identity)
-        listings = await self._archive.listings()
-        way = await self._archive.timelines(start, target.timeline_id, listings)
-        ranges, unlisted = await self._ranges()
-        shelf = _Shelf(way, listings, ranges, start.segment_bytes)
+        shelf = await self._shelf(start, target)
+        way, listings = shelf.way, shelf.listings
         await asyncio.to_thread(into.mkdir, mode=0o700, parents=True, exist_ok=True)
         await self._write_histories(way, listings, start, into)
         found: list[_Found] = []
         held = False
-        async with aclosing(self._in_order(shelf, start, identity, into, at_once)) as segments:
+        async with aclosing(self._in_order(shelf, start, target, identity, into, at_once)) as segments:
             while not held and (each := await anext(segments, None)) is not None:
                 found.append(each)
                 progress(ProgressReport(done=sum(one.bytes for one in found), phase="fetch"))
                 held = _holds(each, target)
             if held:
                 found += await _spare(segments)
-        return _summary(way, start, found, target, unlisted)
+        return _summary(way, start, found, target, shelf.problems)
+
+    async def _shelf(self, start: WalStart, target: RecoveryTarget) -> _Shelf:
+        # The open segment first: one that is closed meanwhile is then found in the other listing.
+        ranges, problems = await self._ranges()
+        listings = await self._archive.listings()
+        way = await self._archive.timelines(start, target.timeline_id, listings)
+        return _Shelf(way, listings, ranges, start.segment_bytes, problems)
 
     async def _ranges(self) -> tuple[Mapping[str, Sequence[OpenRange]], Sequence[str]]:
         """Without the open segment a replay loses seconds; without a replay everything."""
@@ -131,16 +141,22 @@ class WalFetch:
             if way.timeline_id not in listing.histories:
                 continue
             name = history_name(way.timeline_id)
-            body = await self._objects.get(listing.bucket, self._archive.key(name))
             try:
+                body = await self._objects.get(listing.bucket, self._archive.key(name))
                 header = self._archive.checked(body, self._archive.key(name), name, SealedKind.HISTORY, start.system_id)
-            except VerificationError:
+            except (TemporaryError, VerificationError, UserError):
                 continue  # `timelines` has found a good one
             await asyncio.to_thread((into / name).write_text, header.history)
             return
 
     async def _in_order(
-        self, shelf: _Shelf, start: WalStart, identity: Identity, into: Path, at_once: int
+        self,
+        shelf: _Shelf,
+        start: WalStart,
+        target: RecoveryTarget,
+        identity: Identity,
+        into: Path,
+        at_once: int,
     ) -> AsyncGenerator[_Found, None]:
         """Segment after segment, several on their way at a time. What fails is raised when it is its turn."""
         waiting: list[asyncio.Task[_Found | None]] = []
@@ -150,7 +166,12 @@ class WalFetch:
                 while len(waiting) < at_once and number <= shelf.newest:
                     waiting.append(asyncio.ensure_future(self._one(shelf, number, start, identity, into)))
                     number += 1
-                if (found := await waiting.pop(0)) is None:
+                try:
+                    found = await waiting.pop(0)
+                except _ClosedMeanwhileError:
+                    shelf, number = await self._shelf(start, target), number - 1  # it was the last one
+                    continue
+                if found is None:
                     return
                 yield found
         finally:
@@ -238,7 +259,7 @@ class WalFetch:
 
         async def read(each: OpenRange) -> tuple[SealedHeader, bytes, int]:
             async with room:
-                body = await self._objects.get(self._policy.open_bucket, each.key)
+                body = await self._range(each)
                 header = self._archive.checked(body, each.key, each.segment, SealedKind.RANGE, start.system_id)
                 if (header.first, header.first + header.plain_bytes) != (each.first, each.last):
                     raise VerificationError(f"`{each.key}` holds other bytes than its name says.")
@@ -247,7 +268,7 @@ class WalFetch:
                 return header, out.getvalue(), len(body)
 
         for each, got in zip(ranges, await asyncio.gather(*map(read, ranges), return_exceptions=True), strict=True):
-            if isinstance(got, TemporaryError):
+            if isinstance(got, TemporaryError | _ClosedMeanwhileError):
                 raise got
             if isinstance(got, DrError):
                 problems.append(str(got))
@@ -264,6 +285,14 @@ class WalFetch:
         await asyncio.to_thread(_write_plain, bytes(plain), into / str(segment))
         end = Lsn(segment.start + have)
         return _Found(segment, closed_at, end, stored, open=True, problems=problems)
+
+    async def _range(self, each: OpenRange) -> bytes:
+        try:
+            return await self._objects.get(self._policy.open_bucket, each.key)
+        except UserError as error:
+            if await self._objects.head(self._policy.open_bucket, each.key) is None:
+                raise _ClosedMeanwhileError from error
+            raise
 
 
 async def _spare(segments: AsyncGenerator[_Found, None]) -> Sequence[_Found]:

@@ -15,6 +15,7 @@ from actions.backup.physical import Lsn
 from actions.backup.segments import Segment
 
 PAGE = 8192
+STEP = 32 * PAGE  # read at a time
 _SHORT = struct.Struct("<HHIQ")  # magic, info, timeline id, place
 _LONG = struct.Struct("<HHIQI4xQII")  # ... remaining length, system id, segment size, page size
 
@@ -41,20 +42,25 @@ def read_first_page(path: Path) -> SegmentFile | None:
     return SegmentFile(str(system_id), timeline_id, Lsn(place), segment_bytes)
 
 
-def read_written(path: Path, segment: Segment, after: int) -> bytes:
-    """The bytes behind `after` that have been written to an open file. Blocking.
+def read_written(path: Path, segment: Segment, after: int, *, most: int = 1 << 30) -> bytes:
+    """The bytes behind `after` that have been written to an open file, at most `most` of them. Blocking.
 
     The file is as long as a segment from the beginning and full of zeros. It is written in order, so all pages with
     a valid header are there but for the end of the last one, which is what follows its last byte that is not zero:
     zeros that are cut off here are what a reader puts there anyway.
     """
-    page = after // PAGE * PAGE
+    until = after
     with path.open("rb") as stream:
-        seen = os.pread(stream.fileno(), segment.size - page, page)
-        length = len(seen[: _valid(seen, segment.start + page)].rstrip(b"\0"))
+        for place in range(after // PAGE * PAGE, min(segment.size, after + most), STEP):
+            seen = os.pread(stream.fileno(), STEP, place)
+            valid = _valid(seen, segment.start + place)
+            if filled := len(seen[:valid].rstrip(b"\0")):
+                until = place + filled
+            if valid < len(seen):
+                break
         # A second time: what was read may have been half of a write. Everything up to the last byte that was there
         # then was written before it, and so is there now.
-        return os.pread(stream.fileno(), max(0, page + length - after), after)
+        return os.pread(stream.fileno(), max(0, min(until, after + most) - after), after)
 
 
 def _valid(pages: bytes, start: int) -> int:

@@ -27,9 +27,11 @@ from actions.ports import Clock
 log = structlog.get_logger(__name__)
 
 PUTS_AT_ONCE = 2  # for each bucket
+BEHIND = 2 * PUTS_AT_ONCE  # segments
 SEALED_KEPT = 3  # segments
 LOOK_EVERY = timedelta(seconds=0.2)
 BACK_OFF = (timedelta(seconds=1), timedelta(seconds=15))
+LONGEST_RANGE = 4 << 20
 RANGES_KEPT = 32
 """So many ranges of one open segment are put together into one, so that a restore need not fetch thousands."""
 
@@ -126,6 +128,10 @@ class WalShipping:
         """Closed segments that the bucket does not have. Blocking."""
         return sum(name not in lane.stored for name in self._spool.waiting())
 
+    def behind(self) -> bool:
+        """Every bucket lacks more than what is just being stored. Blocking."""
+        return min(map(self.lacking, self.lanes)) > BEHIND
+
     async def _seal(self, name: str) -> tuple[SealedHeader, bytes]:
         if name not in self._sealed:
             self._sealed[name] = asyncio.ensure_future(asyncio.to_thread(self._seal_now, name))
@@ -179,9 +185,10 @@ class OpenShipping:
         *,
         every: timedelta,
         written: Callable[[], Lsn],
+        behind: Callable[[], bool],
     ) -> None:
         self._archive, self._spool, self._sealer, self._clock, self._every = archive, spool, sealer, clock, every
-        self._written = written  # all before it is in our files
+        self._written, self._behind = written, behind  # all before it is in our files; every bucket lacks much
         self.lane = Lane(archive.policy.open_bucket)
         self.begins = self.lsn = Lsn(0)  # the bucket has the open segment from here to there
         self._ranges: dict[str, list[OpenRange]] | None = None  # what the bucket holds, once it was listed
@@ -205,25 +212,29 @@ class OpenShipping:
             found = await self._archive.open_ranges()
             self._ranges = {name: list(ranges) for name, ranges in found.items()}
         opened = await asyncio.to_thread(self._spool.opened)
-        if opened is not None:
-            await self._send(opened.segment)
+        # Where every bucket lacks what comes before, the end of it helps nobody and costs time.
+        if opened is not None and not self._behind():
+            while await self._send(opened.segment):
+                pass
         await self._tidy()
 
-    async def _send(self, segment: Segment) -> None:
+    async def _send(self, segment: Segment) -> bool:
+        """True when there is more than one range takes."""
         ranges = self._ranges_of(str(segment))
         sent = _contiguous(ranges)
         first = 0 if len(ranges) >= RANGES_KEPT else sent
         path = self._spool.receive / f"{segment}.partial"
+        most = sent - first + LONGEST_RANGE
         # Asked first: a record may end in zeros, which cannot be told from what is not written.
         written = min(self._written(), segment.end)
         try:
-            piece = await asyncio.to_thread(read_written, path, segment, first)
+            piece = await asyncio.to_thread(read_written, path, segment, first, most=most)
             at = self._clock.now()
         except FileNotFoundError:
-            return  # it was closed this moment
+            return False  # it was closed this moment
         if first + len(piece) <= sent:
             self._sent(segment, sent, written)
-            return
+            return False
         state = self._spool.state
         what = What(
             kind=SealedKind.RANGE,
@@ -240,7 +251,9 @@ class OpenShipping:
             await self._archive.drop_ranges(old)
             ranges[:] = [each for each in ranges if each not in old]
         ranges.append(facts)
-        self._sent(segment, first + len(piece), written)
+        whole = len(piece) < most
+        self._sent(segment, first + len(piece), written if whole else Lsn(0))
+        return not whole
 
     def _sent(self, segment: Segment, until: int, written: Lsn) -> None:
         self.begins, self.lsn = segment.start, max(Lsn(segment.start + until), written)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from actions.backup.segments import Segment
 from actions.errors import TemporaryError, UserError, VerificationError
 from tests.dump_world import Keys
 from tests.fakes.clock import START
-from tests.fakes.s3 import MemoryObject
+from tests.fakes.s3 import MemoryObject, MemoryObjects
 from tests.fakes.wal import HERE, MINUTE, OPEN, SIZE, THERE, MemoryWal, plain_of
 
 LATEST = RecoveryTarget(latest=True)
@@ -93,6 +94,35 @@ async def test_an_open_segment_ends_where_a_range_is_missing_or_damaged(wal: Mem
     assert "SHA-256" in fetched.problems[0]
     await wal.objects.delete(OPEN, wal.archive.range_key(name(3), 0, 100))
     assert (await wal.fetch(tmp_path / "again", LATEST)).last == name(2)
+
+
+class Closing(MemoryObjects):
+    """The archiver closes a segment, and removes its ranges, while somebody reads them."""
+
+    async def get(self, bucket: str, key: str) -> bytes:
+        if bucket == OPEN and self.closing is not None:
+            closing, self.closing = self.closing, None
+            await closing()
+        return await super().get(bucket, key)
+
+    closing: Callable[[], Awaitable[None]] | None = None
+
+
+async def test_a_segment_that_is_closed_while_it_is_read_is_taken_whole(wal: MemoryWal, tmp_path: Path) -> None:
+    objects = Closing(clock=wal.clock)
+    objects.buckets = wal.objects.buckets
+    await wal.closed(1, 2)
+    await wal.opened(3, 0, 100, 200)
+
+    async def close() -> None:
+        await wal.closed(3)
+        await wal.opened(4, 0, 50)
+        await wal.archive.drop_ranges((await wal.archive.open_ranges())[name(3)])
+
+    objects.closing = close
+    fetched = await wal.fetch(tmp_path, LATEST, objects=objects)
+    assert (tmp_path / name(3)).read_bytes() == plain_of(Segment(1, 3, SIZE))
+    assert (fetched.end_lsn, fetched.open_segment) == (str(Lsn(4 * SIZE + 50)), name(4))
 
 
 async def test_the_second_bucket_gives_what_the_first_lacks_or_has_damaged(wal: MemoryWal, tmp_path: Path) -> None:
