@@ -339,5 +339,6 @@ async def test_only_jobs_that_open_dumps_see_the_identity(place: JobPlace, kind:
     secrets = {
         volume["secret"]["secretName"] for volume in made["spec"]["template"]["spec"]["volumes"] if "secret" in volume
     }
-    opens = kind in (JobKind.LOAD, JobKind.VERIFY, JobKind.ADOPT)
+    physical = (JobKind.BASE_VERIFY, JobKind.SCRATCH, JobKind.FIND)
+    opens = kind in (JobKind.LOAD, JobKind.VERIFY, JobKind.ADOPT, *physical)
     assert secrets == ({"drbot-age-identity"} if opens else set())
