@@ -477,7 +477,8 @@ def test_one_slack_account_is_one_person(tmp_path: Path) -> None:
 def test_unknown_actions_are_told_when_the_registry_is_given(tmp_path: Path) -> None:
     path = broken(tmp_path, ("action: restore.dump", "action: restore.dmup"))
     assert errors(check(path)) == []
-    known = {"restore.dump", "backup.dump", "backup.verify", "backup.adopt", "backup.prove", "application.scale",
+    known = {"restore.dump", "restore.point", "restore.rescue", "restore.swap",
+             "backup.dump", "backup.verify", "backup.adopt", "backup.prove", "application.scale",
              "application.rollout", "status.health", "status.database", "status.backups", "status.cluster"}  # fmt: skip
     (problem,) = errors(check(path, actions=known))
     assert problem.key == "scenarios[0].steps[2].action"
