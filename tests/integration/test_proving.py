@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actions import registry
-from actions.backup.physical import Proof
+from actions.backup.physical import BackupKind, Proof
 from actions.backup.proofs import Proofs
 from actions.catalog.backup_status import BackupsParams
 from actions.catalog.base import BaseParams, CheckBaseParams
@@ -114,12 +114,14 @@ async def test_a_damaged_base_fails_the_test_by_name_and_leaves_nothing(proving:
 async def test_a_base_backup_is_made_and_checked_as_a_plan(proving: Proving) -> None:
     archiving = asyncio.create_task(proving.world._archive_soon())  # a backup ends once its WAL is in the bucket
     made = await proving.do("backup.base", BaseParams(server="shop"), "b8m2n3p4q5")
+    changed = await proving.do("backup.base", BaseParams(kind=BackupKind.INCREMENTAL), "d9m2n3p4q5")
     archiving.cancel()
     await asyncio.gather(archiving, return_exceptions=True)
     assert made.outcome is Outcome.SUCCEEDED, made.message
-    newest = (await proving.world.engine.catalogue(SERVER))[0].manifest
-    assert newest.id == "main-b8m2n3p4q5"
-    checked = await proving.do("backup.check_base", CheckBaseParams(server=SERVER), "c9m2n3p4q5")
+    assert changed.outcome is Outcome.SUCCEEDED, changed.message
+    last, newest = [entry.manifest for entry in (await proving.world.engine.catalogue(SERVER))[:2]]
+    assert (last.kind, last.parent, newest.id) == (BackupKind.INCREMENTAL, newest.id, "main-b8m2n3p4q5")
+    checked = await proving.do("backup.check_base", CheckBaseParams(server=SERVER), "c9m2n3p4q5")  # the newest full one
     assert checked.outcome is Outcome.SUCCEEDED, checked.message
     entries = await proving.world.engine.catalogue(SERVER)
     assert {entry.manifest.id: entry.verified_at is not None for entry in entries}[newest.id]
