@@ -29,6 +29,9 @@ from tests.unit.test_backup_alarms import NOW, good_bases, good_dumps
 pytestmark = pytest.mark.integration
 
 
+OF_DATABASES = ("dump", "full", "incremental", "base-wanted", "expiry")
+
+
 class Replicas:
     """Three clocks on one database."""
 
@@ -39,9 +42,9 @@ class Replicas:
         self.clocks = [DrClock(database, self.plan, SystemClock()) for database in self.own]
 
     async def tick(self, now: datetime) -> list[str]:
-        """What was asked for of databases; files and keys have schedules of their own."""
+        """What was asked for of databases; what else the plan repeats is tried where it is made."""
         asked = [key for keys in await asyncio.gather(*(clock.tick(now) for clock in self.clocks)) for key in keys]
-        return sorted(key for key in asked if key.split("/")[1] not in ("files", "escrow"))
+        return sorted(key for key in asked if key.split("/")[1] in OF_DATABASES)
 
     async def drills(self, now: datetime) -> list[str]:
         return [
