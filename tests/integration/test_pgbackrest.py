@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import psutil
 import pytest
 
+from actions.backup.pgbackrest_info import Stanza
 from actions.backup.physical import (
     BackupKind,
     BaseRequest,
@@ -107,6 +108,27 @@ async def test_a_target_that_no_backup_reaches_is_refused_and_leaves_nothing(bac
     with pytest.raises(UserError, match="No base backup"):
         await backed_up.engine.restore(ScratchRequest(id="s2", server=SERVER, target=target, mark=MARK), no_progress)
     assert await backed_up.scratch.find("s2") is None
+
+
+async def test_a_moment_that_the_archive_does_not_hold_is_no_success(backed_up: PgBackRestWorld) -> None:
+    """PostgreSQL starts, is ready, and ends when the WAL does: that must not pass for a restore."""
+    target = RecoveryTarget(time=datetime.now(UTC) + timedelta(hours=1))
+    request = ScratchRequest(id="s5", server=SERVER, target=target, backup="diff-1", mark=MARK)
+    with pytest.raises(UserError, match="ends before"):
+        await backed_up.engine.restore(request, no_progress)
+    assert await backed_up.scratch.find("s5") is None
+
+
+async def test_an_incremental_needs_a_full_backup(backed_up: PgBackRestWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    stanza = await backed_up.program.info(SERVER)
+
+    async def without_backups(server: str) -> Stanza:
+        return stanza.model_copy(update={"backup": ()})
+
+    monkeypatch.setattr(backed_up.program, "info", without_backups)
+    request = BaseRequest(id="early", server=SERVER, kind=BackupKind.INCREMENTAL)
+    with pytest.raises(UserError, match="no full backup"):
+        await backed_up.engine.take(request, no_progress)
 
 
 async def test_the_doctor_finds_what_would_lose_too_much_and_what_does_not_work(backed_up: PgBackRestWorld) -> None:
