@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from actions.backup.chain import base_for, chain
@@ -31,8 +32,9 @@ from actions.backup.scratch_restore import (
     replayed,
     timeline_at,
 )
+from actions.backup.segments import Segment
 from actions.backup.together import together
-from actions.backup.wal import WalStart
+from actions.backup.wal import WalArchive, WalStart
 from actions.backup.wal_fetch import FetchedWal, WalFetch
 from actions.errors import VerificationError
 from actions.ports import Clock, ObjectStore, Progress, ProgressReport, Secrets
@@ -40,6 +42,7 @@ from actions.site import PhysicalPolicy, ScratchBudget
 
 MEMBERS = "members"
 AT_ONCE = 2  # members that are fetched at the same time
+STORED_WITHIN = timedelta(hours=1)  # a segment may close and arrive that long after the commits in it
 SPARE = 1.05  # of the plain bytes: file systems need room for what they are not told of
 
 
@@ -86,7 +89,8 @@ class Restoring:
         identity = await self._fetch.identity(policy)
         for member in members:
             identity.check_opens(member.manifest.id, member.manifest.recipients)
-        await asyncio.to_thread(self._claim, policy, request, place, members)
+        wal_bytes = await self._wal_bytes(policy, request.target, members)
+        await asyncio.to_thread(self._claim, policy, request, place, members, wal_bytes)
         with seconds.of(Phase.FETCH):
             wal = await self._fetched(policy, request.target, place, members, progress)
         check_span(base.stop_lsn, base.id, wal.end_lsn, wal.last)
@@ -136,8 +140,25 @@ class Restoring:
             raise VerificationError(f"The chain of base backup `{base.manifest.id}` is broken. Use another backup.")
         return members
 
+    async def _wal_bytes(self, policy: PhysicalPolicy, target: RecoveryTarget, members: Sequence[PhysicalEntry]) -> int:
+        """Plain bytes of the WAL that will be fetched, by a listing; for a time of what was stored until soon after."""
+        base = members[-1].manifest
+        first = Segment.holding(Lsn.parse(base.start_lsn), base.timeline_id, base.segment_bytes)
+        names = {
+            name
+            for listing in await WalArchive(self._objects, policy).listings()
+            for name, facts in listing.segments.items()
+            if target.time is None or facts.modified_at <= target.time + STORED_WITHIN
+        }
+        return base.segment_bytes * sum(name[8:] >= str(first)[8:] for name in names)
+
     def _claim(
-        self, policy: PhysicalPolicy, request: ScratchRequest, place: ScratchPlace, members: Sequence[PhysicalEntry]
+        self,
+        policy: PhysicalPolicy,
+        request: ScratchRequest,
+        place: ScratchPlace,
+        members: Sequence[PhysicalEntry],
+        wal_bytes: int,
     ) -> None:
         now = self._clock.now()
         plain = sum(member.manifest.plain_bytes for member in members)
@@ -147,7 +168,7 @@ class Restoring:
             mark=request.mark,
             made_at=now,
             expires_at=now + (request.keep or self._budget.lifetime),
-            wanted_bytes=int(plain * SPARE),
+            wanted_bytes=int(plain * SPARE) + wal_bytes,
             superuser=members[-1].manifest.superuser,
             system_id=members[-1].manifest.system_id,
         )

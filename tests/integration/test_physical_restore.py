@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from actions.backup.physical import Phase, RecoveryTarget, ScratchFacts, ScratchState
+from actions.backup.physical import SEGMENT, Phase, RecoveryTarget, ScratchFacts, ScratchState
 from actions.errors import UserError
 from actions.site import DatabaseRef
 from tests.fixtures.physical import Past
-from tests.physical_world import MARK, PhysicalWorld
+from tests.physical_world import MARK, SERVER, PhysicalWorld
 
 pytestmark = pytest.mark.integration
 
@@ -42,9 +42,12 @@ async def test_a_moment_is_reached_to_the_transaction_and_the_instance_is_a_serv
     assert (restored.checked_pages, restored.timeline_id) == (True, 1)
     assert restored.checked_indexes == ("postgres",)
     assert set(restored.seconds) == set(Phase)
+    entries = await world.engine.catalogue(SERVER)
+    members = sum(entry.manifest.plain_bytes for entry in entries)
     stopped = await world.scratch.find("s1")
     assert stopped is not None
     assert (stopped.state, stopped.address, stopped.restored) == (ScratchState.STOPPED, "", restored)
+    assert stopped.bytes > members + SEGMENT  # its WAL counts as well
     assert await world.restore(target, amcheck=True) == restored  # a rerun finds it
 
     paused = await world.scratch.start("s1")
