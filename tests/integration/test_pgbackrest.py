@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from actions.backup.pgbackrest_info import Stanza
+from actions.backup.pgbackrest_tools import ExpireOrder
 from actions.backup.physical import (
     BackupKind,
     BaseRequest,
@@ -199,3 +200,5 @@ async def test_a_damaged_backup_is_found_named_and_refused_from_then_on(backed_u
     refused = ScratchRequest(id="s3", server=SERVER, target=RecoveryTarget(latest=True), backup="bad-1", mark=MARK)
     with pytest.raises(VerificationError):
         await backed_up.engine.restore(refused, no_progress)
+    gone = ExpireOrder(repository=1, label=label, keep_wal_of=0)  # others use this repository after us
+    await backed_up.program.expire(SERVER, gone, dry_run=False)
