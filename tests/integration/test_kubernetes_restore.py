@@ -92,7 +92,11 @@ def plan_of(base: DrPlan, name: str, bucket: str) -> DrPlan:
         update={"name": name, "owner": "jobs_owner", "application": None, "spare_server": None, "invariants": ()}
     )
     kept = backup.model_copy(
-        update={"database": name, "dump": backup.dump.model_copy(update={"stores": ("local", bucket)})}
+        update={
+            "database": name,
+            "dump": backup.dump.model_copy(update={"stores": ("local", bucket)}),
+            **dict.fromkeys(("base", "incremental", "wal")),
+        }
     )
     backups = base.backups.model_copy(
         update={

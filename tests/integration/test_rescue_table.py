@@ -123,7 +123,7 @@ def shop(pg_server: EmbeddedPostgres, request: pytest.FixtureRequest, tmp_path: 
     yield made
     made.drop()
     with psycopg.connect(pg_server.dsn(), autocommit=True) as connection:
-        assert connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'drbot_%'").fetchall() == []
+        assert connection.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^drbot_(load|give)_'").fetchall() == []
         connection.execute("DROP ROLE rescue_owner, rescue_reader")
 
 
