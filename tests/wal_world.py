@@ -39,6 +39,8 @@ SETTINGS = {
     "max_wal_size": "64MB",
     "max_slot_wal_keep_size": "1GB",
     "checkpoint_timeout": "1h",
+    # What was committed is in the WAL, or no test could say up to where it must be archived.
+    "synchronous_commit": "on",
 }
 
 

@@ -50,7 +50,6 @@ def kinds(status: WalStatus | None) -> set[AlarmKind]:
     return {alarm.kind for alarm in status.alarms} if status is not None else set()
 
 
-@pytest.mark.xfail(reason="rows of the open segment are missing after this replay; see known-gaps.md")
 async def test_closed_and_open_segments_arrive_and_a_server_comes_back_from_them(world: WalWorld) -> None:
     async with world.archiving():
         await world.following()
@@ -221,9 +220,14 @@ async def test_a_bucket_that_is_away_for_a_while_holds_nothing_up(
         await eventually(here)
         await eventually(lambda: _said(world, AlarmKind.BUCKET_AWAY))
         assert sorted(path.name for path in (world.spool / "closed").iterdir()) == names
+
+        async def told() -> bool:
+            status = await world.status()
+            return status is not None and status.buckets[THERE].waiting == 3
+
+        await eventually(told)
         status = await world.status()
         assert status is not None
-        assert status.buckets[THERE].waiting == 3
         assert status.backlog_bytes == 3 * Segment(1, 1).size
         world.memory.away.clear()
         await world.archived(*names)
