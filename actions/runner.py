@@ -15,7 +15,6 @@ running again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -33,6 +32,9 @@ ATTEMPTS = 3
 """How often a step, an undo or a precondition is tried when the world answers with TemporaryError."""
 
 LONGEST_PAUSE = timedelta(seconds=30)
+
+OUTCOME_LIMIT = timedelta(seconds=30)
+"""How long the next step waits for what can be said of the last one."""
 
 _TURNS = (JournalState.FAILED, JournalState.ABORTED, JournalState.PREEMPTED)
 """Lines after which a run only goes back. The first one says why."""
@@ -299,12 +301,20 @@ class Runner:
                         journalled, said = True, None
                     await step.apply(self._ports, lambda report: self._progress(index, report))
                 await step.verify(self._ports)
-                # What can be said of it is no part of it: a figure that cannot be read must not fail what has happened.
-                with contextlib.suppress(DrError):
-                    return await step.outcome(self._ports)
-                return ""
+            return await self._said_of(step)
 
         return await self._retried(attempt)
+
+    async def _said_of(self, step: Step) -> str:
+        """Its outcome, which is no part of the step: what cannot be read in time must not fail what has happened."""
+        try:
+            async with asyncio.timeout(OUTCOME_LIMIT.total_seconds()):
+                return await step.outcome(self._ports)
+        except (DrError, TimeoutError) as error:
+            log.warning("outcome_not_read: %s: %s", step.kind, error)
+        except Exception:
+            log.exception("outcome_unforeseen: %s", step.kind)
+        return ""
 
     async def _probe(self, step: Step, said: JournalState | None) -> Probe:
         """What is found, together with what people said of it. Raises UnknownOutcomeError when that leaves a doubt."""

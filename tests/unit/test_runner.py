@@ -92,6 +92,18 @@ class Slow(Lamp):
         await asyncio.Event().wait()
 
 
+class Told(Lamp):
+    """Says something of itself, or fails to."""
+
+    timeout: timedelta = timedelta(milliseconds=200)
+
+    async def outcome(self, ports: Ports) -> str:
+        STAGE.act(f"outcome {self.name}")
+        if self.name == "silent":
+            await asyncio.Event().wait()
+        return "It is bright."
+
+
 class SlowToUndo(Lamp):
     timeout: timedelta = timedelta(milliseconds=20)
 
@@ -127,6 +139,10 @@ def a_plan(*steps: Step, preconditions: tuple[Precondition, ...] = ()) -> Plan:
 
 def lamp(name: str, *, undo: bool = False) -> Lamp:
     return Lamp(name=name, undo_on_failure=undo)
+
+
+def details(journal: MemoryJournal) -> list[str]:
+    return [line.detail for line in journal.lines]
 
 
 def entry(step: int, state: JournalState, detail: str = "") -> JournalEntry:
@@ -454,3 +470,31 @@ async def test_after_a_failure_a_run_never_goes_forward(stage: Stage) -> None:
 
     assert (await run(plan, journal)).outcome is Outcome.FAILED
     assert stage.done == []
+
+
+# ---------------------------------------------------------------- what is said of a step
+
+
+async def test_the_outcome_is_journalled_with_verified() -> None:
+    journal = MemoryJournal()
+    assert (await run(a_plan(Told(name="a"), lamp("b")), journal)).outcome is Outcome.SUCCEEDED
+    assert states(journal) == [(0, A), (0, V), (1, A), (1, V)]
+    assert details(journal) == ["", "It is bright.", "", ""]
+
+
+@pytest.mark.parametrize("error", [PermanentError("no light meter"), RuntimeError("a defect")])
+async def test_an_outcome_that_fails_fails_nothing(error: Exception) -> None:
+    STAGE.trouble["outcome a"] = [error]
+    journal = MemoryJournal()
+    assert (await run(a_plan(Told(name="a"), lamp("b")), journal)).outcome is Outcome.SUCCEEDED
+    assert states(journal) == [(0, A), (0, V), (1, A), (1, V)]
+    assert details(journal) == ["", "", "", ""]
+    assert STAGE.done.count("apply a") == 1
+
+
+async def test_an_outcome_that_never_comes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actions.runner.OUTCOME_LIMIT", timedelta(milliseconds=20))
+    journal = MemoryJournal()
+    assert (await run(a_plan(Told(name="silent")), journal)).outcome is Outcome.SUCCEEDED
+    assert states(journal) == [(0, A), (0, V)]
+    assert STAGE.done.count("apply silent") == 1
