@@ -14,6 +14,10 @@ from tests.conftest import *  # noqa: F403 - fixtures and hooks are found by the
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def demo() -> AsyncIterator[World]:
-    """The whole demo with a first dump, on durable servers. SIZE=tiny|small|large in the environment."""
-    async with world(Size(os.environ.get("SIZE", "large"))) as started:
+    """The whole demo with a first dump, on durable servers. SIZE=tiny|small|large in the environment.
+
+    The archiver of WAL has its place on a machine of its own; ARCHIVING=1 runs it on this one, beside both sides.
+    """
+    archiving = os.environ.get("ARCHIVING", "") == "1"
+    async with world(Size(os.environ.get("SIZE", "large")), archiving=archiving) as started:
         yield started

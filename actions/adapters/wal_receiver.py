@@ -82,12 +82,12 @@ class PostgresWal(WalSource):
                 slot=slot,
             )
 
-    async def make_slot(self) -> None:
+    async def make_slot(self, *, anew: bool = False) -> None:
         async with self._limited(), self._connections.session(self._server) as connection:
             await connection.execute(
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-                " WHERE slot_name = %s AND NOT active AND (wal_status = 'lost' OR restart_lsn IS NULL)",
-                [self._slot],
+                " WHERE slot_name = %s AND NOT active AND (%s OR wal_status = 'lost' OR restart_lsn IS NULL)",
+                [self._slot, anew],
             )
             await connection.execute(
                 "SELECT pg_create_physical_replication_slot(%(slot)s, true)"

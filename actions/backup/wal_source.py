@@ -53,8 +53,9 @@ class WalSource(Protocol):
     async def facts(self) -> SourceFacts:
         """Raises TemporaryError when it does not answer, UserError when it refuses the login."""
 
-    async def make_slot(self) -> None:
-        """A physical slot that keeps WAL from now on. One that is there is left alone, a lost one is made anew."""
+    async def make_slot(self, *, anew: bool = False) -> None:
+        """A physical slot that keeps WAL from now on. One that is there is left alone, a lost one is made anew; with
+        `anew` every one that nobody uses."""
 
     async def history(self, timeline_id: int) -> str:
         """The text of a timeline's history file. Raises UserError where there is none."""

@@ -55,9 +55,11 @@ def say(text: str) -> None:
 
 
 @asynccontextmanager
-async def world(size: Size, *, own_cluster: Path | None = None, tell: Say = say) -> AsyncIterator[World]:
+async def world(
+    size: Size, *, own_cluster: Path | None = None, archiving: bool = True, tell: Say = say
+) -> AsyncIterator[World]:
     """Start everything in a fresh folder, and end everything afterwards. `own_cluster` is the kubeconfig of the cluster
-    that the bot is to act on instead of the stand-in.
+    that the bot is to act on instead of the stand-in. Without `archiving` nobody takes production's WAL away.
 
     Raises DrError, alone or in a group, when something does not start.
     """
@@ -77,7 +79,8 @@ async def world(size: Size, *, own_cluster: Path | None = None, tell: Say = say)
         bot = BotProcess(environment, directory / "bot.log", tell)
         await stack.enter_async_context(bot)
         marks = await servers.filled
-        await stack.enter_async_context(_archiver(environment, directory / "wal.log", tell))
+        if archiving:
+            await stack.enter_async_context(_archiver(environment, directory / "wal.log", tell))
         workloads = manifests(database_host=_address(servers), password=servers.password, port=port)
         servers.cluster.apply(*workloads)
         if own is not None:
