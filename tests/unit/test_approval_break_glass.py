@@ -273,6 +273,7 @@ def test_who_may_review(case: Case, person: str, changes: dict[str, Any], code: 
 
     assert (None if refusal is None else refusal.code) is code
     assert refusal is None or text in refusal.text
+    assert refusal is None or not text.endswith(".") or refusal.text == text
 
 
 # ---------------------------------------------------------------- laws

@@ -304,6 +304,16 @@ def test_only_who_holds_a_signature_can_withdraw_it() -> None:
     assert code(a_case(REQUEST, sign("dba"), started=True), "dba", Act.WITHDRAW) is Code.ALREADY_STARTED
 
 
+def test_who_has_only_reviewed_has_withdrawn_nothing() -> None:
+    assert decide(a_case(sign("oncall", Act.REVIEW)), NOW).state is State.PENDING
+
+
+def test_whoever_has_left_the_roster_is_named_as_the_plan_does() -> None:
+    case = a_case(sign("left", Act.REQUEST), sign("left", Act.WITHDRAW, at=9)).model_copy(update={"requester": "left"})
+
+    assert decide(case, NOW).reason == "left has withdrawn the request."
+
+
 # ---------------------------------------------------------------- who still helps
 
 
@@ -346,6 +356,7 @@ def test_one_helpful_rule_is_enough() -> None:
 
     assert code(a_case(REQUEST, rules=rules), "security") is None
     assert code(a_case(REQUEST, rules=rules), "guest") is Code.NO_ROLE
+    assert code(a_case(REQUEST, rules=(slotted(DBA), a_rule(targets=("shop",)))), "guest") is Code.NO_ROLE
 
 
 def test_a_missing_key_helps_without_a_role() -> None:

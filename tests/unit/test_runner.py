@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -53,6 +53,7 @@ STAGE = Stage()
 @pytest.fixture(autouse=True)
 def stage() -> Stage:
     # Steps are frozen data and find their world through the ports; these find theirs here, afresh for every test.
+    Porter.seen.clear()
     STAGE.__init__()  # type: ignore[misc]
     return STAGE
 
@@ -109,6 +110,49 @@ class SlowToUndo(Lamp):
 
     async def undo(self, ports: Ports) -> None:
         await asyncio.Event().wait()
+
+
+class Porter(Lamp):
+    """Remembers through which ports it was asked."""
+
+    seen: ClassVar[list[tuple[str, object]]] = []
+
+    async def probe(self, ports: Ports) -> Probe:
+        self.seen.append(("probe", ports))
+        return await super().probe(ports)
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        self.seen.append(("apply", ports))
+        await super().apply(ports, progress)
+
+    async def verify(self, ports: Ports) -> None:
+        self.seen.append(("verify", ports))
+
+    async def outcome(self, ports: Ports) -> str:
+        self.seen.append(("outcome", ports))
+        return ""
+
+    async def undo(self, ports: Ports) -> None:
+        self.seen.append(("undo", ports))
+
+
+class Doorman(Precondition):
+    kind: Literal["doorman"] = "doorman"
+
+    @property
+    def summary(self) -> str:
+        return "Nobody is here"
+
+    async def violation(self, ports: Ports) -> str | None:
+        Porter.seen.append(("violation", ports))
+        return None
+
+
+class Waits(Lamp):
+    """Takes two seconds and a half, by the clock of the world."""
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        await ports.clock.sleep(timedelta(seconds=2.5))
 
 
 class Daylight(Precondition):
@@ -239,11 +283,31 @@ async def test_a_step_goes_on_where_the_run_stopped(stage: Stage) -> None:
 
 
 async def test_progress_names_the_step() -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, ProgressReport]] = []
 
-    await run(a_plan(lamp("a"), lamp("b")), MemoryJournal(), progress=lambda index, _: seen.append(index))
+    await run(a_plan(lamp("a"), lamp("b")), MemoryJournal(), progress=lambda *both: seen.append(both))
 
-    assert seen == [0, 1]
+    report = ProgressReport(done=1, unit="steps")
+    assert seen == [(0, report), (1, report)]
+
+
+async def test_steps_and_preconditions_act_through_the_ports_of_the_run(stage: Stage) -> None:
+    ports = a_world()
+    stage.trouble["verify b"] = [PermanentError("no power.")]
+    plan = a_plan(Porter(name="a", undo_on_failure=True), lamp("b"), preconditions=(Doorman(),))
+
+    await Runner(plan, ports, MemoryJournal()).run()
+
+    assert [name for name, _ in Porter.seen] == ["violation", "probe", "apply", "verify", "outcome", "undo"]
+    assert all(given is ports for _, given in Porter.seen)
+
+
+async def test_the_journal_says_how_long_each_step_took(stage: Stage) -> None:
+    journal = MemoryJournal()
+
+    await run(a_plan(Waits(name="a"), lamp("b")), journal)
+
+    assert [(line.state, line.elapsed_ms) for line in journal.lines] == [(A, 0), (V, 2500), (A, 0), (V, 0)]
 
 
 # ---------------------------------------------------------------- preconditions
@@ -308,6 +372,16 @@ async def test_an_unknown_outcome_asks(stage: Stage, where: str) -> None:
     assert "undo a" not in stage.done
 
 
+async def test_a_probe_that_cannot_tell_asks_what_to_look_at(stage: Stage) -> None:
+    stage.probes["a"] = Probe.UNKNOWN
+
+    result = await run(a_plan(lamp("a")), MemoryJournal())
+
+    assert result.message == (
+        "Switch on a: it cannot be told whether this has happened. Look at the target, then answer."
+    )
+
+
 @pytest.mark.parametrize("where", ["probe a", "apply a", "verify a"])
 async def test_a_passing_trouble_is_tried_again(stage: Stage, where: str) -> None:
     stage.trouble[where] = [TemporaryError("fuse", retry_after=timedelta(hours=1)) for _ in range(ATTEMPTS - 1)]
@@ -342,7 +416,10 @@ async def test_a_defect_fails_the_step_and_puts_back(stage: Stage) -> None:
     result = await run(a_plan(lamp("a", undo=True)), MemoryJournal())
 
     assert result.outcome is Outcome.FAILED
-    assert "not foreseen (ZeroDivisionError)" in result.message
+    assert result.message.startswith(
+        "Switch on a: this failed in a way that was not foreseen (ZeroDivisionError). "
+        "The log of the worker has the details."
+    )
     assert stage.done == ["probe a", "apply a", "undo a"]
 
 
@@ -375,9 +452,11 @@ async def test_a_guard_that_refuses_ends_the_run_and_puts_back(stage: Stage) -> 
         if "a" in stage.on:
             raise UserError("A signature was withdrawn.")
 
-    result = await run(a_plan(lamp("a", undo=True), lamp("b", undo=True)), MemoryJournal(), guard=guard)
+    journal = MemoryJournal()
+    result = await run(a_plan(lamp("a", undo=True), lamp("b", undo=True)), journal, guard=guard)
 
     assert result.outcome is Outcome.FAILED
+    assert [line.detail for line in journal.lines if line.state is F] == ["A signature was withdrawn."]
     assert result.message == "A signature was withdrawn. What was changed for it has been put back."
     assert stage.on == set()
     assert "probe b" not in stage.done
@@ -403,6 +482,7 @@ async def test_finished_steps_are_undone_newest_first_the_failed_one_included(st
     result = await run(a_plan(lamp("a"), lamp("b", undo=True), lamp("c", undo=True), lamp("d", undo=True)), journal)
 
     assert [done for done in stage.done if done.startswith("undo")] == ["undo d", "undo c", "undo b"]
+    assert {line.detail for line in journal.lines if line.state in (U, D)} == {""}
     assert stage.on == {"a"}
     assert result.message == "no power. What was changed for it has been put back."
     assert result.step == 3

@@ -102,7 +102,7 @@ async def test_guard_that_cannot_ask_breaks_the_run_off_and_fails_nothing() -> N
         raise TemporaryError(AWAY)
 
     journal = MemoryJournal()
-    with pytest.raises(BrokenOffError):
+    with pytest.raises(BrokenOffError, match=AWAY):
         await Runner(a_plan(Lamp(name="a")), a_world(), journal, guard=guard).run()
     assert journal.lines == []
     assert LIT == []

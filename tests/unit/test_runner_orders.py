@@ -69,6 +69,7 @@ class Lamp(Step):
         return ()
 
     async def probe(self, ports: Ports) -> Probe:
+        assert ports.clock
         act(f"probe {self.name}")
         seen = SEEN.get(self.name, Probe.DONE if self.name in ON else Probe.TODO)
         if isinstance(seen, DrError):
@@ -83,6 +84,7 @@ class Lamp(Step):
         act(f"verify {self.name}")
 
     async def stop(self, ports: Ports) -> None:
+        assert ports.clock
         act(f"stop {self.name}")
 
     async def undo(self, ports: Ports) -> None:
@@ -421,12 +423,12 @@ async def test_a_stop_within_a_step_ends_it_says_how_it_stands_and_asks(seen: Pr
 
 async def test_a_stop_that_was_obeyed_is_not_obeyed_again() -> None:
     """The bot died between the journal and the end of the run."""
-    journal = a_journal((0, A), (0, K, "Stopped within."))
+    journal = a_journal((0, A), (0, V), (1, A), (1, K, "Stopped within."))
 
-    result = await run(a_plan(*lamps("a")), journal, orders=orders(OrderKind.STOP))
+    result = await run(a_plan(*lamps("a", "b")), journal, orders=orders(OrderKind.STOP))
 
-    assert result == RunResult(outcome=Outcome.ASKING, message="Stopped within.", step=0)
-    assert added(journal, 2) == []
+    assert result == RunResult(outcome=Outcome.ASKING, message="Stopped within.", step=1)
+    assert added(journal, 4) == []
     assert DONE == []
 
 
