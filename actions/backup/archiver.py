@@ -12,6 +12,7 @@ from datetime import timedelta
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from actions.backup.native_catalogue import NativeCatalogue
 from actions.backup.physical import Lsn
 from actions.backup.sealed import Sealer
 from actions.backup.segments import Segment
@@ -31,6 +32,7 @@ log = structlog.get_logger(__name__)
 ABSORB_EVERY = timedelta(seconds=0.2)
 LOOK_EVERY = timedelta(seconds=2)
 SAY_EVERY = timedelta(seconds=5)
+BASE_EVERY = timedelta(minutes=1)
 
 
 class Archiver:
@@ -48,9 +50,11 @@ class Archiver:
         open_every: timedelta,
         look_every: timedelta = LOOK_EVERY,
         say_every: timedelta = SAY_EVERY,
+        base_every: timedelta = BASE_EVERY,
     ) -> None:
         self._objects, self._policy, self._spool, self._key, self._clock = objects, policy, spool, key, clock
-        self._look_every, self._say_every = look_every, say_every
+        self._look_every, self._say_every, self._base_every = look_every, say_every, base_every
+        self._bases = NativeCatalogue(objects)
         archive, sealer = WalArchive(objects, policy), Sealer(policy.recipients, key)
         if sealer.signer not in policy.trusted_signers:
             raise UserError(
@@ -71,6 +75,7 @@ class Archiver:
                 behind=self._shipping.behind,
             )
         self._alarms: dict[AlarmKind, WalAlarm] = {}
+        self._refused: tuple[AlarmKind, str] | None = None  # why what was received is not taken over
 
     async def run(self) -> None:
         """Receive, store, watch, say. Raises UserError when another archiver works on the same disk."""
@@ -78,6 +83,7 @@ class Archiver:
             log.info("wal_synchronous", server=self._policy.server, synchronous_standby_names=self._policy.slot)
         with self._spool.alone():
             works = [self._receiving.run(), self._absorb(), self._shipping.run(), self._watch(), self._say()]
+            works.append(self._await_base())
             if self._open is not None:
                 works.append(self._open.run())
             async with asyncio.TaskGroup() as group:
@@ -90,9 +96,10 @@ class Archiver:
                 try:
                     for name in await asyncio.to_thread(self._spool.absorb):
                         log.info("wal_segment_closed", segment=name)
+                    self._refused = None
                 except (PermanentError, OSError) as error:
                     kind = AlarmKind.DISK_LOW if isinstance(error, OSError) else AlarmKind.OTHER_SERVER
-                    self._receiving.problem = kind, str(error)
+                    self._refused = kind, str(error)
                     log.error("wal_refused", error=str(error))  # noqa: TRY400 - no trace: the sentence says it all
                     await self._clock.sleep(LOOK_EVERY)
             await self._clock.sleep(ABSORB_EVERY)
@@ -106,6 +113,21 @@ class Archiver:
             except DrError as error:
                 log.info("wal_server_silent", server=self._policy.server, error=str(error))
             await self._clock.sleep(self._look_every)
+
+    async def _await_base(self) -> None:
+        """Forget that a base backup is wanted once there is one. Without the right to read them, who reads the status
+        decides it alone."""
+        while True:
+            state = self._spool.state
+            wanted = state.base_wanted if state else None
+            if state is not None and wanted is not None:
+                try:
+                    if wanted.answered_by(await self._bases.entries(self._policy), state.system_id):
+                        await asyncio.to_thread(self._spool.change, base_wanted=None)
+                        log.info("wal_base_made", server=self._policy.server, after_lsn=wanted.after_lsn)
+                except (DrError, OSError) as error:
+                    log.info("wal_bases_not_seen", server=self._policy.server, error=str(error))
+            await self._clock.sleep(self._base_every)
 
     async def _say(self) -> None:
         bucket, key = status_place(self._policy)
@@ -164,7 +186,7 @@ class Archiver:
             now=now,
             policy=self._policy,
             facts=self._receiving.facts,
-            problem=self._receiving.problem,
+            problem=self._refused or self._receiving.problem,
             free_bytes=self._spool.free_bytes(),
             total_bytes=self._spool.total_bytes(),
             rate=self._receiving.rate(),

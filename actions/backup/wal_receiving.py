@@ -157,12 +157,14 @@ class WalReceiving:
         if state is None or (not state.begun and self._attempt == 1):
             return
         facts = await self.look()
-        wanted = BaseWanted(after_lsn=facts.flush_lsn, since=self._clock.now(), reason=str(error))
+        wanted = BaseWanted(
+            after_lsn=facts.flush_lsn, since=self._clock.now(), reason=str(error), timeline_id=facts.timeline_id
+        )
         log.error("wal_gap", server=self._policy.server, after_lsn=wanted.after_lsn, reason=wanted.reason)
         await asyncio.to_thread(self._spool.go_on_at, None)
         # Asking for WAL that is gone has moved the slot back to it: from there it would be asked for again for ever.
         await self._source.make_slot(anew=True)
-        self._spool.remember(state.model_copy(update={"newest": "", "begun": True, "base_wanted": wanted}))
+        self._spool.change(newest="", begun=True, base_wanted=wanted)
         self._attempt = 0
 
     async def look(self) -> SourceFacts:

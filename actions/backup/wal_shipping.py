@@ -264,12 +264,20 @@ class OpenShipping:
         return self._ranges.setdefault(name, [])
 
     async def _tidy(self) -> None:
-        """Remove the ranges of segments that were closed and are in every bucket."""
+        """Remove the ranges of segments that were closed and are in every bucket.
+
+        What an old timeline left open nobody ever closes: it may hold the last commits of a primary that is gone, so
+        it stays as long as WAL does.
+        """
         newest = await asyncio.to_thread(self._spool.newest)
         waiting = set(await asyncio.to_thread(self._spool.waiting))
-        for name in list(self._ranges or {}):
-            closed = newest is not None and name[:8] == str(newest)[:8] and name <= str(newest)
-            if closed and name not in waiting:
+        oldest = self._clock.now() - self._archive.policy.wal_retention
+        for name, ranges in list((self._ranges or {}).items()):
+            if newest is None or name in waiting:
+                continue
+            closed = name[:8] == str(newest)[:8] and name <= str(newest)
+            ended = name[:8] < str(newest)[:8] and all(each.stored_at < oldest for each in ranges)
+            if closed or ended:
                 await self._archive.drop_ranges(self._ranges_of(name))
                 del (self._ranges or {})[name]
 

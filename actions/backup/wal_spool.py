@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,6 +60,7 @@ class WalSpool:
         self.receive, self.closed, self._aside = (directory / name for name in ("receive", "closed", "aside"))
         self._state: SpoolState | None = None
         self._unsaved = False
+        self._changing = threading.RLock()  # the state is read and written by several threads
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -84,14 +86,20 @@ class WalSpool:
 
     def remember(self, state: SpoolState) -> None:
         """In force at once, also when the disk does not take it."""
-        self._state, self._unsaved = state, True
-        fresh = self.directory / "state.json.part"
-        with fresh.open("w", encoding="utf-8") as stream:
-            stream.write(state.model_dump_json())
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(self.directory / "state.json")
-        self._unsaved = False
+        with self._changing:
+            self._state, self._unsaved = state, True
+            fresh = self.directory / "state.json.part"
+            with fresh.open("w", encoding="utf-8") as stream:
+                stream.write(state.model_dump_json())
+                stream.flush()
+                os.fsync(stream.fileno())
+            fresh.replace(self.directory / "state.json")
+            self._unsaved = False
+
+    def change(self, **changes: object) -> None:
+        """Remember the state with some of it changed, whoever else changes it now."""
+        with self._changing:
+            self.remember(self._known().model_copy(update=changes))
 
     def _known(self) -> SpoolState:
         if self.state is None:
@@ -122,7 +130,7 @@ class WalSpool:
         if found:
             newest = max(found, key=self._order)
             if not state.newest or self._order(newest) > self._order(state.newest):
-                self.remember(state.model_copy(update={"newest": newest, "begun": True}))
+                self.change(newest=newest, begun=True)
             self._drop_outlived()
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import rfc8785
@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import AwareDatetime, ValidationError
 
+from actions.backup.physical import BackupKind, Lsn, PhysicalEntry
 from actions.backup.wal_source import AlarmKind, SlotFacts
 from actions.errors import VerificationError
 from actions.ports import ObjectStore
@@ -44,6 +45,18 @@ class BaseWanted(Frozen):
     after_lsn: str  # such a backup begins here or later
     since: AwareDatetime
     reason: str
+    timeline_id: int = 0
+
+    def answered_by(self, entries: Sequence[PhysicalEntry], system_id: str) -> bool:
+        """Whether there is such a backup: a full one that may be used, of this server, behind what was lost."""
+        return any(
+            entry.problem is None
+            and entry.manifest.kind is BackupKind.FULL
+            and entry.manifest.system_id == system_id
+            and entry.manifest.timeline_id >= self.timeline_id
+            and Lsn.parse(entry.manifest.start_lsn) >= Lsn.parse(self.after_lsn)
+            for entry in entries
+        )
 
 
 class WalStatus(Frozen):

@@ -124,7 +124,7 @@ async def _bases(ports: Ports, server: str) -> Bases:
         )
     except DrError as error:
         return Bases(policy, tuple(sorted(here)), rpo, problem=str(error))
-    archiver = None if said is None else _archiver(said, windows)
+    archiver = None if said is None else archiver_of(said, windows, entries)
     return Bases(policy, tuple(sorted(here)), rpo, entries, windows, proofs, archiver, archived=archived)
 
 
@@ -132,14 +132,16 @@ async def _nothing_said() -> None:
     """pgBackRest has an archiver of its own, which says nothing."""
 
 
-def _archiver(said: WalStatus, windows: Sequence[RecoveryWindow]) -> Archiver:
+def archiver_of(said: WalStatus, windows: Sequence[RecoveryWindow], entries: Sequence[PhysicalEntry]) -> Archiver:
+    """Out of its status, and of the base backups that may have answered it since."""
     bucket = said.buckets.get(windows[0].bucket) if windows else None
     # With one bucket alone, what is sent of the open segment survives together with it.
     covered = said.newest if len(said.buckets) < 2 else (None if bucket is None else bucket.at)
+    wanted = said.base_wanted  # the archiver forgets it once it has seen the backup, later than we see it
     return Archiver(
         said_at=said.at,
         covered_until=covered,
-        wants_base="" if said.base_wanted is None else said.base_wanted.reason,
+        wants_base="" if wanted is None or wanted.answered_by(entries, said.system_id) else wanted.reason,
         # A gap is an alarm of its own.
         trouble={str(alarm.kind): alarm.text for alarm in said.alarms if alarm.kind is not AlarmKind.GAP},
     )

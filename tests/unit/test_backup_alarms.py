@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.backup.physical import Gap, PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
+from actions.backup.physical import BackupKind, Gap, PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
+from actions.backup.wal_status import BaseWanted, WalStatus
 from actions.site import BackupPolicy, Database
 from actions.steps.alarms import alarms, sizes, subjects
-from actions.steps.health import Archiver, Bases, Dumps, Health
+from actions.steps.health import Archiver, Bases, Dumps, Health, archiver_of
 from bot.services.backup_watch import over
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import a_base, a_policy
@@ -140,6 +141,36 @@ def test_a_gap_wants_a_base_and_is_over_once_one_was_made_after_it() -> None:
 
     assert [alarm.wants_base for alarm in found] == [True]
     assert "wal-gap/server:primary" not in keys(bases=later)
+
+
+@pytest.mark.parametrize(
+    ("changes", "answered"),
+    [
+        ({}, True),
+        ({"start_lsn": "0/4FFFFFF"}, False),
+        ({"kind": BackupKind.INCREMENTAL}, False),
+        ({"timeline_id": 1}, False),
+        ({"system_id": "8"}, False),
+    ],
+)
+def test_a_wish_of_the_archiver_is_over_once_a_full_begins_behind_what_was_lost(
+    changes: dict[str, object], answered: bool
+) -> None:
+    wanted = BaseWanted(after_lsn="0/5000000", since=NOW, reason="its disk was lost", timeline_id=2)
+    entry = a_base("after", NOW)
+    right = {"start_lsn": "0/5000000", "timeline_id": 2}
+    entry = entry.model_copy(update={"manifest": entry.manifest.model_copy(update=right | changes)})
+
+    assert wanted.answered_by([entry], "7000000000000000001") is answered
+    assert not wanted.answered_by([entry.model_copy(update={"problem": "cut off"})], "7000000000000000001")
+
+
+def test_what_the_archiver_still_says_wants_no_base_that_is_there() -> None:
+    wanted = BaseWanted(after_lsn="0/3000000", since=NOW, reason="its disk was lost", timeline_id=1)
+    said = WalStatus(server="primary", at=NOW, system_id="7000000000000000001", base_wanted=wanted)
+
+    assert archiver_of(said, (), []).wants_base == "its disk was lost"
+    assert archiver_of(said, (), [a_base("after", NOW)]).wants_base == ""
 
 
 def test_a_dump_is_late_an_hour_after_its_instant_and_not_before() -> None:
