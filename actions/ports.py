@@ -23,7 +23,7 @@ from actions.backup.physical import (
     ScratchRequest,
     ScratchRestored,
 )
-from actions.backup.tables import Difference, RescueRequest, TableFacts, TableName
+from actions.backup.tables import Difference, Rescued, RescueRequest, TableFacts, TableName
 from actions.bucket_ports import Buckets, Files
 from actions.escrow import Escrow
 from actions.images import Registry
@@ -328,13 +328,14 @@ class Tables(Protocol):
     ) -> Difference:
         """Compare all rows in the columns that both have. Read only; UserError when one of them is not there."""
 
-    async def rescue(self, request: RescueRequest, progress: Progress) -> int:
-        """Carry it out in one transaction and return the rows it brought; a rerun of what is there brings none.
-        Triggers of people do not fire. Raises VerificationError when what is there is not this request's work."""
+    async def rescue(self, request: RescueRequest, progress: Progress) -> Rescued:
+        """Carry it out in one transaction, compared with the source before it ends; a rerun of what is there brings
+        nothing but foreign keys that lack. Triggers of people do not fire. Raises VerificationError when what is there
+        is not this request's work, or when what came is not what the source holds: then nothing was changed."""
 
     async def withdraw(self, request: RescueRequest) -> None:
         """Take back what this request brought, and nothing else: told by its mark. Rows that were changed since are
-        kept. Safe to repeat."""
+        kept; a table that somebody has written to since is not dropped: UserError. Safe to repeat."""
 
 
 # ---------------------------------------------------------------- heavy work

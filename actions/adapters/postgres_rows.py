@@ -40,6 +40,13 @@ class Side:
     def _part(self) -> sql.Composed:
         return sql.SQL("({} & {})::int").format(_hash(self.key), sql.Literal(PARTS - 1))
 
+    @property
+    def total(self) -> sql.Composed:
+        """One text: the number of rows and the sum of their hashes."""
+        return sql.SQL("SELECT count(*) || ' rows, ' || coalesce(sum({}), 0) FROM {}").format(
+            _hash(self.columns), sql.Identifier(*self.table)
+        )
+
     async def sums(self) -> Mapping[int, tuple[int, int]]:
         """Part -> number of rows and sum of their hashes."""
         query = sql.SQL("SELECT {}, count(*), sum({}) FROM {} GROUP BY 1").format(

@@ -12,13 +12,26 @@ import psycopg
 from psycopg import sql
 
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
+from actions.adapters.postgres_fingerprint import TEXT_FORM, at_snapshot
 from actions.adapters.postgres_roles import role_names
+from actions.adapters.postgres_rows import Side
 from actions.adapters.postgres_tools import LOCK_LIMIT, RESTORE_LIMIT, PostgresPrograms
 from actions.adapters.programs import ProgramError, run
-from actions.backup.tables import RescueRequest, TableName
+from actions.backup.tables import RescueRequest, TableFacts, TableName
 from actions.backup.tools import RestoreOrder
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
 
+FORM = [setting.strip().split("=", 1) for setting in TEXT_FORM.split("-c ") if setting]
+TAIL_FACTS = "SELECT current_setting('search_path'), relforcerowsecurity FROM pg_class WHERE oid = to_regclass(%s)"
+COMPARISON = sql.SQL("""
+    DECLARE
+        found text := ({found});
+    BEGIN
+        IF found <> {wanted} THEN
+            RAISE EXCEPTION 'the rows that came are not those that were there (% instead of %)', found, {wanted};
+        END IF;
+    END
+""")
 # pg_dump takes every limit off. The same length, so that a script of any size is changed in its place: 9 s.
 UNLIMITED, LIMITED = b"SET lock_timeout = 0;", b"SET lock_timeout=9e3;"
 
@@ -29,18 +42,19 @@ class TableScript:
     def __init__(self, connections: ServerConnections, tools: PostgresPrograms) -> None:
         self._connections, self._tools = connections, tools
 
-    async def bring(self, request: RescueRequest, owner: str) -> None:
-        """Raises VerificationError when it does not fit into production any more; then nothing has changed."""
+    async def bring(self, request: RescueRequest, there: TableFacts) -> None:
+        """Raises VerificationError when it does not fit into production any more, or does not come as it was; then
+        nothing has changed."""
         async with self._connections.session(*request.target) as connection:
             owners = await _owners(connection)
         # What a superuser owns only a superuser has written, so an administrator may run it; everything else runs as
         # a role that has no more rights than the owners of tables.
-        plain = owner in owners
+        plain = there.owner in owners
         with self._tools.private_folder("table-") as folder:
             script, tail = folder / "table.sql", folder / "tail.sql"
             await self._dumped(request, script, keep_owner=plain)
             await asyncio.to_thread(_limit_locks, script)
-            await asyncio.to_thread(tail.write_text, await self._tail(request), "utf-8")
+            await asyncio.to_thread(tail.write_text, await self._tail(request, there), "utf-8")
             async with self._login(request, owners, plain=plain) as (dsn, env):
                 await self._run(request, (script, tail), dsn, env)
 
@@ -88,14 +102,29 @@ class TableScript:
                 said = " ".join(error.stderr.split())[-800:]
                 raise PermanentError(f"`{request.table}` cannot be read from `{request.source}`: {said}") from error
 
-    async def _tail(self, request: RescueRequest) -> str:
-        """The mark, after the table's own comment; in the same transaction as the table."""
-        async with self._connections.session(*request.source) as connection:
+    async def _tail(self, request: RescueRequest, there: TableFacts) -> str:
+        """In the same transaction as the table: the comparison, and the mark after the table's own comment."""
+        async with at_snapshot(self._connections, request.source) as connection:
             comment = await _comment(connection, request.table)
-            text = sql.SQL("COMMENT ON TABLE {} IS {};\n").format(
-                sql.Identifier(*request.into), sql.Literal(marked(comment, request.mark))
+            names = [column.name for column in there.columns]
+            row = await (await connection.execute(TAIL_FACTS, [sql.Identifier(*request.table).as_string()])).fetchone()
+            search_path, forced = row or ("", False)
+            total = await (await connection.execute(Side(connection, request.table, (), names).total)).fetchone()
+            into = sql.Identifier(*request.into)
+            body = COMPARISON.format(
+                found=Side(connection, request.into, (), names).total, wanted=sql.Literal(total[0] if total else "")
             )
-            return text.as_string(connection)
+            table = sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY;\n")
+            parts = [
+                *(sql.SQL("SET LOCAL {} = {};\n").format(sql.SQL(name), sql.Literal(value)) for name, value in FORM),
+                sql.SQL("SELECT set_config('search_path', {}, true);\n").format(sql.Literal(search_path)),
+                # Its owner sees all rows, unless the table forces its policies on the owner too.
+                *([table.format(into, sql.SQL("NO FORCE"))] if forced else []),
+                sql.SQL("DO {};\n").format(sql.Literal(body.as_string(connection))),
+                *([table.format(into, sql.SQL("FORCE"))] if forced else []),
+                sql.SQL("COMMENT ON TABLE {} IS {};\n").format(into, sql.Literal(marked(comment, request.mark))),
+            ]
+            return sql.Composed(parts).as_string(connection)
 
     @asynccontextmanager
     async def _login(

@@ -20,10 +20,12 @@ from actions.backup.tables import (
     Column,
     Difference,
     ForeignKey,
+    Rescued,
     RescueMode,
     RescueRequest,
     TableFacts,
     TableName,
+    not_whole,
 )
 from actions.errors import UserError, VerificationError
 from actions.ports import Progress, ProgressReport, Secrets, Tables
@@ -84,20 +86,20 @@ class PostgresTables(Tables):
 
     # ------------------------------------------------------------ bringing back
 
-    async def rescue(self, request: RescueRequest, progress: Progress) -> int:
+    async def rescue(self, request: RescueRequest, progress: Progress) -> Rescued:
         made = await self.facts(request.target, request.made)
         if made is not None:
             if made.mark == request.mark:
                 await self._script.foreign_keys(request)
-                return 0
+                return Rescued(rows=0)
             raise VerificationError(f"`{request.made}` of `{request.target}` was not made by this plan.")
         progress(ProgressReport(phase="copy", unit="rows"))
         if request.mode is RescueMode.TABLE:
             async with at_snapshot(self._connections, request.source) as connection:
                 there = await _existing(connection, request.table, request.source)
-            await self._script.bring(request, there.owner)
+            await self._script.bring(request, there)
             await self._script.foreign_keys(request)
-            return there.rows
+            return Rescued(rows=there.rows, difference=Difference(same=there.rows, only_source=0, only_target=0))
         async with (
             at_snapshot(self._connections, request.source) as there_connection,
             self._connections.session(*request.target, settings=TEXT_FORM, autocommit=False) as here,
@@ -106,9 +108,17 @@ class PostgresTables(Tables):
             await here.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_LIMIT)))
             work = self._copied if request.mode is RescueMode.COPY else self._inserted
             rows = await work(request, there, there_connection, here)
+            # Before anybody else can write to it: what they do later is no fault of the rescue.
+            columns = [column.name for column in there.columns]
+            key = there.key or columns
+            found = await compared(
+                Side(there_connection, request.table, key, columns), Side(here, request.into, key, columns)
+            )
+            if wrong := not_whole(request, found):
+                raise VerificationError(wrong)
             await here.commit()
         progress(ProgressReport(done=rows, total=rows, phase="copy", unit="rows"))
-        return rows
+        return Rescued(rows=rows, difference=found)
 
     async def _copied(
         self, request: RescueRequest, there: TableFacts, source: AsyncConnection, here: AsyncConnection
@@ -180,13 +190,20 @@ class PostgresTables(Tables):
                 return
             if request.keys is not None:
                 await _rows_taken_back(connection, request.into, request.keys)
+            table = sql.Identifier(*(request.made))
+            if request.keys is None:
+                await connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
+                if written := await _written_since(connection, made.oid, request.made):
+                    raise UserError(
+                        f"{written} row(s) of `{request.made}` in `{request.target}` were written since it came back, "
+                        "so it is not dropped. Keep it; or save them, then drop the table by hand."
+                    )
             for foreign in request.incoming:
                 await connection.execute(
                     sql.SQL("ALTER TABLE IF EXISTS {} DROP CONSTRAINT IF EXISTS {}").format(
                         sql.Identifier(*foreign.table), sql.Identifier(foreign.name)
                     )
                 )
-            table = sql.Identifier(*(request.made))
             await connection.execute(sql.SQL("DROP TABLE {}").format(table))
             await connection.commit()
 
@@ -278,6 +295,16 @@ async def _heard(connection: AsyncConnection, table: TableName, triggers: Sequen
 async def _alter(connection: AsyncConnection, table: TableName, change: LiteralString, name: str) -> None:
     what = sql.SQL(change).format(sql.Identifier(name))
     await connection.execute(sql.SQL("ALTER TABLE {} {}").format(sql.Identifier(*table), what))
+
+
+async def _written_since(connection: AsyncConnection, oid: int, table: TableName) -> int:
+    """Rows that another transaction has written than the one that made the table, which is the one of its mark."""
+    query = sql.SQL(
+        "SELECT count(*) FROM {} AS row, pg_description d WHERE d.objoid = {}::oid AND d.objsubid = 0"
+        " AND d.classoid = 'pg_class'::regclass AND row.xmin <> d.xmin"
+    ).format(sql.Identifier(*table), sql.Literal(oid))
+    found = await (await connection.execute(query)).fetchone()
+    return int(found[0]) if found else 0
 
 
 async def _rows_taken_back(connection: AsyncConnection, table: TableName, keys: TableName) -> None:

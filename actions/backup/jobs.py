@@ -158,7 +158,7 @@ async def _copy(request: Mapping[str, Any], engines: Engines, progress: Progress
 
 
 async def _rescue(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
-    return {"rows": await engines.tables.rescue(RescueRequest.model_validate(request), progress)}
+    return (await engines.tables.rescue(RescueRequest.model_validate(request), progress)).model_dump(mode="json")
 
 
 async def _files_copy(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:

@@ -106,5 +106,23 @@ class RescueRequest(Frozen):
         return self.keys or self.into
 
 
+class Rescued(Frozen):
+    """What a rescue did. Both sides were compared before it was committed, while nobody else could write."""
+
+    rows: int  # brought
+    difference: Difference | None = None  # then; None where an earlier attempt had brought them
+
+
+def not_whole(request: RescueRequest, found: Difference) -> str:
+    """Why what was brought is not what the source holds; empty when it is."""
+    wrong = found.only_source if request.mode is RescueMode.ROWS else found.only_source + found.different
+    if not wrong:
+        return ""
+    return (
+        f"`{request.into}` would not be what `{request.source}` holds: {found.only_source} rows are missing, "
+        f"{found.different} differ. Nothing was changed."
+    )
+
+
 RESCUED = "drbot:rescue:"
 """Before the id of the plan: the mark of what a rescue made, at the end of the table's comment."""

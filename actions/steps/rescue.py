@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from actions.backup.tables import RescueMode, RescueRequest, TableFacts, TableName
+from actions.backup.tables import ForeignKey, Rescued, RescueMode, RescueRequest, TableFacts, TableName
 from actions.contract import Precondition, Probe
 from actions.errors import VerificationError
 from actions.ports import JobKind, JobState, Ports
@@ -101,29 +101,37 @@ class RescueTable(HeavyStep):
         made = await ports.tables.facts(self.asked.target, self.asked.made)
         if made is None:
             return Probe.TODO
-        return Probe.DONE if made.mark == self.asked.mark else Probe.UNKNOWN
+        if made.mark != self.asked.mark:
+            return Probe.UNKNOWN
+        # The table is committed before the foreign keys of others: a job that died between them is not done.
+        return Probe.TODO if self._lacking(made) else Probe.DONE
+
+    def _lacking(self, made: TableFacts) -> list[ForeignKey]:
+        there = {(key.table, key.name) for key in made.incoming}
+        return [key for key in self.asked.incoming if (key.table, key.name) not in there]
 
     async def verify(self, ports: Ports) -> None:
+        """The rows were compared before they were committed. Writers are not stopped: what they have done since is
+        theirs, and no reason to take anything back."""
         asked = self.asked
-        made = await ports.tables.facts(asked.target, self.asked.made)
+        made = await ports.tables.facts(asked.target, asked.made)
         if made is None or made.mark != asked.mark:
-            raise VerificationError(f"Table `{self.asked.made}` of `{asked.target}` was not made by this plan.")
-        found = await ports.tables.difference(asked.source, asked.table, asked.target, asked.into)
-        wrong = found.only_source if asked.mode is RescueMode.ROWS else found.only_source + found.different
-        if wrong:
-            raise VerificationError(
-                f"`{asked.into}` is not what `{asked.source}` holds: {found.only_source} rows are missing, "
-                f"{found.different} differ. It is taken back."
-            )
+            raise VerificationError(f"Table `{asked.made}` of `{asked.target}` was not made by this plan.")
+        if lacking := self._lacking(made):
+            keys = names(f"{key.name} of {key.table}" for key in lacking)
+            raise VerificationError(f"`{asked.made}` of `{asked.target}` came back without {keys}.")
 
     async def outcome(self, ports: Ports) -> str:
-        asked = self.asked
-        found = await ports.tables.difference(asked.source, asked.table, asked.target, asked.into)
+        job = await ports.executor.find(self.job)
+        done = None if job is None or job.result is None else Rescued.model_validate(job.result)
+        if done is None or done.difference is None:
+            return f"Compared with `{self.asked.source.server}` when it came, by an earlier attempt."
+        found = done.difference
         more = f", {counted(found.only_target, 'row')} in production alone are kept" if found.only_target else ""
         changed = (
             f", {found.different} with another content in production are kept as they are" if found.different else ""
         )
-        return f"{counted(found.same, 'row')} equal to `{asked.source.server}`{more}{changed}."
+        return f"{counted(found.same, 'row')} equal to `{self.asked.source.server}` when it came{more}{changed}."
 
     async def undo(self, ports: Ports) -> None:
         await ports.tables.withdraw(self.asked)

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from actions.adapters.postgres_tables import PostgresTables
 from actions.adapters.postgres_tools import PostgresPrograms
-from actions.backup.tables import RescueMode, RescueRequest, TableName
+from actions.backup.tables import Difference, RescueMode, RescueRequest, TableName
 from actions.errors import UserError, VerificationError
 from actions.ports import Tables, no_progress
 from actions.site import DatabaseRef, Server, Site
@@ -35,6 +35,7 @@ class World:
     target: DatabaseRef
     make: Callable[[DatabaseRef, str, Mapping[int, str]], None]
     rows: Callable[[DatabaseRef, str], Mapping[int, str]]
+    write: Callable[[DatabaseRef, str, Mapping[int, str]], None]  # what an application does
 
     def asked(self, mode: RescueMode, *, into: str = "orders", keys: str | None = None) -> RescueRequest:
         return RescueRequest(
@@ -74,7 +75,10 @@ def _fake() -> World:
     def rows(ref: DatabaseRef, name: str) -> Mapping[int, str]:
         return tables.content(ref, name)
 
-    return World(tables, source, target, make, rows)
+    def write(ref: DatabaseRef, name: str, rows: Mapping[int, str]) -> None:
+        tables.write(ref, name, dict(rows))
+
+    return World(tables, source, target, make, rows, write)
 
 
 def _postgres(database: Database, directory: Path) -> World:
@@ -99,7 +103,12 @@ def _postgres(database: Database, directory: Path) -> World:
         with psycopg.connect(database.server.dsn(ref.name), autocommit=True) as connection:
             return dict(connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(name))).fetchall())
 
-    return World(port, source, target, make, rows)
+    def write(ref: DatabaseRef, name: str, rows: Mapping[int, str]) -> None:
+        put = sql.SQL("INSERT INTO {} VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET body = EXCLUDED.body")
+        with psycopg.connect(database.server.dsn(ref.name), autocommit=True) as connection:
+            connection.cursor().executemany(put.format(sql.Identifier(name)), list(rows.items()))
+
+    return World(port, source, target, make, rows, write)
 
 
 FIVE = {number: f"row {number}" for number in range(1, 6)}
@@ -125,8 +134,8 @@ async def test_a_table_that_is_gone_comes_back_whole_once(world: World) -> None:
     world.make(world.source, "orders", FIVE)
     asked = world.asked(RescueMode.TABLE)
 
-    assert await world.port.rescue(asked, no_progress) == 5
-    assert await world.port.rescue(asked, no_progress) == 0
+    assert (await world.port.rescue(asked, no_progress)).rows == 5
+    assert (await world.port.rescue(asked, no_progress)).rows == 0
 
     facts = await world.port.facts(world.target, ORDERS)
     assert facts is not None
@@ -138,7 +147,7 @@ async def test_a_copy_stands_beside_the_table(world: World) -> None:
     world.make(world.source, "orders", FIVE)
     world.make(world.target, "orders", {1: "mine"})
 
-    assert await world.port.rescue(world.asked(RescueMode.COPY, into="orders_old"), no_progress) == 5
+    assert (await world.port.rescue(world.asked(RescueMode.COPY, into="orders_old"), no_progress)).rows == 5
 
     assert world.rows(world.target, "orders_old") == FIVE
     assert world.rows(world.target, "orders") == {1: "mine"}
@@ -149,8 +158,8 @@ async def test_missing_rows_are_put_in_and_nothing_else_is_changed(world: World)
     world.make(world.target, "orders", {2: "row 2", 3: "changed", 7: "new"})
     asked = world.asked(RescueMode.ROWS, keys="orders_kept")
 
-    assert await world.port.rescue(asked, no_progress) == 3
-    assert await world.port.rescue(asked, no_progress) == 0
+    assert (await world.port.rescue(asked, no_progress)).rows == 3
+    assert (await world.port.rescue(asked, no_progress)).rows == 0
 
     assert world.rows(world.target, "orders") == {**FIVE, 3: "changed", 7: "new"}
     kept = await world.port.facts(world.target, TableName("public", "orders_kept"))
@@ -175,6 +184,21 @@ async def test_what_a_rescue_brought_can_be_taken_back(world: World, mode: Rescu
     assert await world.port.facts(world.target, asked.made) is None
     if mode is not RescueMode.TABLE:
         assert world.rows(world.target, "orders") == before
+
+
+@pytest.mark.parametrize("mode", [RescueMode.TABLE, RescueMode.COPY])
+async def test_a_table_that_was_written_to_since_is_never_dropped(world: World, mode: RescueMode) -> None:
+    world.make(world.source, "orders", FIVE)
+    into = "orders_old" if mode is RescueMode.COPY else "orders"
+    asked = world.asked(mode, into=into)
+    found = await world.port.rescue(asked, no_progress)
+    assert (found.rows, found.difference) == (5, Difference(same=5, only_source=0, only_target=0))
+    world.write(world.target, into, {1: "changed", 6: "new"})
+
+    with pytest.raises(UserError, match=r"2 row.*written since"):
+        await world.port.withdraw(asked)
+
+    assert world.rows(world.target, into) == {**FIVE, 1: "changed", 6: "new"}
 
 
 async def test_the_work_of_others_is_neither_taken_nor_removed(world: World) -> None:

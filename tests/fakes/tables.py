@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from actions.backup.tables import Column, Difference, ForeignKey, RescueMode, RescueRequest, TableFacts, TableName
+from actions.backup.tables import (
+    Column,
+    Difference,
+    ForeignKey,
+    Rescued,
+    RescueMode,
+    RescueRequest,
+    TableFacts,
+    TableName,
+)
 from actions.errors import UserError, VerificationError
 from actions.ports import Progress, ProgressReport, Tables
 from actions.site import DatabaseRef
@@ -22,6 +32,7 @@ class MemoryTable:
     key: tuple[str, ...] = ("id",)
     incoming: tuple[ForeignKey, ...] = ()
     views: tuple[str, ...] = ()
+    brought: dict[int, str] | None = None  # as a rescue has made it
     put: frozenset[int] = frozenset()  # keys of another table that a rescue has put there
     columns: tuple[Column, ...] = field(default=(Column(name="id", type="integer", not_null=True),))
 
@@ -40,6 +51,12 @@ class MemoryTables(Tables):
         made = MemoryTable(oid=_oid(name), rows=dict(rows), **more)  # type: ignore[arg-type]
         self._keep(found, name, made)
         return made
+
+    def write(self, database: DatabaseRef, table: str, rows: dict[int, str]) -> None:
+        """As an application does: rows that are there are changed, others put in."""
+        name = TableName.parse(table)
+        found = self._existing(database, name)
+        self._keep(self._of(database), name, replace(found, rows={**found.rows, **rows}))
 
     def content(self, database: DatabaseRef, table: str) -> dict[int, str]:
         """The rows of a table."""
@@ -64,28 +81,22 @@ class MemoryTables(Tables):
     async def difference(
         self, source: DatabaseRef, table: TableName, target: DatabaseRef, other: TableName
     ) -> Difference:
-        there, here = self._existing(source, table).rows, self._existing(target, other).rows
-        both = there.keys() & here.keys()
-        same = sum(there[key] == here[key] for key in both)
-        return Difference(
-            same=same,
-            only_source=len(there) - len(both),
-            only_target=len(here) - len(both),
-            different=len(both) - same,
-        )
+        return _difference(self._existing(source, table).rows, self._existing(target, other).rows)
 
-    async def rescue(self, request: RescueRequest, progress: Progress) -> int:
+    async def rescue(self, request: RescueRequest, progress: Progress) -> Rescued:
         database, there = self._of(request.target), self._existing(request.source, request.table)
         made = self._table(database, request.made)
         if made is not None:
             if made.mark == request.mark:
-                return 0
+                self._keep(database, request.made, replace(made, incoming=request.incoming))
+                return Rescued(rows=0)
             raise VerificationError(f"`{request.made}` of `{request.target}` was not made by this plan.")
         progress(ProgressReport(done=len(there.rows), total=len(there.rows), unit="rows", phase="copy"))
         if request.mode is not RescueMode.ROWS or request.keys is None:
             copied = MemoryTable(oid=_oid(request.into), rows=dict(there.rows), owner=there.owner, mark=request.mark)
+            copied.brought, copied.incoming = dict(there.rows), request.incoming
             self._keep(database, request.into, copied)
-            return len(copied.rows)
+            return Rescued(rows=len(copied.rows), difference=_difference(there.rows, copied.rows))
         table = self._existing(request.target, request.into)
         missing = {key: row for key, row in there.rows.items() if key not in table.rows}
         table.rows |= missing
@@ -93,7 +104,7 @@ class MemoryTables(Tables):
         kept = MemoryTable(oid=_oid(request.keys), rows=dict.fromkeys(missing, ""), mark=request.mark)
         kept.put = frozenset(missing)
         self._keep(database, request.keys, kept)
-        return len(missing)
+        return Rescued(rows=len(missing), difference=_difference(there.rows, table.rows))
 
     async def withdraw(self, request: RescueRequest) -> None:
         database = self._of(request.target)
@@ -105,6 +116,8 @@ class MemoryTables(Tables):
             table = self._existing(request.target, request.into)
             table.rows = {key: row for key, row in table.rows.items() if key not in made.put}
             self._keep(database, request.into, table)
+        elif made.brought is not None and (written := dict(made.rows.items() - made.brought.items())):
+            raise UserError(f"{len(written)} row(s) of `{name}` were written since it came back, so it is not dropped.")
         self.known.pop((database.oid, name), None)
         self._counted(database, name, None)
 
@@ -136,6 +149,17 @@ class MemoryTables(Tables):
         if count is not None:
             rows[str(name)] = count
         database.fingerprint = database.fingerprint.model_copy(update={"rows": dict(sorted(rows.items()))})
+
+
+def _difference(there: Mapping[int, str], here: Mapping[int, str]) -> Difference:
+    both = there.keys() & here.keys()
+    same = sum(there[key] == here[key] for key in both)
+    return Difference(
+        same=same,
+        only_source=len(there) - len(both),
+        only_target=len(here) - len(both),
+        different=len(both) - same,
+    )
 
 
 def _oid(name: TableName) -> int:

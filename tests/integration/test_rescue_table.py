@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -13,10 +14,13 @@ from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.postgres_tables import PostgresTables
 from actions.adapters.postgres_tools import PostgresPrograms
 from actions.backup.tables import RescueMode, RescueRequest, TableName
+from actions.contract import Probe
 from actions.errors import UserError, VerificationError
 from actions.ports import no_progress
 from actions.site import DatabaseRef, Server, Site
+from actions.steps.rescue import RescueTable
 from tests.fakes.secrets import MemorySecrets
+from tests.fakes.world import a_world
 
 pytestmark = pytest.mark.integration
 
@@ -176,6 +180,62 @@ async def test_a_table_that_does_not_fit_any_more_changes_nothing(shop: Shop) ->
     assert await shop.port.facts(DatabaseRef("main", shop.here), ORDERS) is None
 
 
+async def test_rows_that_do_not_come_as_they_were_bring_nothing(shop: Shop) -> None:
+    shop.do(f"DROP TABLE {T} CASCADE")
+    shop.do(
+        "CREATE FUNCTION public.eats() RETURNS event_trigger LANGUAGE plpgsql AS"
+        f" $$BEGIN UPDATE {T} SET note = 'other' WHERE id = 7; END$$;"
+        " CREATE EVENT TRIGGER eats ON ddl_command_end WHEN tag IN ('CREATE INDEX') EXECUTE FUNCTION public.eats()"
+    )
+
+    with pytest.raises(VerificationError, match="the rows that came are not those that were there"):
+        await shop.port.rescue(shop.asked(RescueMode.TABLE), no_progress)
+
+    assert await shop.port.facts(DatabaseRef("main", shop.here), ORDERS) is None
+
+
+async def test_a_table_that_forces_its_policies_on_its_owner_comes_back_with_them(shop: Shop) -> None:
+    for there in (True, False):
+        shop.do(f"ALTER TABLE {T} ENABLE ROW LEVEL SECURITY; ALTER TABLE {T} FORCE ROW LEVEL SECURITY", there=there)
+        shop.do(f"CREATE POLICY cheap ON {T} USING (cents < 10)", there=there)
+    shop.do(f"DROP TABLE {T} CASCADE")
+
+    await shop.port.rescue(shop.asked(RescueMode.TABLE), no_progress)
+
+    assert shop.do(f"SELECT relforcerowsecurity FROM pg_class WHERE oid = '{T}'::regclass") == [(True,)]
+    assert shop.do(f"SELECT count(*) FROM {T}") == [(200,)]
+
+
+async def test_a_death_between_the_table_and_the_foreign_keys_of_others_is_made_good(shop: Shop) -> None:
+    there = await shop.port.facts(DatabaseRef("main", shop.there), ORDERS)
+    assert there is not None
+    shop.do(f"DROP TABLE {T} CASCADE")
+    await shop.port.rescue(shop.asked(RescueMode.TABLE), no_progress)
+    step = RescueTable(job="rescue", asked=shop.asked(RescueMode.TABLE, incoming=there.incoming), rows=200)
+    ports = replace(a_world(), tables=shop.port)  # type: ignore[arg-type]
+
+    assert await step.effect(ports, None) is Probe.TODO
+    with pytest.raises(VerificationError, match="came back without `items_order_id_fkey of"):
+        await step.verify(ports)
+
+    await shop.port.rescue(step.asked, no_progress)
+    assert await step.effect(ports, None) is Probe.DONE
+    await step.verify(ports)
+
+
+async def test_what_users_write_before_it_is_verified_is_no_fault(shop: Shop) -> None:
+    shop.do(f"DROP TABLE {T} CASCADE")
+    step = RescueTable(job="rescue", asked=shop.asked(RescueMode.TABLE), rows=200)
+    ports = replace(a_world(), tables=shop.port)  # type: ignore[arg-type]
+    await shop.port.rescue(step.asked, no_progress)
+    shop.do(f"UPDATE {T} SET note = 'by a user' WHERE id = 1; INSERT INTO {T} (user_id) SELECT generate_series(1, 5)")
+
+    await step.verify(ports)
+    with pytest.raises(UserError, match=r"6 row\(s\)"):
+        await step.undo(ports)
+    assert shop.do(f"SELECT count(*) FROM {T}") == [(205,)]
+
+
 async def test_missing_rows_come_in_without_waking_triggers(shop: Shop) -> None:
     shop.do(f"ALTER TABLE {T} DISABLE TRIGGER noted")
     shop.do(f'DELETE FROM "Sales".items; DELETE FROM {T} WHERE id BETWEEN 10 AND 40')
@@ -183,7 +243,7 @@ async def test_missing_rows_come_in_without_waking_triggers(shop: Shop) -> None:
     shop.do(f"UPDATE {T} SET note = 'changed' WHERE id = 50")
     asked = shop.asked(RescueMode.ROWS, keys=TableName("Sales", "kept"))
 
-    assert await shop.port.rescue(asked, no_progress) == 31
+    assert (await shop.port.rescue(asked, no_progress)).rows == 31
 
     assert shop.do('SELECT count(*) FROM "Sales".audit') == [(0,)]
     assert shop.do("SELECT tgenabled FROM pg_trigger WHERE tgname = 'noted'") == [("A",)]

@@ -121,7 +121,7 @@ async def test_what_a_scratch_instance_shows_can_be_read_and_brought_back(harmed
         owner="app",
     )
 
-    assert await harmed.tables.rescue(request, no_progress) == 480
+    assert (await harmed.tables.rescue(request, no_progress)).rows == 480
 
     assert world.sql("SELECT * FROM doc ORDER BY id") == harmed.doc
     assert world.sql("SELECT count(*) FROM other") == [(2,)]
