@@ -23,7 +23,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Protocol, TypeVar
 
-from actions.contract import JournalEntry, JournalState, Plan, Probe, Step
+from actions.contract import JournalEntry, JournalState, Plan, Precondition, Probe, Step
 from actions.errors import DrError, PermanentError, PreconditionError, TemporaryError, UnknownOutcomeError
 from actions.ports import Ports, ProgressReport
 from actions.site import Frozen
@@ -182,6 +182,15 @@ class Runner:
         entries = await self._journal.entries()
         return self._breaks_off(order, entries)
 
+    async def asks_about(self, defect: str) -> RunResult:
+        """Put a question about the step where the run stands into the journal: what carries the run out has failed
+        itself, and would fail again."""
+        entries = await self._journal.entries()
+        last = _last_states(entries)
+        open_steps = [number for number in range(len(self._plan.steps)) if last.get(number) not in _PASSED]
+        index = entries[-1].step if turned_back(entries) or not open_steps else open_steps[0]
+        return await self._ask(index, defect, self._ports.clock.now())
+
     def _breaks_off(self, order: Order, entries: Sequence[JournalEntry]) -> bool:
         if not entries or entries[-1].state not in (JournalState.APPLYING, JournalState.UNDOING):
             return False
@@ -202,7 +211,7 @@ class Runner:
         what = "Putting back step" if entries[-1].state is JournalState.UNDOING else "Step"
         message = f"{order.sentence} {what} {index + 1} ({step.summary}) was stopped within."
         try:
-            probe = await self._retried(partial(self._ended, step))
+            probe = await self._retried(_foreseen(step, partial(self._ended, step)))
         except DrError as error:
             message = f"{message} It could not be looked at since, and may go on: {error}"
             return await self._ask(index, message, started)
@@ -224,7 +233,7 @@ class Runner:
         violations: list[str] = []
         for precondition in self._plan.preconditions:
             try:
-                violation = await self._retried(partial(precondition.violation, self._ports))
+                violation = await self._retried(_foreseen(precondition, partial(precondition.violation, self._ports)))
             except DrError as error:
                 violation = f"{precondition.summary}: could not be read ({error})"
             if violation is not None:
@@ -247,7 +256,7 @@ class Runner:
             await self._append(index, JournalState.FAILED, str(error), started)
             return await self._fail(index, str(error))
         try:
-            detail = await self._foreseen(index, step, found=found)
+            detail = await _foreseen(step, partial(self._carry_out, index, step, found=found))()
         except UnknownOutcomeError as error:
             return await self._ask(index, str(error), started)
         except DrError as error:
@@ -266,21 +275,6 @@ class Runner:
         turn = JournalState.ABORTED if order.kind is OrderKind.ABORT else JournalState.PREEMPTED
         await self._append(index, turn, order.sentence, started)
         return await self._fail(index, order.sentence)
-
-    async def _foreseen(self, index: int, step: Step, *, found: JournalState | None) -> str:
-        """Carry the step out; a defect becomes an error that people read."""
-        try:
-            return await self._carry_out(index, step, found=found)
-        except (DrError, BrokenOffError):
-            raise
-        except Exception as error:
-            # Raised on, it would leave the run to be resumed into the same defect for ever, production half
-            # switched and nobody told.
-            log.exception("step_unforeseen: %s", step.kind)
-            raise UnforeseenError(
-                f"{step.summary}: this failed in a way that was not foreseen ({type(error).__name__}). "
-                "The log of the worker has the details."
-            ) from error
 
     async def _carry_out(self, index: int, step: Step, *, found: JournalState | None) -> str:
         """Raises what the step raises. Returns what the journal should say besides `verified`."""
@@ -373,7 +367,7 @@ class Runner:
                 await step.undo(self._ports)
 
         try:
-            await self._retried(attempt)
+            await self._retried(_foreseen(step, attempt))
         except DrError as error:
             asked = f"{message} Putting it back stopped at step {index + 1} ({step.summary}): {error}"
             return await self._ask(index, asked, started)
@@ -411,6 +405,28 @@ class Runner:
             return await asked
         except TemporaryError as error:
             raise BrokenOffError(str(error)) from error
+
+
+def _foreseen(what: Step | Precondition, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+    """The same attempt, with every defect as an error that people read.
+
+    Raised on, a defect would leave the run to be resumed into the same defect for ever, production half switched and
+    nobody told.
+    """
+
+    async def guarded() -> T:
+        try:
+            return await attempt()
+        except (DrError, BrokenOffError):
+            raise
+        except Exception as error:
+            log.exception("step_unforeseen: %s", what.kind)
+            raise UnforeseenError(
+                f"{what.summary}: this failed in a way that was not foreseen ({type(error).__name__}). "
+                "The log of the worker has the details."
+            ) from error
+
+    return guarded
 
 
 @asynccontextmanager

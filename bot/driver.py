@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -86,11 +87,29 @@ class Driver:
             await self._hand_over(row.id, epoch)
             raise
         except Exception as error:
-            # A bug of ours must not take the other runs down; the lease runs out and another worker probes the step.
-            log.exception("run_crashed", run=row.id, error=type(error).__name__)
+            defect = secrets.token_hex(4)
+            log.exception("run_crashed", run=row.id, defect=defect, error=type(error).__name__)
+            await self._crashed(row, epoch, runner, type(error).__name__, defect)
         finally:
             await _end(beat)
             await painter.close()
+
+    async def _crashed(self, row: PlanRow, epoch: int, runner: Runner, error: str, defect: str) -> None:
+        """A defect of ours must not take the other runs down, and another worker would only meet it again: people must
+        hear of it. They answer on the card, as to any other question, unless the journal itself is what cannot be read.
+        """
+        message = (
+            f"The bot failed at this run in a way that was not foreseen ({error}), and has left it as it stood. The "
+            f"log of the worker has the details under `{defect}`. Look at the target, then answer."
+        )
+        try:
+            await self._finish(row, epoch, await runner.asks_about(message))
+        except (LeaseLostError, BrokenOffError, TemporaryError) as lost:
+            log.warning("crash_not_told", run=row.id, defect=defect, error=str(lost))
+        except Exception:
+            log.exception("crash_not_journalled", run=row.id, defect=defect)
+            with contextlib.suppress(DrError):
+                await self._finish(row, epoch, RunResult(outcome=Outcome.ASKING, message=message))
 
     async def _carried_out(self, row: PlanRow, runner: Runner, beat: asyncio.Task[None]) -> RunResult:
         """Run to the end. An order that is obeyed within a step breaks off what this process does; running again then

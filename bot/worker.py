@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 import structlog
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval, registry
 from actions.contract import PLAN_SCHEMA, Action, Kinds, ParamsT, Query, Report, UnknownKindError
-from actions.errors import DrError, UserError
+from actions.errors import DrError, TemporaryError, UserError
 from actions.ports import Ports
 from bot.doctor import Doctor
 from bot.driver import Driver
@@ -31,6 +32,7 @@ from bot.services.desk import RESTORE_OFFER
 from bot.services.drills import QUERIES as DRILL_QUERIES
 from bot.services.drills import Drills
 from bot.services.incidents import Incidents
+from bot.services.paging import page
 from bot.services.plans import Plans, RequestRefusedError, note_plan
 from bot.services.record.watch import Watch
 from bot.services.run_control import ORDERS, RunControl
@@ -128,6 +130,9 @@ class Worker:
             except DrError as error:
                 log.warning("request_failed", error=str(error))
                 worked = False
+            except Exception:
+                log.exception("requests_crashed")
+                worked = False
             if not worked:
                 await self._pause("request")
 
@@ -139,11 +144,31 @@ class Worker:
             return
 
     async def _one_request(self) -> bool:
+        """Answer the oldest request; False when there is none. One that cannot even be refused is failed by itself, so
+        that no worker takes it again before those behind it."""
+        taken: list[int] = []
+        try:
+            return await self._take_request(taken)
+        except TemporaryError:
+            raise
+        except Exception as error:
+            if not taken:
+                raise
+            log.exception("request_crashed", request=taken[0])
+            async with self._database.session() as session:
+                request = await requests.get(session, taken[0])
+                if request is not None:
+                    await self._tell(session, request, _defect(error, request))
+                    session.add(request)
+        return True
+
+    async def _take_request(self, taken: list[int]) -> bool:
         refused: tuple[RequestRefusedError, Who] | None = None
         async with self._database.session() as session:
             request = await requests.take(session)
             if request is None:
                 return False
+            taken.append(request.id or 0)
             self._wake("request")  # another one may be waiting behind it
             who = Who.model_validate(request.reply.get("who", {}))
             request.state = "done"
@@ -159,6 +184,11 @@ class Worker:
             except DrError as error:
                 log.warning("request_failed", request=request.id, error=str(error))
                 await self._tell(session, request, f"{error} (request {request.id})")
+            except SQLAlchemyError:
+                raise  # of our own database: either it is away, or nothing can be written in this transaction
+            except Exception as error:
+                log.exception("request_crashed", request=request.id)
+                await self._tell(session, request, _defect(error, request))
             if refused is not None:
                 await self._approvals.record_refusal(session, refused[0].row, who, refused[0].refusal)
                 await self._tell(session, request, str(refused[0]))
@@ -243,6 +273,8 @@ class Worker:
                 pause = pause if silence is None else min(pause, silence + JUST_AFTER)
             except DrError as error:
                 log.warning("looking_for_runs_failed", error=str(error))
+            except Exception:
+                log.exception("looking_for_runs_crashed")
             await self._pause("signature", at_most=pause)
 
     async def _look_for_runs(self, tasks: asyncio.TaskGroup) -> timedelta | None:
@@ -252,22 +284,52 @@ class Worker:
             orphans = await runs.orphaned(session, plan_schema=PLAN_SCHEMA, lease=self._lease)
             silence = await runs.silence(session)
         for run in waiting:
+            # One that cannot be judged must not keep others from starting.
             try:
                 await self._consider(run, tasks)
             except UnknownKindError as error:
-                # Signed for a newer version, which will start it; it must not keep others from starting.
+                # Signed for a newer version, which will start it.
                 log.warning("run_of_another_version", run=run.id, error=str(error))
+            except DrError as error:
+                log.warning("run_not_considered", run=run.id, error=str(error))
+            except Exception as error:
+                log.exception("run_not_considered", run=run.id)
+                await self._cannot_start(run.id, error)
         for run_id in orphans:
             try:
                 await self._take_over(run_id, tasks)
             except UnknownKindError as error:
-                await self._ask_for(run_id, error)
+                log.warning("run_of_another_version", run=run_id, error=str(error))
+                await self._ask_for(run_id, f"{error} Start a worker of that version, then have the run look again.")
+            except DrError as error:
+                log.warning("run_not_taken_over", run=run_id, error=str(error))
+            except Exception as error:
+                log.exception("run_not_taken_over", run=run_id)
+                await self._ask_for(
+                    run_id,
+                    "No worker could carry it on: that failed in a way that was not foreseen "
+                    f"({type(error).__name__}). The log of the worker has the details under `{run_id}`. Have the run "
+                    "look again when that is repaired.",
+                )
         return silence
 
-    async def _ask_for(self, run_id: str, error: UnknownKindError) -> None:
-        """This version cannot read a run that is in its middle: a newer worker may come; else people are asked."""
-        log.warning("run_of_another_version", run=run_id, error=str(error))
-        message = f"{error} Start a worker of that version, then have the run look again."
+    async def _cannot_start(self, run_id: str, error: Exception) -> None:
+        """Say once, on the card and by a page, that a defect keeps this run from starting; it is tried again."""
+        message = (
+            f"It cannot be judged or started: that failed in a way that was not foreseen ({type(error).__name__}). The "
+            f"log of the worker has the details under `{run_id}`. It is tried again until its plan expires."
+        )
+        async with self._database.session() as session:
+            row = await plans.get(session, run_id)
+            if row is not None and await runs.waits(session, run_id, message=message):
+                await outbox.add(session, "plan", row.channel, ref=run_id)
+                await page(
+                    session, f"Run {run_id} ({row.action}) does not start. {message}", key=f"run/{run_id}/defect"
+                )
+
+    async def _ask_for(self, run_id: str, message: str) -> None:
+        """No worker that is there can carry on a run that is in its middle: one that can may come; else people are
+        asked."""
         async with self._database.session() as session:
             row = await plans.get(session, run_id)
             if row is None or not await runs.ask(session, run_id, message=message, silent=self._lease * UNREADABLE_FOR):
@@ -338,6 +400,13 @@ class Worker:
             await note_plan(session, row, kind="run", text=text, at=now, data={"plan": run_id, "epoch": epoch})
         if not void:
             tasks.create_task(self._driver.drive(row, plan, epoch))
+
+
+def _defect(error: Exception, request: RequestRow) -> str:
+    return (
+        f"`{request.name}` failed in a way that was not foreseen ({type(error).__name__}), and nothing was done. The "
+        f"log of the worker has the details under request {request.id}."
+    )
 
 
 def _first(error: ValidationError) -> str:
