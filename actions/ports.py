@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -295,6 +295,10 @@ class PhysicalBackups(Protocol):
         return ()
 
 
+Wanted = Callable[[str], Awaitable[bool]]
+"""Whether somebody needs the scratch instance of this id."""
+
+
 class Scratch(Protocol):
     """Scratch instances on this machine. Every other port reaches one under its server name `scratch-<id>`."""
 
@@ -313,9 +317,10 @@ class Scratch(Protocol):
     async def discard(self, scratch: str, *, mark: str) -> None:
         """Stop it and remove its files. Raises UserError unless it carries exactly this mark, or was promoted."""
 
-    async def sweep(self) -> Sequence[ScratchFacts]:
-        """Remove those whose time is over, unless somebody is logged in, and what restores left that did not end.
-        Returns what was removed; a promoted one never is."""
+    async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
+        """Remove those whose time is over, and what restores left that did not end, unless somebody is logged in or
+        `wanted` says, asked right before, that a run or a plan needs it. Returns what was removed; a promoted one never
+        is, nor one that runs on another machine."""
 
 
 class Tables(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, select, text, true, update
+from sqlalchemy import delete, func, or_, select, text, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -15,7 +15,7 @@ from sqlmodel import col
 from actions.contract import JournalEntry, Lock
 from actions.errors import PermanentError
 from storage.session import notify, readable
-from storage.tables import SHARED_SLOTS, JournalRow, RunLock, RunRow, lock_range
+from storage.tables import SHARED_SLOTS, JournalRow, PlanRow, RunLock, RunRow, lock_range
 
 HELD = ("running", "paused", "asking")
 """States in which a run keeps its locks."""
@@ -154,6 +154,18 @@ async def holders(session: AsyncSession, run_id: str, locks: Iterable[Lock]) -> 
         .order_by(col(RunRow.id))
     )
     return (await session.execute(statement)).scalars().all()
+
+
+async def wants(session: AsyncSession, key: str) -> bool:
+    """Whether a run that is not over has this lock or will take it, or a plan that can still be signed would."""
+    statement = (
+        select(col(RunRow.id))
+        .join(PlanRow, col(PlanRow.id) == col(RunRow.id))
+        .where(col(RunRow.ended_at).is_(None), col(PlanRow.document).contains({"locks": [{"key": key}]}))
+        .where((col(RunRow.state) != "awaiting") | (col(PlanRow.expires_at) > func.clock_timestamp()))
+        .limit(1)
+    )
+    return (await session.execute(statement)).scalar_one_or_none() is not None
 
 
 async def renew(session: AsyncSession, run_id: str, *, owner: str, epoch: int, lease: timedelta) -> None:

@@ -20,7 +20,7 @@ from actions.adapters.scratch_server import RecoveringServer, ScratchPrograms
 from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts, ScratchState
 from actions.backup.scratch_place import Promotion, ScratchPlace
 from actions.errors import PermanentError, TemporaryError, UserError
-from actions.ports import Clock, Scratch
+from actions.ports import Clock, Scratch, Wanted
 from actions.site import Site
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class ScratchInstances(Scratch):
 
     async def start(self, scratch: str) -> ScratchFacts:
         place, facts = await self._known(scratch)
+        await asyncio.to_thread(place.check_here, self._clock.now())
         if facts.restored is None:
             raise UserError(f"The restore of scratch instance `{scratch}` did not end well. Discard it, then restore.")
         if not facts.address:
@@ -64,13 +65,14 @@ class ScratchInstances(Scratch):
         server = await self._programs.server(place)
         if await asyncio.to_thread(server.in_recovery) is not False:
             # Written before: whatever dies now, nobody takes it for something that may be removed.
-            await asyncio.to_thread(place.write_promoted, Promotion(at=self._clock.now()))
+            await asyncio.to_thread(self._mark_promoted, place)
             await asyncio.to_thread(_promote, server)
             await self._until_writable(server)
         return (await self._known(scratch))[1]
 
     async def stop(self, scratch: str) -> None:
         place, _ = await self._known(scratch)
+        await asyncio.to_thread(place.check_here, self._clock.now())
         server = await self._programs.server(place)
         await asyncio.to_thread(server.stop)
 
@@ -88,20 +90,43 @@ class ScratchInstances(Scratch):
             )
         if facts.state is ScratchState.RESTORING:
             raise UserError(f"A restore is at work in scratch instance `{scratch}`. Stop its run first.")
+        await asyncio.to_thread(place.check_here, self._clock.now())
         await self._removed(place)
 
-    async def sweep(self) -> Sequence[ScratchFacts]:
-        gone = []
-        now = self._clock.now()
-        for facts in await self.instances():
-            due = facts.state is ScratchState.BROKEN or (
-                facts.expires_at <= now and facts.state in (ScratchState.STOPPED, ScratchState.PAUSED)
-            )
-            if due and not await self._in_use(facts):
-                await self._removed(ScratchPlace(self._directory, facts.id))
-                gone.append(facts)
+    async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
+        await asyncio.to_thread(self._hold)
+        found = [(facts, ScratchPlace(self._directory, facts.id)) for facts in await self.instances()]
+        gone = [facts for facts, place in found if await self._swept(place, wanted)]
         await asyncio.to_thread(self._sweep_junk)
         return gone
+
+    async def _swept(self, place: ScratchPlace, wanted: Wanted) -> bool:
+        """Remove it if it may go, by what is true once nobody else can work in it."""
+        if not await asyncio.to_thread(self._due, place):
+            return False
+        with contextlib.ExitStack() as stack:
+            try:
+                await asyncio.to_thread(stack.enter_context, place.held())
+            except UserError:
+                return False  # a restore is at work in it
+            if await wanted(place.folder.name) or await self._in_use(place):
+                return False
+            if not await asyncio.to_thread(self._due, place):
+                return False
+            await self._removed(place)
+        return True
+
+    def _due(self, place: ScratchPlace) -> bool:
+        claim, now = place.claim(), self._clock.now()
+        if claim is None or place.promoted or place.elsewhere(now) is not None:
+            return False
+        return place.restored() is None or ScratchPlace.expired(claim, now)
+
+    def _hold(self) -> None:
+        """Say of every one that runs here that it does."""
+        for place in ScratchPlace.all(self._directory):
+            if Postmaster(place.data).process() is not None and place.elsewhere(self._clock.now()) is None:
+                place.write_holder(self._clock.now())
 
     # ------------------------------------------------------------ parts
 
@@ -134,11 +159,14 @@ class ScratchInstances(Scratch):
                 )
             await asyncio.sleep(LOOK)
 
-    async def _in_use(self, facts: ScratchFacts) -> bool:
-        """Whether somebody is logged in: a dump of it may be running."""
-        if not facts.address:
+    def _mark_promoted(self, place: ScratchPlace) -> None:
+        with place.held():
+            place.write_promoted(Promotion(at=self._clock.now()))
+
+    async def _in_use(self, place: ScratchPlace) -> bool:
+        """Whether somebody is logged in: a dump of it may be running. Where that cannot be asked, somebody is."""
+        if Postmaster(place.data).process() is None:
             return False
-        server = await self._programs.server(ScratchPlace(self._directory, facts.id))
 
         def sessions() -> int:
             with server.connect() as connection:
@@ -148,9 +176,12 @@ class ScratchInstances(Scratch):
                 ).fetchone()
                 return int(str(row[0])) if row else 0
 
-        with contextlib.suppress(psycopg.OperationalError):
+        try:
+            server = await self._programs.server(place)
             return await asyncio.to_thread(sessions) > 0
-        return False
+        except (psycopg.OperationalError, UserError) as error:
+            log.warning("scratch_not_asked: %s: %s", place.folder, error)
+            return True
 
     async def _removed(self, place: ScratchPlace) -> None:
         server = await self._programs.server(place)
@@ -162,6 +193,7 @@ class ScratchInstances(Scratch):
         return [facts for facts in found if facts is not None]
 
     def _sweep_junk(self) -> None:
+        ScratchPlace.remove_rest(self._directory)
         for place in ScratchPlace.all(self._directory):
             if place.claim() is None and not place.busy():
                 age = self._clock.now().timestamp() - place.folder.stat().st_mtime

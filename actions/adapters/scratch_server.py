@@ -56,6 +56,9 @@ class RecoveringServer:
         place.log.touch(mode=0o640)
         self._own(place.folder, socket)
         self._offset = place.log.stat().st_size
+        now = datetime.now(UTC)
+        place.check_here(now)
+        place.write_holder(now)
         if Postmaster(place.data).process() is None:
             (place.data / "postmaster.pid").unlink(missing_ok=True)
         self._program = Program.start(
@@ -75,6 +78,7 @@ class RecoveringServer:
         if self._program is not None:
             self._program.kill()
             self._program = None
+        self.place.drop_holder()
         socket = socket_directory(self.place.folder.absolute())
         if socket.parent != self.place.folder.absolute():
             shutil.rmtree(socket, ignore_errors=True)

@@ -5,7 +5,8 @@
 <directory>/<id>/data/          PGDATA, with a configuration of ours
 <directory>/<id>/wal/           archived segments, fetched; `restore_command` copies from here
 <directory>/<id>/promoted.json  written before it is promoted: it is a server of its own from then on
-<directory>/<id>/lock           held by the restore as long as it works
+<directory>/<id>/machine.json   where its server runs; another machine on the same volume sees no process of it
+<directory>/<id>/lock           held by the restore as long as it works, and by whoever promotes or sweeps it
 <directory>/<id>/postgres.log
 """
 
@@ -15,10 +16,11 @@ import fcntl
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +33,11 @@ from actions.site import Frozen
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 T = TypeVar("T", bound=Frozen)
+
+HELD_FOR = timedelta(hours=1)
+"""How long a machine that has said nothing since still has what it runs. Its worker says it every few minutes."""
+LOCK_TRIES, LOCK_PAUSE = 10, 0.02  # somebody may just have looked whether it is held
+GONE = ".removed-"  # in the name of a folder that is being removed
 
 
 class Claim(Frozen):
@@ -50,6 +57,18 @@ class Promotion(Frozen):
     """When it was promoted."""
 
     at: AwareDatetime
+
+
+class Holder(Frozen):
+    """Whose process the server is."""
+
+    machine: str
+    at: AwareDatetime  # when it last said so
+
+
+def this_machine() -> str:
+    """Workers on one volume have names of their own, as pods do."""
+    return socket.gethostname()
 
 
 class ScratchPlace:
@@ -88,11 +107,39 @@ class ScratchPlace:
     def write_promoted(self, promotion: Promotion) -> None:
         _write(self.folder / "promoted.json", promotion)
 
+    # ------------------------------------------------------------ where its server runs
+
+    def elsewhere(self, now: datetime) -> Holder | None:
+        """The other machine that runs it, as far as one can know."""
+        found = _read(self.folder / "machine.json", Holder)
+        return None if found is None or found.machine == this_machine() or now - found.at > HELD_FOR else found
+
+    def check_here(self, now: datetime) -> None:
+        """Raises UserError while another machine runs it."""
+        if (held := self.elsewhere(now)) is not None:
+            raise UserError(
+                f"Scratch instance `{self.folder.name}` runs on `{held.machine}`, seen at {held.at:%H:%M:%S} UTC, not "
+                f"on `{this_machine()}`. Ask there; if that machine is gone, remove "
+                f"`{self.folder / 'machine.json'}`, or wait {HELD_FOR.total_seconds() / 60:.0f} min."
+            )
+
+    def write_holder(self, now: datetime) -> None:
+        """This machine runs it."""
+        _write(self.folder / "machine.json", Holder(machine=this_machine(), at=now))
+
+    def drop_holder(self) -> None:
+        """This machine runs it no more."""
+        found = _read(self.folder / "machine.json", Holder)
+        if found is not None and found.machine == this_machine():
+            (self.folder / "machine.json").unlink(missing_ok=True)
+
+    # ------------------------------------------------------------ who is at work in it
+
     def busy(self) -> bool:
         """Whether a restore is at work in it."""
         try:
             with (self.folder / "lock").open("a") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
         except BlockingIOError:
@@ -101,13 +148,19 @@ class ScratchPlace:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold it while it is made; the kernel lets go when this process dies. Raises UserError when it is held."""
+        """Hold it while it is made, promoted or swept; the kernel lets go when this process dies. Raises UserError when
+        it is held."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"Scratch instance `{self.folder.name}` is being made already. Wait for it.") from error
+            for left in reversed(range(LOCK_TRIES)):
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if not left:
+                        text = f"Somebody is at work in scratch instance `{self.folder.name}`. Wait for it."
+                        raise UserError(text) from error
+                    time.sleep(LOCK_PAUSE)
             yield
 
     def clear(self) -> None:
@@ -119,9 +172,19 @@ class ScratchPlace:
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the whole folder."""
-        self.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the whole folder. It is gone at once: nobody sees it half removed."""
+        gone = self.folder.with_name(f".{self.folder.name}{GONE}{time.time_ns()}")
+        try:
+            self.folder.rename(gone)
+        except FileNotFoundError:
+            return
+        _remove(gone)
+
+    @staticmethod
+    def remove_rest(directory: Path) -> None:
+        """What a removal has left that was broken off."""
+        for folder in directory.glob(f".*{GONE}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def write_claim(self, claim: Claim) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

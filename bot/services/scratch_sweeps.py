@@ -10,7 +10,7 @@ import structlog
 from actions.backup.physical import ScratchFacts, ScratchState
 from actions.errors import DrError
 from actions.ports import Ports
-from storage import outbox, timeline
+from storage import outbox, runs, timeline
 from storage.leftovers import traces
 from storage.session import Database
 
@@ -36,11 +36,16 @@ class ScratchSweeps:
 
     async def sweep(self) -> list[ScratchFacts]:
         """What was removed now."""
-        gone = list(await self._ports.scratch.sweep())
+        gone = list(await self._ports.scratch.sweep(self._wanted))
         for facts in gone:
             await self._note(facts)
             log.info("scratch_removed", scratch=facts.id, server=facts.server, state=facts.state)
         return gone
+
+    async def _wanted(self, scratch: str) -> bool:
+        """By a run that is not over, or by a plan that waits for signatures."""
+        async with self._database.session() as session:
+            return await runs.wants(session, f"scratch:{scratch}")
 
     async def _note(self, facts: ScratchFacts) -> None:
         broken = facts.state is ScratchState.BROKEN

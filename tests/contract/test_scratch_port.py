@@ -15,10 +15,15 @@ from actions.ports import PhysicalBackups, PostgresAdmin, Scratch, no_progress
 from tests.fakes.clock import TravellingClock
 from tests.fakes.history import with_history
 from tests.fixtures.physical import Past
+from tests.fixtures.waiting import eventually
 from tests.physical_world import SERVER
 
 MARK = "drbot:scratch:contract"
 LIFETIME = timedelta(hours=12)
+
+
+async def by_nobody(_: str) -> bool:
+    return False
 
 
 @dataclass
@@ -91,19 +96,35 @@ async def test_a_promoted_one_is_a_server_of_its_own_and_is_never_removed(world:
     with pytest.raises(UserError):
         await world.port.discard("s1", mark=MARK)
     world.passes(2 * LIFETIME)
-    assert await world.port.sweep() == []
+    assert await world.port.sweep(by_nobody) == []
     assert await world.state() is ScratchState.PROMOTED
 
 
 async def test_those_whose_time_is_over_are_swept(world: World) -> None:
     await world.made("s1")
-    assert await world.port.sweep() == []
+    assert await world.port.sweep(by_nobody) == []
     world.passes(LIFETIME - timedelta(minutes=1))
-    assert await world.port.sweep() == []
+    assert await world.port.sweep(by_nobody) == []
     await world.port.start("s1")
     world.passes(timedelta(minutes=2))
-    assert [facts.id for facts in await world.port.sweep()] == ["s1"]
+
+    async def swept() -> bool:  # a session that has just ended may still be seen
+        return [facts.id for facts in await world.port.sweep(by_nobody)] == ["s1"]
+
+    await eventually(swept)
     assert list(await world.port.instances()) == []
+
+
+async def test_one_that_a_run_or_plan_needs_is_not_swept(world: World) -> None:
+    await world.made("s1")
+    await world.made("s2")
+    world.passes(LIFETIME + timedelta(minutes=1))
+
+    async def wanted(scratch: str) -> bool:
+        return scratch == "s1"
+
+    assert [facts.id for facts in await world.port.sweep(wanted)] == ["s2"]
+    assert [facts.id for facts in await world.port.instances()] == ["s1"]
 
 
 async def test_what_is_not_there(world: World) -> None:

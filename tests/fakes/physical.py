@@ -25,7 +25,7 @@ from actions.backup.physical import (
     ScratchState,
 )
 from actions.errors import UserError, VerificationError
-from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scratch
+from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scratch, Wanted
 from actions.site import DatabaseRef, Site
 from tests.fakes.postgres import MemoryPostgres, MemoryServer
 
@@ -98,12 +98,13 @@ class MemoryScratch(Scratch):
         await self.stop(scratch)
         del self.made[scratch]
 
-    async def sweep(self) -> Sequence[ScratchFacts]:
+    async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
         now = self._clock.now()
         due = [
             facts
             for facts in self.made.values()
-            if facts.state is ScratchState.BROKEN or (facts.expires_at <= now and facts.state in SWEPT)
+            if (facts.state is ScratchState.BROKEN or (facts.expires_at <= now and facts.state in SWEPT))
+            and not await wanted(facts.id)
         ]
         for facts in due:
             await self.discard(facts.id, mark=facts.mark)

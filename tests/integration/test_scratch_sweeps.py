@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select
@@ -11,7 +11,7 @@ from actions.backup.physical import ScratchState
 from bot.services.scratch_sweeps import ScratchSweeps
 from storage.roles import DatabaseRole
 from storage.session import Database
-from storage.tables import TimelineEntry
+from storage.tables import PlanRow, RunRow, TimelineEntry
 from tests.fakes.history import SCRATCH_ID, with_a_scratch
 
 pytestmark = pytest.mark.integration
@@ -37,4 +37,47 @@ async def test_what_was_removed_is_told(memory: Database, state: ScratchState, p
     async with memory.session() as session:
         (entry,) = (await session.execute(select(TimelineEntry))).scalars()
     assert entry.text.startswith(f"Removed scratch instance `{SCRATCH_ID}` of `primary`: {why}")
+    await at_work.dispose()
+
+
+@pytest.mark.parametrize(
+    ("state", "valid", "ended", "spared"),
+    [
+        ("awaiting", timedelta(hours=1), False, True),
+        ("awaiting", timedelta(hours=-1), False, False),
+        ("queued", timedelta(hours=-1), False, True),
+        ("asking", timedelta(hours=-1), False, True),
+        ("failed", timedelta(hours=1), True, False),
+    ],
+)
+async def test_one_that_a_plan_or_a_run_needs_stays(
+    memory: Database, state: str, valid: timedelta, ended: bool, spared: bool
+) -> None:
+    now = datetime.now(UTC)
+    async with memory.session() as session:
+        session.add(
+            PlanRow(
+                id="k7m2n3p4q5",
+                action="restore.swap",
+                document={"locks": [{"key": "database:shop", "exclusive": True}, {"key": f"scratch:{SCRATCH_ID}"}]},
+                digest="d",
+                risk="destructive",
+                plan_schema=1,
+                requester="ada",
+                reason="drill",
+                channel="C1",
+                token="t",
+                created_at=now,
+                expires_at=now + valid,
+            )
+        )
+        await session.flush()
+        session.add(RunRow(id="k7m2n3p4q5", plan_schema=1, state=state, ended_at=now if ended else None))
+    at_work = memory.acting_as(DatabaseRole.WORKER)
+    world = with_a_scratch(running=False)
+    world.clock.advance(timedelta(hours=13))
+
+    swept = await ScratchSweeps(at_work, world).sweep()
+
+    assert bool(swept) is not spared
     await at_work.dispose()
