@@ -15,11 +15,10 @@ from actions.backup.native_catalogue import PIN, VERIFIED, BaseFolder, BaseVerif
 from actions.backup.native_fetch import BaseFetch
 from actions.backup.native_find import NativeFinder
 from actions.backup.native_restore import Restoring
-from actions.backup.native_retention import Deletable, deletable
+from actions.backup.native_retention import Deletable, deletable, segment_size, stored_segments, within
 from actions.backup.native_take import Taking
 from actions.backup.native_window import start_of, window
 from actions.backup.physical import (
-    SEGMENT,
     BaseRequest,
     Expiry,
     FindRequest,
@@ -229,26 +228,18 @@ class NativeEngine(PhysicalBackups):
         return deletable(entries, archived, policy, self._clock.now())
 
     async def _archived(self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry]) -> Mapping[Segment, int]:
-        size = entries[0].manifest.segment_bytes if entries else SEGMENT
-        found: dict[Segment, int] = {}
-        for listing in await WalArchive(self._objects, policy).listings():
-            for name, facts in listing.segments.items():
-                segment = _parsed(name, size)
-                if segment is not None:
-                    found[segment] = found.get(segment, 0) + facts.bytes
-        return found
+        return stored_segments(await WalArchive(self._objects, policy).listings(), segment_size(entries))
 
     async def expire(self, server: str, expiry: Expiry) -> None:
         policy = self._site.physical_of(server)
         # Looked at anew: what has become needed meanwhile stays, and nothing goes that was not shown.
         now = await self._deletable(policy)
-        shown = [(Segment.parse(first), Segment.parse(last)) for first, last in expiry.wal]
         refused = [
             f"`{backup}`"
             for backup in now.expiry.backups
             if backup in expiry.backups and not await self._delete(await self._keys_of(policy, backup))
         ]
-        segments = [each for each in now.segments if any(_between(each, first, last) for first, last in shown)]
+        segments = within(now.segments, expiry.wal)
         archive = WalArchive(self._objects, policy)
         wal = [(bucket, archive.key(str(each))) for each in segments for bucket in policy.wal_buckets]
         if not refused and not await self._delete(wal):
@@ -284,14 +275,3 @@ class NativeEngine(PhysicalBackups):
         if any(first):
             return False
         return not any([await one(bucket, key) for bucket, key in keys[-1:]])
-
-
-def _parsed(name: str, size: int) -> Segment | None:
-    try:
-        return Segment.parse(name, size)
-    except ValueError:
-        return None
-
-
-def _between(segment: Segment, first: Segment, last: Segment) -> bool:
-    return segment.timeline_id == first.timeline_id and first.number <= segment.number <= last.number

@@ -120,6 +120,8 @@ class Restoring:
             checked_indexes=reached.checked_indexes,
             seconds=seconds.spent,
             bytes=sum(member.manifest.stored.bytes for member in members) + wal.bytes,
+            plain_bytes=sum(member.manifest.plain_bytes for member in members),
+            wal_bytes=max(0, reached.place - Lsn.parse(base.start_lsn)),
         )
         await asyncio.to_thread(place.write_restored, restored)
         return restored

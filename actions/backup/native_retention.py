@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from actions.backup.physical import Expiry, Lsn, PhysicalEntry
+from actions.backup.physical import SEGMENT, Expiry, Lsn, PhysicalEntry
 from actions.backup.retention import retained
 from actions.backup.segments import Segment
+from actions.backup.wal import WalListing
+from actions.errors import PermanentError
 from actions.site import PhysicalPolicy
+
+SMALLEST, LARGEST = 1 << 20, 1 << 30
+"""Bytes of a segment, by `initdb --wal-segsize`; a power of two."""
 
 NOT_OURS = "its manifest is not signed by us, so nobody knows how old it is: people decide"
 
@@ -57,6 +62,48 @@ def _unneeded(
         return segment.end > begin or any(segment.start <= stop and segment.end > start for start, stop in spans)
 
     return sorted((each for each in archived if not needed(each)), key=lambda each: (each.timeline_id, each.number))
+
+
+def segment_size(entries: Sequence[PhysicalEntry]) -> int:
+    """Bytes of a segment, by the newest backup whose manifest we have signed: what others write into the bucket must
+    not steer what is deleted. Raises PermanentError for a size that no server has."""
+    ours = [entry.manifest for entry in entries if entry.trusted]
+    if not ours:
+        return SEGMENT
+    newest = max(ours, key=lambda manifest: manifest.finished_at)
+    size = newest.segment_bytes
+    if not (SMALLEST <= size <= LARGEST) or size & (size - 1):
+        raise PermanentError(
+            f"Base backup `{newest.id}` of `{newest.server}` speaks of WAL segments of {size} bytes, which no server "
+            "has. Nothing is deleted. Look who signed it."
+        )
+    return size
+
+
+def stored_segments(listings: Sequence[WalListing], size: int) -> Mapping[Segment, int]:
+    """Stored bytes of every closed segment, over all buckets. A name that no segment of this size has is left alone."""
+    found: dict[Segment, int] = {}
+    for listing in listings:
+        for name, facts in listing.segments.items():
+            try:
+                segment = Segment.parse(name, size)
+            except ValueError:
+                continue
+            found[segment] = found.get(segment, 0) + facts.bytes
+    return found
+
+
+def within(segments: Sequence[Segment], shown: Sequence[tuple[str, str]]) -> list[Segment]:
+    """Those that lie in one of the stretches that were shown, of which the first and the last are named."""
+    if not segments:
+        return []
+    size = segments[0].size
+    edges = [(Segment.parse(first, size), Segment.parse(last, size)) for first, last in shown]
+    return [each for each in segments if any(_between(each, first, last) for first, last in edges)]
+
+
+def _between(segment: Segment, first: Segment, last: Segment) -> bool:
+    return segment.timeline_id == first.timeline_id and first.number <= segment.number <= last.number
 
 
 def stretches(segments: Sequence[Segment]) -> list[tuple[Segment, Segment]]:

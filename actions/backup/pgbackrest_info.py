@@ -246,11 +246,10 @@ def _without_wal(backup: Backup, archive: Archive | None) -> str | None:
         return None
     if archive is None or archive.min is None or archive.max is None:
         return f"`{backup.label}` needs WAL from `{start}` to `{stop}`, and the archive holds none."
-    # Segments of a later timeline sort behind; the numbers alone count.
-    first, last = Segment.parse(archive.min).number, Segment.parse(archive.max).number
-    if Segment.parse(start).number < first and start[:8] == archive.min[:8]:
+    # Segments of a later timeline sort behind; the numbers alone count, and sort by their digits whatever their size.
+    if start[8:] < archive.min[8:] and start[:8] == archive.min[:8]:
         return f"`{backup.label}` needs WAL from `{start}`, and the archive begins with `{archive.min}`."
-    if Segment.parse(stop).number > last and stop[:8] == archive.max[:8]:
+    if stop[8:] > archive.max[8:] and stop[:8] == archive.max[:8]:
         return f"`{backup.label}` needs WAL up to `{stop}`, and the archive ends with `{archive.max}`."
     return None
 

@@ -14,9 +14,9 @@ from actions.backup.chain import base_for
 from actions.backup.native_window import start_of
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Backup, Stanza, entries_of
-from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest, RestoreOrder
+from actions.backup.pgbackrest_tools import PgBackRest, RestoreOrder
 from actions.backup.pgbackrest_wal import Fetched, PgBackRestWal
-from actions.backup.physical import Phase, PhysicalEntry, ScratchRequest, ScratchRestored
+from actions.backup.physical import Lsn, Phase, PhysicalEntry, ScratchRequest, ScratchRestored
 from actions.backup.physical_tools import Replay, ScratchServers
 from actions.backup.progress import Shown
 from actions.backup.scratch_budget import RESERVE, claim
@@ -80,13 +80,15 @@ class PgBackRestRestoring:
     ) -> ScratchRestored:
         seconds = Seconds()
         backup, base = _chosen(stanza, buckets, request)
-        await asyncio.to_thread(self._claim, request, place, base)
         archive = stanza.archive_of(backup)
         if archive is None:
             raise VerificationError(f"The WAL of `{base.manifest.id}` is not archived. Use another backup.")
         where = place_of(stanza, archive, server=request.server, bucket=base.manifest.stored.bucket)
+        archived = await PgBackRestWal.of(self._program, where)
+        wal_bytes = await archived.needed(start_of(base), request.target)
+        await asyncio.to_thread(self._claim, request, place, base, wal_bytes)
         with seconds.of(Phase.FETCH):
-            wal = await self._fetched(request, where, backup, base, place, progress)
+            wal = await self._fetched(request, archived, backup, base, place, progress)
         check_span(base.manifest.stop_lsn, base.manifest.id, str(wal.end), str(wal.segments[-1]))
         order = Replay(
             target=request.target,
@@ -109,12 +111,14 @@ class PgBackRestRestoring:
             checked_pages=base.manifest.checksums,
             checked_indexes=reached.checked_indexes,
             seconds=seconds.spent,
-            bytes=backup.info.repository.size or backup.info.size + wal.bytes,
+            bytes=(backup.info.repository.size or backup.info.size) + wal.bytes,
+            plain_bytes=base.manifest.plain_bytes,
+            wal_bytes=max(0, reached.place - Lsn.parse(base.manifest.start_lsn)),
         )
         await asyncio.to_thread(place.write_restored, restored)
         return restored
 
-    def _claim(self, request: ScratchRequest, place: ScratchPlace, base: PhysicalEntry) -> None:
+    def _claim(self, request: ScratchRequest, place: ScratchPlace, base: PhysicalEntry, wal_bytes: int) -> None:
         now = self._clock.now()
         wanted = Claim(
             id=request.id,
@@ -122,7 +126,7 @@ class PgBackRestRestoring:
             mark=request.mark,
             made_at=now,
             expires_at=now + (request.keep or self._budget.lifetime),
-            wanted_bytes=int(base.manifest.plain_bytes * SPARE),
+            wanted_bytes=int(base.manifest.plain_bytes * SPARE) + wal_bytes,
             superuser=base.manifest.superuser,
             system_id=base.manifest.system_id,
         )
@@ -131,7 +135,7 @@ class PgBackRestRestoring:
     async def _fetched(
         self,
         request: ScratchRequest,
-        where: ArchivePlace,
+        archived: PgBackRestWal,
         backup: Backup,
         base: PhysicalEntry,
         place: ScratchPlace,
@@ -159,9 +163,8 @@ class PgBackRestRestoring:
         )
         for folder in (place.folder, place.wal):
             await self._program.own(folder)
-        wal = await PgBackRestWal.of(self._program, where)
         async with together() as group:
-            fetched = group.create_task(wal.fetch(start_of(base), request.target, place.wal, of_wal))
+            fetched = group.create_task(archived.fetch(start_of(base), request.target, place.wal, of_wal))
             group.create_task(self._program.restore(request.server, order, of_files))
         return fetched.result()
 

@@ -68,6 +68,11 @@ class PgBackRestWal:
                 )
         return Timelines.alone(start.timeline_id)
 
+    async def needed(self, start: WalStart, target: RecoveryTarget) -> int:
+        """Plain bytes of what `fetch` will bring. Raises what `fetch` raises."""
+        wanted, _ = self._wanted(await self.way(start, target.timeline_id), start, target)
+        return sum(segment.size for segment in wanted)
+
     async def fetch(self, start: WalStart, target: RecoveryTarget, into: Path, shown: Callable[[int], None]) -> Fetched:
         """Everything from `start` on that a replay to `target` needs, and its history.
 

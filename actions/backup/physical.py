@@ -5,6 +5,7 @@ They belong to a server, not to a database: WAL is shared by all databases of a 
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -193,7 +194,9 @@ class ScratchRestored(Frozen):
     checked_pages: bool
     checked_indexes: tuple[str, ...] = ()  # databases whose indexes were compared with their tables
     seconds: Mapping[str, float] = {}  # by Phase
-    bytes: int = 0
+    bytes: int = 0  # fetched, as stored
+    plain_bytes: int = 0  # of the base backup and what it rests on, unpacked
+    wal_bytes: int = 0  # replayed
 
 
 class Change(StrEnum):
@@ -301,5 +304,8 @@ class Proof(Frozen):
     rpo: timedelta  # from the newest reachable commit to the moment of the test
     seconds: Mapping[str, float] = {}
     bytes: int = 0
+    # Left out where they were not measured: a proof that was signed before there were such figures stays signed.
+    plain_bytes: int = Field(default=0, exclude_if=operator.not_)
+    wal_bytes: int = Field(default=0, exclude_if=operator.not_)
     checks: Mapping[str, str] = Field(default_factory=dict)  # what was checked -> what came out
     problem: str | None = None

@@ -13,6 +13,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from actions.backup.physical import Change, Moment, PhysicalEntry, RecoveryTarget, RecoveryWindow, ScratchFacts
+from actions.backup.proofs import Proofs
 from actions.backup.tables import TableName
 from actions.contract import (
     Action,
@@ -35,10 +36,11 @@ from actions.steps.finding import AROUND, around, line, moments_of, newest
 from actions.steps.moments import exact, moment_of
 from actions.steps.naming import job_name, label, scratch_mark
 from actions.steps.phrases import size, span
-from actions.steps.recovery import Aim, Forecast, aim_before, base_for, forecast, loss_words, unreachable
+from actions.steps.recovery import Aim, Forecast, aim_before, base_for, forecast, loss_words, measured, unreachable
 from actions.steps.scratch import CheckScratch, RestoreScratch, StartScratch
 from actions.steps.scratch_facts import BaseIs, ScratchRoom, no_room
 
+RECENT = 10  # restore tests that are looked through for measured rates
 ROOM = 1.3
 """A scratch instance takes its databases, the WAL beside them, and for a while a part of what it is made of."""
 
@@ -172,12 +174,13 @@ async def _look(ports: Ports, database: Database, aim: Aim, params: PointParams)
     if why is not None:
         raise UserError(why)
     instances = tuple(await ports.scratch.instances())
+    tests = await Proofs(ports.objects, ports.secrets).newest(ports.site.physical_of(server), limit=RECENT)
     return _Scene(
         database=database,
         base=base,
         windows=windows,
         instances=instances,
-        forecast=forecast(entries, base, aim, windows, instances),
+        forecast=forecast(entries, base, aim, windows, measured(server, instances, tests)),
         room=int(max(base.manifest.server_bytes, base.manifest.plain_bytes) * ROOM),
     )
 

@@ -60,7 +60,8 @@ class Expire(Action[ExpireParams]):
                 *(Lock(key=f"dump:{key}") for key in databases),
                 *(Lock(key=f"base:{server}") for server in servers),
                 *(Lock(key=f"proof:{server}") for server in servers),
-                # A restore reads backups for as long as it has its database; it makes this give way.
+                # Nobody may be reading them for a restore: that shares it, and one of an incident makes this give way.
+                *(Lock(key=f"physical:{server}") for server in servers),
                 *(Lock(key=f"database:{key}", exclusive=False) for key in databases),
             ),
             steps=tuple(steps),

@@ -191,6 +191,8 @@ class LookThrough(Step):
             rpo=timedelta(0) if newest is None else max(timedelta(0), facts.made_at - newest),
             seconds=restored.seconds,
             bytes=restored.bytes,
+            plain_bytes=restored.plain_bytes,
+            wal_bytes=restored.wal_bytes,
             checks=checks,
             problem=f"{'; '.join(problems)}." if problems else None,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from actions.backup.physical import (
@@ -10,9 +10,11 @@ from actions.backup.physical import (
     Moment,
     Phase,
     PhysicalEntry,
+    Proof,
     RecoveryTarget,
     RecoveryWindow,
     ScratchFacts,
+    ScratchRestored,
 )
 from actions.errors import UserError
 from actions.site import Frozen
@@ -24,6 +26,9 @@ FETCH_RATE = 100_000_000
 
 REPLAY_RATE = 50_000_000
 """Bytes of WAL per second: it is replayed by one process (reports speak of 50 to 64 MB/s)."""
+
+MUCH_WAL = 256 << 20
+"""Bytes from which on a replay tells a rate."""
 
 START = timedelta(seconds=10)
 """Claiming room, starting, stopping."""
@@ -164,27 +169,55 @@ class Forecast(Frozen):
         return f"{span(self.total)} at {rates}, RTO {span(rto)}"
 
 
+class Measured(Frozen):
+    """What one restore of the server took."""
+
+    at: datetime
+    plain_bytes: int
+    wal_bytes: int
+    seconds: Mapping[str, float]
+
+    @property
+    def fixed(self) -> float:
+        """Seconds of all that is done to the files of the backup."""
+        return sum(self.seconds.get(phase, 0.0) for phase in (Phase.FETCH, Phase.COMBINE, Phase.CHECK))
+
+    @property
+    def replay_rate(self) -> float | None:
+        """Bytes of WAL per second; None where so little was replayed that the start of the server outweighs it."""
+        seconds = self.seconds.get(Phase.REPLAY, 0.0)
+        return self.wal_bytes / seconds if self.wal_bytes >= MUCH_WAL and seconds > 0 else None
+
+
+def measured(server: str, instances: Sequence[ScratchFacts], proofs: Sequence[Proof]) -> list[Measured]:
+    """The restores of the server that tell rates, newest first: instances that are there, and tests, which are kept."""
+    found: list[tuple[datetime, ScratchRestored | Proof]] = []
+    found += [(facts.made_at, facts.restored) for facts in instances if facts.restored and facts.server == server]
+    found += [(proof.proven_at, proof) for proof in proofs if proof.server == server]
+    restores = [
+        Measured(at=at, plain_bytes=each.plain_bytes, wal_bytes=each.wal_bytes, seconds=each.seconds)
+        for at, each in found
+    ]
+    told = [each for each in restores if each.plain_bytes > 0 and each.fixed > 0]
+    return sorted(told, key=lambda each: each.at, reverse=True)
+
+
 def forecast(
     entries: Sequence[PhysicalEntry],
     base: PhysicalEntry,
     aim: Aim,
     windows: Sequence[RecoveryWindow],
-    instances: Sequence[ScratchFacts],
+    restores: Sequence[Measured],
 ) -> Forecast:
-    """From the bytes that are fetched and replayed, at the rates of this server's last restore where there is one."""
+    """From the plain bytes that are fetched and replayed, at the rates of this server's last restore where there is
+    one; of replay, at those of the last one that replayed much."""
     fetched = sum(entry.manifest.plain_bytes for entry in _chain(entries, base))
     replayed = _replayed(base, aim, windows)
-    last = max(
-        (found for found in instances if found.restored is not None and found.server == base.manifest.server),
-        key=lambda found: found.made_at,
-        default=None,
-    )
-    restored = None if last is None else last.restored
-    fixed = (Phase.FETCH, Phase.COMBINE, Phase.CHECK)
-    if restored is None or restored.bytes <= 0 or not any(restored.seconds.get(phase) for phase in fixed):
-        return Forecast(total=_seconds(fetched / FETCH_RATE + replayed / REPLAY_RATE), measured=False)
-    rate = restored.bytes / sum(restored.seconds.get(phase, 0.0) for phase in fixed)
-    return Forecast(total=_seconds(fetched / rate + replayed / REPLAY_RATE), measured=True)
+    replay_rate = next((rate for each in restores if (rate := each.replay_rate) is not None), REPLAY_RATE)
+    if not restores:
+        return Forecast(total=_seconds(fetched / FETCH_RATE + replayed / replay_rate), measured=False)
+    rate = restores[0].plain_bytes / restores[0].fixed
+    return Forecast(total=_seconds(fetched / rate + replayed / replay_rate), measured=True)
 
 
 def _seconds(seconds: float) -> timedelta:

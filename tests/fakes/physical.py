@@ -191,6 +191,7 @@ class MemoryPhysical(PhysicalBackups):
             checked_pages=True,
             seconds={"fetch": 1.0, "replay": 2.0},
             bytes=3_000_000_000,
+            plain_bytes=3_000_000_000,
         )
         now = self._clock.now()
         self._scratch.contents[request.id] = reached.databases

@@ -11,6 +11,7 @@ import pytest
 from actions.backup.pgbackrest_info import Stanza
 from actions.backup.pgbackrest_tools import ExpireOrder
 from actions.backup.physical import (
+    SEGMENT,
     BackupKind,
     BaseRequest,
     Change,
@@ -91,6 +92,12 @@ async def test_back_to_a_time_from_the_full_backup(backed_up: PgBackRestWorld) -
     restored = await backed_up.engine.restore(request, no_progress)
     try:
         assert (restored.backup, restored.reached_at is not None) == ("base-1", True)
+        claimed = await backed_up.scratch.find("s4")
+        assert claimed is not None
+        assert claimed.bytes >= restored.plain_bytes * 1.05 + SEGMENT  # the WAL as well
+        (entry,) = [each for each in await backed_up.engine.catalogue(SERVER) if each.manifest.id == "base-1"]
+        assert restored.bytes > entry.manifest.stored.bytes
+        assert restored.wal_bytes > 0
         await backed_up.scratch.start("s4")
         assert await backed_up.rows("s4") == ["a", "b", "c"]
     finally:

@@ -10,13 +10,15 @@ from pydantic import ValidationError
 from actions.backup.physical import Change, ScratchState
 from actions.catalog.point import FindMoment, FindParams, PointParams, RestorePoint
 from actions.catalog.rescue import Rescue, RescueParams
+from actions.catalog.retention import Expire, ExpireParams
 from actions.catalog.scratch import NoParams, ScratchDiscard, ScratchList, ScratchParams
 from actions.catalog.swap import Swap, SwapParams
-from actions.contract import Plan, Verdict
+from actions.contract import Lock, Plan, Verdict
 from actions.errors import UserError
 from actions.site import DatabaseRef, ScratchBudget
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
+from tests.fakes.physical_world import with_old_backups
 from tests.fakes.world import World
 
 PRODUCTION, SHOWN = DatabaseRef("primary", "shop"), DatabaseRef(f"scratch-{SCRATCH_ID}", "shop")
@@ -183,3 +185,11 @@ async def test_instances_are_listed_and_a_promoted_one_is_never_removed() -> Non
 def _with_site(world: World, **changes: object) -> World:
     parts = {name: getattr(world, name) for name in World.__dataclass_fields__}
     return World(**{**parts, "site": world.site.model_copy(update=changes)})
+
+
+async def test_expiry_and_a_restore_that_reads_exclude_each_other() -> None:
+    reads = {lock.key: lock.exclusive for lock in (await point(with_history(), latest=True)).locks}
+    expire = await Expire().plan(ExpireParams(), with_old_backups(), PLAN_ID)
+
+    assert reads["physical:primary"] is False
+    assert Lock(key="physical:primary", exclusive=True) in expire.locks

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actions.backup.chain import chain, usable, with_chains
-from actions.backup.native_retention import deletable
+from actions.backup.native_retention import deletable, segment_size, stored_segments, within
 from actions.backup.physical import SEGMENT, BackupKind, Lsn, PhysicalEntry
 from actions.backup.segments import Segment
+from actions.backup.wal import WalListing
+from actions.errors import PermanentError
+from actions.ports import ObjectFacts
 from actions.site import PhysicalPolicy
 from tests.fakes.entries import an_entry
 
@@ -75,6 +80,42 @@ def test_what_is_pinned_or_not_ours_stays_with_its_reason() -> None:
 def test_without_a_usable_backup_no_wal_goes() -> None:
     bad = an_entry("bad", NOW - 90 * DAY, problem="its object is missing")
     assert deletable([bad], wal(9), a_policy(), NOW).segments == ()
+
+
+@pytest.mark.parametrize("mib", [1, 64, 1024])
+def test_wal_of_every_segment_size_goes_by_what_was_shown(mib: int) -> None:
+    size = mib << 20
+    listing = WalListing(
+        "b",
+        {
+            str(Segment(1, number, size)): ObjectFacts(key="", bytes=100, modified_at=NOW)
+            for number in range(1, (1 << 32) // size + 9)
+        },
+    )
+    begin = Lsn((1 << 32) + 3 * size)
+    entries = [
+        entry.model_copy(update={"manifest": entry.manifest.model_copy(update={"segment_bytes": size, **place})})
+        for age in (0, 9)
+        for entry in [an_entry(f"f{age}", NOW - age * DAY)]
+        for place in [{"start_lsn": str(begin), "stop_lsn": str(Lsn(begin + 1))}]
+    ]
+    found = deletable(entries, stored_segments([listing], segment_size(entries)), a_policy(), NOW)
+    assert found.expiry.segments == (1 << 32) // size + 2
+    assert within(found.segments, found.expiry.wal) == list(found.segments)
+    assert within(found.segments, found.expiry.wal[:0]) == []
+
+
+def test_a_forged_manifest_does_not_steer_what_goes() -> None:
+    def sized(name: str, size: int, **more: Any) -> PhysicalEntry:
+        entry = an_entry(name, NOW, **more)
+        return entry.model_copy(update={"manifest": entry.manifest.model_copy(update={"segment_bytes": size})})
+
+    forged = sized("forged", 1 << 30, problem="forged", trusted=False)
+    assert segment_size([forged, sized("ours", 1 << 24)]) == 1 << 24
+    assert segment_size([forged]) == SEGMENT
+    for odd in (0, -1, 1 << 19, 3 << 20, 1 << 31):
+        with pytest.raises(PermanentError, match="no server has"):
+            segment_size([sized("ours", odd)])
 
 
 ages = st.integers(0, 60 * 24)  # hours

@@ -11,6 +11,7 @@ from actions.backup.physical import (
     Gap,
     Moment,
     PhysicalEntry,
+    Proof,
     RecoveryTarget,
     RecoveryWindow,
     ScratchFacts,
@@ -18,7 +19,7 @@ from actions.backup.physical import (
     ScratchState,
 )
 from actions.errors import UserError
-from actions.steps.recovery import Aim, aim_before, base_for, forecast, loss_words, unreachable
+from actions.steps.recovery import Aim, aim_before, base_for, forecast, loss_words, measured, unreachable
 from tests.fakes.history import HARMED_AT, a_base
 from tests.fakes.world import START
 
@@ -104,13 +105,50 @@ def test_the_forecast_uses_the_rates_of_the_last_restore() -> None:
             timeline_id=1,
             checked_pages=True,
             seconds={"fetch": 50.0, "combine": 5.0, "check": 5.0, "replay": 100.0},
-            bytes=3_000_000_000,
+            bytes=1_000_000_000,
+            plain_bytes=3_000_000_000,
+            wal_bytes=1 << 20,
         ),
         made_at=START,
         expires_at=START,
     )
-    measured = forecast(BASES, NEW, aim, [window()], [facts])
-    assert measured.words(timedelta(minutes=1)) == "1 min 10 s at measured rates, RTO 1 min"
+    found = forecast(BASES, NEW, aim, [window()], measured("primary", [facts], []))
+    assert found.words(timedelta(minutes=1)) == "1 min 10 s at measured rates, RTO 1 min"
+    assert not measured("other", [facts], [])
+
+
+def test_a_restore_test_still_tells_the_rates_when_its_instance_is_gone() -> None:
+    aim = Aim(target=RecoveryTarget(lsn="0/43000028"), lsn="0/43000028")  # 1 GiB of WAL behind the base
+
+    def tested(at: datetime, seconds: dict[str, float], plain: int = 0, wal: int = 0) -> Proof:
+        return Proof(
+            id=f"p{at:%d%H}",
+            server="primary",
+            target=aim.target,
+            backup="new",
+            proven_at=at,
+            rto=HOUR,
+            rpo=HOUR,
+            seconds=seconds,
+            bytes=1,
+            plain_bytes=plain,
+            wal_bytes=wal,
+        )
+
+    little = tested(START, {"fetch": 30.0, "replay": 9.0}, plain=3_000_000_000, wal=1 << 20)
+    much = tested(START - HOUR, {"fetch": 90.0, "replay": 16.0}, plain=3_000_000_000, wal=1 << 30)
+    unmeasured = tested(START + HOUR, {"fetch": 1.0})
+
+    found = forecast(BASES, NEW, aim, [window()], measured("primary", [], [much, little, unmeasured]))
+
+    # 30 s for the files as the last one, 16 s for the WAL as the last one that replayed much, 10 s to start and stop.
+    assert found.words(HOUR) == "56 s at measured rates, RTO 1 h"
+
+
+def test_a_proof_that_was_signed_before_it_had_these_figures_stays_signed() -> None:
+    old = {"id": "p", "server": "s", "target": RecoveryTarget(latest=True), "backup": "b", "rto": HOUR, "rpo": HOUR}
+    proof = Proof.model_validate({**old, "proven_at": START})
+    assert not {"plain_bytes", "wal_bytes"} & proof.model_dump(mode="json").keys()
 
 
 def test_replay_is_forecast_by_the_wal_up_to_the_moment() -> None:
