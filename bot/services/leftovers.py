@@ -28,7 +28,7 @@ from storage.session import Database
 log = structlog.get_logger()
 
 EVERY = timedelta(minutes=5)
-LOADS = "load_dump"  # the kind of step that makes a complete copy
+LOADS = ("load_dump", "copy_database")  # the kinds of steps that make a complete copy
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,6 @@ def _story(item: Leftover, known: Traces | None) -> Story:
         known=True,
         ended_at=known.run.ended_at,
         succeeded=known.run.state == "succeeded",
-        whole=any(step.get("kind") == LOADS and number in known.verified for number, step in enumerate(steps)),
+        whole=any(step.get("kind") in LOADS and number in known.verified for number, step in enumerate(steps)),
         jobs=tuple(str(step["job"]) for step in steps if step.get("job")),
     )

@@ -12,8 +12,11 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from actions.backup.leftovers import QUIET, QUIET_UNKNOWN
+from actions.contract import Step
 from actions.ports import JobPhase, JobState, RoleFacts
 from actions.site import DatabaseRef
+from actions.steps.copies import LoadDump
+from actions.steps.scratch_copies import CopyDatabase
 from bot.doctor import Doctor
 from bot.services.approvals import Policy
 from bot.services.leftovers import Leftovers
@@ -50,10 +53,10 @@ def with_debris() -> World:
     return world
 
 
-async def remembered(memory: Database, state: str, *, verified: tuple[int, ...] = ()) -> None:
+async def remembered(memory: Database, state: str, *, verified: tuple[int, ...] = (), load: str = "load_dump") -> None:
     """A restore plan whose run is in this state."""
     over = state not in ("awaiting", "running", "asking", "paused")
-    steps: list[dict[str, Any]] = [{"kind": "load_dump", "job": JOB}, {"kind": "compare_copy"}]
+    steps: list[dict[str, Any]] = [{"kind": load, "job": JOB}, {"kind": "compare_copy"}]
     async with memory.session() as session:
         row = PlanRow(
             id=PLAN,
@@ -130,8 +133,9 @@ async def test_debris_is_kept_while_its_job_works(memory: Database, at_work: Dat
     assert await swept(at_work, world, idle=QUIET_UNKNOWN) == [COPY.name, ROLE]
 
 
-async def test_complete_copy_stays_while_its_role_goes(memory: Database, at_work: Database) -> None:
-    await remembered(memory, "failed", verified=(0,))
+@pytest.mark.parametrize("load", [LoadDump, CopyDatabase])
+async def test_complete_copy_stays_while_its_role_goes(memory: Database, at_work: Database, load: type[Step]) -> None:
+    await remembered(memory, "failed", verified=(0,), load=load.model_fields["kind"].default)
     world = with_debris()
     assert await swept(at_work, world) == [ROLE]
     [left] = await Leftovers(at_work, world).look()
