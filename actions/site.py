@@ -174,6 +174,7 @@ class PhysicalPolicy(Frozen):
     incremental_retention: timedelta = timedelta(days=7)
     wal_retention: timedelta = timedelta(days=7)
     minimum_fulls: int = Field(default=2, ge=1)  # never fewer usable full backups than this
+    amcheck: bool = False  # restores and restore tests compare indexes with tables
     slot: str = "drbot_wal"  # of `drbot wal`
     synchronous: bool = False  # commits wait until the archiver's disk has them
     stanza: str = ""  # of pgBackRest

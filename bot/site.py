@@ -275,6 +275,7 @@ async def _physical(plan: DrPlan, item: DatabaseBackup, secrets: Secrets) -> Phy
         incremental_retention=incremental.retention if incremental else base.retention,
         wal_retention=wal.retention if wal else base.retention,
         minimum_fulls=base.minimum,
+        amcheck=base.amcheck,
         slot=wal.slot if wal else "",
         synchronous=wal.synchronous if wal else False,
         stanza=base.stanza or server,

@@ -118,7 +118,7 @@ class RestorePoint(Action[PointParams]):
                 key=base.stored.key,
                 sha256=base.stored.sha256,
                 stanza=policy.stanza if policy.engine is EngineKind.PGBACKREST else "",
-                amcheck=params.amcheck,
+                amcheck=params.amcheck or ports.site.physical_of(database.server).amcheck,
                 keep=None if params.keep is None else timedelta(hours=params.keep),
                 mark=mark,
             ),

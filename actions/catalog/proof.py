@@ -64,6 +64,7 @@ class Prove(Action[ProveParams]):
             bucket=policy.bucket,
             endpoint=endpoint(ports, policy),
             prefix=policy.prefix,
+            amcheck=policy.amcheck,
         )
         look = LookThrough(
             server=server,

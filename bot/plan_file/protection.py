@@ -106,6 +106,8 @@ class BaseBackup(Part):
     """Usable ones that are kept whatever their age."""
     stores: tuple[Text, ...] = Field(min_length=1, max_length=1)
     """The bucket it is kept in."""
+    amcheck: bool = False
+    """Compare indexes with tables (`pg_amcheck`) in restores and restore tests; needs the extension `amcheck`."""
     stanza: Text | None = None
     """Stanza of pgBackRest; empty: the name of the server."""
     stanza_config: Text | None = None

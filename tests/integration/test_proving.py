@@ -37,6 +37,7 @@ class Proving:
 
     world: PhysicalWorld
     ports: Ports
+    name: str  # of the database
 
     async def do(self, action: str, params: Frozen, plan: str = "k7m2n3p4q5") -> RunResult:
         made = await registry.action(action).plan(params, self.ports, plan)
@@ -57,8 +58,9 @@ async def proving(past: Past, server_directory: Path) -> AsyncIterator[Proving]:
     database = Database(name=str(name), server=SERVER, owner="app", invariants=(counted,))
     memory = a_world()
     parts: dict[str, Any] = {part.name: getattr(memory, part.name) for part in fields(Ports)}
+    checking = {SERVER: world.policy.model_copy(update={"amcheck": True})}
     parts |= {
-        "site": world.site.model_copy(update={"databases": {"shop": database}}),
+        "site": world.site.model_copy(update={"databases": {"shop": database}, "physical": checking}),
         "postgres": world.postgres,
         "objects": world.objects,
         "physical": world.engine,
@@ -68,7 +70,7 @@ async def proving(past: Past, server_directory: Path) -> AsyncIterator[Proving]:
         "clock": world.clock,
     }
     ports = Ports(**parts)
-    yield Proving(world, ports)
+    yield Proving(world, ports, str(name))
     for facts in await world.scratch.instances():
         await world.scratch.stop(facts.id)
 
@@ -84,6 +86,8 @@ async def test_the_backups_alone_bring_the_server_back(proving: Proving, moment:
     assert timedelta(0) < proof.rto < timedelta(minutes=2)
     assert proof.checks["shop: documents"] == "2000"
     assert proof.checks["page checksums"] == "every page"
+    assert proof.checks["indexes"] == f"every one compared with its table in `{proving.name}`"
+    assert proof.plain_bytes > 0
     assert not await proving.world.scratch.instances()
     report = await proving.status()
     [row] = [row for row in report.rows if row[1] == "restore test"]

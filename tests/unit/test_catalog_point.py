@@ -193,3 +193,13 @@ async def test_expiry_and_a_restore_that_reads_exclude_each_other() -> None:
 
     assert reads["physical:primary"] is False
     assert Lock(key="physical:primary", exclusive=True) in expire.locks
+
+
+async def test_indexes_are_checked_where_the_plan_file_says_so() -> None:
+    world = with_history()
+    policy = world.site.physical["primary"].model_copy(update={"amcheck": True})
+
+    plan = await point(_with_site(world, physical={"primary": policy}), latest=True)
+
+    assert "page checksums and indexes checked" in plan.steps[0].after
+    assert "indexes" not in (await point(world, latest=True)).steps[0].after

@@ -42,7 +42,18 @@ async def test_the_physical_backups_of_the_shipped_plan() -> None:
     assert (policy.full_schedule, policy.incremental_every) == ("02:30 UTC", timedelta(minutes=15))
     assert (policy.full_retention, policy.wal_retention) == (timedelta(days=30), timedelta(days=7))
     assert (policy.minimum_fulls, policy.slot, policy.synchronous) == (2, "drbot_wal", False)
+    assert policy.amcheck is False
     assert (site.scratch.disk, site.scratch.instances, site.scratch.lifetime) == (200 << 30, 3, timedelta(hours=12))
+
+
+async def test_indexes_are_checked_where_the_plan_says_so() -> None:
+    values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
+    plan = load(SHIPPED)
+    [item] = plan.backups.databases
+    assert item.base is not None
+    checking = item.model_copy(update={"base": item.base.model_copy(update={"amcheck": True})})
+    wanted = plan.model_copy(update={"backups": plan.backups.model_copy(update={"databases": (checking,)})})
+    assert (await site_of(wanted, SecretReferences(values))).physical_of("primary").amcheck
 
 
 async def test_the_files_and_buckets_of_the_shipped_plan() -> None:
