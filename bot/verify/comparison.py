@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from bot.verify.checkpoints import Witnessed
 from bot.verify.findings import Tampering, Verdict
@@ -12,9 +12,16 @@ Name = Callable[[int], str]
 """Tells people which entry stands at a position."""
 
 
-def compare(shown: bytes | bytearray, witnessed: Witnessed, verdict: Verdict, name: Name) -> None:
+def compare(
+    shown: bytes | bytearray,
+    witnessed: Witnessed,
+    verdict: Verdict,
+    name: Name,
+    *,
+    own: Mapping[int, str] | None = None,
+) -> None:
     """Tell what was done to the log, and the first entry it was done to. `shown` are the hashes of its entries, made
-    from their values."""
+    from their values; `own` the checkpoints that stand beside them, where they are known."""
     verdict.entries = len(shown) // WIDTH
     verdict.witnessed = witnessed.size
     known = witnessed.hashes
@@ -28,8 +35,12 @@ def compare(shown: bytes | bytearray, witnessed: Witnessed, verdict: Verdict, na
         text = f"position {count} and {missing - 1} more after it, up to {witnessed.size}, which witnesses know"
         verdict.found(Tampering.TRUNCATED, text, position=count)
         return
-    kind = _kind(list(split(shown[first * WIDTH :])), list(split(known[first * WIDTH :])))
+    left, were = list(split(shown[first * WIDTH :])), list(split(known[first * WIDTH :]))
+    kind = _kind(left, were, anew=first == 0 or _sealed_anew(first, witnessed, own))
     verdict.found(kind, _sentence(kind, first, name), position=first)
+    if kind is Tampering.EDITED and count < witnessed.size and not set(left) & set(were):
+        text = f"position {count} and {witnessed.size - count - 1} more after it, which witnesses know"
+        verdict.found(Tampering.TRUNCATED, text, position=count)
 
 
 def _beyond(shown: bytes | bytearray, witnessed: Witnessed, verdict: Verdict) -> None:
@@ -59,12 +70,21 @@ def _first_difference(shown: bytes | bytearray, known: bytes | bytearray) -> int
     return low
 
 
-def _kind(shown: list[bytes], known: list[bytes]) -> Tampering:
-    """From the first difference on."""
+def _sealed_anew(first: int, witnessed: Witnessed, own: Mapping[int, str] | None) -> bool:
+    """Whether the checkpoints that stand beside the log are others than the witnesses', from this position on: entries
+    that were only edited are still under the old ones."""
+    return own is not None and any(
+        claim.size > first and own.get(claim.number) != claim.body for claim in witnessed.claims
+    )
+
+
+def _kind(shown: list[bytes], known: list[bytes], *, anew: bool) -> Tampering:
+    """From the first difference on. `shown` may go on behind `known`: what came last no witness has seen yet."""
     inside, were = set(shown), set(known)
-    kept = len(inside & were)
-    if kept == 0 and len(known) > 1:
-        return Tampering.REBUILT
+    if not inside & were and len(known) > 1:
+        # Nothing is left of what was sealed. By the hashes alone another log and entries that were all edited look the
+        # same; another log has other checkpoints, or begins at the first entry.
+        return Tampering.REBUILT if anew else Tampering.EDITED
     if known[0] in inside and shown[0] in were:
         return Tampering.REORDERED
     if known[0] in inside:

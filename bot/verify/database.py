@@ -79,7 +79,8 @@ def verify(url: str, witnessed: Witnessed, verdict: Verdict) -> None:
         shown = bytearray(leaves.hashes)
         for kind, key in KINDS.items():
             _values(connection, kind, key, leaves, shown, verdict)
-        compare(shown, witnessed, verdict, lambda position: _name(leaves.names[position]))
+        own = {int(row[0]): str(row[1]) for row in _rows(connection, "SELECT number, body FROM checkpoint")}
+        compare(shown, witnessed, verdict, lambda position: _name(leaves.names[position]), own=own)
         _untold(connection, verdict)
 
 

@@ -111,6 +111,42 @@ def test_the_last_entry_edited_with_its_hash(notes: LedgerForTests) -> None:
     assert first(checked(notes)) == (Tampering.EDITED, 8)
 
 
+LAST_THREE = FIFTH.replace("= 5", ">= 6")
+
+
+def several_last(notes: LedgerForTests) -> None:
+    tamper(notes, f"UPDATE timeline_entry SET actor = 'Mallory' WHERE seq IN ({LAST_THREE})")
+    rehash(notes, f"seq IN ({LAST_THREE})")
+
+
+def test_several_last_entries_edited_with_their_hashes(notes: LedgerForTests) -> None:
+    """Their checkpoints are still the witnesses', so this is no other log."""
+    several_last(notes)
+    verdict = checked(notes)
+    assert first(verdict) == (Tampering.EDITED, 6)
+    assert len(verdict.bad) == 1
+
+
+async def test_several_last_entries_edited_before_new_ones(notes: LedgerForTests) -> None:
+    several_last(notes)
+    await notes.note("no witness has seen this")
+    assert first(checked(notes)) == (Tampering.EDITED, 6)
+
+
+def test_several_last_entries_edited_and_the_tail_cut(notes: LedgerForTests) -> None:
+    several_last(notes)
+    last = FIFTH.replace("= 5", "= 8")
+    tamper(
+        notes,
+        f"DELETE FROM timeline_entry WHERE seq = ({last})",
+        "DELETE FROM leaf WHERE id = (SELECT leaf_id FROM sealed_leaf WHERE position = 8)",
+        "DELETE FROM sealed_leaf WHERE position = 8",
+    )
+    verdict = checked(notes)
+    assert first(verdict) == (Tampering.EDITED, 6)
+    assert [(bad.kind, bad.position) for bad in verdict.bad] == [(Tampering.EDITED, 6), (Tampering.TRUNCATED, 8)]
+
+
 def test_an_edited_leaf(notes: LedgerForTests) -> None:
     tamper(notes, "UPDATE leaf SET hash = sha256('x') WHERE id = (SELECT leaf_id FROM sealed_leaf WHERE position = 3)")
     assert first(checked(notes)) == (Tampering.EDITED, 3)
@@ -332,12 +368,13 @@ def edited(lines: list[str]) -> list[str]:
     ("change", "found"),
     [
         (edited, (Tampering.EDITED, 4)),
+        (lambda lines: [*lines[:-3], *(line.replace("note", "lie") for line in lines[-3:])], (Tampering.EDITED, 6)),
         (lambda lines: [*lines[:4], lines[5], lines[4], *lines[6:]], (Tampering.REORDERED, 3)),
         (lambda lines: [*lines[:4], *lines[5:]], (Tampering.DELETED, 3)),
         (lambda lines: lines[:-2], (Tampering.TRUNCATED, 7)),
         (lambda lines: [lines[0], *(line.replace("2026", "2025") for line in lines[1:])], (Tampering.REBUILT, 0)),
     ],
-    ids=["edited", "reordered", "deleted", "truncated", "rebuilt"],
+    ids=["edited", "the last edited", "reordered", "deleted", "truncated", "rebuilt"],
 )
 async def test_an_export_that_was_changed(
     notes: LedgerForTests, tmp_path: Path, change: Change, found: tuple[Tampering, int]
