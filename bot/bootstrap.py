@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +42,7 @@ from bot.services.reviews import Reviews
 from bot.services.run_control import RunControl
 from bot.services.scratch_sweeps import ScratchSweeps
 from bot.services.signing import Signing
+from bot.services.statements import Proof, Statement
 from bot.services.suspicion import Suspicion
 from bot.services.wake import Wake
 from bot.settings import Role, Settings, SlackMode
@@ -181,18 +182,18 @@ async def doctor(settings: Settings, *, quick: bool) -> list[Finding]:
         return await Doctor(database, plan, Policy(plan), world, record=watch).examine(quick=quick)
 
 
-async def adopt(settings: Settings, person: str, reason: str) -> str:
-    """Go on after the bot's own database was restored from a backup. Raises UserError when there is nothing to adopt,
-    or the person is not on the roster."""
+async def adopt(
+    settings: Settings, person: str, reason: str, prove: Callable[[str, Statement], Awaitable[Proof]]
+) -> str:
+    """Sign that the bot's own database, restored from a backup, is gone on with; `prove` shows the two pasts and has
+    the statement signed. Raises UserError when there is nothing to adopt, or the person may not."""
     async with bot_database(settings) as database:
         plan = (await plan_versions.in_force(database, settings.plan_file)).plan
-        policy = Policy(plan)
-        if person not in policy.roster:
-            raise UserError("Set DRBOT_PERSON to your short name of the roster, so that the record can name you.")
         watch = await watch_of(plan, database, secret_references(settings, plan), SystemClock())
         if watch is None:
             raise UserError("The plan file names no witnesses, so there is nothing to compare with; add `record`.")
-        return await Adoption(database, watch, SystemClock()).adopt(person, policy.name(person), reason)
+        adoption = Adoption(database, watch, Policy(plan), SystemClock())
+        return await adoption.hand_in(person, await prove(*await adoption.statement(person, reason)))
 
 
 async def export_log(settings: Settings, write: Callable[[str], object]) -> int:

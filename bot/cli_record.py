@@ -6,12 +6,16 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from actions.errors import UserError
+from bot.cli_sign import Key, person_of, proven
 from bot.settings import Settings
+
+if TYPE_CHECKING:  # the services are slow to import
+    from bot.services.statements import Proof, Statement
 
 Export = Annotated[Path | None, typer.Argument(help="An export as JSON Lines; without it the database is read.")]
 Url = Annotated[str, typer.Option(help="The bot's database. Default: DATABASE_URL.", envvar="DATABASE_URL")]
@@ -21,6 +25,13 @@ Checkpoints = Annotated[
 ]
 Keys = Annotated[
     list[str] | None, typer.Option("--key", help="The public key of the record, in base64. May be given several times.")
+]
+Accepted = Annotated[
+    list[int] | None,
+    typer.Option(help="An epoch whose start is right: you have asked who gave up the past before it, and why."),
+]
+Signers = Annotated[
+    Path | None, typer.Option(exists=True, help="Whose keys count for that, as an allowed_signers file of OpenSSH.")
 ]
 Reason = Annotated[str, typer.Option(help="Why the database has another past than the witnesses, for the record.")]
 Endpoint = Annotated[str | None, typer.Option(help="Address of the store of s3://, for stores other than AWS.")]
@@ -40,12 +51,21 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         checkpoints: Checkpoints = None,
         key: Keys = None,
         endpoint: Endpoint = None,
+        accept_epoch: Accepted = None,
+        signers: Signers = None,
     ) -> None:
         """Check an export or the database against the checkpoints of witnesses. Needs no running bot. Exit code 1 when
-        something was edited, reordered, removed or added, and the first bad entry is named."""
+        something was edited, reordered, removed or added, and the first bad entry is named; also when a past was given
+        up by `drbot record adopt`, unless its epoch is accepted here and two persons of `--signers` have signed it."""
         if export is not None and not export.exists():
             raise UserError(f"There is no file `{export}`; export one with `drbot timeline export FILE`.")
-        good, lines = _verified(export, database, checkpoints or [], key or [], endpoint)
+        if accept_epoch and signers is None:
+            raise UserError(
+                "Give `--signers FILE`, the allowed_signers of the persons you trust (`drbot proofs` writes one): an "
+                "epoch is accepted with the signatures of two of them."
+            )
+        acceptance = (tuple(accept_epoch or ()), signers)
+        good, lines = _verified(export, database, checkpoints or [], key or [], endpoint, acceptance)
         typer.echo("\n".join(lines))
         if not good:
             raise typer.Exit(1)
@@ -64,20 +84,32 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         typer.echo(f"{count} entries in {file}.")
 
     @record.command()
-    def adopt(reason: Reason) -> None:
-        """Go on after the bot's database was restored from a backup: every plan signed before is void."""
+    def adopt(reason: Reason, key: Key = None) -> None:
+        """Go on after the bot's database was restored from a backup: two persons sign with their keys which past is
+        given up, and every plan signed before is void."""
         from bot import bootstrap
 
         own = settings()
-        typer.echo(asyncio.run(bootstrap.adopt(own, own.person, reason)))
+        person = person_of(own)
+
+        async def prove(words: str, said: Statement) -> Proof:
+            typer.echo(words)
+            return await proven(said, key or own.key)
+
+        typer.echo(asyncio.run(bootstrap.adopt(own, person, reason, prove)))
 
 
 def _verified(
-    export: Path | None, url: str, sources: list[str], keys: list[str], endpoint: str | None
+    export: Path | None,
+    url: str,
+    sources: list[str],
+    keys: list[str],
+    endpoint: str | None,
+    acceptance: tuple[tuple[int, ...], Path | None],
 ) -> tuple[bool, list[str]]:
     import psycopg
 
-    from bot.verify import checkpoints, database, findings
+    from bot.verify import adoption, checkpoints, database, findings
     from bot.verify import export as exports
     from bot.verify.sources import NoCheckpointsError
     from bot.verify.sources import checkpoints as lines_of
@@ -92,7 +124,7 @@ def _verified(
     try:
         trusted = [checkpoints.public_key(key) for key in keys]
         lines = (line for source in sources for line in lines_of(source, endpoint=endpoint))
-        witnessed = checkpoints.read(lines, trusted, verdict)
+        witnessed = checkpoints.read(lines, trusted, verdict, adoption.Acceptance(*acceptance))
         if sources and not witnessed.claims:
             raise UserError("No checkpoint there is signed with this key; check `--checkpoints` and `--key`.")
         if export is not None:
@@ -103,7 +135,7 @@ def _verified(
             raise UserError("Name an export, or the bot's database with `--database`.")
     except ValueError as error:
         raise UserError("`--key` is not an Ed25519 public key: give 32 bytes in base64.") from error
-    except (NoCheckpointsError, exports.NoExportError) as error:
+    except (NoCheckpointsError, exports.NoExportError, adoption.NoProgramError) as error:
         raise UserError(str(error)) from error
     except psycopg.Error as error:
         raise UserError(f"The database cannot be read: {str(error).strip()}.") from error

@@ -11,6 +11,7 @@ from actions.errors import UserError
 from actions.ports import Clock, Secrets
 from actions.site import Bucket
 from bot.plan_file import DrPlan, Record, WitnessPlace, is_reference
+from bot.services.policy import Policy
 from bot.services.record.checkpoint import Signer, Trust
 from bot.services.record.sealer import Sealer
 from bot.services.record.watch import Watch
@@ -34,6 +35,7 @@ async def watch_of(plan: DrPlan, database: Database, secrets: Secrets, clock: Cl
         [await witness_of(plan, plan.record, place, secrets) for place in plan.record.witnesses],
         trust,
         clock,
+        keys=Policy(plan).keys,
         max_age=plan.record.max_age,
     )
 

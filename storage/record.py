@@ -77,6 +77,18 @@ async def numbered(session: AsyncSession, number: int) -> CheckpointRow | None:
     return await session.get(CheckpointRow, number)
 
 
+async def first_of(session: AsyncSession, epoch: int) -> CheckpointRow | None:
+    """The checkpoint an epoch began with; None before it is sealed."""
+    statement = select(CheckpointRow).where(col(CheckpointRow.epoch) == epoch).order_by(col(CheckpointRow.number))
+    return (await session.execute(statement.limit(1))).scalar_one_or_none()
+
+
+async def started_with(session: AsyncSession, number: int) -> LogEpoch | None:
+    """The epoch whose first checkpoint has this number."""
+    statement = select(LogEpoch).where(col(LogEpoch.number) == number - 1, col(LogEpoch.epoch) > 0)
+    return (await session.execute(statement.order_by(col(LogEpoch.epoch).desc()).limit(1))).scalar_one_or_none()
+
+
 async def after(session: AsyncSession, number: int, *, limit: int) -> Sequence[CheckpointRow]:
     """The checkpoints that follow one, in order."""
     statement = select(CheckpointRow).where(col(CheckpointRow.number) > number)

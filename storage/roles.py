@@ -120,7 +120,7 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
     "subtree": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
     "checkpoint": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
     "consumed_plan": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
-    "log_epoch": {_S: _READ, _W: _READ, _C: _READ, _L: _ADD},
+    "log_epoch": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
 }  # fmt: skip
 
 

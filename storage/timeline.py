@@ -64,8 +64,8 @@ async def about(session: AsyncSession, kind: str, name: str, value: str) -> Sequ
     return (await session.execute(statement)).scalars().all()
 
 
-async def of_kinds(session: AsyncSession, incident_id: str, kinds: Sequence[str]) -> Sequence[TimelineEntry]:
-    """The entries of some kinds, in the order they were recorded."""
+async def of_kinds(session: AsyncSession, incident_id: str | None, kinds: Sequence[str]) -> Sequence[TimelineEntry]:
+    """The entries of some kinds about an incident, or about none, in the order they were recorded."""
     statement = (
         select(TimelineEntry)
         .where(col(TimelineEntry.incident_id) == incident_id, col(TimelineEntry.kind).in_(kinds))

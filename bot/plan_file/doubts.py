@@ -116,6 +116,9 @@ def _unwitnessed(plan: DrPlan) -> Iterator[Broken]:
     if plan.record is None:
         wrong = "nobody outside the bot's own database vouches for its record, so a rewritten one is not noticed"
         yield Broken((), wrong, "add `record` with a signing key and witnesses")
+    elif sum(bool(person.keys) for person in plan.roster) < 2:
+        wrong = "fewer than two persons have keys, so nobody could go on after the bot's own database was restored"
+        yield Broken(("record",), wrong, "add `keys` to the roster: `drbot record adopt` takes two")
 
 
 def _overdue(plan: DrPlan, today: date | None) -> Iterator[Broken]:

@@ -7,13 +7,14 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from bot.verify.adoption import NOTHING, Acceptance, Change
 from bot.verify.findings import Tampering, Verdict
-from bot.verify.tree import WIDTH, Roots
+from bot.verify.tree import WIDTH, Roots, root_of
 
 
 class UnreadableError(Exception):
@@ -33,6 +34,8 @@ class Claim:
     body: str
     leaves: bytes
     consumed: Mapping[str, str]
+    facts: str = ""  # of the adoption that begins an epoch
+    proofs: tuple[str, ...] = ()
 
 
 @dataclass
@@ -55,8 +58,14 @@ def public_key(text: str) -> Ed25519PublicKey:
     return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
 
 
-def read(lines: Iterable[tuple[str, str]], keys: Iterable[Ed25519PublicKey], verdict: Verdict) -> Witnessed:
-    """Check (where, line) pairs and join what they prove. What no key has signed is told in the verdict."""
+def read(
+    lines: Iterable[tuple[str, str]],
+    keys: Iterable[Ed25519PublicKey],
+    verdict: Verdict,
+    acceptance: Acceptance = NOTHING,
+) -> Witnessed:
+    """Check (where, line) pairs and join what they prove. What no key has signed is told in the verdict, and so is
+    every past that was given up without being accepted."""
     known = {hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]: key for key in keys}
     claims: dict[int, Claim] = {}
     for where, line in lines:
@@ -71,8 +80,9 @@ def read(lines: Iterable[tuple[str, str]], keys: Iterable[Ed25519PublicKey], ver
         if other is not None and other.body != claim.body:
             text = f"{where}: two different checkpoints {claim.number} are signed: the key holder showed two pasts."
             verdict.found(Tampering.FORGED, text)
-        claims[claim.number] = claim
-    return _joined(sorted(claims.values(), key=lambda item: item.number), verdict)
+        if other is None or claim.facts or not other.facts:
+            claims[claim.number] = claim
+    return _joined(sorted(claims.values(), key=lambda item: item.number), verdict, acceptance)
 
 
 def _claim(where: str, line: str, known: Mapping[str, Ed25519PublicKey], verdict: Verdict) -> Claim | None:
@@ -80,9 +90,14 @@ def _claim(where: str, line: str, known: Mapping[str, Ed25519PublicKey], verdict
         found = json.loads(line)
         body, signature = str(found["body"]), base64.b64decode(found["signature"], validate=True)
         leaves = base64.b64decode(found.get("leaves", ""), validate=True)
-        claim = parsed(body, leaves)
+        adopted = found.get("adoption") or {}
+        claim = replace(
+            parsed(body, leaves),
+            facts=str(adopted.get("facts", "")),
+            proofs=tuple(str(proof) for proof in adopted.get("proofs", ())),
+        )
         key = known.get(_words(body, "key")[0][0])
-    except (ValueError, KeyError, TypeError, IndexError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, binascii.Error) as error:
         raise UnreadableError from error
     if key is None:
         verdict.found(Tampering.FORGED, f"{where}: checkpoint {claim.number} is signed with a key that is not trusted.")
@@ -116,13 +131,14 @@ def _words(body: str, name: str) -> list[list[str]]:
     return [line.split(" ")[1:] for line in body.splitlines() if line.startswith(f"{name} ")]
 
 
-def _joined(claims: list[Claim], verdict: Verdict) -> Witnessed:
+def _joined(claims: list[Claim], verdict: Verdict, acceptance: Acceptance) -> Witnessed:
     witnessed = Witnessed(claims=claims)
     roots, epoch = Roots(), 0
     for claim in claims:
         have = len(witnessed.hashes) // WIDTH
         if claim.epoch != epoch:
-            roots = _begin(witnessed, claim, epoch, verdict)
+            _given_up(witnessed, claim, epoch, verdict, acceptance)
+            roots = _begin(witnessed, claim)
             epoch, have = claim.epoch, len(witnessed.hashes) // WIDTH
         if witnessed.beyond or claim.base > have:
             witnessed.beyond.append(claim)
@@ -145,13 +161,39 @@ def _joined(claims: list[Claim], verdict: Verdict) -> Witnessed:
     return witnessed
 
 
-def _begin(witnessed: Witnessed, claim: Claim, epoch: int, verdict: Verdict) -> Roots:
-    """A person started a new epoch: what is behind its base was given up."""
-    lost = witnessed.size - claim.base
-    verdict.notes.append(
-        f"Epoch {claim.epoch} began with checkpoint {claim.number} ({claim.at}): {max(0, lost)} entries that witnesses "
-        f"knew in epoch {epoch} were given up. Ask who did so, and why: `drbot record adopt` is on the timeline."
+def _given_up(witnessed: Witnessed, claim: Claim, epoch: int, verdict: Verdict, acceptance: Acceptance) -> None:
+    """A new epoch began: what is behind its base was given up. That is as bad as a rebuilt log, unless the reader
+    accepts it and two persons have signed for just this change."""
+    lost = max(0, witnessed.size - claim.base)
+    text = (
+        f"epoch {claim.epoch} began with checkpoint {claim.number} ({claim.at}): {lost} entries that witnesses knew in "
+        f"epoch {epoch} were given up"
     )
+    if claim.epoch not in acceptance.epochs:
+        ask = "ask who did so, and why (`drbot record adopt` is on the timeline); if it was right, add"
+        verdict.found(Tampering.GIVEN_UP, f"{text}; {ask} `--accept-epoch {claim.epoch} --signers FILE`")
+        return
+    earlier = [item for item in witnessed.claims if item.number < claim.number and item.epoch < claim.epoch]
+    newest = max(earlier, key=lambda item: item.number, default=None)
+    before = witnessed.hashes[: claim.base * WIDTH]
+    whole = len(before) == claim.base * WIDTH and len(claim.leaves) == (claim.size - claim.base) * WIDTH
+    change = Change(
+        epoch=claim.epoch,
+        base=claim.base,
+        number=claim.number - 1,
+        given_up=None if newest is None else (newest.number, newest.size, newest.root.hex()),
+        kept=lambda size: (
+            root_of((before + claim.leaves)[: size * WIDTH]).hex() if whole and size <= claim.size else ""
+        ),
+    )
+    problem = acceptance.problem(change, claim.facts, claim.proofs)
+    if problem:
+        verdict.found(Tampering.GIVEN_UP, f"{text}; this cannot be accepted: {problem}")
+        return
+    verdict.notes.append(f"Accepted: {text}, signed by {', '.join(acceptance.signers_of(claim.proofs))}.")
+
+
+def _begin(witnessed: Witnessed, claim: Claim) -> Roots:
     del witnessed.hashes[claim.base * WIDTH :]
     witnessed.beyond.clear()
     roots = Roots()

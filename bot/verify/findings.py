@@ -18,6 +18,7 @@ class Tampering(StrEnum):
     REBUILT = "rebuilt log"
     REWRITTEN = "rewritten part"  # a witness has only the root of that part
     FORGED = "forged checkpoint"
+    GIVEN_UP = "given up past"  # an epoch began with another past, and nobody here says that this is right
     MISSING = "missing entry"  # something happened, or is stored, that the log does not have
 
 

@@ -13,14 +13,16 @@ from sqlalchemy.exc import DBAPIError
 
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
 from actions.merkle import Tree
-from bot.services.record.adoption import Adoption
+from bot.services.record.adoption import begin
 from bot.services.record.checkpoint import Checkpoint, Signed
 from bot.services.record.witness import newest_of
 from storage import record, timeline
 from storage.roles import DatabaseRole
 from storage.session import NotAllowedError
 from storage.tables import PlanRow, RunRow, SignatureRow
+from tests.fixtures.adopting import AdoptersForTests
 from tests.fixtures.ledger import LedgerForTests
+from tests.fixtures.ssh_keys import MakeKey
 
 pytestmark = pytest.mark.integration
 
@@ -300,7 +302,8 @@ async def test_places_that_nobody_signed_are_not_built_on(ledger: LedgerForTests
         await ledger.sealer().seal()
 
 
-async def test_adopting_starts_an_epoch_in_which_the_past_is_void(ledger: LedgerForTests) -> None:
+async def test_adopting_starts_an_epoch_in_which_the_past_is_void(ledger: LedgerForTests, make_key: MakeKey) -> None:
+    both = AdoptersForTests(ledger, make_key)
     await ledger.sealed("one")
     earlier = await a_plan(ledger, "before0001", started=False)
     await ledger.sealed()  # three leaves: this is what the backup has
@@ -308,15 +311,18 @@ async def test_adopting_starts_an_epoch_in_which_the_past_is_void(ledger: Ledger
     await ledger.sealed("two")
     await forget(ledger, used.id, above=3)
     cli = ledger.memory.acting_as(DatabaseRole.CLI)
-    adoption = Adoption(cli, ledger.watch(database=cli), ledger.clock)
+    adoption = both.adoption(cli)
     with pytest.raises(UserError, match="Say why"):
-        await adoption.adopt("olivia", "Olivia Ortega", " ")
-    said = await adoption.adopt("olivia", "Olivia Ortega", "the disk failed")
+        await adoption.statement("olivia", " ")
+    words, _ = await adoption.statement("olivia", "the disk failed")
+    assert "agree on 3 entries. 2 more that the witnesses know are given up; 0 that only this database" in words
+    assert "a second person must run the same command" in await both.signs(adoption, "olivia")
+    watch, clock = ledger.watch(), ledger.as_clock
+    assert not await begin(clock, ledger.watch(database=clock), ledger.clock)  # one person is not enough
+    assert "the sealer starts epoch 1" in await both.signs(adoption, "daniel")
+    assert await begin(clock, ledger.watch(database=clock), ledger.clock)
     await cli.dispose()
-    assert "agree on 3 entries; 2 more" in said
-    assert "started epoch 1" in said
 
-    watch = ledger.watch()
     assert not await watch.may_claim()  # not before the sealer knows what is used up
     await ledger.sealed()
     assert await watch.may_claim()
@@ -331,7 +337,7 @@ async def test_adopting_starts_an_epoch_in_which_the_past_is_void(ledger: Ledger
     assert newest is not None
     assert (newest.epoch, newest.base) == (1, 3)
     with pytest.raises(UserError, match="nothing to adopt"):
-        await Adoption(ledger.memory, watch, ledger.clock).adopt("olivia", "Olivia Ortega", "again")
+        await both.adoption(ledger.memory).statement("olivia", "again")
 
 
 async def test_what_a_witness_knows_as_used_never_starts(ledger: LedgerForTests) -> None:
@@ -343,10 +349,10 @@ async def test_what_a_witness_knows_as_used_never_starts(ledger: LedgerForTests)
         assert await ledger.watch().void(session, row, started=True) == ""
 
 
-async def test_no_witness_no_new_epoch(ledger: LedgerForTests) -> None:
+async def test_no_witness_no_new_epoch(ledger: LedgerForTests, make_key: MakeKey) -> None:
     await ledger.sealed("one", "two")
     await forget(ledger, above=0)
-    await Adoption(ledger.memory, ledger.watch(), ledger.clock).adopt("olivia", "Olivia Ortega", "the disk failed")
+    await AdoptersForTests(ledger, make_key).adopt(ledger.memory)
     for witness in ledger.kept:
         witness.away = True
     with pytest.raises(TemporaryError, match="No witness can be read"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import text
 
 from actions.adapters.clock import SystemClock
 from actions.adapters.secrets import SecretReferences
@@ -19,6 +20,7 @@ from bot.doctor import Doctor
 from bot.plan_file import DrPlan, dump
 from bot.sealing import sealer_of, watch_of
 from bot.services.record.health import health
+from bot.services.statements import Proof
 from bot.services.wake import Wake
 from bot.settings import Settings
 from storage.roles import DatabaseRole
@@ -98,7 +100,14 @@ async def test_who_adopts_is_a_person_of_the_roster_and_has_a_cause(memory: Data
     path = tmp_path / "dr-plan.yml"
     path.write_text(dump(a_plan_with_a_witness(tmp_path)))
     settings = Settings.model_validate({"database_url": memory.url, "plan_file": path})
-    with pytest.raises(UserError, match="DRBOT_PERSON"):
-        await bootstrap.adopt(settings, "mallory", "because")
+
+    async def never(words: str, said: object) -> Proof:
+        raise AssertionError(words)
+
+    with pytest.raises(UserError, match="`mallory` is not on the roster"):
+        await bootstrap.adopt(settings, "mallory", "because", never)
+    async with memory.session() as session:
+        refused = await session.execute(text("SELECT account, code FROM refusal"))
+        assert [tuple(row) for row in refused] == [("mallory", "not_on_roster")]
     with pytest.raises(UserError, match="nothing to adopt"):
-        await bootstrap.adopt(settings, "olivia", "because")
+        await bootstrap.adopt(settings, "olivia", "because", never)

@@ -17,12 +17,13 @@ from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.contract import Verdict
 from bot.doctor import Doctor
 from bot.services.cards import PlanState
-from bot.services.record.adoption import Adoption
 from bot.services.record.checkpoint import Signed, Signer
 from storage.session import Database
 from tests.fakes.toy import WORLD
+from tests.fixtures.adopting import AdoptersForTests
 from tests.fixtures.ledger import LedgerForTests
 from tests.fixtures.office import OfficeForTests
+from tests.fixtures.ssh_keys import MakeKey
 from tests.integration.test_office import a_plan, approve
 
 pytestmark = [pytest.mark.integration, pytest.mark.attack]
@@ -62,6 +63,7 @@ async def test_a_used_signature_is_not_revived_by_a_restore(
     restored: Database,
     pg_server: EmbeddedPostgres,
     tmp_path: Path,
+    make_key: MakeKey,
 ) -> None:
     async with sealed.sealing():
         async with office.working():
@@ -81,6 +83,7 @@ async def test_a_used_signature_is_not_revived_by_a_restore(
     again = OfficeForTests(restored, office.plan)
     after = LedgerForTests(restored, office.clock)
     after.key, after.public, after.trust, after.kept = sealed.key, sealed.public, sealed.trust, sealed.kept
+    both = AdoptersForTests(after, make_key)
     again.record = after.watch(database=again.at_work, patience=PATIENCE)
     try:
         async with after.sealing(), again.working():
@@ -90,9 +93,11 @@ async def test_a_used_signature_is_not_revived_by_a_restore(
             findings = await Doctor(again.at_work, again.plan, again.policy, again.ports, record=again.record)._sealed()
             assert any(item.verdict is Verdict.STOP and "restored from a backup" in item.detail for item in findings)
 
-            watch = after.watch(database=again.at_terminal)
-            said = await Adoption(again.at_terminal, watch, again.clock).adopt("olivia", "Olivia Ortega", "disk failed")
-            assert "Every plan signed before is void" in said
+            adoption = both.adoption(again.at_terminal)
+            await both.signs(adoption, "olivia")
+            await asyncio.sleep(0.3)
+            assert (await again.desk.plan_card(card.token)).state is PlanState.APPROVED  # one person is not enough
+            assert "Every plan signed before is void" in await both.signs(adoption, "daniel")
             ended = await again.until(card, PlanState.VOID)
             assert "restored after this plan was signed" in ended.message
             fresh = await a_plan(again)
@@ -127,7 +132,7 @@ async def test_one_witness_is_enough(office: OfficeForTests, sealed: LedgerForTe
 
 
 async def test_a_run_of_the_past_is_not_taken_over_after_a_restore(
-    office: OfficeForTests, sealed: LedgerForTests
+    office: OfficeForTests, sealed: LedgerForTests, make_key: MakeKey
 ) -> None:
     """A backup taken in the middle of a run: whether its step was done is not in the database any more."""
     async with sealed.sealing():
@@ -144,8 +149,8 @@ async def test_a_run_of_the_past_is_not_taken_over_after_a_restore(
     more = Signed(body=beyond.body(), signature=signer.sign(beyond), leaves=b"").line()
     for witness in sealed.kept:
         witness.lines.append(more)
-    watch = sealed.watch(database=office.at_terminal)
-    await Adoption(office.at_terminal, watch, office.clock).adopt("olivia", "Olivia Ortega", "disk failed")
+    await AdoptersForTests(sealed, make_key).adopt(office.at_terminal)
+    office.record = sealed.watch(database=office.at_work, patience=PATIENCE)
     async with sealed.sealing(), office.working():
         ended = await office.until(card, PlanState.FAILED)
     assert "look at the world and ask again" in ended.message

@@ -503,6 +503,7 @@ def test_a_record_without_witnesses_is_warned_about(tmp_path: Path) -> None:
     record = TEXT[TEXT.index("record:\n") : TEXT.index("# -- Who must sign what")]
     assert "nobody outside the bot's own database vouches" in report(check(broken(tmp_path, (record, ""))))
     assert "vouches" not in report(check(SHIPPED))
+    assert "`drbot record adopt` takes two" in report(check(SHIPPED))  # nobody has a key in the shipped plan
 
 
 @pytest.mark.parametrize(

@@ -84,16 +84,19 @@ class Signed(Frozen):
     body: str
     signature: bytes
     leaves: bytes  # hashes of the added leaves, one after the other
+    facts: str = ""  # of the adoption that the checkpoint begins an epoch with, and the proofs of those who signed it
+    proofs: tuple[str, ...] = ()
 
     def line(self) -> str:
         """One line for a witness."""
-        return json.dumps(
-            {
-                "body": self.body,
-                "signature": base64.b64encode(self.signature).decode(),
-                "leaves": base64.b64encode(self.leaves).decode(),
-            }
-        )
+        shown: dict[str, object] = {
+            "body": self.body,
+            "signature": base64.b64encode(self.signature).decode(),
+            "leaves": base64.b64encode(self.leaves).decode(),
+        }
+        if self.facts:
+            shown["adoption"] = {"facts": self.facts, "proofs": self.proofs}
+        return json.dumps(shown)
 
     @classmethod
     def read(cls, line: str) -> Signed:

@@ -17,11 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from actions.errors import DrError, PermanentError
 from actions.merkle import CompactRange
 from actions.ports import Clock
+from bot.services.record.adoption import begin
 from bot.services.record.checkpoint import Checkpoint, Consumed, Signed, Signer
+from bot.services.record.epochs import BEGUN, starts
 from bot.services.record.watch import NEXT, Watch
 from bot.services.record.witness import PATIENCE, Witness, bounded, newest_of
 from bot.services.wake import Wake
-from storage import outbox, record
+from storage import outbox, record, timeline
 from storage.session import Database
 from storage.tables import CheckpointRow, LogEpoch
 
@@ -81,7 +83,10 @@ class Sealer:
         while True:
             more = False
             try:
-                more = await self.agrees() and await self.seal() >= BATCH
+                if await self.agrees():
+                    more = await self.seal() >= BATCH
+                else:
+                    more = await begin(self._database, self._watch, self._clock)
             except DrError as error:
                 log.warning("sealing_failed", error=str(error))
             if not more:
@@ -256,15 +261,21 @@ class Sealer:
         while True:
             async with self._database.session() as session:
                 rows = await record.after(session, after, limit=BUNDLE)
-                lines = [
-                    Signed(
-                        body=row.body,
-                        signature=row.signature,
-                        leaves=b"".join(await record.hashes(session, row.base, row.size)),
-                    ).line()
-                    for row in rows
-                ]
+                lines = [await self._line(session, row) for row in rows]
             if not rows:
                 return after
             await bounded(witness.publish(rows[-1].number, lines), witness.name, 4 * PATIENCE)
             after = rows[-1].number
+
+    async def _line(self, session: AsyncSession, row: CheckpointRow) -> str:
+        """A checkpoint for a witness; the first one of an epoch with what was signed for it."""
+        leaves = b"".join(await record.hashes(session, row.base, row.size))
+        signed = Signed(body=row.body, signature=row.signature, leaves=leaves)
+        epoch = await record.started_with(session, row.number)
+        if epoch is not None and epoch.epoch == row.epoch:
+            found = starts(await timeline.of_kinds(session, None, (BEGUN,)), epoch)
+            # Anybody may add to the timeline: the note that holds, or after a change of keys the first one.
+            found.sort(key=lambda start: not start.holds(self._watch.keys))
+            if found:
+                signed = signed.model_copy(update={"facts": found[0].facts.text, "proofs": found[0].proofs})
+        return signed.line()

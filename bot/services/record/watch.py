@@ -16,11 +16,13 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.approval import Decision, State
-from actions.errors import DrError, PermanentError, TemporaryError
+from actions.errors import DrError, PermanentError, TemporaryError, VerificationError
 from actions.ports import Clock
-from bot.services.record.checkpoint import Checkpoint, Consumed, Trust
+from bot.services.keys import Keys
+from bot.services.record.checkpoint import Checkpoint, Consumed, Signed, Trust
+from bot.services.record.epochs import BEGUN, starts
 from bot.services.record.witness import Witness, checked, newest_of
-from storage import record
+from storage import record, timeline
 from storage.session import Database
 from storage.tables import PlanRow
 
@@ -66,6 +68,7 @@ class Watch:
         trust: Trust,
         clock: Clock,
         *,
+        keys: Keys,
         max_age: timedelta,
         patience: timedelta = timedelta(seconds=15),
     ) -> None:
@@ -73,6 +76,7 @@ class Watch:
         self.witnesses = tuple(witnesses)
         self.trust = trust
         self._clock = clock
+        self.keys = keys  # of the roster, for the start of a new epoch
         self.max_age = max_age
         self._patience = patience  # for the sealer and the witnesses, before a step is refused
 
@@ -107,6 +111,9 @@ class Watch:
         """Why the database's past is not what a witness knows; empty when they agree or no witness answers."""
         sights = await self.look()
         async with self._database.session() as session:
+            unproven = await _unproven(session, self.keys, self.trust)
+            if unproven:
+                return f"{unproven} No run starts. {NEXT}"
             for sight in sights:
                 why = "" if sight.checkpoint is None else await _differs(session, sight.witness, sight.checkpoint)
                 if why:
@@ -193,7 +200,7 @@ class Watch:
             return await _differs(session, sight.witness, checkpoint)
 
 
-NEXT = "See what differs with `drbot timeline verify`, then go on with `drbot record adopt`."
+NEXT = "See what differs with `drbot timeline verify`; two persons go on with `drbot record adopt`."
 
 
 async def _differs(session: AsyncSession, witness: str, seen: Checkpoint) -> str:
@@ -211,6 +218,27 @@ async def _differs(session: AsyncSession, witness: str, seen: Checkpoint) -> str
     if written is None or written.body != seen.body():
         return f"{there}, this database has another checkpoint {seen.number}: its record was rewritten."
     return ""
+
+
+async def _unproven(session: AsyncSession, keys: Keys, trust: Trust) -> str:
+    """Why the row of the present epoch does not count; empty when it does."""
+    row = await record.epoch(session)
+    if row.epoch == 0:
+        return ""
+    first = await record.first_of(session, row.epoch)
+    if first is not None:
+        # Whoever rules the database can write the row, not what the sealer has signed on the strength of two keys.
+        try:
+            sealed = trust.check(Signed(body=first.body, signature=first.signature, leaves=b""))
+        except VerificationError:
+            sealed = None
+        if sealed is not None and (sealed.epoch, sealed.base, sealed.number) == (row.epoch, row.base, row.number + 1):
+            return ""
+        return f"Epoch {row.epoch} of the record is not the one that was sealed."
+    notes = await timeline.of_kinds(session, None, (BEGUN,))
+    if any(start.holds(keys) for start in starts(notes, row)):
+        return ""
+    return f"Epoch {row.epoch} of the record was started without the keys of two persons of the roster."
 
 
 def _span(span: timedelta) -> str:
