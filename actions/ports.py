@@ -179,6 +179,7 @@ class CatalogueEntry(Frozen):
     manifest_sha256: str  # of the stored manifest object: what a plan pins
     verified_at: datetime | None = None
     problem: str | None = None  # why it must not be used (bad signature, object missing or of another size)
+    pinned: str = ""  # why nothing may delete it (pin or legal hold); empty when it is not pinned
 
 
 class DumpRequest(Frozen):
@@ -252,6 +253,9 @@ class BackupEngine(Protocol):
     async def remove(self, database: str, backup: str) -> None:
         """Delete it from the bucket and from the local copy; its manifests first, so that no half of it is ever listed.
         One that is gone already is left alone."""
+
+    async def pin(self, database: str, backup: str, *, reason: str) -> None:
+        """Nothing may delete it; an empty reason takes the pin off. UserError when the bucket has no such backup."""
 
     async def copy(self, request: CopyRequest, progress: Progress) -> None:
         """Dump at one snapshot and load, as `load` does: as an unprivileged role, no usable database after a

@@ -15,7 +15,9 @@ from actions.backup.crypto import Recipients, signing_key
 from actions.backup.loading import DISK_RESERVE, Loading
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest
 from actions.backup.packing import Packed
+from actions.backup.pins import PIN, Pin
 from actions.backup.progress import Shown
+from actions.backup.signing import Signed
 from actions.backup.stored import StoredDumps, only_in_the_copy, stored_as, write_private
 from actions.backup.together import together
 from actions.backup.tools import PostgresTools, Snapshot
@@ -71,6 +73,18 @@ class LogicalEngine(BackupEngine):
 
     async def copies(self, database: str) -> Sequence[CatalogueEntry]:
         return [copy.entry for copy in await self._catalogue.copies(self._site.backup(database))]
+
+    async def pin(self, database: str, backup: str, *, reason: str) -> None:
+        policy = self._site.backup(database)
+        entry = await self._catalogue.find(policy, backup)
+        if entry is None:
+            raise UserError(f"There is no backup `{backup}` of `{database}`. Choose one of the catalogue.")
+        if entry.pinned == reason:
+            return
+        key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
+        now = self._clock.now()
+        body = Signed[Pin].sign(Pin(backup=backup, reason=reason, at=now), key).body()
+        await self._objects.put(policy.bucket, f"{Folder(policy, backup).prefix}{PIN}{now:%Y%m%dT%H%M%S%fZ}.json", body)
 
     async def remove(self, database: str, backup: str) -> None:
         policy = self._site.backup(database)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from actions.backup.crypto import signing_key
 from actions.backup.finder import WalRecords
-from actions.backup.native_catalogue import PIN, VERIFIED, BaseFolder, BaseVerification, NativeCatalogue, Pin
+from actions.backup.native_catalogue import VERIFIED, BaseFolder, BaseVerification, NativeCatalogue
 from actions.backup.native_fetch import BaseFetch
 from actions.backup.native_find import NativeFinder
 from actions.backup.native_restore import Restoring
@@ -30,6 +30,7 @@ from actions.backup.physical import (
     ScratchRestored,
 )
 from actions.backup.physical_tools import PhysicalTools, ScratchServers
+from actions.backup.pins import PIN, Pin
 from actions.backup.progress import Shown
 from actions.backup.scratch_budget import RESERVE
 from actions.backup.sealed import SealedKind

@@ -22,13 +22,14 @@ from actions.backup.catalogue import ID, READERS
 from actions.backup.chain import with_chains
 from actions.backup.manifest import StoredObject
 from actions.backup.physical import BackupKind, PhysicalEntry, PhysicalManifest, Proof
+from actions.backup.pins import PIN, Pin
 from actions.backup.signing import Signed
 from actions.errors import UserError, VerificationError
 from actions.ports import ObjectFacts, ObjectStore
 from actions.site import Frozen, PhysicalPolicy
 
 BASE, FILES, MANIFEST = "base.age", "files.zst", "manifest.json"
-VERIFIED, PROVEN, PIN = "verified-", "proven-", "pin-"
+VERIFIED, PROVEN = "verified-", "proven-"
 
 R = TypeVar("R", bound=Frozen)
 
@@ -47,14 +48,6 @@ class BaseVerification(Frozen):
     backup: str
     manifest_sha256: str
     verified_at: AwareDatetime
-
-
-class Pin(Frozen):
-    """Why nothing may delete it; an empty reason takes an earlier pin off."""
-
-    backup: str
-    reason: str
-    at: AwareDatetime
 
 
 class BaseFolder:

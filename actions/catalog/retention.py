@@ -7,17 +7,17 @@ from typing import Annotated, ClassVar
 
 from pydantic import StringConstraints
 
-from actions.backup.physical import Expiry, PhysicalEntry
+from actions.backup.physical import Expiry
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.base_choice import server_named
-from actions.steps.bases import base, endpoint
+from actions.steps.bases import endpoint
 from actions.steps.dump_expiry import OldDumps, old_dumps
+from actions.steps.kept_backups import Kept, KeptIs, Sort, kept
 from actions.steps.phrases import counted, moment, size
 from actions.steps.retention import DeleteBases, DeleteDumps, SetPin, enough_left
-from actions.steps.scratch_facts import BaseIs
 
 
 class ExpireParams(Frozen):
@@ -149,7 +149,7 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 
 
 class PinParams(Frozen):
-    """Which base backup is kept, and why."""
+    """Which backup is kept, and why: a base backup of the server, or a dump of the database that is named."""
 
     server: str
     backup: str
@@ -157,22 +157,22 @@ class PinParams(Frozen):
 
 
 class Pin(Action[PinParams]):
-    """Keep a base backup and what it needs, whatever the policy says: before a migration, or as a legal hold."""
+    """Keep a backup and what it needs, whatever the policy says: before a migration, or as a legal hold."""
 
     name: ClassVar[str] = "backup.pin"
-    summary: ClassVar[str] = "Keep a base backup whatever the policy says, with the reason (a legal hold)"
+    summary: ClassVar[str] = "Keep a dump or base backup whatever the policy says, with the reason (a legal hold)"
     risk: ClassVar[Risk] = Risk.REVERSIBLE
     params = PinParams
     steps: ClassVar[tuple[type[Step], ...]] = (SetPin,)
-    preconditions: ClassVar[tuple[type[Precondition], ...]] = (BaseIs,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (KeptIs,)
 
     async def plan(self, params: PinParams, ports: Ports, plan_id: str) -> Plan:
-        server, entry = await _entry(ports, params.server, params.backup)
-        return _pin_plan(self, plan_id, ports, server, entry, params.why, params.model_dump(mode="json"))
+        found = await kept(ports, params.server, params.backup)
+        return _pin_plan(self, plan_id, ports, found, params.why, params.model_dump(mode="json"))
 
 
 class UnpinParams(Frozen):
-    """Which base backup need not be kept any more."""
+    """Which backup need not be kept any more."""
 
     server: str
     backup: str
@@ -182,53 +182,39 @@ class Unpin(Action[UnpinParams]):
     """Take a pin off. A hold is evidence: two others sign that it has ended."""
 
     name: ClassVar[str] = "backup.unpin"
-    summary: ClassVar[str] = "Let a pinned base backup go when the policy lets it go"
+    summary: ClassVar[str] = "Let a pinned dump or base backup go when the policy lets it go"
     risk: ClassVar[Risk] = Risk.IRREVERSIBLE
     params = UnpinParams
     steps: ClassVar[tuple[type[Step], ...]] = (SetPin,)
-    preconditions: ClassVar[tuple[type[Precondition], ...]] = (BaseIs,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (KeptIs,)
 
     async def plan(self, params: UnpinParams, ports: Ports, plan_id: str) -> Plan:
-        server, entry = await _entry(ports, params.server, params.backup)
-        if not entry.pinned:
-            raise UserError(
-                f"Base backup `{params.backup}` of `{server}` is not pinned, so there is nothing to take off."
-            )
-        return _pin_plan(self, plan_id, ports, server, entry, "", params.model_dump(mode="json"))
-
-
-async def _entry(ports: Ports, named: str, backup: str) -> tuple[str, PhysicalEntry]:
-    server = server_named(ports.site, named)
-    entry = await base(ports, server, backup)
-    if entry is None:
-        raise UserError(f"There is no base backup `{backup}` of `{server}`. Look with `/dr-backup status`.")
-    return server, entry
+        found = await kept(ports, params.server, params.backup)
+        if not found.pinned:
+            raise UserError(f"The {found.words} is not pinned, so there is nothing to take off.")
+        return _pin_plan(self, plan_id, ports, found, "", params.model_dump(mode="json"))
 
 
 def _pin_plan(
-    action: Pin | Unpin,
-    plan_id: str,
-    ports: Ports,
-    server: str,
-    entry: PhysicalEntry,
-    reason: str,
-    params: dict[str, object],
+    action: Pin | Unpin, plan_id: str, ports: Ports, found: Kept, reason: str, params: dict[str, object]
 ) -> Plan:
-    manifest = entry.manifest
-    step = SetPin(server=server, backup=manifest.id, reason=reason, reason_before=entry.pinned)
+    owner, name = found.owner, found.backup
+    step = SetPin(server=owner, backup=name, reason=reason, reason_before=found.pinned, sort=found.sort)
+    holds = f"{'dump' if found.sort is Sort.DUMP else 'base'}:{owner}"
+    same = KeptIs(sort=found.sort, owner=owner, backup=name, manifest_sha256=found.manifest_sha256)
     return Plan(
         id=plan_id,
         action=action.name,
         summary=step.summary,
         risk=action.risk,
-        target=manifest.id,
+        target=name,
         params=params,
-        locks=(Lock(key=f"base:{server}", exclusive=False), Lock(key=f"backup:{manifest.id}")),
+        locks=(Lock(key=holds, exclusive=False), Lock(key=f"backup:{name}")),
         steps=(step,),
-        preconditions=(BaseIs(server=server, backup=manifest.id, manifest_sha256=entry.manifest_sha256),),
+        preconditions=(same,),
         made_at=ports.clock.now(),
         observations=(
-            Observation(name="state of", value=moment(manifest.finished_at)),
-            Observation(name="stored", value=size(manifest.stored.bytes)),
+            Observation(name="state of", value=moment(found.finished_at)),
+            Observation(name="stored", value=size(found.stored_bytes)),
         ),
     )

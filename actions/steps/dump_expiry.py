@@ -25,9 +25,9 @@ class OldDumps(Frozen):
 def old_dumps(
     stored: Sequence[CatalogueEntry], copies: Sequence[CatalogueEntry], policy: BackupPolicy, now: datetime
 ) -> OldDumps:
-    """A dump goes, from the bucket and from the local copy, once it is older than the policy says, unless it is one of
-    the last good ones of the bucket. What must not be used stays: whoever can write into the bucket could have made it
-    look old, so people decide."""
+    """A dump goes, from the bucket and from the local copy, once it is older than the policy says, unless it is pinned
+    or one of the last good ones of the bucket. What must not be used stays: whoever can write into the bucket could
+    have made it look old, so people decide."""
     here = {entry.manifest.id for entry in stored}
     known = [*stored, *(copy for copy in copies if copy.manifest.id not in here)]
     last = {entry.manifest.id for entry in usable_entries(stored, before=None)[:LAST_GOOD]}
@@ -36,7 +36,9 @@ def old_dumps(
     for entry in sorted(known, key=lambda entry: entry.manifest.finished_at):
         if entry.manifest.finished_at >= now - policy.retention:
             continue
-        if entry.problem is not None:
+        if entry.pinned:
+            kept[entry.manifest.id] = f"pinned: {entry.pinned}"
+        elif entry.problem is not None:
             kept[entry.manifest.id] = "it must not be used, so nobody knows how old it is"
         elif entry.manifest.id in last:
             kept[entry.manifest.id] = f"one of the {LAST_GOOD} newest that can be restored"

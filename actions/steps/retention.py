@@ -6,14 +6,16 @@ import shlex
 from datetime import timedelta
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from actions.backup.physical import Expiry
 from actions.contract import Probe, Step
 from actions.errors import VerificationError
 from actions.ports import Ports, Progress, ProgressReport
 from actions.steps import byhand
 from actions.steps.base_choice import usable_bases
-from actions.steps.bases import base
 from actions.steps.dump_expiry import OldDumps, old_dumps
+from actions.steps.kept_backups import Sort, find, what
 from actions.steps.phrases import counted, names, size
 
 
@@ -130,20 +132,24 @@ class DeleteBases(Step):
 
 
 class SetPin(Step):
-    """A pin on a base backup: nothing may delete it and what it needs. An empty reason takes it off."""
+    """A pin on a backup: nothing may delete it and what it needs. An empty reason takes it off."""
 
     kind: Literal["set_pin"] = "set_pin"
     undo_on_failure: bool = True
-    server: str
+    server: str  # of a base backup; the database of a dump
     backup: str
     reason: str
     reason_before: str
+    # Left out where it is a base backup: a plan that was signed before dumps could be pinned keeps its digest.
+    sort: Sort = Field(default=Sort.BASE, exclude_if=lambda sort: sort is Sort.BASE)
+
+    @property
+    def _what(self) -> str:
+        return what(self.sort, self.server, self.backup)
 
     @property
     def summary(self) -> str:
-        if not self.reason:
-            return f"Take the pin off base backup `{self.backup}` of `{self.server}`"
-        return f"Pin base backup `{self.backup}` of `{self.server}`: {self.reason}"
+        return f"Pin {self._what}: {self.reason}" if self.reason else f"Take the pin off {self._what}"
 
     @property
     def before(self) -> str:
@@ -158,24 +164,29 @@ class SetPin(Step):
         return (shlex.join(["drbot", "backup", *word]),)
 
     async def probe(self, ports: Ports) -> Probe:
-        entry = await base(ports, self.server, self.backup)
-        if entry is None:
+        found = await find(ports, self.sort, self.server, self.backup)
+        if found is None:
             return Probe.UNKNOWN
-        return Probe.DONE if entry.pinned == self.reason else Probe.TODO
+        return Probe.DONE if found.pinned == self.reason else Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - one small object
-        await ports.physical.pin(self.server, self.backup, reason=self.reason)
+        await self._set(ports, self.reason)
+
+    async def _set(self, ports: Ports, reason: str) -> None:
+        engine = ports.backups if self.sort is Sort.DUMP else ports.physical
+        await engine.pin(self.server, self.backup, reason=reason)
 
     async def verify(self, ports: Ports) -> None:
         if await self.probe(ports) is not Probe.DONE:
+            name = self._what
             raise VerificationError(
-                f"Base backup `{self.backup}` is not {self.after}. Look at it with `/dr-backup status`."
+                f"{name[0].upper()}{name[1:]} is not {self.after}. Look at it with `/dr-backup status`."
             )
 
     async def undo(self, ports: Ports) -> None:
-        entry = await base(ports, self.server, self.backup)
-        if entry is not None and entry.pinned == self.reason:
-            await ports.physical.pin(self.server, self.backup, reason=self.reason_before)
+        found = await find(ports, self.sort, self.server, self.backup)
+        if found is not None and found.pinned == self.reason:
+            await self._set(ports, self.reason_before)
 
     def undo_by_hand(self) -> tuple[str, ...]:
         back = ["pin", self.server, self.backup, self.reason_before]

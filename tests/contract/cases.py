@@ -173,6 +173,7 @@ CASES = (
     ActionCase("expire", "backup.expire", ExpireParams(), with_old_backups),
     ActionCase("expire-younger", "backup.expire", ExpireParams(server="shop"), partial(with_old_backups, younger=True)),
     ActionCase("pin", "backup.pin", PinParams(server="shop", backup="base-full", why="case 4711"), with_bases),
+    ActionCase("pin-dump", "backup.pin", PinParams(server="shop", backup="b-old", why="case 4711"), a_world),
     ActionCase("unpin", "backup.unpin", UnpinParams(server="primary", backup="base-pinned"), with_old_backups),
     ActionCase("prove-random", "backup.prove", ProveParams(moment=When.RANDOM), with_bases),
     ActionCase("restore", "restore.dump", RestoreParams(database="shop"), a_world, asks=RESUME),

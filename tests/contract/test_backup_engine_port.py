@@ -146,6 +146,17 @@ async def test_what_is_removed_is_gone_in_both_places_and_the_others_stay(world:
         assert not any("/b1/" in facts.key for facts in left)
 
 
+async def test_a_pin_shows_in_the_catalogue_until_it_is_taken_off(world: World) -> None:
+    for name in ("b1", "b2"):
+        await world.port.dump(DumpRequest(id=name, database=world.database), no_progress)
+    for reason in ("case 4711", "case 4711", ""):
+        await world.port.pin(world.database, "b1", reason=reason)
+        found = {entry.manifest.id: entry.pinned for entry in await world.port.catalogue(world.database)}
+        assert found == {"b1": reason, "b2": ""}
+    with pytest.raises(UserError, match="no backup `b9`"):
+        await world.port.pin(world.database, "b9", reason="x")
+
+
 async def test_load_makes_a_marked_equal_database_and_a_rerun_makes_it_anew(world: World) -> None:
     signed = await world.port.dump(DumpRequest(id="b1", database=world.database), no_progress)
     asked = LoadRequest(backup="b1", database=world.database, into=COPY, mark=MARK, jobs=2)

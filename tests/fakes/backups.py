@@ -76,6 +76,13 @@ class MemoryBackups(BackupEngine):
         self.entries[database, backup] = copy
         return SignedManifest.sign(copy.manifest, SIGNING_KEY)
 
+    async def pin(self, database: str, backup: str, *, reason: str) -> None:
+        self._answering(database)
+        if (database, backup) not in self.entries:
+            raise UserError(f"There is no backup `{backup}` of `{database}`. Choose one of the catalogue.")
+        pinned = self.entries[database, backup].model_copy(update={"pinned": reason})
+        self.entries[database, backup] = pinned
+
     async def remove(self, database: str, backup: str) -> None:
         self._answering(database)
         self.entries.pop((database, backup), None)

@@ -52,3 +52,10 @@ def test_the_newest_good_ones_stay_although_they_are_old() -> None:
     assert found.gone == ("d3",)
     assert found.kept["d1"] == "one of the 2 newest that can be restored"
     assert found.kept["d4"] == "it must not be used, so nobody knows how old it is"
+
+
+def test_a_pinned_dump_stays_with_its_reason() -> None:
+    held = dump(3, 60).model_copy(update={"pinned": "case 4711"})
+    found = old_dumps([dump(1, 1), dump(2, 2), held, dump(4, 61)], [], POLICY, START)
+    assert found.gone == ("d4",)
+    assert found.kept == {"d3": "pinned: case 4711"}
