@@ -294,6 +294,10 @@ class PhysicalBackups(Protocol):
     async def expire(self, server: str, expiry: Expiry) -> None:
         """Delete exactly this, and nothing that has become needed meanwhile."""
 
+    async def remove(self, server: str, backup: str) -> None:
+        """Delete one base backup by name; its WAL goes with the next expiry. One that is gone is left alone. UserError
+        while it is pinned, others rest on it, or it is one of the full backups that the policy never goes under."""
+
     async def lacks(self, server: str) -> Sequence[Lack]:  # noqa: ARG002 - an engine that needs nothing says so here
         """What keeps the engine from working on this server as the plan file wants it. Changes nothing."""
         return ()

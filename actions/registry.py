@@ -21,7 +21,7 @@ from actions.catalog.promote import Promote
 from actions.catalog.proof import Prove
 from actions.catalog.rescue import Rescue
 from actions.catalog.restore import Recommendation, Restore
-from actions.catalog.retention import Expire, Pin, Unpin
+from actions.catalog.retention import Delete, Expire, Pin, Unpin
 from actions.catalog.run import ACTIONS as RUN_ACTIONS
 from actions.catalog.scratch import ScratchDiscard, ScratchList, ScratchStart
 from actions.catalog.status import Catalogue, ClusterState, Databases
@@ -39,6 +39,7 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     Check,
     Prove,
     Expire,
+    Delete,
     Pin,
     Unpin,
     Restore,

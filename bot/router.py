@@ -317,6 +317,16 @@ TABLE: tuple[Entry, ...] = (
         usage="[SERVER|DATABASE] [--reason TEXT]",
     ),
     Entry(
+        ("backup", "delete"),
+        "backup.delete",
+        _P,
+        "Delete one dump or base backup by name, unless it is pinned or needed",
+        'dr-backup delete primary primary-k7m2n3p4q5 --reason "damaged" --target primary-k7m2n3p4q5',
+        params.Delete,
+        ("server", "backup"),
+        usage='SERVER|DATABASE BACKUP --reason "WHY" --target BACKUP',
+    ),
+    Entry(
         ("backup", "pin"),
         "backup.pin",
         _P,

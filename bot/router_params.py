@@ -79,6 +79,11 @@ class Pin(Frozen):
     why: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 
 
+class Delete(Frozen):
+    server: Name
+    backup: Name
+
+
 class Unpin(Frozen):
     server: Name
     backup: Name

@@ -60,5 +60,8 @@ class PhysicalEngines(PhysicalBackups):
     async def expire(self, server: str, expiry: Expiry) -> None:
         await self._of(server).expire(server, expiry)
 
+    async def remove(self, server: str, backup: str) -> None:
+        await self._of(server).remove(server, backup)
+
     async def lacks(self, server: str) -> Sequence[Lack]:
         return await self._of(server).lacks(server)

@@ -32,6 +32,7 @@ from actions.backup.physical import (
 from actions.backup.physical_tools import PhysicalTools, ScratchServers
 from actions.backup.pins import PIN, Pin
 from actions.backup.progress import Shown
+from actions.backup.retention import why_it_stays
 from actions.backup.scratch_budget import RESERVE
 from actions.backup.sealed import SealedKind
 from actions.backup.segments import Segment, Timelines
@@ -249,6 +250,19 @@ class NativeEngine(PhysicalBackups):
             raise PermanentError(
                 f"The bucket refused to delete {', '.join(refused)} of `{server}`: Object Lock or a right of the key. "
                 "They stay, and are tried again with the next expiry."
+            )
+
+    async def remove(self, server: str, backup: str) -> None:
+        policy = self._site.physical_of(server)
+        entries = await self._catalogue.entries(policy)
+        if backup not in {entry.manifest.id for entry in entries}:
+            return
+        if why := why_it_stays(entries, backup, policy):
+            raise UserError(why)
+        if not await self._delete(await self._keys_of(policy, backup)):
+            raise PermanentError(
+                f"Bucket `{policy.bucket}` refused to delete `{backup}` of `{server}`: Object Lock or a right of the "
+                "key. It stays. Look until when it is locked."
             )
 
     async def _keys_of(self, policy: PhysicalPolicy, backup: str) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ from actions.backup.pgbackrest_info import (
 from actions.backup.pgbackrest_lacks import lacks_of
 from actions.backup.pgbackrest_relations import RelationRecords, Relations
 from actions.backup.pgbackrest_restore import PgBackRestRestoring
-from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest
+from actions.backup.pgbackrest_tools import ArchivePlace, ExpireOrder, PgBackRest
 from actions.backup.pgbackrest_wal import PgBackRestWal
 from actions.backup.physical import (
     BackupKind,
@@ -52,9 +52,10 @@ from actions.backup.physical import (
     ScratchRestored,
 )
 from actions.backup.physical_tools import PhysicalTools, ScratchServers
+from actions.backup.retention import why_it_stays
 from actions.backup.scratch_budget import RESERVE
 from actions.backup.segments import Timelines
-from actions.errors import UserError, VerificationError
+from actions.errors import PermanentError, UserError, VerificationError
 from actions.ports import Clock, ObjectStore, PhysicalBackups, PostgresAdmin, Progress, ProgressReport, Secrets
 from actions.site import Site
 
@@ -274,6 +275,24 @@ class PgBackRestEngine(PhysicalBackups):
                 done = await self._program.expire(server, order, dry_run=False)
                 for label in done.labels:
                     await self._relations.delete(policy, label)
+
+    async def remove(self, server: str, backup: str) -> None:
+        stanza, policy = await self._program.info(server), self._site.physical_of(server)
+        found = next((each for each in stanza.backup if each.id == backup), None)
+        if found is None:
+            return
+        if why := why_it_stays(self._entries(server, stanza), backup, policy):
+            raise UserError(why)
+        order = ExpireOrder(repository=found.database.key, label=found.label, keep_wal_of=0)
+        rehearsed = await self._program.expire(server, order, dry_run=True)
+        ours = {each.label for each in stanza.backup} & set(rehearsed.labels)
+        if ours != {found.label} or rehearsed.wal:
+            raise PermanentError(
+                f"pgBackRest would delete more than `{found.label}`: {', '.join(sorted(ours)) or 'nothing of it'}, "
+                f"{len(rehearsed.wal)} stretches of WAL. Nothing was deleted; look at `pgbackrest info`."
+            )
+        await self._program.expire(server, order, dry_run=False)
+        await self._relations.delete(policy, found.label)
 
     async def lacks(self, server: str) -> Sequence[Lack]:
         rpo = min((each.rpo for each in self._site.databases.values() if each.server == server), default=RPO)

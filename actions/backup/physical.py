@@ -289,7 +289,6 @@ class Expiry(Frozen):
     wal: tuple[tuple[str, str], ...] = ()  # the first and the last segment of every stretch
     bytes: int = 0
     kept: Mapping[str, str] = {}  # backup -> why
-    younger: bool = False  # something of it is younger than the policy
 
 
 class Proof(Frozen):

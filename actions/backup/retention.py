@@ -25,7 +25,7 @@ def retained(entries: Sequence[PhysicalEntry], policy: PhysicalPolicy, now: date
     newest = sorted(entries, key=lambda entry: (entry.manifest.finished_at, entry.manifest.id), reverse=True)
     known = {entry.manifest.id: entry for entry in newest}
     usable = [entry for entry in newest if entry.problem is None]
-    fulls = [entry for entry in usable if entry.manifest.kind is BackupKind.FULL]
+    fulls = [entry for entry in usable if _usable_full(entry)]
     reasons: dict[str, str] = {}
     for entry in newest:
         if entry.pinned:
@@ -47,6 +47,31 @@ def retained(entries: Sequence[PhysicalEntry], policy: PhysicalPolicy, now: date
         kept={name: why for name, why in reasons.items() if _old(known[name], policy, now)},
         replay_from=base,
     )
+
+
+def why_it_stays(entries: Sequence[PhysicalEntry], backup: str, policy: PhysicalPolicy) -> str:
+    """Why not even people may delete it by name, as a sentence with the next thing to do; empty when they may."""
+    known = {entry.manifest.id: entry for entry in entries}
+    if backup not in known:
+        return ""
+    if known[backup].pinned:
+        return f"Base backup `{backup}` is pinned: {known[backup].pinned}. Take the pin off first, with `unpin`."
+    # What others have written into the bucket holds nothing back.
+    above = [entry.manifest.id for entry in entries if entry.manifest.parent == backup and entry.trusted]
+    if above:
+        names = ", ".join(f"`{name}`" for name in above)
+        return f"{names} rests on base backup `{backup}` and would be lost with it. Delete that first."
+    fulls = [name for name, entry in known.items() if _usable_full(entry)]
+    if backup in fulls and len(fulls) <= policy.minimum_fulls:
+        return (
+            f"`{policy.server}` has {len(fulls)} usable full backups, and the plan file wants {policy.minimum_fulls} "
+            f"of them. Make another first: `/dr-backup base {policy.server} full`."
+        )
+    return ""
+
+
+def _usable_full(entry: PhysicalEntry) -> bool:
+    return entry.problem is None and entry.manifest.kind is BackupKind.FULL
 
 
 def _old(entry: PhysicalEntry, policy: PhysicalPolicy, now: datetime) -> bool:

@@ -15,9 +15,9 @@ from actions.site import Frozen
 from actions.steps.base_choice import server_named
 from actions.steps.bases import endpoint
 from actions.steps.dump_expiry import OldDumps, old_dumps
-from actions.steps.kept_backups import Kept, KeptIs, Sort, kept
-from actions.steps.phrases import counted, moment, size
-from actions.steps.retention import DeleteBases, DeleteDumps, SetPin, enough_left
+from actions.steps.kept_backups import Kept, KeptIs, Sort, kept, stays
+from actions.steps.phrases import counted, moment, size, span
+from actions.steps.retention import DeleteBackup, DeleteBases, DeleteDumps, SetPin, enough_left
 
 
 class ExpireParams(Frozen):
@@ -31,7 +31,7 @@ class Expire(Action[ExpireParams]):
 
     name: ClassVar[str] = "backup.expire"
     summary: ClassVar[str] = "Delete the backups and the WAL that the policy lets go"
-    risk: ClassVar[Risk] = Risk.IRREVERSIBLE
+    risk: ClassVar[Risk] = Risk.REVERSIBLE  # the policy was signed with the plan file
     params = ExpireParams
     steps: ClassVar[tuple[type[Step], ...]] = (DeleteDumps, DeleteBases)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
@@ -46,14 +46,12 @@ class Expire(Action[ExpireParams]):
             raise UserError("Nothing is older than the policy says, so there is nothing to delete.")
         for expiry in bases:
             await _refuse_the_last(ports, expiry)
-        younger = any(expiry.younger for expiry in bases)
         freed = sum(old.bytes for old in dumps) + sum(expiry.bytes for expiry in bases)
         return Plan(
             id=plan_id,
             action=self.name,
             summary=f"Delete what the policy lets go of {_words(dumps, bases)}, {size(freed)}",
-            # The policy was signed with the plan file; what it does not let go needs signatures of its own.
-            risk=Risk.IRREVERSIBLE if younger else Risk.REVERSIBLE,
+            risk=self.risk,
             target=params.server or "backups",
             params=params.model_dump(mode="json"),
             locks=(
@@ -66,13 +64,11 @@ class Expire(Action[ExpireParams]):
             ),
             steps=tuple(steps),
             made_at=ports.clock.now(),
-            findings=_findings(younger=younger),
             observations=tuple(
                 Observation(name=f"`{name}` stays", value=why)
                 for kept in (*(old.kept for old in dumps), *(expiry.kept for expiry in bases))
                 for name, why in kept.items()
             ),
-            data_loss="What is deleted can be restored no more." if younger else "",
         )
 
 
@@ -121,19 +117,6 @@ async def _refuse_the_last(ports: Ports, expiry: Expiry) -> None:
             f"Server `{expiry.server}` would have no usable base backup left. Make one first: "
             f"`/dr-backup base {expiry.server}`."
         )
-
-
-def _findings(*, younger: bool) -> tuple[Finding, ...]:
-    if not younger:
-        return ()
-    return (
-        Finding(
-            check="retention",
-            verdict=Verdict.WARN,
-            detail="Something of this is younger than the policy of the plan file says.",
-            hint="Look at each name before you sign.",
-        ),
-    )
 
 
 def _words(dumps: Sequence[OldDumps], bases: Sequence[Expiry]) -> str:
@@ -217,4 +200,86 @@ def _pin_plan(
             Observation(name="state of", value=moment(found.finished_at)),
             Observation(name="stored", value=size(found.stored_bytes)),
         ),
+    )
+
+
+class DeleteParams(Frozen):
+    """Which backup goes: a base backup of the server, or a dump of the database that is named."""
+
+    server: str
+    backup: str
+
+
+class Delete(Action[DeleteParams]):
+    """Delete one backup by name: one that is damaged, or that must not exist any more. Never one that is pinned, that
+    others rest on, or of which too few would be left."""
+
+    name: ClassVar[str] = "backup.delete"
+    summary: ClassVar[str] = "Delete one dump or base backup by name, whatever its age"
+    risk: ClassVar[Risk] = Risk.IRREVERSIBLE
+    params = DeleteParams
+    steps: ClassVar[tuple[type[Step], ...]] = (DeleteBackup,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (KeptIs,)
+
+    async def plan(self, params: DeleteParams, ports: Ports, plan_id: str) -> Plan:
+        found = await kept(ports, params.server, params.backup)
+        if why := await stays(ports, found.sort, found.owner, found.backup):
+            raise UserError(why)
+        due = await _due(ports, found)
+        age = ports.clock.now() - found.finished_at
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Delete {found.words}, {size(found.stored_bytes)}",
+            # What the signed policy lets go, its requester may delete a little earlier than the clock would.
+            risk=Risk.REVERSIBLE if due else Risk.IRREVERSIBLE,
+            target=found.backup,
+            params=params.model_dump(mode="json"),
+            locks=_locks_of(ports, found),
+            steps=(DeleteBackup(sort=found.sort, owner=found.owner, backup=found.backup),),
+            preconditions=(
+                KeptIs(
+                    sort=found.sort,
+                    owner=found.owner,
+                    backup=found.backup,
+                    manifest_sha256=found.manifest_sha256,
+                ),
+            ),
+            made_at=ports.clock.now(),
+            findings=()
+            if due
+            else (
+                Finding(
+                    check="retention",
+                    verdict=Verdict.WARN,
+                    detail="The policy of the plan file does not let it go yet.",
+                    hint="Nothing brings it back. Look at its name and date before you sign.",
+                ),
+            ),
+            observations=(
+                Observation(name="state of", value=f"{moment(found.finished_at)}, {span(age)} old"),
+                Observation(name="stored", value=size(found.stored_bytes)),
+                Observation(name="can be used", value=found.problem or "yes"),
+            ),
+            data_loss="" if due else f"The {found.words} can be restored no more, nor a moment that only it leads to.",
+        )
+
+
+async def _due(ports: Ports, found: Kept) -> bool:
+    """Whether the policy would let it go now."""
+    if found.sort is Sort.DUMP:
+        return found.backup in (await _old_dumps(ports, found.owner)).gone
+    return found.backup in (await ports.physical.expiry(found.owner)).backups
+
+
+def _locks_of(ports: Ports, found: Kept) -> tuple[Lock, ...]:
+    """As expiry has them: nobody makes, tests or reads backups of it meanwhile."""
+    one = Lock(key=f"backup:{found.backup}")
+    if found.sort is Sort.DUMP:
+        return (one, Lock(key=f"dump:{found.owner}"), Lock(key=f"database:{found.owner}", exclusive=False))
+    here = sorted(key for key, database in ports.site.databases.items() if database.server == found.owner)
+    return (
+        one,
+        *(Lock(key=f"{what}:{found.owner}") for what in ("base", "proof", "physical")),
+        *(Lock(key=f"database:{key}", exclusive=False) for key in here),
     )

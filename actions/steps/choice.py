@@ -85,7 +85,8 @@ def checked_words(entry: CatalogueEntry) -> str:
     if entry.problem is not None:
         return f"unusable: {entry.problem}"
     verified = "not yet verified" if entry.verified_at is None else f"verified {moment(entry.verified_at)}"
-    return f"{verified}, adopted" if entry.manifest.provenance is Provenance.ADOPTED else verified
+    adopted = ", adopted" if entry.manifest.provenance is Provenance.ADOPTED else ""
+    return f"{verified}{adopted}{', pinned' if entry.pinned else ''}"
 
 
 def restore_estimate(entry: CatalogueEntry) -> timedelta:

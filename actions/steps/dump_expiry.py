@@ -52,3 +52,20 @@ def old_dumps(
         bytes=sum(entry.manifest.stored.bytes for entry in gone),
         kept=kept,
     )
+
+
+def why_dump_stays(stored: Sequence[CatalogueEntry], backup: str) -> str:
+    """Why not even people may delete it by name, as a sentence with the next thing to do; empty when they may."""
+    entry = next((each for each in stored if each.manifest.id == backup), None)
+    if entry is None:
+        return ""
+    if entry.pinned:
+        return f"Dump `{backup}` is pinned: {entry.pinned}. Take the pin off first, with `unpin`."
+    usable = [each.manifest.id for each in usable_entries(stored, before=None)]
+    if backup in usable and len(usable) <= LAST_GOOD:
+        database = entry.manifest.database
+        return (
+            f"`{database}` has {len(usable)} dumps that can be restored, and {LAST_GOOD} always stay. Make another "
+            f"first: `/dr-backup run {database}`."
+        )
+    return ""

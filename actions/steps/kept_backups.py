@@ -6,12 +6,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar, Literal
 
+from actions.backup.retention import why_it_stays
 from actions.contract import Precondition
 from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.base_choice import server_named
 from actions.steps.bases import base
+from actions.steps.dump_expiry import why_dump_stays
 
 
 class Sort(StrEnum):
@@ -86,6 +88,13 @@ async def find(ports: Ports, sort: Sort, owner: str, backup: str) -> Kept | None
         pinned=entry.pinned,
         problem=entry.problem,
     )
+
+
+async def stays(ports: Ports, sort: Sort, owner: str, backup: str) -> str:
+    """Why not even people may delete it by name, as a sentence with the next thing to do; empty when they may."""
+    if sort is Sort.BASE:
+        return why_it_stays(await ports.physical.catalogue(owner), backup, ports.site.physical_of(owner))
+    return why_dump_stays(await ports.backups.catalogue(owner), backup)
 
 
 class KeptIs(Precondition):

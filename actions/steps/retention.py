@@ -10,12 +10,12 @@ from pydantic import Field
 
 from actions.backup.physical import Expiry
 from actions.contract import Probe, Step
-from actions.errors import VerificationError
+from actions.errors import UserError, VerificationError
 from actions.ports import Ports, Progress, ProgressReport
 from actions.steps import byhand
 from actions.steps.base_choice import usable_bases
 from actions.steps.dump_expiry import OldDumps, old_dumps
-from actions.steps.kept_backups import Sort, find, what
+from actions.steps.kept_backups import Sort, find, stays, what
 from actions.steps.phrases import counted, names, size
 
 
@@ -129,6 +129,52 @@ class DeleteBases(Step):
 
     async def undo(self, ports: Ports) -> None:
         """What the signed plan file lets go is gone; a bucket with versions gives it back while it keeps them."""
+
+
+class DeleteBackup(Step):
+    """One backup gone, by name."""
+
+    kind: Literal["delete_backup"] = "delete_backup"
+    timeout: timedelta = timedelta(hours=1)
+    sort: Sort
+    owner: str
+    backup: str
+
+    @property
+    def summary(self) -> str:
+        return f"Delete {what(self.sort, self.owner, self.backup)}"
+
+    @property
+    def before(self) -> str:
+        return "in the catalogue"
+
+    @property
+    def after(self) -> str:
+        return "gone" if self.sort is Sort.DUMP else "gone; WAL that nothing else needs goes with the next expiry"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (shlex.join(["drbot", "backup", "delete", self.owner, self.backup]),)
+
+    async def probe(self, ports: Ports) -> Probe:
+        there = await find(ports, self.sort, self.owner, self.backup)
+        return Probe.DONE if there is None else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        # It may have been pinned, or become one of the last ones, since people signed.
+        if why := await stays(ports, self.sort, self.owner, self.backup):
+            raise UserError(why)
+        engine = ports.backups if self.sort is Sort.DUMP else ports.physical
+        await engine.remove(self.owner, self.backup)
+        progress(ProgressReport(done=1, total=1, unit="steps", phase="delete"))
+
+    async def verify(self, ports: Ports) -> None:
+        if await find(ports, self.sort, self.owner, self.backup) is not None:
+            raise VerificationError(
+                f"{what(self.sort, self.owner, self.backup)} is still there. Look at the bucket's locks."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        """It is gone; a bucket with versions gives it back while it keeps them."""
 
 
 class SetPin(Step):

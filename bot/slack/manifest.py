@@ -138,7 +138,7 @@ def _hint(entries: tuple[Entry, ...]) -> str:
 
 _ABOUTS = {
     "incident": "Open, note, show and close incidents; show the timeline",
-    "backup": "Show, list, make, verify, prove, adopt, expire and pin backups",
+    "backup": "Show, list, make, verify, prove, adopt, expire, delete and pin backups",
     "drill": "List, hold and postpone drills",
 }
 

@@ -22,7 +22,7 @@ from actions.catalog.promote import PromoteParams
 from actions.catalog.proof import ProveParams, When
 from actions.catalog.rescue import RescueParams
 from actions.catalog.restore import RestoreParams
-from actions.catalog.retention import ExpireParams, PinParams, UnpinParams
+from actions.catalog.retention import DeleteParams, ExpireParams, PinParams, UnpinParams
 from actions.catalog.run import AnswerParams, RunParams
 from actions.catalog.scratch import ScratchParams
 from actions.catalog.swap import SwapParams
@@ -171,7 +171,15 @@ CASES = (
     ActionCase("check-base", "backup.check_base", CheckBaseParams(server="primary"), with_bases),
     ActionCase("prove", "backup.prove", ProveParams(), with_bases),
     ActionCase("expire", "backup.expire", ExpireParams(), with_old_backups),
-    ActionCase("expire-younger", "backup.expire", ExpireParams(server="shop"), partial(with_old_backups, younger=True)),
+    ActionCase("expire-server", "backup.expire", ExpireParams(server="shop"), with_old_backups),
+    *(
+        ActionCase(name, "backup.delete", DeleteParams(server="shop", backup=backup), with_old_backups, undoable=False)
+        for name, backup in (
+            ("delete-dump", "b-ancient"),
+            ("delete-base", "base-ancient"),
+            ("delete-young", "base-hour"),
+        )
+    ),
     ActionCase("pin", "backup.pin", PinParams(server="shop", backup="base-full", why="case 4711"), with_bases),
     ActionCase("pin-dump", "backup.pin", PinParams(server="shop", backup="b-old", why="case 4711"), a_world),
     ActionCase("unpin", "backup.unpin", UnpinParams(server="primary", backup="base-pinned"), with_old_backups),

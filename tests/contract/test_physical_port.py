@@ -166,6 +166,26 @@ async def test_pins_and_expiry(world: World) -> None:
     assert await world.port.catalogue(world.server) == before
 
 
+async def test_one_backup_is_deleted_by_name_unless_it_is_needed(world: World) -> None:
+    await world.take("b-full")
+    await world.take("b-next", BackupKind.INCREMENTAL)
+    with pytest.raises(UserError, match="`b-next` rests on base backup `b-full`"):
+        await world.port.remove(world.server, "b-full")
+    await world.port.pin(world.server, "b-next", reason="case 4711")
+    with pytest.raises(UserError, match="is pinned: case 4711"):
+        await world.port.remove(world.server, "b-next")
+    await world.port.pin(world.server, "b-next", reason="")
+
+    for _ in range(2):
+        await world.port.remove(world.server, "b-next")
+    world.damage("b-full")
+    await world.port.remove(world.server, "b-full")
+
+    left = {entry.manifest.id for entry in await world.port.catalogue(world.server)}
+    assert not left & {"b-full", "b-next"}
+    assert world.newest in left
+
+
 async def test_a_server_without_base_backups(world: World) -> None:
     with pytest.raises(UserError, match="no base backup for server"):
         await world.port.catalogue("nowhere")

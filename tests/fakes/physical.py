@@ -24,6 +24,7 @@ from actions.backup.physical import (
     ScratchRestored,
     ScratchState,
 )
+from actions.backup.retention import why_it_stays
 from actions.errors import UserError, VerificationError
 from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scratch, Wanted
 from actions.site import DatabaseRef, Site
@@ -223,6 +224,13 @@ class MemoryPhysical(PhysicalBackups):
         for backup in expiry.backups:
             self.entries.pop((server, backup), None)
         self.old.pop(server, None)
+
+    async def remove(self, server: str, backup: str) -> None:
+        if (server, backup) not in self.entries:
+            return
+        if why := why_it_stays(await self.catalogue(server), backup, self._site.physical_of(server)):
+            raise UserError(why)
+        del self.entries[server, backup]
 
     def _history(self, server: str) -> MemoryHistory:
         return self.history.setdefault(server, MemoryHistory())

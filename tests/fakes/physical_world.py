@@ -68,7 +68,7 @@ def with_bases(*, bases: bool = True) -> World:
     return world
 
 
-def with_old_backups(*, younger: bool = False) -> World:
+def with_old_backups() -> World:
     """A shop with a dump, a base backup and WAL that are older than the policy says; one backup is pinned."""
     world = with_bases()
     old = START - timedelta(days=40)
@@ -84,6 +84,5 @@ def with_old_backups(*, younger: bool = False) -> World:
         segments=120,
         bytes=3_000_000_000,
         kept={"base-pinned": "pinned: case 4711"},
-        younger=younger,
     )
     return world

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from actions.backup.chain import chain, usable, with_chains
 from actions.backup.native_retention import deletable, segment_size, stored_segments, within
 from actions.backup.physical import SEGMENT, BackupKind, Lsn, PhysicalEntry
+from actions.backup.retention import why_it_stays
 from actions.backup.segments import Segment
 from actions.backup.wal import WalListing
 from actions.errors import PermanentError
@@ -80,6 +81,27 @@ def test_what_is_pinned_or_not_ours_stays_with_its_reason() -> None:
 def test_without_a_usable_backup_no_wal_goes() -> None:
     bad = an_entry("bad", NOW - 90 * DAY, problem="its object is missing")
     assert deletable([bad], wal(9), a_policy(), NOW).segments == ()
+
+
+def test_what_may_be_deleted_by_name() -> None:
+    entries = [
+        an_entry("one", NOW - DAY),
+        an_entry("two", NOW - 2 * DAY),
+        an_entry("on-two", NOW - DAY, parent="two"),
+        an_entry("forged", NOW, parent="on-two", problem="forged", trusted=False),
+        an_entry("broken", NOW - 3 * DAY, problem="cut off"),
+        an_entry("held", NOW - DAY, parent="one", pinned="case 4711"),
+    ]
+
+    def refused(name: str, minimum: int = 1) -> str:
+        return why_it_stays(entries, name, a_policy(minimum))
+
+    assert "`on-two` rests on" in refused("two")
+    assert "is pinned: case 4711" in refused("held")
+    assert refused("on-two") == refused("broken") == refused("forged") == refused("gone") == ""
+    entries = entries[:2]
+    assert refused("one") == ""
+    assert "has 2 usable full backups, and the plan file wants 2" in refused("one", minimum=2)
 
 
 @pytest.mark.parametrize("mib", [1, 64, 1024])

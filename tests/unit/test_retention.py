@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.ports import CatalogueEntry
-from actions.steps.dump_expiry import LAST_GOOD, old_dumps
+from actions.catalog.retention import Delete, DeleteParams
+from actions.contract import Risk
+from actions.errors import UserError
+from actions.ports import CatalogueEntry, no_progress
+from actions.steps.dump_expiry import LAST_GOOD, old_dumps, why_dump_stays
 from tests.fakes.manifests import an_entry
+from tests.fakes.physical_world import with_old_backups
 from tests.fakes.world import START, a_site
 
 POLICY = a_site().backups["shop"]
@@ -59,3 +64,37 @@ def test_a_pinned_dump_stays_with_its_reason() -> None:
     found = old_dumps([dump(1, 1), dump(2, 2), held, dump(4, 61)], [], POLICY, START)
     assert found.gone == ("d4",)
     assert found.kept == {"d3": "pinned: case 4711"}
+
+
+def test_the_last_good_dumps_are_not_even_deleted_by_name() -> None:
+    held = dump(3, 60).model_copy(update={"pinned": "case 4711"})
+    stored = [dump(1, 1), held, dump(4, 61, bad=True)]
+    assert "2 always stay" in why_dump_stays(stored, "d1")
+    assert "is pinned: case 4711" in why_dump_stays(stored, "d3")
+    assert why_dump_stays(stored, "d4") == ""
+    assert why_dump_stays([*stored, dump(5, 62)], "d1") == ""
+
+
+async def test_a_deletion_that_the_policy_would_make_anyway_needs_no_others() -> None:
+    async def risk(backup: str) -> Risk:
+        params = DeleteParams(server="shop", backup=backup)
+        return (await Delete().plan(params, with_old_backups(), "k7m2n3p4q5")).risk
+
+    assert await risk("b-ancient") is Risk.REVERSIBLE
+    assert await risk("base-ancient") is Risk.REVERSIBLE
+    assert await risk("base-hour") is Risk.IRREVERSIBLE
+    with pytest.raises(UserError, match="is pinned: case 4711"):
+        await risk("base-pinned")
+    with pytest.raises(UserError, match="no backup `nothing` of `shop`"):
+        await risk("nothing")
+
+
+async def test_a_pin_that_came_after_the_signatures_still_counts() -> None:
+    world = with_old_backups()
+    plan = await Delete().plan(DeleteParams(server="shop", backup="base-hour"), world, "k7m2n3p4q5")
+    await world.physical.pin("primary", "base-hour", reason="evidence")
+
+    with pytest.raises(UserError, match="is pinned: evidence"):
+        await plan.steps[0].apply(world, no_progress)
+
+    assert ("primary", "base-hour") in world.physical.entries
