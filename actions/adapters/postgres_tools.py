@@ -23,11 +23,20 @@ from actions.adapters.postgres_fingerprint import TABLES, at_snapshot, exported,
 from actions.adapters.postgres_globals import read_globals
 from actions.adapters.postgres_installation import installation
 from actions.adapters.postgres_roles import drop_role, end_role_sessions, mark_role, role_names
+from actions.adapters.program_input import ProgramInput
 from actions.adapters.program_output import ProgramOutput
 from actions.adapters.programs import Program, ProgramError, run
 from actions.backup.archive import NO_SECTION, POST_DATA, Contents
 from actions.backup.manifest import Fingerprint, Globals
-from actions.backup.tools import ArchiveSource, PostgresTools, RestoreOrder, Snapshot, SnapshotFacts
+from actions.backup.together import together
+from actions.backup.tools import (
+    Archive,
+    ArchiveSource,
+    PostgresTools,
+    RestoreOrder,
+    Snapshot,
+    SnapshotFacts,
+)
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import Secrets
 from actions.site import DatabaseRef, Invariant, Site
@@ -40,7 +49,7 @@ RESTORE_LIMIT = timedelta(hours=24)
 NEED_SUPERUSER = frozenset({"EVENT TRIGGER", "SUBSCRIPTION", "FOREIGN DATA WRAPPER"})
 RESTORE_SETTINGS = (
     # fsync stays as the server has it: what is restored must survive a power cut.
-    "-c maintenance_work_mem=256MB -c max_parallel_maintenance_workers=1 -c synchronous_commit=off"
+    "-c maintenance_work_mem=256MB -c synchronous_commit=off"
     " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
     " -c default_transaction_read_only=off -c application_name=drbot-restore"
 )
@@ -122,43 +131,64 @@ class PostgresPrograms(PostgresTools):
         except ProgramError as error:
             raise VerificationError(f"`pg_restore --list` cannot read the dump: {error}") from error
 
-    async def restore(
-        self, order: RestoreOrder, archive: Path, contents: Contents, restored: Callable[[int], None]
-    ) -> Sequence[str]:
-        parts, notes = _parts(order, contents)
+    async def restore(self, order: RestoreOrder, archive: Archive, restored: Callable[[int], None]) -> Sequence[str]:
+        parts, notes = _parts(order, archive)
+        header = archive.contents.with_owners(lambda entry: order.owners.get(entry.owner, entry.owner))
         async with self.restoring_role(order) as (role, dsn, env):
             watch = asyncio.create_task(self._watch(order.into, restored))
             try:
-                await self._run_restore(order, archive, parts.schemas, dsn, env, jobs=1)
-                await self._prepare_schemas(order, contents, role)
-                await self._run_restore(order, archive, parts.data, dsn, env, jobs=order.jobs)
-                await self._run_restore(order, archive, parts.after, dsn, env, jobs=order.jobs)
+                with self._private_file("contents-", header) as contents:
+                    program = self.tool(order.into.server, "pg_restore")
+                    restore = _Restore(program, dsn, env, contents, helpers=2 if order.jobs == 1 else 1)
+                    await self._statements(order, restore, parts.schemas, jobs=1)
+                    await self._prepare_schemas(order, archive.contents, role)
+                    await self._statements(order, restore, parts.before, jobs=1)
+                    await self._data(order, restore, archive, parts.data, header)
+                    await self._statements(order, restore, parts.after, jobs=order.jobs)
             finally:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
         await self._analyze(order.into, order.jobs)
         return notes
 
-    async def _run_restore(
-        self, order: RestoreOrder, archive: Path, entries: Sequence[int], dsn: str, env: Mapping[str, str], *, jobs: int
-    ) -> None:
+    async def _statements(self, order: RestoreOrder, restore: _Restore, entries: Sequence[int], *, jobs: int) -> None:
+        """Entries without data: the table of contents says all of them."""
         if not entries:
             return
-        with tempfile.NamedTemporaryFile("w", dir=self._private, prefix="entries-") as wanted:
-            wanted.write("".join(f"{number};\n" for number in entries))
-            wanted.flush()
+        with self._private_file("entries-", _listed(entries)) as wanted:
+            argv = [*restore.argv(wanted), f"--jobs={jobs}", restore.contents]
             try:
-                await run(
-                    [
-                        self.tool(order.into.server, "pg_restore"),
-                        *("--exit-on-error", "--no-tablespaces", "--no-security-labels", "--no-subscriptions"),
-                        *(f"--jobs={jobs}", f"--use-list={wanted.name}", "--no-password", f"--dbname={dsn}", archive),
-                    ],
-                    env={**env, "PGOPTIONS": RESTORE_SETTINGS},
-                    timeout=RESTORE_LIMIT,
-                )
+                await run(argv, env=restore.env, timeout=RESTORE_LIMIT)
             except ProgramError as error:
                 await self._raise_restore_error(order, error)
+
+    async def _data(
+        self, order: RestoreOrder, restore: _Restore, archive: Archive, entries: Sequence[int], header: bytes
+    ) -> None:
+        """The rows, by as many programs at once as there are jobs, each with an equal share of the bytes."""
+        async with together() as group:
+            for share in shares(archive.places, entries, order.jobs):
+                group.create_task(self._share(order, restore, archive, share, header))
+
+    async def _share(
+        self, order: RestoreOrder, restore: _Restore, archive: Archive, share: Sequence[int], header: bytes
+    ) -> None:
+        with self._private_file("entries-", _listed(share)) as wanted:
+            try:
+                start = functools.partial(Program.start, restore.argv(wanted), env=restore.env, stdin=True)
+                with await asyncio.to_thread(start) as program:
+                    data = ProgramInput(program, header, [archive.places[number] for number in share])
+                    await archive.replay(data, data.stop)
+                    await asyncio.to_thread(program.check, RESTORE_LIMIT)
+            except ProgramError as error:
+                await self._raise_restore_error(order, error)
+
+    @contextlib.contextmanager
+    def _private_file(self, prefix: str, content: bytes) -> Iterator[str]:
+        with tempfile.NamedTemporaryFile(dir=self._private, prefix=prefix) as file:  # made by mkstemp: 0600 at once
+            file.write(content)
+            file.flush()
+            yield file.name
 
     async def _raise_restore_error(self, order: RestoreOrder, error: ProgramError) -> None:
         text = " ".join(error.stderr.split())[-1500:]
@@ -391,22 +421,62 @@ async def _grant(connection: AsyncConnection, role: str, member: str) -> None:
 
 
 @dataclass(frozen=True)
+class _Restore:
+    """How `pg_restore` is called."""
+
+    program: str
+    dsn: str
+    environment: Mapping[str, str]
+    contents: str  # a file with the archive's table of contents alone
+    helpers: int  # of each index that is made
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        settings = f"{RESTORE_SETTINGS} -c max_parallel_maintenance_workers={self.helpers}"
+        return {**self.environment, "PGOPTIONS": settings}
+
+    def argv(self, wanted: str) -> list[str]:
+        """For the entries that the file `wanted` lists; the archive comes from standard input unless it is named."""
+        return [
+            self.program,
+            *("--format=custom", "--exit-on-error", "--no-tablespaces", "--no-security-labels", "--no-subscriptions"),
+            *(f"--use-list={wanted}", "--no-password", f"--dbname={self.dsn}"),
+        ]
+
+
+def _listed(entries: Sequence[int]) -> bytes:
+    return "".join(f"{number};\n" for number in entries).encode()
+
+
+def shares(places: Mapping[int, range], entries: Sequence[int], jobs: int) -> Sequence[Sequence[int]]:
+    """The entries in at most so many shares of about equal bytes, each in the order of the archive."""
+    found: list[list[int]] = [[] for _ in range(jobs)]
+    sizes = [0] * jobs
+    for number in sorted(entries, key=lambda each: len(places[each]), reverse=True):
+        smallest = sizes.index(min(sizes))
+        found[smallest].append(number)
+        sizes[smallest] += len(places[number])
+    return [sorted(share, key=lambda each: places[each].start) for share in found if share]
+
+
+@dataclass(frozen=True)
 class _Parts:
     """Entries of an archive, by when they are restored."""
 
     schemas: list[int]  # before the owners get rights on the schemas
-    data: list[int]
+    before: list[int]
+    data: list[int]  # those with bytes of their own
     after: list[int]
 
 
-def _parts(order: RestoreOrder, contents: Contents) -> tuple[_Parts, list[str]]:
+def _parts(order: RestoreOrder, archive: Archive) -> tuple[_Parts, list[str]]:
     """What is restored when, and notes of what is left out.
 
     Data before indexes, constraints and triggers: with several jobs `pg_restore` would make a foreign key or trigger of
     a partitioned table while its partitions are still empty, and every row would pay for it.
     """
-    parts, notes = _Parts([], [], []), list[str]()
-    for entry in contents.entries:
+    parts, notes = _Parts([], [], [], []), list[str]()
+    for entry in archive.contents.entries:
         if entry.kind in NEED_SUPERUSER:
             notes.append(f"{entry.kind.lower()} `{entry.tag}` was left out: only a superuser may make it")
         elif entry.kind == "DEFAULT ACL" and order.owners.get(entry.owner, entry.owner) != entry.owner:
@@ -415,8 +485,10 @@ def _parts(order: RestoreOrder, contents: Contents) -> tuple[_Parts, list[str]]:
             continue
         elif entry.kind == "SCHEMA":
             parts.schemas.append(entry.id)
+        elif entry.id in archive.places:
+            parts.data.append(entry.id)
         elif entry.section in (POST_DATA, NO_SECTION):
             parts.after.append(entry.id)
         else:
-            parts.data.append(entry.id)
+            parts.before.append(entry.id)
     return parts, notes

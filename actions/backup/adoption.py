@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import IO
 
-from actions.backup.archive import Contents
 from actions.backup.catalogue import Catalogue, Folder
 from actions.backup.crypto import Recipients, signing_key
 from actions.backup.loading import Loading
 from actions.backup.manifest import Globals, Manifest, Provenance, SignedManifest
 from actions.backup.progress import Shown
+from actions.backup.spool import Spool, SpooledArchive, Survey
+from actions.backup.stages import Channel
 from actions.backup.stored import StoredDumps, stored_as
+from actions.backup.together import together
 from actions.backup.tools import ArchiveSource, PostgresTools
-from actions.backup.unpacking import Spooling, unpack
+from actions.backup.unpacking import Plain, Sink, unpack
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import AdoptRequest, Clock, ObjectStore, PostgresAdmin, Progress, Secrets
 from actions.site import Site
@@ -49,7 +49,7 @@ class Adoption:
         policy = self._site.backup(request.database)
         signed = await self._catalogue.signed(policy, request.id)
         if signed is None:
-            spool = self._work / f"adopt-{request.id}.dump"
+            spool = self._work / f"adopt-{request.id}.dump.age"
             try:
                 signed = await self._adopt(request, spool, Shown(progress, "download", None))
             except BaseException:
@@ -60,7 +60,7 @@ class Adoption:
         await self._postgres.discard(request.scratch, mark=request.mark)
         return signed
 
-    async def _adopt(self, request: AdoptRequest, spool: Path, shown: Shown) -> SignedManifest:
+    async def _adopt(self, request: AdoptRequest, path: Path, shown: Shown) -> SignedManifest:
         policy, database = self._site.backup(request.database), self._site.database(request.database)
         folder, begun = Folder(policy, request.id), self._clock.now()
         recipients = Recipients(policy.recipients)
@@ -74,22 +74,23 @@ class Adoption:
         wanted = await self._globals(request)
         owners = await self._loading.owners(request.scratch.server, wanted, database.owner)
         shown.phase("download", source.bytes)
-        spooling = Spooling(spool, owners.header)
+        identity, survey = await self._stored.identity(policy), Survey(follow=True)
+        spool = Spool(path, identity, request.source_key)
         read = await unpack(
-            self._objects.get_stream(policy.bucket, request.source_key),
+            spool.kept(self._objects.get_stream(policy.bucket, request.source_key)),
             backup=request.source_key,
-            identity=await self._stored.identity(policy),
-            sink=spooling,
+            identity=identity,
+            sink=survey,
             done=shown.bytes,
         )
-        contents = spooling.contents(request.source_key)
+        archive = SpooledArchive(spool, survey)
+        contents = archive.contents
         shown.phase("restore")
         await self._loading.load(
             request.scratch,
             mark=request.mark,
             jobs=database.restore_jobs,
-            spool=spool,
-            contents=contents,
+            archive=archive,
             owners=owners,
             cluster_globals=wanted,
             extensions=contents.extensions(),
@@ -102,9 +103,11 @@ class Adoption:
         if facts is None:
             raise TemporaryError(f"The scratch database `{request.scratch}` is gone. Adopt again.")
         shown.phase("store", read.plain_bytes)
-        with spool.open("rb") as stream:
-            original = _Original(stream, contents, spooling.rest)
-            packed, _, upload_error = await self._stored.store(original, policy, folder, recipients, shown.bytes)
+        original = _Original()
+        async with together() as group:
+            group.create_task(archive.replay(original, original.stop))
+            storing = group.create_task(self._stored.store(original, policy, folder, recipients, shown.bytes))
+        packed, _, upload_error = storing.result()
         if packed.plain_sha256 != read.plain_sha256:
             raise VerificationError(f"The spool file of `{request.source_key}` was changed while it was stored.")
         finished = self._clock.now()
@@ -141,25 +144,28 @@ class Adoption:
             return Globals(database_owner=self._site.database(request.database).owner)
 
 
-class _Original(ArchiveSource):
-    """The archive as it was found: its own header, then the rest of the spool file."""
+class _Original(ArchiveSource, Sink):
+    """The archive as it was found, on its way from the spool into the bucket."""
 
-    def __init__(self, stream: IO[bytes], contents: Contents, rest: int) -> None:
-        self._head = io.BytesIO(contents.header)
-        self._stream = stream
-        self._stream.seek(rest)
+    def __init__(self) -> None:
+        self._plain = Channel()
 
-    def read(self, size: int, /) -> bytes:
-        return self._head.read(size) or self._stream.read(size)
+    def run(self, source: Plain, /) -> None:
+        while block := source.get():
+            self._plain.put(block)
+        self._plain.end()
+
+    def read(self, size: int, /) -> bytes:  # noqa: ARG002 - as large as it comes
+        return self._plain.get()
 
     def finish(self) -> None:
-        """The file's end is a good end."""
+        """Its end is a good end: the bytes were read before."""
 
     def stop(self) -> None:
-        """Reading a file ends by itself."""
+        self._plain.stop()
 
     def close(self) -> None:
-        """The file is its opener's."""
+        self.stop()
 
 
 def version_number(text: str) -> int:

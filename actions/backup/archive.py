@@ -1,8 +1,8 @@
 """The table of contents of a `pg_dump -Fc` archive, read and written.
 
 It tells what `pg_restore` is about to do before it does it: extensions, owners, values of sequences. Owners are changed
-here, since `pg_restore` can only keep all of them or none, and the places of the tables' data are filled in: `pg_dump`
-cannot write them into a pipe, and without them each job of `pg_restore` searches the file from its beginning. The
+here, since `pg_restore` can only keep all of them or none, and the data is followed, so that each job of a restore is
+given that of its own tables alone: `pg_dump` cannot write into a pipe where it lies. The
 layout is the one of PostgreSQL's pg_backup_archiver.c and pg_backup_custom.c, archive versions 1.12 (PostgreSQL 9.0) to
 1.16 (PostgreSQL 17 and 18).
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from itertools import pairwise
 
 from actions.backup.manifest import Sequence as SequenceState
 from actions.errors import VerificationError
@@ -22,7 +23,6 @@ from actions.errors import VerificationError
 MAGIC = b"PGDMP"
 CUSTOM = 1
 OLDEST, NEWEST = (1, 12), (1, 16)
-OFFSET_SET = 2  # K_OFFSET_POS_SET: the entry knows where its data is in the file
 DATA, LARGE_OBJECTS = 1, 3  # BLK_DATA, BLK_BLOBS
 POST_DATA = 4  # SECTION_POST_DATA
 NO_SECTION = 1  # SECTION_NONE: comments and rights, which follow what they belong to
@@ -48,7 +48,6 @@ class Entry:
     definition: str
     begin: int  # of the owner's bytes in the header
     end: int
-    offset_flag: int  # place of the flag before the data's offset
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,6 @@ class Contents:
     created: datetime  # local time of the machine that dumped, read as UTC
     entries: tuple[Entry, ...]
     header: bytes
-    int_size: int
-    offset_size: int
-
-    @property
-    def searchable(self) -> bool:
-        """Whether `Places` can follow the data: integers of four bytes, as on every platform of PostgreSQL."""
-        return self.int_size == INTEGER.size - 1
 
     @property
     def owners(self) -> frozenset[str]:
@@ -95,34 +87,12 @@ class Contents:
         return found
 
     def with_owners(self, changed: Callable[[Entry], str]) -> bytes:
-        """The header with other owners. Offsets of data, where the archive has them, move along."""
+        """The header with other owners."""
         parts, place = [], 0
-        owners = [changed(entry) for entry in self.entries]
-        if all(owner == entry.owner for owner, entry in zip(owners, self.entries, strict=True)):
-            return self.header
-        shift = sum(len(o.encode()) - len(e.owner.encode()) for o, e in zip(owners, self.entries, strict=True))
-        for owner, entry in zip(owners, self.entries, strict=True):
-            parts.append(self.header[place : entry.begin])
-            parts.append(_written(owner, self.int_size))
-            flag = entry.offset_flag
-            parts.append(self.header[entry.end : flag + 1])
-            place = flag + 1 + self.offset_size
-            offset = int.from_bytes(self.header[flag + 1 : place], "little")
-            if self.header[flag] == OFFSET_SET:
-                offset += shift
-            parts.append(offset.to_bytes(self.offset_size, "little"))
-        parts.append(self.header[place:])
-        return b"".join(parts)
-
-    def with_places(self, places: Mapping[int, int]) -> bytes:
-        """The header, as long as before, with the place in the file of each entry's data."""
-        header = bytearray(self.header)
         for entry in self.entries:
-            if (place := places.get(entry.id)) is not None:
-                header[entry.offset_flag] = OFFSET_SET
-                begin = entry.offset_flag + 1
-                header[begin : begin + self.offset_size] = place.to_bytes(self.offset_size, "little")
-        return bytes(header)
+            parts += [self.header[place : entry.begin], _written(changed(entry))]
+            place = entry.end
+        return b"".join([*parts, self.header[place:]])
 
 
 class _Reading(Enum):
@@ -132,22 +102,28 @@ class _Reading(Enum):
 
 
 class Places:
-    """Follows what comes after the header, block by block: where in the file is the data of which entry?
+    """Follows what comes after the header, block by block: where in the archive is the data of which entry?
 
     `begin` is the length of the header. An entry's data is a type, the entry's number and chunks up to an empty one;
     large objects are such lists of chunks with an oid before each, up to oid 0.
     """
 
     def __init__(self, begin: int) -> None:
-        self.found: dict[int, int] = {}
+        self._found: dict[int, int] = {}
         self._at = begin  # of the next byte to be fed
         self._left = b""
         self._skip = 0
         self._reading = _Reading.BLOCK
         self._objects = False
 
+    @property
+    def found(self) -> dict[int, range]:
+        """Entry -> the bytes of its data, in the order of the archive."""
+        borders = pairwise([*self._found.values(), self._at])
+        return {number: range(*border) for number, border in zip(self._found, borders, strict=True)}
+
     def feed(self, block: bytes) -> None:
-        """Take the next bytes of the file. Raises VerificationError when they are no data of an archive."""
+        """Take the next bytes of the archive. Raises VerificationError when they are no data of an archive."""
         if self._skip >= len(block):
             self._skip -= len(block)
             self._at += len(block)
@@ -187,7 +163,7 @@ class Places:
                 kind, number = data[place], unpack(data, place + 1)[0]
                 if kind not in (DATA, LARGE_OBJECTS):
                     raise VerificationError(f"The dump's data cannot be followed: block type {kind}. Use another.")
-                self.found[number] = begin + place
+                self._found[number] = begin + place
                 self._objects = kind == LARGE_OBJECTS
                 self._reading = _Reading.OBJECT if self._objects else _Reading.CHUNK
                 place += 1 + size
@@ -208,7 +184,9 @@ def read_contents(data: bytes) -> Contents:
             f"The archive has version {version[0]}.{version[1]}, format {data[10]}; "
             "known are 1.12 to 1.16 of `pg_dump -Fc`."
         )
-    reader = _Reader(data, int_size=data[8], offset_size=data[9], place=11)
+    if data[8] != INTEGER.size - 1:
+        raise VerificationError(f"The archive has integers of {data[8]} bytes; known are those of four.")
+    reader = _Reader(data, offset_size=data[9], place=11)
     compression = reader.byte() if version >= (1, 15) else reader.integer()
     second, minute, hour, day, month, year, _ = (reader.integer() for _ in range(7))  # struct tm, zone unknown
     reader.text()  # name of the database
@@ -222,15 +200,12 @@ def read_contents(data: bytes) -> Contents:
         dump_version=dump_version,
         entries=entries,
         header=data[: reader.place],
-        int_size=reader.int_size,
-        offset_size=reader.offset_size,
     )
 
 
 @dataclass
 class _Reader:
     data: bytes
-    int_size: int
     offset_size: int
     place: int
 
@@ -244,8 +219,7 @@ class _Reader:
         return self.take(1)[0]
 
     def integer(self) -> int:
-        sign = self.byte()
-        value = int.from_bytes(self.take(self.int_size), "little")
+        sign, value = self.byte(), int.from_bytes(self.take(INTEGER.size - 1), "little")
         return -value if sign else value
 
     def text(self) -> str | None:
@@ -273,14 +247,13 @@ class _Reader:
         self.text()
         while self.text() is not None:  # dependencies
             pass
-        flag = self.place
-        self.take(1 + self.offset_size)
-        return Entry(number, kind, tag, namespace, section, owner, definition, begin, end, flag)
+        self.take(1 + self.offset_size)  # where its data is in a file; not known where it went into a pipe
+        return Entry(number, kind, tag, namespace, section, owner, definition, begin, end)
 
 
-def _written(text: str, int_size: int) -> bytes:
+def _written(text: str) -> bytes:
     raw = text.encode("utf-8", "surrogateescape")
-    return b"\0" + len(raw).to_bytes(int_size, "little") + raw
+    return INTEGER.pack(len(raw)) + raw
 
 
 def readable(schema: str, name: str) -> str:

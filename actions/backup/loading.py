@@ -6,13 +6,12 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from actions.backup.archive import Contents, Entry
 from actions.backup.manifest import Globals
 from actions.backup.progress import Shown
-from actions.backup.tools import PostgresTools, RestoreOrder
+from actions.backup.tools import Archive, PostgresTools, RestoreOrder
 from actions.errors import DrError, UserError
 from actions.ports import PostgresAdmin
 from actions.site import DatabaseRef
@@ -39,18 +38,13 @@ class Owners:
             return False
         return not self._known.get(role, False) and not self._named.get(role, role not in self._known)
 
-    def after(self, entry: Entry) -> str:
-        """The owner of an entry after the restore."""
+    def _after(self, entry: Entry) -> str:
         keeps = not entry.owner or entry.owner == DATABASE_OWNER or self._plain(entry.owner)
         return entry.owner if keeps else self.database
 
-    def header(self, contents: Contents) -> bytes:
-        """The archive's header with these owners."""
-        return contents.with_owners(self.after)
-
     def changes(self, contents: Contents) -> dict[str, str]:
         """Owner in the dump -> owner after the restore."""
-        return {entry.owner: self.after(entry) for entry in contents.entries if entry.owner}
+        return {entry.owner: self._after(entry) for entry in contents.entries if entry.owner}
 
 
 class Loading:
@@ -68,14 +62,13 @@ class Loading:
         *,
         mark: str,
         jobs: int,
-        spool: Path,
-        contents: Contents,
+        archive: Archive,
         owners: Owners,
         cluster_globals: Globals,
         extensions: Mapping[str, str],
         shown: Shown,
     ) -> None:
-        """Restore `spool` into a new database. On failure no usable database is left.
+        """Restore the archive into a new database. On failure no usable database is left.
 
         A database of that name which carries the same scratch mark is what an earlier try left; it is removed first.
         """
@@ -88,11 +81,11 @@ class Loading:
             mark=mark,
             owner=owners.database,
             extensions=extensions,
-            owners=owners.changes(contents),
+            owners=owners.changes(archive.contents),
             jobs=jobs,
         )
         try:
-            restoring = asyncio.ensure_future(self._tools.restore(order, spool, contents, shown.bytes))
+            restoring = asyncio.ensure_future(self._tools.restore(order, archive, shown.bytes))
             for note in await self._while_there_is_room(into.server, restoring):
                 log.warning("left_out: %s", note)
         except BaseException:

@@ -44,7 +44,7 @@ TINY, TINY_FROM = 0.1, 1024 * 1024  # a dump under a tenth of the previous one, 
 
 
 class LogicalEngine(BackupEngine):
-    """The engine of `pg_dump` backups. `work_directory` takes spool files as large as a dump is plain."""
+    """The engine of `pg_dump` backups. `work_directory` takes spool files as large as a dump is stored."""
 
     def __init__(
         self,
@@ -214,18 +214,17 @@ class LogicalEngine(BackupEngine):
     async def load(self, request: LoadRequest, progress: Progress) -> None:
         policy, database = self._site.backup(request.database), self._site.database(request.database)
         manifest = await self._catalogue.trusted(policy, request.backup)
-        spool = self._work / f"load-{hashlib.sha256(str(request.into).encode()).hexdigest()[:16]}.dump"
+        spool = self._work / f"load-{hashlib.sha256(str(request.into).encode()).hexdigest()[:16]}.dump.age"
         owners = await self._loading.owners(request.into.server, manifest.globals, database.owner)
         try:
             shown = Shown(progress, "download", manifest.stored.bytes)
-            _, contents = await self._stored.read(policy, manifest, spool, owners.header, shown.bytes)
+            archive = await self._stored.fetch(policy, manifest, spool, shown.bytes)
             shown.phase("restore", manifest.database_bytes)
             await self._loading.load(
                 request.into,
                 mark=request.mark,
                 jobs=request.jobs,
-                spool=spool,
-                contents=contents,
+                archive=archive,
                 owners=owners,
                 cluster_globals=manifest.globals,
                 extensions=manifest.fingerprint.extensions,
@@ -245,7 +244,7 @@ class LogicalEngine(BackupEngine):
             raise VerificationError(entry.problem)
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         shown = Shown(progress, "verify", entry.manifest.stored.bytes)
-        read, contents = await self._stored.read(policy, entry.manifest, None, lambda found: found.header, shown.bytes)
+        read, contents = await self._stored.read(policy, entry.manifest, shown.bytes)
         head = self._work / f"verify-{backup}.toc"
         try:
             await asyncio.to_thread(write_private, head, contents.header)

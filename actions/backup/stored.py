@@ -14,9 +14,10 @@ from actions.backup.catalogue import Folder
 from actions.backup.crypto import Identity, Recipients
 from actions.backup.manifest import Manifest, SignedManifest, StoredObject
 from actions.backup.packing import Packed, pack
-from actions.backup.stages import BLOCK, Header, disk
+from actions.backup.spool import Spool, SpooledArchive, Survey, file_chunks
+from actions.backup.stages import Header, disk
 from actions.backup.tools import ArchiveSource
-from actions.backup.unpacking import Spooling, Unpacked, unpack_checked
+from actions.backup.unpacking import Unpacked, unpack_checked
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectStore, Secrets
 from actions.site import BackupPolicy
@@ -27,7 +28,7 @@ SPARE = 64 * 1024 * 1024  # bytes of the spool disk that a restore leaves free
 
 
 class StoredDumps:
-    """Writes and reads stored dumps. `work_directory` takes spool files as large as a dump is plain."""
+    """Writes and reads stored dumps. `work_directory` takes spool files as large as a dump is stored."""
 
     def __init__(self, objects: ObjectStore, secrets: Secrets, work_directory: Path) -> None:
         self._objects, self._secrets, self._work = objects, secrets, work_directory
@@ -130,7 +131,7 @@ class StoredDumps:
 
         async def chunks(path: Path) -> AsyncIterator[bytes]:
             nonlocal total
-            async for block in _file_chunks(path):
+            async for block in file_chunks(path):
                 hashed.update(block)
                 total += len(block)
                 done(total)
@@ -155,24 +156,34 @@ class StoredDumps:
         self,
         policy: BackupPolicy,
         manifest: Manifest,
-        spool: Path | None,
-        header: Callable[[Contents], bytes],
         done: Callable[[int], None],
     ) -> tuple[Unpacked, Contents]:
-        """Read the stored object to its end and compare both hashes with the manifest, before anybody uses it."""
-        backup = manifest.id
-        folder = Folder(policy, backup)
-        identity = await self.identity(policy)
-        identity.check_opens(backup, manifest.recipients)
-        if spool is not None:
-            await asyncio.to_thread(self.check_room, manifest.plain_bytes)
-        chunks = await self._chunks(policy, folder, manifest)
-        spooling = Spooling(spool, header)
-        read = await unpack_checked(chunks, manifest=manifest, identity=identity, sink=spooling, done=done)
-        return read, spooling.contents(backup)
+        """Read the stored object to its end and compare both hashes with the manifest."""
+        identity = await self._opening(policy, manifest)
+        chunks, survey = await self._chunks(policy, manifest), Survey(follow=False)
+        read = await unpack_checked(chunks, manifest=manifest, identity=identity, sink=survey, done=done)
+        return read, survey.contents(manifest.id)
 
-    async def _chunks(self, policy: BackupPolicy, folder: Folder, manifest: Manifest) -> AsyncIterator[bytes]:
+    async def fetch(
+        self, policy: BackupPolicy, manifest: Manifest, path: Path, done: Callable[[int], None]
+    ) -> SpooledArchive:
+        """Read the stored object into the file `path`, and compare both hashes with the manifest before anybody uses
+        it. What was kept stays on an error too; whoever names the path removes it."""
+        identity = await self._opening(policy, manifest)
+        await asyncio.to_thread(self.check_room, manifest.stored.bytes)
+        spool, survey = Spool(path, identity, manifest.id), Survey(follow=True)
+        chunks = spool.kept(await self._chunks(policy, manifest))
+        await unpack_checked(chunks, manifest=manifest, identity=identity, sink=survey, done=done)
+        return SpooledArchive(spool, survey)
+
+    async def _opening(self, policy: BackupPolicy, manifest: Manifest) -> Identity:
+        identity = await self.identity(policy)
+        identity.check_opens(manifest.id, manifest.recipients)
+        return identity
+
+    async def _chunks(self, policy: BackupPolicy, manifest: Manifest) -> AsyncIterator[bytes]:
         """The stored object, from the local copy while the bucket does not answer."""
+        folder = Folder(policy, manifest.id)
         try:
             found = await self._objects.head(policy.bucket, folder.dump)
         except TemporaryError:
@@ -180,7 +191,7 @@ class StoredDumps:
             if path is None or not await asyncio.to_thread(_has_size, path, manifest.stored.bytes):
                 raise
             log.warning("bucket_silent_local_copy_used: %s", path)
-            return _file_chunks(path)
+            return file_chunks(path)
         if found is None:
             raise VerificationError(
                 f"The object of backup `{manifest.id}` is missing: bucket `{policy.bucket}` has no `{folder.dump}`. "
@@ -193,13 +204,13 @@ class StoredDumps:
             )
         return self._objects.get_stream(policy.bucket, folder.dump)
 
-    def check_room(self, plain_bytes: int) -> None:
-        """Raise UserError unless the spool disk has room for the plain dump. Blocking."""
+    def check_room(self, size: int) -> None:
+        """Raise UserError unless the spool disk has room for a dump of that many stored bytes. Blocking."""
         self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
         free = shutil.disk_usage(self._work).free
-        if free < plain_bytes + SPARE:
+        if free < size + SPARE:
             raise UserError(
-                f"The disk of `{self._work}` has {free} bytes free; the dump needs {plain_bytes + SPARE}. "
+                f"The disk of `{self._work}` has {free} bytes free; the dump needs {size + SPARE}. "
                 "Free space there, then try again."
             )
 
@@ -228,12 +239,6 @@ def write_private(path: Path, body: bytes) -> None:
 
 def _has_size(path: Path, size: int) -> bool:
     return path.exists() and path.stat().st_size == size
-
-
-async def _file_chunks(path: Path) -> AsyncIterator[bytes]:
-    with path.open("rb") as stream:
-        while block := await asyncio.to_thread(stream.read, BLOCK):
-            yield block
 
 
 def only_in_the_copy(error: DrError, policy: BackupPolicy, folder: Folder, signed: SignedManifest) -> DrError:

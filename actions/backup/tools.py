@@ -13,6 +13,7 @@ from typing import Protocol
 
 from actions.backup.archive import Contents
 from actions.backup.manifest import Fingerprint, Globals
+from actions.backup.unpacking import Sink
 from actions.site import DatabaseRef, Frozen, Invariant
 
 
@@ -66,6 +67,17 @@ class RestoreOrder(Frozen):
     jobs: int
 
 
+class Archive(Protocol):
+    """A dump whose bytes are known to be right, as it goes into a restore."""
+
+    contents: Contents
+    places: Mapping[int, range]  # entry -> the bytes of its data
+
+    async def replay(self, sink: Sink, stop: Callable[[], None]) -> None:
+        """Give its plain bytes to the sink, as often as asked, until it raises EnoughError. `stop` ends a sink that is
+        held up."""
+
+
 class PostgresTools(Protocol):
     """Dump and restore."""
 
@@ -77,9 +89,7 @@ class PostgresTools(Protocol):
     async def superusers(self, server: str) -> Mapping[str, bool]:
         """Every role of the server, and whether it is a superuser."""
 
-    async def restore(
-        self, order: RestoreOrder, archive: Path, contents: Contents, restored: Callable[[int], None]
-    ) -> Sequence[str]:
+    async def restore(self, order: RestoreOrder, archive: Archive, restored: Callable[[int], None]) -> Sequence[str]:
         """Restore as an unprivileged role and ANALYZE; `restored` is told the database's bytes now and then.
         Returns notes for people on what was left out. Raises VerificationError when `pg_restore` fails."""
 

@@ -1,4 +1,4 @@
-"""A stored backup on its way back: decrypted and decompressed; a dump is spooled for `pg_restore`."""
+"""A stored backup on its way back: decrypted, decompressed and measured; and once more, as often as it is needed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import io
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import Protocol, cast
 
 import zstandard
 
-from actions.backup.archive import Contents, Places, read_contents
 from actions.backup.crypto import AGE_MAGIC, Identity, NotARecipientError
 from actions.backup.manifest import StoredObject
-from actions.backup.stages import BLOCK, Blocks, Channel, Header, Stages, disk, private
+from actions.backup.stages import BLOCK, Blocks, Channel, Stages
 from actions.errors import VerificationError
 
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
@@ -59,34 +57,69 @@ async def unpack(
 
     Nothing is compared yet: that is for the caller, who knows what the hashes should be.
     """
+    hashed, total = hashlib.sha256(), 0
+    measured: _Measured | None = None
+
+    def passed(chunk: bytes) -> None:
+        nonlocal total
+        hashed.update(chunk)
+        total += len(chunk)
+        done(total)
+
+    def consume(plain: Channel) -> None:
+        nonlocal measured
+        measured = _Measured(plain)
+        sink.run(measured)
+
+    was_encrypted = await _through(chunks, backup=backup, identity=identity, consume=consume, passed=passed)
+    return Unpacked(
+        plain_bytes=measured.total if measured else 0,
+        plain_sha256=measured.hash.hexdigest() if measured else "",
+        stored_bytes=total,
+        stored_sha256=hashed.hexdigest(),
+        was_encrypted=was_encrypted,
+    )
+
+
+class EnoughError(Exception):
+    """Raised by the sink of `replay` that needs no more."""
+
+
+async def replay(
+    chunks: AsyncIterator[bytes], *, backup: str, identity: Identity, sink: Sink, stop: Callable[[], None]
+) -> None:
+    """The plain bytes of what was unpacked before, without measuring them again. `stop` ends a sink that is held up."""
+    with contextlib.suppress(EnoughError):
+        await _through(chunks, backup=backup, identity=identity, consume=sink.run, passed=lambda _: None, stop=stop)
+
+
+async def _through(
+    chunks: AsyncIterator[bytes],
+    *,
+    backup: str,
+    identity: Identity,
+    consume: Callable[[Channel], object],
+    passed: Callable[[bytes], None],
+    stop: Callable[[], None] | None = None,
+) -> bool:
+    """Whether it was encrypted. `passed` is told the stored bytes, `consume` gets the plain ones."""
     stored, compressed, plain = Channel(), Channel(), Channel()
     decrypting = _Decrypting(stored, compressed, identity, backup)
-    inflating, measured = _Inflating(compressed, plain), _Measured(plain)
-    stages = Stages(stored, compressed, plain)
-    hashed = hashlib.sha256()
-    total = 0
+    inflating = _Inflating(compressed, plain)
+    stages = Stages(stored, compressed, plain, stop=stop)
 
     async def feed() -> None:
-        nonlocal total
         async for chunk in chunks:
             await stages.call(stored.put, chunk)
-            await stages.call(hashed.update, chunk)
-            total += len(chunk)
-            done(total)
+            await stages.call(passed, chunk)
         stored.end()
 
     try:
         threads = [stages.thread(stage.run) for stage in (decrypting, inflating)]
-        await stages.run(*threads, stages.thread(sink.run, measured), stages.task(feed))
+        await stages.run(*threads, stages.thread(consume, plain), stages.task(feed))
     finally:
         await cast("AsyncGenerator[bytes]", chunks).aclose()
-    return Unpacked(
-        plain_bytes=measured.total,
-        plain_sha256=measured.hash.hexdigest(),
-        stored_bytes=total,
-        stored_sha256=hashed.hexdigest(),
-        was_encrypted=decrypting.was_encrypted,
-    )
+    return decrypting.was_encrypted
 
 
 class Described(Protocol):
@@ -196,58 +229,3 @@ class _Measured(Plain):
         self.hash.update(block)
         self.total += len(block)
         return block
-
-
-class Spooling(Sink):
-    """Reads a dump's header, and writes the dump into the file `spool`, if there is one.
-
-    `header` may change the archive's header in the spool file, where the places of the data are filled in as well; the
-    hashes are those of the archive as it was.
-    """
-
-    def __init__(self, spool: Path | None, header: Callable[[Contents], bytes]) -> None:
-        self._spool, self._changed = spool, header
-        self.rest = 0  # where the data begins in the spool file
-        self.header = Header()
-        self._written: Contents | None = None  # the header as it is in the spool file
-        self._places: Places | None = None
-
-    def run(self, source: Plain, /) -> None:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(private(self._spool)) if self._spool is not None else None
-            while block := source.get():
-                if self.header.contents is not None:
-                    self._write(file, block)
-                elif self.header.feed(block):
-                    self._begin(file)
-            if self.header.contents is None and self.header.end():
-                self._begin(file)
-            if file is not None and self._written is not None and self._places is not None:
-                with disk(self._spool):
-                    file.seek(0)
-                    file.write(self._written.with_places(self._places.found))
-
-    def contents(self, backup: str) -> Contents:
-        """The archive's header as it was stored. Raises VerificationError when it was cut off."""
-        if self.header.contents is None:
-            raise VerificationError(f"Backup `{backup}` ends before its table of contents. Use another backup.")
-        return self.header.contents
-
-    def _begin(self, file: IO[bytes] | None) -> None:
-        contents = self.header.contents
-        if contents is not None and file is not None:
-            changed = self._changed(contents)
-            self.rest = len(changed)
-            with disk(self._spool):
-                file.write(changed)
-            if contents.searchable:
-                self._written = read_contents(changed)
-                self._places = Places(self.rest)
-            self._write(file, self.header.bytes[len(contents.header) :])
-
-    def _write(self, file: IO[bytes] | None, block: bytes) -> None:
-        if file is not None:
-            with disk(self._spool):
-                file.write(block)
-            if self._places is not None:
-                self._places.feed(block)
