@@ -1,8 +1,9 @@
-"""A restore as two people ask for it and sign it in the local Slack, and what the bot's record says it took."""
+"""A restore as two people ask for it and sign it in the local Slack, a dump as one asks for it, and what they took."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +30,10 @@ _STEPS = """
     SELECT plan.document->'steps'->journal.step->>'kind', max(journal.elapsed_ms) / 1000.0
     FROM journal JOIN plan ON plan.id = journal.run_id WHERE plan.token = %s GROUP BY 1, journal.step
     ORDER BY journal.step
+"""
+_DUMPS = """
+    SELECT run.id, run.state, run.message FROM plan JOIN run ON run.id = plan.id
+    WHERE plan.action = 'backup.dump' AND run.ended_at IS NOT NULL
 """
 
 
@@ -59,6 +64,23 @@ async def restore_through_the_bot(slack: LocalSlackControl, demo: RunningDemo) -
     for _ in slack.open_views:
         await slack.close_view(DANIEL.slack_id)
     return ended
+
+
+async def dump_through_the_bot(slack: LocalSlackControl, demo: RunningDemo) -> float:
+    """Olivia asks for a dump; seconds from her command to the end of the run. Fails unless the run succeeds."""
+    async with (
+        asyncio.timeout(LIMIT_S),
+        await psycopg.AsyncConnection.connect(demo.memory_dsn, autocommit=True) as connection,
+    ):
+        known = {row[0] for row in await (await connection.execute(_DUMPS)).fetchall()}
+        begun = time.monotonic()
+        await slack.command(OLIVIA.slack_id, demo.channel, f"/dr-backup run {DATABASE}")
+        while True:
+            for run, state, message in await (await connection.execute(_DUMPS)).fetchall():
+                if run not in known:
+                    assert state == "succeeded", message
+                    return time.monotonic() - begun
+            await asyncio.sleep(0.1)
 
 
 def _to_be_signed(message: Message) -> bool:
