@@ -58,6 +58,9 @@ class Code(StrEnum):
     POLICY_CHANGED = "policy_changed"
     NOT_RECOVERY = "not_recovery"
     UNREACHABLE = "unreachable"
+    UNKNOWN_NAME = "unknown_name"
+    STALE_WORLD = "stale_world"  # the preconditions do not hold any more
+    RESTORED = "restored"  # the bot's database was restored since, or a witness knows that the plan has run
     # said by services, which look at how an act came in, before any rule
     UNSIGNED = "unsigned"
     BAD_PROOF = "bad_proof"

@@ -2,6 +2,7 @@
 
 DrError
 ├── UserError             the person who asked: shown word for word, names the next thing to do
+│   └── RefusedError          what was asked for may not be, or is nothing we know; `code` goes on the record
 ├── TemporaryError        nobody: the same call may succeed after `retry_after`
 └── PermanentError        an operator: trying again without a change fails again
     ├── VerificationError     the world was read and is not what was promised
@@ -21,6 +22,18 @@ class DrError(Exception):
 
 class UserError(DrError):
     """The person who asked can put this right; the text is shown to them word for word."""
+
+
+class RefusedError(UserError):
+    """A request that is refused, not just mistyped: the refusal is recorded under this reason code."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+UNKNOWN_NAME = "unknown_name"
+"""Code of a request for something that the plan file does not know: looked up, and never passed on."""
 
 
 class TemporaryError(DrError):

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from actions.errors import UserError
+from actions.errors import UNKNOWN_NAME, RefusedError
 
 
 class Frozen(BaseModel):
@@ -318,4 +318,4 @@ def _known(table: Mapping[str, T], name: str, noun: str) -> T:
     if name in table:
         return table[name]
     known = ", ".join(f"`{key}`" for key in sorted(table)) or "none"
-    raise UserError(f"The plan file knows no {noun} `{name}`. Known: {known}.")
+    raise RefusedError(f"The plan file knows no {noun} `{name}`. Known: {known}.", code=UNKNOWN_NAME)

@@ -216,6 +216,8 @@ class Driver:
             }
             data = {"plan": row.id, "outcome": state}
             await note_plan(session, row, kind="run", text=texts[result.outcome], at=now, data=data)
+            if result.outcome is Outcome.STALE:
+                await provenance.refuse(session, row, approval.Code.STALE_WORLD, result.message)
             if result.outcome is Outcome.ASKING:
                 await self._control.call(session, row, result.message, key=f"{epoch}")
         log.info("run_ended", run=row.id, outcome=state)

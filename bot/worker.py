@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval, registry
 from actions.contract import PLAN_SCHEMA, Action, Kinds, ParamsT, Query, Report, UnknownKindError
-from actions.errors import DrError, TemporaryError, UserError
+from actions.errors import DrError, RefusedError, TemporaryError, UserError
 from actions.ports import Ports
 from bot.doctor import Doctor
 from bot.driver import Driver
@@ -34,7 +34,7 @@ from bot.services.drills import Drills
 from bot.services.incidents import Incidents
 from bot.services.paging import page
 from bot.services.plans import Plans, RequestRefusedError, note_plan
-from bot.services.record.watch import Watch
+from bot.services.record.watch import Watch, restored
 from bot.services.run_control import ORDERS, RunControl
 from bot.services.wake import Wake
 from storage import outbox, plans, requests, runs
@@ -177,6 +177,10 @@ class Worker:
                     await self._answer(session, request, who)
             except RequestRefusedError as error:
                 refused = (error, who)
+            except RefusedError as error:
+                # Rolled back is what was written for it, not that it was asked for.
+                await self._approvals.record_turned_down(session, who, error.code, str(error))
+                await self._tell(session, request, str(error))
             except UserError as error:
                 await self._tell(session, request, str(error))
             except ValidationError as error:
@@ -395,6 +399,7 @@ class Worker:
             now = self._ports.clock.now()
             void = "" if self._record is None else await self._record.void(session, row, started=True)
             if void:
+                await provenance.record(session, row, restored(void))
                 await runs.end(session, run_id, owner=self.id, epoch=epoch, state="failed", message=void, at=now)
                 text = f"Run {run_id} ended where it stood: {void}"
             await note_plan(session, row, kind="run", text=text, at=now, data={"plan": run_id, "epoch": epoch})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from actions.adapters.kubernetes_session import ExpiredError, Session
-from actions.errors import UserError
+from actions.errors import UNKNOWN_NAME, RefusedError, UserError
 from actions.ports import Secrets
 from actions.site import Site
 
@@ -49,7 +49,7 @@ class Sessions:
         access = self._site.clusters.get(cluster)
         if access is None:
             known = ", ".join(f"`{name}`" for name in sorted(self._site.clusters)) or "none"
-            raise UserError(f"The plan file knows no cluster `{cluster}`. Known: {known}.")
+            raise RefusedError(f"The plan file knows no cluster `{cluster}`. Known: {known}.", code=UNKNOWN_NAME)
         if cluster not in self._open:
             kubeconfig = await self._secrets.resolve(access.kubeconfig) if access.kubeconfig else ""
             opened = await asyncio.to_thread(self._connect, cluster, kubeconfig, access.context)

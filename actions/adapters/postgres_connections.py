@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from actions.adapters.postmaster import Postmaster, socket_directory
 from actions.backup.physical import SCRATCH
 from actions.backup.scratch_place import Claim, ScratchPlace
-from actions.errors import PermanentError, TemporaryError, UserError
+from actions.errors import UNKNOWN_NAME, PermanentError, RefusedError, TemporaryError, UserError
 from actions.ports import Secrets
 from actions.site import Server, Site
 
@@ -46,7 +46,7 @@ class ServerConnections:
             return Server(name=name, admin_dsn="", tools=source.tools if source else "")
         if name not in self._site.servers:
             known = ", ".join(f"`{key}`" for key in sorted(self._site.servers)) or "none"
-            raise UserError(f"The plan file knows no server `{name}`. Known: {known}.")
+            raise RefusedError(f"The plan file knows no server `{name}`. Known: {known}.", code=UNKNOWN_NAME)
         return self._site.servers[name]
 
     async def parameters(self, server: str, database: str | None = None) -> dict[str, str]:

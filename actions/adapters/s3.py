@@ -18,7 +18,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError
 
-from actions.errors import PermanentError, TemporaryError, UserError
+from actions.errors import UNKNOWN_NAME, PermanentError, RefusedError, TemporaryError, UserError
 from actions.ports import ObjectFacts, ObjectStore, Secrets
 from actions.site import Bucket, Site
 
@@ -232,7 +232,7 @@ class S3Store(ObjectStore):
             return self._clients[bucket]
         if bucket not in self._site.buckets:
             known = ", ".join(f"`{name}`" for name in sorted(self._site.buckets)) or "none"
-            raise UserError(f"The plan file knows no bucket `{bucket}`. Known: {known}.")
+            raise RefusedError(f"The plan file knows no bucket `{bucket}`. Known: {known}.", code=UNKNOWN_NAME)
         entry = self._site.buckets[bucket]
         access = await self._secrets.resolve(entry.access_key)
         secret = await self._secrets.resolve(entry.secret_key)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from actions.buckets import BucketFacts
 from actions.contract import Finding, Query, Report, Verdict
-from actions.errors import DrError, UserError
+from actions.errors import UNKNOWN_NAME, DrError, RefusedError
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.phrases import counted, span
@@ -31,7 +31,7 @@ class BucketState(Query[BucketsParams]):
     async def read(self, params: BucketsParams, ports: Ports) -> Report:
         if params.bucket is not None and params.bucket not in ports.site.buckets:
             known = ", ".join(f"`{name}`" for name in sorted(ports.site.buckets)) or "none"
-            raise UserError(f"The plan file knows no bucket `{params.bucket}`. Known: {known}.")
+            raise RefusedError(f"The plan file knows no bucket `{params.bucket}`. Known: {known}.", code=UNKNOWN_NAME)
         rows: list[tuple[str, ...]] = []
         findings: list[Finding] = []
         for name in sorted(ports.site.buckets) if params.bucket is None else [params.bucket]:

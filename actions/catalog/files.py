@@ -10,7 +10,7 @@ from pydantic import Field
 
 from actions.buckets import FilesCopy, FilesDifference, FilesSource
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Query, Report, Risk, Step, Verdict
-from actions.errors import DrError, UserError
+from actions.errors import UNKNOWN_NAME, DrError, RefusedError, UserError
 from actions.ports import Ports
 from actions.site import FilesPolicy, Frozen
 from actions.steps.files import BringBackFiles, CopyFiles, CopyIs, ExpireCopies, FilesAtMost, said
@@ -178,7 +178,7 @@ class Restore(Action[RestoreParams]):
     async def plan(self, params: RestoreParams, ports: Ports, plan_id: str) -> Plan:
         policy = ports.site.files_of(params.name)
         if params.into is not None and params.into not in ports.site.buckets:
-            raise UserError(f"The plan file knows no bucket `{params.into}`. Name one of it.")
+            raise RefusedError(f"The plan file knows no bucket `{params.into}`. Name one of it.", code=UNKNOWN_NAME)
         copy = _chosen(params.copy_id, await ports.files.copies(params.name), policy)
         source = FilesSource(name=policy.name, prefix=params.prefix, copy_id=copy.manifest.id, into=params.into)
         settled = params.model_copy(update={"copy_id": copy.manifest.id})

@@ -65,7 +65,7 @@ class Approvals:
         new = New(who=who, act=Act.REQUEST, digest=row.digest, typed=typed, reason=reason, key=key)
         refusal = self._admit(case, new)
         if refusal is None and METHODS[who.source] is not Method.KEY:
-            await self._record(session, row, new)
+            refusal = await self._record(session, row, new)
         return refusal
 
     async def sign(
@@ -96,7 +96,8 @@ class Approvals:
             if refusal is not None and refusal.code is Code.ALREADY_STARTED:
                 refusal = _closed(run) or refusal
             if refusal is None:
-                await self._record(session, row, new)
+                refusal = await self._record(session, row, new)
+            if refusal is None:
                 text = await self._said(session, row, act, started=started)
             else:
                 await self.record_refusal(session, row, who, refusal)
@@ -148,8 +149,16 @@ class Approvals:
         )
         await self._audit(session, row, text)
 
-    async def _record(self, session: AsyncSession, row: PlanRow, new: New) -> None:
-        """Store an act that was admitted. Raises UserError when its proof does not hold."""
+    async def record_turned_down(self, session: AsyncSession, who: Who, code: str, text: str) -> None:
+        """An audit row for a request that led to no plan."""
+        person = self.policy.person(who)
+        account = who.slack_user or who.person
+        await timeline.refuse(
+            session, plan_id=None, account=account, person=person.id if person else "", code=code, text=text
+        )
+
+    async def _record(self, session: AsyncSession, row: PlanRow, new: New) -> Refusal | None:
+        """Store an act that was admitted; the refusal when its proof does not hold."""
         person = self.policy.person(new.who)
         if person is None:
             raise PermanentError("An act of nobody on the roster is never admitted.")
@@ -169,7 +178,8 @@ class Approvals:
         )
         problem = self._cases.bad_proof(stored)
         if problem is not None:
-            raise UserError(f"This signature does not count: {problem}. Nothing was recorded; sign again.")
+            text = f"This signature does not count: {problem}. It was not taken; sign again."
+            return Refusal(code=Code.BAD_PROOF, text=text)
         await plans.sign(session, stored)
         done = f"{person.name} {_VERBS[new.act]} plan {row.id} ({row.digest[:8]}):"
         await timeline.add(
@@ -186,6 +196,7 @@ class Approvals:
         if row.break_glass:
             await announcements.told(session, row, stored, self.policy)
         await self._audit(session, row, done, new.reason)
+        return None
 
     async def _audit(self, session: AsyncSession, row: PlanRow, text: str, said: str = "") -> None:
         """Copy to the audit channel, where it is another one than the plan's own."""

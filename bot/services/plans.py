@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval
-from actions.approval import Act, Case
+from actions.approval import Act, Case, Code
 from actions.contract import Action, Kinds, Plan, new_plan_id
-from actions.errors import UserError
+from actions.errors import RefusedError, UserError
 from actions.ports import Clock, Ports
 from actions.site import Frozen
 from bot.ports import Who
@@ -43,7 +43,8 @@ class Plans:
         """Plan, store, sign as the requester, show. Raises UserError when it cannot be planned or asked for."""
         plan = await action.plan(params, ports, new_plan_id())
         if plan.stopped:
-            raise UserError(" ".join(f"{finding.detail} {finding.hint}".strip() for finding in plan.stopped))
+            told = " ".join(f"{finding.detail} {finding.hint}".strip() for finding in plan.stopped)
+            raise RefusedError(told, code=Code.STOPPED)
         row = self._row(request, plan)
         denied = await plans.denied(session, row, plan.target)
         row.overrules = "" if denied is None else denied.id

@@ -18,7 +18,7 @@ from actions.approval import Act, Code, Decision, Person, State
 from actions.contract import Plan
 from bot.ports import Who
 from bot.services.keys import SOURCE as BY_KEY
-from storage import inbox, timeline
+from storage import inbox, plans, timeline
 from storage.tables import InboxRow, PlanRow, SignatureRow
 
 ASKED_FOR = "asked for it"
@@ -98,11 +98,18 @@ async def flaw(
 
 async def record(session: AsyncSession, row: PlanRow, decision: Decision) -> None:
     """Put the worker's refusal of a plan into the audit record: signatures that cannot be derived again, a policy or a
-    roster that changed, whatever makes it void."""
-    if decision.state is State.VOID and decision.code not in (None, Code.WITHDRAWN):
-        await timeline.refuse(
-            session, plan_id=row.id, account="", person="drbot", code=decision.code, text=decision.reason
-        )
+    roster that changed, whatever makes it void; and signatures that were given and not used in time."""
+    code = decision.code if decision.state is State.VOID and decision.code is not Code.WITHDRAWN else None
+    if decision.state is State.EXPIRED:
+        signed = [item for item in await plans.signatures(session, row.id) if item.act == Act.APPROVE]
+        code = Code.EXPIRED if signed else None
+    if code is not None:
+        await refuse(session, row, code, decision.reason)
+
+
+async def refuse(session: AsyncSession, row: PlanRow, code: Code, text: str) -> None:
+    """An audit row for what a worker refuses to do for a plan."""
+    await timeline.refuse(session, plan_id=row.id, account="", person="drbot", code=code, text=text)
 
 
 def _difference(

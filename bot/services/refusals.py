@@ -24,6 +24,7 @@ class Door(StrEnum):
     """Reason codes of refusals at the door, beside those of `actions.approval.Code`."""
 
     BAD_SIGNATURE = "bad_signature"  # HTTP: no, a wrong or an old signature
+    REPLAYED = "replayed"  # HTTP: the very bytes that were answered before
     MALFORMED = "malformed"  # not what Slack sends
     TOO_LARGE = "too_large"
     WRONG_APP = "wrong_app"

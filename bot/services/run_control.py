@@ -9,8 +9,9 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval
+from actions.approval import Code
 from actions.contract import Plan, Report
-from actions.errors import UserError
+from actions.errors import RefusedError, UserError
 from actions.ports import Clock
 from actions.runner import OrderKind, turned_back
 from bot.ports import Who
@@ -56,7 +57,7 @@ class RunControl:
         """Carry out one order. Raises UserError for what cannot be obeyed."""
         person = self._approvals.policy.person(who)
         if person is None:
-            raise UserError(NOT_ON_ROSTER.text)
+            raise RefusedError(NOT_ON_ROSTER.text, code=NOT_ON_ROSTER.code)
         row, run = await self.pick(session, request.params.get("run"), request.channel)
         why = f": {request.reason}" if request.reason.strip() else ""
         sentence = f"{person.name} {_ORDERED[request.name]}{why}."
@@ -81,7 +82,7 @@ class RunControl:
             name = await self._only(session, channel)
         row, run = await plans.get(session, name), await runs.held(session, name)
         if row is None or run is None:
-            raise UserError(f"There is no run `{name}`; `/dr status` shows those there are.")
+            raise RefusedError(f"There is no run `{name}`; `/dr status` shows those there are.", code=Code.UNKNOWN_NAME)
         return row, run
 
     async def _only(self, session: AsyncSession, channel: str) -> str:
@@ -100,9 +101,10 @@ class RunControl:
         decision = await self._approvals.decision(session, row, self._clock.now(), started=True)
         if decision.state is not approval.State.APPROVED:
             why = decision.reason or ", ".join(decision.missing)
-            raise UserError(
+            raise RefusedError(
                 f"Run `{run.id}` cannot go on, its signatures no longer suffice ({why}). Abort it with "
-                f"`/dr run abort {run.id}`, or let it stand and ask for a new plan."
+                f"`/dr run abort {run.id}`, or let it stand and ask for a new plan.",
+                code=decision.code or Code.NOT_SIGNED,
             )
         await runs.resume(session, run.id, state="paused")
 

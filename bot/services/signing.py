@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from actions.approval import Act, Code, Refusal
 from actions.errors import UserError
@@ -66,7 +67,7 @@ class Signing:
         """Record a signed statement; the sentence for the signer."""
         said = proof.statement
         if not said.subject.startswith(PLAN):
-            raise UserError("This statement is not about a plan; sign one with `drbot sign PLAN`.")
+            await self._unknown("This statement is not about a plan; sign one with `drbot sign PLAN`.")
         row = await self._row(said.subject.removeprefix(PLAN))
         claim = Claim.model_validate(said.model_dump() | {"at": self._clock.now(), "person": self.person, "nonce": ""})
         problem = self._approvals.policy.keys.problem(claim, proof.text)
@@ -88,5 +89,12 @@ class Signing:
         async with self._database.session() as session:
             row = await plans.get(session, plan_id.strip())
         if row is None:
-            raise UserError(f"There is no plan `{plan_id.strip()[:40]}`; its message and `drbot status` name it.")
+            text = f"There is no plan `{plan_id.strip()[:40]}`; its message and `drbot status` name it."
+            return await self._unknown(text)
         return row
+
+    async def _unknown(self, text: str) -> NoReturn:
+        """Record an act on what there is not, and raise it as UserError."""
+        async with self._database.session() as session:
+            await self._approvals.record_turned_down(session, self._who, Code.UNKNOWN_NAME, text)
+        raise UserError(text)

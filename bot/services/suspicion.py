@@ -116,8 +116,14 @@ class Suspicion:
         text = ""
         async with self._database.session() as session:
             row = await incidents.get(session, said.subject.removeprefix("incident "))
+            unknown = "This statement is about no incident; run `drbot incident clear-suspect-slack` again."
             if row is None:
-                raise UserError("This statement is about no incident; run `drbot incident clear-suspect-slack` again.")
+                await timeline.refuse(
+                    session, plan_id=None, account=person, person=person, code=Code.UNKNOWN_NAME, text=unknown
+                )
+        if row is None:
+            raise UserError(unknown)
+        async with self._database.session() as session:
             await plans.hold(session, f"incident {row.id}")
             since, signed = await _standing(session, row.id, self._policy.keys)
             if since is None:

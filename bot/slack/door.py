@@ -58,6 +58,7 @@ class HttpDoor:
         self._secret = secret.encode()
         self._now = now
         self._turned_away: Tally[str] = Tally()
+        self._replayed = 0
 
     def web_app(self, path: str) -> web.Application:
         """An aiohttp application that serves Slack at `path`, and nothing else."""
@@ -75,20 +76,29 @@ class HttpDoor:
             await self.tell()
 
     async def tell(self) -> None:
-        """Record those turned away since the last time in one row."""
+        """Record those turned away since the last time in one row, and those that came again in another."""
+        again, self._replayed = self._replayed, 0
+        if again:
+            text = f"{again} request(s) over HTTP came again after they were answered, and had no effect."
+            if not await self._recorded(Door.REPLAYED, text):
+                self._replayed += again
         count, self._turned_away = self._turned_away, Tally()
         if not count:
             return
         reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(count.items()))
         log.warning("requests_turned_away", count=count.total(), reasons=reasons)
         text = f"{count.total()} request(s) over HTTP were not let in ({reasons})."
-        try:
-            await self._desk.turn_away(Who(), Door.BAD_SIGNATURE, text)
-        except UserError:
-            return
-        except DrError as error:
+        if not await self._recorded(Door.BAD_SIGNATURE, text):
             self._turned_away += count
+
+    async def _recorded(self, code: Door, text: str) -> bool:
+        try:
+            await self._desk.turn_away(Who(), code, text)
+        except UserError:
+            return True
+        except DrError as error:
             log.warning("refusals_not_recorded", error=type(error).__name__)
+        return False
 
     async def _post(self, request: web.Request) -> web.Response:
         try:
@@ -136,6 +146,7 @@ class HttpDoor:
         try:
             if await self._desk.replayed(key):
                 log.info("request_replayed")
+                self._replayed += 1
                 return web.Response()
         except DrError as error:
             # The database is away. The handler will find out as well, and can tell the person.

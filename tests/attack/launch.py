@@ -126,7 +126,7 @@ class Launch(Action[LaunchParams]):
 
     async def plan(self, params: LaunchParams, ports: Ports, plan_id: str) -> Plan:
         if params.database != TARGET:
-            raise UserError(f"There is no database `{params.database}` in the plan file.")
+            ports.site.database(params.database)
         return Plan(
             id=plan_id,
             action=self.name,

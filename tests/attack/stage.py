@@ -220,23 +220,30 @@ class Stage:
     async def until(self, posted: Posted, *states: PlanState) -> PlanCard:
         return await self.office.until(posted.card, *states)
 
-    async def refused(self, code: str, posted: Posted | None = None, *, times: int = 1) -> None:
-        """It was refused for this reason and no other, the record says so, and nothing was carried out."""
+    async def refused(self, code: str, posted: Posted | None = None, *, times: int = 1, starts: int = 0) -> None:
+        """It was refused for this reason and no other, the record says so, and nothing was carried out but `starts`
+        that people had signed for."""
         counted = "SELECT least(count(*), :times) FROM refusal"
         await eventually(lambda: self._is(counted, times, times=times), within=15)
-        assert await self.codes() == [code] * times
+        assert (found := await self.codes()) == [code] * times, found
         assert await self.value("SELECT min(length(text)) FROM refusal") > 20, "a refusal says why"
         refusals = await self.value("SELECT count(*) FROM refusal")
         assert await self.value("SELECT count(*) FROM leaf WHERE kind = 'refusal'") == refusals, "it is on the record"
         if posted is not None:
             lines = "SELECT count(*) FROM timeline_entry WHERE kind = 'refusal' AND data->>'plan' = :plan"
             assert await self.value(lines, plan=posted.card.plan_id) == times
-        await self.untouched()
+        await self.untouched(starts)
 
-    async def untouched(self) -> None:
-        """The workers have looked, and the executor was not called."""
+    async def refused_by_worker(self, code: str, posted: Posted, *, starts: int = 0) -> None:
+        """The same for what no person did: the worker that was to start or go on with the plan has refused it."""
+        await self.refused(code, starts=starts)
+        row = "SELECT person || ' ' || plan_id FROM refusal"
+        assert await self.value(row) == f"drbot {posted.card.plan_id}"
+
+    async def untouched(self, starts: int = 0) -> None:
+        """The workers have looked, and the executor was not called, or not more often than that."""
         await asyncio.sleep(0.15)
-        assert self.executor.starts == []
+        assert len(self.executor.starts) == starts
 
 
 def token_of(message: Message) -> str:

@@ -35,6 +35,7 @@ from tests.attack.stage import OLIVIA, SAM, Posted, Stage
 from tests.fakes.slack import Message
 from tests.fixtures.office import CHANNEL
 from tests.fixtures.postgres import Database
+from tests.fixtures.waiting import eventually
 
 pytestmark = [pytest.mark.attack, pytest.mark.integration]
 
@@ -209,11 +210,25 @@ async def test_j4_j6_a_job_cannot_be_named_into_another_place(tmp_path: Path, na
     assert not (tmp_path / "jobs").exists() or not list((tmp_path / "jobs").glob("[!.]*"))
 
 
-@pytest.mark.parametrize("words", ["; rm -rf / --target x", "$(id) --from b --target x", "../../x", "'a b'"])
-async def test_j4_a_name_from_slack_is_looked_up_and_never_run(stage: Stage, words: str) -> None:
-    await stage.ask(f'{words} --reason "{REASON_TEXT}"')
-    await stage.untouched()
+@pytest.mark.parametrize("name", ["; rm -rf /", "$(id)", "`id`", "a b", "&&true"])
+async def test_j4_a_name_from_slack_is_looked_up_and_never_run(stage: Stage, name: str) -> None:
+    await unknown(stage, name)
+    await stage.refused("unknown_name")
+
+
+async def unknown(stage: Stage, name: str) -> None:
+    """Ask for a plan about a database of this name."""
+    await stage.ask(f'"{name}" --from b-1 --reason "{REASON_TEXT}" --target "{name}"')
+    await eventually(lambda: stage._is("SELECT state FROM request", "failed"))
+    told = await stage.value("SELECT text FROM refusal")
+    assert told.startswith("The plan file knows no database")
     assert await stage.value("SELECT count(*) FROM plan") == 0
+
+
+async def test_j4_words_that_are_no_command_ask_for_nothing(stage: Stage) -> None:
+    await stage.ask(f'; rm -rf / --target x --reason "{REASON_TEXT}"')
+    await stage.untouched()
+    assert await stage.value("SELECT count(*) FROM request") == 0
 
 
 REASON_TEXT = "is gone"
@@ -233,6 +248,12 @@ async def test_j5_a_name_reaches_sql_as_an_identifier_alone(pg_database: Databas
             connection.execute("DROP ROLE IF EXISTS drbot_j5_owner")
 
 
+@pytest.mark.parametrize("name", ["a'; DROP ROLE app; --", "%s", "x\\y", "a" * 64])
+async def test_j5_a_name_as_sql_is_no_database_of_the_plan(stage: Stage, name: str) -> None:
+    await unknown(stage, name)
+    await stage.refused("unknown_name")
+
+
 @pytest.mark.parametrize("name", ["a" * 64, "é" * 32, "a\0b", ""])
 async def test_j5_a_name_that_postgresql_would_cut_is_refused(pg_database: Database, name: str) -> None:
     servers = postgres(pg_database)
@@ -250,6 +271,12 @@ def postgres(database: Database) -> PostgresServers:
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a/../b", "..", "a\0", "a b", "-a/b", ".hidden", ""])
 def test_j6_a_backup_cannot_be_named_into_another_folder(name: str) -> None:
     assert ID.fullmatch(name) is None
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a/../superprismora", ".."])
+async def test_j6_a_name_that_leads_out_of_its_folder_is_unknown(stage: Stage, name: str) -> None:
+    await unknown(stage, name)
+    await stage.refused("unknown_name")
 
 
 async def test_j6_an_export_names_its_file_itself(stage: Stage) -> None:
@@ -273,7 +300,9 @@ async def test_j7_text_is_never_a_template(stage: Stage) -> None:
     await stage.until(plan, PlanState.DENIED)
     await settled(stage, words)
     assert await stage.values("SELECT reason FROM signature WHERE act = 'deny'") == [words]
-    await stage.untouched()
+    await stage.sign_late(plan)
+    await stage.refused("denied", plan)
+    assert words in await stage.value("SELECT text FROM refusal"), "quoted as it was said"
 
 
 LOOKALIKES = [
@@ -313,7 +342,12 @@ async def test_j9_one_meaning_has_one_digest(stage: Stage) -> None:
         shuffled = dict(reversed(list(document.items())))
         assert kinds.plan(shuffled).digest == digest, "the order of keys means nothing"
         assert kinds.plan(document | {"target": "other"}).digest != digest
-    await stage.untouched()
+    # What was signed in one spelling is no signature on the other.
+    view = await stage.window(plans[1])
+    private = stage.slack.views[view]["private_metadata"]
+    stage.slack.views[view]["private_metadata"] = private.replace(digests[1], digests[0])
+    assert "was replaced" in await stage.submit(view)
+    await stage.refused("stale_revision", plans[1])
 
 
 async def test_j11_five_hundred_steps_are_counted_and_signed_whole(stage: Stage) -> None:
@@ -329,8 +363,11 @@ async def test_j11_five_hundred_steps_are_counted_and_signed_whole(stage: Stage)
     # A plan of which one hidden step was exchanged is another plan.
     async with stage.memory.session() as session:
         await session.execute(text("""UPDATE plan SET document = jsonb_set(document, '{steps,499,job}', '"evil"')"""))
-    await stage.submit(view)
+        await session.execute(text("SELECT pg_notify('drbot', 'signature')"))
     await stage.until(plan, PlanState.VOID)
+    await stage.refused_by_worker("bad_proof", plan)
+    await stage.submit(view)
+    assert await stage.codes() == ["bad_proof", "stale_revision"]
     await stage.untouched()
 
 

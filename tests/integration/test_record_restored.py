@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 from psycopg import sql
+from sqlalchemy import text
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.contract import Verdict
@@ -51,6 +52,15 @@ async def restored(pg_server: EmbeddedPostgres) -> AsyncIterator[Database]:
     await database.dispose()
     with psycopg.connect(pg_server.dsn(), autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+async def refused(office: OfficeForTests, code: str, plan: str) -> None:
+    """A worker has refused it for this reason, and the record says so; that nothing was done the test sees itself."""
+    async with office.memory.session() as session:
+        rows = await session.execute(text("SELECT plan_id, person, code, length(text) > 20 FROM refusal"))
+        assert [tuple(row) for row in rows] == [(plan, "drbot", code, True)]
+        leaves = "SELECT count(*) FROM leaf JOIN refusal ON leaf.kind = 'refusal' AND leaf.ref = refusal.id"
+        assert (await session.execute(text(leaves))).scalar_one() == 1
 
 
 async def run_tool(server: EmbeddedPostgres, tool: str, *arguments: str) -> None:
@@ -100,6 +110,7 @@ async def test_a_used_signature_is_not_revived_by_a_restore(
             assert "Every plan signed before is void" in await both.signs(adoption, "daniel")
             ended = await again.until(card, PlanState.VOID)
             assert "restored after this plan was signed" in ended.message
+            await refused(again, "restored", card.plan_id)
             fresh = await a_plan(again)
             await approve(again, "daniel", fresh)
             await again.until(fresh, PlanState.SUCCEEDED)
@@ -154,4 +165,5 @@ async def test_a_run_of_the_past_is_not_taken_over_after_a_restore(
     async with sealed.sealing(), office.working():
         ended = await office.until(card, PlanState.FAILED)
     assert "look at the world and ask again" in ended.message
+    await refused(office, "restored", card.plan_id)
     assert WORLD.get(card.plan_id, []) == before

@@ -15,7 +15,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from actions.approval import Decision, State
+from actions.approval import Code, Decision, State
 from actions.errors import DrError, PermanentError, TemporaryError, VerificationError
 from actions.ports import Clock
 from bot.services.keys import Keys
@@ -141,7 +141,7 @@ class Watch:
     async def judged(self, session: AsyncSession, row: PlanRow, decision: Decision) -> Decision:
         """The decision on a plan whose signatures suffice, or that it is void."""
         why = await self.void(session, row, started=False)
-        return Decision(state=State.VOID, reason=why) if why else decision
+        return restored(why) if why else decision
 
     async def covered(self, row: PlanRow) -> None:
         """Return when one witness holds a fresh checkpoint that knows the plan's signatures and that it has started.
@@ -198,6 +198,11 @@ class Watch:
             return f"its newest checkpoint is {_span(age)} old, the plan allows {_span(self.max_age)}"
         async with self._database.session() as session:
             return await _differs(session, sight.witness, checkpoint)
+
+
+def restored(why: str) -> Decision:
+    """A plan that is void for what the witnesses know."""
+    return Decision(state=State.VOID, reason=why, code=Code.RESTORED)
 
 
 NEXT = "See what differs with `drbot timeline verify`; two persons go on with `drbot record adopt`."

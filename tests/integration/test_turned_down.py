@@ -1,0 +1,84 @@
+"""Requests that lead to no plan and acts on what there is not: each leaves a row with its reason code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from actions.approval import Act
+from actions.contract import Action, Finding, Plan, Verdict
+from actions.errors import UserError
+from actions.ports import Ports
+from bot.services.cards import PlanState
+from bot.services.statements import CLEAR, statement
+from bot.services.suspicion import Suspicion
+from tests.fakes.toy import Toy, ToyCatalogue, ToyParams
+from tests.fixtures.keyed import KeyedOffice
+from tests.fixtures.office import OfficeForTests
+from tests.integration.test_answers import a_run
+from tests.integration.test_orders import begun
+
+pytestmark = pytest.mark.integration
+
+
+async def refusals(office: OfficeForTests) -> list[tuple[str | None, str, str, str]]:
+    async with office.memory.session() as session:
+        rows = await session.execute(text("SELECT plan_id, person, account, code FROM refusal ORDER BY id"))
+        return [tuple(row) for row in rows]
+
+
+class Stopped(Toy):
+    async def plan(self, params: ToyParams, ports: Ports, plan_id: str) -> Plan:
+        plan = await super().plan(params, ports, plan_id)
+        stop = Finding(check="space", verdict=Verdict.STOP, detail="There is no room.", hint="Make some.")
+        return plan.model_copy(update={"findings": (stop,)})
+
+
+class StoppedCatalogue(ToyCatalogue):
+    def action(self, name: str, /) -> Action[Any]:
+        return Stopped() if name == "toy.run" else super().action(name)
+
+
+async def test_a_plan_that_its_own_findings_stop(office: OfficeForTests) -> None:
+    office.catalogue = StoppedCatalogue()
+    async with office.working():
+        said = await office.refused(await office.ask("olivia", "toy.run"))
+    assert said == "There is no room. Make some."
+    assert await refusals(office) == [(None, "olivia", "U0OLIVIA", "stopped")]
+
+
+async def test_an_order_to_a_run_there_is_not(office: OfficeForTests) -> None:
+    async with office.working():
+        said = await office.refused(await office.ask("sam", "run.pause", run="nothing"))
+    assert "There is no run `nothing`" in said
+    assert await refusals(office) == [(None, "sam", "U0SAM", "unknown_name")]
+
+
+async def test_a_run_that_may_not_go_on(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_run(office, PlanState.RUNNING, steps=2, seconds=0.6, key="may not")
+        await begun(office, card, 0)
+        await office.ordered("sam", "run.pause", card)
+        await office.until(card, PlanState.PAUSED)
+        async with office.memory.session() as session:
+            await session.execute(text("""UPDATE plan SET document = jsonb_set(document, '{target}', '"other"')"""))
+        assert "no longer suffice" in await office.ordered("sam", "run.resume", card)
+    assert await refusals(office) == [(None, "sam", "U0SAM", "bad_proof")]
+
+
+async def test_proofs_about_what_there_is_not(keyed: KeyedOffice) -> None:
+    signing, now = keyed.signing("daniel"), keyed.clock.now()
+    with pytest.raises(UserError, match="There is no plan `nothing`"):
+        await signing.act("nothing", Act.APPROVE)
+    about: dict[str, Any] = {"act": "approve", "digest": "0" * 64, "person": "daniel", "reason": "seen", "at": now}
+    for subject in ("plan nothing", "incident nothing"):
+        with pytest.raises(UserError):
+            await signing.hand_in(keyed.proof(statement(subject=subject, **about)))
+    office = keyed.office
+    suspicion = Suspicion(office.at_terminal, office.policy, office.clock, on_call="")
+    said = statement(**about | {"act": CLEAR, "subject": "incident nothing"})
+    with pytest.raises(UserError, match="about no incident"):
+        await suspicion.hand_in("daniel", keyed.proof(said))
+    assert await refusals(office) == [(None, "daniel", "daniel", "unknown_name")] * 4
