@@ -17,6 +17,7 @@ from actions.adapters.postgres_tools import PostgresPrograms
 from actions.backup.logical import LogicalEngine
 from actions.backup.physical import Change, FindRequest, Moment
 from actions.backup.tables import RescueMode, RescueRequest, TableName
+from actions.errors import UserError
 from actions.ports import CopyRequest, no_progress
 from actions.site import Database, DatabaseRef
 from tests.fakes.s3 import MemoryObjects
@@ -126,6 +127,9 @@ async def test_what_a_scratch_instance_shows_can_be_read_and_brought_back(harmed
     assert world.sql("SELECT * FROM doc ORDER BY id") == harmed.doc
     assert world.sql("SELECT count(*) FROM other") == [(2,)]
     assert world.sql("INSERT INTO doc (body) VALUES ('next') RETURNING id") == [(501,)]
+    with pytest.raises(UserError, match=r"1 row\(s\) of `public.doc` .* were written since it came back"):
+        await harmed.tables.withdraw(request)
+    world.sql("DELETE FROM doc WHERE id = 501")
     await harmed.tables.withdraw(request)
     assert await harmed.tables.facts(HOME, DOC) is None
 
