@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, timedelta
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
+from actions.adapters.postgres_access import access
 from actions.adapters.postgres_connections import ServerConnections
 from actions.adapters.postgres_installation import installation
 from actions.adapters.programs import Program
@@ -105,7 +105,9 @@ class PostgresWal(WalSource):
             return str(row[0]) if row else ""
 
     async def receive(self, directory: Path, *, synchronous: bool) -> None:
-        with self._access(await self._connections.parameters(self._server)) as (dsn, env):
+        parameters = await self._connections.parameters(self._server)
+        named = {**parameters, **KEEPALIVE, "application_name": self._slot}
+        with access(named, Path(tempfile.gettempdir())) as (dsn, env):
             program = await asyncio.to_thread(
                 Program.start,
                 [
@@ -128,17 +130,6 @@ class PostgresWal(WalSource):
     def _tool(self) -> str:
         directory = self._connections.server(self._server).tools
         return str((Path(directory) if directory else installation() / "bin") / "pg_receivewal")
-
-    @contextmanager
-    def _access(self, parameters: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """A connection string without its password, which lies in a 0600 file meanwhile."""
-        public = {key: value for key, value in parameters.items() if key not in ("password", "options", "sslpassword")}
-        public |= {**KEEPALIVE, "application_name": self._slot}
-        password = parameters.get("password", "").replace("\\", "\\\\").replace(":", "\\:")
-        with tempfile.NamedTemporaryFile("w", prefix="drbot-pgpass-") as stream:  # made by mkstemp: 0600 at once
-            stream.write(f"*:*:*:*:{password}\n" if password else "")
-            stream.flush()
-            yield make_conninfo(**public), {"PGPASSFILE": stream.name} if password else {}
 
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:

@@ -22,12 +22,13 @@ from actions.backup.physical import (
 from actions.backup.physical_tools import PhysicalTools, Replay, ScratchServers
 from actions.backup.progress import Shown
 from actions.backup.scratch_budget import RESERVE, claim
-from actions.backup.scratch_place import Claim, ScratchPlace
+from actions.backup.scratch_place import ScratchPlace
 from actions.backup.scratch_restore import (
     Seconds,
     check_span,
+    claim_of,
     copying_from,
-    made_before,
+    in_place,
     nothing_before,
     replayed,
     timeline_at,
@@ -43,7 +44,6 @@ from actions.site import PhysicalPolicy, ScratchBudget
 MEMBERS = "members"
 AT_ONCE = 2  # members that are fetched at the same time
 STORED_WITHIN = timedelta(hours=1)  # a segment may close and arrive that long after the commits in it
-SPARE = 1.05  # of the plain bytes: file systems need room for what they are not told of
 
 
 class Restoring:
@@ -69,16 +69,7 @@ class Restoring:
 
     async def restore(self, policy: PhysicalPolicy, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         place = ScratchPlace(self._directory, request.id)
-        with place.held():
-            there = await asyncio.to_thread(made_before, place, request)
-            if there is not None:
-                return there
-            await asyncio.to_thread(place.clear)
-            try:
-                return await self._restored(policy, request, place, progress)
-            except BaseException:
-                await asyncio.shield(asyncio.to_thread(place.remove))
-                raise
+        return await in_place(place, request, lambda: self._restored(policy, request, place, progress))
 
     async def _restored(
         self, policy: PhysicalPolicy, request: ScratchRequest, place: ScratchPlace, progress: Progress
@@ -90,7 +81,9 @@ class Restoring:
         for member in members:
             identity.check_opens(member.manifest.id, member.manifest.recipients)
         wal_bytes = await self._wal_bytes(policy, request.target, members)
-        await asyncio.to_thread(self._claim, policy, request, place, members, wal_bytes)
+        plain = sum(member.manifest.plain_bytes for member in members)
+        wanted = claim_of(request, base, self._clock.now(), self._budget, plain=plain, wal=wal_bytes)
+        await asyncio.to_thread(claim, self._directory, place, wanted, self._budget, self._reserve)
         with seconds.of(Phase.FETCH):
             wal = await self._fetched(policy, request.target, place, members, progress)
         check_span(base.stop_lsn, base.id, wal.end_lsn, wal.last)
@@ -120,7 +113,7 @@ class Restoring:
             checked_indexes=reached.checked_indexes,
             seconds=seconds.spent,
             bytes=sum(member.manifest.stored.bytes for member in members) + wal.bytes,
-            plain_bytes=sum(member.manifest.plain_bytes for member in members),
+            plain_bytes=plain,
             wal_bytes=max(0, reached.place - Lsn.parse(base.start_lsn)),
         )
         await asyncio.to_thread(place.write_restored, restored)
@@ -153,28 +146,6 @@ class Restoring:
             if target.time is None or facts.modified_at <= target.time + STORED_WITHIN
         }
         return base.segment_bytes * sum(name[8:] >= str(first)[8:] for name in names)
-
-    def _claim(
-        self,
-        policy: PhysicalPolicy,
-        request: ScratchRequest,
-        place: ScratchPlace,
-        members: Sequence[PhysicalEntry],
-        wal_bytes: int,
-    ) -> None:
-        now = self._clock.now()
-        plain = sum(member.manifest.plain_bytes for member in members)
-        wanted = Claim(
-            id=request.id,
-            server=policy.server,
-            mark=request.mark,
-            made_at=now,
-            expires_at=now + (request.keep or self._budget.lifetime),
-            wanted_bytes=int(plain * SPARE) + wal_bytes,
-            superuser=members[-1].manifest.superuser,
-            system_id=members[-1].manifest.system_id,
-        )
-        claim(self._directory, place, wanted, self._budget, self._reserve)
 
     async def _fetched(
         self,

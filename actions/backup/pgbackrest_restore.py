@@ -20,12 +20,13 @@ from actions.backup.physical import Lsn, Phase, PhysicalEntry, ScratchRequest, S
 from actions.backup.physical_tools import Replay, ScratchServers
 from actions.backup.progress import Shown
 from actions.backup.scratch_budget import RESERVE, claim
-from actions.backup.scratch_place import Claim, ScratchPlace
+from actions.backup.scratch_place import ScratchPlace
 from actions.backup.scratch_restore import (
     Seconds,
     check_span,
+    claim_of,
     copying_from,
-    made_before,
+    in_place,
     nothing_before,
     replayed,
     timeline_at,
@@ -35,7 +36,6 @@ from actions.errors import UserError, VerificationError
 from actions.ports import Clock, Progress
 from actions.site import ScratchBudget
 
-SPARE = 1.05  # of the plain bytes: file systems need room for what they are not told of
 TABLESPACES = "tablespaces"
 
 
@@ -59,16 +59,7 @@ class PgBackRestRestoring:
         self, stanza: Stanza, buckets: Mapping[int, str], request: ScratchRequest, progress: Progress
     ) -> ScratchRestored:
         place = ScratchPlace(self._directory, request.id)
-        with place.held():
-            there = await asyncio.to_thread(made_before, place, request)
-            if there is not None:
-                return there
-            await asyncio.to_thread(place.clear)
-            try:
-                return await self._restored(stanza, buckets, request, place, progress)
-            except BaseException:
-                await asyncio.shield(asyncio.to_thread(place.remove))
-                raise
+        return await in_place(place, request, lambda: self._restored(stanza, buckets, request, place, progress))
 
     async def _restored(
         self,
@@ -86,7 +77,9 @@ class PgBackRestRestoring:
         where = place_of(stanza, archive, server=request.server, bucket=base.manifest.stored.bucket)
         archived = await PgBackRestWal.of(self._program, where)
         wal_bytes = await archived.needed(start_of(base), request.target)
-        await asyncio.to_thread(self._claim, request, place, base, wal_bytes)
+        plain = base.manifest.plain_bytes
+        wanted = claim_of(request, base.manifest, self._clock.now(), self._budget, plain=plain, wal=wal_bytes)
+        await asyncio.to_thread(claim, self._directory, place, wanted, self._budget, self._reserve)
         with seconds.of(Phase.FETCH):
             wal = await self._fetched(request, archived, backup, base, place, progress)
         check_span(base.manifest.stop_lsn, base.manifest.id, str(wal.end), str(wal.segments[-1]))
@@ -112,25 +105,11 @@ class PgBackRestRestoring:
             checked_indexes=reached.checked_indexes,
             seconds=seconds.spent,
             bytes=(backup.info.repository.size or backup.info.size) + wal.bytes,
-            plain_bytes=base.manifest.plain_bytes,
+            plain_bytes=plain,
             wal_bytes=max(0, reached.place - Lsn.parse(base.manifest.start_lsn)),
         )
         await asyncio.to_thread(place.write_restored, restored)
         return restored
-
-    def _claim(self, request: ScratchRequest, place: ScratchPlace, base: PhysicalEntry, wal_bytes: int) -> None:
-        now = self._clock.now()
-        wanted = Claim(
-            id=request.id,
-            server=request.server,
-            mark=request.mark,
-            made_at=now,
-            expires_at=now + (request.keep or self._budget.lifetime),
-            wanted_bytes=int(base.manifest.plain_bytes * SPARE) + wal_bytes,
-            superuser=base.manifest.superuser,
-            system_id=base.manifest.system_id,
-        )
-        claim(self._directory, place, wanted, self._budget, self._reserve)
 
     async def _fetched(
         self,

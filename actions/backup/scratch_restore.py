@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from actions.backup.chain import usable
-from actions.backup.physical import Lsn, Phase, PhysicalEntry, RecoveryTarget, ScratchRequest, ScratchRestored
+from actions.backup.physical import (
+    Lsn,
+    Phase,
+    PhysicalEntry,
+    PhysicalManifest,
+    RecoveryTarget,
+    ScratchRequest,
+    ScratchRestored,
+)
 from actions.backup.physical_tools import EndsEarlyError, Reached, Replay, ScratchServers
-from actions.backup.scratch_place import ScratchPlace
+from actions.backup.scratch_place import Claim, ScratchPlace
 from actions.backup.segments import Timelines, history_name
 from actions.errors import UserError, VerificationError
 from actions.ports import Progress
+from actions.site import ScratchBudget
+
+SPARE = 1.05  # of the plain bytes: file systems need room for what they are not told of
 
 
 @dataclass
@@ -60,6 +73,39 @@ def made_before(place: ScratchPlace, request: ScratchRequest) -> ScratchRestored
     if found.mark != request.mark or restored.target != request.target:
         raise UserError(f"Scratch instance `{request.id}` is there, made for something else. Choose another id.")
     return restored
+
+
+async def in_place(
+    place: ScratchPlace, request: ScratchRequest, restore: Callable[[], Awaitable[ScratchRestored]]
+) -> ScratchRestored:
+    """Restore into an empty place that nobody else works in; what an earlier try has made is taken as it is, and
+    nothing is left of one that fails."""
+    with place.held():
+        there = await asyncio.to_thread(made_before, place, request)
+        if there is not None:
+            return there
+        await asyncio.to_thread(place.clear)
+        try:
+            return await restore()
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(place.remove))
+            raise
+
+
+def claim_of(
+    request: ScratchRequest, base: PhysicalManifest, now: datetime, budget: ScratchBudget, *, plain: int, wal: int
+) -> Claim:
+    """What the restore of this base will take: plain bytes of its files and of the WAL."""
+    return Claim(
+        id=request.id,
+        server=request.server,
+        mark=request.mark,
+        made_at=now,
+        expires_at=now + (request.keep or budget.lifetime),
+        wanted_bytes=int(plain * SPARE) + wal,
+        superuser=base.superuser,
+        system_id=base.system_id,
+    )
 
 
 def check_span(stop_lsn: str, backup: str, end_lsn: str, last: str) -> None:

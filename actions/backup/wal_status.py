@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-import rfc8785
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import AwareDatetime, ValidationError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import AwareDatetime
 
 from actions.backup.physical import BackupKind, Lsn, PhysicalEntry
+from actions.backup.signing import Signed
 from actions.backup.wal_source import AlarmKind, SlotFacts
 from actions.errors import VerificationError
 from actions.ports import ObjectStore
@@ -87,24 +84,13 @@ class WalStatus(Frozen):
         return now - self.at > STALE
 
 
-class _Signed(Frozen):
-    status: WalStatus
-    signer: str
-    signature: str
-
-
 def status_place(policy: PhysicalPolicy) -> tuple[str, str]:
     """Bucket and key. It changes all the time, so it goes into the bucket without lock where there is one."""
     return policy.open_bucket or policy.wal_buckets[-1], f"{policy.prefix}wal/{policy.server}/status.json"
 
 
 def sign_status(status: WalStatus, key: Ed25519PrivateKey) -> bytes:
-    signature = key.sign(_canonical(status))
-    signer = key.public_key().public_bytes_raw()
-    line = _Signed(
-        status=status, signer=base64.b64encode(signer).decode(), signature=base64.b64encode(signature).decode()
-    )
-    return line.model_dump_json(indent=1).encode()
+    return Signed[WalStatus].sign(status, key).body()
 
 
 async def read_status(objects: ObjectStore, policy: PhysicalPolicy) -> WalStatus | None:
@@ -115,18 +101,9 @@ async def read_status(objects: ObjectStore, policy: PhysicalPolicy) -> WalStatus
     bucket, key = status_place(policy)
     if await objects.head(bucket, key) is None:
         return None
-    try:
-        signed = _Signed.model_validate_json(await objects.get(bucket, key))
-        if signed.signer not in policy.trusted_signers:
-            raise VerificationError(f"`{key}` is signed by a key the plan file does not trust.")
-        public = Ed25519PublicKey.from_public_bytes(base64.b64decode(signed.signer, validate=True))
-        public.verify(base64.b64decode(signed.signature, validate=True), _canonical(signed.status))
-    except (ValidationError, InvalidSignature, ValueError, binascii.Error) as error:
-        raise VerificationError(f"`{key}` in bucket `{bucket}` is no status an archiver has signed.") from error
-    if signed.status.server != policy.server:
-        raise VerificationError(f"`{key}` is the status of `{signed.status.server}`: it was moved.")
-    return signed.status
-
-
-def _canonical(status: WalStatus) -> bytes:
-    return rfc8785.dumps(status.model_dump(mode="json"))
+    status = Signed[WalStatus].parse(
+        await objects.get(bucket, key), policy.trusted_signers, what=f"The status `{key}` in bucket `{bucket}`"
+    )
+    if status.server != policy.server:
+        raise VerificationError(f"`{key}` is the status of `{status.server}`: it was moved.")
+    return status

@@ -141,7 +141,11 @@ class RescueTable(HeavyStep):
         server, name = asked.target
         into = ".".join(byhand.identifier(part) for part in asked.into)
         if asked.mode is not RescueMode.ROWS or asked.keys is None:
-            return (byhand.psql(server, f"DROP TABLE {into}", database=name),)
+            others = f"SELECT xmin, count(*) FROM {into} GROUP BY 1"  # noqa: S608 - shown only
+            return (
+                f"{byhand.psql(server, others, database=name)}  # more than one line: others have written to it since",
+                byhand.psql(server, f"DROP TABLE {into}", database=name),
+            )
         keys = ".".join(byhand.identifier(part) for part in asked.keys)
         delete = f"DELETE FROM {into} USING {keys} kept WHERE {into}.xmin = kept.xmin"  # noqa: S608 - shown only
         return (byhand.psql(server, delete, f"DROP TABLE {keys}", database=name),)
