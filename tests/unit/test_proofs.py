@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -42,7 +43,9 @@ async def test_a_test_that_passes_is_signed_and_measured_and_leaves_nothing() ->
 
 async def test_an_empty_database_fails_the_test_and_is_on_record() -> None:
     world = with_bases()
-    world.physical.history[SERVER].commits[-1].databases["shop"].rows.clear()  # type: ignore[attr-defined]
+    commits = world.physical.history[SERVER].commits
+    empty = commits[-1].databases["shop"].model_copy(update={"rows": {}})
+    commits[-1] = replace(commits[-1], databases={"shop": empty})
     outcome, message = await proven(world)
 
     assert outcome is Outcome.FAILED
