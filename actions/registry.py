@@ -20,7 +20,7 @@ from actions.catalog.points import ImageState, PointState, Record
 from actions.catalog.promote import Promote
 from actions.catalog.proof import Prove
 from actions.catalog.rescue import Rescue
-from actions.catalog.restore import Recommendation, Restore
+from actions.catalog.restore import Restore
 from actions.catalog.retention import Delete, Expire, Pin, Unpin
 from actions.catalog.run import ACTIONS as RUN_ACTIONS
 from actions.catalog.scratch import ScratchDiscard, ScratchList, ScratchStart
@@ -68,7 +68,6 @@ QUERIES: tuple[type[Query[Any]], ...] = (
     EscrowState,
     ImageState,
     PointState,
-    Recommendation,
     FindMoment,
     ScratchList,
 )

@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import structlog
@@ -37,7 +37,7 @@ from bot.services.plans import Plans, RequestRefusedError, note_plan
 from bot.services.record.watch import Watch, restored
 from bot.services.run_control import ORDERS, RunControl
 from bot.services.wake import Wake
-from storage import outbox, plans, requests, runs
+from storage import incidents, outbox, plans, requests, runs
 from storage.session import Database, readable
 from storage.tables import RequestRow, RunRow
 
@@ -221,6 +221,9 @@ class Worker:
             if "run" in action.params.model_fields:
                 run, _ = await self._control.pick(session, request.params.get("run"), request.channel)
                 named["run"] = run.id
+            if "before" in action.params.model_fields and (began := await self._impact(session, request)):
+                # What was dumped since may hold the damage.
+                named["before"] = began.isoformat()
             params = self._params(action.params, request, **named)
             row = await self._plans.propose(session, request, action, params, self._ports, who)
             request.plan_id = row.id
@@ -237,8 +240,14 @@ class Worker:
             given["database"] = databases[0]
         return kind.model_validate(given)
 
+    async def _impact(self, session: AsyncSession, request: RequestRow) -> datetime | None:
+        """When the impact began of the incident that this was asked in."""
+        row = None if request.incident_id is None else await incidents.get(session, request.incident_id)
+        return None if row is None else row.impact_started_at
+
     async def _offer(self, session: AsyncSession, request: RequestRow) -> None:
-        offer = await answers.restore_offer(self._ports, request.params.get("database"))
+        began = await self._impact(session, request)
+        offer = await answers.restore_offer(self._ports, request.params.get("database"), before=began)
         payload = {
             "restore": offer.model_dump(mode="json"),
             "alternatives": bool(request.params.get("alternatives")),

@@ -6,7 +6,6 @@ by the runner when a later one fails, newest first, which gives production as it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import AwareDatetime, Field
@@ -17,24 +16,18 @@ from actions.contract import (
     Observation,
     Plan,
     Precondition,
-    Query,
-    Report,
     Risk,
     Step,
 )
-from actions.errors import UserError
-from actions.ports import CatalogueEntry, Ports
+from actions.ports import Ports
 from actions.site import DatabaseRef, Frozen
 from actions.steps.application import CheckApplication, Repoint
 from actions.steps.choice import (
     alternative,
     checked_words,
     chosen,
-    loss,
     loss_sentence,
-    recommended,
     restore_estimate,
-    rpo_words,
     usable_entries,
 )
 from actions.steps.copies import CompareCopy, LoadDump
@@ -50,7 +43,7 @@ from actions.steps.naming import (
     scratch_mark,
 )
 from actions.steps.phrases import moment, size, span
-from actions.steps.restore_findings import restore_findings
+from actions.steps.restore_findings import restore_findings, since_impact
 from actions.steps.scene import Scene, config_place, host_value, look
 from actions.steps.switch import Switch
 from actions.steps.writers import StartWriters, StopWriters
@@ -109,6 +102,7 @@ class Restore(Action[RestoreParams]):
         scene = await look(ports, params.database, entry, instance_suspect=params.instance_suspect)
         draft = _Draft(scene, plan_id)
         others = [item for item in usable_entries(entries, before=params.before) if item != entry][:ALTERNATIVES]
+        findings = (*since_impact(entry, params.before), *restore_findings(scene, draft.new_names), *known.findings)
         return Plan(
             id=plan_id,
             action=self.name,
@@ -120,7 +114,7 @@ class Restore(Action[RestoreParams]):
             steps=draft.steps,
             preconditions=draft.preconditions,
             made_at=scene.now,
-            findings=(*restore_findings(scene, draft.new_names), *known.findings),
+            findings=findings,
             observations=_observations(scene),
             alternatives=tuple(alternative(scene.database, item, scene.now) for item in others),
             estimate=restore_estimate(entry),
@@ -278,61 +272,3 @@ def _observations(scene: Scene) -> tuple[Observation, ...]:
         ready = ", ".join(f"`{item.ref.name}` {item.ready} of {item.replicas}" for item in scene.application.workloads)
         lines.append(("ready now", ready or "no workload found"))
     return tuple(Observation(name=name, value=value) for name, value in lines)
-
-
-class RecommendationParams(Frozen):
-    """Which database, and the moment of the damage where it is known."""
-
-    database: str = Field(min_length=1)
-    before: AwareDatetime | None = None
-
-
-class Recommendation(Query[RecommendationParams]):
-    """One backup to restore, what it loses, and the others as rows. The first row is the recommended one."""
-
-    name: ClassVar[str] = "restore.recommendation"
-    summary: ClassVar[str] = "Name the backup to restore and what it loses"
-    params = RecommendationParams
-
-    async def read(self, params: RecommendationParams, ports: Ports) -> Report:
-        database = ports.site.database(params.database)
-        known = await known_backups(ports, params.database)
-        entries, findings = known.entries, known.findings
-        try:
-            best = recommended(params.database, entries, before=params.before)
-        except UserError as error:
-            rows = _rows(entries, ports, params.database)
-            return Report(title=str(error), columns=COLUMNS, rows=rows, findings=findings)
-        now = ports.clock.now()
-        rest = [entry for entry in entries if entry != best]
-        state = moment(best.manifest.snapshot_at)
-        lost = loss(best, now)
-        takes = f"{span(restore_estimate(best))} (RTO {span(database.rto)})"
-        return Report(
-            title=f"Restore `{best.manifest.id}` of {state}: loses {span(lost)} ({rpo_words(lost, database.rpo)})",
-            lines=(
-                loss_sentence(database, best, now),
-                f"{size(best.manifest.database_bytes)}, {checked_words(best)}; takes about {takes}.",
-            ),
-            columns=COLUMNS,
-            rows=_rows([best, *rest], ports, params.database),
-            findings=findings,
-        )
-
-
-COLUMNS = ("backup", "state of", "loses", "RPO", "size", "checked")
-
-
-def _rows(entries: Sequence[CatalogueEntry], ports: Ports, key: str) -> tuple[tuple[str, ...], ...]:
-    now, rpo = ports.clock.now(), ports.site.database(key).rpo
-    return tuple(
-        (
-            entry.manifest.id,
-            moment(entry.manifest.snapshot_at),
-            span(loss(entry, now)),
-            "beyond" if loss(entry, now) > rpo else "within",
-            size(entry.manifest.database_bytes),
-            checked_words(entry),
-        )
-        for entry in entries
-    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 from actions.backup.manifest import Provenance
 from actions.contract import Finding, Verdict
+from actions.ports import CatalogueEntry
 from actions.steps.choice import loss, loss_sentence
-from actions.steps.phrases import names, size, span
+from actions.steps.phrases import moment, names, size, span
 from actions.steps.scene import Scene, others_work
 
 
@@ -18,13 +20,25 @@ def restore_findings(scene: Scene, new_names: Iterable[str]) -> tuple[Finding, .
     return tuple(sorted(found, key=lambda finding: order.index(finding.verdict)))
 
 
+def since_impact(entry: CatalogueEntry, began: datetime | None) -> Iterator[Finding]:
+    """A backup from after the impact began may hold the damage; every comparison would pass."""
+    taken = entry.manifest.snapshot_at
+    if began is not None and taken >= began:
+        yield _warn(
+            "damage",
+            f"Backup `{entry.manifest.id}` was taken at {moment(taken)}, after the impact began at {moment(began)}: it "
+            "may hold the damage.",
+            "Look into it first, or choose one from before.",
+        )
+
+
 def _backup(scene: Scene) -> Iterator[Finding]:
     entry, manifest = scene.entry, scene.entry.manifest
     if entry.problem is not None:
         yield _stop(
             "backup",
             f"Backup `{manifest.id}` must not be used: {entry.problem}",
-            "Choose another backup; `restore.recommendation` names the newest usable one.",
+            "Choose another one of `/dr-backup list`.",
         )
     if manifest.provenance is Provenance.ADOPTED:
         yield _warn("backup", f"Backup `{manifest.id}` was adopted: nobody attests what it held when it was made.", "")

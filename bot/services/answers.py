@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.catalog.backup_status import Backups, BackupsParams
@@ -13,6 +15,7 @@ from actions.site import Database
 from actions.steps.choice import checked_words, loss, recommended, usable_entries
 from actions.steps.known_backups import known_backups
 from actions.steps.moments import exact
+from actions.steps.phrases import moment
 from bot.ports import BackupOffer, RestoreOffer
 from bot.services.incidents import Incidents
 from bot.services.run_control import OPEN
@@ -48,25 +51,29 @@ async def status(session: AsyncSession, all_incidents: Incidents, ports: Ports) 
     )
 
 
-async def restore_offer(ports: Ports, database: str | None) -> RestoreOffer:
-    """The recommendation for one database, the first of the plan when none is named."""
+async def restore_offer(ports: Ports, database: str | None, *, before: datetime | None) -> RestoreOffer:
+    """The recommendation for one database, the first of the plan when none is named. `before`: when the impact began;
+    what was dumped since is offered last."""
     names = tuple(sorted(ports.site.databases))
     if not names:
         raise UserError("The plan file protects no database; add one under `databases`.")
     known = ports.site.database(database or names[0])
     entries = (await known_backups(ports, known.name)).entries
     try:
-        best: CatalogueEntry | None = recommended(known.name, entries, before=None)
+        best: CatalogueEntry | None = recommended(known.name, entries, before=before)
         why = "the newest backup without a known problem"
+        why += "" if before is None else f" from before the impact, {moment(before)}"
     except UserError as error:
         best, why = None, str(error)
-    rest = [entry for entry in usable_entries(entries, before=None) if entry != best][:ALTERNATIVES]
+    earlier = usable_entries(entries, before=before)
+    later = [entry for entry in usable_entries(entries, before=None) if entry not in earlier]
+    rest = [entry for entry in (*earlier, *later) if entry != best][:ALTERNATIVES]
     return RestoreOffer(
         database=known.name,
         target=known.name,
         databases=names,
-        recommended=None if best is None else _offer(known, best, ports),
-        alternatives=tuple(_offer(known, entry, ports) for entry in rest),
+        recommended=None if best is None else _offer(known, best, ports, before),
+        alternatives=tuple(_offer(known, entry, ports, before) for entry in rest),
         rpo=known.rpo,
         why=why,
         window=await _window(ports, known),
@@ -88,14 +95,15 @@ async def _window(ports: Ports, database: Database) -> str:
     return f"any moment from {exact(min(old for old, _ in found))} to {exact(max(new for _, new in found))}"
 
 
-def _offer(database: Database, entry: CatalogueEntry, ports: Ports) -> BackupOffer:
+def _offer(database: Database, entry: CatalogueEntry, ports: Ports, before: datetime | None) -> BackupOffer:
     lost = loss(entry, ports.clock.now())
     taken = entry.manifest.snapshot_at
+    since = "" if before is None or taken < before else "taken after the impact began, "
     return BackupOffer(
         backup=entry.manifest.id,
         label=f"dump of {taken:%Y-%m-%d %H:%M} UTC",
         taken_at=taken,
         loss=lost,
         beyond_rpo=lost > database.rpo,
-        note=checked_words(entry),
+        note=f"{since}{checked_words(entry)}",
     )

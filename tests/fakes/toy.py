@@ -6,6 +6,8 @@ import asyncio
 from datetime import timedelta
 from typing import Any, ClassVar
 
+from pydantic import AwareDatetime
+
 from actions.catalog import run
 from actions.contract import Action, Kinds, Lock, Plan, Probe, Query, Risk, Step
 from actions.errors import PermanentError, VerificationError
@@ -31,6 +33,7 @@ class ToyParams(Frozen):
     interruptible: bool = False
     risk: Risk = Risk.DESTRUCTIVE
     key: str = "toy"
+    before: AwareDatetime | None = None
 
 
 class ToyStep(Step):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from actions.errors import UserError
 from bot.ports import ReplyTo, Who
 from bot.router import Command
 from bot.services.cards import PlanCard, PlanState, StepState
-from storage import outbox
+from storage import outbox, plans
 from tests.fakes.toy import WORLD
 from tests.fixtures.office import CHANNEL, OfficeForTests
 
@@ -197,6 +197,19 @@ async def incident(office: OfficeForTests, name: str, **params: Any) -> None:
     await office.desk.ask(
         office.who("olivia"), Command(name=f"incident.{name}", params=params), reply=ReplyTo(channel=CHANNEL)
     )
+
+
+async def test_what_is_restored_is_from_before_the_impact_of_its_incident(office: OfficeForTests) -> None:
+    async with office.working():
+        outside = await a_plan(office)
+        await incident(office, "open", title="Orders are gone", severity="SEV1", impact="2h")
+        inside = await a_plan(office)
+    async with office.memory.session() as session:
+        rows = [await plans.get(session, card.plan_id) for card in (outside, inside)]
+    unknown, impact = (row and row.document["params"]["before"] for row in rows)
+    assert unknown is None
+    late = datetime.now(UTC) - timedelta(hours=2) - datetime.fromisoformat(str(impact))
+    assert timedelta(0) <= late < timedelta(minutes=1)
 
 
 async def test_an_incident_from_opening_to_its_achieved_rto(office: OfficeForTests) -> None:

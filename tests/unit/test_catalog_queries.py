@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from pydantic import ValidationError
 
 from actions import registry
 from actions.catalog.application import RolloutParams, ScaleParams
 from actions.catalog.backup_status import BackupsParams
-from actions.catalog.restore import RecommendationParams, RestoreParams
+from actions.catalog.restore import RestoreParams
 from actions.catalog.status import CatalogueParams, ClusterParams, DatabasesParams
 from actions.contract import Verdict
 from actions.errors import UserError
 from actions.runner import Outcome, Runner
 from actions.site import DatabaseRef
 from actions.steps.databases import GiveName, SwapDatabases
+from bot.services.answers import restore_offer
 from tests.contract.kit import MemoryJournal
 from tests.fakes.world import API, NIGHTLY, START, WEB, World, a_world
 
 
-async def test_one_recommendation_and_the_others_as_rows() -> None:
-    report = await registry.query("restore.recommendation").read(RecommendationParams(database="shop"), a_world())
+async def test_one_recommendation_and_the_others_behind_it() -> None:
+    offer = await restore_offer(a_world(), "shop", before=None)
 
-    assert report.title == "Restore `b-new` of 2026-11-23 02:00 UTC: loses 8 h 12 min (RPO 15 min: beyond)"
-    assert [row[0] for row in report.rows] == ["b-new", "b-old", "b-bad"]
-    assert report.rows[0][3] == "beyond"
-    assert "unusable" in report.rows[2][5]
+    assert offer.recommended is not None
+    assert (offer.recommended.backup, offer.recommended.beyond_rpo) == ("b-new", True)
+    assert offer.recommended.loss == timedelta(hours=8, minutes=12)
+    assert [item.backup for item in offer.alternatives] == ["b-old"]
+    assert offer.why == "the newest backup without a known problem"
 
 
-async def test_a_recommendation_from_before_the_damage() -> None:
-    asked = RecommendationParams(database="shop", before=START.replace(hour=1))
+async def test_a_dump_of_the_damage_is_not_recommended() -> None:
+    offer = await restore_offer(a_world(), "shop", before=START.replace(hour=1, minute=50))
 
-    report = await registry.query("restore.recommendation").read(asked, a_world())
+    assert offer.recommended is not None
+    assert offer.recommended.backup == "b-old"
+    assert offer.why.endswith("from before the impact, 2026-11-23 01:50 UTC")
+    assert [(item.backup, item.note) for item in offer.alternatives] == [
+        ("b-new", "taken after the impact began, not yet verified")
+    ]
 
-    assert report.rows[0][0] == "b-old"
+
+async def test_a_chosen_dump_of_the_damage_is_pointed_out() -> None:
+    impact = START.replace(hour=1, minute=50)
+    restore = registry.action("restore.dump")
+    usual = await restore.plan(RestoreParams(database="shop", before=impact), a_world(), "abc")
+    chosen = await restore.plan(RestoreParams(database="shop", before=impact, backup="b-new"), a_world(), "abd")
+
+    assert [finding for finding in usual.findings if finding.check == "damage"] == []
+    [told] = [finding for finding in chosen.findings if finding.check == "damage"]
+    assert told.verdict is Verdict.WARN
+    assert "`b-new` was taken at 2026-11-23 02:00 UTC, after the impact began at 2026-11-23 01:50 UTC" in told.detail
 
 
 async def test_no_recommendation_says_what_to_do() -> None:
-    asked = RecommendationParams(database="shop", before=START.replace(year=2020))
+    offer = await restore_offer(a_world(), "shop", before=START.replace(year=2020))
 
-    report = await registry.query("restore.recommendation").read(asked, a_world())
-
-    assert "backup.adopt" in report.title
+    assert offer.recommended is None
+    assert "backup.adopt" in offer.why
 
 
 async def test_backups_beyond_the_rpo_are_a_finding() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from actions import registry
 from actions.catalog.backup import DumpParams, UploadParams
-from actions.catalog.restore import RecommendationParams, RestoreParams
+from actions.catalog.restore import RestoreParams
 from actions.contract import Verdict
 from actions.errors import TemporaryError, UserError
 from actions.runner import Outcome, Runner
@@ -46,9 +46,6 @@ async def test_restore_from_the_local_copy_while_the_bucket_is_away() -> None:
     assert plan.steps == usual.steps
     assert plan.preconditions == usual.preconditions
     assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
-    report = await registry.query("restore.recommendation").read(RecommendationParams(database="shop"), world)
-    assert f"shop-{PLAN}" in report.title
-    assert report.findings == (told,)
 
 
 async def test_restore_needs_the_bucket_where_the_local_copy_has_nothing() -> None:
