@@ -196,9 +196,12 @@ class Plan(Frozen):
         return tuple(revived(table, item, kinds) for item in value)
 
     def signed_part(self) -> dict[str, Any]:
-        """The intent and the preconditions: everything that the digest covers."""
+        """The intent and the preconditions: everything that the digest covers. Of a plan that was read, what it was
+        written with: a field that a later version has added stands at its default, and nobody has signed it."""
         shown = {"made_at", "findings", "observations", "alternatives", "estimate", "data_loss"}
-        data = self.model_dump(mode="json", exclude=shown)
+        # A stored plan names every field its version had, so also this one, which nobody gives a plan that is made.
+        read = "plan_schema" in self.model_fields_set
+        data = self.model_dump(mode="json", exclude=shown, exclude_unset=read)
         data["by_hand"] = [list(step.by_hand()) for step in self.steps]
         return data
 

@@ -1,0 +1,127 @@
+"""Another version of the bot takes over a run in its middle: it goes on where it can read the plan, or asks."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from actions.contract import JournalState, Kinds, Plan
+from bot.driver import Driver
+from bot.services.cards import PlanCard, PlanState
+from storage.session import Database
+from tests.fakes.toy import WORLD, ToyCatalogue, ToyPatience, ToyStep
+from tests.fixtures.office import OfficeForTests, shipped_plan
+from tests.fixtures.waiting import eventually
+from tests.integration.test_answers import a_run, journal
+from tests.integration.test_orders import begun, locks
+
+pytestmark = [pytest.mark.integration, pytest.mark.kill]
+
+LEASE = timedelta(seconds=1)
+
+
+class NewerStep(ToyStep):
+    """As a later version has it: with a field that plans of today do not have."""
+
+    colour: str | None = None
+    shades: tuple[str, ...] = ()
+
+
+class NewerPatience(ToyPatience):
+    colour: str | None = None
+
+
+class Newer(ToyCatalogue):
+    def kinds(self) -> Kinds:
+        known = super().kinds()
+        return Kinds(steps={**known.steps, "toy.count": NewerStep, "toy.patience": NewerPatience}, preconditions={})
+
+
+class Without(ToyCatalogue):
+    """A version that has given this kind of step up."""
+
+    def kinds(self) -> Kinds:
+        known = super().kinds()
+        steps = {kind: step for kind, step in known.steps.items() if kind != "toy.count"}
+        return Kinds(steps=steps, preconditions=known.preconditions)
+
+
+async def killed_in_the_middle(office: OfficeForTests, monkeypatch: pytest.MonkeyPatch, key: str) -> PlanCard:
+    """A run of three steps whose worker dies in the second one, without a word."""
+
+    async def nothing(self: Driver, run_id: str, epoch: int) -> None:
+        return None
+
+    monkeypatch.setattr(Driver, "_hand_over", nothing)
+    listening = asyncio.create_task(office.memory.listen(office.wake))
+    working = asyncio.create_task(office.worker(lease=LEASE).run())
+    card = await a_run(office, PlanState.RUNNING, steps=3, seconds=0.5, key=key)
+    await begun(office, card, 1)
+    for task in (working, listening):
+        task.cancel()
+    await asyncio.gather(working, listening, return_exceptions=True)
+    assert WORLD[card.plan_id] == ["do 1"]
+    return card
+
+
+async def test_a_newer_version_goes_on_with_a_plan_of_today(
+    office: OfficeForTests, memory: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = await killed_in_the_middle(office, monkeypatch, "newer")
+    newer = OfficeForTests(memory, shipped_plan(), catalogue=Newer())
+    try:
+        async with newer.working():
+            ended = await newer.until(card, PlanState.SUCCEEDED, PlanState.FAILED, PlanState.ASKING)
+    finally:
+        await newer.close()
+    assert ended.state is PlanState.SUCCEEDED, ended.message
+    assert WORLD[card.plan_id] == ["do 1", "do 2", "do 3"]
+    verified = [step for step, state, _ in await journal(office, card) if state == JournalState.VERIFIED]
+    assert verified == [0, 1, 2]
+    async with memory.session() as session:
+        assert (await session.execute(text("SELECT max(epoch) FROM journal"))).scalar_one() == 2
+
+
+async def test_a_version_that_does_not_know_a_step_refuses_and_asks(
+    office: OfficeForTests, memory: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = await killed_in_the_middle(office, monkeypatch, "without")
+    other = OfficeForTests(memory, shipped_plan(), catalogue=Without())
+    before = await journal(office, card)
+
+    async def asks() -> bool:
+        async with memory.session() as session:
+            row = (await session.execute(text("SELECT state, message FROM run"))).one()
+        return row.state == "asking" and "knows no `toy.count`" in row.message
+
+    try:
+        async with other.working():
+            await eventually(asks, within=20)
+        assert WORLD[card.plan_id] == ["do 1"]
+        assert await journal(office, card) == before
+        assert await locks(office, card) == 1
+        # Once a worker of the old version is there again, people have it look, and it goes on.
+        async with office.working():
+            assert "goes on from there" in await office.ordered("sam", "run.again", card)
+            await office.until(card, PlanState.SUCCEEDED)
+    finally:
+        await other.close()
+    assert WORLD[card.plan_id] == ["do 1", "do 2", "do 3"]
+
+
+def test_a_new_optional_field_does_not_change_what_was_signed() -> None:
+    """Its default says what plans meant before there was the field."""
+    step = ToyStep(plan_id="x", number=1)
+    plan = Plan.model_validate(
+        {
+            "id": "x", "action": "toy.run", "summary": "Count", "risk": "DESTRUCTIVE", "target": "toy", "params": {},
+            "steps": (step,), "made_at": "2026-11-23T10:00:00Z",
+        }
+    )  # fmt: skip
+    document = plan.model_dump(mode="json")
+    read = Newer().kinds().plan(document)
+    assert isinstance(read.steps[0], NewerStep)
+    assert read.digest == plan.digest
