@@ -28,6 +28,9 @@ UNPROVEN = timedelta(days=40)
 SILENT = timedelta(minutes=2)
 """The archiver writes its status every few seconds."""
 
+SETTLED = timedelta(minutes=5)
+"""Segments are stored side by side, so a later one may be there first."""
+
 SMALL = 0.5
 """Below this part of the median of those before, a backup is small."""
 
@@ -179,7 +182,7 @@ def _unproven(bases: Bases, now: datetime) -> Iterator[Alarm]:
 
 def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
     server, archiver = bases.server, bases.archiver
-    yield from _gaps(bases)
+    yield from _gaps(bases, now)
     exposure = bases.exposure(now)
     if exposure is not None and exposure > bases.rpo:
         bucket = "" if bases.window is None else f", measured in bucket `{bases.window.bucket}`"
@@ -204,8 +207,9 @@ def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
         yield Alarm(key=key, text=text, hint="Its log says more.")
 
 
-def _gaps(bases: Bases) -> Iterator[Alarm]:
-    """A gap counts until a base backup has ended after it."""
+def _gaps(bases: Bases, now: datetime) -> Iterator[Alarm]:
+    """A gap counts until a base backup has ended after it, and from the moment on when it is no longer a segment that
+    is being stored while a later one was quicker."""
     fit = usable_bases(bases.entries)
     newest = fit[0].manifest.started_at if fit else None
     wanted = "" if bases.archiver is None else bases.archiver.wants_base
@@ -214,6 +218,7 @@ def _gaps(bases: Bases) -> Iterator[Alarm]:
         for window in bases.windows
         for gap in window.gaps
         if newest is None or (edge := gap.before or gap.after) is None or newest < edge
+        if gap.before is None or now - gap.before >= SETTLED
     ]
     if not open_gaps and not wanted:
         return

@@ -173,6 +173,14 @@ def test_what_the_archiver_still_says_wants_no_base_that_is_there() -> None:
     assert archiver_of(said, (), [a_base("after", NOW)]).wants_base == ""
 
 
+def test_a_segment_that_a_later_one_has_overtaken_is_no_gap_yet() -> None:
+    young = GAP.model_copy(update={"after": NOW, "before": NOW - timedelta(minutes=4)})
+    bases = replace(good_bases(), windows=windows_with(newest=NOW, gaps=[young]), entries=fulls(100, 100))
+
+    assert "wal-gap/server:primary" not in keys(bases=bases)
+    assert "wal-gap/server:primary" in keys(bases=bases, at=NOW + timedelta(minutes=1))
+
+
 def test_a_dump_is_late_an_hour_after_its_instant_and_not_before() -> None:
     yesterday = replace(good_dumps(), entries=good_dumps().entries[1:])
 
