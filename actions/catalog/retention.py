@@ -11,7 +11,7 @@ from actions.backup.physical import Expiry
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.errors import UserError
 from actions.ports import Ports
-from actions.site import Frozen
+from actions.site import EngineKind, Frozen
 from actions.steps.base_choice import server_named
 from actions.steps.bases import endpoint
 from actions.steps.dump_expiry import OldDumps, old_dumps
@@ -198,7 +198,7 @@ def _pin_plan(
         made_at=ports.clock.now(),
         observations=(
             Observation(name="state of", value=moment(found.finished_at)),
-            Observation(name="stored", value=size(found.stored_bytes)),
+            Observation(name="stored", value=size(found.stored.bytes)),
         ),
     )
 
@@ -226,17 +226,27 @@ class Delete(Action[DeleteParams]):
         if why := await stays(ports, found.sort, found.owner, found.backup):
             raise UserError(why)
         due = await _due(ports, found)
-        age = ports.clock.now() - found.finished_at
+        age, known = ports.clock.now() - found.finished_at, ports.site.buckets.get(found.stored.bucket)
         return Plan(
             id=plan_id,
             action=self.name,
-            summary=f"Delete {found.words}, {size(found.stored_bytes)}",
+            summary=f"Delete {found.words}, {size(found.stored.bytes)}",
             # What the signed policy lets go, its requester may delete a little earlier than the clock would.
             risk=Risk.REVERSIBLE if due else Risk.IRREVERSIBLE,
             target=found.backup,
             params=params.model_dump(mode="json"),
             locks=_locks_of(ports, found),
-            steps=(DeleteBackup(sort=found.sort, owner=found.owner, backup=found.backup),),
+            steps=(
+                DeleteBackup(
+                    sort=found.sort,
+                    owner=found.owner,
+                    backup=found.backup,
+                    bucket=found.stored.bucket,
+                    key=found.stored.key,
+                    endpoint=None if known is None else known.endpoint,
+                    stanza=_stanza(ports, found),
+                ),
+            ),
             preconditions=(
                 KeptIs(
                     sort=found.sort,
@@ -258,11 +268,19 @@ class Delete(Action[DeleteParams]):
             ),
             observations=(
                 Observation(name="state of", value=f"{moment(found.finished_at)}, {span(age)} old"),
-                Observation(name="stored", value=size(found.stored_bytes)),
+                Observation(name="stored", value=size(found.stored.bytes)),
                 Observation(name="can be used", value=found.problem or "yes"),
             ),
             data_loss="" if due else f"The {found.words} can be restored no more, nor a moment that only it leads to.",
         )
+
+
+def _stanza(ports: Ports, found: Kept) -> str:
+    """Of pgBackRest, where that keeps it."""
+    if found.sort is Sort.DUMP:
+        return ""
+    policy = ports.site.physical_of(found.owner)
+    return policy.stanza or policy.server if policy.engine is EngineKind.PGBACKREST else ""
 
 
 async def _due(ports: Ports, found: Kept) -> bool:

@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar, Literal
 
+from actions.backup.manifest import StoredObject
 from actions.backup.retention import why_it_stays
 from actions.contract import Precondition
 from actions.errors import UserError
@@ -31,7 +32,7 @@ class Kept(Frozen):
     backup: str
     manifest_sha256: str
     finished_at: datetime
-    stored_bytes: int
+    stored: StoredObject
     pinned: str
     problem: str | None
 
@@ -71,7 +72,7 @@ async def find(ports: Ports, sort: Sort, owner: str, backup: str) -> Kept | None
             backup=backup,
             manifest_sha256=dump.manifest_sha256,
             finished_at=dump.manifest.finished_at,
-            stored_bytes=dump.manifest.stored.bytes,
+            stored=dump.manifest.stored,
             pinned=dump.pinned,
             problem=dump.problem,
         )
@@ -84,7 +85,7 @@ async def find(ports: Ports, sort: Sort, owner: str, backup: str) -> Kept | None
         backup=backup,
         manifest_sha256=entry.manifest_sha256,
         finished_at=entry.manifest.finished_at,
-        stored_bytes=entry.manifest.stored.bytes,
+        stored=entry.manifest.stored,
         pinned=entry.pinned,
         problem=entry.problem,
     )

@@ -139,6 +139,10 @@ class DeleteBackup(Step):
     sort: Sort
     owner: str
     backup: str
+    bucket: str
+    key: str  # of its object, in a folder of its own
+    endpoint: str | None
+    stanza: str  # of pgBackRest, where that keeps it
 
     @property
     def summary(self) -> str:
@@ -153,7 +157,11 @@ class DeleteBackup(Step):
         return "gone" if self.sort is Sort.DUMP else "gone; WAL that nothing else needs goes with the next expiry"
 
     def by_hand(self) -> tuple[str, ...]:
-        return (shlex.join(["drbot", "backup", "delete", self.owner, self.backup]),)
+        if self.stanza:
+            label = self.key.rstrip("/").rpartition("/")[2]
+            return (shlex.join(["pgbackrest", f"--stanza={self.stanza}", f"--set={label}", "expire"]),)
+        folder = self.key.rpartition("/")[0]
+        return (byhand.aws(self.endpoint, "s3", "rm", "--recursive", f"s3://{self.bucket}/{folder}/"),)
 
     async def probe(self, ports: Ports) -> Probe:
         there = await find(ports, self.sort, self.owner, self.backup)
