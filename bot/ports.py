@@ -103,6 +103,7 @@ class RestoreOffer(Frozen):
     alternatives: tuple[BackupOffer, ...] = ()
     rpo: timedelta
     why: str = ""  # why this one, or why none
+    before: datetime | None = None  # when the impact began, where that is known
     window: str = ""  # the moments that can be reached as well; empty where the server has no archive
 
 
@@ -179,8 +180,11 @@ class Desk(Protocol):
         """Return the plan as it stands in the database now. Raises UserError when unknown, after recording that `who`
         asked for it."""
 
-    async def recommend(self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False) -> None:
-        """Have an outbox row `view` fill the open modal with a `RestoreOffer`."""
+    async def recommend(
+        self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False, before: str | None = None
+    ) -> None:
+        """Have an outbox row `view` fill the open modal with a `RestoreOffer`. `before`: when the impact began; None:
+        as the open incident says."""
 
     async def pin(
         self,

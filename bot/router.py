@@ -356,7 +356,7 @@ TABLE: tuple[Entry, ...] = (
         params.Restore,
         ("database",),
         aliases={"from": "backup"},
-        usage='DATABASE [--from BACKUP] --reason "WHY" --target NAME',
+        usage='DATABASE [--from BACKUP] [--before TIME] --reason "WHY" --target NAME',
     ),
     Entry(("drill", "list"), "drill.list", _Q, "List the drills: last tested, next test", "dr-drill list"),
     Entry(("drill", "next"), "drill.next", _Q, "Show the drill that is due next, and what to do", "dr-drill next"),
@@ -727,7 +727,7 @@ class _Arguments:
                 raise self._wrong(f"`--{name}` needs a value")
             following = self.words.pop(0)
             value = following.readable if name == "reason" else following.value
-            if name in ("at", "since"):
+            if name in ("at", "before", "since"):
                 value = " ".join([value, *self._rest_of_a_moment()])
         self.given[parameter] = value
         return True

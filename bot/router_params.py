@@ -92,6 +92,7 @@ class Unpin(Frozen):
 class Restore(Frozen):
     database: Name
     backup: Name | None = None  # None: the recommended one
+    before: Name | None = None  # when the impact began, as `Point.at`; None: as the open incident says
 
 
 MOMENTS = ("at", "lsn", "xid", "name", "before_drop", "before_delete", "before_truncate", "before_update", "latest")

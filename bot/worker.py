@@ -23,6 +23,7 @@ from actions import approval, registry
 from actions.contract import PLAN_SCHEMA, Action, Kinds, ParamsT, Query, Report, UnknownKindError
 from actions.errors import DrError, RefusedError, TemporaryError, UserError
 from actions.ports import Ports
+from actions.steps.moments import moment_of
 from bot.doctor import Doctor
 from bot.driver import Driver
 from bot.ports import Who
@@ -241,8 +242,12 @@ class Worker:
         return kind.model_validate(given)
 
     async def _impact(self, session: AsyncSession, request: RequestRow) -> datetime | None:
-        """When the impact began of the incident that this was asked in."""
-        row = None if request.incident_id is None else await incidents.get(session, request.incident_id)
+        """When the impact began: as the request says, else as its incident does. Raises UserError for what is no
+        moment."""
+        said = request.params.get("before")
+        if said is not None:
+            return moment_of(str(said), self._ports.clock.now())
+        row = await incidents.at_hand(session, request.incident_id)
         return None if row is None else row.impact_started_at
 
     async def _offer(self, session: AsyncSession, request: RequestRow) -> None:

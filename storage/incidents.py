@@ -30,6 +30,15 @@ async def open_in(session: AsyncSession, channel: str) -> Incident | None:
     return (await session.execute(statement)).scalar_one_or_none()
 
 
+async def at_hand(session: AsyncSession, incident_id: str | None) -> Incident | None:
+    """The open incident that a request is about: its channel's, else the only one that is open."""
+    if incident_id is not None:
+        row = await get(session, incident_id)
+        return row if row is not None and row.closed_at is None else None
+    rows = (await session.execute(select(Incident).where(col(Incident.closed_at).is_(None)).limit(2))).scalars().all()
+    return rows[0] if len(rows) == 1 else None
+
+
 async def newest(session: AsyncSession, limit: int = 20) -> Sequence[Incident]:
     """Open ones first, then by number, newest first."""
     newest_first = select(Incident).order_by(col(Incident.number).desc())

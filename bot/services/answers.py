@@ -76,6 +76,7 @@ async def restore_offer(ports: Ports, database: str | None, *, before: datetime 
         alternatives=tuple(_offer(known, entry, ports, before) for entry in rest),
         rpo=known.rpo,
         why=why,
+        before=before,
         window=await _window(ports, known),
     )
 

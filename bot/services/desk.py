@@ -229,11 +229,15 @@ class Desk:
         async with self._database.session() as session:
             return await self._plans.card(session, row)
 
-    async def recommend(self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False) -> None:
+    async def recommend(
+        self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False, before: str | None = None
+    ) -> None:
         """Ask for the restore recommendation; it arrives in the open modal."""
         params: dict[str, Any] = {"alternatives": alternatives}
         if database is not None:
             params["database"] = database
+        if before is not None:
+            params["before"] = before
         reply = ReplyTo(channel=who.channel, user=who.slack_user, view_id=view_id)
         await self.ask(who, Command(name=RESTORE_OFFER, params=params), reply=reply)
 

@@ -27,6 +27,7 @@ class MemoryDesk:
     signed: list[dict[str, Any]] = field(default_factory=list)
     turned_away: list[tuple[str, str]] = field(default_factory=list)
     recommended: list[tuple[str | None, str, bool]] = field(default_factory=list)
+    impacts: list[str | None] = field(default_factory=list)  # what each recommendation was to be from before
     pinned: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     turns: list[Who] = field(default_factory=list)
     refusals: list[tuple[str, str]] = field(default_factory=list)
@@ -124,9 +125,12 @@ class MemoryDesk:
             raise UserError("This button belongs to no plan.")
         return self.cards[token]
 
-    async def recommend(self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False) -> None:
+    async def recommend(
+        self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False, before: str | None = None
+    ) -> None:
         self._raise()
         self.recommended.append((database, view_id, alternatives))
+        self.impacts.append(before)
         self._news.set()
 
     async def pin(

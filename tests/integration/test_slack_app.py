@@ -127,6 +127,9 @@ async def test_restore_without_arguments_opens_the_form(app: AsyncApp, slack: Fa
     await send(app, slack.slash("/dr-restore", "superprismora"))
     await desk.until(lambda: len(desk.recommended) == 2)
     assert desk.recommended[1][0] == "superprismora"
+    await send(app, slack.slash("/dr-restore", "superprismora --before 01:50"))
+    await desk.until(lambda: len(desk.recommended) == 3)
+    assert desk.impacts == [None, None, "01:50"]
 
 
 async def test_a_signed_restore_goes_straight_to_the_desk(app: AsyncApp, slack: FakeSlack, desk: MemoryDesk) -> None:

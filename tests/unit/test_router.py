@@ -46,7 +46,7 @@ def test_names_are_unique_and_signing_options_belong_to_plans() -> None:
 def test_what_phones_make_of_quotes_and_dashes_is_undone(text: str) -> None:
     assert router.parse_slash("/dr-restore", text) == Command(
         name="restore.dump",
-        params={"database": "superprismora", "backup": "b-17"},
+        params={"database": "superprismora", "backup": "b-17", "before": None},
         reason="table is gone",
         typed="superprismora",
     )

@@ -277,6 +277,14 @@ def test_the_alternatives_are_a_choice() -> None:
     assert "1 d 8 h" in shown(form)
 
 
+def test_the_moment_of_the_impact_goes_with_the_answer() -> None:
+    offer = an_offer(before=NOW - timedelta(hours=9))
+    form = restore_modal(offer, channel="C1")
+    check_view(form)
+    assert offer.before is not None
+    assert json.loads(form["private_metadata"])["before"] == offer.before.isoformat()
+
+
 def test_a_database_without_backups_offers_nothing_to_sign() -> None:
     form = restore_modal(an_offer(recommended=None, alternatives=(), why="No dump of `x` verifies."), channel="C1")
     check_view(form)

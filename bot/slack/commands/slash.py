@@ -39,7 +39,7 @@ def register(app: AsyncApp, counter: Counter) -> None:
             fresh = await counter.first_time(click_key(body), "form", body)
             await ack()
             if fresh:
-                await open_form(counter, who_of(body), command.params.get("database"), str(body["trigger_id"]))
+                await open_form(counter, who_of(body), command, str(body["trigger_id"]))
         else:
             await _carry(counter, ack, command, body)
 
@@ -75,11 +75,11 @@ def wants_form(command: Command) -> bool:
     )
 
 
-async def open_form(counter: Counter, who: Who, database: str | None, trigger: str) -> None:
-    """Open the restore form at once; the worker fills it with the recommendation."""
+async def open_form(counter: Counter, who: Who, command: Command, trigger: str) -> None:
+    """Open the restore form of a command at once; the worker fills it with the recommendation."""
     view = await counter.gateway.open_view(trigger, loading_modal("Restore"))
     try:
-        await counter.desk.recommend(who, database, view)
+        await counter.desk.recommend(who, command.params.get("database"), view, before=command.params.get("before"))
     except UserError as error:
         await counter.gateway.update_view(view, text_modal("Restore", str(error)))
 

@@ -50,7 +50,7 @@ async def _refill(counter: Counter, ack: AsyncAck, body: Body, *, alternatives: 
     else:  # a client that does not say which modal it was gets a second one on top
         view = await counter.gateway.push_view(str(body["trigger_id"]), loading_modal("Restore"))
     try:
-        await counter.desk.recommend(who, asked.database, view, alternatives=alternatives)
+        await counter.desk.recommend(who, asked.database, view, alternatives=alternatives, before=asked.before)
     except UserError as error:
         await counter.gateway.update_view(view, text_modal("Restore", str(error)))
 
@@ -81,7 +81,8 @@ def _command(counter: Counter, body: Body, metadata: restore.Metadata) -> Comman
     moment = typed_value(body, restore.MOMENT).strip()
     if not moment:
         backup = typed_value(body, restore.BACKUP) or metadata.backup
-        params = {"database": metadata.database, "backup": backup}
+        known = {} if metadata.before is None else {"before": metadata.before}
+        params = {"database": metadata.database, "backup": backup, **known}
         return Command(name="restore.dump", params=params, reason=reason, typed=typed)
     words = tokens(moment)
     option = [] if words[0].option else [Token("at", "--at", "--")]

@@ -36,6 +36,7 @@ class Metadata(Frozen):
     backup: str
     target: str
     channel: str
+    before: str | None = None  # when the impact began
 
 
 class Asked(Frozen):
@@ -43,6 +44,7 @@ class Asked(Frozen):
 
     database: str
     channel: str
+    before: str | None = None
 
 
 def restore_modal(offer: RestoreOffer, *, channel: str, alternatives: bool = False) -> View:
@@ -61,7 +63,13 @@ def restore_modal(offer: RestoreOffer, *, channel: str, alternatives: bool = Fal
         blocks.append(text_input(MOMENT, "Or a moment", hint=hint, limit=200, optional=True))
     blocks.append(text_input(REASON, "Why is it restored", hint="Sending this form is your signature on the plan."))
     blocks.append(text_input(TYPED, "Name of the target", hint=f"Type exactly: {offer.target}", limit=255))
-    metadata = Metadata(database=offer.database, backup=offer.recommended.backup, target=offer.target, channel=channel)
+    metadata = Metadata(
+        database=offer.database,
+        backup=offer.recommended.backup,
+        target=offer.target,
+        channel=channel,
+        before=_before(offer),
+    )
     return modal(
         "Restore",
         blocks,
@@ -86,7 +94,7 @@ def _choice(offer: RestoreOffer, recommended: BackupOffer, channel: str, *, alte
     if not offer.alternatives:
         return []
     if not alternatives:
-        asked = Asked(database=offer.database, channel=channel).model_dump_json()
+        asked = _asked(offer.database, offer, channel)
         return [actions("restore", button(f"{len(offer.alternatives)} other backups", ALTERNATIVES, cut(asked, 2000)))]
     backups = [recommended, *offer.alternatives[:20]]
     options = [option(_label(item), item.backup) for item in backups]
@@ -99,13 +107,18 @@ def _label(item: BackupOffer) -> str:
     return f"{minute(item.taken_at)}, loses {span(item.loss)}{flag}"
 
 
+def _asked(database: str, offer: RestoreOffer, channel: str) -> str:
+    return Asked(database=database, channel=channel, before=_before(offer)).model_dump_json()
+
+
+def _before(offer: RestoreOffer) -> str | None:
+    return None if offer.before is None else offer.before.isoformat()
+
+
 def _databases(offer: RestoreOffer, channel: str) -> list[Block]:
     """Buttons for the other databases, each of which asks for its own recommendation."""
     others = [name for name in offer.databases if name != offer.database][:20]
     if not others:
         return []
-    buttons = [
-        button(name, f"{DATABASE}.{index}", Asked(database=name, channel=channel).model_dump_json())
-        for index, name in enumerate(others)
-    ]
+    buttons = [button(name, f"{DATABASE}.{index}", _asked(name, offer, channel)) for index, name in enumerate(others)]
     return [actions("databases", *buttons)]
