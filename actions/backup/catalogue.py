@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import re
@@ -16,8 +15,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest, StoredObject
-from actions.backup.pins import PIN, Pin
-from actions.backup.signing import Signed
+from actions.backup.pins import PIN, Pin, pin_of
 from actions.backup.verification import SignedVerification
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import CatalogueEntry, ObjectFacts, ObjectStore
@@ -141,22 +139,22 @@ class Catalogue:
         except VerificationError as error:
             problem = str(error)
             manifest = _shown(body, policy, backup, files[MANIFEST])
-        pin = await self._pin(policy, files)
+        pin = await self._pin(policy, backup, files)
         verified = [] if problem else await self._verifications(policy, files, digest)
         return CatalogueEntry(
             manifest=manifest,
             manifest_sha256=digest,
             verified_at=max((entry.verification.verified_at for entry in verified), default=None),
             problem=problem,
-            pinned=pin.reason if pin is not None and pin.backup == backup else "",
+            pinned=pin.reason if pin is not None else "",
         )
 
-    async def _pin(self, policy: BackupPolicy, files: Mapping[str, ObjectFacts]) -> Pin | None:
-        """The newest that a trusted key has signed."""
+    async def _pin(self, policy: BackupPolicy, backup: str, files: Mapping[str, ObjectFacts]) -> Pin | None:
+        """The newest."""
         for name in sorted((name for name in files if name.startswith(PIN)), reverse=True):
             body = await self._objects.get(policy.bucket, files[name].key)
-            with contextlib.suppress(VerificationError):
-                return Signed[Pin].parse(body, policy.trusted_signers, what=f"`{name}`")
+            if (found := pin_of(body, name, backup, policy.trusted_signers)) is not None:
+                return found
         return None
 
     async def _verifications(

@@ -15,7 +15,7 @@ from actions.backup.crypto import Recipients, signing_key
 from actions.backup.loading import DISK_RESERVE, Loading
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest
 from actions.backup.packing import Packed
-from actions.backup.pins import PIN, Pin
+from actions.backup.pins import Pin, pin_name
 from actions.backup.progress import Shown
 from actions.backup.signing import Signed
 from actions.backup.stored import StoredDumps, only_in_the_copy, stored_as, write_private
@@ -84,7 +84,7 @@ class LogicalEngine(BackupEngine):
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         now = self._clock.now()
         body = Signed[Pin].sign(Pin(backup=backup, reason=reason, at=now), key).body()
-        await self._objects.put(policy.bucket, f"{Folder(policy, backup).prefix}{PIN}{now:%Y%m%dT%H%M%S%fZ}.json", body)
+        await self._objects.put(policy.bucket, f"{Folder(policy, backup).prefix}{pin_name(now)}", body)
 
     async def remove(self, database: str, backup: str) -> None:
         policy = self._site.backup(database)

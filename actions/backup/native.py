@@ -30,7 +30,7 @@ from actions.backup.physical import (
     ScratchRestored,
 )
 from actions.backup.physical_tools import PhysicalTools, ScratchServers
-from actions.backup.pins import PIN, Pin
+from actions.backup.pins import Pin, pin_name
 from actions.backup.progress import Shown
 from actions.backup.retention import why_it_stays
 from actions.backup.scratch_budget import RESERVE
@@ -219,7 +219,7 @@ class NativeEngine(PhysicalBackups):
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         now = self._clock.now()
         body = Signed[Pin].sign(Pin(backup=backup, reason=reason, at=now), key).body()
-        await self._objects.put(policy.bucket, BaseFolder(policy, backup).record(PIN, now), body)
+        await self._objects.put(policy.bucket, f"{BaseFolder(policy, backup).prefix}{pin_name(now)}", body)
 
     async def expiry(self, server: str) -> Expiry:
         return (await self._deletable(self._site.physical_of(server))).expiry

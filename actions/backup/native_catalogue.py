@@ -22,7 +22,7 @@ from actions.backup.catalogue import ID, READERS
 from actions.backup.chain import with_chains
 from actions.backup.manifest import StoredObject
 from actions.backup.physical import BackupKind, PhysicalEntry, PhysicalManifest, Proof
-from actions.backup.pins import PIN, Pin
+from actions.backup.pins import PIN, Pin, pin_of
 from actions.backup.signing import Signed
 from actions.errors import UserError, VerificationError
 from actions.ports import ObjectFacts, ObjectStore
@@ -111,13 +111,13 @@ class NativeCatalogue:
             return PhysicalEntry(manifest=shown, manifest_sha256=digest, problem=str(error), trusted=False)
         verified = await self._newest(policy, files, VERIFIED, BaseVerification)
         proven = await self._newest(policy, files, PROVEN, Proof)
-        pin = await self._newest(policy, files, PIN, Pin)
+        pin = await self._pin(policy, backup, files)
         return PhysicalEntry(
             manifest=manifest,
             manifest_sha256=digest,
             verified_at=verified.verified_at if verified and verified.manifest_sha256 == digest else None,
             proven_at=proven.proven_at if proven and proven.problem is None and proven.backup == backup else None,
-            pinned=pin.reason if pin and pin.backup == backup else "",
+            pinned=pin.reason if pin else "",
             problem=_object_problem(manifest, files),
         )
 
@@ -131,6 +131,14 @@ class NativeCatalogue:
                 return Signed[document].parse(body, policy.trusted_signers, what=f"`{name}`")  # type: ignore[valid-type]
             except VerificationError:
                 continue
+        return None
+
+    async def _pin(self, policy: PhysicalPolicy, backup: str, files: Mapping[str, ObjectFacts]) -> Pin | None:
+        """The newest."""
+        for name in sorted((name for name in files if name.startswith(PIN)), reverse=True):
+            body = await self._body(policy, files[name])
+            if (found := pin_of(body, name, backup, policy.trusted_signers)) is not None:
+                return found
         return None
 
     async def _body(self, policy: PhysicalPolicy, facts: ObjectFacts) -> bytes:
