@@ -104,6 +104,7 @@ class RestoreOffer(Frozen):
     rpo: timedelta
     why: str = ""  # why this one, or why none
     before: datetime | None = None  # when the impact began, where that is known
+    spare: str = ""  # the server to restore on when the database's own is suspect; empty where the plan names none
     window: str = ""  # the moments that can be reached as well; empty where the server has no archive
 
 

@@ -93,6 +93,7 @@ class Restore(Frozen):
     database: Name
     backup: Name | None = None  # None: the recommended one
     before: Name | None = None  # when the impact began, as `Point.at`; None: as the open incident says
+    instance_suspect: bool = False  # the server itself may be damaged: the copy goes to its spare server
 
 
 MOMENTS = ("at", "lsn", "xid", "name", "before_drop", "before_delete", "before_truncate", "before_update", "latest")

@@ -77,6 +77,7 @@ async def restore_offer(ports: Ports, database: str | None, *, before: datetime 
         rpo=known.rpo,
         why=why,
         before=before,
+        spare=known.spare_server or "",
         window=await _window(ports, known),
     )
 

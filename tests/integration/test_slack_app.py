@@ -430,6 +430,18 @@ async def test_a_refused_request_is_told_in_the_channel_the_form_came_from(
     assert slack.whispers[-1]["channel"] == "C0OPS"
 
 
+async def test_a_ticked_box_calls_the_server_suspect(
+    app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, gateway: WebGateway
+) -> None:
+    view = await gateway.open_view(slack.trigger(), restore_modal(an_offer(spare="standby-2"), channel="C0OPS"))
+    sent = slack.submission(view, user="U0ANA", reason="disk errors", typed="superprismora")
+    ticked = {"type": "checkboxes", "selected_options": [{"value": "yes"}]}
+    sent["view"]["state"]["values"]["suspect"] = {"suspect": ticked}
+    await send(app, sent)
+    await desk.until(lambda: bool(desk.asked))
+    assert desk.asked[0][1].params["instance_suspect"] is True
+
+
 async def test_alternatives_fill_the_same_form_or_one_on_top(
     app: AsyncApp, slack: FakeSlack, desk: MemoryDesk, gateway: WebGateway
 ) -> None:

@@ -46,10 +46,16 @@ def test_names_are_unique_and_signing_options_belong_to_plans() -> None:
 def test_what_phones_make_of_quotes_and_dashes_is_undone(text: str) -> None:
     assert router.parse_slash("/dr-restore", text) == Command(
         name="restore.dump",
-        params={"database": "superprismora", "backup": "b-17", "before": None},
+        params={"database": "superprismora", "backup": "b-17", "before": None, "instance_suspect": False},
         reason="table is gone",
         typed="superprismora",
     )
+
+
+@pytest.mark.parametrize("option", ["--suspect", "—suspect", "--instance-suspect"])
+def test_a_suspect_server_can_be_named(option: str) -> None:
+    command = router.parse_slash("/dr-restore", f"superprismora {option} --reason disk --target superprismora")
+    assert (command.params["instance_suspect"], command.reason) == (True, "disk")
 
 
 def test_apostrophes_and_dashes_stay_in_a_sentence() -> None:

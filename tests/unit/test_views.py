@@ -285,6 +285,13 @@ def test_the_moment_of_the_impact_goes_with_the_answer() -> None:
     assert json.loads(form["private_metadata"])["before"] == offer.before.isoformat()
 
 
+def test_a_suspect_server_can_be_said_in_the_form_where_there_is_a_spare_one() -> None:
+    form = restore_modal(an_offer(spare="standby-2"), channel="C1")
+    check_view(form)
+    assert "restore on server standby-2 instead" in shown(form)
+    assert "suspect" not in action_ids(restore_modal(an_offer(), channel="C1"))
+
+
 def test_a_database_without_backups_offers_nothing_to_sign() -> None:
     form = restore_modal(an_offer(recommended=None, alternatives=(), why="No dump of `x` verifies."), channel="C1")
     check_view(form)

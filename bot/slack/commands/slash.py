@@ -68,10 +68,13 @@ async def _carry(counter: Counter, ack: AsyncAck, command: Command, body: Body) 
 
 
 def wants_form(command: Command) -> bool:
-    """A restore that is not signed yet is asked for in the form, unless it names a backup."""
+    """A restore that is not signed yet is asked for in the form, unless it names a backup or its server suspect."""
     unsigned = not (command.reason and command.typed) and not command.break_glass
     return command.name == RESTORE_FORM or (
-        command.name == "restore.dump" and unsigned and command.params.get("backup") is None
+        command.name == "restore.dump"
+        and unsigned
+        and command.params.get("backup") is None
+        and not command.params.get("instance_suspect")
     )
 
 

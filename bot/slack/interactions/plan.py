@@ -130,5 +130,5 @@ async def _sign(counter: Counter, ack: AsyncAck, body: Body, act: Act) -> None:
 def typed_value(body: Body, name: str) -> str:
     """What was typed or chosen in an input whose block and action have this name."""
     field: dict[str, Any] = body["view"].get("state", {}).get("values", {}).get(name, {}).get(name, {})
-    chosen = field.get("selected_option")
+    chosen = field.get("selected_option") or next(iter(field.get("selected_options") or ()), None)
     return str((chosen or {}).get("value") or field.get("value") or "").strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from slack_bolt.async_app import AsyncAck, AsyncApp
 
@@ -81,7 +82,9 @@ def _command(counter: Counter, body: Body, metadata: restore.Metadata) -> Comman
     moment = typed_value(body, restore.MOMENT).strip()
     if not moment:
         backup = typed_value(body, restore.BACKUP) or metadata.backup
-        known = {} if metadata.before is None else {"before": metadata.before}
+        known: dict[str, Any] = {} if metadata.before is None else {"before": metadata.before}
+        if typed_value(body, restore.SUSPECT):
+            known["instance_suspect"] = True
         params = {"database": metadata.database, "backup": backup, **known}
         return Command(name="restore.dump", params=params, reason=reason, typed=typed)
     words = tokens(moment)

@@ -152,6 +152,12 @@ def select_input(name: str, label: str, options: Sequence[Block], *, initial: Bl
     return {"type": "input", "block_id": name, "label": plain(label, 2000), "element": element}
 
 
+def checkbox_input(name: str, label: str, choice: Block) -> Block:
+    """One box that may be ticked; it has the choice's value then."""
+    element = {"type": "checkboxes", "action_id": name, "options": [choice]}
+    return {"type": "input", "block_id": name, "label": plain(label, 2000), "element": element, "optional": True}
+
+
 def message(text: str, blocks: Sequence[Block], *, more: str) -> Message:
     """A message within Slack's limits; what is cut is announced by `more`, which says where to read on."""
     kept: list[Block] = []

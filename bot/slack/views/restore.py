@@ -9,6 +9,7 @@ from bot.slack.views.blocks import (
     View,
     actions,
     button,
+    checkbox_input,
     context,
     cut,
     escape,
@@ -27,6 +28,7 @@ ALTERNATIVES = "restore.alternatives"
 DATABASE = "restore.database"
 BACKUP = "backup"
 MOMENT = "moment"
+SUSPECT = "suspect"
 
 
 class Metadata(Frozen):
@@ -61,6 +63,9 @@ def restore_modal(offer: RestoreOffer, *, channel: str, alternatives: bool = Fal
     if offer.window:
         hint = f"Instead of a dump: 10:29:58 (UTC), or --before-drop TABLE; {offer.window}. First beside production."
         blocks.append(text_input(MOMENT, "Or a moment", hint=hint, limit=200, optional=True))
+    if offer.spare:
+        choice = option(f"It may be damaged: restore on server {offer.spare} instead", "yes")
+        blocks.append(checkbox_input(SUSPECT, "The database's own server", choice))
     blocks.append(text_input(REASON, "Why is it restored", hint="Sending this form is your signature on the plan."))
     blocks.append(text_input(TYPED, "Name of the target", hint=f"Type exactly: {offer.target}", limit=255))
     metadata = Metadata(
