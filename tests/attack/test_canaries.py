@@ -37,8 +37,8 @@ WRONG_KEY = "canary0secret0key0that0is0wrong"
 
 
 TITLES = {"postgres: checkpointer", " idle", "bot.cli"}
-"""Part of what must have been seen: titles of PostgreSQL, those of its sessions, and our own processes. PostgreSQL writes
-its titles over its command line, where `ps` reads them."""
+"""Part of what must have been seen: titles of PostgreSQL, of its sessions, and our own processes. PostgreSQL writes its
+titles over its command line, where `ps` reads them."""
 
 
 class Watch:
