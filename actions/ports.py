@@ -22,6 +22,7 @@ from actions.backup.physical import (
     ScratchFacts,
     ScratchRequest,
     ScratchRestored,
+    Serving,
 )
 from actions.backup.tables import Difference, Rescued, RescueRequest, TableFacts, TableName
 from actions.bucket_ports import Buckets, Files
@@ -64,6 +65,21 @@ class ServerFacts(Frozen):
     in_recovery: bool
     free_bytes: int | None = None
     address: str = ""  # host:port, for people
+    timeline_id: int = 0  # that it writes; 0 in recovery
+
+
+class FenceFacts(Frozen):
+    """What could still write to a server besides its administrators."""
+
+    read_only: bool  # by the server's own configuration, over restarts
+    open: tuple[str, ...] = ()  # databases that let people in
+    sessions: int = 0  # of others, in any database
+    home: str = ""  # the administrator's own database, which lets nobody else in once its limit is 0
+    limit: int = -1  # of connections to it; -1 is none
+
+    @property
+    def holds(self) -> bool:
+        return self.read_only and not self.open and not self.sessions
 
 
 class DatabaseFacts(Frozen):
@@ -108,6 +124,17 @@ class PostgresAdmin(Protocol):
 
     async def open(self, database: DatabaseRef) -> None:
         """Let connections in again."""
+
+    async def fencing(self, server: str) -> FenceFacts:
+        """How the server stands now. Changes nothing."""
+
+    async def fence(self, server: str) -> int:
+        """Let nobody but administrators write from now on, over restarts: transactions read only, every database
+        closed, every session ended; how many were. Data is not touched, standbys and archivers go on.
+        Raises TemporaryError, naming them, when sessions are still there after 30 s."""
+
+    async def unfence(self, server: str, *, closed: Sequence[str], limit: int) -> None:
+        """Undo `fence`; the databases in `closed` stay closed, the administrator's own gets its limit back."""
 
     async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
         """In one transaction rename `current` to `aside` (closed, with `mark`) and `replacement` to `current` (open,
@@ -317,8 +344,19 @@ class Scratch(Protocol):
     async def start(self, scratch: str) -> ScratchFacts:
         """Start it where it was stopped: paused at its target, read only. One that runs is left alone."""
 
+    async def serving(self, scratch: str) -> Serving:
+        """How it would run with production's configuration on this machine. Changes nothing."""
+
+    async def open(self, scratch: str, *, host: str, port: int) -> ScratchFacts:
+        """Start it again with that configuration, still paused and read only, so that applications can log in at this
+        address, from now on at every start. Raises UserError, and leaves it as it was, when it does not start so."""
+
+    async def shut(self, scratch: str) -> None:
+        """Undo `open`: nobody but the bot gets in. One that was promoted is left alone."""
+
     async def promote(self, scratch: str) -> ScratchFacts:
-        """End its recovery: it becomes a server of its own on a new timeline id, without archiving."""
+        """End its recovery: it becomes a server of its own on a new timeline id, without archiving. One whose promotion
+        was broken off is brought to its end."""
 
     async def stop(self, scratch: str) -> None: ...
 
@@ -544,8 +582,9 @@ class ServiceCheck(Protocol):
     async def http(self, url: str) -> str | None:
         """None when it answers 2xx within 5 s, else one sentence saying what it answered."""
 
-    async def connection(self, dsn: SecretRef) -> DatabaseRefSeen | str:
-        """Connect as the application does; which database answered, or one sentence saying why not."""
+    async def connection(self, dsn: SecretRef, *, at: str = "") -> DatabaseRefSeen | str:
+        """Connect as the application does, or with all it uses but the address, which is then `at` (host:port); which
+        database answered, or one sentence saying why not."""
 
 
 class DatabaseRefSeen(Frozen):

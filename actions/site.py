@@ -234,6 +234,7 @@ class ScratchBudget(Frozen):
     disk: int = 200 << 30  # bytes, all of them together
     instances: int = Field(default=3, ge=1)
     lifetime: timedelta = timedelta(hours=12)  # then it is stopped and removed
+    advertised_host: str = ""  # what applications reach the machine of the worker by; empty: nobody outside of it
 
 
 class ClusterAccess(Frozen):

@@ -136,6 +136,10 @@ class Swap(Frozen):
     database: Name | None = None
 
 
+class Promote(Swap):
+    old_primary_is_dead: bool = False
+
+
 class Scratch(Frozen):
     scratch: Name
 

@@ -102,6 +102,7 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             disk=parse_bytes(plan.backups.scratch.disk),
             instances=plan.backups.scratch.instances,
             lifetime=plan.backups.scratch.lifetime,
+            advertised_host=plan.backups.scratch.advertised_host or "",
         ),
     )
 

@@ -17,12 +17,13 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
+from actions.adapters.postgres_fence import fence, fencing, unfence
 from actions.adapters.postgres_fingerprint import measure
 from actions.adapters.postgres_globals import apply_to_database, create_roles, created_as
 from actions.adapters.postgres_roles import discard_loading_role, loading_roles
 from actions.backup.manifest import Fingerprint, Globals
 from actions.errors import PermanentError, PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, PostgresAdmin, RoleFacts, Secrets, ServerFacts
+from actions.ports import DatabaseFacts, FenceFacts, PostgresAdmin, RoleFacts, Secrets, ServerFacts
 from actions.site import DatabaseRef, Invariant, Site
 
 SCRATCH = "drbot:scratch:"
@@ -55,10 +56,12 @@ class PostgresServers(PostgresAdmin):
             row = await _row(
                 connection,
                 "SELECT current_setting('server_version_num')::int, system_identifier::text, pg_is_in_recovery(),"
-                " (SELECT setting FROM pg_settings WHERE name = 'data_directory') FROM pg_control_system()",
+                " (SELECT setting FROM pg_settings WHERE name = 'data_directory'),"
+                " CASE WHEN pg_is_in_recovery() THEN 0 ELSE"
+                " ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END FROM pg_control_system()",
             )
             info = connection.info
-            version, system_id, in_recovery, directory = row
+            version, system_id, in_recovery, directory, timeline_id = row
             return ServerFacts(
                 name=server,
                 version=version,
@@ -66,6 +69,7 @@ class PostgresServers(PostgresAdmin):
                 in_recovery=in_recovery,
                 free_bytes=await asyncio.to_thread(_free_bytes, directory, int(system_id)) if directory else None,
                 address=f"{info.host}:{info.port}",
+                timeline_id=timeline_id,
             )
 
     async def database(self, database: DatabaseRef) -> DatabaseFacts | None:
@@ -191,6 +195,18 @@ class PostgresServers(PostgresAdmin):
         async with self._connections.session(database.server) as connection:
             await _existing(connection, database)
             await _allow(connection, database.name, allowed=True)
+
+    async def fencing(self, server: str) -> FenceFacts:
+        async with self._connections.session(server) as connection:
+            return await fencing(connection)
+
+    async def fence(self, server: str) -> int:
+        async with self._connections.session(server) as connection:
+            return await fence(connection, server)
+
+    async def unfence(self, server: str, *, closed: Sequence[str], limit: int) -> None:
+        async with self._connections.session(server) as connection:
+            await unfence(connection, server, closed=closed, limit=limit)
 
     async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
         _check_name(aside)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,10 +17,12 @@ from pathlib import Path
 import psycopg
 
 from actions.adapters.postmaster import READY, Postmaster
+from actions.adapters.scratch_config import KEPT
 from actions.adapters.scratch_server import RecoveringServer, ScratchPrograms
-from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts, ScratchState
-from actions.backup.scratch_place import Promotion, ScratchPlace
-from actions.errors import PermanentError, TemporaryError, UserError
+from actions.adapters.serving_config import end_recovery, serving, take_back, write_serving
+from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts, ScratchRestored, ScratchState, Serving
+from actions.backup.scratch_place import Opened, Promotion, ScratchPlace
+from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from actions.ports import Clock, Scratch, Wanted
 from actions.site import Site
 
@@ -50,13 +53,46 @@ class ScratchInstances(Scratch):
             raise UserError(f"The restore of scratch instance `{scratch}` did not end well. Discard it, then restore.")
         if not facts.address:
             if facts.state is ScratchState.PROMOTED:
-                await self._started_as_server(place)
+                await self._started_as_server(place, facts.restored)
             else:
-                target, reached = facts.restored.target, Lsn.parse(facts.restored.reached_lsn)
-                if await asyncio.to_thread((place.data / "standby.signal").exists):
-                    target = RecoveryTarget(latest=True)
-                await self._programs.start(place, target, reached)
+                await self._started_at_rest(place, facts.restored)
         return (await self._known(scratch))[1]
+
+    async def serving(self, scratch: str) -> Serving:
+        place, _ = await self._known(scratch)
+        server = await self._programs.server(place)
+        return await asyncio.to_thread(serving, place.data, tls=server.speaks_tls)
+
+    async def open(self, scratch: str, *, host: str, port: int) -> ScratchFacts:
+        place, facts = await self._known(scratch)
+        await asyncio.to_thread(place.check_here, self._clock.now())
+        wanted = Opened(host=host, port=port)
+        if facts.opened and facts.address == f"{host}:{port}":
+            return facts
+        if facts.restored is None or facts.state is ScratchState.PROMOTED:
+            raise UserError(f"Scratch instance `{scratch}` shows no moment any more, so it is not opened anew.")
+        server = await self._programs.server(place)
+        await asyncio.to_thread(server.stop)
+        try:
+            await asyncio.to_thread(_configure, server, wanted)
+            await self._started_at_rest(place, facts.restored)
+            await asyncio.to_thread(_reach, wanted)
+        except (DrError, OSError) as error:
+            said = await asyncio.to_thread(_fatal, server)
+            await self._shut(place, facts.restored)
+            raise UserError(
+                f"Scratch instance `{scratch}` does not serve at {host}:{port} with production's configuration "
+                f"({said or error}). It stands as before; correct its `*.conf{KEPT}` in `{place.data}`, or "
+                "`advertised_host` in the plan file, then try again."
+            ) from error
+        return (await self._known(scratch))[1]
+
+    async def shut(self, scratch: str) -> None:
+        place, facts = await self._known(scratch)
+        if facts.restored is None or facts.state is ScratchState.PROMOTED or not await asyncio.to_thread(place.opened):
+            return
+        await asyncio.to_thread(place.check_here, self._clock.now())
+        await self._shut(place, facts.restored)
 
     async def promote(self, scratch: str) -> ScratchFacts:
         place, facts = await self._known(scratch)
@@ -64,10 +100,12 @@ class ScratchInstances(Scratch):
             facts = await self.start(scratch)
         server = await self._programs.server(place)
         if await asyncio.to_thread(server.in_recovery) is not False:
+            await self._at_rest(server, facts)
             # Written before: whatever dies now, nobody takes it for something that may be removed.
             await asyncio.to_thread(self._mark_promoted, place)
             await asyncio.to_thread(_promote, server)
             await self._until_writable(server)
+        await asyncio.to_thread(_end_recovery, server)
         return (await self._known(scratch))[1]
 
     async def stop(self, scratch: str) -> None:
@@ -137,21 +175,45 @@ class ScratchInstances(Scratch):
             raise UserError(f"There is no scratch instance `{scratch}` on this machine. Restore it again.")
         return place, facts
 
-    async def _started_as_server(self, place: ScratchPlace) -> None:
+    async def _started_at_rest(self, place: ScratchPlace, restored: ScratchRestored) -> None:
+        follows = await asyncio.to_thread((place.data / "standby.signal").exists)
+        target = RecoveryTarget(latest=True) if follows else restored.target
+        await self._programs.start(place, target, Lsn.parse(restored.reached_lsn))
+
+    async def _started_as_server(self, place: ScratchPlace, restored: ScratchRestored) -> None:
         server = await self._programs.server(place)
-        await asyncio.to_thread(server.launch, detached=True)
-        # A promotion that was broken off is taken up again.
-        while (recovering := await asyncio.to_thread(server.in_recovery)) is None:
-            if server.ended():
-                raise PermanentError(f"Scratch instance `{place.folder.name}` does not start; see `{place.log}`.")
-            await asyncio.sleep(LOOK)
-        if recovering:
+        if await asyncio.to_thread(lambda: server.recovers):
+            # Its promotion was broken off. It replays again, and must be back at its target before that is taken up.
+            await self._started_at_rest(place, restored)
             await asyncio.to_thread(_promote, server)
-            await self._until_writable(server)
+        else:
+            await asyncio.to_thread(server.launch, detached=True)
+        await self._until_writable(server)
+        await asyncio.to_thread(_end_recovery, server)
+
+    async def _shut(self, place: ScratchPlace, restored: ScratchRestored) -> None:
+        server = await self._programs.server(place)
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(take_back, place.data)
+        await asyncio.to_thread(place.write_opened, None)
+        await self._started_at_rest(place, restored)
+
+    async def _at_rest(self, server: RecoveringServer, facts: ScratchFacts) -> None:
+        """Return once it is where its restore came to rest; whoever started it may have died before it was there."""
+        limit = time.monotonic() + PROMOTION.total_seconds()
+        reached = Lsn.parse(facts.restored.reached_lsn) if facts.restored is not None else Lsn(0)
+        while not await asyncio.to_thread(server.rests, reached):
+            if time.monotonic() > limit:
+                raise TemporaryError(f"`{facts.name}` is not at {reached} again after {PROMOTION}; try again.")
+            await asyncio.sleep(LOOK)
 
     async def _until_writable(self, server: RecoveringServer) -> None:
         limit = time.monotonic() + PROMOTION.total_seconds()
         while await asyncio.to_thread(server.in_recovery) is not False:
+            if server.ended():
+                raise PermanentError(
+                    f"`{server.place.folder.name}` does not run as a server; see `{server.place.log}`."
+                )
             if time.monotonic() > limit:
                 raise TemporaryError(
                     f"Scratch instance `{server.place.folder.name}` was not ready after {PROMOTION}; see "
@@ -207,23 +269,51 @@ def _promote(server: RecoveringServer) -> None:
         connection.execute("SELECT pg_promote(wait => false)")
 
 
+def _end_recovery(server: RecoveringServer) -> None:
+    path = end_recovery(server.place.data)
+    if path is not None:
+        server.own(path)
+        with server.connect() as connection:
+            connection.execute("SELECT pg_reload_conf()")
+
+
+def _configure(server: RecoveringServer, opened: Opened) -> None:
+    place, claim = server.place, server.place.claim()
+    take_back(place.data)  # of a try that was broken off
+    plan = serving(place.data, tls=server.speaks_tls)
+    superuser = claim.superuser if claim is not None else "postgres"
+    server.own(*write_serving(place.data, host=opened.host, superuser=superuser, plan=plan))
+    place.write_opened(opened)
+
+
+def _reach(opened: Opened) -> None:
+    with socket.create_connection((opened.host, opened.port), timeout=5):
+        pass
+
+
+def _fatal(server: RecoveringServer) -> str:
+    return next((line.partition("FATAL:  ")[2] for line in server.said().splitlines()[::-1] if "FATAL:  " in line), "")
+
+
 def _facts(place: ScratchPlace) -> ScratchFacts | None:
     claim = place.claim()
     if claim is None:
         return None
-    restored, server = place.restored(), Postmaster(place.data)
+    restored, server, opened = place.restored(), Postmaster(place.data), place.opened()
     status, port = server.status(), server.port()
+    host = "127.0.0.1" if opened is None else opened.host
     return ScratchFacts(
         id=claim.id,
         server=claim.server,
         mark=claim.mark,
         state=_state(place, status),
         restored=restored,
-        address=f"127.0.0.1:{port}" if status == READY and port else "",
+        address=f"{host}:{port}" if status == READY and port else "",
         system_id=claim.system_id,
         bytes=claim.wanted_bytes,
         made_at=claim.made_at,
         expires_at=claim.expires_at,
+        opened=opened is not None,
     )
 
 

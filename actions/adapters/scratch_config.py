@@ -67,18 +67,18 @@ def write_configuration(
         if path.exists() and not kept.exists():
             path.rename(kept)
     settings = {**_SETTINGS, **_floors(control), **raised, **_recovery(order), "unix_socket_directories": str(socket)}
-    _write(data / "postgresql.conf", "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items()))
-    _write(
+    write_private(data / "postgresql.conf", "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items()))
+    write_private(
         data / "pg_hba.conf",
         f"local all {_name(superuser)} peer map={MAP}\nhost all all 127.0.0.1/32 scram-sha-256\n",
     )
     people = {getpass.getuser(), *((account.name, "root") if account is not None else ())}
-    _write(data / "pg_ident.conf", "".join(f"{MAP} {_name(who)} {_name(superuser)}\n" for who in sorted(people)))
-    _write(data / "postgresql.auto.conf", "")
+    write_private(data / "pg_ident.conf", "".join(f"{MAP} {_name(who)} {_name(superuser)}\n" for who in sorted(people)))
+    write_private(data / "postgresql.auto.conf", "")
     for signal in ("recovery.signal", "standby.signal"):
         (data / signal).unlink(missing_ok=True)
     # A recovery without a target would end with a promotion; a standby waits at the end of the WAL.
-    _write(data / ("standby.signal" if order.target.latest else "recovery.signal"), "")
+    write_private(data / ("standby.signal" if order.target.latest else "recovery.signal"), "")
 
 
 def _recovery(order: Replay) -> dict[str, str]:
@@ -122,7 +122,8 @@ def _name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _write(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """A file that only its owner reads. Blocking."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(text)

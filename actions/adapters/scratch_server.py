@@ -54,15 +54,18 @@ class RecoveringServer:
         socket = socket_directory(place.folder.absolute())
         socket.mkdir(mode=0o700, exist_ok=True)
         place.log.touch(mode=0o640)
-        self._own(place.folder, socket)
+        self.own(place.folder, socket)
         self._offset = place.log.stat().st_size
         now = datetime.now(UTC)
         place.check_here(now)
         place.write_holder(now)
         if Postmaster(place.data).process() is None:
             (place.data / "postmaster.pid").unlink(missing_ok=True)
+        self.ended()  # one that was killed is waited for before it is forgotten
+        opened = place.opened()
+        port = free_port() if opened is None else opened.port
         self._program = Program.start(
-            [self.programs / "postgres", "-D", place.data.absolute(), "-p", str(free_port())],
+            [self.programs / "postgres", "-D", place.data.absolute(), "-p", str(port)],
             account=self.account,
             cwd=place.folder,
             log=place.log,
@@ -87,8 +90,8 @@ class RecoveringServer:
         """Give the restored files to the account that runs PostgreSQL."""
         if self.account is not None:
             for folder, _, files in os.walk(self.place.data):
-                self._own(Path(folder), *(Path(folder, name) for name in files))
-            self._own(self.place.wal, *self.place.wal.iterdir())
+                self.own(Path(folder), *(Path(folder, name) for name in files))
+            self.own(self.place.wal, *self.place.wal.iterdir())
 
     def control(self) -> dict[str, str]:
         """What `pg_controldata` says."""
@@ -98,7 +101,8 @@ class RecoveringServer:
         pairs = (line.partition(":") for line in out.splitlines())
         return {name.strip(): value.strip() for name, _, value in pairs}
 
-    def _own(self, *paths: Path) -> None:
+    def own(self, *paths: Path) -> None:
+        """Give files to the account that runs PostgreSQL."""
         if self.account is not None:
             for path in paths:
                 os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
@@ -156,6 +160,43 @@ class RecoveringServer:
             arrived = paused and stopped_at_target(self.said())
         self._lsn = lsn
         return Reached(lsn=lsn, at=at.astimezone(UTC) if isinstance(at, datetime) else None) if arrived else None
+
+    def rests(self, reached: Lsn) -> bool:
+        """Whether a recovery has come (back) to where it came to rest before; so also of one that somebody else has
+        started."""
+        if Postmaster(self.place.data).status() != READY:
+            return False
+        try:
+            with self.connect() as connection:
+                row = connection.execute(_STATE).fetchone()
+        except psycopg.OperationalError:
+            return False
+        if row is None or row[0] is None or Lsn.parse(str(row[1])) < reached:
+            return False
+        return row[0] == "paused" or self.follows
+
+    @property
+    def follows(self) -> bool:
+        """Whether it recovers to the end of the WAL, where it waits, rather than to a target."""
+        return (self.place.data / "standby.signal").exists()
+
+    @property
+    def recovers(self) -> bool:
+        """Whether its next start, or this one, is a recovery to its target; a promotion ends that."""
+        return self.follows or (self.place.data / "recovery.signal").exists()
+
+    def speaks_tls(self) -> bool:
+        """Whether its programs can."""
+        try:
+            run_in_thread(
+                [self.programs / "postgres", "-D", self.place.data.absolute(), "-c", "ssl=on", "-C", "ssl"],
+                account=self.account,
+                cwd=self.place.folder,
+                timeout=QUICK,
+            )
+        except ProgramError:
+            return False
+        return True
 
     def in_recovery(self) -> bool | None:
         """None while it takes no connections."""

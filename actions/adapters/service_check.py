@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import aiohttp
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from actions.errors import UserError
 from actions.ports import DatabaseRefSeen, Secrets, ServiceCheck
@@ -33,11 +34,13 @@ class ServiceProbe(ServiceCheck):
         except (aiohttp.ClientError, ValueError) as error:
             return f"`{url}` cannot be reached: {error}"
 
-    async def connection(self, dsn: SecretRef) -> DatabaseRefSeen | str:
+    async def connection(self, dsn: SecretRef, *, at: str = "") -> DatabaseRefSeen | str:
         try:
-            text = await self._secrets.resolve(dsn)
+            text = _moved(await self._secrets.resolve(dsn), at)
         except UserError as error:
             return str(error)
+        except psycopg.ProgrammingError:
+            return f"`{dsn}` holds no valid connection string"
         seconds = int(LIMIT.total_seconds())
         try:
             connection = await psycopg.AsyncConnection.connect(text, connect_timeout=seconds, autocommit=True)
@@ -58,6 +61,15 @@ class ServiceProbe(ServiceCheck):
         if row is None:
             return f"the application's connection `{dsn}` reached a server that does not name its database"
         return DatabaseRefSeen(name=row[0], oid=row[1], system_id=row[2], in_recovery=row[3])
+
+
+def _moved(text: str, at: str) -> str:
+    """The connection string, with this address instead of its own. Raises psycopg.ProgrammingError."""
+    if not at:
+        return text
+    host, _, port = at.rpartition(":")
+    kept = {name: str(value) for name, value in conninfo_to_dict(text).items() if name != "hostaddr"}
+    return make_conninfo(**{**kept, "host": host, "port": port})
 
 
 def _said(error: psycopg.Error) -> str:

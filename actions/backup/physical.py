@@ -269,6 +269,7 @@ class ScratchFacts(Frozen):
     bytes: int = 0
     made_at: datetime
     expires_at: datetime
+    opened: bool = False  # to applications, at `address`; production's configuration as far as it fits
 
     @property
     def name(self) -> str:
@@ -278,6 +279,14 @@ class ScratchFacts(Frozen):
 
 SCRATCH = "scratch-"
 """Before the id of a scratch instance: its name as a server. No server of a plan file may begin with it."""
+
+
+class Serving(Frozen):
+    """How a scratch instance would run as a server that people use: production's configuration on this machine."""
+
+    settings: Mapping[str, str]
+    left: Mapping[str, str] = {}  # a setting of production that is not taken over -> why
+    access: bool = True  # production's pg_hba.conf is there; else passwords from the networks of this machine
 
 
 class Expiry(Frozen):

@@ -5,6 +5,7 @@
 <directory>/<id>/data/          PGDATA, with a configuration of ours
 <directory>/<id>/wal/           archived segments, fetched; `restore_command` copies from here
 <directory>/<id>/promoted.json  written before it is promoted: it is a server of its own from then on
+<directory>/<id>/opened.json    where applications find it, from then on at every start
 <directory>/<id>/machine.json   where its server runs; another machine on the same volume sees no process of it
 <directory>/<id>/lock           held by the restore as long as it works, and by whoever promotes or sweeps it
 <directory>/<id>/postgres.log
@@ -59,6 +60,13 @@ class Promotion(Frozen):
     at: AwareDatetime
 
 
+class Opened(Frozen):
+    """The address that applications are given; the same at every start."""
+
+    host: str
+    port: int
+
+
 class Holder(Frozen):
     """Whose process the server is."""
 
@@ -106,6 +114,17 @@ class ScratchPlace:
 
     def write_promoted(self, promotion: Promotion) -> None:
         _write(self.folder / "promoted.json", promotion)
+
+    def opened(self) -> Opened | None:
+        """None while nobody but the bot is let in."""
+        return _read(self.folder / "opened.json", Opened)
+
+    def write_opened(self, opened: Opened | None) -> None:
+        """None: nobody but the bot from the next start on."""
+        if opened is None:
+            (self.folder / "opened.json").unlink(missing_ok=True)
+        else:
+            _write(self.folder / "opened.json", opened)
 
     # ------------------------------------------------------------ where its server runs
 

@@ -1,4 +1,4 @@
-"""Make a scratch instance the new primary: the application pointed there, the old database closed and kept."""
+"""Make a scratch instance the new primary: applications pointed there, the old primary closed for good and kept."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from actions.backup.physical import ScratchFacts
+from actions.backup.physical import SCRATCH, ScratchState
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
-from actions.errors import PermanentError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, Ports, ServerFacts
-from actions.site import Database, DatabaseRef, Frozen
+from actions.ports import Ports
+from actions.site import DatabaseRef, Frozen
 from actions.steps.application import CheckApplication, Repoint
 from actions.steps.choice import SWITCH
-from actions.steps.databases import CloseDatabase
-from actions.steps.facts import ConfigIs, DatabaseIs, WorkloadIs
-from actions.steps.gitops import SuspendGitOps
+from actions.steps.facts import ConfigIs, ServerIs, WorkloadIs
+from actions.steps.gitops import SuspendGitOps, controllers_of
 from actions.steps.moments import exact
 from actions.steps.phrases import names, span
-from actions.steps.scene import Application, application_of, config_place, host_value
-from actions.steps.scratch import PromoteScratch
+from actions.steps.promotion import Fenced, FencePrimary, OpenScratch, PromoteScratch, StaysDead
+from actions.steps.promotion_scene import PromotionScene, host_of, look
 from actions.steps.scratch_facts import ScratchIs
-from actions.steps.standing import database_of, standing
-from actions.steps.switch import Switch
-from actions.steps.writers import StartWriters, StopWriters
+from actions.steps.writers import StartWriters, StopWriters, writers_of
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "")
 
 
 class PromoteParams(Frozen):
-    """Which instance; the database that the application uses where it holds several of the plan file."""
+    """Which instance; the database that the plan is named after where it holds several of the plan file."""
 
     scratch: str = Field(min_length=1)
     database: str | None = None
+    old_primary_is_dead: bool = False  # it does not answer, and somebody knows that it will not come back by itself
 
 
 class Promote(Action[PromoteParams]):
@@ -43,145 +42,118 @@ class Promote(Action[PromoteParams]):
     recovery: ClassVar[bool] = True
     params = PromoteParams
     steps: ClassVar[tuple[type[Step], ...]] = (
+        OpenScratch,
         SuspendGitOps,
         StopWriters,
-        CloseDatabase,
+        FencePrimary,
         PromoteScratch,
         Repoint,
         StartWriters,
         CheckApplication,
     )
-    preconditions: ClassVar[tuple[type[Precondition], ...]] = (ScratchIs, DatabaseIs, WorkloadIs, ConfigIs)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (ScratchIs, ServerIs, StaysDead, WorkloadIs, ConfigIs)
 
     async def plan(self, params: PromoteParams, ports: Ports, plan_id: str) -> Plan:
-        scene = await _look(ports, params)
-        facts, application = scene.facts, scene.application
-        target = DatabaseRef(facts.name, scene.database.name)
-        switch = Switch(
-            plan_id=plan_id,
-            home=scene.database.ref,
-            production=scene.home,
-            target=target,
-            system_id=facts.system_id,
-            copy_name=target.name,
-            copy_mark="",
-            aside="",
-            owner=scene.database.owner,
-            application=application,
-            workloads=application.workloads,
-            own_connection=False,  # it may hold a host of its own, so after repointing it proves nothing
-        )
-        timeline_id = 0 if facts.restored is None else facts.restored.timeline_id
-        promote = PromoteScratch(scratch=facts.id, timeline_id=timeline_id)
-        steps = (*switch.stop(), *switch.close(), promote, scene.repoint, *switch.start())
+        scene = await look(ports, params.scratch, params.database, dead=params.old_primary_is_dead)
+        facts = scene.facts
         return Plan(
             id=plan_id,
             action=self.name,
-            summary=f"Promote `{facts.name}` as the new primary of `{scene.key}`, application pointed there",
+            summary=f"Promote `{facts.name}` as the new primary of `{scene.key}`; {names(scene.services)} go there",
             risk=self.risk,
             target=scene.key,
             params=params.model_dump(mode="json"),
             locks=(
                 Lock(key=f"scratch:{facts.id}"),
                 *(Lock(key=f"database:{key}") for key in scene.keys),
-                Lock(key=f"service:{scene.database.service}"),
+                *(Lock(key=f"service:{name}") for name in scene.services),
             ),
-            steps=steps,
+            steps=_steps(scene, plan_id),
             preconditions=(
                 ScratchIs.of(facts, promoted=True),
-                *_home_is(scene),
-                *(WorkloadIs(ref=found.ref, uid=found.uid) for found in application.workloads),
-                ConfigIs(
-                    cluster=scene.repoint.cluster,
-                    namespace=scene.repoint.namespace,
-                    config_map=scene.repoint.config_map,
-                    key=scene.repoint.key,
-                    value=scene.repoint.value_before,
+                _home_is(scene),
+                *(WorkloadIs(ref=found.ref, uid=found.uid) for found in scene.workloads),
+                *(
+                    ConfigIs(
+                        cluster=repoint.cluster,
+                        namespace=repoint.namespace,
+                        config_map=repoint.config_map,
+                        key=repoint.key,
+                        value=repoint.value_before,
+                    )
+                    for repoint in scene.repoints
                 ),
             ),
             made_at=ports.clock.now(),
             findings=tuple(_findings(scene)),
-            observations=(Observation(name="address", value=facts.address or "unknown"),),
+            observations=_observations(scene),
             estimate=SWITCH,
             data_loss=_loss(scene, ports),
         )
 
 
-class _Scene(Frozen):
-    facts: ScratchFacts
-    server: ServerFacts
-    key: str
-    keys: tuple[str, ...]  # of every database of the plan file on that server
-    database: Database
-    application: Application
-    home_answers: bool
-    home: DatabaseFacts | None
-    repoint: Repoint
+def _steps(scene: PromotionScene, plan_id: str) -> tuple[Step, ...]:
+    facts, controllers, writers = scene.facts, controllers_of(scene.workloads), writers_of(scene.workloads)
+    steps: list[Step] = [OpenScratch(scratch=facts.id, host=scene.host, port=scene.port)]
+    if controllers:
+        steps.append(SuspendGitOps(controllers=controllers, mark=plan_id))
+    if writers:
+        steps.append(StopWriters(writers=writers, mark=plan_id))
+    steps += [
+        FencePrimary(
+            server=scene.server,
+            scratch=facts.id,
+            databases=tuple(
+                Fenced(name=item.name, opened=scene.fence is None or item.name in scene.fence.open)
+                for item in scene.databases
+            ),
+            home="" if scene.fence is None else scene.fence.home,
+            limit=-1 if scene.fence is None else scene.fence.limit,
+            dead=scene.home is None,
+        ),
+        PromoteScratch(
+            scratch=facts.id,
+            server=scene.server,
+            timeline_id=0 if facts.restored is None else facts.restored.timeline_id,
+        ),
+        *scene.repoints,
+    ]
+    if writers:
+        steps.append(StartWriters(writers=writers, mark=plan_id, undo_on_failure=False))
+    for item in scene.moved:
+        service = item.application.service
+        if service.database_dsn is not None or service.health_url is not None:
+            steps.append(
+                CheckApplication(
+                    service=service.name,
+                    target=DatabaseRef(facts.name, item.database.name),
+                    system_id=facts.system_id,
+                    old_oid=None,  # a physical copy has the oids of production
+                    connection=service.database_dsn,
+                    health_url=service.health_url,
+                    address=scene.address,
+                )
+            )
+    return tuple(steps)
 
 
-async def _look(ports: Ports, params: PromoteParams) -> _Scene:
-    facts = await standing(ports, params.scratch)
-    key, database = database_of(ports, facts, params.database)
-    if database.service is None:
-        raise UserError(
-            f"The plan file names no service for `{key}`, so nobody can be pointed at the new primary. Give the "
-            f"database back with `/dr-restore swap {facts.id}`, or name its `service`."
-        )
-    application = await application_of(ports, database.service)
-    server = await ports.postgres.server(facts.name)
-    if await ports.postgres.database(DatabaseRef(facts.name, database.name)) is None:
-        raise UserError(f"`{facts.name}` holds no database `{database.name}`. Restore to a later moment.")
-    answers, home = await _home(ports, database.ref)
-    return _Scene(
-        facts=facts,
-        server=server,
-        key=key,
-        keys=tuple(sorted(name for name, item in ports.site.databases.items() if item.server == database.server)),
-        database=database,
-        application=application,
-        home_answers=answers,
-        home=home,
-        repoint=await _repoint(ports, application, facts),
+def _home_is(scene: PromotionScene) -> Precondition:
+    if scene.home is None:
+        return StaysDead(server=scene.server)
+    return ServerIs(server=scene.server, system_id=scene.home.system_id)
+
+
+def _observations(scene: PromotionScene) -> tuple[Observation, ...]:
+    shown = ", ".join(f"{name} {value}" for name, value in sorted(scene.serving.settings.items())[:12])
+    access = "production's pg_hba.conf" if scene.serving.access else "passwords from the networks of this machine"
+    return (
+        Observation(name="address", value=scene.address),
+        Observation(name="logins", value=access),
+        Observation(name="configuration", value=shown or "PostgreSQL's own defaults"),
     )
 
 
-async def _home(ports: Ports, ref: DatabaseRef) -> tuple[bool, DatabaseFacts | None]:
-    """Whether the old primary answers, and its database."""
-    try:
-        return True, await ports.postgres.database(ref)
-    except (TemporaryError, PermanentError):
-        return False, None
-
-
-async def _repoint(ports: Ports, application: Application, facts: ScratchFacts) -> Repoint:
-    place = config_place(application)
-    if place is None or not facts.address:
-        raise UserError(
-            f"It is not known how `{application.service.name}` finds its database: name `config_map` of the service in "
-            "the plan file, then ask again."
-        )
-    cluster, namespace, config_map = place
-    key = application.service.config_key
-    before = (await ports.cluster.config(cluster, namespace, config_map)).get(key)
-    if before is None:
-        raise UserError(f"ConfigMap `{config_map}` has no `{key}`. Correct `config_map` in the plan file.")
-    return Repoint(
-        cluster=cluster,
-        namespace=namespace,
-        config_map=config_map,
-        key=key,
-        value_before=before,
-        value=host_value(facts.address, before),
-    )
-
-
-def _home_is(scene: _Scene) -> tuple[Precondition, ...]:
-    if not scene.home_answers:
-        return ()
-    return (DatabaseIs(target=scene.database.ref, oid=None if scene.home is None else scene.home.oid),)
-
-
-def _loss(scene: _Scene, ports: Ports) -> str:
+def _loss(scene: PromotionScene, ports: Ports) -> str:
     reached = None if scene.facts.restored is None else scene.facts.restored.reached_at
     databases = names(scene.keys)
     if reached is None:
@@ -193,35 +165,91 @@ def _loss(scene: _Scene, ports: Ports) -> str:
     )
 
 
-def _findings(scene: _Scene) -> list[Finding]:
-    found = []
-    if not scene.home_answers:
-        found.append(
+def _findings(scene: PromotionScene) -> list[Finding]:
+    return [*_of_the_old(scene), *_of_the_place(scene), *_of_the_applications(scene)]
+
+
+def _of_the_old(scene: PromotionScene) -> list[Finding]:
+    server, check = scene.server, "old primary"
+    if scene.home is None and not scene.dead:
+        return [
             Finding(
-                check="old primary",
-                verdict=Verdict.WARN,
-                detail=f"Server `{scene.database.server}` does not answer, so it cannot be closed.",
-                hint="See that it cannot come back and take writes before you sign.",
+                check=check,
+                verdict=Verdict.STOP,
+                detail=f"Server `{server}` does not answer, so nothing closes it; it may still take writes.",
+                hint="Power it off or cut it from the network. When you know that it cannot come back by itself, ask "
+                "again with `--old-primary-is-dead`.",
             )
-        )
-    if len(scene.keys) > 1:
+        ]
+    if scene.home is None:
+        return [
+            Finding(
+                check=check,
+                verdict=Verdict.WARN,
+                detail=f"Server `{server}` does not answer and is said to be dead (`--old-primary-is-dead`). Nothing "
+                "closes it: if it comes back, it takes writes beside the new primary.",
+                hint="Sign only when you have seen yourself that it is off.",
+            )
+        ]
+    if scene.dead:
+        text = f"Server `{server}` answers, so it is not dead."
+        return [Finding(check=check, verdict=Verdict.STOP, detail=text, hint="Leave `--old-primary-is-dead` out.")]
+    if scene.home.in_recovery:
+        text = f"Server `{server}` is a standby now, so closing it would not close the primary."
+        hint = "Find the primary it follows and correct the plan file."
+        return [Finding(check=check, verdict=Verdict.STOP, detail=text, hint=hint)]
+    text = f"`{server}` is closed to everybody but administrators, over restarts, and kept."
+    return [Finding(check=check, verdict=Verdict.OK, detail=text)]
+
+
+def _of_the_place(scene: PromotionScene) -> list[Finding]:
+    found = []
+    local = scene.host in LOOPBACK
+    if local and not all(host_of(repoint.value_before) in LOOPBACK for repoint in scene.repoints):
         found.append(
             Finding(
-                check="databases",
-                verdict=Verdict.WARN,
-                detail=f"{names(scene.keys)} are on that server; only `{scene.key}` is closed and its service moved.",
-                hint=f"To give back one database alone, use `/dr-restore swap {scene.facts.id}`.",
+                check="place",
+                verdict=Verdict.STOP,
+                detail=f"Applications elsewhere cannot reach {scene.address}: it is this machine's own.",
+                hint="Name the host they reach the worker's machine by: `backups.scratch.advertised_host` in the plan "
+                "file.",
             )
         )
     found.append(
         Finding(
-            check="place",
+            check="archive",
             verdict=Verdict.WARN,
-            detail=f"The new primary is {scene.facts.address} on the worker's machine, without an archive of its own.",
-            hint="See that the application reaches that address. Take a base backup of it next.",
+            detail=f"The new primary at {scene.address}, on the worker's machine, has no archive of its own at first.",
+            hint="The end of the run says what to do: access, archiver, base backup.",
         )
     )
-    if scene.repoint.value == scene.repoint.value_before:
-        text = f"ConfigMap `{scene.repoint.config_map}` names `{scene.repoint.value}` already."
-        found.append(Finding(check="repoint", verdict=Verdict.STOP, detail=text, hint="Look who changed it."))
+    if scene.serving.left:
+        left = "; ".join(f"`{name}`: {why}" for name, why in sorted(scene.serving.left.items()))
+        text = f"Not taken over from production's configuration: {left}."
+        found.append(Finding(check="configuration", verdict=Verdict.WARN, detail=text))
+    return found
+
+
+def _of_the_applications(scene: PromotionScene) -> list[Finding]:
+    found = []
+    if scene.stranded:
+        found.append(
+            Finding(
+                check="applications",
+                verdict=Verdict.STOP,
+                detail=f"It is not known how {names(scene.stranded)} find their database, so they would be cut off.",
+                hint="Name their `config_map` in the plan file, then ask again.",
+            )
+        )
+    if scene.lost:
+        text = f"`{scene.facts.name}` does not hold {names(scene.lost)}: whoever uses them is cut off."
+        hint = f"Restore to a later moment, or give one back with `/dr-restore swap {scene.facts.id}`."
+        found.append(Finding(check="databases", verdict=Verdict.STOP, detail=text, hint=hint))
+    for repoint in scene.repoints:
+        if repoint.value == repoint.value_before and scene.facts.state is not ScratchState.PROMOTED:
+            text = f"ConfigMap `{repoint.config_map}` names `{repoint.value}` already."
+            found.append(Finding(check="repoint", verdict=Verdict.STOP, detail=text, hint="Look who changed it."))
+    if scene.facts.state is ScratchState.PROMOTED:
+        text = f"`{scene.facts.name[len(SCRATCH) :]}` was promoted already; what is done is not done again."
+        found.append(Finding(check="instance", verdict=Verdict.WARN, detail=text))
     return found

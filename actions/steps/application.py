@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import shlex
 from datetime import timedelta
 from typing import Literal
+
+from pydantic import Field
 
 from actions.contract import Probe, Step
 from actions.errors import PermanentError, VerificationError
@@ -96,12 +99,16 @@ class CheckApplication(Step):
     old_oid: int | None
     connection: SecretRef | None  # None: not checked
     health_url: str | None
+    # Where its connection leads from now on, when that is another place than the reference says; with a plan that was
+    # signed before there was such a thing, it is left out.
+    address: str = Field(default="", exclude_if=operator.not_)
 
     @property
     def summary(self) -> str:
         parts = []
         if self.connection is not None:
-            parts.append("through its own database connection")
+            to = f" to {self.address}" if self.address else ""
+            parts.append(f"through its own database connection{to}")
         if self.health_url is not None:
             parts.append(f"at `{self.health_url}`")
         return f"Check `{self.service}` {' and '.join(parts)}"
@@ -113,7 +120,9 @@ class CheckApplication(Step):
     def by_hand(self) -> tuple[str, ...]:
         lines = []
         if self.connection is not None:
-            lines.append("psql -X -d \"$APPLICATION_DSN\" -c 'SELECT current_database(), pg_is_in_recovery()'")
+            there = f"host={self.address.rpartition(':')[0]} port={self.address.rpartition(':')[2]}"
+            at = f"  # with {there}" if self.address else ""
+            lines.append(f"psql -X -d \"$APPLICATION_DSN\" -c 'SELECT current_database(), pg_is_in_recovery()'{at}")
         if self.health_url is not None:
             lines.append(shlex.join(["curl", "-fsS", "--max-time", "5", self.health_url]))
         return tuple(lines)
@@ -138,7 +147,7 @@ class CheckApplication(Step):
         return None if self.health_url is None else await ports.service.http(self.health_url)
 
     async def _connection_complaint(self, ports: Ports, connection: SecretRef) -> str | None:
-        seen = await ports.service.connection(connection)
+        seen = await ports.service.connection(connection, at=self.address)
         if isinstance(seen, str):
             return seen
         facts = await ports.postgres.database(self.target)

@@ -63,6 +63,11 @@ def allow_connections(database: str, *, allowed: bool) -> str:
     return f"ALTER DATABASE {identifier(database)} WITH ALLOW_CONNECTIONS {'true' if allowed else 'false'}"
 
 
+def limit_connections(database: str, limit: int) -> str:
+    """SQL that lets in so many sessions of people who are no superusers; -1 is no limit."""
+    return f"ALTER DATABASE {identifier(database)} WITH CONNECTION LIMIT {limit}"
+
+
 def rename(before: str, after: str) -> str:
     """SQL that renames a database."""
     return f"ALTER DATABASE {identifier(before)} RENAME TO {identifier(after)}"

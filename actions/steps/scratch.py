@@ -144,7 +144,7 @@ class StartScratch(Step):
         found = await ports.scratch.find(self.scratch)
         if found is None:
             return Probe.UNKNOWN
-        return Probe.DONE if found.state in (ScratchState.PAUSED, ScratchState.PROMOTED) else Probe.TODO
+        return Probe.DONE if found.address and not await _broken_off(ports, found) else Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds
         await ports.scratch.start(self.scratch)
@@ -154,6 +154,8 @@ class StartScratch(Step):
         server = await ports.postgres.server(found.name)
         if found.state is ScratchState.PAUSED and not server.in_recovery:
             raise VerificationError(f"`{found.name}` is no longer in recovery: it may have left its target. Make anew.")
+        if not found.address or await _broken_off(ports, found):
+            raise VerificationError(f"`{found.name}` does not run as it should: look at its log.")
         if found.restored is not None and found.system_id and server.system_id != found.system_id:
             raise VerificationError(f"`{found.name}` answers with system id {server.system_id}, not {found.system_id}.")
 
@@ -248,44 +250,6 @@ class CheckScratch(Step):
         """Nothing was changed."""
 
 
-class PromoteScratch(Step):
-    """The instance is a server of its own, on a new timeline id."""
-
-    kind: Literal["promote_scratch"] = "promote_scratch"
-    timeout: timedelta = timedelta(minutes=15)
-    scratch: str
-    timeline_id: int  # it was restored on
-
-    @property
-    def summary(self) -> str:
-        return f"Promote `scratch-{self.scratch}`: from now on it takes writes"
-
-    @property
-    def before(self) -> str:
-        return f"read only, on timeline id {self.timeline_id}"
-
-    @property
-    def after(self) -> str:
-        return "a primary on a new timeline id, which nothing removes any more"
-
-    def by_hand(self) -> tuple[str, ...]:
-        return (byhand.psql(f"scratch-{self.scratch}", "SELECT pg_promote(true, 600)"),)
-
-    async def probe(self, ports: Ports) -> Probe:
-        found = await ports.scratch.find(self.scratch)
-        if found is None:
-            return Probe.UNKNOWN
-        return Probe.DONE if found.state is ScratchState.PROMOTED else Probe.TODO
-
-    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds
-        await ports.scratch.promote(self.scratch)
-
-    async def verify(self, ports: Ports) -> None:
-        found = await instance(ports, self.scratch)
-        if (await ports.postgres.server(found.name)).in_recovery:
-            raise VerificationError(f"`{found.name}` is still in recovery: it takes no writes. Look at its log.")
-
-
 class DiscardScratch(Step):
     """The instance stopped, its files removed."""
 
@@ -324,6 +288,11 @@ class DiscardScratch(Step):
 
     async def undone(self, ports: Ports) -> None:
         """There is nothing to put back."""
+
+
+async def _broken_off(ports: Ports, found: ScratchFacts) -> bool:
+    """Whether its promotion was begun and has not ended: the note that it was promoted is written before it is."""
+    return found.state is ScratchState.PROMOTED and (await ports.postgres.server(found.name)).in_recovery
 
 
 async def instance(ports: Ports, scratch: str) -> ScratchFacts:

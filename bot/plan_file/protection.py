@@ -210,6 +210,8 @@ class ScratchLimits(Part):
     """How many there may be at a time."""
     lifetime: Duration = timedelta(hours=12)
     """Time until one is stopped and removed."""
+    advertised_host: Text | None = None
+    """Host that applications reach the worker's machine by, for a scratch instance that becomes the primary."""
 
 
 class ComponentBackup(Part):

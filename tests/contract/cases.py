@@ -73,6 +73,13 @@ def with_dead_primary() -> World:
     return world
 
 
+def with_a_scratch_and_a_dead_primary() -> World:
+    """An instance from before the primary was lost."""
+    world = with_a_scratch()
+    world.postgres.servers["primary"].down = True
+    return world
+
+
 def sick(*, missing: bool = False) -> World:
     """The application does not answer once it is started again."""
     world = a_world(missing=missing)
@@ -143,6 +150,8 @@ def that_succeeded() -> World:
     return with_a_run("succeeded", JournalState.APPLYING, JournalState.VERIFIED, scaled=5)
 
 
+FENCE = frozenset({"fence_primary"})
+"""Once promoted, nothing is put back: the old primary stays closed, and people are asked."""
 RESUME = frozenset({"resume_gitops"})
 NEXT_VERSION = "name: shop\nowner: somebody else\n"
 
@@ -235,7 +244,15 @@ CASES = (
         partial(with_a_scratch, dropped="public.orders"),
     ),
     ActionCase("swap", "restore.swap", SwapParams(scratch=SCRATCH_ID), with_a_scratch, asks=RESUME),
-    ActionCase("promote", "restore.promote", PromoteParams(scratch=SCRATCH_ID), with_a_scratch),
+    ActionCase("promote", "restore.promote", PromoteParams(scratch=SCRATCH_ID), with_a_scratch, asks=FENCE, final=True),
+    ActionCase(
+        "promote-dead-primary",
+        "restore.promote",
+        PromoteParams(scratch=SCRATCH_ID, old_primary_is_dead=True),
+        with_a_scratch_and_a_dead_primary,
+        asks=FENCE,
+        final=True,
+    ),
     ActionCase(
         "scratch-start", "scratch.start", ScratchParams(scratch=SCRATCH_ID), partial(with_a_scratch, running=False)
     ),

@@ -50,7 +50,12 @@ class Fault:
         here = len(self.calls) == self.at
         if here and self.moment is Moment.BEFORE:
             raise self.error(f"{name} broke before.")
-        answer = await call()
+        try:
+            answer = await call()
+        except Exception as error:
+            if here:
+                raise self.error(f"{name} broke after.") from error
+            raise
         if here:
             raise self.error(f"{name} broke after.")
         return answer
@@ -106,6 +111,7 @@ class ActionCase:
     world: Callable[[], World]
     asks: frozenset[str] = frozenset()
     undoable: bool = True
+    final: bool = False  # once it has succeeded it cannot be put back; a failure before that can, or it asks
 
     async def plan(self, ports: Ports) -> Plan:
         return await registry.action(self.action).plan(self.params, ports, PLAN_ID)

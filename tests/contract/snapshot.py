@@ -15,7 +15,9 @@ async def seen(ports: World) -> dict[str, Any]:
     return {
         "databases": _databases(ports),
         "tables": _tables(ports),
-        "scratch": {name: (found.state, found.mark) for name, found in sorted(ports.scratch.made.items())},
+        "scratch": {
+            name: (found.state, found.mark, found.address) for name, found in sorted(ports.scratch.made.items())
+        },
         "workloads": await _workloads(ports),
         "configs": await _configs(ports),
         "catalogue": _catalogue(ports),
@@ -38,7 +40,13 @@ async def production(ports: World) -> dict[str, Any]:
         name: {key: found[key] for key in ("replicas", "recorded", "suspended")} if found else None
         for name, found in (await _workloads(ports)).items()
     }
-    return {"databases": databases, "workloads": workloads, "configs": await _configs(ports)}
+    read_only = [name for name, server in ports.postgres.servers.items() if server.read_only]
+    return {
+        "databases": databases,
+        "workloads": workloads,
+        "configs": await _configs(ports),
+        "read only": read_only,
+    }
 
 
 def _databases(ports: World) -> dict[str, Any]:

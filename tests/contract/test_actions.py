@@ -169,7 +169,7 @@ async def test_dying_while_putting_back_leaves_production_as_it_was(case: Action
 
 @each_case
 async def test_undoing_gives_production_back(case: ActionCase) -> None:
-    if not case.undoable:
+    if not case.undoable or case.final:
         pytest.skip("new pods cannot be exchanged for the old ones")
     world = case.world()
     before = await production(world)

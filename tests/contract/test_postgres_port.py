@@ -302,3 +302,29 @@ async def test_server_tells_version_and_identity(world: World) -> None:
     assert int(facts.system_id) > 0
     assert not facts.in_recovery
     assert facts.free_bytes is None or facts.free_bytes > 0
+
+
+async def test_a_fenced_server_refuses_everybody_and_can_be_given_back(world: World) -> None:
+    before = await world.port.fencing(SERVER)
+    opened, closed = await world.a_database(), await world.a_database()
+    await world.port.close(closed)
+    lives = world.connect(opened)
+    assert not (await world.port.fencing(SERVER)).holds
+    try:
+        assert await world.port.fence(SERVER) >= 1
+
+        assert (await world.port.fencing(SERVER)).holds
+        assert not lives()
+        with pytest.raises(ConnectionRefusedError):
+            world.connect(opened)
+        assert await world.port.fence(SERVER) == 0
+    finally:
+        was_closed = [item.name for item in await world.port.databases(SERVER) if item.name == closed.name]
+        await world.port.unfence(SERVER, closed=was_closed, limit=before.limit)
+
+    facts = await world.port.fencing(SERVER)
+    assert not facts.read_only
+    assert opened.name in facts.open
+    assert closed.name not in facts.open
+    assert (facts.home, facts.limit) == (before.home, before.limit)
+    world.connect(opened)

@@ -18,7 +18,7 @@ from actions.backup.physical import (
 )
 from actions.site import DatabaseRef
 from tests.fakes.physical import Commit, MemoryHistory
-from tests.fakes.world import DAMAGED, GOOD, START, World, a_world
+from tests.fakes.world import ADVERTISED, DAMAGED, GOOD, START, World, a_world
 
 SCRATCH_ID = "s3s4s5s6s7"
 MARK = f"drbot:scratch:{SCRATCH_ID}"
@@ -107,6 +107,7 @@ def with_a_scratch(*, running: bool = True, dropped: str = "") -> World:
         made_at=START,
         expires_at=START + timedelta(hours=12),
     )
+    world.service.addresses[f"{ADVERTISED}:5432"] = world.scratch.made[SCRATCH_ID].name
     if running:
         world.scratch.run(SCRATCH_ID)
     if dropped:

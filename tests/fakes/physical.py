@@ -23,6 +23,7 @@ from actions.backup.physical import (
     ScratchRequest,
     ScratchRestored,
     ScratchState,
+    Serving,
 )
 from actions.backup.retention import why_it_stays
 from actions.errors import UserError, VerificationError
@@ -67,28 +68,49 @@ class MemoryScratch(Scratch):
         return self.made.get(scratch)
 
     async def start(self, scratch: str) -> ScratchFacts:
-        return self.run(scratch)
+        facts = self.run(scratch)
+        return facts if facts.state is not ScratchState.PROMOTED else await self.promote(scratch)
+
+    async def serving(self, scratch: str) -> Serving:
+        self._known(scratch)
+        return Serving(settings={"work_mem": "8MB"}, left={"shared_preload_libraries": "they are not here"})
+
+    async def open(self, scratch: str, *, host: str, port: int) -> ScratchFacts:
+        facts = self.run(scratch)
+        if not (facts.opened and facts.address == f"{host}:{port}"):
+            if facts.state is ScratchState.PROMOTED:
+                raise UserError(f"`{facts.name}` shows no moment any more.")
+            self.made[scratch] = facts.model_copy(update={"opened": True, "address": f"{host}:{port}"})
+        return self.made[scratch]
+
+    async def shut(self, scratch: str) -> None:
+        facts = self._known(scratch)
+        if facts.opened and facts.state is not ScratchState.PROMOTED:
+            self.made[scratch] = facts.model_copy(update={"opened": False, "address": f"{facts.name}:5432"})
 
     def run(self, scratch: str) -> ScratchFacts:
         """What `start` does, for tests that arrange."""
         facts = self._known(scratch)
-        if facts.state is ScratchState.STOPPED:
+        if facts.name not in self._postgres.servers:
             server = MemoryServer(system_id=facts.system_id, in_recovery=True)
             self._postgres.servers[facts.name] = server
             for name, fingerprint in self.contents[scratch].items():
                 self._postgres.add(DatabaseRef(facts.name, name), fingerprint=fingerprint)
-            facts = self._now(facts, ScratchState.PAUSED)
+            promoted = facts.state is ScratchState.PROMOTED
+            facts = self._now(facts, ScratchState.PROMOTED if promoted else ScratchState.PAUSED)
         return facts
 
     async def promote(self, scratch: str) -> ScratchFacts:
-        facts = await self.start(scratch)
-        self._postgres.servers[facts.name].in_recovery = False
+        facts = self.run(scratch)
+        server = self._postgres.servers[facts.name]
+        server.in_recovery, server.timeline_id = False, 2
         return self._now(facts, ScratchState.PROMOTED)
 
     async def stop(self, scratch: str) -> None:
         facts = self._known(scratch)
         if self._postgres.servers.pop(facts.name, None) is not None:
-            self._now(facts, ScratchState.STOPPED)
+            promoted = facts.state is ScratchState.PROMOTED
+            self._now(facts, ScratchState.PROMOTED if promoted else ScratchState.STOPPED)
 
     async def discard(self, scratch: str, *, mark: str) -> None:
         facts = self.made.get(scratch)
@@ -117,7 +139,10 @@ class MemoryScratch(Scratch):
         return self.made[scratch]
 
     def _now(self, facts: ScratchFacts, state: ScratchState) -> ScratchFacts:
-        self.made[facts.id] = facts.model_copy(update={"state": state, "address": f"{facts.name}:5432"})
+        address = ""
+        if facts.name in self._postgres.servers:
+            address = facts.address if facts.opened and facts.address else f"{facts.name}:5432"
+        self.made[facts.id] = facts.model_copy(update={"state": state, "address": address})
         return self.made[facts.id]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from actions.backup.manifest import Fingerprint, Globals
 from actions.errors import PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, PostgresAdmin, RoleFacts, ServerFacts
+from actions.ports import DatabaseFacts, FenceFacts, PostgresAdmin, RoleFacts, ServerFacts
 from actions.site import DatabaseRef, Invariant
 
 SCRATCH = "drbot:scratch:"
@@ -41,6 +41,8 @@ class MemoryServer:
     in_recovery: bool = False
     free_bytes: int | None = 100_000_000_000
     down: bool = False
+    read_only: bool = False  # by its configuration
+    timeline_id: int = 1
     databases: dict[str, MemoryDatabase] = field(default_factory=dict)
     roles: dict[str, bool] = field(default_factory=lambda: {"postgres": True})  # name -> superuser
     loading: dict[str, RoleFacts] = field(default_factory=dict)  # short-lived roles of loads
@@ -92,6 +94,7 @@ class MemoryPostgres(PostgresAdmin):
             in_recovery=found.in_recovery,
             free_bytes=found.free_bytes,
             address=f"{server}:5432",
+            timeline_id=0 if found.in_recovery else found.timeline_id,
         )
 
     async def database(self, database: DatabaseRef) -> DatabaseFacts | None:
@@ -140,6 +143,34 @@ class MemoryPostgres(PostgresAdmin):
 
     async def open(self, database: DatabaseRef) -> None:
         self._database(database).allows_connections = True
+
+    async def fencing(self, server: str) -> FenceFacts:
+        found = self._server(server)
+        return FenceFacts(
+            read_only=found.read_only,
+            open=tuple(name for name, item in sorted(found.databases.items()) if item.allows_connections),
+            sessions=sum(len(item.sessions) for item in found.databases.values()),
+        )
+
+    async def fence(self, server: str) -> int:
+        found = self._server(server)
+        if found.in_recovery:
+            raise UserError(f"`{server}` is a standby: it cannot be closed there.")
+        found.read_only = True
+        ended = 0
+        for item in found.databases.values():
+            item.allows_connections = False
+            if item.stubborn and item.sessions:
+                raise TemporaryError(f"`{server}` is closed, but {len(item.sessions)} sessions did not end.")
+            ended += len(item.sessions)
+            item.sessions.clear()
+        return ended
+
+    async def unfence(self, server: str, *, closed: Sequence[str], limit: int) -> None:
+        found = self._server(server)
+        found.read_only = False
+        for name, item in found.databases.items():
+            item.allows_connections = item.allows_connections or name not in closed
 
     async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
         _check_name(aside)

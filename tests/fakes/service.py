@@ -14,12 +14,15 @@ class MemoryServiceCheck(ServiceCheck):
         self._postgres = postgres
         self.answers: dict[str, str | None] = {}
         self.connections: dict[SecretRef, DatabaseRef] = {}
+        self.addresses: dict[str, str] = {}  # host:port -> the server behind it, where that is not the host
 
     async def http(self, url: str) -> str | None:
         return self.answers.get(url)
 
-    async def connection(self, dsn: SecretRef) -> DatabaseRefSeen | str:
+    async def connection(self, dsn: SecretRef, *, at: str = "") -> DatabaseRefSeen | str:
         ref = self.connections.get(dsn)
+        if ref is not None and at:
+            ref = DatabaseRef(self.addresses.get(at, at.rpartition(":")[0]), ref.name)
         if ref is None:
             return f"the application's connection `{dsn}` is not set"
         server = self._postgres.servers.get(ref.server)

@@ -26,6 +26,7 @@ from actions.site import (
     Invariant,
     PhysicalPolicy,
     PointsPolicy,
+    ScratchBudget,
     Server,
     Service,
     Site,
@@ -73,6 +74,8 @@ NIGHTLY = WorkloadRef("main", "shop", WorkloadKind.CRON_JOB, "nightly")
 
 APP_DIGEST = f"sha256:{'a1' * 32}"
 COMMIT = "4f2c1e0b9d8a7f6e5d4c3b2a1908f7e6d5c4b3a2"
+ADVERTISED = "dr.example"
+"""What applications reach the worker's machine by."""
 HEALTH = "http://shop.example/health"
 ADOPTABLE = "manual/old.dump"
 
@@ -167,6 +170,7 @@ def a_site(
         points=PointsPolicy(bucket="uploads-copy", signing_key="env:FILES_KEY", trusted_signers=(KEY_SIGNER,)),
         backups={database: policy},
         physical={"primary": _physical()} if physical else {},
+        scratch=ScratchBudget(advertised_host=ADVERTISED),
     )
 
 

@@ -1,0 +1,282 @@
+"""A scratch instance becomes the primary of a real application: the old one closed, the worker killed, a reboot."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from actions.adapters.clock import SystemClock
+from actions.adapters.embedded_postgres import EmbeddedPostgres, Start
+from actions.adapters.kubernetes import KubernetesCluster
+from actions.adapters.postmaster import Postmaster
+from actions.adapters.service_check import ServiceProbe
+from actions.backup.physical import RecoveryTarget, ScratchState
+from actions.backup.scratch_place import ScratchPlace
+from actions.catalog.promote import Promote, PromoteParams
+from actions.contract import Plan, Probe
+from actions.errors import UserError
+from actions.ports import Ports
+from actions.runner import Outcome, Runner
+from actions.site import ClusterAccess, Database, DatabaseRef, Service, WorkloadKind, WorkloadRef
+from actions.steps.promotion import PromoteScratch
+from actions.steps.scratch import StartScratch
+from bot.demo import dataset, proof
+from bot.demo.cluster import ClusterStandIn
+from bot.demo.damage import Damage, do_damage
+from bot.demo.dataset import APPLICATION, DATABASE, Size
+from bot.demo.manifests import manifests
+from bot.demo.plan import API, CLOSE_DAY, CONFIG_MAP, NAMESPACE, WORKER
+from bot.demo.ports import free_ports
+from bot.demo.world import answers
+from tests.contract.kit import MemoryJournal
+from tests.fakes.s3 import MemoryObjects
+from tests.fakes.world import a_world
+from tests.fixtures.physical import Past
+from tests.fixtures.waiting import eventually
+from tests.physical_world import BUCKET, SERVER, PhysicalWorld
+
+pytestmark = pytest.mark.integration
+
+PLAN_ID = "k7m2n3p4q5"
+PASSWORD = "a password of the tests"
+NEW = DatabaseRef("scratch-s1", DATABASE)
+
+
+@dataclass
+class Live:
+    """An application that works on a server that is backed up, and the scratch instance `s1` from before the harm."""
+
+    world: PhysicalWorld
+    ports: Ports
+    cluster: ClusterStandIn
+    url: str
+    whole: proof.Proof
+    marks: proof.Marks
+
+    def old(self, *, application: bool = False) -> str:
+        server = self.world.server
+        return server.dsn(DATABASE, role=APPLICATION, password=PASSWORD) if application else server.dsn(DATABASE)
+
+    async def orders(self) -> int:
+        [row] = await self.ports.postgres.query(NEW, "SELECT count(*) AS n FROM orders")
+        return int(row["n"])
+
+
+@pytest.fixture
+async def live(run_directory: Path) -> AsyncIterator[Live]:
+    directory = Path(tempfile.mkdtemp(dir=run_directory, prefix="live-"))
+    await asyncio.to_thread(directory.chmod, 0o755)
+    settings = {
+        "summarize_wal": "on",
+        "shared_buffers": "32MB",
+        "wal_keep_size": "1GB",
+        "work_mem": "5MB",
+        "archive_mode": "on",
+        "archive_command": "true",
+    }
+    server = EmbeddedPostgres(directory / "pg", durable=False, settings=settings)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop)
+        await server.start()
+        cluster = await stack.enter_async_context(ClusterStandIn(directory / "cluster"))
+        await dataset.make_roles(server.dsn(), password=PASSWORD)
+        await dataset.fill(server.dsn(), server.dsn(DATABASE), size=Size.TINY)
+        world = PhysicalWorld(server, MemoryObjects(BUCKET, clock=SystemClock()), directory / "world")
+        [port] = free_ports(1)
+        url = f"http://127.0.0.1:{port}/healthz"
+        cluster.apply(*manifests(database_host=f"127.0.0.1:{server.port}", password=PASSWORD, port=port))
+        await answers(url)
+        await world.take("base")
+        whole = await proof.marks(server.dsn(DATABASE))
+        rows = await proof.prove(server.dsn(DATABASE), whole)
+        [(before,)] = world.sql("SELECT pg_current_wal_insert_lsn()::text")
+        await do_damage(server.dsn(DATABASE), Damage.DELETE_ROWS)
+        await world.archive()
+        await world.restore(RecoveryTarget(lsn=str(before)))
+        await world.scratch.start("s1")
+        yield Live(world, ports_of(world, cluster, url), cluster, url, rows, whole)
+        if await world.scratch.find("s1") is not None:
+            await world.scratch.stop("s1")
+
+
+def ports_of(world: PhysicalWorld, cluster: ClusterStandIn, url: str) -> Ports:
+    world.values["APPLICATION"] = world.server.dsn(DATABASE, role=APPLICATION, password=PASSWORD)
+    workloads = ((WorkloadKind.DEPLOYMENT, API), (WorkloadKind.DEPLOYMENT, WORKER), (WorkloadKind.CRON_JOB, CLOSE_DAY))
+    site = world.site.model_copy(
+        update={
+            "databases": {
+                DATABASE: Database(name=DATABASE, server=SERVER, owner=dataset.OWNER, service="superprismora")
+            },
+            "services": {
+                "superprismora": Service(
+                    name="superprismora",
+                    workloads=tuple(WorkloadRef("main", NAMESPACE, kind, name) for kind, name in workloads),
+                    health_url=url,
+                    database_dsn="env:APPLICATION",
+                    config_map=CONFIG_MAP,
+                )
+            },
+            "clusters": {"main": ClusterAccess(name="main", kubeconfig=f"file:{cluster.kubeconfig}")},
+        }
+    )
+    fakes = a_world()
+    parts = {part.name: getattr(fakes, part.name) for part in fields(Ports)}
+    real = {
+        "site": site,
+        "postgres": world.postgres,
+        "scratch": world.scratch,
+        "cluster": KubernetesCluster(site, world.secrets),
+        "service": ServiceProbe(world.secrets),
+        "secrets": world.secrets,
+        "clock": world.clock,
+    }
+    return Ports(**{**parts, **real})
+
+
+async def planned(live: Live, *, old_primary_is_dead: bool = False) -> Plan:
+    params = PromoteParams(scratch="s1", old_primary_is_dead=old_primary_is_dead)
+    return await Promote().plan(params, live.ports, PLAN_ID)
+
+
+async def test_the_application_goes_on_at_the_new_primary_and_the_old_one_is_closed_for_good(live: Live) -> None:
+    plan = await planned(live)
+    assert plan.stopped == ()
+    journal = MemoryJournal()
+
+    result = await Runner(plan, live.ports, journal).run()
+
+    assert result.outcome is Outcome.SUCCEEDED, result.message
+    [said] = [line.detail for line in journal.lines if "timeline id" in line.detail]
+    assert "on timeline id 2, branched off timeline id 1" in said
+    await answers(live.url)
+    facts = await live.ports.scratch.find("s1")
+    assert facts is not None
+    host, _, port = facts.address.rpartition(":")
+    new = f"postgresql://{APPLICATION}:{PASSWORD.replace(' ', '%20')}@{host}:{port}/{DATABASE}"
+    with psycopg.connect(new) as connection:
+        shown = (
+            "SELECT current_setting('work_mem'), current_setting('archive_mode'), current_setting('max_wal_senders')"
+        )
+        assert connection.execute(shown).fetchone() == ("5MB", "off", "10")
+    assert await proof.prove(new, live.marks) == live.whole
+    placed = await live.orders()
+
+    async def placing() -> bool:  # the application's worker
+        return await live.orders() > placed
+
+    await eventually(placing)
+    # The old one keeps the harm, refuses the application, and goes on refusing it after a restart.
+    for _ in range(2):
+        with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
+            psycopg.connect(live.old(application=True))
+        assert (await live.ports.postgres.fencing(SERVER)).holds
+        await live.world.server.stop()
+        assert await live.world.server.start() is Start.NEW
+    # The machine is started again: it is found at the same address.
+    Postmaster(live.world.scratch_directory / "s1" / "data").kill()
+    step = StartScratch(scratch="s1")
+    assert await step.probe(live.ports) is Probe.TODO
+    again = await live.ports.scratch.start("s1")
+    await step.verify(live.ports)
+    assert (again.address, again.state) == (facts.address, ScratchState.PROMOTED)
+    await answers(live.url)
+    kept = (live.world.scratch_directory / "s1" / "data" / "postgresql.conf").read_text()
+    assert "recovery_target" not in kept
+
+
+async def test_a_primary_that_is_gone_needs_the_word_of_a_person(live: Live) -> None:
+    await live.world.server.kill()
+    [stop] = (await planned(live)).stopped
+    assert "does not answer, so nothing closes it" in stop.detail
+
+    plan = await planned(live, old_primary_is_dead=True)
+    assert plan.stopped == ()
+    assert any("is said to be dead" in finding.detail for finding in plan.findings)
+    await live.world.server.start()
+    stale = await Runner(plan, live.ports, MemoryJournal()).run()
+    assert stale.outcome is Outcome.STALE
+    assert "answers again" in stale.message
+
+    await live.world.server.kill()
+    result = await Runner(plan, live.ports, MemoryJournal()).run()
+
+    assert result.outcome is Outcome.SUCCEEDED, result.message
+    await answers(live.url)
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from actions.adapters.clock import SystemClock
+from actions.adapters.scratch import ScratchInstances
+from actions.site import Server, Site
+site = Site(servers={"main": Server(name="main", admin_dsn="env:DSN")})
+asyncio.run(ScratchInstances(site, Path(sys.argv[1]), SystemClock()).promote("s1"))
+"""
+
+
+async def test_a_promotion_that_was_killed_midway_is_brought_to_its_end(past: Past, server_directory: Path) -> None:
+    world = past.anew(server_directory)
+    await world.restore(RecoveryTarget(time=past.commits[4].after))
+    await world.scratch.start("s1")
+    fakes = a_world()
+    parts = {part.name: getattr(fakes, part.name) for part in fields(Ports)}
+    ports = Ports(**{**parts, "site": world.site, "postgres": world.postgres, "scratch": world.scratch})
+    place = ScratchPlace(world.scratch_directory, "s1")
+    step = PromoteScratch(scratch="s1", server=SERVER, timeline_id=1)
+    command = (sys.executable, "-c", KILLED, str(world.scratch_directory))
+    worker = await asyncio.create_subprocess_exec(*command)
+
+    async def begun() -> bool:
+        return place.promoted or worker.returncode is not None
+
+    await eventually(begun)
+    worker.kill()
+    await worker.wait()
+    Postmaster(place.data).kill()
+
+    facts = await world.scratch.find("s1")
+    assert facts is not None
+    assert (facts.state, facts.address) == (ScratchState.PROMOTED, "")
+    assert await step.probe(ports) is Probe.TODO
+    await step.apply(ports, lambda _: None)
+    await step.verify(ports)
+
+    assert await step.probe(ports) is Probe.DONE
+    assert "on timeline id 2" in await step.outcome(ports)
+    rows = await world.postgres.query(DatabaseRef("scratch-s1", "postgres"), "SELECT row FROM ledger ORDER BY 1")
+    assert [row["row"] for row in rows] == [1, 2, 3, 4]
+    await world.scratch.stop("s1")
+
+
+async def test_an_address_that_cannot_be_served_leaves_the_instance_as_it_was(
+    past: Past, server_directory: Path
+) -> None:
+    world = past.anew(server_directory)
+    await world.restore(RecoveryTarget(latest=True))
+    before = await world.scratch.start("s1")
+    hba = ScratchPlace(world.scratch_directory, "s1").data / "pg_hba.conf.production"
+    rules = hba.read_text()
+    hba.write_text("nonsense\n")
+    port = int(before.address.rpartition(":")[2])
+
+    with pytest.raises(UserError, match="It stands as before"):
+        await world.scratch.open("s1", host="127.0.0.1", port=port)
+
+    facts = await world.scratch.find("s1")
+    assert facts is not None
+    assert (facts.state, facts.opened) == (ScratchState.PAUSED, False)
+    hba.write_text(rules)
+    opened = await world.scratch.open("s1", host="127.0.0.1", port=port)
+    assert (opened.opened, opened.address) == (True, f"127.0.0.1:{port}")
+    assert (await world.postgres.server("scratch-s1")).in_recovery
+    await world.scratch.shut("s1")
+    await world.scratch.discard("s1", mark=before.mark)

@@ -1,0 +1,82 @@
+"""What a promotion refuses, says and goes on with."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from actions.catalog.promote import Promote, PromoteParams
+from actions.contract import Plan, Verdict
+from actions.ports import Ports
+from actions.runner import Outcome
+from actions.site import ScratchBudget
+from tests.contract.kit import PLAN_ID, MemoryJournal, run
+from tests.fakes.history import SCRATCH_ID, with_a_scratch
+from tests.fakes.world import HEALTH, World
+
+
+async def promote(world: World, *, old_primary_is_dead: bool = False) -> Plan:
+    params = PromoteParams(scratch=SCRATCH_ID, old_primary_is_dead=old_primary_is_dead)
+    return await Promote().plan(params, world, PLAN_ID)
+
+
+def without_a_host(world: World, value: str) -> World:
+    world.cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"] = value
+    parts = {part.name: getattr(world, part.name) for part in fields(Ports)}
+    more = {"sealing": world.sealing, "site": world.site.model_copy(update={"scratch": ScratchBudget()})}
+    return World(**{**parts, **more})
+
+
+@pytest.mark.parametrize(("value", "stops"), [("db.example:5432", 1), ("127.0.0.1:6000", 0)])
+async def test_applications_elsewhere_need_an_advertised_host(value: str, stops: int) -> None:
+    plan = await promote(without_a_host(with_a_scratch(), value))
+
+    assert len(plan.stopped) == stops
+    assert all("advertised_host" in finding.hint for finding in plan.stopped)
+
+
+async def test_an_application_that_knows_a_host_alone_goes_on_to_use_its_port() -> None:
+    world = with_a_scratch()
+    world.scratch.made[SCRATCH_ID] = world.scratch.made[SCRATCH_ID].model_copy(update={"address": "127.0.0.1:40000"})
+    assert seen(await promote(world)) == "dr.example:5432"
+    world.cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"] = "primary:6000"
+    assert seen(await promote(world)) == "dr.example:40000"
+
+
+def seen(plan: Plan) -> str:
+    return next(item.value for item in plan.observations if item.name == "address")
+
+
+async def test_a_primary_that_answers_is_not_called_dead() -> None:
+    [stop] = (await promote(with_a_scratch(), old_primary_is_dead=True)).stopped
+    assert stop.hint == "Leave `--old-primary-is-dead` out."
+
+
+async def test_a_standby_is_no_old_primary() -> None:
+    world = with_a_scratch()
+    world.postgres.servers["primary"].in_recovery = True
+    [stop] = (await promote(world)).stopped
+    assert "is a standby now" in stop.detail
+
+
+async def test_the_plan_says_what_of_the_configuration_is_left() -> None:
+    plan = await promote(with_a_scratch())
+    [left] = [finding for finding in plan.findings if finding.check == "configuration"]
+    assert (left.verdict, "`shared_preload_libraries`" in left.detail) == (Verdict.WARN, True)
+
+
+async def test_a_failure_after_the_promotion_keeps_the_old_primary_closed_and_is_gone_on_with() -> None:
+    world = with_a_scratch()
+    world.service.answers[HEALTH] = "it answers 500"
+    failed = await run(await promote(world), world, MemoryJournal())
+
+    assert failed.outcome is Outcome.ASKING
+    assert "was promoted, so nothing is put back" in failed.message
+    assert (await world.postgres.fencing("primary")).holds
+    assert world.cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"] == "dr.example"
+
+    world.service.answers[HEALTH] = None
+    again = await promote(world)
+    assert again.stopped == ()
+    assert (await run(again, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
