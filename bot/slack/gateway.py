@@ -23,7 +23,7 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from actions.approval import Code, Refusal
-from actions.errors import PermanentError, TemporaryError, UserError
+from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from actions.site import Frozen
 from bot.ports import ChannelWish
 from bot.redaction import Mask
@@ -118,7 +118,11 @@ class SlackGateway(Protocol):
         tell."""
 
     async def make_channel(self, wish: ChannelWish) -> str | None:
-        """Make a channel, set its topic, invite; None where the workspace does not allow it."""
+        """Make a channel; None where the workspace does not allow it."""
+
+    async def furnish(self, channel: str, wish: ChannelWish) -> None:
+        """Set the topic of a channel that was made, and invite. Whoever cannot be invited is left out; nothing raises,
+        since the channel is there and what belongs into it must get there."""
 
     async def pin(self, channel: str, ts: str) -> None:
         """Pin a message, where that is possible."""
@@ -328,10 +332,30 @@ class WebGateway:
                 continue
             if answer is None:
                 return None
-            channel = str(answer["channel"]["id"])
-            await self._furnish(channel, wish)
-            return channel
+            return str(answer["channel"]["id"])
         return None
+
+    async def furnish(self, channel: str, wish: ChannelWish) -> None:
+        if wish.topic:
+            await self._tried(
+                "conversations.setTopic",
+                "incident channels have no topic",
+                lambda: self._patient.conversations_setTopic(channel=channel, topic=self._mask(wish.topic)[:250]),
+            )
+        # One by one: of several, Slack refuses all for one account that is gone.
+        for user in wish.invite:
+            await self._tried(
+                "conversations.invite",
+                "people join incident channels by themselves",
+                lambda user=user: self._patient.conversations_invite(channel=channel, users=[user]),  # type: ignore[misc]
+            )
+
+    async def _tried(self, method: str, without: str, call: Callable[[], Awaitable[AsyncSlackResponse]]) -> None:
+        """As `_optional`, where no failure of any kind may stop what comes next."""
+        try:
+            await self._optional(method, without, call)
+        except DrError as error:
+            log.warning("channel_not_furnished", method=method, error=str(error))
 
     async def pin(self, channel: str, ts: str) -> None:
         await self._optional(
@@ -350,20 +374,6 @@ class WebGateway:
             ),
         )
         return answer is not None
-
-    async def _furnish(self, channel: str, wish: ChannelWish) -> None:
-        if wish.topic:
-            await self._optional(
-                "conversations.setTopic",
-                "incident channels have no topic",
-                lambda: self._patient.conversations_setTopic(channel=channel, topic=self._mask(wish.topic)[:250]),
-            )
-        if wish.invite:
-            await self._optional(
-                "conversations.invite",
-                "people join incident channels by themselves",
-                lambda: self._patient.conversations_invite(channel=channel, users=list(wish.invite)),
-            )
 
     async def _name(self, user: str) -> str:
         if not user:

@@ -192,8 +192,12 @@ class OutboxSender:
         if "create" not in row.payload:
             return row.channel
         if row.id not in self._channels:
-            made = await self._gateway.make_channel(ChannelWish.model_validate(row.payload["create"]))
+            wish = ChannelWish.model_validate(row.payload["create"])
+            made = await self._gateway.make_channel(wish)
+            # Remembered before anything else can fail: a second try must not make a second channel.
             self._channels[row.id] = made or row.channel
+            if made is not None:
+                await self._gateway.furnish(made, wish)
         return self._channels[row.id]
 
     async def _pin(self, channel: str, ts: str) -> None:

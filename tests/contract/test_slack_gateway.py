@@ -152,9 +152,11 @@ def test_an_account_of_another_workspace_may_not_sign() -> None:
 
 
 async def test_a_channel_is_made_and_furnished(slack: FakeSlack, gateway: WebGateway) -> None:
-    made = await gateway.make_channel(ChannelWish(name="inc-7", topic="Orders", invite=("U0ANA",)))
+    wish = ChannelWish(name="inc-7", topic="Orders", invite=("U0ANA",))
+    made = await gateway.make_channel(wish)
     again = await gateway.make_channel(ChannelWish(name="inc-7"))
     assert made is not None
+    await gateway.furnish(made, wish)
     assert again is not None
     assert slack.channels[again] == "inc-7-2"
     assert (slack.count("conversations.setTopic"), slack.count("conversations.invite")) == (1, 1)

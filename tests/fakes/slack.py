@@ -105,6 +105,8 @@ class FakeSlack:
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     pins: list[tuple[str, str]] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
+    uninvited: dict[str, str] = field(default_factory=dict)  # account: why it cannot be invited
+    invited: list[str] = field(default_factory=list)
     channels: dict[str, str] = field(default_factory=lambda: {"C0GENERAL": "general", "C0OPS": "ops"})
     url: str = ""
 
@@ -452,6 +454,10 @@ class FakeSlack:
         return {"channel": {"id": self._channel(arguments)}}
 
     def _conversations_invite(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        for user in str(arguments["users"]).split(","):
+            if user in self.uninvited:  # one of them, and nobody is invited
+                raise RefusedError(self.uninvited[user])
+        self.invited += str(arguments["users"]).split(",")
         return {"channel": {"id": self._channel(arguments)}}
 
     def _pins_add(self, arguments: dict[str, Any]) -> dict[str, Any]:

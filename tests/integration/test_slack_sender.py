@@ -165,6 +165,33 @@ async def test_an_incident_gets_its_channel_and_its_pin(
     assert outbox.places[Kind.INCIDENT, "i", made] == slack.messages[0].ts
 
 
+REFUSALS = ("user_not_found", "cant_invite", "user_is_restricted", "already_in_channel", "cant_invite_self")
+
+
+async def test_accounts_that_cannot_be_invited_cost_neither_card_nor_the_others(
+    slack: FakeSlack, outbox: MemoryOutbox, sender: OutboxSender
+) -> None:
+    slack.uninvited = {f"U0GONE{number}": why for number, why in enumerate(REFUSALS)}
+    wish = {"name": "inc-7", "topic": "Orders", "invite": ["U0ANA", *slack.uninvited, "U0BEN"]}
+    outbox.add(Kind.INCIDENT, "C0OPS", ref="i", create=wish)
+    await sender.drain()
+    made = next(name for name, label in slack.channels.items() if label == "inc-7")
+    assert [message.channel for message in slack.messages] == [made]
+    assert slack.invited == ["U0ANA", "U0BEN"]
+
+
+@pytest.mark.parametrize("method", ["conversations.setTopic", "conversations.invite", "chat.postMessage"])
+async def test_what_fails_after_a_channel_was_made_makes_no_second_one(
+    slack: FakeSlack, outbox: MemoryOutbox, sender: OutboxSender, method: str
+) -> None:
+    slack.fail(method, Fault(error="fatal_error"))
+    wish = {"name": "inc-7", "topic": "Orders", "invite": ["U0ANA"]}
+    outbox.add(Kind.INCIDENT, "C0OPS", ref="i", create=wish)
+    await sender.drain()
+    await sender.drain()
+    assert [label for label in slack.channels.values() if label.startswith("inc-7")] == ["inc-7"]
+
+
 async def test_without_channels_the_incident_stays_where_it_was_opened(
     slack: FakeSlack, outbox: MemoryOutbox, sender: OutboxSender
 ) -> None:
