@@ -548,7 +548,8 @@ class Cluster(Protocol):
 
     async def stop(self, ref: WorkloadRef, *, mark: str) -> None:
         """Record the replica count on the object and scale to zero (CronJob: suspend) in one patch. A workload already
-        stopped under this mark is left alone; one stopped under another mark keeps the first record."""
+        stopped under this mark is left alone; one stopped under another mark keeps the first record, unless somebody
+        has scaled it up since: then the count it has now is the one to give back."""
 
     async def give_back(self, ref: WorkloadRef, *, mark: str) -> None:
         """Scale to the recorded count and remove the record. Nothing recorded: nothing to do."""

@@ -105,7 +105,10 @@ class KubernetesCluster:
     async def stop(self, ref: WorkloadRef, *, mark: str) -> None:
         def decide(found: Json) -> Json | None:
             now = _count(ref, found)
-            if _recorded(ref, found) is None:
+            recorded = _recorded(ref, found)
+            # It runs though another plan stopped it: people have scaled it since, and their count is the real one.
+            stale = now != 0 and _annotations(found).get(MARK) != mark
+            if recorded is None or stale:
                 return _desired(ref, 0, {RECORD: str(now), MARK: mark})
             return _desired(ref, 0, {}) if now != 0 else None
 

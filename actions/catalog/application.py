@@ -11,6 +11,7 @@ from actions.contract import Action, Finding, Lock, Observation, Plan, Precondit
 from actions.errors import UserError
 from actions.ports import Ports, WorkloadFacts
 from actions.site import Frozen, WorkloadKind
+from actions.steps import byhand
 from actions.steps.facts import WorkloadIs
 from actions.steps.gitops import SuspendGitOps, controllers_of
 from actions.steps.phrases import names
@@ -64,7 +65,16 @@ class Scale(Action[ScaleParams]):
 
 def _scale_findings(facts: WorkloadFacts, replicas: int) -> tuple[Finding, ...]:
     found: list[Finding] = []
-    if facts.recorded is not None:
+    if facts.recorded is not None and facts.replicas:
+        found.append(
+            Finding(
+                check="stopped",
+                verdict=Verdict.WARN,
+                detail=f"{facts.ref} was stopped by plan `{facts.mark}` and scaled by others since.",
+                hint=f"Remove what that plan has noted on it: `{byhand.unrecorded(facts.ref)}`.",
+            )
+        )
+    elif facts.recorded is not None:
         found.append(
             Finding(
                 check="stopped",

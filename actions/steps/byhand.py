@@ -13,6 +13,9 @@ from typing import Any
 
 from actions.site import WorkloadKind, WorkloadRef
 
+STOP_NOTES = ("dr.superprismora.com/replicas", "dr.superprismora.com/mark")
+"""The annotations of a stopped workload."""
+
 
 def identifier(name: str) -> str:
     """A SQL identifier in double quotes."""
@@ -99,6 +102,11 @@ def scaled(ref: WorkloadRef, replicas: int) -> str:
     if ref.kind is WorkloadKind.CRON_JOB:
         return merge_patch(ref.cluster, ref.namespace, thing(ref), {"spec": {"suspend": replicas == 0}})
     return kubectl(ref.cluster, ref.namespace, "scale", thing(ref), f"--replicas={replicas}")
+
+
+def unrecorded(ref: WorkloadRef) -> str:
+    """Remove what a stop has noted on a workload: whoever started it by hand has given its replicas back."""
+    return kubectl(ref.cluster, ref.namespace, "annotate", thing(ref), *(f"{name}-" for name in STOP_NOTES))
 
 
 def rollout_status(ref: WorkloadRef) -> str:

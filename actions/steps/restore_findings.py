@@ -141,7 +141,14 @@ def _application(scene: Scene) -> Iterator[Finding]:
     for ref in application.missing:
         yield _warn("application", f"{ref} does not exist: it is neither stopped nor started.", "")
     for facts in application.workloads:
-        if facts.recorded is not None:
+        if facts.recorded is not None and facts.replicas:
+            yield _warn(
+                "application",
+                f"{facts.ref} was stopped by plan `{facts.mark}` and scaled by others since; it gets back the "
+                f"{facts.replicas} replicas it has now.",
+                "",
+            )
+        elif facts.recorded is not None:
             yield _warn(
                 "application",
                 f"{facts.ref} was stopped by plan `{facts.mark}`; it is started with its {facts.recorded} replicas.",

@@ -78,7 +78,7 @@ class StopWriters(Step):
         await settled(ports, [writer.ref for writer in self.writers], patience=UNDO_PATIENCE)
 
     def undo_by_hand(self) -> tuple[str, ...]:
-        return tuple(byhand.scaled(writer.ref, writer.replicas) for writer in reversed(self.writers))
+        return tuple(line for writer in reversed(self.writers) for line in _started(writer))
 
 
 class StartWriters(Step):
@@ -104,8 +104,7 @@ class StartWriters(Step):
 
     def by_hand(self) -> tuple[str, ...]:
         started = reversed(self.writers)
-        lines = [line for w in started for line in (byhand.scaled(w.ref, w.replicas), byhand.rollout_status(w.ref))]
-        return tuple(lines)
+        return tuple(line for writer in started for line in (*_started(writer), byhand.rollout_status(writer.ref)))
 
     async def probe(self, ports: Ports) -> Probe:
         for writer in self.writers:
@@ -150,10 +149,16 @@ async def give_back(ports: Ports, writers: Sequence[Writer], *, mark: str) -> No
 
 
 def writers_of(facts: Sequence[WorkloadFacts]) -> tuple[Writer, ...]:
-    """What a plan records of workloads; one that is stopped already shows the count to be given back."""
+    """What a plan records of workloads; one that is stopped already shows the count to be given back, unless
+    somebody has scaled it up since."""
     return tuple(
-        Writer(ref=item.ref, replicas=item.replicas if item.recorded is None else item.recorded) for item in facts
+        Writer(ref=item.ref, replicas=item.replicas if item.recorded is None or item.replicas else item.recorded)
+        for item in facts
     )
+
+
+def _started(writer: Writer) -> tuple[str, ...]:
+    return byhand.scaled(writer.ref, writer.replicas), byhand.unrecorded(writer.ref)
 
 
 def _listed(writers: Sequence[Writer]) -> str:

@@ -148,6 +148,17 @@ async def test_stop_again_after_somebody_started_it(world: World) -> None:
     assert (found.replicas, found.recorded) == (0, 3)
 
 
+async def test_what_people_scaled_since_goes_before_the_record_of_another_plan(world: World) -> None:
+    ref = await world.workload(DEPLOYMENT, replicas=2)
+    await world.cluster.stop(ref, mark="plan-1")
+    await world.scaled_by_others(ref, 3)
+    await world.cluster.stop(ref, mark="plan-2")
+    found = await seen(world, ref)
+    assert (found.replicas, found.recorded, found.mark) == (0, 3, "plan-2")
+    await world.cluster.give_back(ref, mark="plan-2")
+    assert (await seen(world, ref)).replicas == 3
+
+
 async def test_a_later_plan_gives_back_what_an_earlier_one_stopped(world: World) -> None:
     ref = await world.workload(DEPLOYMENT, replicas=3)
     await world.cluster.stop(ref, mark="plan-1")

@@ -98,7 +98,7 @@ class MemoryCluster:
 
     async def stop(self, ref: WorkloadRef, *, mark: str) -> None:
         found = self._for_writing(ref)
-        if found.recorded is None:
+        if found.recorded is None or (found.replicas != 0 and found.mark != mark):
             found.recorded, found.mark = found.replicas, mark
         elif found.replicas == 0:
             return

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from actions import registry
+from actions.adapters.kubernetes import MARK, RECORD
 from actions.catalog.application import RolloutParams, ScaleParams
 from actions.catalog.backup_status import BackupsParams
 from actions.catalog.restore import RestoreParams
@@ -17,6 +18,7 @@ from actions.errors import UserError
 from actions.runner import Outcome, Runner
 from actions.site import DatabaseRef
 from actions.steps.databases import GiveName, SwapDatabases
+from actions.steps.writers import StartWriters
 from bot.services.answers import restore_offer
 from tests.contract.kit import MemoryJournal
 from tests.fakes.world import API, NIGHTLY, START, WEB, World, a_world
@@ -137,6 +139,24 @@ async def test_a_workload_that_another_plan_stopped_is_left_alone() -> None:
     await world.cluster.stop(WEB, mark="other")
 
     assert (await scaled(world, "web", 3))["stopped"] is Verdict.STOP
+
+
+async def test_what_people_scaled_since_is_no_longer_stopped() -> None:
+    """Run A stopped it and was left; people scaled it by hand, which leaves the annotation of run A."""
+    world = a_world()
+    count = world.cluster.workloads[WEB].replicas
+    await world.cluster.stop(WEB, mark="other")
+    world.cluster.workloads[WEB].replicas = count + 1
+
+    assert (await scaled(world, "web", 3))["stopped"] is Verdict.WARN
+    plan = await registry.action("restore.dump").plan(RestoreParams(database="shop"), world, "k7m2n3p4q5")
+    [started] = [step for step in plan.steps if isinstance(step, StartWriters)]
+    assert {writer.ref: writer.replicas for writer in started.writers}[WEB] == count + 1
+    assert any("scaled by others since" in finding.detail for finding in plan.findings)
+    lines = [line for line in started.by_hand() if "annotate" in line and "/web" in line]
+    assert lines == [
+        f"kubectl --context {WEB.cluster} -n {WEB.namespace} annotate deployment/web {RECORD}- {MARK}-",
+    ]
 
 
 async def test_gitops_is_suspended_first_and_said() -> None:
