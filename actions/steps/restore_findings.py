@@ -174,6 +174,14 @@ def _repointing(scene: Scene) -> Iterator[Finding]:
             "Point the application there by hand, or name `config_map` in the plan file.",
         )
         return
+    if application.service.health_url is None:
+        # The application's own connection may name a host itself, so after repointing it proves nothing.
+        yield _warn(
+            "check",
+            f"The plan file names no health address of `{application.service.name}`: that it works on `{server.name}` "
+            "is not checked, and the run succeeds without it.",
+            "Look at the application yourself after the run, or name `health_url` in the plan file first.",
+        )
     if scene.config_value is None:
         key, config_map = application.service.config_key, application.service.config_map
         yield _stop("repoint", f"ConfigMap `{config_map}` has no `{key}`.", "Correct `config_map` in the plan file.")
@@ -194,12 +202,6 @@ def _repointing(scene: Scene) -> Iterator[Finding]:
             f"Commit the new host to the repository, then resume them. The old server keeps its data, closed, for "
             f"{span(scene.database.quarantine)} at least.",
         )
-
-
-def _port_may_differ(scene: Scene, config_value: str) -> bool:
-    """The ConfigMap holds a host alone, taken from the servers' own addresses, and those have other ports."""
-    named = scene.target.host is not None or ":" in config_value
-    return not named and _port(scene.target.server.address) != _port(scene.home_address)
 
 
 def _port(address: str) -> str:

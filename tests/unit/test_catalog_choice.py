@@ -201,6 +201,18 @@ def test_a_spare_server_is_named_and_its_login_warned_of() -> None:
     assert "login" in found(scene)
 
 
+def test_a_spare_server_without_a_health_address_is_said_to_end_unchecked() -> None:
+    checked = on_spare()
+    assert checked.application is not None
+    dsn = "env:APPLICATION_DSN"
+    service = checked.application.service.model_copy(update={"health_url": None, "database_dsn": dsn})
+    unchecked = on_spare(application=checked.application.model_copy(update={"service": service}))
+
+    assert "check" not in found(checked)
+    assert found(unchecked)["check"].verdict is Verdict.WARN
+    assert stops(unchecked) == []
+
+
 def test_without_the_key_there_is_nothing_to_repoint() -> None:
     assert stops(on_spare(config_value=None)) == ["repoint"]
 
