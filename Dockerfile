@@ -21,6 +21,11 @@ RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && /opt/drbot/bin/python -m compileall -q /opt/drbot/lib
 
 FROM python:3.11-slim-bookworm
+# The mirror of manifests needs git; Debian keeps one version, with its security updates.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates git \
+    && rm -rf /var/lib/apt/lists/*
 # A numeric user lets Kubernetes prove runAsNonRoot; the name is there because initdb looks its user up.
 RUN groupadd --gid 10001 drbot \
     && useradd --uid 10001 --gid 10001 --no-log-init --create-home --home-dir /var/lib/drbot --shell /usr/sbin/nologin drbot

@@ -28,6 +28,7 @@ from actions.backup.tables import Difference, Rescued, RescueRequest, TableFacts
 from actions.bucket_ports import Buckets, Files
 from actions.escrow import Escrow
 from actions.images import Registry
+from actions.manifests import Manifests
 from actions.points import Points
 from actions.site import DatabaseRef, Frozen, Invariant, SecretRef, Site, WorkloadRef
 
@@ -475,6 +476,7 @@ class GitOps(Frozen):
     name: str
     suspended: bool
     revision: str = ""  # the commit (of a chart: the version) that it has applied last; empty where it does not tell
+    status: str = ""  # how it says itself that it stands: "OutOfSync, Degraded", "Ready", or the reason why not
 
 
 class WorkloadFacts(Frozen):
@@ -702,6 +704,7 @@ class Ports:
     executor: Executor
     cluster: Cluster
     escrow: Escrow
+    manifests: Manifests
     registry: Registry
     points: Points
     service: ServiceCheck

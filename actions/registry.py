@@ -14,6 +14,7 @@ from actions.catalog.buckets import BucketState
 from actions.catalog.escrow import EscrowSecrets, EscrowState
 from actions.catalog.files import ACTIONS as FILE_ACTIONS
 from actions.catalog.files import FilesState
+from actions.catalog.manifests import DriftState, MirrorManifests, MirrorsState
 from actions.catalog.plan_file import Activate
 from actions.catalog.point import FindMoment, RestorePoint
 from actions.catalog.points import ImageState, PointState, Record
@@ -51,6 +52,7 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     ScratchDiscard,
     *FILE_ACTIONS,
     EscrowSecrets,
+    MirrorManifests,
     Record,
     Scale,
     Rollout,
@@ -66,6 +68,8 @@ QUERIES: tuple[type[Query[Any]], ...] = (
     BucketState,
     FilesState,
     EscrowState,
+    MirrorsState,
+    DriftState,
     ImageState,
     PointState,
     FindMoment,

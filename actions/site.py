@@ -208,6 +208,25 @@ class EscrowPolicy(Frozen):
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
 
 
+class ManifestsPolicy(Frozen):
+    """The repository that holds the manifests of a cluster, and where its mirror is kept."""
+
+    name: str  # what commands call it
+    url: str
+    branch: str = "main"
+    path: str = ""  # folder of the manifests; empty: all of the repository
+    cluster: str  # the one they describe
+    namespace: str = "default"  # of objects that name none
+    username: SecretRef = ""  # empty: git
+    password: SecretRef = ""  # or token; empty: nobody logs in
+    bucket: str
+    prefix: str = ""
+    every: timedelta = timedelta(minutes=15)
+    recipients: tuple[str, ...]  # age public keys, at least one
+    signing_key: SecretRef  # Ed25519 private key, PEM
+    trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
+
+
 class ImagesPolicy(Frozen):
     """The registry that a cluster in the recovery region pulls from."""
 
@@ -289,6 +308,7 @@ class Site(Frozen):
     physical: Mapping[str, PhysicalPolicy] = {}  # by server
     files: Mapping[str, FilesPolicy] = {}  # by name
     escrow: EscrowPolicy | None = None
+    manifests: Mapping[str, ManifestsPolicy] = {}  # by name
     images: ImagesPolicy | None = None
     points: PointsPolicy | None = None
     scratch: ScratchBudget = ScratchBudget()
@@ -309,6 +329,10 @@ class Site(Frozen):
     def files_of(self, name: str) -> FilesPolicy:
         """Raise UserError when the plan file has no copy of files by this name."""
         return _known(self.files, name, "copy of files")
+
+    def manifests_of(self, name: str) -> ManifestsPolicy:
+        """Raise UserError when the plan file has no manifests repository by this name."""
+        return _known(self.manifests, name, "manifests repository")
 
     def physical_of(self, server: str) -> PhysicalPolicy:
         """Raise UserError when the plan file has no base backups for this server."""

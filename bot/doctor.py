@@ -9,10 +9,12 @@ from sqlalchemy import text
 
 from actions.catalog.escrow import escrow_findings
 from actions.catalog.files import copy_findings
+from actions.catalog.manifests import mirror_findings
 from actions.catalog.points import image_findings, point_findings
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
+from actions.steps.mirrors import mirrors
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
 from bot.plan_file import DrPlan
 from bot.plan_file.quorum import gaps
@@ -47,6 +49,7 @@ class Doctor:
             checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
             checks += [("buckets", self._buckets), ("files", self._files), ("sealing keys", self._escrow)]
+            checks += [("manifests", self._manifests)]
             checks += [("base backups", self._engines)]
             checks += [("images", self._images), ("recovery points", self._points)]
             checks += [("jobs", self._jobs)]
@@ -201,11 +204,14 @@ class Doctor:
         sealed = [name for name, cluster in sorted(self._ports.site.clusters.items()) if cluster.sealed_secrets]
         return [finding for cluster in sealed for finding in await escrow_findings(cluster, self._ports)]
 
+    async def _manifests(self) -> list[Finding]:
+        return [finding for mirror in await mirrors(self._ports) for finding in mirror_findings(mirror, self._ports)]
+
     async def _images(self) -> list[Finding]:
         if self._ports.site.images is None:
             return []
         images = await self._ports.points.images()
-        good = _ok("images", f"{len(images)} running, all in the registry of the recovery region")
+        good = _ok("images", f"{len(images)}, all in the registry of the recovery region")
         return image_findings(images) or [good]
 
     async def _points(self) -> list[Finding]:

@@ -159,6 +159,10 @@ class OptionalCluster(Frozen):
     cluster: Name | None = None  # None: the only one with a controller
 
 
+class OptionalManifests(Frozen):
+    name: Name | None = None  # None: the only one of the plan
+
+
 class OptionalPoint(Frozen):
     point: Name | None = None
 

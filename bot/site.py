@@ -21,6 +21,7 @@ from actions.site import (
     JobPlace,
     JobSecret,
     LockMode,
+    ManifestsPolicy,
     PhysicalPolicy,
     PointsPolicy,
     ScratchBudget,
@@ -29,7 +30,16 @@ from actions.site import (
     Site,
     WorkloadRef,
 )
-from bot.plan_file import LOCAL, DatabaseBackup, DrPlan, FileBackup, FilesCopy, is_reference, parse_bytes
+from bot.plan_file import (
+    LOCAL,
+    DatabaseBackup,
+    DrPlan,
+    FileBackup,
+    FilesCopy,
+    ManifestsRepository,
+    is_reference,
+    parse_bytes,
+)
 
 
 async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
@@ -96,6 +106,7 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             if item.copy_to is not None
         },
         escrow=await _escrow(plan, secrets),
+        manifests={item.name: await _manifests(plan, item, secrets) for item in plan.backups.manifests},
         images=_images(plan),
         points=await _points(plan, secrets),
         scratch=ScratchBudget(
@@ -119,6 +130,7 @@ def _posture(plan: DrPlan, name: str) -> BucketPosture:
     }
     stores |= {plan.backups.recovery_points.bucket} if plan.backups.recovery_points is not None else set()
     stores |= {plan.backups.escrow.bucket} if plan.backups.escrow is not None else set()
+    stores |= {item.bucket for item in plan.backups.manifests}
     stores |= {item.copy_to.bucket for item in plan.backups.files if item.copy_to is not None}
     return BucketPosture(
         purpose=bucket.purpose,
@@ -165,6 +177,25 @@ async def _escrow(plan: DrPlan, secrets: Secrets) -> EscrowPolicy | None:
         recipients=await resolved(plan.backups.recipients),
         signing_key=plan.backups.signing_key,
         trusted_signers=await resolved(plan.backups.signers),
+    )
+
+
+async def _manifests(plan: DrPlan, item: ManifestsRepository, secrets: Secrets) -> ManifestsPolicy:
+    return ManifestsPolicy(
+        name=item.name,
+        url=item.url,
+        branch=item.branch,
+        path=item.path,
+        cluster=item.cluster,
+        namespace=item.namespace,
+        username=item.username or "",
+        password=item.password or "",
+        bucket=item.bucket,
+        prefix=plan.bucket(item.bucket).prefix,
+        every=item.every,
+        recipients=tuple([await _text(each, secrets) for each in plan.backups.recipients]),
+        signing_key=plan.backups.signing_key,
+        trusted_signers=tuple([await _text(each, secrets) for each in plan.backups.signers]),
     )
 
 

@@ -68,11 +68,14 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
 async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     """Everything an action may touch, on the site of the plan file; `database` is the bot's own."""
     # Not needed by a job, and slow to import.
+    from actions.adapters.git import GitMirrors
     from actions.adapters.kubernetes import KubernetesCluster
+    from actions.adapters.live_objects import ClusterObjects
     from actions.adapters.registry import HttpRegistry
     from actions.adapters.sealing_keys import ClusterSealingKeys
     from actions.adapters.service_check import ServiceProbe
     from actions.backup.escrow import Escrows
+    from actions.backup.manifest_mirrors import ManifestMirrors
     from actions.backup.point_parts import Parts
     from actions.backup.points import RecoveryPoints
     from actions.registry import kinds
@@ -88,6 +91,17 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     backups = _engine(settings, site, postgres, objects, references, clock)
     physical, files = _physical(settings, site, postgres, objects, references, clock), _files(site, objects, references)
     escrow = Escrows(site, ClusterSealingKeys(site, references), objects, references, clock)
+    directory = settings.data_directory.resolve()
+    manifests = ManifestMirrors(
+        site,
+        GitMirrors(directory / "manifests", references),
+        ClusterObjects(site, references),
+        cluster=cluster,
+        objects=objects,
+        secrets=references,
+        clock=clock,
+        work=directory / SPOOL,
+    )
     registry = HttpRegistry(site.images, references)
     parts = Parts(
         site,
@@ -97,6 +111,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
         buckets=objects,
         cluster=cluster,
         escrow=escrow,
+        manifests=manifests,
         registry=registry,
         clock=clock,
     )
@@ -107,6 +122,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
         buckets=objects,
         files=files,
         escrow=escrow,
+        manifests=manifests,
         registry=registry,
         points=RecoveryPoints(site, parts, objects, references, clock),
         backups=backups,

@@ -59,6 +59,7 @@ def _flux(session: Session, workload: Json) -> Controller | None:
                 name=name,
                 suspended=suspended,
                 revision=str((found.get("status") or {}).get("lastAppliedRevision") or ""),
+                status=_ready(found),
             )
             return Controller(facts, resource, found)
     return None
@@ -86,8 +87,24 @@ def _argo(session: Session, ref: WorkloadRef, workload: Json, home: str) -> Cont
         name=name,
         suspended=suspended,
         revision=str(((found.get("status") or {}).get("sync") or {}).get("revision") or ""),
+        status=_synced(found),
     )
     return Controller(facts, resource, found)
+
+
+def _synced(application: Json) -> str:
+    status = application.get("status") or {}
+    said = [(status.get("sync") or {}).get("status"), (status.get("health") or {}).get("status")]
+    return ", ".join(str(word) for word in said if word)
+
+
+def _ready(found: Json) -> str:
+    for condition in (found.get("status") or {}).get("conditions") or []:
+        if condition.get("type") == "Ready":
+            return (
+                "Ready" if condition.get("status") == "True" else f"not ready: {condition.get('reason') or 'unknown'}"
+            )
+    return ""
 
 
 def _lists(application: Json, ref: WorkloadRef) -> bool:

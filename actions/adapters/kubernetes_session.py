@@ -180,6 +180,22 @@ class Session:
             raise self._translated(error, "get", Resource(group, "", "*"), None) from error
         return str(found["preferredVersion"]["version"])
 
+    def kinds(self, group: str, version: str) -> dict[str, tuple[Resource, bool]]:
+        """The kinds of one version of an API group: where they are, and whether they have namespaces. None of them when
+        it is not served."""
+        path = f"/apis/{group}/{version}" if group else f"/api/{version}"
+        try:
+            found = json.loads(self._call("GET", path, {}, None))
+        except ApiException as error:
+            if error.status == 404:
+                return {}
+            raise self._translated(error, "get", Resource(group, version, "*"), None) from error
+        return {
+            entry["kind"]: (Resource(group, version, entry["name"]), bool(entry["namespaced"]))
+            for entry in found.get("resources") or []
+            if "/" not in entry["name"]
+        }
+
     def _json(
         self,
         verb: str,

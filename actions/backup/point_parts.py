@@ -11,6 +11,7 @@ from actions.bucket_ports import Buckets, Files
 from actions.errors import DrError, UserError
 from actions.escrow import Escrow, uncovered
 from actions.images import ImageName, Registry, mirrored
+from actions.manifests import Manifests
 from actions.points import DatabasePart, FilesPart, ImagePart, ManifestsPart, RecoveryPoint, SecretsPart
 from actions.ports import BackupEngine, Clock, Cluster, PhysicalBackups
 from actions.site import FilesPolicy, Site
@@ -31,12 +32,13 @@ class Parts:
         buckets: Buckets,
         cluster: Cluster,
         escrow: Escrow,
+        manifests: Manifests,
         registry: Registry,
         clock: Clock,
     ) -> None:
         self._site, self._backups, self._physical = site, backups, physical
         self._files, self._buckets, self._cluster = files, buckets, cluster
-        self._escrow, self._registry, self._clock = escrow, registry, clock
+        self._escrow, self._mirrors, self._registry, self._clock = escrow, manifests, registry, clock
 
     async def gather(self, point: str, *, requested_by: str) -> RecoveryPoint:
         missing: list[str] = []
@@ -76,16 +78,25 @@ class Parts:
         )
 
     async def running(self) -> list[ImagePart]:
-        """Every image that runs in the namespaces of the services, looked for in the registry."""
+        """Every image that runs in the namespaces of the services, and those that the mirrored manifests name beside
+        them, looked for in the registry. A mirror that cannot be read is one with a problem."""
         services = self._site.services.values()
         found: set[str] = set()
+        wanted: set[str] = set()
         for cluster, namespace in sorted({(ref.cluster, ref.namespace) for each in services for ref in each.workloads}):
             facts = await self._cluster.overview(cluster, namespace)
             running = {image for pod in facts.pods for image in pod.images}
             # What is stopped, or a CronJob between two jobs, would run by what it asks for.
             asked = {image for workload in facts.workloads for image in workload.images}
+            wanted |= running | asked
             found |= running | {image for image in asked if not any(_one_repository(image, run) for run in running)}
-        return list(await asyncio.gather(*(self._image(image) for image in sorted(found))))
+        unread = []
+        for name in sorted(self._site.manifests):
+            try:
+                found |= set(await self._mirrors.images(name)) - wanted
+            except DrError as error:
+                unread.append(ImagePart(image=f"manifests {name}", problem=str(error)))
+        return [*unread, *await asyncio.gather(*(self._image(image) for image in sorted(found)))]
 
     # ------------------------------------------------------------ one part each
 
@@ -159,7 +170,7 @@ class Parts:
             problem = f"Image `{text}` is not in the registry of the recovery region (`{repository}`)."
             return ImagePart(image=text, repository=repository, digest=image.digest, problem=problem)
         lacks = f"{len(facts.missing)} part(s) of image `{text}` are missing in the registry (`{repository}`)."
-        tagged = f"Image `{text}` runs by tag: nobody knows which digest that was."
+        tagged = f"Image `{text}` is known by tag alone: nobody knows which digest that was."
         problem = lacks if facts.missing else "" if image.digest else tagged
         return ImagePart(
             image=text,

@@ -16,6 +16,7 @@ from actions.steps.phrases import counted, moment, names, span
 from actions.steps.points import RecordPoint
 
 SHOWN = 20
+UNREAD = "Images that the manifests name and that run nowhere are not known until then."
 
 
 class RecordParams(Frozen):
@@ -206,7 +207,7 @@ class ImageState(Query[ImagesParams]):
         images = await ports.points.images()
         held = sum(part.held for part in images)
         return Report(
-            title=f"{held} of {counted(len(images), 'running image')} in the registry of the recovery region",
+            title=f"{held} of {counted(len(images), 'image')} in the registry of the recovery region",
             columns=("image", "repository there", "digest", "held"),
             rows=tuple(
                 (part.image, part.repository, part.digest[:19], "yes" if part.held else "no") for part in images
@@ -222,7 +223,9 @@ def image_findings(images: Sequence[ImagePart]) -> list[Finding]:
             check=f"image {part.image}",
             verdict=Verdict.WARN if part.held else Verdict.STOP,
             detail=part.problem,
-            hint="Deploy by digest."
+            hint=UNREAD
+            if not part.repository and part.image.startswith("manifests ")
+            else "Deploy by digest."
             if part.held
             else "Copy it there by digest, and see that the plan's `mirrors` fit.",
         )

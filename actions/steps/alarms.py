@@ -12,6 +12,7 @@ from actions.site import Frozen
 from actions.steps.base_choice import usable_bases
 from actions.steps.choice import usable_entries
 from actions.steps.health import Bases, Dumps, Health
+from actions.steps.mirrors import Mirror, mirror_trouble
 from actions.steps.phrases import counted, moment, size, span
 
 DUMP_GRACE = timedelta(hours=1)
@@ -51,6 +52,7 @@ def alarms(health: Health) -> tuple[Alarm, ...]:
     """Everything that is wrong at the moment the health was read."""
     found = [alarm for dumps in health.dumps for alarm in _of_dumps(dumps, health.at)]
     found += [alarm for bases in health.bases for alarm in _of_bases(bases, health.at)]
+    found += [alarm for mirror in health.mirrors for alarm in _of_mirrors(mirror, health.at)]
     return tuple(found)
 
 
@@ -58,6 +60,7 @@ def subjects(health: Health) -> frozenset[str]:
     """What the alarms are about of which something is known now: the rest of a key behind its slash. What did not
     answer says nothing of its other alarms, which are left as they are."""
     known = {dumps.key for dumps in health.dumps if not dumps.problem}
+    known |= {mirror.subject for mirror in health.mirrors if not mirror.problem}
     return frozenset(known | {bases.subject for bases in health.bases if not bases.problem})
 
 
@@ -231,6 +234,14 @@ def _gaps(bases: Bases, now: datetime) -> Iterator[Alarm]:
         hint=f"A new full backup is asked for; start it by hand if it does not come: `/dr-backup base {bases.server}`.",
         wants_base=True,
     )
+
+
+# ---------------------------------------------------------------- mirrors of manifests
+
+
+def _of_mirrors(mirror: Mirror, now: datetime) -> Iterator[Alarm]:
+    for trouble in mirror_trouble(mirror, now):
+        yield Alarm(key=f"{trouble.kind}/{mirror.subject}", text=trouble.text, hint=trouble.hint)
 
 
 # ---------------------------------------------------------------- words

@@ -14,6 +14,7 @@ from actions.backup.wal_status import WalStatus, read_status
 from actions.errors import DrError, UserError
 from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, Database, EngineKind, PhysicalPolicy
+from actions.steps.mirrors import Mirror, mirrors
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Health:
     at: datetime
     dumps: tuple[Dumps, ...] = ()
     bases: tuple[Bases, ...] = ()
+    mirrors: tuple[Mirror, ...] = ()
 
     def base_of(self, server: str) -> Bases | None:
         """None where the plan file has no base backups of this server."""
@@ -97,7 +99,8 @@ async def health(ports: Ports, *, databases: Sequence[str] | None = None) -> Hea
     servers = sorted(site.physical) if databases is None else sorted({site.database(key).server for key in keys})
     dumps = await asyncio.gather(*(_dumps(ports, key) for key in keys))
     bases = await asyncio.gather(*(_bases(ports, name) for name in servers if name in site.physical))
-    return Health(at=ports.clock.now(), dumps=tuple(dumps), bases=tuple(bases))
+    repositories = await mirrors(ports) if databases is None else ()
+    return Health(at=ports.clock.now(), dumps=tuple(dumps), bases=tuple(bases), mirrors=tuple(repositories))
 
 
 async def _dumps(ports: Ports, key: str) -> Dumps:

@@ -14,6 +14,7 @@ from bot.plan_file.values import (
     Duration,
     Flag,
     Identifier,
+    KubernetesName,
     Name,
     Part,
     Positive,
@@ -168,6 +169,39 @@ class SecretsEscrow(Part):
     """When it is made."""
 
 
+class ManifestsRepository(Part):
+    """The repository that holds the manifests of a cluster. The bot mirrors it, and lists how the cluster differs."""
+
+    name: Name
+    """What commands call it."""
+    url: Annotated[
+        str,
+        Shape(
+            r"https://[^\s/@]+/[^\s@]+|http://(?:127\.0\.0\.1|localhost)(?::\d+)?/[^\s@]+|file:///[^\s]+",
+            "give https://host/path, without user or token",
+        ),
+    ]
+    """Its address: https, or file for a repository on the worker's machine."""
+    branch: Annotated[
+        str, Shape(r"(?!.*(?:\.\.|//|@\{))[A-Za-z0-9_][A-Za-z0-9_./-]*", "write the name of a branch")
+    ] = "main"
+    """The branch that is applied; all others are mirrored too."""
+    path: str = ""
+    """Folder of the manifests; empty: all of the repository."""
+    cluster: Name
+    """The cluster they describe."""
+    namespace: KubernetesName = "default"
+    """Namespace of objects that name none."""
+    username: SecretRef | None = None
+    """Reference to the user of the token; empty: git."""
+    password: SecretRef | None = None
+    """Reference to a token that may read; empty: nobody logs in."""
+    bucket: Text
+    """The bucket of the bundles, outside of the clusters."""
+    every: Duration = timedelta(minutes=15)
+    """Time between two looks; a commit without a bundle gets one then."""
+
+
 class ImageMirror(Part):
     """Where images of one origin are in the registry of the recovery region."""
 
@@ -268,6 +302,8 @@ class Backups(Part):
     """Section 2.1: databases."""
     escrow: SecretsEscrow | None = None
     """Escrow of the sealing keys; without it a new cluster cannot open SealedSecrets."""
+    manifests: tuple[ManifestsRepository, ...] = ()
+    """Repositories of manifests that the bot mirrors."""
     images: ImageRegistry | None = None
     """Registry of the recovery region; without it nobody knows whether a cluster there could start."""
     recovery_points: RecoveryPoints | None = None

@@ -83,6 +83,7 @@ def over(key: str, wrong: Collection[str], seen: Health) -> bool:
     longer in the plan file has none."""
     subject = key.partition("/")[2]
     named = {dumps.key for dumps in seen.dumps} | {bases.subject for bases in seen.bases}
+    named |= {mirror.subject for mirror in seen.mirrors}
     return key not in wrong and (subject in subjects(seen) or subject not in named)
 
 

@@ -81,7 +81,7 @@ def recurring(plan: DrPlan, wanted: Iterable[str] = ()) -> Sequence[Recurring]:
     for backup in plan.backups.databases:
         lines += _of(plan, backup)
     lines.append(_line("expiry/all", "backup.expire", {}, Schedule(EXPIRY).until, quiet=True))
-    lines += [*_files(plan), *_escrows(plan), *_points(plan)]
+    lines += [*_files(plan), *_escrows(plan), *_manifests(plan), *_points(plan)]
     known = {line.params.get("server") for line in lines}
     lines += [
         Recurring(
@@ -132,6 +132,13 @@ def _escrows(plan: DrPlan) -> list[Recurring]:
         _line(f"escrow/{cluster.name}", "secrets.escrow", {"cluster": cluster.name}, Schedule(escrow.schedule).until)
         for cluster in plan.clusters
         if cluster.sealed_secrets is not None
+    ]
+
+
+def _manifests(plan: DrPlan) -> list[Recurring]:
+    return [
+        _line(f"manifests/{item.name}", "manifests.mirror", {"name": item.name}, partial(every, item.every), quiet=True)
+        for item in plan.backups.manifests
     ]
 
 

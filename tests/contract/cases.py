@@ -15,6 +15,7 @@ from actions.catalog.base import BaseParams, CheckBaseParams
 from actions.catalog.escrow import EscrowParams
 from actions.catalog.files import CopyParams, UndeleteParams
 from actions.catalog.files import RestoreParams as RestoreFilesParams
+from actions.catalog.manifests import MirrorParams
 from actions.catalog.plan_file import ActivateParams
 from actions.catalog.point import PointParams
 from actions.catalog.points import RecordParams
@@ -282,6 +283,7 @@ CASES = (
         undoable=False,
     ),
     ActionCase("record-point", "point.record", RecordParams(), a_world),
+    ActionCase("mirror", "manifests.mirror", MirrorParams(), partial(a_world, mirrored=True)),
     ActionCase("escrow", "secrets.escrow", EscrowParams(), a_world),
     ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),
     ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),

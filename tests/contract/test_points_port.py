@@ -118,7 +118,7 @@ async def test_images_that_a_new_cluster_could_not_start_are_found() -> None:
 
     report = await registry.query("status.images").read(ImagesParams(), world)
 
-    assert report.title == "1 of 2 running images in the registry of the recovery region"
+    assert report.title == "1 of 2 images in the registry of the recovery region"
     assert [finding.verdict for finding in report.findings] == [Verdict.WARN, Verdict.STOP]
-    assert "runs by tag" in report.findings[0].detail
+    assert "known by tag alone" in report.findings[0].detail
     assert "`sidecar:1` is not in the registry" in report.findings[1].detail

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import gettempdir
 
 import pyrage
 
@@ -11,6 +13,7 @@ from actions.backup.escrow import Escrows
 from actions.backup.files import FileCopies
 from actions.backup.jobs import Engines
 from actions.backup.manifest import Fingerprint, Sequence
+from actions.backup.manifest_mirrors import ManifestMirrors
 from actions.backup.point_parts import Parts
 from actions.backup.points import RecoveryPoints
 from actions.ports import Autoscaler, GitOps, Ports
@@ -24,6 +27,7 @@ from actions.site import (
     FilesPolicy,
     ImagesPolicy,
     Invariant,
+    ManifestsPolicy,
     PhysicalPolicy,
     PointsPolicy,
     ScratchBudget,
@@ -39,6 +43,7 @@ from tests.fakes.clock import MemoryClock
 from tests.fakes.cluster import MemoryCluster
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.files import KEY_PEM, KEY_SIGNER, memory_files
+from tests.fakes.git import MemoryGit, MemoryLive
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical import MemoryPhysical, MemoryScratch
 from tests.fakes.plan_versions import MemoryPlanVersions
@@ -88,6 +93,19 @@ GOOD = Fingerprint(
 DAMAGED = GOOD.model_copy(update={"rows": {"public.orders": 10, "public.users": 0}, "invariants": {"users": "0"}})
 
 
+MANIFEST = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: api, namespace: shop}
+spec:
+  replicas: 3
+  template:
+    spec:
+      containers:
+        - {name: app, image: "app:1"}
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class World(Ports):
     """The ports of an action, known to be fakes, so that a test can arrange and look behind them."""
@@ -98,6 +116,9 @@ class World(Ports):
     files: FileCopies
     escrow: Escrows
     sealing: MemorySealingKeys
+    manifests: ManifestMirrors
+    git: MemoryGit
+    live: MemoryLive
     registry: MemoryRegistry
     points: RecoveryPoints
     backups: MemoryBackups
@@ -114,7 +135,13 @@ class World(Ports):
 
 
 def a_site(
-    *, database: str = "shop", service: bool = True, spare: bool = True, local: bool = False, physical: bool = False
+    *,
+    database: str = "shop",
+    service: bool = True,
+    spare: bool = True,
+    local: bool = False,
+    physical: bool = False,
+    mirrored: bool = False,
 ) -> Site:
     """What the plan file of this shop would say. `database` is its key and its name in PostgreSQL."""
     protected = Database(
@@ -166,11 +193,26 @@ def a_site(
             signing_key="env:FILES_KEY",
             trusted_signers=(KEY_SIGNER,),
         ),
+        manifests={"main": _repository()} if mirrored else {},
         images=ImagesPolicy(url="https://registry.example", mirrors={"library/": "mirror/"}),
         points=PointsPolicy(bucket="uploads-copy", signing_key="env:FILES_KEY", trusted_signers=(KEY_SIGNER,)),
         backups={database: policy},
         physical={"primary": _physical()} if physical else {},
         scratch=ScratchBudget(advertised_host=ADVERTISED),
+    )
+
+
+def _repository() -> ManifestsPolicy:
+    return ManifestsPolicy(
+        name="main",
+        url="https://git.example/shop.git",
+        path="production",
+        cluster="main",
+        namespace="shop",
+        bucket="backups",
+        recipients=(CUSTODIAN_KEY,),
+        signing_key="env:FILES_KEY",
+        trusted_signers=(KEY_SIGNER,),
     )
 
 
@@ -196,9 +238,10 @@ def a_world(
     local: bool = False,
     physical: bool = False,
     files_damaged: bool = True,
+    mirrored: bool = False,
 ) -> World:
     """A shop whose database was damaged after the dump of 02:00 UTC, or is `missing`. It is 10:12 UTC."""
-    site = a_site(database=database, service=service, spare=spare, local=local, physical=physical)
+    site = a_site(database=database, service=service, spare=spare, local=local, physical=physical, mirrored=mirrored)
     clock = MemoryClock(START)
     postgres = _servers(site.databases[database].ref, missing=missing)
     backups = _catalogue(site, postgres, clock, database)
@@ -216,6 +259,11 @@ def a_world(
     service_check = MemoryServiceCheck(postgres)
     service_check.connections["env:APPLICATION_DSN"] = site.databases[database].ref
     cluster, escrow = _workloads(gitops=gitops), Escrows(site, sealing, objects, signing, clock)
+    git, live = MemoryGit(), MemoryLive()
+    git.push({"production/app.yaml": MANIFEST})
+    manifests = ManifestMirrors(
+        site, git, live, cluster=cluster, objects=objects, secrets=signing, clock=clock, work=Path(gettempdir())
+    )
     registry = MemoryRegistry()
     registry.add("mirror/app", APP_DIGEST, tag="1")
     parts = Parts(
@@ -226,6 +274,7 @@ def a_world(
         buckets=objects,
         cluster=cluster,
         escrow=escrow,
+        manifests=manifests,
         registry=registry,
         clock=clock,
     )
@@ -237,6 +286,9 @@ def a_world(
         files=files,
         sealing=sealing,
         escrow=escrow,
+        manifests=manifests,
+        git=git,
+        live=live,
         registry=registry,
         points=RecoveryPoints(site, parts, objects, signing, clock),
         backups=backups,

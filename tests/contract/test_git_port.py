@@ -1,0 +1,174 @@
+"""What every `Git` keeps: the program on a repository of this machine, and the fake."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from actions.adapters.git import GitMirrors
+from actions.errors import DrError, UserError, VerificationError
+from actions.manifests import Git
+from actions.site import ManifestsPolicy
+from tests.fakes.files import KEY_SIGNER
+from tests.fakes.git import MemoryGit
+from tests.fakes.secrets import MemorySecrets
+from tests.fakes.world import CUSTODIAN_KEY
+
+
+@dataclass
+class World:
+    port: Git
+    source: Path
+    policy: ManifestsPolicy
+
+    def push(self, files: Mapping[str, str], *, fresh: bool = False) -> str:
+        """`fresh` is a push with force that has nothing of what was there."""
+        if isinstance(self.port, MemoryGit):
+            return self.port.push(files, onto="" if fresh else None)
+        if fresh:
+            self.git("switch", "--quiet", "--orphan", "fresh")
+        for path, text in files.items():
+            place = self.source / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "-m", "change")
+        if fresh:
+            self.git("branch", "--quiet", "-M", "main")
+        return self.git("rev-parse", "HEAD").strip()
+
+    def drop(self, branch: str) -> None:
+        if isinstance(self.port, MemoryGit):
+            del self.port.branches[branch]
+        else:
+            self.git("switch", "--quiet", "--detach")
+            self.git("branch", "--quiet", "-D", branch)
+
+    def git(self, *arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example", "-c", "protocol.file.allow=always")
+        argv = ["git", *who, "-C", str(self.source), *arguments]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(params=["fake", pytest.param("program", marks=pytest.mark.integration)])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    source = tmp_path / "source"
+    policy = ManifestsPolicy(
+        name="shop",
+        url=f"file://{source}",
+        cluster="main",
+        bucket="vault",
+        recipients=(CUSTODIAN_KEY,),
+        signing_key="env:KEY",
+        trusted_signers=(KEY_SIGNER,),
+    )
+    if request.param == "fake":
+        return World(MemoryGit(), source, policy)
+    source.mkdir()
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main", str(source)], check=True)
+    return World(GitMirrors(tmp_path / "mirrors", MemorySecrets({})), source, policy)
+
+
+async def test_the_head_comes_with_its_history_and_files(world: World) -> None:
+    first = world.push({"production/app.yaml": "a: 1\n", "README.md": "hello"})
+    second = world.push({"production/app.yaml": "a: 2\n"})
+
+    assert await world.port.fetch(world.policy) == second
+
+    assert await world.port.has("shop", first)
+    assert await world.port.contains("shop", second, first)
+    assert not await world.port.contains("shop", first, second)
+    [file] = await world.port.files("shop", second, "production")
+    assert (file.path, file.body) == ("production/app.yaml", b"a: 2\n")
+
+
+async def test_a_commit_that_was_pushed_over_is_kept(world: World) -> None:
+    old = world.push({"app.yaml": "a: 1\n"})
+    await world.port.fetch(world.policy)
+    new = world.push({"app.yaml": "a: 2\n"}, fresh=True)
+
+    assert await world.port.fetch(world.policy) == new
+
+    assert not await world.port.contains("shop", new, old)
+    assert await world.port.has("shop", old)
+    assert [file.body for file in await world.port.files("shop", old, "")] == [b"a: 1\n"]
+
+
+async def test_a_branch_that_is_gone_is_told_and_its_commits_are_kept(world: World) -> None:
+    head = world.push({"app.yaml": "a: 1\n"})
+    await world.port.fetch(world.policy)
+    world.drop("main")
+
+    assert await world.port.fetch(world.policy) is None
+
+    assert await world.port.has("shop", head)
+
+
+# ---------------------------------------------------------------- the program alone
+
+
+@pytest.fixture
+def real(world: World) -> World:
+    if isinstance(world.port, MemoryGit):
+        pytest.skip("the fake writes no bundle that git reads")
+    return world
+
+
+async def test_a_bundle_alone_gives_the_repository_back_with_what_was_pushed_over(real: World, tmp_path: Path) -> None:
+    old = real.push({"app.yaml": "a: 1\n"})
+    await real.port.fetch(real.policy)
+    new = real.push({"app.yaml": "a: 2\n"}, fresh=True)
+    await real.port.fetch(real.policy)
+
+    await real.port.bundle(real.policy, new, tmp_path / "mirror.bundle")
+
+    await asyncio.to_thread(subprocess.run, ["rm", "-rf", str(real.source), str(tmp_path / "mirrors")], check=True)
+    back = tmp_path / "back.git"
+    argv = ["git", "clone", "--quiet", "--mirror", str(tmp_path / "mirror.bundle"), str(back)]
+    await asyncio.to_thread(subprocess.run, argv, check=True)
+    for commit, text in ((old, "a: 1\n"), (new, "a: 2\n")):
+        argv = ["git", "-C", str(back), "show", f"{commit}:app.yaml"]
+        shown = await asyncio.to_thread(subprocess.run, argv, check=True, capture_output=True, text=True)
+        assert shown.stdout == text
+
+
+async def test_a_bundle_without_the_commit_does_not_hold(real: World, tmp_path: Path) -> None:
+    real.push({"app.yaml": "a: 1\n"})
+    await real.port.fetch(real.policy)
+
+    with pytest.raises(VerificationError, match="does not hold"):
+        await real.port.bundle(real.policy, "1" * 40, tmp_path / "mirror.bundle")
+
+
+async def test_nothing_of_a_repository_runs_and_links_are_not_followed(real: World, tmp_path: Path) -> None:
+    real.push({"app.yaml": "a: 1\n"})
+    (real.source / "link.yaml").symlink_to("/etc/passwd")
+    hook = real.source / ".git" / "hooks" / "post-checkout"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    hook.chmod(0o755)
+    head = real.push({})
+
+    await real.port.fetch(real.policy)
+    files = {file.path: file for file in await real.port.files("shop", head, "")}
+
+    assert files["link.yaml"].body is None
+    assert files["link.yaml"].problem == "is a symbolic link"
+    assert not list((tmp_path / "mirrors" / "shop.git").glob("hooks/*"))
+
+
+@pytest.mark.parametrize("url", ["ext::touch /tmp/ran", "ssh://nobody@127.0.0.1/x", "--upload-pack=touch"])
+async def test_another_transport_is_refused(real: World, url: str) -> None:
+    with pytest.raises(DrError):
+        await real.port.fetch(real.policy.model_copy(update={"url": url}))
+
+
+async def test_a_repository_that_is_not_there_is_told_and_no_option_passes_as_a_commit(real: World) -> None:
+    with pytest.raises(UserError, match="refuses"):
+        await real.port.fetch(real.policy.model_copy(update={"url": "file:///nowhere/at/all"}))
+    with pytest.raises(UserError, match="is no commit"):
+        await real.port.has("shop", "--all")

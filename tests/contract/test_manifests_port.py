@@ -1,0 +1,167 @@
+"""What the mirrors of manifests keep, on the real engine: bundles, what is told of the repository, drift, images."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+
+import pyrage
+import pytest
+
+from actions import registry
+from actions.catalog.manifests import DriftParams, MirrorStateParams
+from actions.errors import TemporaryError, UserError, VerificationError
+from actions.manifests import What
+from actions.steps.alarms import alarms
+from actions.steps.health import health
+from tests.fakes.world import CUSTODIAN, MANIFEST, World, a_world
+
+FOLDER = "manifests/main/"
+
+
+def a_mirrored_world() -> World:
+    return a_world(mirrored=True)
+
+
+async def test_each_new_head_becomes_a_bundle_that_a_custodian_opens() -> None:
+    world = a_mirrored_world()
+    first = (await world.manifests.mirror("one", "main")).head
+    second = world.git.push({"production/app.yaml": MANIFEST.replace("app:1", "app:2")})
+
+    state = await world.manifests.mirror("two", "main")
+
+    assert (state.head, state.gone, state.rewrites) == (second, False, ())
+    bundles = await world.manifests.bundles("main")
+    assert {entry.manifest.commit for entry in bundles} == {first, second}
+    assert [entry.problem for entry in bundles] == [None, None]
+    stored = await world.objects.get("backups", f"{FOLDER}{second}/mirror.bundle.age")
+    plain = io.BytesIO()
+    pyrage.decrypt_io(io.BytesIO(stored), plain, [pyrage.x25519.Identity.from_str(CUSTODIAN)])
+    assert second in plain.getvalue().decode()
+
+
+async def test_a_head_that_has_its_bundle_is_not_stored_again() -> None:
+    world = a_mirrored_world()
+    head = (await world.manifests.mirror("one", "main")).head
+    before = await world.objects.get("backups", f"{FOLDER}{head}/mirror.bundle.age")
+
+    await world.manifests.mirror("two", "main")
+
+    assert await world.objects.get("backups", f"{FOLDER}{head}/mirror.bundle.age") == before
+
+
+async def test_a_push_with_force_and_a_branch_that_is_gone_are_named_and_nothing_is_lost() -> None:
+    world = a_mirrored_world()
+    old = (await world.manifests.mirror("one", "main")).head
+    new = world.git.push({"production/app.yaml": f"{MANIFEST}\n"}, onto="")
+
+    state = await world.manifests.mirror("two", "main")
+    assert [(each.before, each.after) for each in state.rewrites] == [(old, new)]
+    del world.git.branches["main"]
+    state = await world.manifests.mirror("three", "main")
+
+    assert (state.gone, state.head) == (True, new)
+    assert {entry.manifest.commit for entry in await world.manifests.bundles("main")} == {old, new}
+    told = [alarm.text for alarm in alarms(await health(world)) if alarm.key.endswith("/manifests:main")]
+    assert any("was rewritten" in text and old[:12] in text for text in told)
+    assert any("is gone" in text and new[:12] in text for text in told)
+
+
+async def test_a_late_mirror_is_an_alarm_until_the_next_look() -> None:
+    world = a_mirrored_world()
+    await world.manifests.mirror("one", "main")
+    assert not [alarm for alarm in alarms(await health(world)) if "mirror" in alarm.key]
+    world.clock.advance(timedelta(hours=1))
+    world.git.down = True
+    with pytest.raises(TemporaryError):
+        await world.manifests.mirror("two", "main")
+
+    [late] = [alarm for alarm in alarms(await health(world)) if "mirror" in alarm.key]
+
+    assert late.key == "late-mirror/manifests:main"
+    assert "1 h old" in late.text
+
+
+@pytest.mark.corruption
+@pytest.mark.parametrize("damage", ["forged", "cut", "lost"])
+async def test_a_bundle_that_does_not_check_is_named_and_made_again(damage: str) -> None:
+    world = a_mirrored_world()
+    head = (await world.manifests.mirror("one", "main")).head
+    bundle, manifest = f"{FOLDER}{head}/mirror.bundle.age", f"{FOLDER}{head}/manifest.json"
+    if damage == "forged":
+        body = await world.objects.get("backups", manifest)
+        await world.objects.put("backups", manifest, body.replace(b"git.example", b"git.evil.example"))
+    elif damage == "cut":
+        await world.objects.put("backups", bundle, b"age")
+    else:
+        await world.objects.delete("backups", bundle)
+    assert [entry.problem is None for entry in await world.manifests.bundles("main")] == [False]
+
+    await world.manifests.mirror("two", "main")
+
+    assert [entry.problem for entry in await world.manifests.bundles("main")] == [None]
+
+
+@pytest.mark.corruption
+async def test_a_forged_state_is_not_believed() -> None:
+    world = a_mirrored_world()
+    await world.manifests.mirror("one", "main")
+    body = await world.objects.get("backups", f"{FOLDER}state.json")
+    await world.objects.put("backups", f"{FOLDER}state.json", body.replace(b'"gone":false', b'"gone":true'))
+
+    with pytest.raises(VerificationError, match="changed or forged"):
+        await world.manifests.state("main")
+    assert [alarm.key for alarm in alarms(await health(world)) if "manifests" in alarm.key] == [
+        "unreadable/manifests:main"
+    ]
+
+
+async def test_without_a_mirror_drift_says_what_to_do() -> None:
+    with pytest.raises(UserError, match="dr manifests mirror main"):
+        await a_mirrored_world().manifests.drift("main")
+
+
+async def test_drift_is_against_the_commit_that_the_controller_has_applied() -> None:
+    world = a_mirrored_world()
+    applied = (await world.manifests.mirror("one", "main")).head
+    world.git.push({"production/app.yaml": MANIFEST.replace("app:1", "app:2")})
+    await world.manifests.mirror("two", "main")
+    for each in world.cluster.workloads.values():
+        if each.gitops is not None:
+            each.gitops = each.gitops.model_copy(update={"revision": f"main@sha1:{applied}", "status": "OutOfSync"})
+    container = {"name": "app", "image": "app:3"}
+    spec = {"replicas": 3, "template": {"spec": {"containers": [container]}}}
+    meta = {"name": "api", "namespace": "shop"}
+    world.live.held.append({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec})
+
+    drift = await world.manifests.drift("main")
+    report = await registry.query("status.drift").read(DriftParams(), world)
+
+    assert drift.commit == applied
+    [entry] = drift.entries
+    assert (entry.what, entry.path) == (What.CHANGED, "spec.template.spec.containers[app].image")
+    assert (entry.wanted, entry.found) == ("app:1", "app:3")
+    assert any("OutOfSync" in line for line in report.lines)
+    assert report.rows == (("changed", "Deployment shop/api", entry.path, "app:1", "app:3"),)
+
+
+async def test_images_that_only_the_manifests_name_are_looked_for() -> None:
+    world = a_mirrored_world()
+    world.git.push({"production/app.yaml": MANIFEST.replace("app:1", "app:9")})
+    assert any("no mirror" in part.problem for part in await world.points.images())
+    await world.manifests.mirror("one", "main")
+
+    images = {part.image: part for part in await world.points.images()}
+
+    assert images["app:9"].held is False
+    assert "not in the registry" in images["app:9"].problem
+
+
+async def test_the_status_prints_the_commands_that_give_it_back() -> None:
+    world = a_mirrored_world()
+    head = (await world.manifests.mirror("one", "main")).head
+
+    report = await registry.query("status.manifests").read(MirrorStateParams(), world)
+
+    assert any(f"{head}/mirror.bundle.age" in line for line in report.lines)
+    assert any("git clone --mirror" in line for line in report.lines)
