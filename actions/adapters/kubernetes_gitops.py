@@ -59,7 +59,7 @@ def _flux(session: Session, workload: Json) -> Controller | None:
                 name=name,
                 suspended=suspended,
                 revision=str((found.get("status") or {}).get("lastAppliedRevision") or ""),
-                status=_ready(found),
+                status=ready(found),
             )
             return Controller(facts, resource, found)
     return None
@@ -87,18 +87,20 @@ def _argo(session: Session, ref: WorkloadRef, workload: Json, home: str) -> Cont
         name=name,
         suspended=suspended,
         revision=str(((found.get("status") or {}).get("sync") or {}).get("revision") or ""),
-        status=_synced(found),
+        status=synced(found),
     )
     return Controller(facts, resource, found)
 
 
-def _synced(application: Json) -> str:
+def synced(application: Json) -> str:
+    """What an Application says of itself: `OutOfSync, Degraded`; empty before its first look."""
     status = application.get("status") or {}
     said = [(status.get("sync") or {}).get("status"), (status.get("health") or {}).get("status")]
     return ", ".join(str(word) for word in said if word)
 
 
-def _ready(found: Json) -> str:
+def ready(found: Json) -> str:
+    """What a Flux object says of itself; empty before its first look."""
     for condition in (found.get("status") or {}).get("conditions") or []:
         if condition.get("type") == "Ready":
             return (

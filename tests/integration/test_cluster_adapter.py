@@ -216,7 +216,9 @@ async def test_argo_cd_by_tracking_id(server_directory: Path) -> None:
         "argocd.argoproj.io/tracking-id": "production_shop:apps/Deployment:production/api"
     }
     found = await owner_of(server_directory, body, application("shop", AUTOMATED, "production"))
-    assert found == GitOps(tool="argocd", kind="Application", namespace="production", name="shop", suspended=False)
+    assert found is not None
+    said = found.model_copy(update={"status": ""})  # the controller tells how it stands once it has looked
+    assert said == GitOps(tool="argocd", kind="Application", namespace="production", name="shop", suspended=False)
 
 
 @pytest.mark.parametrize("policy", [{}, {"automated": {"enabled": False}}])
@@ -253,4 +255,6 @@ async def test_a_flux_helm_release(server_directory: Path) -> None:
         "spec": {"interval": "1m"},
     }
     found = await owner_of(server_directory, manifest(REF, replicas=1, labels=labels), release)
-    assert found == GitOps(tool="flux", kind="HelmRelease", namespace="production", name="shop", suspended=False)
+    assert found is not None
+    said = found.model_copy(update={"status": ""})  # the controller tells how it stands once it has looked
+    assert said == GitOps(tool="flux", kind="HelmRelease", namespace="production", name="shop", suspended=False)
