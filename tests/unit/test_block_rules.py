@@ -112,7 +112,7 @@ def test_each_defect_of_a_view_is_refused(name: str) -> None:
         check_view(BAD_VIEWS[name])
 
 
-@pytest.mark.skipif(not types_known(), reason="the schema of the types does not lie beside the repository")
+@pytest.mark.skipif(not types_known(), reason="no ../shared/schemas: no payload is held to the types")
 def test_the_types_alone_refuse_what_slack_sdk_lets_pass() -> None:
     block = copy.deepcopy(GOOD[5])
     block["elements"][0]["confirm"] = {"title": TEXT, "text": TEXT, "confirm": TEXT, "deny": TEXT, "style": "green"}
