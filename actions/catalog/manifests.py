@@ -106,7 +106,7 @@ class MirrorsState(Query[MirrorStateParams]):
             rows.append(_row(mirror, usable))
             lines += _given_back(mirror, usable, ports)
         return Report(
-            title=f"{counted(len(ports.site.manifests), 'mirrored repository')}".replace("repositorys", "repositories"),
+            title=f"{counted(len(rows), 'mirror')} of manifests",
             lines=tuple(lines),
             columns=("repository", "branch", "last look", "newest commit", "bundles", "size of the newest"),
             rows=tuple(rows),
