@@ -89,6 +89,8 @@ class LaunchParams(Frozen):
 
     database: str
     backup: str | None = None
+    before: str | None = None
+    instance_suspect: bool = False
 
 
 class Catalogue:
