@@ -311,7 +311,7 @@ def admit(
 def _unheard(case: Case, act: Act, method: Method) -> Refusal | None:
     """Why nothing is taken that comes this way."""
     if case.slack_suspect_since is not None and method is Method.SLACK:
-        text = "Slack is under suspicion in this incident, so signatures from it do not count; use `drbot sign`."
+        text = "Slack is under suspicion, so signatures from it do not count; use `drbot sign`."
         return Refusal(code=Code.SLACK_SUSPECT, text=text)
     if method is Method.HOST and act in (Act.APPROVE, Act.REVIEW):
         return Refusal(code=Code.UNSIGNED, text="A shell signs for nobody; use `drbot sign` with a key of the roster.")

@@ -65,7 +65,10 @@ class TimelineEntry(SQLModel, table=True):
     """One line of the record. `source_key` makes an outside event (a message, a click) land once."""
 
     __tablename__ = "timeline_entry"
-    __table_args__ = (Index("timeline_entry_drill", "seq", postgresql_where=text("kind = 'drill'")),)
+    __table_args__ = (
+        Index("timeline_entry_drill", "seq", postgresql_where=text("kind = 'drill'")),
+        Index("timeline_entry_suspicion", "incident_id", postgresql_where=text("kind = 'suspect_slack'")),
+    )
     seq: int | None = Field(default=None, sa_column=_serial())
     incident_id: str | None = Field(default=None, foreign_key="incident.id", index=True)
     kind: str

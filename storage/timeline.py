@@ -74,6 +74,16 @@ async def of_kinds(session: AsyncSession, incident_id: str | None, kinds: Sequen
     return (await session.execute(statement)).scalars().all()
 
 
+async def incidents_of(session: AsyncSession, kind: str) -> Sequence[str]:
+    """The incidents that have an entry of this kind, in no order."""
+    statement = (
+        select(col(TimelineEntry.incident_id))
+        .where(col(TimelineEntry.kind) == kind, col(TimelineEntry.incident_id).is_not(None))
+        .distinct()
+    )
+    return [found for found in (await session.execute(statement)).scalars() if found is not None]
+
+
 async def entry(session: AsyncSession, incident_id: str, seq: int) -> TimelineEntry | None:
     """One entry of an incident by its number."""
     statement = select(TimelineEntry).where(

@@ -54,7 +54,7 @@ class Cases:
             started=started,
             service=policy.service(plan),
             channels=policy.places(row.channel, incident=incident is not None),
-            slack_suspect_since=None if incident is None else await suspected_since(session, incident.id, policy.keys),
+            slack_suspect_since=await suspected_since(session, policy.keys),
             policy_then=read(row.policy),
             policy_now=policy.version,
             break_glass=self._break_glass(row, incident),

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from actions.approval import Code
 from actions.contract import Report
 from actions.errors import UserError
 from actions.ports import Clock
@@ -20,7 +21,7 @@ from bot.services.approvals import Policy
 from bot.services.cards import IncidentCard, TimelineLine
 from bot.services.export import html_page, json_text, markdown
 from bot.services.record.export import Proven, json_lines, prove
-from bot.services.suspicion import Suspicion
+from bot.services.suspicion import HOW_TO_CLEAR, Suspicion
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import Incident, TimelineEntry
@@ -124,6 +125,7 @@ class Incidents:
             session.add(row)
 
     async def _close(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
+        await self._refuse_to_close(who, person, params)
         async with self._database.session() as session:
             row = await self._pick(session, who, params)
             if row.closed_at is not None:
@@ -136,6 +138,21 @@ class Incidents:
             summary = str(params.get("summary") or params.get("text") or "no summary given")
             await self._record(session, row, "incident", self._policy.name(person), f"Incident closed: {summary}")
             await outbox.add(session, "incident", row.channel, ref=row.id)
+
+    async def _refuse_to_close(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
+        """Who holds an account in wrong hands would have the suspicion forgotten. Raises UserError, once recorded."""
+        text = ""
+        async with self._database.session() as session:
+            row = await self._pick(session, who, params)
+            if await self.suspicion.here(session, row) is not None:
+                how = HOW_TO_CLEAR.format(number=row.number)
+                text = f"Incident {row.number} stays open while Slack is under suspicion in it; to end that, {how}."
+                account = who.slack_user or who.person
+                await timeline.refuse(
+                    session, plan_id=None, account=account, person=person, code=Code.SLACK_SUSPECT, text=text
+                )
+        if text:
+            raise UserError(text)
 
     async def _note(self, who: Who, person: str, params: Mapping[str, Any], key: str | None) -> None:
         async with self._database.session() as session:
@@ -248,7 +265,7 @@ class Incidents:
     async def card(self, session: AsyncSession, row: Incident) -> IncidentCard:
         """The incident as of now."""
         running = await self._running(session, row)
-        suspect_since = await self.suspicion.since(session, row)
+        suspect_since = await self.suspicion.since(session) if row.closed_at is None else None
         return IncidentCard(
             id=row.id,
             number=row.number or 0,

@@ -1,11 +1,13 @@
-"""Whether Slack itself is under suspicion in an incident, read from the record.
+"""Whether Slack itself is under suspicion, read from the record.
 
-Anybody of the roster may say so, at once. Trusting it again takes the keys of two persons. The record decides, not the
-column of the incident: a process that lost its head can change the one, and only add to the other.
+Anybody of the roster may say so in an incident, at once, and it holds everywhere: accounts in wrong hands can ask in
+another channel as well. Trusting it again takes the keys of two persons. The record decides, not the columns of the
+incident: a process that lost its head can change those, and only add to the record.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,7 +21,7 @@ from bot.services.policy import Policy
 from bot.services.statements import CLEAR, Proof, Statement, incident_digest, statement
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database, notify
-from storage.tables import Incident, PlanRow, TimelineEntry
+from storage.tables import Incident, TimelineEntry
 
 RAISED, CLEARED = "suspect_slack", "clear_suspect_slack"
 """Kinds of timeline entries."""
@@ -30,9 +32,21 @@ CLEARERS = 2
 HOW_TO_CLEAR = "two persons each run `drbot incident clear-suspect-slack --incident {number}` with their keys"
 
 
-async def suspected_since(session: AsyncSession, incident_id: str, keys: Keys) -> datetime | None:
-    """Since when nothing that came through Slack counts; None while Slack is trusted."""
+async def suspected_since(session: AsyncSession, keys: Keys) -> datetime | None:
+    """Since when nothing that came through Slack counts, in whichever incident that was said; None while Slack is
+    trusted."""
+    return min((await _suspicions(session, keys)).values(), default=None)
+
+
+async def suspected_in(session: AsyncSession, incident_id: str, keys: Keys) -> datetime | None:
+    """Since when the suspicion stands that was raised in this incident."""
     return (await _standing(session, incident_id, keys))[0]
+
+
+async def _suspicions(session: AsyncSession, keys: Keys) -> Mapping[str, datetime]:
+    """Every suspicion that stands, by incident, closed ones too: no column of an incident ends it."""
+    found = {name: await suspected_in(session, name, keys) for name in await timeline.incidents_of(session, RAISED)}
+    return {name: since for name, since in found.items() if since is not None}
 
 
 async def _standing(session: AsyncSession, incident_id: str, keys: Keys) -> tuple[datetime | None, frozenset[str]]:
@@ -79,17 +93,18 @@ class Suspicion:
         self._on_call = on_call
 
     async def raise_(self, session: AsyncSession, row: Incident, person: str, why: str) -> None:
-        """From now on Slack's signatures on the incident's plans do not count. Raises UserError when it is so."""
-        already = await suspected_since(session, row.id, self._policy.keys)
+        """From now on Slack's signatures count nowhere. Raises UserError when it is so already."""
+        already = await suspected_since(session, self._policy.keys)
         if already is not None:
-            raise UserError(f"Slack is under suspicion here since {already:%H:%M:%S} UTC; nothing was changed.")
+            raise UserError(f"Slack is under suspicion since {already:%Y-%m-%d %H:%M:%S} UTC; nothing was changed.")
         now = self._clock.now()
         row.slack_suspect_since = now
         session.add(row)
         name = self._policy.name(person)
         text = (
-            f"{name} says that Slack may be in wrong hands. Its buttons and commands are no signatures in incident "
-            f"{row.number} any more, earlier ones neither; sign with `drbot sign PLAN`. To trust Slack again, "
+            f"{name} says in incident {row.number} that Slack may be in wrong hands. Its buttons and commands are no "
+            "signatures any more, in no incident and outside of them, earlier ones neither; sign with "
+            "`drbot sign PLAN`. To trust Slack again, "
             f"{HOW_TO_CLEAR.format(number=row.number)}."
         )
         said = f"{text} Why: {why}" if why else text
@@ -150,8 +165,12 @@ class Suspicion:
     async def _record(self, session: AsyncSession, row: Incident, person: str, proof: Proof, *, over: bool) -> str:
         name = self._policy.name(person)
         text = f"{name} has signed that Slack can be trusted again: {proof.statement.reason}"
+        elsewhere = [other for other in await _suspicions(session, self._policy.keys) if other != row.id]
+        counts = "Signatures from Slack count from now on."
+        if elsewhere:
+            counts = "Slack stays under suspicion in another incident, so its signatures do not count yet."
         if over:
-            text += ". Signatures from Slack count from now on."
+            text += f". {counts}"
             row.slack_suspect_since = None
             session.add(row)
         await timeline.add(
@@ -165,37 +184,37 @@ class Suspicion:
         )
         await self._tell(session, row, text)
         if over:
-            return f"Slack is trusted again in incident {row.number}; signatures from it count from now on."
+            return f"The suspicion of incident {row.number} is over. {counts}"
         return "Your signature is recorded; Slack is trusted again once a second person has signed."
 
     async def _suspected(self, session: AsyncSession, number: int | None) -> tuple[Incident, datetime]:
-        if number is None:
-            rows = [row for row in await incidents.newest(session) if row.closed_at is None]
-        else:
-            found = await incidents.by_number(session, number)
-            rows = [] if found is None else [found]
-        known = [(row, since) for row in rows if (since := await self.since(session, row)) is not None]
-        if len(known) != 1:
-            what = "no incident" if not known else "several incidents"
-            raise UserError(f"Slack is under suspicion in {what}; name one with `--incident NUMBER`.")
-        return known[0]
+        standing = await _suspicions(session, self._policy.keys)
+        rows = [row for name in standing if (row := await incidents.get(session, name)) is not None]
+        known = {row.number: row for row in rows if number in (None, row.number)}
+        if len(known) == 1:
+            [row] = known.values()
+            return row, standing[row.id]
+        where = ", ".join(f"`{row.number}`" for row in sorted(rows, key=lambda row: row.number or 0))
+        if not rows:
+            raise UserError("Slack is under suspicion in no incident; nothing was changed.")
+        raise UserError(f"Slack is under suspicion in incident {where}; name one with `--incident NUMBER`.")
 
-    async def since(self, session: AsyncSession, row: Incident) -> datetime | None:
-        """Since when Slack is under suspicion in this incident."""
-        return await suspected_since(session, row.id, self._policy.keys)
+    async def since(self, session: AsyncSession) -> datetime | None:
+        """Since when Slack is under suspicion."""
+        return await suspected_since(session, self._policy.keys)
+
+    async def here(self, session: AsyncSession, row: Incident) -> datetime | None:
+        """Since when the suspicion stands that was raised in this incident."""
+        return await suspected_in(session, row.id, self._policy.keys)
 
     async def _tell(self, session: AsyncSession, row: Incident, text: str) -> None:
         for channel in dict.fromkeys([row.channel, self._on_call]):
             if channel:
                 await outbox.add(session, "text", channel, payload={"text": text})
         await outbox.add(session, "incident", row.channel, ref=row.id)
-        for plan in await plans.of_incident(session, row.id):
-            if await _open(session, plan):
+        for run in await runs.in_state(session, ("awaiting", *runs.HELD)):
+            plan = await plans.get(session, run.id)
+            if plan is not None:
                 await outbox.add(session, "plan", plan.channel, ref=plan.id)
         # The workers look at every plan again: what Slack had signed may not start any more, or may again.
         await notify(session, "signature")
-
-
-async def _open(session: AsyncSession, plan: PlanRow) -> bool:
-    run = await runs.get(session, plan.id)
-    return run is not None and (run.state == "awaiting" or run.state in runs.HELD)

@@ -73,7 +73,7 @@ async def test_nothing_of_slack_counts_until_two_keys_say_so(keyed: KeyedOffice)
         with pytest.raises(UserError, match="none of erik's keys"):
             await clear(keyed, "erik", key_of="sam")
         assert (await the_card(keyed)).slack_suspect_since is not None
-        assert "trusted again" in await clear(keyed, "erik")
+        assert "count from now on" in await clear(keyed, "erik")
         assert (await the_card(keyed)).slack_suspect_since is None
 
         after = await office.planned(await office.ask("olivia", "toy.run"))
@@ -98,6 +98,47 @@ async def test_a_plan_that_slack_had_signed_does_not_start(keyed: KeyedOffice) -
     assert card.plan_id not in WORLD
 
 
+async def codes(keyed: KeyedOffice) -> list[str]:
+    async with keyed.office.memory.session() as session:
+        return list((await session.execute(text("SELECT code FROM refusal ORDER BY id"))).scalars())
+
+
+async def test_the_incident_of_a_suspicion_stays_open(keyed: KeyedOffice) -> None:
+    """Closing it would be the first thing that a hijacked account does."""
+    await incident(keyed, "open", title="Orders are gone")
+    await incident(keyed, "suspect_slack", "sam")
+    with pytest.raises(UserError, match="stays open while Slack is under suspicion"):
+        await incident(keyed, "close", "daniel")
+    assert (await the_card(keyed)).open
+    assert await codes(keyed) == ["slack_suspect"]
+    for person in ("sam", "erik"):
+        await clear(keyed, person)
+    await incident(keyed, "close", "daniel")
+    assert not (await the_card(keyed)).open
+
+
+async def test_a_suspicion_holds_when_the_database_says_that_its_incident_is_closed(keyed: KeyedOffice) -> None:
+    """What the stolen login of the slack process may write. Two keys end it as ever."""
+    await incident(keyed, "open", title="Orders are gone")
+    await incident(keyed, "suspect_slack", "sam")
+    async with keyed.office.in_front.session() as session:
+        await session.execute(text("UPDATE incident SET closed_at = clock_timestamp(), slack_suspect_since = NULL"))
+    async with keyed.office.working():
+        await by_slack_alone(keyed)
+        for person in ("sam", "erik"):
+            await clear(keyed, person)
+        card = await keyed.office.planned(await keyed.office.ask("olivia", "toy.run"))
+        await by_slack(keyed, "daniel", card.token, card.digest)
+        await keyed.office.until(card, PlanState.SUCCEEDED)
+
+
+async def by_slack_alone(keyed: KeyedOffice) -> None:
+    """Two accounts ask and approve as always; the request is refused, and the record says why."""
+    before = await codes(keyed)
+    assert "under suspicion" in await keyed.office.refused(await keyed.office.ask("olivia", "toy.run"))
+    assert await codes(keyed) == [*before, "slack_suspect"]
+
+
 async def test_the_column_alone_does_not_end_it(keyed: KeyedOffice) -> None:
     await incident(keyed, "open", title="Orders are gone")
     await incident(keyed, "suspect_slack", "sam")
@@ -116,7 +157,7 @@ async def test_the_column_alone_does_not_end_it(keyed: KeyedOffice) -> None:
 async def test_a_clearing_of_an_earlier_suspicion_is_no_use_for_a_later_one(keyed: KeyedOffice) -> None:
     await incident(keyed, "open", title="Orders are gone")
     await incident(keyed, "suspect_slack", "sam")
-    with pytest.raises(UserError, match="is under suspicion here since"):
+    with pytest.raises(UserError, match="is under suspicion since"):
         await incident(keyed, "suspect_slack", "olivia")
     said = await suspicion(keyed).statement("olivia", 1, "all is well")
     old = keyed.proof(said)

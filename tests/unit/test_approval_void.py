@@ -143,7 +143,7 @@ def test_suspect_slack_takes_no_act(act: Act) -> None:
     assert refusal is not None
     assert (refusal.code, refusal.text) == (
         Code.SLACK_SUSPECT,
-        "Slack is under suspicion in this incident, so signatures from it do not count; use `drbot sign`.",
+        "Slack is under suspicion, so signatures from it do not count; use `drbot sign`.",
     )
 
 
