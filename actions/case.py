@@ -64,6 +64,7 @@ class Code(StrEnum):
     # said by services, which look at how an act came in, before any rule
     UNSIGNED = "unsigned"
     BAD_PROOF = "bad_proof"
+    NOT_DECLARED = "not_declared"
     GUEST = "guest"
     FOREIGN = "foreign"
     BOT = "bot"

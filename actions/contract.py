@@ -283,6 +283,12 @@ class Action(ABC, Generic[ParamsT]):
     """Its success ends the RTO clock of the incident."""
     recovery: ClassVar[bool] = False
     """One person may start it under break-glass: it brings service back, and deletes, rotates and rules nothing."""
+    of_a_run: ClassVar[bool] = False
+    """Its plans are about another run (`params.run`): they hold that run's steps beside their own, at its risk."""
+
+    def least_risk(self, plan: Plan) -> Risk:  # noqa: ARG002 - the signature of those that look
+        """The lowest risk that a plan with these steps may have: a stored plan that claims less is refused."""
+        return self.risk
 
     @abstractmethod
     async def plan(self, params: ParamsT, ports: Ports, plan_id: str) -> Plan:

@@ -155,7 +155,9 @@ def office(database: Database, plan: DrPlan, wake: Wake | None = None) -> Office
     clock = SystemClock()
     wake = wake or Wake()
     policy = Policy(plan)
-    approvals = Approvals(database, policy, registry.kinds(), clock, recoveries=registry.recoveries())
+    approvals = Approvals(
+        database, policy, registry.kinds(), clock, action=registry.action, recoveries=registry.recoveries()
+    )
     plans = Plans(database, approvals, registry.kinds(), clock)
     incidents = Incidents(database, plan, policy, clock)
     drills = Drills(database, plan, policy, clock)

@@ -71,7 +71,7 @@ class Driver:
             plan,
             self._ports,
             journal,
-            guard=lambda: self._guard(row, epoch),
+            guard=lambda: self._guard(row, plan, epoch),
             orders=lambda: self._order(row),
             progress=painter.take,
         )
@@ -186,7 +186,7 @@ class Driver:
             return False
         return True
 
-    async def _guard(self, row: PlanRow, epoch: int) -> None:
+    async def _guard(self, row: PlanRow, plan: Plan, epoch: int) -> None:
         """Before every step: the run is still ours and its signatures still count under the roster in force."""
         async with self._database.session() as session:
             await runs.ours(session, row.id, owner=self._owner, epoch=epoch)
@@ -195,7 +195,7 @@ class Driver:
         if decision.state is not approval.State.APPROVED:
             why = decision.reason or ", ".join(decision.missing)
             raise PermanentError(f"The signatures no longer suffice ({why}); ask for a new plan.")
-        if self._record is not None and Risk(row.risk) in (Risk.DESTRUCTIVE, Risk.IRREVERSIBLE):
+        if self._record is not None and plan.risk in (Risk.DESTRUCTIVE, Risk.IRREVERSIBLE):
             await self._record.covered(row)
 
     async def _finish(self, row: PlanRow, epoch: int, result: RunResult) -> None:

@@ -175,6 +175,9 @@ class Restore(Action[RestoreParams]):
     steps: ClassVar[tuple[type[Step], ...]] = (BringBackFiles,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (CopyIs, FilesAtMost)
 
+    def least_risk(self, plan: Plan) -> Risk:
+        return _least_risk(plan)
+
     async def plan(self, params: RestoreParams, ports: Ports, plan_id: str) -> Plan:
         policy = ports.site.files_of(params.name)
         if params.into is not None and params.into not in ports.site.buckets:
@@ -223,6 +226,9 @@ class Undelete(Action[UndeleteParams]):
     params = UndeleteParams
     steps: ClassVar[tuple[type[Step], ...]] = (BringBackFiles,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (FilesAtMost,)
+
+    def least_risk(self, plan: Plan) -> Risk:
+        return _least_risk(plan)
 
     async def plan(self, params: UndeleteParams, ports: Ports, plan_id: str) -> Plan:
         policy = ports.site.files_of(params.name)
@@ -287,6 +293,12 @@ async def _bring_back(
         ),
         estimate=_estimate(moved if source.copy_id is not None else 0, files=found.missing + found.changed),
     )
+
+
+def _least_risk(plan: Plan) -> Risk:
+    """Putting back what is missing overwrites nothing."""
+    overwrites = any(isinstance(step, BringBackFiles) and step.replace and step.changed for step in plan.steps)
+    return Risk.DESTRUCTIVE if overwrites else Risk.DISRUPTIVE
 
 
 def _nothing_to_do(source: FilesSource, target: str, found: FilesDifference) -> str:

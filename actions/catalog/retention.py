@@ -36,6 +36,10 @@ class Expire(Action[ExpireParams]):
     steps: ClassVar[tuple[type[Step], ...]] = (DeleteDumps, DeleteBases)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
 
+    def least_risk(self, plan: Plan) -> Risk:
+        younger = any(isinstance(step, DeleteBases) and step.expiry.younger for step in plan.steps)
+        return Risk.IRREVERSIBLE if younger else Risk.REVERSIBLE
+
     async def plan(self, params: ExpireParams, ports: Ports, plan_id: str) -> Plan:
         databases, servers = _chosen(ports, params.server)
         dumps = [await _old_dumps(ports, key) for key in databases]

@@ -36,6 +36,7 @@ class _Answering(Action[AnswerParams]):
     """What all answers have in common."""
 
     risk: ClassVar[Risk] = Risk.IRREVERSIBLE  # as high as the run's own
+    of_a_run: ClassVar[bool] = True
     params = AnswerParams
     steps: ClassVar[tuple[type[Step], ...]] = (AnswerRun,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (RunAsks,)
@@ -172,6 +173,7 @@ class Retry(Action[RunParams]):
     name: ClassVar[str] = "run.retry"
     summary: ClassVar[str] = "Try a run again after its cause was repaired, as a new plan"
     risk: ClassVar[Risk] = Risk.IRREVERSIBLE  # as high as the run's own
+    of_a_run: ClassVar[bool] = True
     params = RunParams
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (RunIs,)
 
@@ -212,6 +214,7 @@ class UndoFinished(Action[RunParams]):
     name: ClassVar[str] = "run.undo_finished"
     summary: ClassVar[str] = "Undo the finished steps of a run that is over, as a new plan"
     risk: ClassVar[Risk] = Risk.IRREVERSIBLE  # as high as the run's own
+    of_a_run: ClassVar[bool] = True
     params = RunParams
     steps: ClassVar[tuple[type[Step], ...]] = (UndoStep,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (RunIs,)

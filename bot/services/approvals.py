@@ -17,6 +17,7 @@ from actions.site import Frozen
 from bot.ports import Who
 from bot.services import announcements, provenance
 from bot.services.cases import Cases
+from bot.services.declared import ActionOf, Declared
 from bot.services.policy import METHODS, SCHEDULE, Policy
 from storage import outbox, plans, runs, timeline
 from storage.session import Database
@@ -27,7 +28,14 @@ class Approvals:
     """Judges and records acts on plans. Both the click and the worker come through here."""
 
     def __init__(
-        self, database: Database, policy: Policy, kinds: Kinds, clock: Clock, *, recoveries: Collection[str] = ()
+        self,
+        database: Database,
+        policy: Policy,
+        kinds: Kinds,
+        clock: Clock,
+        *,
+        action: ActionOf,
+        recoveries: Collection[str] = (),
     ) -> None:
         """`recoveries` are the actions that one person may start under break-glass."""
         self._database = database
@@ -35,6 +43,7 @@ class Approvals:
         self._kinds = kinds
         self._clock = clock
         self._cases = Cases(policy, recoveries)
+        self._declared = Declared(kinds, action)
 
     async def case(self, session: AsyncSession, row: PlanRow, *, started: bool) -> Case:
         """All a decision rests on, as stored now."""
@@ -47,6 +56,10 @@ class Approvals:
         plan = self._kinds.plan(row.document)
         if plan.digest != row.digest:
             return Decision(state=State.VOID, reason="The stored plan does not match its digest.", code=Code.BAD_PROOF)
+        misfit = await self._declared.misfit(session, plan)
+        if misfit is not None:
+            reason = f"No action of this bot makes such a plan: {misfit}. {provenance.WHO_WROTE}"
+            return Decision(state=State.VOID, reason=reason, code=Code.NOT_DECLARED)
         signatures = await plans.signatures(session, row.id)
         flaw = await provenance.flaw(session, row, plan, signatures, self.policy.person)
         return flaw or approval.decide(await self.case(session, row, started=started), now)

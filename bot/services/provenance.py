@@ -32,6 +32,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """From which kinds of stored rows a signature of each source may come. The database lets each process store its own
 kinds alone (`storage.roles`)."""
 
+WHO_WROTE = "Ask for a new plan, and have somebody find out who wrote into the bot's database."
+
 REVIEW = "review"
 """The command that is no request but an act on a plan."""
 
@@ -88,10 +90,8 @@ async def flaw(
     for signature in told:
         wrong = _difference(row, plan, signature, arrived.get(signature.inbox_key), person_of)
         if wrong is not None:
-            reason = (
-                f"The {signature.act} of {signature.person} does not follow from what was received: {wrong}. "
-                "Ask for a new plan, and have somebody find out who wrote into the bot's database."
-            )
+            said = f"The {signature.act} of {signature.person}"
+            reason = f"{said} does not follow from what was received: {wrong}. {WHO_WROTE}"
             return Decision(state=State.VOID, reason=reason, code=Code.BAD_PROOF)
     return None
 

@@ -122,9 +122,13 @@ class Launch(Action[LaunchParams]):
     recovers: ClassVar[bool] = True
     params = LaunchParams
     steps: ClassVar[tuple[type[Step], ...]] = (StartJob,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (Unmoved,)
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+
+    def least_risk(self, plan: Plan) -> Risk:
+        return self._catalogue.risk
 
     async def plan(self, params: LaunchParams, ports: Ports, plan_id: str) -> Plan:
         if params.database != TARGET:

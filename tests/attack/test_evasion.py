@@ -3,14 +3,22 @@ docs/reference/attacks.md."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from actions.contract import Plan, Risk, new_plan_id
 from actions.errors import UserError
 from bot.ports import ReplyTo
 from bot.router import Command
-from tests.attack.stage import Stage
+from bot.services.policy import stored
+from storage import plans
+from storage.tables import PlanRow
+from tests.attack.launch import TARGET, StartJob
+from tests.attack.stage import OLIVIA, REASON, Stage
+from tests.fixtures.office import CHANNEL
 
 pytestmark = [pytest.mark.attack, pytest.mark.integration]
 
@@ -33,3 +41,69 @@ async def test_e1_suspect_slack_is_not_left_by_another_channel(stage: Stage) -> 
     with pytest.raises(UserError, match="stays open"):
         await incident(stage, "close", "daniel")
     await stage.refused("slack_suspect", times=2)
+
+
+def jobs(plan_id: str, action: str, risk: Risk) -> Plan:
+    """What starts a job, under a name and a risk that need nobody else."""
+    return Plan(
+        id=plan_id,
+        action=action,
+        summary="Look at the databases",
+        risk=risk,
+        target=TARGET,
+        params={},
+        steps=(StartJob(job=plan_id),),
+        made_at=datetime.now(UTC),
+    )
+
+
+async def command_of(stage: Stage, name: str) -> str:
+    """The key under which a command of Olivia's is stored that she did type."""
+    command = Command(name=name, params={}, reason=REASON)
+    await stage.office.desk.ask(stage.office.who("olivia"), command, reply=ReplyTo(channel=CHANNEL, user="olivia"))
+    return str(await stage.value("SELECT key FROM inbox WHERE kind = 'desk.slack' ORDER BY received_at DESC LIMIT 1"))
+
+
+async def written(stage: Stage, plan: Plan, key: str, **columns: Any) -> None:
+    """The plan and its request, written with the stolen login of a worker."""
+    now = datetime.now(UTC)
+    row: dict[str, Any] = {
+        "id": plan.id,
+        "action": plan.action,
+        "document": plan.model_dump(mode="json"),
+        "digest": plan.digest,
+        "risk": plan.risk,
+        "plan_schema": plan.plan_schema,
+        "requester": "olivia",
+        "reason": REASON,
+        "channel": CHANNEL,
+        "token": f"forged-{plan.id}",
+        "policy": stored(stage.office.policy.version),
+        "created_at": now,
+        "expires_at": now + timedelta(hours=1),
+    }
+    signed = text("""
+        INSERT INTO signature (plan_id, person, act, digest, reason, typed, source, account, inbox_key, at)
+        VALUES (:plan, 'olivia', 'request', :digest, :reason, '', 'slack', :account, :key, clock_timestamp())
+    """)
+    values = {"plan": plan.id, "digest": plan.digest, "reason": REASON, "account": OLIVIA, "key": key}
+    async with stage.office.at_work.session() as session:
+        await plans.add(session, PlanRow(**(row | columns)))
+        await session.execute(signed, values)
+
+
+@pytest.mark.parametrize(
+    ("action", "risk", "words"),
+    [
+        ("status", Risk.REVERSIBLE, "`status` is no action"),
+        ("restore.dump", Risk.REVERSIBLE, "it is called REVERSIBLE"),
+    ],
+)
+async def test_e2_a_plan_that_no_action_makes_needs_no_approver_and_does_not_run(
+    stage: Stage, action: str, risk: Risk, words: str
+) -> None:
+    """The stolen login of a worker: a plan under another name or risk, resting on a command that somebody did type."""
+    key = await command_of(stage, action)
+    await written(stage, jobs(new_plan_id(), action, risk), key)
+    await stage.refused("not_declared")
+    assert words in await stage.value("SELECT text FROM refusal")

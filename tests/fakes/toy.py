@@ -10,7 +10,7 @@ from pydantic import AwareDatetime
 
 from actions.catalog import run
 from actions.contract import Action, Kinds, Lock, Plan, Probe, Query, Risk, Step
-from actions.errors import PermanentError, VerificationError
+from actions.errors import PermanentError, UserError, VerificationError
 from actions.ports import Ports, Progress
 from actions.site import Frozen
 from actions.steps.run_control import AnswerRun, RunAsks, RunIs, UndoStep
@@ -95,6 +95,9 @@ class Toy(Action[ToyParams]):
     params = ToyParams
     steps: ClassVar[tuple[type[Step], ...]] = (ToyStep, ToyPatience)
 
+    def least_risk(self, plan: Plan) -> Risk:
+        return Risk.READ if plan.params.get("risk") == plan.risk else self.risk
+
     async def plan(self, params: ToyParams, ports: Ports, plan_id: str) -> Plan:
         return Plan(
             id=plan_id,
@@ -128,6 +131,8 @@ class ToyCatalogue:
 
     def action(self, name: str, /) -> Action[Any]:
         known: dict[str, type[Action[Any]]] = {kind.name: kind for kind in run.ACTIONS}
+        if name not in known and name != Toy.name:
+            raise UserError(f"There is no action `{name}`.")
         return known.get(name, Toy)()
 
     def query(self, name: str, /) -> Query[Any]:
