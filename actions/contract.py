@@ -163,6 +163,19 @@ class Step(Frozen, ABC):
             raise VerificationError(f"{self.summary}: this is still so, although it was put back. Look at the target.")
 
 
+class Asked(Frozen):
+    """How a plan was asked for: what decides about its signatures besides what it does. Signed with it."""
+
+    requester: str
+    reason: str
+    channel: str
+    incident: str | None
+    break_glass: bool
+    policy: str  # digests of the rules and the roster it was made under
+    overrules: str  # the denied plan that it replaces
+    expires_at: datetime
+
+
 class Plan(Frozen):
     """What will be done, as data. `id` is given by the caller so that planning twice gives the same plan."""
 
@@ -175,6 +188,8 @@ class Plan(Frozen):
     params: Mapping[str, Any]
     # The action of the run it decides about, whose approval rules it falls under as well; empty for any other plan.
     about: str = Field(default="", exclude_if=operator.not_)
+    # Added when it is stored for signing; an action knows nothing of it.
+    asked: Asked | None = Field(default=None, exclude_if=operator.not_)
     locks: tuple[Lock, ...] = ()
     steps: tuple[SerializeAsAny[Step], ...]
     preconditions: tuple[SerializeAsAny[Precondition], ...] = ()

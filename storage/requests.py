@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -39,6 +41,11 @@ async def take(session: AsyncSession) -> RequestRow | None:
         .with_for_update(skip_locked=True)
     )
     return (await session.execute(statement)).scalar_one_or_none()
+
+
+async def of_plan(session: AsyncSession, plan_id: str) -> Sequence[RequestRow]:
+    """The requests that say that this plan was made for them."""
+    return (await session.execute(select(RequestRow).where(col(RequestRow.plan_id) == plan_id))).scalars().all()
 
 
 async def get(session: AsyncSession, request_id: int) -> RequestRow | None:

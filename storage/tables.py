@@ -97,6 +97,7 @@ class RequestRow(SQLModel, table=True):
     """What somebody asked the worker for: a query, a plan, a recommendation."""
 
     __tablename__ = "request"
+    __table_args__ = (Index("request_plan", "plan_id", postgresql_where=text("plan_id <> ''")),)
     id: int | None = Field(default=None, sa_column=_serial())
     kind: str
     name: str

@@ -61,7 +61,9 @@ class Approvals:
             reason = f"No action of this bot makes such a plan: {misfit}. {provenance.WHO_WROTE}"
             return Decision(state=State.VOID, reason=reason, code=Code.NOT_DECLARED)
         signatures = await plans.signatures(session, row.id)
-        flaw = await provenance.flaw(session, row, plan, signatures, self.policy.person)
+        flaw = await provenance.astray(session, row, plan, signatures, self.policy) or await provenance.flaw(
+            session, row, plan, signatures, self.policy.person
+        )
         return flaw or approval.decide(await self.case(session, row, started=started), now)
 
     async def request(

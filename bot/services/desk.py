@@ -16,8 +16,8 @@ from bot.services.approvals import NOT_ON_ROSTER, Approvals
 from bot.services.cards import PlanCard
 from bot.services.drills import Drills
 from bot.services.incidents import Incidents
-from bot.services.plans import BREAK_GLASS, Plans
-from bot.services.provenance import REVIEW
+from bot.services.plans import Plans
+from bot.services.provenance import BREAK_GLASS, REVIEW
 from bot.services.rate_limits import RateLimits
 from bot.services.refusals import Door, Refusals
 from storage import accounts, inbox, incidents, outbox, plans, requests

@@ -20,12 +20,10 @@ from bot.services.approvals import Approvals, has_started
 from bot.services.cards import Demands, PlanCard, PlanState, SignerLine, StepLine, StepState
 from bot.services.demands import demands
 from bot.services.policy import stored
+from bot.services.provenance import BREAK_GLASS, asked
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import JournalRow, PlanRow, RequestRow, RunRow
-
-BREAK_GLASS = "break_glass"
-"""The key of a request's `reply` that says that its requester wants to act alone."""
 
 
 class Plans:
@@ -48,6 +46,8 @@ class Plans:
         row = self._row(request, plan)
         denied = await plans.denied(session, row, plan.target)
         row.overrules = "" if denied is None else denied.id
+        plan = plan.model_copy(update={"asked": asked(row)})
+        row.document, row.digest = plan.model_dump(mode="json"), plan.digest
         await plans.add(session, row)
         key = request.source_key or ""
         refusal = await self._approvals.request(session, row, plan, who, request.typed, key=key)

@@ -8,18 +8,23 @@ by key carries its own proof (`bot.services.keys`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.approval import Act, Code, Decision, Person, State
+from actions.contract import Asked as HowAsked
 from actions.contract import Plan
 from bot.ports import Who
 from bot.services.keys import SOURCE as BY_KEY
-from storage import inbox, plans, timeline
+from bot.services.policy import Policy, stored
+from storage import inbox, plans, requests, timeline
 from storage.tables import InboxRow, PlanRow, SignatureRow
+
+BREAK_GLASS = "break_glass"
+"""The key of a request's `reply` that says that its requester wants to act alone."""
 
 ASKED_FOR = "asked for it"
 """The reason of a request that nobody else reads before it runs, where the person gave none."""
@@ -79,6 +84,74 @@ class Signed(_Read):
 _ARRIVED: TypeAdapter[Asked | Signed] = TypeAdapter(Annotated[Asked | Signed, Field(discriminator="kind")])
 
 PersonOf = Callable[[Who], Person | None]
+
+
+def asked(row: PlanRow) -> HowAsked:
+    """What the columns of a plan say of how it was asked for."""
+    return HowAsked(
+        requester=row.requester,
+        reason=row.reason,
+        channel=row.channel,
+        incident=row.incident_id,
+        break_glass=row.break_glass,
+        policy=row.policy,
+        overrules=row.overrules,
+        expires_at=row.expires_at.astimezone(UTC),
+    )
+
+
+async def astray(
+    session: AsyncSession, row: PlanRow, plan: Plan, signatures: Sequence[SignatureRow], policy: Policy
+) -> Decision | None:
+    """VOID with the reason when the columns beside a plan are not those that were signed, or do not follow from the
+    stored request; None when they do."""
+    wrong = _column(row, plan) or _too_long(row, plan, signatures, policy) or await _unasked(session, row, signatures)
+    if wrong is None:
+        return None
+    reason = f"How this plan was asked for is not what was signed: {wrong}. {WHO_WROTE}"
+    return Decision(state=State.VOID, reason=reason, code=Code.BAD_PROOF)
+
+
+def _column(row: PlanRow, plan: Plan) -> str | None:
+    if plan.asked is None:
+        return "the plan does not say"
+    if (row.id, row.action, row.risk) != (plan.id, plan.action, plan.risk):
+        return "it stands under another name or risk"
+    now = asked(row)
+    return next((f"`{name}` is another one" for name in HowAsked.model_fields if _differ(name, now, plan.asked)), None)
+
+
+def _differ(name: str, now: HowAsked, then: HowAsked) -> bool:
+    return bool(getattr(now, name) != getattr(then, name))
+
+
+def _too_long(row: PlanRow, plan: Plan, signatures: Sequence[SignatureRow], policy: Policy) -> str | None:
+    """Under another policy it is void for that reason."""
+    since = min((item.at for item in signatures if item.act == Act.REQUEST), default=None)
+    if since is None or row.policy != stored(policy.version):
+        return None
+    return (
+        "it waits longer than the policy lets it"
+        if row.expires_at > since + policy.approval_expiry(plan) + SKEW
+        else None
+    )
+
+
+async def _unasked(session: AsyncSession, row: PlanRow, signatures: Sequence[SignatureRow]) -> str | None:
+    """A worker writes plans, and never the requests they come from."""
+    told = {item.inbox_key for item in signatures if item.act == Act.REQUEST and item.source != BY_KEY}
+    for request in await requests.of_plan(session, row.id):
+        follows = (
+            request.name == row.action
+            and request.person == row.requester
+            and request.reason == row.reason
+            and request.channel == row.channel
+            and request.incident_id == row.incident_id
+            and bool(request.reply.get(BREAK_GLASS)) == row.break_glass
+        )
+        if follows and told <= {request.source_key or ""}:
+            return None
+    return "no request for it is stored"
 
 
 async def flaw(

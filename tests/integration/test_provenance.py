@@ -273,3 +273,40 @@ async def test_the_command_line_rests_on_what_it_was_told(office: OfficeForTests
             "SELECT i.kind, i.payload #>> '{command,name}' FROM request r JOIN inbox i ON i.key = r.source_key"
         )
         assert [tuple(row) for row in await session.execute(query)] == [("desk.cli", "toy.run")]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("expires_at", "expires_at + interval '1 day'"),
+        ("policy", "'another/policy'"),
+        ("break_glass", "true"),
+        ("overrules", "'x'"),
+        ("requester", "'daniel'"),
+        ("reason", "'because'"),
+        ("channel", "'C0OTHER'"),
+        ("risk", "'REVERSIBLE'"),
+        ("action", "'status'"),
+    ],
+)
+async def test_an_edited_column_beside_the_plan_voids_it(office: OfficeForTests, column: str, value: str) -> None:
+    """They decide about signatures, and are signed with the plan."""
+    async with office.working():
+        card = await a_plan(office)
+        await change(office, f"UPDATE plan SET {column} = {value} WHERE id = :plan", plan=card.plan_id)
+        await wake(office)
+        assert "is not what was signed" in await void(office, card)
+
+
+async def wake(office: OfficeForTests) -> None:
+    async with office.memory.session() as session:
+        await session.execute(text("SELECT pg_notify('drbot', 'signature')"))
+
+
+async def test_a_plan_that_follows_from_no_stored_request_is_void(office: OfficeForTests) -> None:
+    """A worker's login writes plans and says which request led to one; it writes no request."""
+    async with office.working():
+        card = await a_plan(office)
+        await change(office, "UPDATE request SET incident_id = 'x' WHERE plan_id = :plan", plan=card.plan_id)
+        await wake(office)
+        assert "no request for it is stored" in await void(office, card)
