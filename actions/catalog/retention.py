@@ -17,7 +17,7 @@ from actions.steps.bases import endpoint
 from actions.steps.dump_expiry import OldDumps, old_dumps
 from actions.steps.kept_backups import Kept, KeptIs, Sort, kept, stays
 from actions.steps.phrases import counted, moment, size, span
-from actions.steps.retention import DeleteBackup, DeleteBases, DeleteDumps, SetPin, enough_left
+from actions.steps.retention import DeleteBackup, DeleteBases, DeleteDumps, SetPin, enough_left, is_due
 
 
 class ExpireParams(Frozen):
@@ -35,10 +35,6 @@ class Expire(Action[ExpireParams]):
     params = ExpireParams
     steps: ClassVar[tuple[type[Step], ...]] = (DeleteDumps, DeleteBases)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
-
-    def least_risk(self, plan: Plan) -> Risk:
-        younger = any(isinstance(step, DeleteBases) and step.expiry.younger for step in plan.steps)
-        return Risk.IRREVERSIBLE if younger else Risk.REVERSIBLE
 
     async def plan(self, params: ExpireParams, ports: Ports, plan_id: str) -> Plan:
         databases, servers = _chosen(ports, params.server)
@@ -153,6 +149,10 @@ class Pin(Action[PinParams]):
     steps: ClassVar[tuple[type[Step], ...]] = (SetPin,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (KeptIs,)
 
+    def least_risk(self, plan: Plan) -> Risk:
+        due = all(isinstance(step, DeleteBackup) and step.due for step in plan.steps)
+        return Risk.REVERSIBLE if due else Risk.IRREVERSIBLE
+
     async def plan(self, params: PinParams, ports: Ports, plan_id: str) -> Plan:
         found = await kept(ports, params.server, params.backup)
         return _pin_plan(self, plan_id, ports, found, params.why, params.model_dump(mode="json"))
@@ -174,6 +174,10 @@ class Unpin(Action[UnpinParams]):
     params = UnpinParams
     steps: ClassVar[tuple[type[Step], ...]] = (SetPin,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (KeptIs,)
+
+    def least_risk(self, plan: Plan) -> Risk:
+        due = all(isinstance(step, DeleteBackup) and step.due for step in plan.steps)
+        return Risk.REVERSIBLE if due else Risk.IRREVERSIBLE
 
     async def plan(self, params: UnpinParams, ports: Ports, plan_id: str) -> Plan:
         found = await kept(ports, params.server, params.backup)
@@ -225,11 +229,15 @@ class Delete(Action[DeleteParams]):
     steps: ClassVar[tuple[type[Step], ...]] = (DeleteBackup,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (KeptIs,)
 
+    def least_risk(self, plan: Plan) -> Risk:
+        due = all(isinstance(step, DeleteBackup) and step.due for step in plan.steps)
+        return Risk.REVERSIBLE if due else Risk.IRREVERSIBLE
+
     async def plan(self, params: DeleteParams, ports: Ports, plan_id: str) -> Plan:
         found = await kept(ports, params.server, params.backup)
         if why := await stays(ports, found.sort, found.owner, found.backup):
             raise UserError(why)
-        due = await _due(ports, found)
+        due = await is_due(ports, found.sort, found.owner, found.backup)
         age, known = ports.clock.now() - found.finished_at, ports.site.buckets.get(found.stored.bucket)
         return Plan(
             id=plan_id,
@@ -245,6 +253,7 @@ class Delete(Action[DeleteParams]):
                     sort=found.sort,
                     owner=found.owner,
                     backup=found.backup,
+                    due=due,
                     bucket=found.stored.bucket,
                     key=found.stored.key,
                     endpoint=None if known is None else known.endpoint,
@@ -285,13 +294,6 @@ def _stanza(ports: Ports, found: Kept) -> str:
         return ""
     policy = ports.site.physical_of(found.owner)
     return policy.stanza or policy.server if policy.engine is EngineKind.PGBACKREST else ""
-
-
-async def _due(ports: Ports, found: Kept) -> bool:
-    """Whether the policy would let it go now."""
-    if found.sort is Sort.DUMP:
-        return found.backup in (await _old_dumps(ports, found.owner)).gone
-    return found.backup in (await ports.physical.expiry(found.owner)).backups
 
 
 def _locks_of(ports: Ports, found: Kept) -> tuple[Lock, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import shlex
 from datetime import timedelta
 from typing import ClassVar, Literal
@@ -131,6 +132,14 @@ class DeleteBases(Step):
         """What the signed plan file lets go is gone; a bucket with versions gives it back while it keeps them."""
 
 
+async def is_due(ports: Ports, sort: Sort, owner: str, backup: str) -> bool:
+    """Whether the policy would let it go now."""
+    if sort is Sort.BASE:
+        return backup in (await ports.physical.expiry(owner)).backups
+    stored, copies = await ports.backups.catalogue(owner), await ports.backups.copies(owner)
+    return backup in old_dumps(stored, copies, ports.site.backup(owner), ports.clock.now()).gone
+
+
 class DeleteBackup(Step):
     """One backup gone, by name."""
 
@@ -143,6 +152,8 @@ class DeleteBackup(Step):
     key: str  # of its object, in a folder of its own
     endpoint: str | None
     stanza: str  # of pgBackRest, where that keeps it
+    # Signed with fewer signatures, for what the policy lets go anyway: then it must still be so when it is deleted.
+    due: bool = Field(default=False, exclude_if=operator.not_)
 
     @property
     def summary(self) -> str:
@@ -171,6 +182,9 @@ class DeleteBackup(Step):
         # It may have been pinned, or become one of the last ones, since people signed.
         if why := await stays(ports, self.sort, self.owner, self.backup):
             raise UserError(why)
+        if self.due and not await is_due(ports, self.sort, self.owner, self.backup):
+            named = what(self.sort, self.owner, self.backup)
+            raise UserError(f"The policy does not let {named} go, so it stays. Ask for its deletion anew.")
         engine = ports.backups if self.sort is Sort.DUMP else ports.physical
         await engine.remove(self.owner, self.backup)
         progress(ProgressReport(done=1, total=1, unit="steps", phase="delete"))

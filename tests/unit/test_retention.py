@@ -98,3 +98,15 @@ async def test_a_pin_that_came_after_the_signatures_still_counts() -> None:
         await plan.steps[0].apply(world, no_progress)
 
     assert ("primary", "base-hour") in world.physical.entries
+
+
+async def test_a_deletion_that_claims_to_be_due_is_held_to_it() -> None:
+    """A plan that somebody wrote into the bot's database: few signatures, for what the policy keeps."""
+    world = with_old_backups()
+    plan = await Delete().plan(DeleteParams(server="shop", backup="base-hour"), world, "k7m2n3p4q5")
+    claimed = plan.model_copy(update={"steps": (plan.steps[0].model_copy(update={"due": True}),)})
+    assert Delete().least_risk(plan) is Risk.IRREVERSIBLE
+    assert Delete().least_risk(claimed) is Risk.REVERSIBLE
+    with pytest.raises(UserError, match="does not let base backup"):
+        await claimed.steps[0].apply(world, no_progress)
+    assert ("primary", "base-hour") in world.physical.entries
