@@ -135,7 +135,7 @@ class Case(Frozen):
     break_glass: BreakGlass | None = None
     recovery: bool = False  # the action may be started under break-glass
     overrules: str = ""  # the denied plan that this one replaces, as its message shows
-    denied: str = ""  # the newest denied plan of the same action and target in the incident
+    denied: str = ""  # the newest denied plan that would do the same to the same target
     barred: Mapping[str, str] = {}  # Slack accounts that may not sign now, and why
     groups: Mapping[str, frozenset[str]] = {}  # Slack groups of the plan file: their accounts
 

@@ -2,6 +2,7 @@
 
 The journal is written before the world is touched. A step that is found `applying` (the bot died in it) is probed:
 DONE is accepted after `verify`, TODO is applied again, UNKNOWN stops and asks people; nothing is repeated on a guess.
+A run that has asked goes on by itself only where the step turns out DONE: that it did not happen is for people to sign.
 When a step fails, the finished steps that carry `undo_on_failure` are undone, newest first, the failed one included.
 An undo that fails stops there and asks people: going on would undo the rest in the wrong order. Running again tries
 that undo again; once a step has failed, a run never goes forward.
@@ -322,6 +323,12 @@ class Runner:
             raise UnknownOutcomeError(
                 f"{step.summary}: people said that it has happened, but the target shows that it has not. Look at the "
                 "target again, then answer."
+            )
+        if probe is Probe.TODO and said is JournalState.ASKING:
+            # Whoever has it looked at again has signed nothing; that it did not happen is for signers to say.
+            raise UnknownOutcomeError(
+                f"{step.summary}: looked at again, it has not happened, or not completely. Answer with "
+                "`/dr run repeat` to have it done, which takes the signatures of its risk, or with `/dr run undo`."
             )
         if probe is Probe.UNKNOWN and said not in (JournalState.HAPPENED, JournalState.REPEAT):
             raise UnknownOutcomeError(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import func, select, text
+from sqlalchemy import case, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from storage.session import notify
 from storage.tables import PlanRow, RunRow, SignatureRow, TimelineEntry
+
+RETRY = "run.retry"
+"""The action that does once more what another plan does."""
 
 
 async def add(session: AsyncSession, plan: PlanRow) -> None:
@@ -34,18 +37,22 @@ async def of_incident(session: AsyncSession, incident_id: str) -> Sequence[PlanR
     return (await session.execute(statement)).scalars().all()
 
 
+DENIAL_STANDS = timedelta(days=7)
+"""How long a denial is shown to those who sign for the same. An incident is over within days, and who denied is back
+from leave; later on the world it was said about is another one."""
+
+
 async def denied(session: AsyncSession, plan: PlanRow, target: str) -> PlanRow | None:
-    """The plan of the same action and target in the same incident that was denied last; outside of incidents, within
-    the day before this one was made."""
-    same = (
-        col(PlanRow.incident_id).is_(None) & (col(PlanRow.created_at) > plan.created_at - timedelta(days=1))
-        if plan.incident_id is None
-        else col(PlanRow.incident_id) == plan.incident_id
-    )
+    """The plan that would do the same to the same target and was denied last, in whichever incident or outside of any:
+    asking in another place is no answer to a denial. Trying a run again does what the run did."""
+    about = col(PlanRow.document)["about"].astext
+    does = case((col(PlanRow.action) == RETRY, about), else_=col(PlanRow.action))
     statement = (
         select(PlanRow)
         .join(SignatureRow, (col(SignatureRow.plan_id) == col(PlanRow.id)) & (col(SignatureRow.act) == "deny"))
-        .where(same, col(PlanRow.id) != plan.id, col(PlanRow.action) == plan.action)
+        .where(col(SignatureRow.at) > plan.created_at - DENIAL_STANDS)
+        .where(col(PlanRow.id) != plan.id)
+        .where(does == (plan.document.get("about") if plan.action == RETRY else plan.action))
         .where(col(PlanRow.document)["target"].astext == target)
         .order_by(col(SignatureRow.id).desc())
         .limit(1)

@@ -149,6 +149,7 @@ class SignatureRow(SQLModel, table=True):
     __table_args__ = (
         # One click is one signature.
         Index("signature_inbox_key", "inbox_key", unique=True, postgresql_where=text("inbox_key <> ''")),
+        Index("signature_denied", "at", postgresql_where=text("act = 'deny'")),
     )
     id: int | None = Field(default=None, sa_column=_serial())
     plan_id: str = Field(foreign_key="plan.id", index=True)

@@ -33,7 +33,7 @@ _DONE = {
     RESUME: "It goes on. Its signatures are checked again before its next step.",
     ABORT: "It ends once its present step is done, and puts back what was changed for it.",
     STOP: "Its present step is ended at once, with everything it has started; then it asks what to do.",
-    AGAIN: "Its unclear step is looked at again, and it goes on from there.",
+    AGAIN: "Its unclear step is looked at again. It goes on if that has happened, else it asks anew.",
 }
 
 _ORDERED = {

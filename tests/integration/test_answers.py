@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import text
 
 from actions.approval import Act
+from actions.contract import Probe
+from actions.ports import Ports
 from bot.services.cards import PlanCard, PlanState, StepState
 from storage.leftovers import traces
-from tests.fakes.toy import CLEAR, WORLD
+from tests.fakes.toy import CLEAR, WORLD, ToyStep
 from tests.fixtures.office import CHANNEL, OfficeForTests
 from tests.fixtures.waiting import eventually
 
@@ -167,7 +169,36 @@ async def test_looking_again_probes_the_unclear_step_and_repeats_nothing(office:
         assert "it cannot be told" in again.message
         assert WORLD[card.plan_id] == ["do 1"]
         CLEAR.add(card.plan_id)
+        WORLD[card.plan_id].append("do 2")  # it had happened, as is seen now
         await office.ordered("daniel", "run.again", card)
+        await office.until(card, PlanState.SUCCEEDED)
+    assert WORLD[card.plan_id] == ["do 1", "do 2", "do 3"]
+
+
+@pytest.mark.attack
+async def test_looking_again_is_no_unsigned_word_that_it_did_not_happen(
+    office: OfficeForTests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One person, the requester included, may have it looked at; to have it done takes the signatures of its risk."""
+    async with office.working():
+        card = await asked(office, key="unsigned")
+        CLEAR.add(card.plan_id)
+        probe = ToyStep.probe
+
+        async def todo(step: ToyStep, ports: Ports) -> Probe:
+            return await probe(step, ports) if step.number != 2 or "do 2" in WORLD[step.plan_id] else Probe.TODO
+
+        monkeypatch.setattr(ToyStep, "probe", todo)
+        await office.ordered("olivia", "run.again", card)
+
+        async def asked_twice() -> bool:
+            return [state for step, state, _ in await journal(office, card) if step == 1] == ["asking", "asking"]
+
+        await eventually(asked_twice)
+        again = await office.until(card, PlanState.ASKING)
+        assert "it has not happened, or not completely" in again.message
+        assert WORLD[card.plan_id] == ["do 1"]
+        await answered(office, "run.repeat", card)
         await office.until(card, PlanState.SUCCEEDED)
     assert WORLD[card.plan_id] == ["do 1", "do 2", "do 3"]
 

@@ -18,6 +18,7 @@ from bot.services.quorum import warn_of_gaps
 from storage.session import Database
 from tests.fakes.toy import WORLD
 from tests.fixtures.office import CHANNEL, OfficeForTests, shipped_plan
+from tests.fixtures.waiting import eventually
 
 Document = dict[str, Any]
 
@@ -234,6 +235,37 @@ async def test_a_denial_is_overruled_only_by_a_new_plan_that_shows_it(office: Of
     async with office.working():
         await office.until(second, PlanState.SUCCEEDED)
     assert first.plan_id not in WORLD
+
+
+@pytest.mark.attack
+async def test_a_denial_in_one_incident_is_not_evaded_in_another_or_outside(office: OfficeForTests) -> None:
+    await an_incident(office)
+    first = await a_plan(office)
+    await act(office, "sam", first, Act.DENY)
+    await office.ask("olivia", "incident.close", summary="we ask elsewhere")
+    outside = await a_plan(office)
+    await an_incident(office)
+    for card in (outside, await a_plan(office)):
+        assert card.demands is not None
+        assert card.demands.overrules == f"Overrules the denial of plan {first.plan_id} by Sam Sato"
+
+
+@pytest.mark.attack
+async def test_a_denial_in_one_incident_stops_a_plan_that_waits_outside(office: OfficeForTests) -> None:
+    outside = await a_plan(office)
+    await an_incident(office)
+    first = await a_plan(office)
+    await act(office, "daniel", outside, Act.APPROVE)
+    await act(office, "sam", first, Act.DENY)
+
+    async def told() -> bool:
+        return await refusals(office) == ["denied"]
+
+    async with office.working():
+        ended = await office.until(outside, PlanState.VOID)
+        await eventually(told)
+    assert f"Plan {first.plan_id} for the same was denied meanwhile" in ended.message
+    assert outside.plan_id not in WORLD
 
 
 async def test_a_plan_made_before_the_denial_of_another_cannot_hide_it(office: OfficeForTests) -> None:

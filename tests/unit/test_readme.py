@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from actions.registry import ACTIONS
+from actions.registry import ACTIONS, recoveries
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -12,6 +12,12 @@ README = (ROOT / "README.md").read_text()
 def test_table_of_actions_is_the_registry() -> None:
     rows = re.findall(r"^\| `([a-z]+\.[a-z_]+)` \| ([A-Z]+) \|", README, flags=re.MULTILINE)
     assert rows == [(action.name, str(action.risk)) for action in ACTIONS]
+
+
+def test_what_may_be_done_under_break_glass_is_the_registry() -> None:
+    page = (ROOT / "docs" / "howto" / "approvals.md").read_text()
+    [listed] = re.findall(r"^- for recovery alone \(([^)]+)\)", page, flags=re.MULTILINE)
+    assert set(re.findall(r"`([a-z_.]+)`", listed)) == recoveries()
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -1,4 +1,4 @@
-"""What every decision on a plan looks for among millions of rows: suspicions of Slack, and the request of the plan."""
+"""What every decision on a plan looks for among millions of rows: suspicions of Slack, denials, the request."""
 
 from alembic import op
 
@@ -7,6 +7,7 @@ down_revision = "0005"
 
 STATEMENTS = (
     "CREATE INDEX timeline_entry_suspicion ON timeline_entry (incident_id) WHERE kind = 'suspect_slack'",
+    "CREATE INDEX signature_denied ON signature (at) WHERE act = 'deny'",
     "CREATE INDEX request_plan ON request (plan_id) WHERE plan_id <> ''",
 )
 
