@@ -46,8 +46,10 @@ class Plans:
         row = self._row(request, plan)
         denied = await plans.denied(session, row, plan.target)
         row.overrules = "" if denied is None else denied.id
-        plan = plan.model_copy(update={"asked": asked(row)})
-        row.document, row.digest = plan.model_dump(mode="json"), plan.digest
+        row.document = plan.model_copy(update={"asked": asked(row)}).model_dump(mode="json")
+        # Read as every worker will read it: a plan that was made out of one that was read leaves other fields out.
+        plan = self._kinds.plan(row.document)
+        row.digest = plan.digest
         await plans.add(session, row)
         key = request.source_key or ""
         refusal = await self._approvals.request(session, row, plan, who, request.typed, key=key)
