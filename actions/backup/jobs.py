@@ -32,7 +32,7 @@ from actions.backup.physical import BaseRequest, FindRequest, ScratchRequest
 from actions.backup.tables import RescueRequest
 from actions.bucket_ports import Files
 from actions.buckets import BringBack, CopiesExpiry, FilesCopyRequest
-from actions.errors import DrError, PermanentError, TemporaryError
+from actions.errors import DrError, PermanentError, RefusedError, TemporaryError, UserError
 from actions.ports import (
     AdoptRequest,
     BackupEngine,
@@ -238,7 +238,7 @@ async def _work(spec_path: Path, engines: Engines, hide: Callable[[str], str], r
     try:
         state = JobState(phase=JobPhase.SUCCEEDED, result=await work)
     except DrError as error:
-        state = JobState(phase=JobPhase.FAILED, error=hide(str(error)), error_kind=type(error).__name__)
+        state = JobState(phase=JobPhase.FAILED, error=hide(str(error)), error_kind=kind_of(error))
     except asyncio.CancelledError:
         return None
     except Exception as error:
@@ -251,7 +251,7 @@ async def _work(spec_path: Path, engines: Engines, hide: Callable[[str], str], r
 
 
 def _sweep(place: Path) -> None:
-    """Remove what jobs that were killed left in their spool, here and beside: it is a dump in plain."""
+    """Remove what jobs that were killed left in their spool, here and beside."""
     shutil.rmtree(place / SPOOL, ignore_errors=True)
     for lock in place.parent.glob(f"*/{LOCK}"):
         with contextlib.suppress(OSError):  # another job is quicker
@@ -266,6 +266,11 @@ def _announce(state: JobState, message: Path) -> None:
         sys.stdout.write(json.dumps({"result": state.result}) + "\n")
         sys.stdout.flush()
     message.write_text(ending.model_dump_json(), encoding="utf-8")
+
+
+def kind_of(error: DrError) -> str:
+    """The class that the worker raises again; a reason code stays in the job, where no request is refused."""
+    return (UserError if isinstance(error, RefusedError) else type(error)).__name__
 
 
 def _failed(text: str) -> JobState:

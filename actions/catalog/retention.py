@@ -149,10 +149,6 @@ class Pin(Action[PinParams]):
     steps: ClassVar[tuple[type[Step], ...]] = (SetPin,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (KeptIs,)
 
-    def least_risk(self, plan: Plan) -> Risk:
-        due = all(isinstance(step, DeleteBackup) and step.due for step in plan.steps)
-        return Risk.REVERSIBLE if due else Risk.IRREVERSIBLE
-
     async def plan(self, params: PinParams, ports: Ports, plan_id: str) -> Plan:
         found = await kept(ports, params.server, params.backup)
         return _pin_plan(self, plan_id, ports, found, params.why, params.model_dump(mode="json"))
@@ -174,10 +170,6 @@ class Unpin(Action[UnpinParams]):
     params = UnpinParams
     steps: ClassVar[tuple[type[Step], ...]] = (SetPin,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (KeptIs,)
-
-    def least_risk(self, plan: Plan) -> Risk:
-        due = all(isinstance(step, DeleteBackup) and step.due for step in plan.steps)
-        return Risk.REVERSIBLE if due else Risk.IRREVERSIBLE
 
     async def plan(self, params: UnpinParams, ports: Ports, plan_id: str) -> Plan:
         found = await kept(ports, params.server, params.backup)

@@ -161,7 +161,7 @@ async def test_slack_is_suspected_and_trusted_again_at_the_terminal(site: Site) 
     assert "second person" in await site.drbot("sam", *clear, file=file)
     with pytest.raises(ProgramError, match="none of daniel's keys"):
         await site.drbot("daniel", *clear, "--sign", str(site.keys["sam"]), file=file)
-    assert "trusted again" in await site.drbot("daniel", *clear, file=file)
+    assert "Signatures from Slack count from now on" in await site.drbot("daniel", *clear, file=file)
     with pytest.raises(ProgramError, match="no incident"):
         await site.drbot("erik", *clear, file=file)
     with pytest.raises(ProgramError, match="no terminal"):

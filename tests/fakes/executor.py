@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actions.adapters.executor import named
-from actions.backup.jobs import Engines, run_job
+from actions.backup.jobs import Engines, kind_of, run_job
 from actions.errors import DrError, UserError
 from actions.ports import Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
 
@@ -93,7 +93,7 @@ class MemoryExecutor(Executor):
             result = await run_job(job.spec, self._engines, job.reports.append)
             job.state = JobState(phase=JobPhase.SUCCEEDED, result=result)
         except DrError as error:
-            job.state = JobState(phase=JobPhase.FAILED, error=str(error), error_kind=type(error).__name__)
+            job.state = JobState(phase=JobPhase.FAILED, error=str(error), error_kind=kind_of(error))
 
     async def _end(self, job: MemoryJob) -> None:
         if job.task is not None:

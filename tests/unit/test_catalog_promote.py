@@ -24,7 +24,8 @@ async def promote(world: World, *, old_primary_is_dead: bool = False) -> Plan:
 def without_a_host(world: World, value: str) -> World:
     world.cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"] = value
     parts = {part.name: getattr(world, part.name) for part in fields(Ports)}
-    more = {"sealing": world.sealing, "site": world.site.model_copy(update={"scratch": ScratchBudget()})}
+    more: dict[str, object] = {"sealing": world.sealing, "git": world.git, "live": world.live}
+    more |= {"site": world.site.model_copy(update={"scratch": ScratchBudget()})}
     return World(**{**parts, **more})
 
 
