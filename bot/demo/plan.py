@@ -244,7 +244,7 @@ def _database() -> Database:
         application=SERVICE,
         spare_server="secondary",
         quarantine_days=7,
-        restore_jobs=1,
+        restore_jobs=2,
         invariants=(
             Invariant(name="users", sql="SELECT count(*) FROM users", description="Every user is there again"),
             Invariant(
