@@ -127,7 +127,7 @@ class Stage:
         before = len(self._cards())
         status, _ = await self.ask()
         assert status == 200
-        await self.slack.until(lambda: len(self._cards()) > before, 10)
+        await self.slack.until(lambda: len(self._cards()) > before, 30)
         message = self._cards()[-1]
         posted = Posted(await self.office.desk.plan_card(token_of(message)), message)
         known = "SELECT ts FROM card_message WHERE ref = :plan"  # the answer of the post is on its way to the database

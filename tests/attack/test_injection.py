@@ -86,12 +86,12 @@ def security_blocks(message: Message) -> str:
 
 
 async def settled(stage: Stage, words: str) -> None:
-    await stage.slack.until(lambda: any(words in said for _, said in spoken(stage)), 10)
+    await stage.slack.until(lambda: any(words in said for _, said in spoken(stage)), 30)
 
 
 async def test_j1_reasons_cannot_speak_for_the_bot(stage: Stage) -> None:
     await stage.ask(f'{TARGET} --from b-1 --reason "asked: {NASTY}" --target {TARGET}')
-    await stage.slack.until(lambda: bool(stage._cards()), 10)
+    await stage.slack.until(lambda: bool(stage._cards()), 30)
     message = stage._cards()[-1]
     card = await stage.office.desk.plan_card(_token(message))
     plan = Posted(card, message)
@@ -285,7 +285,7 @@ async def test_j6_an_export_names_its_file_itself(stage: Stage) -> None:
 
     await say('open "../../../etc/cron.d/x"')
     await say("timeline html")
-    await stage.slack.until(lambda: bool(stage.slack.files), 10)
+    await stage.slack.until(lambda: bool(stage.slack.files), 30)
     title = stage.slack.files[0]["title"]
     uploads = [
         arguments["filename"] for method, arguments in stage.slack.calls if method == "files.getUploadURLExternal"

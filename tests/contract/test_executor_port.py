@@ -35,7 +35,7 @@ async def test_job_runs_once_and_is_found_by_name(world: ExecutorWorld, database
     found = await world.port.find("job-1")
     assert found is not None
     assert found.phase is JobPhase.RUNNING
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     world.release()
     reports: list[ProgressReport] = []
     state = await world.port.wait("job-1", reports.append)
@@ -60,7 +60,7 @@ async def test_failure_carries_text_and_kind(world: ExecutorWorld) -> None:
 async def test_cancelled_wait_leaves_the_job(world: ExecutorWorld) -> None:
     await world.port.start(spec())
     wait = asyncio.create_task(world.port.wait("job-1", no_progress))
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     wait.cancel()
     with pytest.raises(asyncio.CancelledError):
         await wait
@@ -74,7 +74,7 @@ async def test_progress_is_told_while_it_runs(world: ExecutorWorld) -> None:
     reports: list[ProgressReport] = []
     wait = asyncio.create_task(world.port.wait("job-1", reports.append))
     if world.pids():  # the fake tells all at the end
-        await until(lambda: ProgressReport(done=1, total=2, phase="dump") in reports, within=20)
+        await until(lambda: ProgressReport(done=1, total=2, phase="dump") in reports, within=60)
     world.release()
     await wait
     assert reports[-1] == ProgressReport(done=1000, total=1000, phase="dump")
@@ -82,7 +82,7 @@ async def test_progress_is_told_while_it_runs(world: ExecutorWorld) -> None:
 
 async def test_lost_job_is_told_and_can_be_forgotten(world: ExecutorWorld) -> None:
     await world.port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     await world.lose("job-1")
     state = await world.port.wait("job-1", no_progress)
     assert state.phase is JobPhase.LOST
@@ -99,7 +99,7 @@ async def test_lost_job_is_told_and_can_be_forgotten(world: ExecutorWorld) -> No
 
 async def test_job_whose_traces_are_removed_while_it_is_waited_for_is_lost(world: ExecutorWorld) -> None:
     await world.port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     wait = asyncio.create_task(world.port.wait("job-1", no_progress))
     await asyncio.sleep(0.3)
     await world.vanish("job-1")
@@ -111,7 +111,7 @@ async def test_job_whose_traces_are_removed_while_it_is_waited_for_is_lost(world
 
 async def test_cancel_ends_it_and_a_running_job_is_not_forgotten(world: ExecutorWorld) -> None:
     await world.port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     with pytest.raises(UserError, match="is running"):
         await world.port.forget("job-1")
     await world.again().cancel("job-1")
@@ -167,7 +167,7 @@ async def test_job_outlives_its_starter_and_two_starters_start_one(world: Execut
         assert await asyncio.wait_for(process.stdout.readline(), 60) == b"started\n"
         process.kill()
         await process.wait()
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     found = await world.port.find("job-1")
     assert found is not None
     assert found.phase is JobPhase.RUNNING

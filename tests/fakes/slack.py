@@ -173,13 +173,14 @@ class FakeSlack:
         self.messages.append(message)
         return message
 
-    async def until(self, happened: Callable[[], bool], seconds: float = 5.0) -> None:
+    async def until(self, happened: Callable[[], bool], seconds: float = 20.0) -> None:
         """Wait until a call made it true; fails with the calls so far."""
         try:
             async with asyncio.timeout(seconds), self._news:
                 await self._news.wait_for(happened)
         except TimeoutError:
-            raise AssertionError(f"did not happen; calls: {[name for name, _ in self.calls]}") from None
+            said = f"calls: {[name for name, _ in self.calls]}; whispers: {self.whispers}"
+            raise AssertionError(f"did not happen; {said}") from None
 
     def count(self, method: str) -> int:
         return sum(name == method for name, _ in self.calls)

@@ -122,7 +122,7 @@ async def test_job_that_hangs_beyond_its_limit_is_ended_with_all_it_started(tmp_
     stuck = JobSpec(**{**spec().model_dump(), "timeout": timedelta(seconds=2)})
     await port.start(stuck)
     child = tmp_path / "jobs/job-1/child"
-    await until(lambda: child.exists() and child.read_text() != "", within=20)
+    await until(lambda: child.exists() and child.read_text() != "", within=60)
     state = await port.wait("job-1", no_progress)
     assert (state.phase, state.error) == (JobPhase.LOST, "it was ended after its time limit")
     assert not runs(int(child.read_text()))

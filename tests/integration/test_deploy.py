@@ -241,7 +241,7 @@ async def test_worker_has_the_rights_that_jobs_need_and_no_more(kubernetes_world
     port = world.port
     await port.problems()
     await port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     await port.cancel("job-1")
     await port.forget("job-1")
     world.release()

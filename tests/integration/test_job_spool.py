@@ -34,7 +34,7 @@ async def test_job_removes_its_own_and_those_of_the_long_dead(subprocess_world: 
     dead = a_spool(jobs / "dead", age=kept + 60)
     alive = a_spool(jobs / "alive", age=kept - 60)
     await world.port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     own = jobs / "job-1" / SPOOL
     await asyncio.to_thread(own.mkdir)
     assert not dead.exists()
@@ -48,7 +48,7 @@ async def test_spool_of_a_lost_job_goes_when_its_end_is_seen(subprocess_world: E
     world = subprocess_world
     assert isinstance(world.port, SubprocessExecutor)
     await world.port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     own = a_spool(world.directory / "jobs" / "job-1")
     await world.lose("job-1")
     assert (await world.port.wait("job-1", no_progress)).phase is JobPhase.LOST

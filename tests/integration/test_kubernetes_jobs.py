@@ -47,7 +47,7 @@ async def given_up(world: ExecutorWorld, place: JobPlace, progress: Progress = n
 
 async def struck(world: ExecutorWorld, reason: str) -> str:
     await world.port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     cluster = stand_in(world)
     trust = ssl.create_default_context()
     trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
@@ -102,7 +102,7 @@ async def test_cause_that_is_repaired_in_time_is_no_failure(world: ExecutorWorld
     await world.port.start(spec())
     reports: list[ProgressReport] = []
     wait = asyncio.create_task(world.port.wait("job-1", reports.append))
-    await until(lambda: any("FailedMount" in report.phase for report in reports), within=20)
+    await until(lambda: any("FailedMount" in report.phase for report in reports), within=60)
     stand_in(world).apply(PLAN)
     world.release()
     assert (await wait).phase is JobPhase.SUCCEEDED
@@ -119,7 +119,7 @@ async def test_pod_that_is_evicted(world: ExecutorWorld) -> None:
 
 async def test_node_that_is_gone(world: ExecutorWorld) -> None:
     await world.port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     await world.lose("job-1")
     state = await world.port.wait("job-1", no_progress)
     assert state.error == "its pod was deleted, or its node is gone"
@@ -128,7 +128,7 @@ async def test_node_that_is_gone(world: ExecutorWorld) -> None:
 
 async def test_time_limit_of_the_cluster(world: ExecutorWorld) -> None:
     await world.port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
 
     def shorten(job: dict[str, object]) -> None:
         job["spec"] = {**job["spec"], "activeDeadlineSeconds": 1}  # type: ignore[dict-item]
@@ -146,11 +146,11 @@ async def test_api_server_away_for_a_while_changes_nothing(world: ExecutorWorld)
     await world.port.start(spec())
     reports: list[ProgressReport] = []
     wait = asyncio.create_task(world.port.wait("job-1", reports.append))
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     cluster = stand_in(world)
     cluster.faults.add(Fault(what="drop"))
     cluster.sever()
-    await until(lambda: any("does not answer" in report.phase for report in reports), within=20)
+    await until(lambda: any("does not answer" in report.phase for report in reports), within=60)
     world.release()
     with pytest.raises(TemporaryError, match="cannot be reached"):
         await world.port.find("job-1")
@@ -174,7 +174,7 @@ async def test_log_that_breaks_off_is_followed_again(world: ExecutorWorld) -> No
     reports: list[ProgressReport] = []
     wait = asyncio.create_task(world.port.wait("job-1", reports.append))
     first = ProgressReport(done=1, total=2, phase="dump")
-    await until(lambda: first in reports, within=20)
+    await until(lambda: first in reports, within=60)
     for _ in range(3):
         stand_in(world).sever()
         await asyncio.sleep(0.3)
@@ -209,7 +209,7 @@ async def test_job_that_ended_without_its_pod_still_succeeded(world: ExecutorWor
 
 async def test_job_that_others_deleted_is_not_started_beside_what_is_left_of_it(world: ExecutorWorld) -> None:
     await world.port.start(spec())
-    await until(begun(world), within=20)
+    await until(begun(world), within=60)
     cluster = stand_in(world)
     # Its node does not answer: the pod is told to end and does not.
     pod = pods_of(cluster, "job-1")[0]

@@ -108,7 +108,7 @@ async def test_a_version_that_does_not_know_a_step_refuses_and_asks(
 
     try:
         async with other.working():
-            await eventually(asks, within=20)
+            await eventually(asks, within=60)
         assert WORLD[card.plan_id] == ["do 1"]
         assert await journal(office, card) == before
         assert await locks(office, card) == 1

@@ -46,8 +46,8 @@ async def test_answers_are_told_apart() -> None:
     host, port = runner.addresses[0][:2]
     try:
         async with HealthWatch(f"http://{host}:{port}/") as watch:
-            await watch.until(Answer.AWAY, within=10)
-            await watch.until(Answer.GOOD, within=10)
+            await watch.until(Answer.AWAY, within=30)
+            await watch.until(Answer.GOOD, within=30)
         assert [kind for _, kind in watch.seen] == [Answer.GOOD, Answer.DAMAGED, Answer.AWAY, Answer.GOOD]
         assert watch.downtime() is not None
     finally:
@@ -56,7 +56,7 @@ async def test_answers_are_told_apart() -> None:
 
 async def test_nobody_there_counts_as_away() -> None:
     async with HealthWatch("http://127.0.0.1:9/") as watch:
-        await watch.until(Answer.AWAY, within=10)
+        await watch.until(Answer.AWAY, within=30)
 
 
 def test_no_demo_is_said_with_what_to_do(tmp_path: Path) -> None:
