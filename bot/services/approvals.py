@@ -64,7 +64,8 @@ class Approvals:
         flaw = await provenance.astray(session, row, plan, signatures, self.policy) or await provenance.flaw(
             session, row, plan, signatures, self.policy.person
         )
-        return flaw or approval.decide(await self.case(session, row, started=started), now)
+        # The very rows that were derived again: one that came in since is judged the next time.
+        return flaw or approval.decide(await self._cases.case(session, row, plan, signatures, started=started), now)
 
     async def request(
         self, session: AsyncSession, row: PlanRow, plan: Plan, who: Who, typed: str, *, key: str

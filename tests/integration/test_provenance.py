@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString, cast
 
+import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
-from actions.approval import Code
+from actions.approval import Code, State
 from bot.ports import ReplyTo, Who
 from bot.router import Command
 from bot.services.cards import PlanCard, PlanState
-from storage import inbox, requests
+from storage import inbox, plans, requests
 from storage.session import NotAllowedError
 from tests.fakes.toy import WORLD
 from tests.fixtures.office import CHANNEL, OfficeForTests
@@ -109,6 +111,29 @@ async def test_a_signature_that_says_something_else_than_its_click_voids_the_pla
         card = await a_plan(office)
         await forge(office, card, await stored(office, click(office, card, **changes)))
         assert words in await void(office, card)
+
+
+async def test_a_signature_that_comes_in_while_a_plan_is_judged_is_not_believed_unseen(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office)
+    key = await stored(office, click(office, card, who={"slack_user": "U0SAM", "team": "T1"}))
+    forged = threading.Event()
+
+    def forge_behind(_: object, __: object, statement: str, *___: object) -> None:
+        if "FROM signature" in statement and not forged.is_set():
+            forged.set()
+            query = FORGED.replace(":plan", "%(plan)s").replace(":key", "%(key)s").replace(":source", "'slack'")
+            with psycopg.connect(office.memory.url, autocommit=True) as connection:
+                connection.execute(cast(LiteralString, query), {"plan": card.plan_id, "key": key})
+
+    event.listen(office.at_work.engine.sync_engine, "after_cursor_execute", forge_behind)
+    approvals, _, _ = office.services(office.at_work)
+    async with office.at_work.session() as session:
+        row = await plans.get(session, card.plan_id)
+        assert row is not None
+        judged = [(await approvals.decision(session, row, office.clock.now())).state for _ in range(2)]
+    assert forged.is_set()
+    assert judged == [State.PENDING, State.VOID]
 
 
 async def test_the_same_row_from_its_own_click_counts(office: OfficeForTests) -> None:
