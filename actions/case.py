@@ -53,6 +53,7 @@ class Code(StrEnum):
     NO_RULE = "no_rule"
     STOPPED = "stopped"
     FROZEN = "frozen"
+    NO_PAGER = "no_pager"  # break-glass that nobody outside Slack would hear of
     KEY_REQUIRED = "key_required"
     SLACK_SUSPECT = "slack_suspect"
     POLICY_CHANGED = "policy_changed"

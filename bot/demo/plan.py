@@ -66,6 +66,7 @@ class Witnesses:
 
 
 _HOUR = timedelta(hours=1)
+_ALONE = BreakGlass(delay=timedelta(minutes=1), review_within=_HOUR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ class Addresses:
     s3_secret_key: Path
     copies: Path
     keys: Keys
+    pager: Path | None = None  # None: nobody is told outside Slack, so nobody may act alone
     witnesses: Witnesses | None = None  # None: the record is not sealed
 
 
@@ -136,7 +138,8 @@ def demo_plan(at: Addresses) -> DrPlan:
             scratch=ScratchLimits(disk="20Gi"),
         ),
         record=_record(at),
-        approval=Approval(rules=_rules(), break_glass=BreakGlass(delay=timedelta(minutes=1), review_within=_HOUR)),
+        pager=None if at.pager is None else _file(at.pager),
+        approval=Approval(rules=_rules(), break_glass=None if at.pager is None else _ALONE),
         roster=(
             _person(at, OLIVIA, "on_call", "operator", "incident_commander"),
             _person(at, DANIEL, "dba", "operator"),

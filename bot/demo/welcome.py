@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot.demo.pages import PAGES
 from bot.demo.people import DANIEL, GUS, OLIVIA, SELMA
 from bot.demo.running import ENVIRONMENT, RunningDemo
 
@@ -21,6 +22,7 @@ Ready after {seconds:.0f} s.
   4. As Daniel:                            press Approve, type superprismora and a reason
   5. Watch the message; at the end:        /dr-incident timeline
 
+Pages (who would be called outside Slack) come into {demo.directory}/{PAGES}.
 The bot's log is {demo.directory}/bot.log. For the command line: source {demo.directory}/{ENVIRONMENT}
 The local Slack listens on all interfaces, which it cannot be told not to; its tokens are random and die with the demo.
 Ctrl-C ends the demo and removes everything it made.

@@ -25,6 +25,7 @@ from bot.demo.keys import make_keys, private_file
 from bot.demo.local_slack import INCIDENTS
 from bot.demo.manifests import manifests
 from bot.demo.own_cluster import OwnCluster
+from bot.demo.pages import receiver
 from bot.demo.people import OLIVIA
 from bot.demo.plan import NAMESPACE, Addresses, Witnesses, demo_plan
 from bot.demo.ports import free_ports
@@ -75,7 +76,8 @@ async def world(
             own = await stack.enter_async_context(OwnCluster(own_cluster, servers.cluster, home=NAMESPACE))
             access = (own_cluster, own.namespace)
             tell(f"Your cluster has the namespace {own.namespace} now; the application's processes follow it.")
-        environment = await asyncio.to_thread(_write_files, directory, servers, port, access)
+        pager = await stack.enter_async_context(receiver(directory))
+        environment = await asyncio.to_thread(_write_files, directory, servers, port, access, pager)
         bot = BotProcess(environment, directory / "bot.log", tell)
         await stack.enter_async_context(bot)
         marks = await servers.filled
@@ -172,7 +174,9 @@ def _address(servers: Servers) -> str:
     return f"127.0.0.1:{servers.production.port}"
 
 
-def _write_files(directory: Path, servers: Servers, port: int, access: tuple[Path, str]) -> Mapping[str, str]:
+def _write_files(
+    directory: Path, servers: Servers, port: int, access: tuple[Path, str], pager: str
+) -> Mapping[str, str]:
     """Keys, secrets and the plan file; the bot's environment."""
     secrets = directory / "secrets"
     secrets.mkdir(mode=0o700)
@@ -197,6 +201,7 @@ def _write_files(directory: Path, servers: Servers, port: int, access: tuple[Pat
         s3_secret_key=private_file(secrets / "s3-secret-key", servers.objects.secret_key),
         copies=var / "copies",
         keys=make_keys(secrets),
+        pager=private_file(secrets / "pager", pager),
         witnesses=Witnesses(
             file=directory / "witness" / "checkpoints.jsonl",
             access_key=private_file(secrets / "witness-access-key", servers.objects.witness_access_key),

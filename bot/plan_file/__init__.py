@@ -7,7 +7,7 @@ line, `schema` is the JSON Schema, `dump` writes a plan built by a program.
 from actions.contract import Risk
 from actions.site import WorkloadKind
 from bot.plan_file.approval import Approval, ApprovalRule, BreakGlass, Slot
-from bot.plan_file.check import Problem, Severity, check, check_text, load, load_text, read_file, report
+from bot.plan_file.check import Problem, Severity, check, check_text, load, load_activated, load_text, read_file, report
 from bot.plan_file.document import DrPlan, UnknownNameError
 from bot.plan_file.jobs import JobClaim, Jobs, JobSecret
 from bot.plan_file.people import Channels, Person
@@ -132,6 +132,7 @@ __all__ = [
     "format_duration",
     "is_reference",
     "load",
+    "load_activated",
     "load_text",
     "parse_bytes",
     "parse_duration",

@@ -1,6 +1,6 @@
 """Checking a plan file: every problem with its line, what is wrong and what would be right."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from actions.errors import UserError
 from bot.plan_file.document import RULES_ERROR, DrPlan
 from bot.plan_file.doubts import doubts
-from bot.plan_file.rules import Path, broken_rules, choose, find
+from bot.plan_file.rules import Broken, Path, broken_rules, choose, find, new_rules
 from bot.plan_file.sentences import model_at, sentence
 from bot.plan_file.source import Place, read
 
@@ -45,6 +45,14 @@ class Problem:
         return f"{self.file}:{self.line}:{self.column}: {self.severity}: {key}{self.wrong}; {self.right}"
 
 
+Rules = Callable[[Mapping[str, object]], list[Broken]]
+"""What must hold between the parts of a file."""
+
+
+def _all_rules(data: Mapping[str, object]) -> list[Broken]:
+    return [*broken_rules(data), *new_rules(data)]
+
+
 def check(path: FilePath | str, *, actions: Collection[str] | None = None, today: date | None = None) -> list[Problem]:
     """Every problem of a plan file, by line; warnings only once there is no error.
 
@@ -67,6 +75,11 @@ def check_text(text: str, *, name: str, actions: Collection[str] | None = None) 
 def load_text(text: str, *, name: str, actions: Collection[str] | None = None) -> DrPlan:
     """As `load`, of a text that is called `name` in the errors."""
     return _plan(_examine_text(text, FilePath(name), actions=actions, today=None))
+
+
+def load_activated(text: str, *, name: str) -> DrPlan:
+    """As `load_text`, of a version that was activated: rules that are newer than it do not keep it from being read."""
+    return _plan(_examine_text(text, FilePath(name), actions=None, today=None, rules=broken_rules))
 
 
 def read_file(path: FilePath | str) -> str:
@@ -99,7 +112,7 @@ def _examine(
 
 
 def _examine_text(
-    text: str, path: FilePath, *, actions: Collection[str] | None, today: date | None
+    text: str, path: FilePath, *, actions: Collection[str] | None, today: date | None, rules: Rules = _all_rules
 ) -> tuple[DrPlan | None, list[Problem]]:
     source = read(text)
     problems = [
@@ -110,7 +123,7 @@ def _examine_text(
         return None, problems
     plan, invalid = _validate(source.data)
     taken = {problem.key for problem in problems}
-    for where, wrong, right, of_key in [*invalid, *_between(source.data, actions)]:
+    for where, wrong, right, of_key in [*invalid, *_between(source.data, actions, rules)]:
         if _dotted(where) not in taken:
             problems.append(_problem(path, source.place(where, of_key=of_key), where, wrong, right))
             taken.add(_dotted(where))
@@ -145,10 +158,10 @@ def _validate(data: Any) -> tuple[DrPlan | None, list[_Misfit]]:
     return None, found
 
 
-def _between(data: Any, actions: Collection[str] | None) -> Iterator[_Misfit]:
+def _between(data: Any, actions: Collection[str] | None, rules: Rules) -> Iterator[_Misfit]:
     if not isinstance(data, Mapping):
         return
-    for rule in broken_rules(data):
+    for rule in rules(data):
         yield rule.path, rule.wrong, rule.right, False
     if actions is None:
         return

@@ -129,6 +129,20 @@ def broken_rules(data: Mapping[str, object]) -> list[Broken]:
     ]
 
 
+def new_rules(data: Mapping[str, object]) -> list[Broken]:
+    """Rules of a file that is to come into force. A version in force that breaks one was activated before there was the
+    rule: it must not keep the bot from starting, so what it lacks is refused when somebody asks for it."""
+    return [
+        Broken(
+            path,
+            "break-glass must be announced outside Slack as well, and no `pager` is named",
+            "add `pager` with a reference to an https webhook at the top of the file, or remove `break_glass`",
+        )
+        for path, _ in find(data, "approval.break_glass")
+        if data.get("pager") is None
+    ]
+
+
 def _unknown_names(data: Mapping[str, object]) -> Iterator[Broken]:
     for used, defined, kind, always in _REFERENCES:
         names = [*always, *strings(data, defined)]

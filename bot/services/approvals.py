@@ -74,6 +74,8 @@ class Approvals:
         Who asks by key signs afterwards, when the plan and its digest are known."""
         if row.break_glass and self.policy.break_glass is None:
             return NO_BREAK_GLASS
+        if row.break_glass and not self.policy.pages:
+            return UNANNOUNCED
         case = await self.case(session, row, started=False)
         reason = row.reason
         if approval.others_needed(case.covering, plan.risk) == 0 and not reason.strip():
@@ -270,6 +272,14 @@ _VERBS = {
 NO_BREAK_GLASS = Refusal(
     code=Code.NO_RULE,
     text="The plan file has no `approval.break_glass`, so nobody may act alone; ask for it with all signatures.",
+)
+
+UNANNOUNCED = Refusal(
+    code=Code.NO_PAGER,
+    text=(
+        "Break-glass must be announced outside Slack as well, and the plan file names no `pager`; ask for it with all "
+        "signatures, and have a plan file with `pager` activated."
+    ),
 )
 
 __all__ = ["NOT_ON_ROSTER", "SCHEDULE", "Approvals", "Policy", "has_started"]

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import PlanFileChange, PlanVersions
-from bot.plan_file import DrPlan, Severity, check_text, load_text, read_file
+from bot.plan_file import DrPlan, Severity, check_text, load_activated, load_text, read_file
 from storage import plan_versions, runs
 from storage.session import Database
 from storage.tables import PlanVersion
@@ -133,7 +133,7 @@ def _of_row(row: PlanVersion) -> InForce:
             f"Version {row.seq} of the plan file does not have the hash it was activated with: it was changed in the "
             "bot's database. Restore that database, then look at the record with `drbot timeline verify`."
         )
-    plan = load_text(row.document, name=f"version {row.seq} of the plan file")
+    plan = load_activated(row.document, name=f"version {row.seq} of the plan file")
     return InForce(number=row.seq or 0, sha256=row.sha256, document=row.document, plan=plan, activated_by=row.plan_id)
 
 

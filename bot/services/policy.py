@@ -63,6 +63,11 @@ class Policy:
         return self._plan.approval.break_glass
 
     @property
+    def pages(self) -> bool:
+        """Whether anybody is told outside Slack."""
+        return self._plan.pager is not None
+
+    @property
     def accounts(self) -> Mapping[str, str]:
         """Every Slack account of the roster, with its person."""
         return {account: person.id for person in self._plan.roster for account in person.slack_ids}

@@ -13,9 +13,12 @@ from bot.ports import ReplyTo
 from bot.router import Command
 from bot.services.cards import PlanCard, PlanState
 from bot.services.reviews import Reviews
+from storage.session import Database
+from tests.fakes.clock import TravellingClock
 from tests.fakes.toy import WORLD
-from tests.fixtures.keyed import KeyedOffice
-from tests.fixtures.office import CHANNEL
+from tests.fixtures.keyed import PERSONS, KeyedOffice, keyed_plan
+from tests.fixtures.office import CHANNEL, OfficeForTests
+from tests.fixtures.ssh_keys import MakeKey
 
 pytestmark = pytest.mark.integration
 
@@ -134,3 +137,20 @@ async def test_a_flag_that_nobody_asked_for_voids_the_plan(keyed: KeyedOffice) -
         keyed.clock.ahead += DELAY
         await office.until(card, PlanState.VOID)
     assert card.plan_id not in WORLD
+
+
+async def test_without_a_pager_nobody_acts_alone(memory: Database, make_key: MakeKey) -> None:
+    """A version of the plan file that was activated before `plan check` asked for one."""
+    keys = {person: make_key(person) for person in PERSONS}
+    office = OfficeForTests(memory, keyed_plan(keys).model_copy(update={"pager": None}))
+    keyed = KeyedOffice(office, keys, TravellingClock())
+    try:
+        async with office.working():
+            with pytest.raises(UserError, match="names no `pager`; ask for it with all signatures"):
+                await alone(keyed)
+        async with memory.session() as session:
+            rows = await session.execute(text("SELECT code, person FROM refusal"))
+            assert [tuple(row) for row in rows] == [("no_pager", "daniel")]
+            assert not (await session.execute(text("SELECT 1 FROM run"))).first()
+    finally:
+        await office.close()

@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from actions.approval import Method
 from actions.contract import Risk
+from actions.errors import UserError
 from actions.policy import Once, Weekly
-from bot.plan_file import DrPlan, Severity, check, load
+from bot.plan_file import DrPlan, Severity, check, load, load_activated
 from bot.plan_file.quorum import gaps, reachable
 from tests.fixtures.office import shipped_plan
-from tests.unit.test_plan_file_check import broken
+from tests.unit.test_plan_file_check import SHIPPED, broken, line_of
 
 A_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 RULE = "      # key_required: true      # one signature by `drbot sign`; needs `keys` in the roster\n"
@@ -144,6 +145,36 @@ def test_a_second_rule_with_the_same_cover_is_told(tmp_path: Path) -> None:
 )
 def test_break_glass_leaves_room_for_others(tmp_path: Path, old: str, new: str, wrong: str) -> None:
     assert wrong in next(iter(errors(broken(tmp_path, (old, new))).values()))[0]
+
+
+def without_pager(tmp_path: Path) -> Path:
+    [line] = [line for line in SHIPPED.read_text().splitlines(keepends=True) if line.startswith("pager: ")]
+    return broken(tmp_path, (line, ""))
+
+
+def test_break_glass_that_nobody_outside_slack_hears_of_is_refused(tmp_path: Path) -> None:
+    path = without_pager(tmp_path)
+    (problem,) = [item for item in check(path) if item.severity is Severity.ERROR]
+    assert problem.key == "approval.break_glass"
+    assert problem.line == line_of(path, "    delay: 5m")
+    assert "announced outside Slack" in problem.wrong
+    assert "add `pager`" in problem.right
+    with pytest.raises(UserError, match="no `pager` is named"):
+        load(path)
+    assert (
+        errors(
+            broken(tmp_path, ("  break_glass: ", "  # "), ("    delay: 5m ", "    # "), ("    review_within: 24h", ""))
+        )
+        == {}
+    )
+
+
+def test_a_version_that_was_activated_before_that_rule_can_still_be_read(tmp_path: Path) -> None:
+    plan = load_activated(without_pager(tmp_path).read_text(), name="version 3")
+    assert plan.pager is None
+    assert plan.approval.break_glass is not None
+    with pytest.raises(UserError, match="persons_besides_requester"):
+        load_activated("version: 1\napproval: {rules: [{risk: READ}]}\n", name="version 3")
 
 
 def test_a_slot_may_name_a_slack_group(tmp_path: Path) -> None:
