@@ -25,7 +25,7 @@ from bot.slack.app import build_app
 from bot.slack.door import HttpDoor
 from bot.slack.gateway import Identity, LostFeature, WebGateway, translated
 from bot.slack.middleware import Counter, bolt_logger
-from bot.slack.sender import OutboxSender
+from bot.slack.sender import POST_EVERY, UPDATE_EVERY, OutboxSender
 
 log = structlog.get_logger()
 
@@ -63,8 +63,11 @@ class SlackRuntime:
         team: str | None,
         mask: Mask | None = None,
         now: Callable[[], datetime] = utc_now,
+        post_every: float = POST_EVERY,
+        update_every: float = UPDATE_EVERY,
     ) -> None:
-        """Raises UserError for settings that cannot work."""
+        """`post_every` and `update_every` are the seconds between two messages to one channel. Raises UserError for
+        settings that cannot work."""
         if socket_mode and not app_token:
             raise UserError("SLACK_APP_TOKEN is not set, and Socket Mode needs it; set it, or use `http` mode.")
         if not socket_mode and not signing_secret:
@@ -80,6 +83,7 @@ class SlackRuntime:
         self._outbox = outbox
         self._team = team
         self._now = now
+        self._pace = {"post_every": post_every, "update_every": update_every}
         self._gateway = WebGateway(token=bot_token, base_url=self._api_url, mask=mask)
         self._handlers: list[AsyncSocketModeHandler] = []
         self._door: HttpDoor | None = None
@@ -106,7 +110,7 @@ class SlackRuntime:
         identity = await self._identity()
         counter = Counter(desk=self._desk, gateway=self._gateway, router=Router(), identity=identity, now=self._now)
         app = build_app(counter, token=self._bot_token, base_url=self._api_url, signing_secret=self._signing_secret)
-        sender = OutboxSender(self._outbox, self._gateway, now=self._now)
+        sender = OutboxSender(self._outbox, self._gateway, now=self._now, **self._pace)
         async with self._receiving(app):
             self.ready.set()
             log.info("slack_ready", team=identity.team, socket_mode=self._socket_mode)

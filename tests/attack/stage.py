@@ -89,6 +89,8 @@ class Stage:
             desk=served.desk,
             outbox=served.deliveries,
             team=None,
+            post_every=0.02,  # the fake limits nobody, and the pace has tests of its own
+            update_every=0.02,
         )
         task = asyncio.create_task(runtime.run())
         try:

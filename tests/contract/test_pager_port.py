@@ -41,7 +41,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     taker = Receiver()
     app = web.Application()
     app.router.add_post(f"/{CANARY}", taker.take)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)  # a request that hangs does not hold the test up
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
