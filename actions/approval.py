@@ -39,6 +39,7 @@ from actions.policy import (
     shortfall,
     unfilled,
 )
+from actions.sightings import Counted, asked_for, seen
 
 __all__ = [
     "Act",
@@ -111,11 +112,16 @@ def decide(case: Case, now: datetime) -> Decision:
         return Decision(state=State.VOID, reason=text, code=Code.WITHDRAWN)
     counted = _counted(case, held)
     signers, missing = tuple(sorted(counted)), _missing(case, counted)
-    if not missing:
+    fresh = seen(case, counted, now)
+    unseen = tuple(person for person in signers if person not in fresh)
+    if not missing and (case.break_glass is None or not _missing(case, fresh)):
         complete = max(item.at for items in counted.values() for item in items)
-        return _startable(case, now, Decision(state=State.APPROVED, signers=signers), complete)
+        approved = Decision(state=State.APPROVED, signers=signers, unseen=unseen if _missing(case, fresh) else ())
+        return _startable(case, now, approved, complete, counted)
     if case.break_glass is not None and (alone := _alone(case, case.break_glass, counted)) is not None:
-        return _under_glass(case, case.break_glass, now, signers, alone.at)
+        blind = unseen if _alone(case, case.break_glass, fresh) is None else ()
+        approved = Decision(state=State.APPROVED, signers=signers, unseen=blind)
+        return _under_glass(case, case.break_glass, now, approved, alone.at, counted)
     if now >= case.expires_at and not case.started:
         return Decision(
             state=State.EXPIRED,
@@ -228,17 +234,22 @@ def _signer(case: Case, person: str, items: Sequence[Signature]) -> Signer:
     )
 
 
-def _startable(case: Case, now: datetime, approved: Decision, since: datetime) -> Decision:
-    """An approved plan, unless its signatures are too old or a freeze holds."""
+def _startable(case: Case, now: datetime, approved: Decision, since: datetime, counted: Counted) -> Decision:
+    """An approved plan, unless its signatures are too old, a freeze holds, or nobody has looked at its signers."""
     start_by = since + case.execution_expiry
     if case.started:
         return approved
     if now >= start_by:
         text = "This plan has expired: it was signed, but could not start in time. Ask for it again."
+        if approved.unseen:
+            text += " Nobody had looked at the Slack accounts of its signers: sign with keys while Slack is away."
         return Decision(state=State.EXPIRED, reason=text, code=Code.EXPIRED)
     held = _freeze(case, now)
     if held is not None:
         return Decision(state=State.PENDING, signers=approved.signers, missing=(_until(*held),), start_by=start_by)
+    if approved.unseen:
+        missing = asked_for(case, approved.unseen, counted)
+        return approved.model_copy(update={"state": State.PENDING, "missing": missing, "start_by": start_by})
     return approved.model_copy(update={"start_by": start_by})
 
 
@@ -257,14 +268,14 @@ def _alone(case: Case, glass: BreakGlass, counted: Mapping[str, Sequence[Signatu
 
 
 def _under_glass(
-    case: Case, glass: BreakGlass, now: datetime, signers: tuple[str, ...], requested_at: datetime
+    case: Case, glass: BreakGlass, now: datetime, approved: Decision, requested_at: datetime, counted: Counted
 ) -> Decision:
     ready_at = requested_at + glass.delay
-    facts = Decision(state=State.APPROVED, signers=signers, ready_at=ready_at, review_by=ready_at + glass.review_within)
+    facts = approved.model_copy(update={"ready_at": ready_at, "review_by": ready_at + glass.review_within})
     if now < ready_at and not case.started:
         missing = (f"the end of the veto period at {_clock(ready_at)}",)
-        return facts.model_copy(update={"state": State.PENDING, "missing": missing})
-    return _startable(case, now, facts, ready_at)
+        return facts.model_copy(update={"state": State.PENDING, "missing": missing, "unseen": ()})
+    return _startable(case, now, facts, ready_at, counted)
 
 
 def admit(

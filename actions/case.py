@@ -20,7 +20,8 @@ class Act(StrEnum):
 
 
 class Signature(Frozen):
-    """One recorded act of one person on one digest. `account` is the Slack account it came from."""
+    """One recorded act of one person on one digest. `account` is the Slack account it came from, `looked_at` when Slack
+    last told of that account; None: when the act was recorded."""
 
     person: str
     act: Act
@@ -30,6 +31,7 @@ class Signature(Frozen):
     reason: str = ""
     method: Method = Method.SLACK
     account: str = ""
+    looked_at: datetime | None = None
 
 
 class Code(StrEnum):
@@ -62,6 +64,7 @@ class Code(StrEnum):
     UNKNOWN_NAME = "unknown_name"
     STALE_WORLD = "stale_world"  # the preconditions do not hold any more
     RESTORED = "restored"  # the bot's database was restored since, or a witness knows that the plan has run
+    UNSEEN = "unseen"  # nobody has looked at a signer's Slack account for too long to start on it
     # said by services, which look at how an act came in, before any rule
     UNSIGNED = "unsigned"
     BAD_PROOF = "bad_proof"
@@ -98,6 +101,7 @@ class Decision(Frozen):
     code: Code | None = None  # why it is denied, expired or void
     ready_at: datetime | None = None  # end of the veto period of a break-glass plan
     start_by: datetime | None = None  # when complete signatures grow too old to start on
+    unseen: tuple[str, ...] = ()  # persons without whose Slack accounts, not looked at for too long, it cannot start
     review_by: datetime | None = None  # started by one person: two others look at it until then
 
 
@@ -130,6 +134,7 @@ class Case(Frozen):
     started: bool = False
     service: str = ""  # the application the plan acts on
     channels: frozenset[str] = frozenset()  # names of the place where it was asked for
+    seen_within: timedelta | None = None  # how old the last look at a signer's Slack account may be at the start
     slack_suspect_since: datetime | None = None  # acts through Slack do not count, earlier ones neither
     policy_then: PolicyVersion | None = None  # when it was asked for
     policy_now: PolicyVersion | None = None

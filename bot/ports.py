@@ -109,9 +109,11 @@ class RestoreOffer(Frozen):
 
 
 class Watched(Frozen):
-    """What Slack is asked about: the roster's accounts, and the groups that slots name."""
+    """What Slack is asked about: the roster's accounts, first those that signed what waits to start and were not looked
+    at lately, and the groups that slots name."""
 
     accounts: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
 
 

@@ -383,6 +383,8 @@ class Worker:
                     data={"plan": row.id},
                 )
             elif decision.state is approval.State.PENDING:
+                if decision.unseen:
+                    await provenance.tell_unseen(session, row, decision, now)
                 return
             else:
                 state, message = str(decision.state), decision.reason

@@ -4,6 +4,7 @@ that nobody waits for Slack when something is executed."""
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 
 from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
@@ -26,3 +27,15 @@ async def of(session: AsyncSession, accounts: Collection[str]) -> Sequence[Accou
     """What is known of these accounts."""
     statement = select(AccountRow).where(col(AccountRow.account).in_(accounts)).order_by(col(AccountRow.account))
     return (await session.execute(statement)).scalars().all()
+
+
+async def unseen_signers(session: AsyncSession, *, within: timedelta) -> Sequence[str]:
+    """Accounts that signed a plan which waits to start, and that nobody has looked at within this time."""
+    statement = text("""
+        SELECT DISTINCT signature.account
+        FROM signature JOIN run ON run.id = signature.plan_id LEFT JOIN account USING (account)
+        WHERE run.state = 'awaiting' AND signature.source = 'slack' AND signature.act IN ('request', 'approve')
+            AND (account.seen_at IS NULL OR account.seen_at < clock_timestamp() - make_interval(secs => :within))
+        ORDER BY 1
+    """)
+    return (await session.execute(statement, {"within": within.total_seconds()})).scalars().all()

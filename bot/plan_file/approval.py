@@ -16,6 +16,7 @@ Place = Annotated[
 ]
 GroupId = Annotated[str, Shape(r"S[A-Z0-9]{2,}", "give the id of a Slack user group such as S0123ABCD")]
 
+_SHORTEST_SIGHT = timedelta(minutes=2)
 _SHORTEST_DELAY = timedelta(minutes=1)
 
 
@@ -130,3 +131,12 @@ class Approval(Part):
     """One rule for each risk, and more for some of its actions, targets or services; all that cover a plan apply."""
     break_glass: BreakGlass | None = None
     """What one person may do alone; without it, nothing."""
+    seen_within: Duration = timedelta(minutes=15)
+    """How old Slack's word on the account of a signer may be when the run starts; at least 2m. A key needs none."""
+
+    @model_validator(mode="after")
+    def leaves_time_for_a_look(self) -> Self:
+        """The roster is looked at once a minute."""
+        if self.seen_within < _SHORTEST_SIGHT:
+            raise misfit("accounts are looked at once a minute", "set `seen_within` to 2m or more")
+        return self

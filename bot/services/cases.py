@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,7 +13,7 @@ from actions.contract import Plan
 from bot.services.keys import Claim, once
 from bot.services.policy import METHODS, SCHEDULE, SCHEDULE_PERSON, Policy, read
 from bot.services.suspicion import suspected_since
-from storage import accounts, incidents, plans
+from storage import accounts, inbox, incidents, plans
 from storage.tables import AccountRow, Incident, PlanRow, SignatureRow
 
 log = structlog.get_logger()
@@ -49,11 +50,12 @@ class Cases:
             requester=row.requester,
             rules=policy.rules,
             roster=self._roster(row, known),
-            signatures=tuple(self._read(row, signatures)),
+            signatures=tuple(self._read(row, signatures, await _looks(session, signatures, known))),
             expires_at=row.expires_at,
             started=started,
             service=policy.service(plan),
             channels=policy.places(row.channel, incident=incident is not None),
+            seen_within=policy.seen_within,
             slack_suspect_since=await suspected_since(session, policy.keys),
             policy_then=read(row.policy),
             policy_now=policy.version,
@@ -84,7 +86,9 @@ class Cases:
         )
         return self._policy.keys.problem(claim, row.proof)
 
-    def _read(self, row: PlanRow, signatures: Sequence[SignatureRow]) -> list[Signature]:
+    def _read(
+        self, row: PlanRow, signatures: Sequence[SignatureRow], looks: Mapping[int | None, datetime]
+    ) -> list[Signature]:
         found: list[Signature] = []
         for item, first in zip(signatures, once([item.proof for item in signatures]), strict=True):
             problem = self.bad_proof(item) if first else "it is a copy"
@@ -101,6 +105,7 @@ class Cases:
                     reason=item.reason,
                     method=METHODS[item.source],
                     account=item.account,
+                    looked_at=looks.get(item.id),
                 )
             )
         return found
@@ -128,6 +133,22 @@ class Cases:
             review_within=allowed.review_within,
             reviewers=allowed.reviewers,
         )
+
+
+async def _looks(
+    session: AsyncSession, signatures: Sequence[SignatureRow], known: Sequence[AccountRow]
+) -> Mapping[int | None, datetime]:
+    """When Slack last told of the account of each signature from Slack. Every click and command is looked up as it
+    comes in; a worker that was away records a request later than that."""
+    told = [item for item in signatures if METHODS.get(item.source) is Method.SLACK]
+    arrived = {item.key: item.received_at for item in await inbox.get_all(session, [item.inbox_key for item in told])}
+    noted = {item.account: item.seen_at for item in known}
+    looks: dict[int | None, datetime] = {}
+    for item in told:
+        came, noticed = arrived.get(item.inbox_key), noted.get(item.account)
+        first = item.at if came is None else min(item.at, came)
+        looks[item.id] = first if noticed is None else max(first, noticed)
+    return looks
 
 
 def _groups(known: Sequence[AccountRow]) -> Mapping[str, frozenset[str]]:

@@ -27,6 +27,9 @@ from storage.tables import PlanRow, RequestRow
 FORGOTTEN = timedelta(minutes=15)
 """A click that is older than this when the bot is back is not carried out any more: people have moved on."""
 
+LOOKED_AT = timedelta(seconds=30)
+"""How long a look at the account of somebody lasts whose signature waits for the start."""
+
 DRILL_ACTS = ("drill.done", "drill.postpone")
 """Commands that are an entry of the record, as those about incidents are."""
 
@@ -208,7 +211,13 @@ class Desk:
     async def watched(self) -> Watched:
         """The accounts and groups whose state decides about signatures."""
         policy = self._approvals.policy
-        return Watched(accounts=tuple(sorted(policy.accounts)), groups=tuple(sorted(policy.groups)))
+        async with self._database.session() as session:
+            waiting = set(await accounts.unseen_signers(session, within=LOOKED_AT))
+        return Watched(
+            accounts=tuple(sorted(policy.accounts)),
+            waiting=tuple(sorted(waiting & policy.accounts.keys())),
+            groups=tuple(sorted(policy.groups)),
+        )
 
     async def note_account(self, account: str, *, problem: str, groups: Sequence[str]) -> None:
         """Keep what Slack says of an account for the workers, who do not ask Slack."""

@@ -63,6 +63,11 @@ class Policy:
         return self._plan.approval.break_glass
 
     @property
+    def seen_within(self) -> timedelta:
+        """How old Slack's word on a signer's account may be when a run starts."""
+        return self._plan.approval.seen_within
+
+    @property
     def pages(self) -> bool:
         """Whether anybody is told outside Slack."""
         return self._plan.pager is not None

@@ -8,7 +8,7 @@ by key carries its own proof (`bot.services.keys`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -19,8 +19,9 @@ from actions.contract import Asked as HowAsked
 from actions.contract import Plan
 from bot.ports import Who
 from bot.services.keys import SOURCE as BY_KEY
+from bot.services.paging import page
 from bot.services.policy import Policy, stored
-from storage import inbox, plans, requests, timeline
+from storage import inbox, outbox, plans, requests, timeline
 from storage.tables import InboxRow, PlanRow, SignatureRow
 
 BREAK_GLASS = "break_glass"
@@ -178,6 +179,27 @@ async def record(session: AsyncSession, row: PlanRow, decision: Decision) -> Non
         code = Code.EXPIRED if signed else None
     if code is not None:
         await refuse(session, row, code, decision.reason)
+
+
+async def tell_unseen(session: AsyncSession, row: PlanRow, decision: Decision, now: datetime) -> None:
+    """Say once that a signed plan does not start because nobody has looked at its signers: on the card, in the record,
+    and by a page, since Slack may be what is away."""
+    text = f"Plan {row.id} is signed and does not start yet; missing: {'; '.join(decision.missing)}."
+    new = await timeline.add(
+        session,
+        incident_id=row.incident_id,
+        kind="refusal",
+        actor="drbot",
+        occurred_at=now,
+        text=text,
+        data={"plan": row.id, "code": Code.UNSEEN},
+        source_key=f"unseen/{row.id}",
+    )
+    if not new:
+        return
+    await refuse(session, row, Code.UNSEEN, text)
+    await outbox.add(session, "plan", row.channel, ref=row.id)
+    await page(session, text, key=f"run/{row.id}/unseen")
 
 
 async def refuse(session: AsyncSession, row: PlanRow, code: Code, text: str) -> None:

@@ -1,7 +1,8 @@
-"""What Slack says of the roster's accounts: asked at every signature, and every minute for those who have signed.
+"""What Slack says of the roster's accounts: asked at every signature, every half minute for those whose signature waits
+for the start, and every minute for all.
 
 A worker never waits for Slack. It reads what was noted here last, so an account that is deactivated between its
-signature and the start takes the signature with it.
+signature and the start takes the signature with it; and when nothing was noted for too long it starts nothing on it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from bot.slack.gateway import LOOKUP_FAILED, SlackGateway
 log = structlog.get_logger()
 
 LOOK_EVERY_S = 60.0
+FIRST_EVERY_S = 5.0
+"""How often those are looked for whose signature waits: they are due as soon as Slack answers again."""
 BETWEEN_S = 0.7
 """Seconds between two look-ups of the round: Slack allows some hundred a minute, and signatures need theirs."""
 
@@ -40,12 +43,18 @@ async def look(gateway: SlackGateway, desk: Desk, team: str, account: str) -> Re
 
 
 async def watch(gateway: SlackGateway, desk: Desk, team: str) -> None:
-    """Look at every account of the roster, for ever."""
+    """Look at every account of the roster, for ever, and at those first whose signature waits."""
+    clock = asyncio.get_running_loop().time
+    next_round = clock()
     while True:
         try:
-            for account in (await desk.watched()).accounts:
+            watched = await desk.watched()
+            whole = clock() >= next_round
+            for account in dict.fromkeys((*watched.waiting, *(watched.accounts if whole else ()))):
                 await look(gateway, desk, team, account)
                 await asyncio.sleep(BETWEEN_S)
+            if whole:
+                next_round = clock() + LOOK_EVERY_S
         except DrError as error:
             log.warning("accounts_not_watched", error=str(error))
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(FIRST_EVERY_S)

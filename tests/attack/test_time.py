@@ -285,6 +285,25 @@ async def test_i8_who_left_the_roster_before_the_start_does_not_count(setting: S
         await voided(stage, plan, without_daniel, "roster")
 
 
+async def test_i14_a_signer_nobody_has_looked_at_since_starts_nothing(setting: Setting) -> None:
+    """Slack is away after the signatures; whether the accounts are still there nobody knows."""
+
+    def short(document: dict[str, Any]) -> None:
+        document["approval"]["seen_within"] = "2m"
+
+    clock = SteppingClock()
+    async with setting(workers=0, clock=clock, change=short) as stage:
+        async with stage.office.working(1):
+            plan = await stage.plan()
+        await stage.sign(plan)
+        clock.offset = timedelta(minutes=5)
+        async with stage.office.working(1):
+            await stage.refused_by_worker("unseen", plan)
+            card = await stage.until(plan, PlanState.PENDING)
+        assert "a fresh look at the Slack account of Daniel Dietrich" in " ".join(card.missing)
+        assert await stage.value("SELECT count(*) FROM outbox WHERE kind = 'page'") == 1
+
+
 async def test_c12_without_a_key_the_command_line_signs_nothing(stage: Stage) -> None:
     command = Command(name="restore.dump", params={"database": TARGET}, reason=REASON, typed=TARGET)
     asked = await stage.office.terminal.ask(Who(source="cli", person="olivia"), command, reply=ReplyTo())

@@ -366,3 +366,42 @@ async def test_hours_without_a_quorum_are_told_once_a_day(memory: Database) -> N
 
 async def test_a_roster_that_can_sign_everything_is_not_told_about(office: OfficeForTests) -> None:
     assert not await warn_of_gaps(office.on_time, office.plan, office.clock.now())
+
+
+async def test_a_look_at_the_signers_lets_a_run_start_that_waits_for_one(memory: Database) -> None:
+    """Slack was away after the signatures and is back."""
+    plan = shipped_plan()
+    brief = plan.approval.model_copy(update={"seen_within": timedelta(seconds=2)})
+    office = OfficeForTests(memory, plan.model_copy(update={"approval": brief}))
+    card = await a_plan(office)
+    await act(office, "daniel", card, Act.APPROVE)
+    await asyncio.sleep(2.1)
+    async with office.working():
+        await eventually(lambda: said_once(office))
+        assert "a fresh look at the Slack account" in " ".join((await office.desk.plan_card(card.token)).missing)
+
+        async def looked_at() -> bool:
+            for account in ("U0OLIVIA", "U0DANIEL"):
+                await office.desk.note_account(account, problem="", groups=[])
+            return (await office.desk.plan_card(card.token)).state is PlanState.SUCCEEDED
+
+        await eventually(looked_at)
+    assert await refusals(office) == ["unseen"]
+    await office.close()
+
+
+async def said_once(office: OfficeForTests) -> bool:
+    async with office.memory.session() as session:
+        pages = await session.execute(text("SELECT payload->>'key' FROM outbox WHERE kind = 'page'"))
+        return [key.rpartition("/")[2] for key in pages.scalars()] == ["unseen"]
+
+
+async def test_those_whose_signature_waits_are_looked_at_first(office: OfficeForTests) -> None:
+    card = await a_plan(office)
+    await act(office, "daniel", card, Act.APPROVE)
+    assert (await office.desk.watched()).waiting == ("U0DANIEL", "U0OLIVIA")  # noted by nobody yet
+    await office.desk.note_account("U0DANIEL", problem="", groups=[])
+    assert (await office.desk.watched()).waiting == ("U0OLIVIA",)
+    async with office.working():
+        await office.until(card, PlanState.SUCCEEDED)
+    assert (await office.desk.watched()).waiting == ()
