@@ -74,6 +74,7 @@ class Code(StrEnum):
     BOT = "bot"
     DEACTIVATED = "deactivated"
     LOOKUP_FAILED = "lookup_failed"
+    SHARED_CHANNEL = "shared_channel"  # people of another organisation read along
 
 
 class Refusal(Frozen):

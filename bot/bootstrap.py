@@ -382,5 +382,6 @@ def slack_runtime(settings: Settings, services: Office) -> SlackRuntime:
         desk=services.desk,
         outbox=services.deliveries,
         team=services.plan.workspace,
+        shared=services.plan.channels.shared,
         mask=settings.mask,
     )

@@ -215,6 +215,9 @@ class OutboxSource(Protocol):
     async def failed(self, row: int, error: str, retry_after: timedelta | None) -> None:
         """Try again after `retry_after`; None sets the row aside for an operator."""
 
+    async def refused(self, row: Outgoing, refusal: Refusal) -> None:
+        """Set aside, and on the record: this must not be shown there."""
+
     async def card(self, kind: Kind, ref: str) -> PlanCard | IncidentCard:
         """Return the card as it stands in the database now."""
 

@@ -22,6 +22,9 @@ ChannelRef = Annotated[
 """A channel's id (C0123ABCD) or name (#dr-oncall)."""
 
 
+SharedChannel = Annotated[str, Shape(r"[CG][A-Z0-9]{2,}", "give the channel's id, such as C0123ABCD")]
+
+
 def _key_line(text: str) -> str:
     right = "paste the .pub file of an Ed25519 key (`ssh-keygen -t ed25519`): ssh-ed25519 AAAA... name"
     if "PRIVATE KEY" in text:
@@ -47,6 +50,8 @@ class Channels(Part):
     """Beginning of the names of channels made for incidents."""
     audit: ChannelRef
     """Channel every signature and refusal is copied to."""
+    shared: tuple[SharedChannel, ...] = ()
+    """Channels shared with other organisations or workspaces in which plans may be asked for, shown and signed."""
 
 
 class Person(Part):

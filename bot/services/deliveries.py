@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
+from actions.approval import Refusal
 from actions.errors import UserError
 from bot.ports import Kind, Outgoing
 from bot.services.cards import IncidentCard, PlanCard
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans
 from bot.services.wake import Wake
-from storage import incidents, outbox, plans
+from storage import incidents, outbox, plans, timeline
 from storage.session import Database
 
 HOLD = timedelta(seconds=60)
@@ -64,6 +65,14 @@ class Deliveries:
                 await outbox.settle(session, row, state="dead", error=error)
             else:
                 await outbox.settle(session, row, state="pending", error=error, retry=retry_after)
+
+    async def refused(self, row: Outgoing, refusal: Refusal) -> None:
+        """It must not be shown there. Nobody need have asked for it there, so the record says it for the bot."""
+        text = f"The {row.kind} `{row.ref}` was not posted in `{row.channel}`: {refusal.text}"
+        async with self._database.session() as session:
+            await outbox.settle(session, row.id, state="dead", error=text)
+            plan = row.ref if row.kind is Kind.PLAN else None
+            await timeline.refuse(session, plan_id=plan, account="", person="drbot", code=refusal.code, text=text)
 
     async def card(self, kind: Kind, ref: str) -> PlanCard | IncidentCard:
         """The card as it is now. Raises UserError when there is no such plan or incident."""

@@ -18,7 +18,7 @@ from actions.approval import Act
 from actions.errors import DrError
 from actions.site import Frozen
 from bot.ports import ReplyTo, Who
-from bot.router import Command
+from bot.router import Command, CommandKind
 from bot.slack.middleware import Counter
 from bot.slack.views.text import sentence
 
@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 STORED_AS = "deed"
 LOOK_EVERY_S = 10.0
+OPENING = "incident.open"
 
 
 class Ask(Frozen):
@@ -76,9 +77,15 @@ async def _do(counter: Counter, key: str, deed: Ask | Sign) -> str:
     if isinstance(deed, Ask):
         if deed.signs:
             await counter.refuse_unfit(deed.who)
+        if _shows(counter, deed):
+            await counter.refuse_shared(deed.who)
+        if elsewhere := deed.command.params.get("channel") if deed.command.name == OPENING else None:
+            await counter.refuse_shared(deed.who.model_copy(update={"channel": str(elsewhere)}))
         await counter.desk.ask(deed.who, deed.command, reply=deed.reply, key=key)
         return f"`{deed.command.name}` is taken."
     await counter.refuse_unfit(deed.who, deed.token)
+    if deed.act is Act.APPROVE:  # a denial makes nothing happen, and is taken anywhere
+        await counter.refuse_shared(deed.who, deed.token)
     return await counter.desk.sign(
         deed.who,
         deed.token,
@@ -90,6 +97,14 @@ async def _do(counter: Counter, key: str, deed: Ask | Sign) -> str:
         ts=deed.ts,
         key=key,
     )
+
+
+def _shows(counter: Counter, deed: Ask) -> bool:
+    """Whether it puts a plan, an incident or an answer into the channel. What only stops a run, or suspects Slack, is
+    taken anywhere."""
+    entry = counter.router.entry(deed.command.name)
+    plans = entry is not None and entry.kind is CommandKind.PLAN
+    return plans or deed.command.name == OPENING or not deed.reply.ephemeral
 
 
 async def resume(counter: Counter) -> None:

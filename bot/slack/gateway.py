@@ -6,7 +6,7 @@ remembered in `lost`, for `doctor` to say what is missing because of it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from actions.site import Frozen
 from bot.ports import ChannelWish
 from bot.redaction import Mask
+from bot.slack import channels
 from bot.slack.views.blocks import Message, View
 
 log = structlog.get_logger()
@@ -113,6 +114,10 @@ class SlackGateway(Protocol):
     async def account_problem(self, user: str, team: str) -> Refusal | None:
         """Why this account may not sign, None when nothing speaks against it. A failed look-up speaks against it."""
 
+    async def channel_problem(self, channel: str) -> Refusal | None:
+        """Why nothing may be asked, shown or signed in a channel, None when nothing speaks against it. A failed look-up
+        speaks against it."""
+
     async def group_members(self, group: str) -> frozenset[str]:
         """The accounts of a user group; nobody when it is switched off or gone. Raises DrError when Slack does not
         tell."""
@@ -167,7 +172,9 @@ class WebGateway:
     """`SlackGateway` over slack-sdk. `client` answers clicks and never sleeps; `patient` waits out a rate limit.
     Everything said goes through `mask`."""
 
-    def __init__(self, *, token: str, base_url: str, mask: Mask | None = None) -> None:
+    def __init__(self, *, token: str, base_url: str, mask: Mask | None = None, shared: Collection[str] = ()) -> None:
+        """`shared` are channels in which people of other organisations may read along."""
+        self._shared = frozenset(shared)
         self._mask = mask or Mask()
         self._origins = {"https://hooks.slack.com", _origin(base_url)}
         self._client = AsyncWebClient(
@@ -310,6 +317,19 @@ class WebGateway:
             log.warning("account_not_readable", user=user, error=str(error))
             return LOOKUP_FAILED
         return problem_of(answer.get("user") or {}, team)
+
+    async def channel_problem(self, channel: str) -> Refusal | None:
+        if channel in self._shared or not channels.looked_up(channel):
+            return None
+        without = "nothing can be asked or signed in channels"
+        try:
+            answer = await self._optional(
+                "conversations.info", without, lambda: self._patient.conversations_info(channel=channel)
+            )
+        except DrError as error:
+            log.warning("channel_not_readable", channel=channel, error=str(error))
+            answer = None
+        return channels.UNKNOWN_CHANNEL if answer is None else channels.problem_of(answer.get("channel") or {}, channel)
 
     async def group_members(self, group: str) -> frozenset[str]:
         try:

@@ -31,6 +31,7 @@ METHOD_SCOPES: dict[str, tuple[str, ...]] = {
     "users.info": ("users:read",),
     "bots.info": ("users:read",),
     "usergroups.users.list": ("usergroups:read",),  # only where a slot of the plan file names a group
+    "conversations.info": ("channels:read", "groups:read"),
     "conversations.history": ("channels:history", "groups:history"),
     "conversations.replies": ("channels:history", "groups:history"),
     "conversations.create": ("channels:manage",),

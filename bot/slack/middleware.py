@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from slack_bolt.async_app import AsyncAck
 
+from actions.approval import Refusal
 from actions.errors import DrError, TemporaryError, UserError
 from bot.ports import Desk, Who
 from bot.router import Router
@@ -44,9 +45,17 @@ class Counter:
     async def refuse_unfit(self, who: Who, token: str | None = None) -> None:
         """Raise UserError, after recording it, for guests, bots, foreign and deactivated accounts."""
         refusal = await accounts.look(self.gateway, self.desk, self.identity.team, who.slack_user)
-        if refusal is None:
-            return
-        log.info("account_refused", user=who.slack_user, code=refusal.code)
+        if refusal is not None:
+            await self._turn_away(who, token, refusal)
+
+    async def refuse_shared(self, who: Who, token: str | None = None) -> None:
+        """Raise UserError, after recording it, where people of another organisation read along."""
+        refusal = await self.gateway.channel_problem(who.channel)
+        if refusal is not None:
+            await self._turn_away(who, token, refusal)
+
+    async def _turn_away(self, who: Who, token: str | None, refusal: Refusal) -> None:
+        log.info("turned_away", user=who.slack_user, channel=who.channel, code=refusal.code)
         if token is not None:
             await self.desk.refuse_account(who, token, refusal)
         await self.desk.turn_away(who, refusal.code, refusal.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -62,6 +62,7 @@ class SlackRuntime:
         outbox: OutboxSource,
         team: str | None,
         mask: Mask | None = None,
+        shared: Collection[str] = (),
         now: Callable[[], datetime] = utc_now,
         post_every: float = POST_EVERY,
         update_every: float = UPDATE_EVERY,
@@ -84,7 +85,7 @@ class SlackRuntime:
         self._team = team
         self._now = now
         self._pace = {"post_every": post_every, "update_every": update_every}
-        self._gateway = WebGateway(token=bot_token, base_url=self._api_url, mask=mask)
+        self._gateway = WebGateway(token=bot_token, base_url=self._api_url, mask=mask, shared=shared)
         self._handlers: list[AsyncSocketModeHandler] = []
         self._door: HttpDoor | None = None
         self.port: int | None = None

@@ -14,9 +14,11 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from actions.approval import Code
 from actions.errors import DrError, PermanentError, TemporaryError
 from bot.ports import ChannelWish, Kind, OutboxSource, Outgoing
 from bot.services.cards import IncidentCard
+from bot.slack.channels import SharedChannelError
 from bot.slack.gateway import MessageGoneError, SlackGateway, TokenRefusedError
 from bot.slack.rendering import answer_message, card_message, file_message, view_of
 from bot.slack.views.blocks import Message
@@ -127,6 +129,10 @@ class OutboxSender:
                 self._doubtful.add((first.kind, first.ref, first.channel))
             grown = timedelta(seconds=2 ** min(first.attempts, 10))
             return await self._failed(name, rows, error, max(error.retry_after, min(grown, LONGEST_PAUSE)))
+        except SharedChannelError as error:
+            for row in rows:
+                await self._source.refused(row, error.refusal)
+            return timedelta()
         except DrError as error:
             # PermanentError, and UserError of a card that is not there: an operator sees it in `doctor`.
             log.warning("outbox_row_refused", rows=[row.id for row in rows], kind=first.kind, error=str(error))
@@ -180,6 +186,10 @@ class OutboxSender:
         mark: dict[str, str | int] = {"row": row.id}
         if not again:  # any message of this card is the card
             mark["card"] = f"{row.kind}:{row.ref}"
+        shared = await self._gateway.channel_problem(channel)
+        # One that Slack tells nothing of is not known to be shared; if Slack is away, the post fails as well.
+        if shared is not None and shared.code is Code.SHARED_CHANNEL:
+            raise SharedChannelError(shared)
         doubt = (row.kind, row.ref, row.channel)
         ts = await self._post(name, row, message, mark, channel=channel, doubtful=doubt in self._doubtful)
         self._doubtful.discard(doubt)

@@ -89,6 +89,7 @@ class Stage:
             desk=served.desk,
             outbox=served.deliveries,
             team=None,
+            shared=served.plan.channels.shared,
             post_every=0.02,  # the fake limits nobody, and the pace has tests of its own
             update_every=0.02,
         )

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from bot.services.cards import PlanState
+from bot.ports import ReplyTo
+from bot.router import Command
+from bot.services.cards import PlanCard, PlanState
+from storage import outbox
 from tests.attack.conftest import Setting
+from tests.attack.launch import TARGET
 from tests.attack.stage import DANIEL, OLIVIA, SAM, STRANGER, Stage
 from tests.fakes.slack import TEAM, Fault
+from tests.fixtures.office import CHANNEL
 
 pytestmark = [pytest.mark.attack, pytest.mark.integration]
 
@@ -169,6 +174,69 @@ async def test_i11_a_member_who_is_not_on_the_roster_cannot_ask(stage: Stage) ->
     await stage.ask(user=STRANGER)
     await stage.refused("not_on_roster")
     assert await stage.value("SELECT count(*) FROM request") == 0
+
+
+@pytest.mark.parametrize("how", ["is_ext_shared", "is_pending_ext_shared", "is_org_shared"])
+async def test_i15_in_a_channel_that_others_read_nothing_is_asked_for(stage: Stage, how: str) -> None:
+    stage.slack.shared[CHANNEL] = how
+    await stage.ask()
+    await stage.refused("shared_channel")
+    assert await stage.value("SELECT count(*) FROM request") == 0
+    assert "shared with another organisation" in json.dumps(stage.slack.whispers)
+
+
+async def test_i15_in_a_channel_that_others_read_no_incident_is_opened(stage: Stage) -> None:
+    stage.slack.shared[CHANNEL] = "is_ext_shared"
+    await stage.send(stage.slack.slash("/dr-incident", "open Orders are gone", user=OLIVIA, channel=CHANNEL))
+    await stage.refused("shared_channel")
+    assert await stage.value("SELECT count(*) FROM incident") == 0
+
+
+async def test_i15_a_channel_that_was_shared_meanwhile_takes_no_signature(stage: Stage) -> None:
+    plan = await stage.plan()
+    view = await stage.window(plan)
+    stage.slack.shared[CHANNEL] = "is_ext_shared"
+    assert "of your own" in await stage.submit(view)
+    assert await stage.signers(plan) == [("olivia", "request")]
+    await stage.refused("shared_channel", plan)
+    # What makes nothing happen is taken there all the same.
+    await stage.sign(plan, user=SAM, action="plan.deny")
+    await stage.until(plan, PlanState.DENIED)
+
+
+async def test_i15_a_channel_slack_tells_nothing_of_takes_no_signature(stage: Stage) -> None:
+    plan = await stage.plan()
+    stage.slack.missing.add("conversations.info")
+    view = await stage.window(plan)
+    assert "does not tell whether this channel is shared" in json.dumps(stage.slack.views[view])
+    await stage.refused("lookup_failed", plan)
+
+
+async def test_i15_a_channel_of_the_plan_file_may_be_shared(setting: Setting) -> None:
+    def allowed(document: dict[str, Any]) -> None:
+        document["channels"]["shared"] = [CHANNEL]
+
+    async with setting(change=allowed) as stage:
+        stage.slack.shared[CHANNEL] = "is_ext_shared"
+        plan = await stage.plan()
+        assert "is recorded" in await stage.sign(plan)
+        await stage.until(plan, PlanState.SUCCEEDED)
+        assert await stage.codes() == []
+
+
+async def test_i15_a_plan_asked_for_elsewhere_is_not_shown_there(stage: Stage) -> None:
+    """By the command line or the schedule, of a channel that is shared."""
+    stage.slack.shared[CHANNEL] = "is_ext_shared"
+    async with stage.office.memory.session() as session:
+        await outbox.add(session, "plan", CHANNEL, ref=(await planned_in_silence(stage)).plan_id)
+    await stage.refused("shared_channel")
+    assert not [message for message in stage.slack.messages if message.channel == CHANNEL]
+
+
+async def planned_in_silence(stage: Stage) -> PlanCard:
+    command = Command(name="restore.dump", params={"database": TARGET}, reason="it is gone", typed=TARGET)
+    who = stage.office.who("olivia", channel="")
+    return await stage.office.planned(await stage.office.desk.ask(who, command, reply=ReplyTo()) or 0)
 
 
 async def test_i12_a_name_is_nobody(stage: Stage) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "reference" / "attacks.md"
 ATTACKS = [path for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__)]
 WANTED = [
-    *(f"I{number}" for number in range(1, 15)),
+    *(f"I{number}" for number in range(1, 16)),
     *(f"T{number}" for number in range(1, 14)),
     *(f"C{number}" for number in range(1, 15)),
     *(f"J{number}" for number in range(1, 15)),

@@ -131,6 +131,35 @@ async def test_accounts_that_may_not_sign(gateway: WebGateway, user: str, code: 
     assert (None if problem is None else problem.code) is code
 
 
+@pytest.mark.parametrize(
+    ("channel", "how", "code"),
+    [
+        ("C0OPS", "", None),
+        ("C0OPS", "is_ext_shared", Code.SHARED_CHANNEL),
+        ("C0OPS", "is_pending_ext_shared", Code.SHARED_CHANNEL),
+        ("C0OPS", "is_org_shared", Code.SHARED_CHANNEL),
+        ("C0GENERAL", "is_ext_shared", None),  # the plan file says so
+        ("C0NOTHERE", "", Code.LOOKUP_FAILED),
+        ("D0ANA", "", None),  # one other member, whose account is looked at
+    ],
+)
+async def test_channels_that_others_read(slack: FakeSlack, channel: str, how: str, code: Code | None) -> None:
+    slack.shared |= {channel: how} if how else {}
+    gateway = WebGateway(token=BOT_TOKEN, base_url=slack.url, shared=["C0GENERAL"])
+    problem = await gateway.channel_problem(channel)
+    assert (None if problem is None else problem.code) is code
+
+
+async def test_a_scope_that_is_missing_for_channels_is_told_to_the_doctor(
+    slack: FakeSlack, gateway: WebGateway
+) -> None:
+    slack.missing.add("conversations.info")
+    problem = await gateway.channel_problem("C0OPS")
+    assert problem is not None
+    assert "`drbot doctor` says whether a scope is missing" in problem.text
+    assert [lost.method for lost in gateway.lost] == ["conversations.info"]
+
+
 async def test_a_group_is_its_accounts_and_nobody_when_it_is_gone(slack: FakeSlack, gateway: WebGateway) -> None:
     slack.groups["S0DBA"] = {"U0ANA"}
     assert await gateway.group_members("S0DBA") == {"U0ANA"}

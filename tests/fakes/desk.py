@@ -156,6 +156,7 @@ class MemoryOutbox:
     dead: dict[int, str] = field(default_factory=dict)
     delays: list[tuple[int, timedelta]] = field(default_factory=list)
     places: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    refusals: list[tuple[int, str]] = field(default_factory=list)
     reads: int = 0
 
     def __post_init__(self) -> None:
@@ -193,6 +194,10 @@ class MemoryOutbox:
         held = self.rows[row]
         self.rows[row] = held.model_copy(update={"attempts": held.attempts + 1})
         self.delays.append((row, retry_after))
+
+    async def refused(self, row: Outgoing, refusal: Refusal) -> None:
+        self.dead[row.id] = refusal.text
+        self.refusals.append((row.id, refusal.code))
 
     async def card(self, kind: Kind, ref: str) -> PlanCard | IncidentCard:
         self.reads += 1

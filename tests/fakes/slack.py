@@ -53,6 +53,7 @@ ARGUMENTS: dict[str, set[str]] = {
     "views.update": {"view_id", "view"},
     "users.info": {"user", "include_locale"},
     "usergroups.users.list": {"usergroup", "include_disabled"},
+    "conversations.info": {"channel"},
     "conversations.history": {"channel", "limit", "latest", "oldest", "inclusive", "include_all_metadata"},
     "conversations.replies": {"channel", "ts", "limit", "latest", "inclusive"},
     "conversations.create": {"name", "is_private"},
@@ -108,6 +109,7 @@ class FakeSlack:
     uninvited: dict[str, str] = field(default_factory=dict)  # account: why it cannot be invited
     invited: list[str] = field(default_factory=list)
     channels: dict[str, str] = field(default_factory=lambda: {"C0GENERAL": "general", "C0OPS": "ops"})
+    shared: dict[str, str] = field(default_factory=dict)  # channel: how, such as is_ext_shared
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -430,6 +432,11 @@ class FakeSlack:
         if arguments["usergroup"] not in self.groups:
             raise RefusedError("no_such_subteam")
         return {"users": sorted(self.groups[arguments["usergroup"]])}
+
+    def _conversations_info(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        channel = self._channel(arguments)
+        how = {self.shared[channel]: True} if channel in self.shared else {}
+        return {"channel": {"id": channel, "name": self.channels[channel], "is_channel": True} | how}
 
     def _conversations_history(self, arguments: dict[str, Any]) -> dict[str, Any]:
         channel = self._channel(arguments)

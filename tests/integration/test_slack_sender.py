@@ -201,6 +201,28 @@ async def test_without_channels_the_incident_stays_where_it_was_opened(
     assert slack.messages[0].channel == "C0OPS"
 
 
+@pytest.mark.parametrize("kind", [Kind.PLAN, Kind.INCIDENT])
+async def test_no_card_is_posted_where_others_read_along(
+    slack: FakeSlack, outbox: MemoryOutbox, sender: OutboxSender, kind: Kind
+) -> None:
+    slack.shared["C0OPS"] = "is_ext_shared"
+    row = outbox.add(kind, "C0OPS", ref="p" if kind is Kind.PLAN else "i")
+    await sender.drain()
+    assert outbox.refusals == [(row, "shared_channel")]
+    assert slack.messages == []
+
+
+async def test_a_card_that_stands_there_already_stays_true(
+    slack: FakeSlack, outbox: MemoryOutbox, sender: OutboxSender
+) -> None:
+    outbox.add(Kind.PLAN, "C0OPS", ref="p")
+    await sender.drain()
+    slack.shared["C0OPS"] = "is_ext_shared"
+    outbox.add(Kind.PLAN, "C0OPS", ref="p")
+    await sender.drain()
+    assert [message.updates for message in slack.messages] == [1]
+
+
 async def test_answers_for_one_person_do_not_wait_for_the_channel(
     slack: FakeSlack, outbox: MemoryOutbox, sender: OutboxSender
 ) -> None:

@@ -91,6 +91,7 @@ async def _card(counter: Counter, who: Who, token: str, *, signs: bool) -> PlanC
     if signs:
         await counter.desk.may_sign(who, token)
         await counter.refuse_unfit(who, token)
+        await counter.refuse_shared(who, token)
     return await counter.desk.plan_card(token, who)
 
 
