@@ -477,6 +477,8 @@ class GitOps(Frozen):
     suspended: bool
     revision: str = ""  # the commit (of a chart: the version) that it has applied last; empty where it does not tell
     status: str = ""  # how it says itself that it stands: "OutOfSync, Degraded", "Ready", or the reason why not
+    mark: str = ""  # the plan of this product that suspended it; empty while it reconciles, and where others did
+    automated: str = ""  # of Argo CD: `prune`, `selfHeal` and so on as JSON, as they are or will be given back
 
 
 class WorkloadFacts(Frozen):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar
 
-from actions.catalog.application import Rollout, Scale
+from actions.catalog.application import Resume, Rollout, Scale
 from actions.catalog.backup import Adopt, Dump, Upload, Verify
 from actions.catalog.backup_status import Backups
 from actions.catalog.base import Base, Check
@@ -56,6 +56,7 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     Record,
     Scale,
     Rollout,
+    Resume,
     Activate,
     *RUN_ACTIONS,
 )

@@ -14,6 +14,7 @@ from actions.catalog.points import image_findings, point_findings
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
+from actions.steps.gitops import suspended_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
 from bot.plan_file import DrPlan
@@ -239,6 +240,8 @@ class Doctor:
                     continue
                 if facts is None:
                     findings.append(_stop(str(ref), "does not exist", "Correct the plan file, or create it."))
+                    continue
+                findings += [held for held in suspended_findings(name, [facts]) if held not in findings]
             if service.health_url is not None:
                 problem = await self._ports.service.http(service.health_url)
                 found = _ok(name, "answers") if problem is None else _warn(name, problem, "Open an incident.")

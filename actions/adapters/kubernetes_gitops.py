@@ -60,6 +60,7 @@ def _flux(session: Session, workload: Json) -> Controller | None:
                 suspended=suspended,
                 revision=str((found.get("status") or {}).get("lastAppliedRevision") or ""),
                 status=ready(found),
+                mark=_noted(found, MARK) if suspended else "",
             )
             return Controller(facts, resource, found)
     return None
@@ -80,6 +81,8 @@ def _argo(session: Session, ref: WorkloadRef, workload: Json, home: str) -> Cont
         return None
     automated = ((found.get("spec") or {}).get("syncPolicy") or {}).get("automated")
     suspended = automated is None or automated.get("enabled") is False
+    mark = _noted(found, MARK) if suspended else ""
+    given_back = _noted(found, RECORD) if mark else ""
     facts = GitOps(
         tool="argocd",
         kind="Application",
@@ -88,6 +91,8 @@ def _argo(session: Session, ref: WorkloadRef, workload: Json, home: str) -> Cont
         suspended=suspended,
         revision=str(((found.get("status") or {}).get("sync") or {}).get("revision") or ""),
         status=synced(found),
+        mark=mark,
+        automated=given_back or ("" if automated is None else json.dumps(automated, sort_keys=True)),
     )
     return Controller(facts, resource, found)
 
@@ -142,16 +147,19 @@ def suspension(owner: Controller, mark: str) -> Json | None:
 
 def resumption(owner: Controller, mark: str) -> Json | None:
     """The merge patch that takes back a suspension made under `mark`; None when it was not, or nothing is left."""
-    annotations = owner.found["metadata"].get("annotations") or {}
-    if annotations.get(MARK) != mark:
+    if _noted(owner.found, MARK) != mark:
         return None
     patch: Json = {"metadata": {**_version(owner.found), "annotations": {MARK: None, RECORD: None}}}
     if not owner.facts.suspended:
         return patch  # switched on by hand meanwhile; only our note goes
-    record = json.loads(annotations.get(RECORD) or "null")
+    record = json.loads(_noted(owner.found, RECORD) or "null")
     # In a merge patch null removes the key: just what an absent `suspend` asks for.
     patch["spec"] = {"suspend": record} if owner.facts.tool == "flux" else {"syncPolicy": {"automated": record}}
     return patch
+
+
+def _noted(found: Json, annotation: str) -> str:
+    return str((found["metadata"].get("annotations") or {}).get(annotation) or "")
 
 
 def _version(found: Json) -> Json:

@@ -13,7 +13,7 @@ from actions.ports import Ports, WorkloadFacts
 from actions.site import Frozen, WorkloadKind
 from actions.steps import byhand
 from actions.steps.facts import WorkloadIs
-from actions.steps.gitops import SuspendGitOps, controllers_of
+from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controllers_of, suspended_by_plans
 from actions.steps.phrases import names
 from actions.steps.scene import Application, application_of
 from actions.steps.workloads import RestartWorkload, ScaleWorkload
@@ -58,12 +58,12 @@ class Scale(Action[ScaleParams]):
             steps=(*suspend, scale),
             preconditions=(WorkloadIs(ref=facts.ref, uid=facts.uid),),
             made_at=ports.clock.now(),
-            findings=_scale_findings(facts, params.replicas),
+            findings=_scale_findings(params.service, facts, params.replicas),
             observations=_observations([facts]),
         )
 
 
-def _scale_findings(facts: WorkloadFacts, replicas: int) -> tuple[Finding, ...]:
+def _scale_findings(service: str, facts: WorkloadFacts, replicas: int) -> tuple[Finding, ...]:
     found: list[Finding] = []
     if facts.recorded is not None and facts.replicas:
         found.append(
@@ -91,7 +91,7 @@ def _scale_findings(facts: WorkloadFacts, replicas: int) -> tuple[Finding, ...]:
                 check="GitOps",
                 verdict=Verdict.WARN,
                 detail=f"{owner} would undo this; it stays suspended.",
-                hint=f"Commit {replicas} replicas to the repository, then resume it.",
+                hint=f'Commit {replicas} replicas to the repository, then `/dr app resume {service} --reason "..."`.',
             )
         )
     if replicas == 0:
@@ -133,7 +133,7 @@ class Rollout(Action[RolloutParams]):
     risk: ClassVar[Risk] = Risk.DISRUPTIVE
     recovery: ClassVar[bool] = True
     params = RolloutParams
-    steps: ClassVar[tuple[type[Step], ...]] = (RestartWorkload,)
+    steps: ClassVar[tuple[type[Step], ...]] = (SuspendGitOps, RestartWorkload, ResumeGitOps)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (WorkloadIs,)
 
     async def plan(self, params: RolloutParams, ports: Ports, plan_id: str) -> Plan:
@@ -141,6 +141,14 @@ class Rollout(Action[RolloutParams]):
         chosen = _lasting(application) if params.workload is None else [_one(application, params.workload)]
         if not chosen:
             raise UserError(f"Service `{params.service}` has no Deployment or StatefulSet to restart.")
+        # What is stopped first depends on what is stopped later, so the last one is restarted first.
+        steps: list[Step] = [RestartWorkload(ref=facts.ref, mark=plan_id) for facts in reversed(chosen)]
+        controllers = controllers_of(chosen)
+        if controllers:
+            # A restart is a note on the pods' template; a controller that heals drift may take it away in the middle.
+            # Afterwards it may: the pods are new by then.
+            steps.insert(0, SuspendGitOps(controllers=controllers, mark=plan_id))
+            steps.append(ResumeGitOps(controllers=controllers, mark=plan_id, optional=True))
         return Plan(
             id=plan_id,
             action=self.name,
@@ -149,8 +157,7 @@ class Rollout(Action[RolloutParams]):
             target=params.service,
             params=params.model_dump(mode="json"),
             locks=(Lock(key=f"service:{params.service}"),),
-            # What is stopped first depends on what is stopped later, so the last one is restarted first.
-            steps=tuple(RestartWorkload(ref=facts.ref, mark=plan_id) for facts in reversed(chosen)),
+            steps=tuple(steps),
             preconditions=tuple(WorkloadIs(ref=facts.ref, uid=facts.uid) for facts in chosen),
             made_at=ports.clock.now(),
             findings=_rollout_findings(application, chosen),
@@ -173,6 +180,69 @@ def _rollout_findings(application: Application, chosen: Sequence[WorkloadFacts])
         for ref in application.missing
     ]
     return tuple(found)
+
+
+class ResumeParams(Frozen):
+    """Whose controllers."""
+
+    service: str = Field(min_length=1)
+
+
+class Resume(Action[ResumeParams]):
+    """GitOps again, where a plan of this product left it suspended."""
+
+    name: ClassVar[str] = "application.resume"
+    summary: ClassVar[str] = "Resume the GitOps controllers of a service that plans left suspended"
+    risk: ClassVar[Risk] = Risk.DISRUPTIVE
+    params = ResumeParams
+    steps: ClassVar[tuple[type[Step], ...]] = (ResumeGitOps,)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (WorkloadIs,)
+
+    async def plan(self, params: ResumeParams, ports: Ports, plan_id: str) -> Plan:
+        application = await application_of(ports, params.service)
+        held = suspended_by_plans(application.workloads)
+        if not held:
+            raise UserError(
+                f"No plan left a GitOps controller of service `{params.service}` suspended. What people suspended they "
+                "resume by hand."
+            )
+        every = [controller for controllers in held.values() for controller in controllers]
+        through = [facts for facts in application.workloads if facts.ref in {controller.ref for controller in every}]
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Resume {', '.join(map(str, every))} of service `{params.service}`",
+            risk=self.risk,
+            target=params.service,
+            params=params.model_dump(mode="json"),
+            locks=(Lock(key=f"service:{params.service}"),),
+            steps=tuple(ResumeGitOps(controllers=controllers, mark=mark) for mark, controllers in held.items()),
+            preconditions=tuple(WorkloadIs(ref=facts.ref, uid=facts.uid) for facts in through),
+            made_at=ports.clock.now(),
+            findings=_resume_findings(application, through),
+            observations=_observations(through),
+        )
+
+
+def _resume_findings(application: Application, through: Sequence[WorkloadFacts]) -> tuple[Finding, ...]:
+    stopped = tuple(
+        Finding(
+            check="stopped",
+            verdict=Verdict.STOP,
+            detail=f"{facts.ref} is stopped by plan `{facts.mark}`; its controller would start it in the middle.",
+            hint="Let that run end or be put back, then ask again.",
+        )
+        for facts in application.workloads
+        if facts.recorded is not None and not facts.replicas
+    )
+    repository = Finding(
+        check="repository",
+        verdict=Verdict.WARN,
+        detail="What the repository says is applied at once: replica counts, images, the host of the database. Now: "
+        f"{', '.join(f'`{facts.ref.name}` {facts.replicas} replicas' for facts in through)}.",
+        hint="Commit what must stay as it is now, before you sign.",
+    )
+    return (*stopped, repository)
 
 
 def _lasting(application: Application) -> list[WorkloadFacts]:

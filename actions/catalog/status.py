@@ -12,7 +12,9 @@ from actions.errors import DrError, UserError
 from actions.ports import DatabaseFacts, NamespaceFacts, Ports
 from actions.site import Database, Frozen, Site, WorkloadKind
 from actions.steps.choice import checked_words, loss
+from actions.steps.gitops import suspended_findings
 from actions.steps.phrases import counted, moment, names, size, span
+from actions.steps.scene import application_of
 
 
 class CatalogueParams(Frozen):
@@ -145,6 +147,8 @@ class ClusterState(Query[ClusterParams]):
             facts = await ports.cluster.overview(cluster, namespace)
             rows += _rows(f"{cluster}/{namespace}", facts)
             findings += _unready(facts)
+        for name in sorted(ports.site.services) if params.service is None else [params.service]:
+            findings += suspended_findings(name, (await application_of(ports, name)).workloads)
         return Report(
             title=f"Kubernetes: {names('/'.join(place) for place in places) or 'no namespace in the plan file'}",
             columns=("where", "kind", "name", "ready", "state"),

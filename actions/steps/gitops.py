@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import operator
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from actions.contract import Probe, Step
+from pydantic import Field
+
+from actions.contract import Finding, Probe, Step, Verdict
 from actions.errors import PermanentError, TemporaryError, UnknownOutcomeError, UserError, VerificationError
 from actions.ports import Ports, Progress, WorkloadFacts
 from actions.runner import ATTEMPTS, LONGEST_PAUSE
@@ -31,6 +35,9 @@ class Controller(Frozen):
     kind: str
     namespace: str
     name: str
+    # Left out where it is not known: a plan that was signed before it was read keeps its digest.
+    automated: str = Field(default="", exclude_if=operator.not_)
+    """What Argo CD did by itself (`prune`, `selfHeal`, ...), as JSON."""
 
     def __str__(self) -> str:
         return f"{self.kind} `{self.namespace}/{self.name}`"
@@ -147,21 +154,48 @@ class ResumeGitOps(Step):
 
 
 def _resumed(item: Controller) -> str:
-    return item.patch({"spec": {"syncPolicy": {"automated": {}}} if item.tool == "argocd" else {"suspend": False}})
+    if item.tool != "argocd":
+        return item.patch({"spec": {"suspend": False}})
+    return item.patch({"spec": {"syncPolicy": {"automated": json.loads(item.automated or "{}")}}})
 
 
 def controllers_of(facts: Sequence[WorkloadFacts]) -> tuple[Controller, ...]:
     """The controllers that reconcile these workloads now, each once."""
+    return _each_once([item for item in facts if item.gitops is not None and not item.gitops.suspended])
+
+
+def suspended_by_plans(facts: Sequence[WorkloadFacts]) -> dict[str, tuple[Controller, ...]]:
+    """By the plan that suspended them: the controllers of these workloads that wait to be resumed."""
+    held = [item for item in facts if item.gitops is not None and item.gitops.mark]
+    marks = sorted({item.gitops.mark for item in held if item.gitops is not None})
+    return {
+        mark: _each_once([item for item in held if item.gitops is not None and item.gitops.mark == mark])
+        for mark in marks
+    }
+
+
+def suspended_findings(service: str, facts: Sequence[WorkloadFacts]) -> list[Finding]:
+    """What plans left suspended of this service, and the command that resumes it."""
+    return [
+        Finding(
+            check=f"GitOps of {service}",
+            verdict=Verdict.WARN,
+            detail=f"{controller} is suspended by plan `{mark}`: what is pushed to its repository is not applied.",
+            hint=f'Once the repository says what must run, `/dr app resume {service} --reason "..."`.',
+        )
+        for mark, controllers in suspended_by_plans(facts).items()
+        for controller in controllers
+    ]
+
+
+def _each_once(facts: Sequence[WorkloadFacts]) -> tuple[Controller, ...]:
     found: dict[tuple[str, str, str, str], Controller] = {}
     for item in facts:
         gitops = item.gitops
-        if gitops is None or gitops.suspended:
-            continue
-        key = (item.ref.cluster, gitops.kind, gitops.namespace, gitops.name)
-        found.setdefault(
-            key,
-            Controller(ref=item.ref, tool=gitops.tool, kind=gitops.kind, namespace=gitops.namespace, name=gitops.name),
-        )
+        if gitops is not None:
+            key = (item.ref.cluster, gitops.kind, gitops.namespace, gitops.name)
+            shared = gitops.model_dump(include={"tool", "kind", "namespace", "name", "automated"})
+            found.setdefault(key, Controller(ref=item.ref, **shared))
     return tuple(found.values())
 
 

@@ -199,7 +199,8 @@ def _repointing(scene: Scene) -> Iterator[Finding]:
         yield _warn(
             "GitOps",
             "Its controllers stay suspended: resumed, they would point the application back.",
-            f"Commit the new host to the repository, then resume them. The old server keeps its data, closed, for "
+            f"Commit the new host to the repository, then `/dr app resume {application.service.name} --reason "
+            f'"..."`. The old server keeps its data, closed, for '
             f"{span(scene.database.quarantine)} at least.",
         )
 

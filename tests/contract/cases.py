@@ -9,7 +9,7 @@ from functools import partial
 
 from actions.backup.physical import BackupKind
 from actions.buckets import FilesCopyRequest
-from actions.catalog.application import RolloutParams, ScaleParams
+from actions.catalog.application import ResumeParams, RolloutParams, ScaleParams
 from actions.catalog.backup import AdoptParams, DumpParams, UploadParams, VerifyParams
 from actions.catalog.base import BaseParams, CheckBaseParams
 from actions.catalog.escrow import EscrowParams
@@ -57,6 +57,15 @@ def with_a_local_copy(*, away: bool, backup: str | None = None) -> World:
     if backup is not None:
         at = START.replace(hour=9)
         world.backups.local["shop", backup] = an_entry(id=backup, database="shop", snapshot_at=at, finished_at=at)
+    return world
+
+
+def with_gitops_held() -> World:
+    """An earlier plan has scaled `api` and left its controller suspended."""
+    world = a_world()
+    held = world.cluster.workloads[API]
+    assert held.gitops is not None
+    held.gitops = held.gitops.model_copy(update={"suspended": True, "mark": ASKED})
     return world
 
 
@@ -287,7 +296,10 @@ CASES = (
     ActionCase("escrow", "secrets.escrow", EscrowParams(), a_world),
     ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),
     ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),
-    ActionCase("rollout", "application.rollout", RolloutParams(service="shop"), a_world, undoable=False),
+    ActionCase("rollout", "application.rollout", RolloutParams(service="shop"), a_world, asks=RESUME, undoable=False),
+    ActionCase(
+        "resume", "application.resume", ResumeParams(service="shop"), with_gitops_held, asks=RESUME, undoable=False
+    ),
     *(
         ActionCase(f"answer-{word}", f"run.{word}", AnswerParams(run=ASKED), that_asks)
         for word in ("happened", "repeat", "undo", "leave")

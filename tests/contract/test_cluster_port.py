@@ -10,7 +10,7 @@ import pytest
 from actions.errors import PreconditionError, UserError
 from actions.ports import Rollout, WorkloadFacts
 from actions.site import WorkloadKind, WorkloadRef
-from tests.fakes.cluster_worlds import World, world_named
+from tests.fakes.cluster_worlds import AUTOMATED, World, world_named
 
 DEPLOYMENT, STATEFUL_SET, CRON_JOB = WorkloadKind.DEPLOYMENT, WorkloadKind.STATEFUL_SET, WorkloadKind.CRON_JOB
 COUNTED = pytest.mark.parametrize("kind", [DEPLOYMENT, STATEFUL_SET])
@@ -291,13 +291,15 @@ async def test_suspending_gitops_stops_the_reverting(world: World, tool: str) ->
     await eventually(world, reverted, "the controller reverts")
     owner = (await seen(world, ref)).gitops
     assert owner is not None
-    assert (owner.tool, owner.suspended) == (tool, False)
+    assert (owner.tool, owner.suspended, owner.mark) == (tool, False, "")
+    assert owner.automated == (AUTOMATED if tool == "argocd" else "")
 
     await world.cluster.suspend_gitops(ref, mark="plan-1")
     await world.cluster.suspend_gitops(ref, mark="plan-1")
     owner = (await seen(world, ref)).gitops
     assert owner is not None
-    assert owner.suspended
+    assert (owner.suspended, owner.mark) == (True, "plan-1")
+    assert owner.automated == (AUTOMATED if tool == "argocd" else "")  # what it gets back
     await world.cluster.stop(ref, mark="plan-1")
     await asyncio.sleep(1.2)  # more than two periods of the controller
     assert (await seen(world, ref)).replicas == 0
@@ -322,7 +324,7 @@ async def test_a_suspension_by_others_is_kept(world: World, tool: str) -> None:
     assert await world.policy(ref) == before
     owner = (await seen(world, ref)).gitops
     assert owner is not None
-    assert owner.suspended
+    assert (owner.suspended, owner.mark) == (True, "")
 
 
 async def test_without_gitops_suspending_changes_nothing(world: World) -> None:

@@ -35,7 +35,6 @@ class MemoryWorkload:
     restarts: int = 0
     autoscaler: Autoscaler | None = None
     gitops: GitOps | None = None
-    gitops_mark: str = ""
     git_replicas: int = 0
     lines: tuple[str, ...] = ()
 
@@ -145,15 +144,13 @@ class MemoryCluster:
     async def suspend_gitops(self, ref: WorkloadRef, *, mark: str) -> None:
         found = self._for_writing(ref)
         if found.gitops is not None and not found.gitops.suspended:
-            found.gitops = found.gitops.model_copy(update={"suspended": True})
-            found.gitops_mark = mark
+            found.gitops = found.gitops.model_copy(update={"suspended": True, "mark": mark})
             self.writes += 1
 
     async def resume_gitops(self, ref: WorkloadRef, *, mark: str) -> None:
         found = self._for_writing(ref)
-        if found.gitops is not None and found.gitops_mark == mark:
-            found.gitops = found.gitops.model_copy(update={"suspended": False})
-            found.gitops_mark = ""
+        if found.gitops is not None and found.gitops.mark == mark:
+            found.gitops = found.gitops.model_copy(update={"suspended": False, "mark": ""})
             self.writes += 1
 
     async def config(self, cluster: str, namespace: str, name: str) -> Mapping[str, str]:

@@ -28,6 +28,7 @@ Json = dict[str, Any]
 IMAGE = os.environ.get("DRBOT_TEST_IMAGE", "nginx:alpine")  # must run without arguments
 BROKEN_IMAGE = "image.invalid/none:broken"
 GIT = "demo.superprismora.com/git"
+AUTOMATED = '{"prune": false, "selfHeal": true}'
 
 
 class World(abc.ABC):
@@ -109,7 +110,8 @@ class MemoryWorld(World):
     async def governed(self, tool: str, *, replicas: int) -> WorkloadRef:
         ref = await self.workload(WorkloadKind.DEPLOYMENT, replicas=replicas)
         kind = {"argocd": "Application", "flux": "Kustomization"}[tool]
-        owner = GitOps(tool=tool, kind=kind, namespace="argocd", name=ref.name, suspended=False)
+        automated = AUTOMATED if tool == "argocd" else ""
+        owner = GitOps(tool=tool, kind=kind, namespace="argocd", name=ref.name, suspended=False, automated=automated)
         self.memory.workloads[ref].gitops = owner
         return ref
 
@@ -250,7 +252,7 @@ class ApiWorld(World):
                 }
             ]
         )
-        policy = {"automated": {"prune": False, "selfHeal": True}, "syncOptions": ["CreateNamespace=true"]}
+        policy = {"automated": json.loads(AUTOMATED), "syncOptions": ["CreateNamespace=true"]}
         group, version, namespace, plural, kind, spec = _owner(tool, self.namespace)
         body = {
             "apiVersion": f"{group}/{version}",

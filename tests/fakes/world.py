@@ -344,7 +344,13 @@ def _catalogue(site: Site, postgres: MemoryPostgres, clock: MemoryClock, databas
 def _workloads(*, gitops: bool) -> MemoryCluster:
     cluster = MemoryCluster()
     controller = GitOps(
-        tool="argocd", kind="Application", namespace="argocd", name="shop", suspended=False, revision=COMMIT
+        tool="argocd",
+        kind="Application",
+        namespace="argocd",
+        name="shop",
+        suspended=False,
+        revision=COMMIT,
+        automated='{"prune": true, "selfHeal": true}',
     )
     cluster.add(API, replicas=3, gitops=controller if gitops else None)
     cluster.add(WEB, replicas=2, autoscaler=Autoscaler(name="web", minimum=2, maximum=5))

@@ -218,7 +218,14 @@ async def test_argo_cd_by_tracking_id(server_directory: Path) -> None:
     found = await owner_of(server_directory, body, application("shop", AUTOMATED, "production"))
     assert found is not None
     said = found.model_copy(update={"status": ""})  # the controller tells how it stands once it has looked
-    assert said == GitOps(tool="argocd", kind="Application", namespace="production", name="shop", suspended=False)
+    assert said == GitOps(
+        tool="argocd",
+        kind="Application",
+        namespace="production",
+        name="shop",
+        suspended=False,
+        automated='{"selfHeal": true}',
+    )
 
 
 @pytest.mark.parametrize("policy", [{}, {"automated": {"enabled": False}}])

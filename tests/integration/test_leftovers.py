@@ -26,7 +26,7 @@ from storage.session import Database
 from storage.tables import JournalRow, PlanRow, TimelineEntry
 from tests.fakes.executor import MemoryJob
 from tests.fakes.manifests import an_entry
-from tests.fakes.world import START, World, a_world
+from tests.fakes.world import API, START, World, a_world
 from tests.fixtures.office import shipped_plan
 
 pytestmark = pytest.mark.integration
@@ -177,6 +177,15 @@ async def test_doctor_shows_dumps_that_are_in_the_local_copy_alone(at_work: Data
     world.backups.entries["shop", "b-here"] = here
     findings = await Doctor(at_work, plan, Policy(plan), world).examine()
     assert not any("b-here" in finding.detail for finding in findings)
+
+
+async def test_doctor_shows_gitops_that_a_plan_left_suspended(at_work: Database) -> None:
+    world, plan = a_world(), shipped_plan()
+    await world.cluster.suspend_gitops(API, mark="k7m2n3p4q5")
+    findings = await Doctor(at_work, plan, Policy(plan), world).examine()
+    [held] = [finding for finding in findings if finding.check == "GitOps of shop"]
+    assert held.detail.startswith("Application `argocd/shop` is suspended by plan `k7m2n3p4q5`")
+    assert "/dr app resume shop" in held.hint
 
 
 async def test_silent_server_does_not_end_the_time_of_rest(memory: Database, at_work: Database) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from actions import registry
 from actions.adapters.kubernetes import MARK, RECORD
-from actions.catalog.application import RolloutParams, ScaleParams
+from actions.catalog.application import ResumeParams, RolloutParams, ScaleParams
 from actions.catalog.backup_status import BackupsParams
 from actions.catalog.restore import RestoreParams
 from actions.catalog.status import CatalogueParams, ClusterParams, DatabasesParams
@@ -18,6 +18,7 @@ from actions.errors import UserError
 from actions.runner import Outcome, Runner
 from actions.site import DatabaseRef
 from actions.steps.databases import GiveName, SwapDatabases
+from actions.steps.gitops import Controller, ResumeGitOps
 from actions.steps.writers import StartWriters
 from bot.services.answers import restore_offer
 from tests.contract.kit import MemoryJournal
@@ -167,6 +168,64 @@ async def test_gitops_is_suspended_first_and_said() -> None:
 
     assert [step.kind for step in plan.steps] == ["suspend_gitops", "scale_workload"]
     assert (await scaled(world, "api", 5))["GitOps"] is Verdict.WARN
+
+
+async def test_resuming_by_hand_gives_back_what_argo_cd_had() -> None:
+    plan = await registry.action("restore.dump").plan(RestoreParams(database="shop"), a_world(), "k7m2n3p4q5")
+
+    [line] = next(step for step in plan.steps if step.kind == "resume_gitops").by_hand()
+    assert '{"spec":{"syncPolicy":{"automated":{"prune":true,"selfHeal":true}}}}' in line
+    [undo] = next(step for step in plan.steps if step.kind == "suspend_gitops").undo_by_hand()
+    assert undo == line
+
+
+def test_a_controller_of_an_older_plan_keeps_its_digest() -> None:
+    old = Controller(ref=API, tool="argocd", kind="Application", namespace="argocd", name="shop")
+
+    assert "automated" not in old.model_dump()
+    assert '{"automated":{}}' in ResumeGitOps(controllers=(old,), mark="x").by_hand()[0]
+
+
+async def test_a_restart_suspends_gitops_meanwhile() -> None:
+    world = a_world()
+    plan = await registry.action("application.rollout").plan(RolloutParams(service="shop"), world, "k7m2n3p4q5")
+    kinds = [step.kind for step in plan.steps]
+
+    assert (kinds[0], kinds[-1], set(kinds[1:-1])) == ("suspend_gitops", "resume_gitops", {"restart_workload"})
+    assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    owner = world.cluster.workloads[API].gitops
+    assert owner is not None
+    assert not owner.suspended
+
+
+async def test_what_a_scaling_left_suspended_is_shown_and_resumed() -> None:
+    world = a_world()
+    scale = await registry.action("application.scale").plan(
+        ScaleParams(service="shop", workload="api", replicas=5), world, "k7m2n3p4q5"
+    )
+    await Runner(scale, world, MemoryJournal()).run()
+    shown = await registry.query("status.cluster").read(ClusterParams(service="shop"), world)
+    [held] = [finding for finding in shown.findings if finding.check == "GitOps of shop"]
+    assert "suspended by plan `k7m2n3p4q5`" in held.detail
+    assert "/dr app resume shop" in held.hint
+
+    resume = await registry.action("application.resume").plan(ResumeParams(service="shop"), world, "k8m2n3p4q5")
+    assert "`api` 5 replicas" in resume.findings[0].detail
+    assert (await Runner(resume, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    shown = await registry.query("status.cluster").read(ClusterParams(service="shop"), world)
+    assert [finding for finding in shown.findings if finding.check == "GitOps of shop"] == []
+    with pytest.raises(UserError, match="No plan left a GitOps controller"):
+        await registry.action("application.resume").plan(ResumeParams(service="shop"), world, "k9m2n3p4q5")
+
+
+async def test_gitops_is_not_resumed_in_the_middle_of_a_stop() -> None:
+    world = a_world()
+    await world.cluster.suspend_gitops(API, mark="k7m2n3p4q5")
+    await world.cluster.stop(API, mark="k7m2n3p4q5")
+
+    plan = await registry.action("application.resume").plan(ResumeParams(service="shop"), world, "k8m2n3p4q5")
+
+    assert Verdict.STOP in [finding.verdict for finding in plan.findings]
 
 
 async def test_the_workload_must_be_named_where_there_are_several() -> None:
