@@ -296,7 +296,8 @@ async def _serve(
     slack: SlackRuntime | None = None
     if Role.SLACK in roles and settings.slack_mode is not SlackMode.OFF:
         slack = slack_runtime(settings, offices[Role.SLACK])
-        tasks.append(asyncio.create_task(slack.run(), name="slack"))
+        serving = slack.run_beside_others() if len(roles) > 1 else slack.run()
+        tasks.append(asyncio.create_task(serving, name="slack"))
     if Role.WORKER in roles:
         services = offices[Role.WORKER]
         world = await ports(settings, plan, services.database)
@@ -340,12 +341,12 @@ def _paging(settings: Settings, plan: DrPlan, database: Database) -> Paging:
 
 
 async def _beat(database: Database, roles: Collection[Role], slack: SlackRuntime | None) -> None:
-    """Say every few seconds that this process is alive, and what its Slack workspace does not allow."""
+    """Say every few seconds that this process is alive, whether Slack takes its tokens, and what it does not allow."""
     own = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     names = ",".join(sorted(roles))
     while True:
         lost = {} if slack is None else {item.method: f"{item.error}; {item.without}" for item in slack.lost}
-        notes = {"lost": lost}
+        notes = {"lost": lost, "trouble": "" if slack is None else slack.trouble}
         try:
             async with database.session() as session:
                 await processes.beat(session, own, names, notes)

@@ -99,6 +99,9 @@ class Doctor:
             else:
                 findings.append(_stop(f"process {role}", loss, f"Start `drbot run --role {role}`."))
         for row in rows:
+            if trouble := str(row.notes.get("trouble") or ""):
+                hint = "Put it right and start that process again; until then use `drbot` at the command line."
+                findings.append(_stop("Slack", trouble, hint))
             for feature, lost in row.notes.get("lost", {}).items():
                 findings.append(
                     _warn(f"Slack: {feature}", str(lost), "Grant the scope in manifest.yml, or go without.")

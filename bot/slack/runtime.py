@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,6 +34,9 @@ CONNECTIONS = 2
 """Slack refreshes a connection every few hours, and the client closes the old one first; the other one bridges it."""
 
 EVENTS_PATH = "/slack/events"
+
+AGAIN = timedelta(seconds=60)
+"""How long a start that Slack refused is waited with before the next one, and how often the token is looked at."""
 
 
 def utc_now() -> datetime:
@@ -66,6 +70,7 @@ class SlackRuntime:
         now: Callable[[], datetime] = utc_now,
         post_every: float = POST_EVERY,
         update_every: float = UPDATE_EVERY,
+        again: timedelta = AGAIN,
     ) -> None:
         """`post_every` and `update_every` are the seconds between two messages to one channel. Raises UserError for
         settings that cannot work."""
@@ -84,6 +89,7 @@ class SlackRuntime:
         self._outbox = outbox
         self._team = team
         self._now = now
+        self._again = again
         self._pace = {"post_every": post_every, "update_every": update_every}
         self._gateway = WebGateway(token=bot_token, base_url=self._api_url, mask=mask, shared=shared)
         self._handlers: list[AsyncSocketModeHandler] = []
@@ -91,7 +97,9 @@ class SlackRuntime:
         self.port: int | None = None
         """The port HTTP mode listens on, once it does."""
         self.ready = asyncio.Event()
-        """Set once requests are received; Socket Mode connects on its own time."""
+        """Set while requests are received; Socket Mode connects on its own time."""
+        self.trouble = ""
+        """Why nobody can use Slack now, in one sentence; empty while nothing is known to be wrong."""
 
     @property
     def lost(self) -> tuple[LostFeature, ...]:
@@ -106,6 +114,17 @@ class SlackRuntime:
         heard = [time for time in times if time is not None]
         return datetime.fromtimestamp(max(heard), tz=UTC) if heard else None
 
+    async def run_beside_others(self) -> None:
+        """Serve until cancelled, in a process whose other roles must go on: what ends `run` at its start is logged,
+        kept as `trouble` and tried again."""
+        while True:
+            try:
+                await self.run()
+            except UserError as error:
+                self.trouble = str(error)
+                log.warning("slack_does_not_start", error=str(error), again_s=self._again.total_seconds())
+            await asyncio.sleep(self._again.total_seconds())
+
     async def run(self) -> None:
         """Serve until cancelled. Raises PermanentError or UserError when Slack does not take the tokens."""
         identity = await self._identity()
@@ -114,8 +133,10 @@ class SlackRuntime:
         sender = OutboxSender(self._outbox, self._gateway, now=self._now, **self._pace)
         async with self._receiving(app):
             self.ready.set()
+            self.trouble = ""
             log.info("slack_ready", team=identity.team, socket_mode=self._socket_mode)
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._look_at_token())
                 tasks.create_task(sender.run())
                 tasks.create_task(deeds.resume(counter))
                 tasks.create_task(accounts.watch(self._gateway, self._desk, identity.team))
@@ -141,6 +162,22 @@ class SlackRuntime:
                     "use the token of that workspace."
                 )
             return identity.model_copy(update={"app": app_of(self._app_token) or await self._gateway.app()})
+
+    async def _look_at_token(self) -> None:
+        """A token can be revoked at any time, and the connections of Socket Mode would try again without a word."""
+        while True:
+            await asyncio.sleep(self._again.total_seconds())
+            try:
+                await self._gateway.identity()
+                if self._socket_mode:
+                    await self._try_connection()
+            except TemporaryError:
+                continue  # an outage says nothing about the token
+            except PermanentError as error:
+                self.trouble = f"Slack does not take the tokens any more: {error}"
+                log.warning("slack_token_refused", error=str(error))
+            else:
+                self.trouble = ""
 
     async def _try_connection(self) -> None:
         """The client of slack-sdk retries a refused app token for ever, without a word; this call does not."""
@@ -192,10 +229,22 @@ class SlackRuntime:
             try:
                 await site.start()
             except OSError as error:
-                raise UserError(
-                    f"Port {port} on {host} cannot be used: {error.strerror}. Choose another one."
-                ) from error
+                raise UserError(_not_listening(host, port, error)) from error
             self.port = int(runner.addresses[0][1])
             yield
         finally:
             await runner.cleanup()
+
+
+def _not_listening(host: str, port: int, error: OSError) -> str:
+    """Why Slack's requests cannot be received here, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {port} on `{host}` is used by another program. End that one, or set DRBOT_HTTP_PORT to a free port, "
+            "and have the proxy in front send Slack's requests there."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"Port {port} on `{host}` is not open to this account. Set DRBOT_HTTP_PORT to one from 1024 on."
+    return (
+        f"`{host}` cannot be listened on ({type(error).__name__}). Set DRBOT_HTTP_HOST to an address of this machine."
+    )

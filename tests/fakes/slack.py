@@ -175,6 +175,10 @@ class FakeSlack:
         self.messages.append(message)
         return message
 
+    def heal(self, method: str) -> None:
+        """Forget what was still to happen to this method."""
+        self._faults[method].clear()
+
     async def until(self, happened: Callable[[], bool], seconds: float = 20.0) -> None:
         """Wait until a call made it true; fails with the calls so far."""
         try:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from actions.backup.leftovers import QUIET, QUIET_UNKNOWN
-from actions.contract import Step
+from actions.contract import Step, Verdict
 from actions.ports import JobPhase, JobState, RoleFacts
 from actions.site import DatabaseRef
 from actions.steps.copies import LoadDump
@@ -20,7 +20,7 @@ from actions.steps.scratch_copies import CopyDatabase
 from bot.doctor import Doctor
 from bot.services.approvals import Policy
 from bot.services.leftovers import Leftovers
-from storage import plans, runs
+from storage import plans, processes, runs
 from storage.roles import DatabaseRole
 from storage.session import Database
 from storage.tables import JournalRow, PlanRow, TimelineEntry
@@ -186,6 +186,17 @@ async def test_doctor_shows_gitops_that_a_plan_left_suspended(at_work: Database)
     [held] = [finding for finding in findings if finding.check == "GitOps of shop"]
     assert held.detail.startswith("Application `argocd/shop` is suspended by plan `k7m2n3p4q5`")
     assert "/dr app resume shop" in held.hint
+
+
+async def test_doctor_shows_that_slack_takes_no_tokens(at_work: Database) -> None:
+    plan = shipped_plan()
+    async with at_work.session() as session:
+        notes = {"lost": {}, "trouble": "Slack does not take the tokens: token_revoked."}
+        await processes.beat(session, "here-1", "clock,slack,worker", notes)
+    findings = await Doctor(at_work, plan, Policy(plan), a_world()).examine(quick=True)
+    [told] = [finding for finding in findings if finding.check == "Slack"]
+    assert (told.verdict, told.detail) == (Verdict.STOP, "Slack does not take the tokens: token_revoked.")
+    assert "start that process again" in told.hint
 
 
 async def test_silent_server_does_not_end_the_time_of_rest(memory: Database, at_work: Database) -> None:

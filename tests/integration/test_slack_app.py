@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -591,6 +593,40 @@ async def test_tokens_that_do_not_work_end_the_start_loudly(
 ) -> None:
     with pytest.raises(UserError, match=words):
         await asyncio.wait_for(a_runtime(slack, desk, MemoryOutbox(), **changes).run(), 5)
+
+
+async def test_a_refused_token_is_told_and_tried_again_beside_other_roles(slack: FakeSlack, desk: MemoryDesk) -> None:
+    revoked = [Fault(error="token_revoked")] * 1000
+    slack.fail("auth.test", *revoked)
+    runtime = a_runtime(slack, desk, MemoryOutbox(), again=timedelta(milliseconds=50))
+    task = asyncio.create_task(runtime.run_beside_others())
+    try:
+        await slack.until(lambda: bool(runtime.trouble))
+        assert "does not take the tokens" in runtime.trouble
+        slack.heal("auth.test")
+        await asyncio.wait_for(runtime.ready.wait(), 20)
+        assert runtime.trouble == ""
+        slack.fail("auth.test", *revoked)
+        await slack.until(lambda: "any more" in runtime.trouble)
+        slack.heal("auth.test")
+        await slack.until(lambda: not runtime.trouble)
+        assert not task.done()
+    finally:
+        await stop(task)
+
+
+async def test_a_port_in_use_is_told_with_the_next_step(slack: FakeSlack, desk: MemoryDesk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        runtime = a_runtime(slack, desk, MemoryOutbox(), socket_mode=False, app_token=None, http_port=port)
+        with pytest.raises(UserError, match=f"^Port {port} on `127.0.0.1` is used by another program.*DRBOT_HTTP_PORT"):
+            await asyncio.wait_for(runtime.run(), 20)
+
+
+async def test_an_address_of_another_machine_is_told_with_the_next_step(slack: FakeSlack, desk: MemoryDesk) -> None:
+    runtime = a_runtime(slack, desk, MemoryOutbox(), socket_mode=False, app_token=None, http_host="192.0.2.1")
+    with pytest.raises(UserError, match=r"^`192\.0\.2\.1` cannot be listened on.*DRBOT_HTTP_HOST"):
+        await asyncio.wait_for(runtime.run(), 20)
 
 
 async def test_what_a_dead_process_left_behind_is_carried_out_once_and_told(
