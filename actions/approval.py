@@ -172,6 +172,10 @@ def _outdated(case: Case) -> Refusal | None:
         what = "approval policy has" if same_roster else "roster has" if same_rules else "policy and the roster have"
         text = f"The {what} changed since this plan was asked for, so its signatures are void; ask for it again."
         return Refusal(code=Code.POLICY_CHANGED, text=text)
+    if case.unwitnessed and case.plan.risk in (Risk.DESTRUCTIVE, Risk.IRREVERSIBLE):
+        text = f"The plan file names no `record`, so no witness would vouch for the signatures of a {case.plan.risk}"
+        text += " plan. Have a plan file with `record` activated (`drbot plan activate`), then ask for this again."
+        return Refusal(code=Code.UNWITNESSED, text=text)
     if case.denied and case.denied != case.overrules:
         text = f"Plan {case.denied} for the same was denied meanwhile; ask for a new plan, which will show that."
         return Refusal(code=Code.DENIED, text=text)

@@ -64,6 +64,7 @@ class Code(StrEnum):
     UNKNOWN_NAME = "unknown_name"
     STALE_WORLD = "stale_world"  # the preconditions do not hold any more
     RESTORED = "restored"  # the bot's database was restored since, or a witness knows that the plan has run
+    UNWITNESSED = "unwitnessed"  # no witness would have seen the signatures of a destructive plan
     UNSEEN = "unseen"  # nobody has looked at a signer's Slack account for too long to start on it
     # said by services, which look at how an act came in, before any rule
     UNSIGNED = "unsigned"
@@ -135,6 +136,7 @@ class Case(Frozen):
     started: bool = False
     service: str = ""  # the application the plan acts on
     channels: frozenset[str] = frozenset()  # names of the place where it was asked for
+    unwitnessed: bool = False  # nobody outside the bot's database would vouch for its signatures, and somebody must
     seen_within: timedelta | None = None  # how old the last look at a signer's Slack account may be at the start
     slack_suspect_since: datetime | None = None  # acts through Slack do not count, earlier ones neither
     policy_then: PolicyVersion | None = None  # when it was asked for

@@ -110,7 +110,11 @@ class Doctor:
 
     async def _sealed(self) -> list[Finding]:
         if self._record is None:
-            detail = "nobody outside the bot's database vouches for it; a rewritten one would not be noticed"
+            detail = "nobody outside the bot's database vouches for it; a rewritten one would not be noticed, and " + (
+                "`approval.unwitnessed` lets destructive plans run all the same"
+                if self._policy.witnessed
+                else "DESTRUCTIVE and IRREVERSIBLE plans are refused"
+            )
             return [_warn("record", detail, "Add `record` with a key and witnesses to the plan file.")]
         return await health(self._database, self._record, self._ports.clock)
 

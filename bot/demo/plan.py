@@ -89,7 +89,7 @@ class Addresses:
     copies: Path
     keys: Keys
     pager: Path | None = None  # None: nobody is told outside Slack, so nobody may act alone
-    witnesses: Witnesses | None = None  # None: the record is not sealed
+    witnesses: Witnesses | None = None  # None: the record is not sealed, and destructive plans run all the same
 
 
 def demo_plan(at: Addresses) -> DrPlan:
@@ -139,7 +139,11 @@ def demo_plan(at: Addresses) -> DrPlan:
         ),
         record=_record(at),
         pager=None if at.pager is None else _file(at.pager),
-        approval=Approval(rules=_rules(), break_glass=None if at.pager is None else _ALONE),
+        approval=Approval(
+            rules=_rules(),
+            break_glass=None if at.pager is None else _ALONE,
+            unwitnessed=at.witnesses is None,
+        ),
         roster=(
             _person(at, OLIVIA, "on_call", "operator", "incident_commander"),
             _person(at, DANIEL, "dba", "operator"),

@@ -131,6 +131,8 @@ class Approval(Part):
     """One rule for each risk, and more for some of its actions, targets or services; all that cover a plan apply."""
     break_glass: BreakGlass | None = None
     """What one person may do alone; without it, nothing."""
+    unwitnessed: Flag = False
+    """Whether DESTRUCTIVE and IRREVERSIBLE plans run without a `record`: nobody vouches for their signatures."""
     seen_within: Duration = timedelta(minutes=15)
     """How old Slack's word on the account of a signer may be when the run starts; at least 2m. A key needs none."""
 

@@ -79,7 +79,7 @@ class DrPlan(Part):
     pager: SecretRef | None = None
     """Webhook (https) that reaches people outside Slack: break-glass, runs that ask, Slack under suspicion."""
     record: Record | None = None
-    """How the record is sealed; without it nobody outside the bot's database can vouch for it."""
+    """How the record is sealed; without it nobody else can vouch for it, and destructive plans are refused."""
     approval: Approval
     """How many persons must sign what."""
     roster: tuple[Person, ...] = Field(min_length=1)

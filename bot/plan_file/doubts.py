@@ -114,7 +114,11 @@ def _unprotected(plan: DrPlan) -> Iterator[Broken]:
 
 def _unwitnessed(plan: DrPlan) -> Iterator[Broken]:
     if plan.record is None:
-        wrong = "nobody outside the bot's own database vouches for its record, so a rewritten one is not noticed"
+        wrong = "nobody outside the bot's own database vouches for its record, so " + (
+            "a rewritten one is not noticed, and `approval.unwitnessed` lets destructive plans run all the same"
+            if plan.approval.unwitnessed
+            else "DESTRUCTIVE and IRREVERSIBLE plans are refused"
+        )
         yield Broken((), wrong, "add `record` with a signing key and witnesses")
     elif sum(bool(person.keys) for person in plan.roster) < 2:
         wrong = "fewer than two persons have keys, so nobody could go on after the bot's own database was restored"

@@ -23,6 +23,10 @@ COMMANDER_ROLE = "incident_commander"
 himself its commander."""
 
 
+ACTIVATION = "plan.activate"
+"""The way to a plan file with a record, so it must not need one."""
+
+
 class Cases:
     """Builds cases under the policy and the roster in force now. `recoveries` are the actions that one person may start
     under break-glass."""
@@ -55,6 +59,7 @@ class Cases:
             started=started,
             service=policy.service(plan),
             channels=policy.places(row.channel, incident=incident is not None),
+            unwitnessed=not policy.witnessed and plan.action != ACTIVATION,
             seen_within=policy.seen_within,
             slack_suspect_since=await suspected_since(session, policy.keys),
             policy_then=read(row.policy),

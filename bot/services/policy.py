@@ -63,6 +63,11 @@ class Policy:
         return self._plan.approval.break_glass
 
     @property
+    def witnessed(self) -> bool:
+        """Whether a witness sees the signatures before anything destructive, or the policy asks for none."""
+        return self._plan.record is not None or self._plan.approval.unwitnessed
+
+    @property
     def seen_within(self) -> timedelta:
         """How old Slack's word on a signer's account may be when a run starts."""
         return self._plan.approval.seen_within

@@ -24,7 +24,7 @@ WANTED = [
     *(f"T{number}" for number in range(1, 14)),
     *(f"C{number}" for number in range(1, 15)),
     *(f"J{number}" for number in range(1, 15)),
-    *(f"E{number}" for number in range(1, 3)),
+    *(f"E{number}" for number in range(1, 4)),
 ]
 
 

@@ -304,6 +304,31 @@ async def test_i14_a_signer_nobody_has_looked_at_since_starts_nothing(setting: S
         assert await stage.value("SELECT count(*) FROM outbox WHERE kind = 'page'") == 1
 
 
+def without_record(document: dict[str, Any]) -> None:
+    document["record"] = None
+
+
+async def test_e3_without_a_record_nothing_destructive_is_asked_for(setting: Setting) -> None:
+    async with setting(change=without_record) as stage:
+        await stage.ask()
+        await stage.refused("unwitnessed")
+        assert "`drbot plan activate`" in await stage.value("SELECT text FROM refusal")
+
+
+async def test_e3_a_record_that_went_after_the_signatures_starts_nothing(setting: Setting) -> None:
+    async with setting(workers=0) as stage:
+        async with stage.office.working(1):
+            plan = await stage.plan()
+        await stage.sign(plan)
+        office = await restarted(stage, without_record)
+        try:
+            async with office.working(1):
+                await office.until(plan.card, PlanState.VOID)
+                await stage.refused_by_worker("unwitnessed", plan)
+        finally:
+            await office.close()
+
+
 async def test_c12_without_a_key_the_command_line_signs_nothing(stage: Stage) -> None:
     command = Command(name="restore.dump", params={"database": TARGET}, reason=REASON, typed=TARGET)
     asked = await stage.office.terminal.ask(Who(source="cli", person="olivia"), command, reply=ReplyTo())

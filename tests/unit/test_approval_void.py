@@ -510,3 +510,22 @@ def test_a_complete_plan_says_until_when_it_may_start() -> None:
 
     assert (decision.signers, decision.start_by) == (("dba", "oncall"), NOW + timedelta(seconds=7, hours=1))
     assert (decision.reason, decision.code, decision.missing) == ("", None, ())
+
+
+# ---------------------------------------------------------------- witnesses
+
+
+@pytest.mark.parametrize(
+    ("risk", "state"),
+    [(Risk.DISRUPTIVE, State.APPROVED), (Risk.DESTRUCTIVE, State.VOID), (Risk.IRREVERSIBLE, State.VOID)],
+)
+def test_what_destroys_needs_somebody_outside_who_vouches_for_it(risk: Risk, state: State) -> None:
+    plan = a_plan(risk=risk)
+    given = [sign(person, digest=plan.digest) for person in ("dba", "security")]
+    asked = sign("oncall", Act.REQUEST, digest=plan.digest)
+    case = a_case(asked, *given, plan=plan, rule=a_rule(risk=risk, others=2), unwitnessed=True)
+    decision = decide(case, NOW)
+    assert decision.state is state
+    assert decision.code is (Code.UNWITNESSED if state is State.VOID else None)
+    assert decide(case.model_copy(update={"unwitnessed": False}), NOW).state is State.APPROVED
+    assert decide(case.model_copy(update={"started": True}), NOW).state is State.APPROVED

@@ -501,7 +501,11 @@ def test_an_overdue_review_is_warned_about() -> None:
 
 def test_a_record_without_witnesses_is_warned_about(tmp_path: Path) -> None:
     record = TEXT[TEXT.index("record:\n") : TEXT.index("# -- Who must sign what")]
-    assert "nobody outside the bot's own database vouches" in report(check(broken(tmp_path, (record, ""))))
+    told = report(check(broken(tmp_path, (record, ""))))
+    assert "nobody outside the bot's own database vouches" in told
+    assert "DESTRUCTIVE and IRREVERSIBLE plans are refused" in told
+    switch = ("  break_glass: ", "  unwitnessed: true\n  break_glass: ")
+    assert "`approval.unwitnessed` lets destructive plans run" in report(check(broken(tmp_path, (record, ""), switch)))
     assert "vouches" not in report(check(SHIPPED))
     assert "`drbot record adopt` takes two" in report(check(SHIPPED))  # nobody has a key in the shipped plan
 
