@@ -27,7 +27,7 @@ from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from actions.site import Frozen
 from bot.ports import ChannelWish
 from bot.redaction import Mask
-from bot.slack import channels
+from bot.slack import channels, scopes
 from bot.slack.views.blocks import Message, View
 
 log = structlog.get_logger()
@@ -77,7 +77,7 @@ class SlackGateway(Protocol):
     """All that the bot does in Slack."""
 
     async def identity(self) -> Identity:
-        """Raises when the token is not taken."""
+        """Raises when the token is not taken. What the token was not granted is in `lost` afterwards."""
 
     async def app(self) -> str:
         """The id of the app the token belongs to, empty when Slack does not tell."""
@@ -193,13 +193,22 @@ class WebGateway:
         )
         self._poster = AsyncWebClient(token, base_url=base_url, timeout=TIMEOUT_S, retry_handlers=[])
         self._lost: dict[str, LostFeature] = {}
+        self._not_granted: dict[str, LostFeature] = {}
 
     @property
     def lost(self) -> tuple[LostFeature, ...]:
-        return tuple(self._lost[method] for method in sorted(self._lost))
+        found = self._lost | self._not_granted
+        return tuple(found[name] for name in sorted(found))
 
     async def identity(self) -> Identity:
         answer = await _call("auth.test", self._client.auth_test)
+        lacks = {
+            scope: LostFeature(method=scope, error="scope not granted", without=without)
+            for scope, without in scopes.missing(answer.headers).items()
+        }
+        for scope in lacks.keys() - self._not_granted.keys():
+            log.warning("slack_scope_missing", scope=scope, without=lacks[scope].without)
+        self._not_granted = lacks
         return Identity(
             team=str(answer["team_id"]),
             user=str(answer["user_id"]),
@@ -337,7 +346,10 @@ class WebGateway:
         except PermanentError as error:
             if "no_such_subteam" in str(error):
                 return frozenset()
+            code = error.code if isinstance(error, MissingError) else "refused"
+            self._lose("usergroups.users.list", code, scopes.WITHOUT["usergroups:read"])
             raise
+        self._lost.pop("usergroups.users.list", None)
         return frozenset(str(user) for user in answer.get("users") or ())
 
     async def make_channel(self, wish: ChannelWish) -> str | None:
@@ -413,9 +425,12 @@ class WebGateway:
             return await _call(method, call)
         except MissingError as error:
             if error.code not in _HARMLESS:
-                self._lost[method] = LostFeature(method=method, error=error.code, without=without)
-                log.warning("slack_feature_missing", method=method, error=error.code, without=without)
+                self._lose(method, error.code, without)
             return None
+
+    def _lose(self, method: str, code: str, without: str) -> None:
+        self._lost[method] = LostFeature(method=method, error=code, without=without)
+        log.warning("slack_feature_missing", method=method, error=code, without=without)
 
 
 class MissingError(PermanentError):

@@ -1,7 +1,7 @@
 """`manifest.yml`, generated from the router: `python -m bot.slack.manifest [--url URL] [--output FILE]`.
 
-Paste it at api.slack.com/apps to make the app. What a command is called and what scopes the calls need is written once,
-here and in the router; a test compares the file with both.
+Paste it at api.slack.com/apps to make the app. What a command is called is written once, in the router, and what
+scopes the calls need in `scopes`; a test compares the file with both.
 """
 
 from __future__ import annotations
@@ -17,33 +17,7 @@ from ruamel.yaml import YAML
 
 from bot.router import HUB, SLASHES, Entry, Router
 from bot.slack.interactions.message import SHORTCUT
-
-METHOD_SCOPES: dict[str, tuple[str, ...]] = {
-    "auth.test": (),
-    "apps.connections.open": (),  # connections:write of the app-level token, which no manifest holds
-    "chat.postMessage": ("chat:write", "chat:write.public"),
-    "chat.update": ("chat:write",),
-    "chat.postEphemeral": ("chat:write",),
-    "chat.getPermalink": (),
-    "views.open": (),
-    "views.push": (),
-    "views.update": (),
-    "users.info": ("users:read",),
-    "bots.info": ("users:read",),
-    "usergroups.users.list": ("usergroups:read",),  # only where a slot of the plan file names a group
-    "conversations.info": ("channels:read", "groups:read"),
-    "conversations.history": ("channels:history", "groups:history"),
-    "conversations.replies": ("channels:history", "groups:history"),
-    "conversations.create": ("channels:manage",),
-    "conversations.setTopic": ("channels:manage",),
-    "conversations.invite": ("channels:manage",),
-    "pins.add": ("pins:write",),
-    "files.upload_v2": ("files:write",),
-}
-"""Every method the gateway calls and the bot scopes it needs (docs.slack.dev/reference/methods)."""
-
-EVENT_SCOPES: dict[str, tuple[str, ...]] = {"reaction_added": ("reactions:read",)}
-"""Every event a handler is registered for and its scopes."""
+from bot.slack.scopes import EVENT_SCOPES, needed
 
 EVENTS_PATH = "/slack/events"
 
@@ -80,7 +54,7 @@ def manifest(router: Router, *, url: str | None = None) -> dict[str, Any]:
                 }
             ],
         },
-        "oauth_config": {"scopes": {"bot": scopes()}},
+        "oauth_config": {"scopes": {"bot": needed()}},
         "settings": {
             "event_subscriptions": asked | {"bot_events": sorted(EVENT_SCOPES)},
             "interactivity": {"is_enabled": True} | asked,
@@ -89,14 +63,6 @@ def manifest(router: Router, *, url: str | None = None) -> dict[str, Any]:
             "token_rotation_enabled": False,
         },
     }
-
-
-def scopes() -> list[str]:
-    """The bot scopes of all calls, events, commands and shortcuts."""
-    needed = {"commands"}  # slash commands and shortcuts
-    for names in (*METHOD_SCOPES.values(), *EVENT_SCOPES.values()):
-        needed |= set(names)
-    return sorted(needed)
 
 
 def manifest_text(router: Router, *, url: str | None = None) -> str:

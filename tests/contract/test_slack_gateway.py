@@ -11,6 +11,7 @@ from actions.approval import Code
 from actions.errors import PermanentError, TemporaryError, UserError
 from bot.ports import ChannelWish
 from bot.slack.gateway import MessageGoneError, TokenRefusedError, WebGateway, problem_of
+from bot.slack.scopes import WITHOUT
 from bot.slack.views.text import loading_modal, sentence, text_modal
 from tests.fakes.slack import BOT_TOKEN, TEAM, FakeSlack, Fault
 
@@ -171,6 +172,22 @@ async def test_a_group_that_slack_does_not_tell_is_no_empty_one(slack: FakeSlack
     slack.missing.add("usergroups.users.list")
     with pytest.raises(PermanentError):
         await gateway.group_members("S0DBA")
+    assert [(item.method, item.error) for item in gateway.lost] == [("usergroups.users.list", "unknown_method")]
+    slack.missing.clear()
+    assert await gateway.group_members("S0DBA") == {"U0ANA"}
+    assert gateway.lost == ()
+
+
+async def test_scopes_that_were_not_granted_are_told_before_somebody_needs_them(
+    slack: FakeSlack, gateway: WebGateway
+) -> None:
+    slack.scopes = ",".join(scope for scope in WITHOUT if scope not in ("pins:write", "files:write"))
+    await gateway.identity()
+    assert [item.method for item in gateway.lost] == ["files:write", "pins:write"]
+    assert all(item.without for item in gateway.lost)
+    slack.scopes = ",".join(WITHOUT)
+    await gateway.identity()
+    assert gateway.lost == ()
 
 
 def test_an_account_of_another_workspace_may_not_sign() -> None:

@@ -98,6 +98,7 @@ class FakeSlack:
 
     paced: bool = True
     missing: set[str] = field(default_factory=set)
+    scopes: str | None = None  # what the token was granted, as every answer tells it; None: it does not
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: dict[str, set[str]] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
@@ -341,7 +342,9 @@ class FakeSlack:
             await self._notify()
         if fault is not None and fault.lost:
             return await self._faulty(fault)
-        return web.json_response({"ok": True} | answer)
+        return web.json_response(
+            {"ok": True} | answer, headers={} if self.scopes is None else {"x-oauth-scopes": self.scopes}
+        )
 
     async def _faulty(self, fault: Fault) -> web.StreamResponse:
         if fault.seconds:

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 
 from bot.router import SLASHES, Router
 from bot.slack import gateway
-from bot.slack.manifest import EVENT_SCOPES, METHOD_SCOPES, main, manifest, manifest_text
+from bot.slack.manifest import main, manifest, manifest_text
+from bot.slack.scopes import EVENT_SCOPES, METHOD_SCOPES, WITHOUT, missing
 from tests.fakes.block_rules import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,14 @@ def test_every_method_the_gateway_calls_has_its_scopes() -> None:
 
 def test_the_scopes_are_those_of_methods_and_events_alone() -> None:
     needed = {"commands"}.union(*METHOD_SCOPES.values(), *EVENT_SCOPES.values())
-    assert set(loaded()["oauth_config"]["scopes"]["bot"]) == needed
+    assert set(loaded()["oauth_config"]["scopes"]["bot"]) == needed == set(WITHOUT)
+
+
+def test_a_scope_that_is_not_granted_is_told_with_what_is_lost() -> None:
+    granted = ",".join(scope for scope in WITHOUT if scope != "pins:write")
+
+    assert missing({"X-OAuth-Scopes": granted}) == {"pins:write": "incident cards are not pinned"}
+    assert missing({"Content-Type": "application/json"}) == {}  # Slack did not tell
 
 
 def test_every_event_is_handled_and_every_handler_subscribed() -> None:
