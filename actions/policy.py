@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
@@ -83,16 +83,29 @@ class Weekly(Frozen):
 
     def ends(self, now: datetime) -> datetime | None:
         """When it is over; None while it does not hold."""
-        zone = ZoneInfo(self.zone)
-        today = now.astimezone(zone).date()
+        today = now.astimezone(ZoneInfo(self.zone)).date()
         for day in (today, today - timedelta(days=1)):
-            last = day if self.until > self.since else day + timedelta(days=1)
-            # In UTC, because two times of one zone are compared by their clocks, which jump twice a year.
-            begin = datetime.combine(day, self.since, tzinfo=zone).astimezone(UTC)
-            end = datetime.combine(last, self.until, tzinfo=zone).astimezone(UTC)
+            begin, end = self.on(day)
             if day.weekday() in self.days and begin <= now < end:
                 return end
         return None
+
+    def on(self, day: date) -> tuple[datetime, datetime]:
+        """When it begins and ends if it begins on this day."""
+        zone = ZoneInfo(self.zone)
+        last = day if self.until > self.since else day + timedelta(days=1)
+        # In UTC, because two times of one zone are compared by their clocks, which jump twice a year.
+        return (
+            datetime.combine(day, self.since, tzinfo=zone).astimezone(UTC),
+            datetime.combine(last, self.until, tzinfo=zone).astimezone(UTC),
+        )
+
+    def turns(self, since: datetime, until: datetime) -> list[datetime]:
+        """Every instant between the two at which it begins or ends."""
+        first = since.astimezone(ZoneInfo(self.zone)).date() - timedelta(days=2)
+        days = (first + timedelta(days=number) for number in range((until - since).days + 5))
+        edges = {edge for day in days if day.weekday() in self.days for edge in self.on(day)}
+        return sorted(edge for edge in edges if since < edge < until)
 
 
 Window = Once | Weekly

@@ -85,7 +85,7 @@ class DrPlan(Part):
     roster: tuple[Person, ...] = Field(min_length=1)
     """Who may ask and sign."""
     rota: tuple[Shift, ...] = ()
-    """Who can be reached when; every day it is checked that each hour has enough signers."""
+    """Who can be reached when; every day it is checked that there are enough signers at all times."""
     contacts: tuple[Contact, ...] = ()
     """Whom to call."""
     runbooks: tuple[Runbook, ...] = ()

@@ -1,4 +1,4 @@
-"""Who could sign in the coming week: told once a day to the on-call channel when an hour has too few."""
+"""Who could sign in the coming week: told once a day to the on-call channel when at some time there are too few."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from storage.session import Database
 async def warn_of_gaps(database: Database, plan: DrPlan, now: datetime) -> bool:
     """Tell the on-call channel which plans cannot be signed, and when. False when everything can be, and when a replica
     has told it today."""
-    found = [gap.sentence for gap in gaps(plan, now.replace(minute=0, second=0, microsecond=0))]
+    found = [gap.sentence for gap in gaps(plan, now.replace(second=0, microsecond=0))]
     if not found:
         return False
     async with database.session() as session:
