@@ -644,11 +644,22 @@ class RunFacts:
     lines: int = 0  # of its journal
 
 
+class MeasuredLoad(Frozen):
+    """How long a dump took to be loaded by a run, in one go."""
+
+    database_bytes: int
+    took: timedelta
+    at: datetime  # when it was done
+
+
 class Runs(Protocol):
     """The bot's own runs, for the actions that decide about them."""
 
     async def find(self, run: str) -> RunFacts | None:
         """Raises UserError when this version of the bot cannot read the plan of the run."""
+
+    async def last_load(self, database: str) -> MeasuredLoad | None:
+        """The newest load of a dump of this database by a restore. One that was interrupted measures nothing."""
 
     async def answer(self, run: str, question: int, answer: Answer, *, plan: str) -> None:
         """Answer this very question, in the name of the people who signed `plan`; the run then goes on, goes back or

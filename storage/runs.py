@@ -202,6 +202,32 @@ async def journal(session: AsyncSession, run_id: str) -> Sequence[JournalRow]:
     return (await session.execute(statement)).scalars().all()
 
 
+_LAST_LOAD = text(
+    """
+    SELECT (load.step ->> 'database_bytes')::bigint, line.elapsed_ms, line.at
+    FROM journal AS line
+    JOIN plan ON plan.id = line.run_id AND plan.action = 'restore.dump'
+    CROSS JOIN LATERAL (SELECT plan.document -> 'steps' -> line.step AS step) AS load
+    WHERE line.state = 'verified' AND line.elapsed_ms > 0
+      AND load.step ->> 'kind' = 'load_dump'
+      AND load.step ->> 'database' = :database
+      AND (load.step ->> 'database_bytes')::bigint > 0
+      AND 1 = (
+          SELECT count(*) FROM journal AS begun
+          WHERE begun.run_id = line.run_id AND begun.step = line.step AND begun.state = 'applying'
+      )
+    ORDER BY line.seq DESC
+    LIMIT 1
+    """
+)
+
+
+async def last_load(session: AsyncSession, database: str) -> tuple[int, int, datetime] | None:
+    """Bytes, milliseconds and end of the newest load of this database's dump that went through at the first try."""
+    row = (await session.execute(_LAST_LOAD, {"database": database})).one_or_none()
+    return None if row is None else (row[0], row[1], row[2])
+
+
 async def append(session: AsyncSession, run_id: str, *, owner: str, epoch: int, entry: JournalEntry) -> None:
     """One journal line under our epoch. Raises LeaseLostError when the run is no longer ours."""
     await ours(session, run_id, owner=owner, epoch=epoch)

@@ -250,9 +250,11 @@ async def _quicker(ports: Ports, key: str, scene: _Scene, aim: Aim) -> str:
             dumps = usable_entries(await ports.backups.catalogue(key), before=aim.at)
         except DrError:
             dumps = ()
-        if dumps and restore_estimate(dumps[0]) <= scene.database.rto:
-            taken = exact(dumps[0].manifest.snapshot_at)
-            ways.append(f"the dump of {taken} takes {span(restore_estimate(dumps[0]))}: `/dr-restore {key}`")
+        if dumps:
+            needs = restore_estimate(dumps[0], await ports.runs.last_load(key))
+            if needs <= scene.database.rto:
+                taken = exact(dumps[0].manifest.snapshot_at)
+                ways.append(f"the dump of {taken} takes {span(needs)}: `/dr-restore {key}`")
     if not ways:
         return "Nothing quicker is there. Keep a scratch instance ready for the next time (`--keep HOURS`)."
     return f"Quicker: {'; '.join(ways)}."

@@ -26,6 +26,7 @@ from actions.steps.choice import (
     alternative,
     checked_words,
     chosen,
+    estimate_words,
     loss_sentence,
     restore_estimate,
     usable_entries,
@@ -101,6 +102,7 @@ class Restore(Action[RestoreParams]):
         entry = chosen(params.database, entries, backup=params.backup, before=params.before)
         scene = await look(ports, params.database, entry, instance_suspect=params.instance_suspect)
         draft = _Draft(scene, plan_id)
+        last = await ports.runs.last_load(params.database)
         others = [item for item in usable_entries(entries, before=params.before) if item != entry][:ALTERNATIVES]
         findings = (*since_impact(entry, params.before), *restore_findings(scene, draft.new_names), *known.findings)
         return Plan(
@@ -115,9 +117,9 @@ class Restore(Action[RestoreParams]):
             preconditions=draft.preconditions,
             made_at=scene.now,
             findings=findings,
-            observations=_observations(scene),
+            observations=(*_observations(scene), Observation(name="estimate", value=estimate_words(last))),
             alternatives=tuple(alternative(scene.database, item, scene.now) for item in others),
-            estimate=restore_estimate(entry),
+            estimate=restore_estimate(entry, last),
             data_loss=loss_sentence(scene.database, entry, scene.now),
         )
 
@@ -192,6 +194,7 @@ class _Draft:
             key=stored.key,
             sha256=stored.sha256,
             invariants=scene.database.invariants,
+            database_bytes=scene.entry.manifest.database_bytes,
         )
 
     def _compare(self) -> CompareCopy:

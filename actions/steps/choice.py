@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from actions.backup.manifest import Provenance
 from actions.errors import UserError
-from actions.ports import CatalogueEntry
+from actions.ports import CatalogueEntry, MeasuredLoad
 from actions.site import Database
 from actions.steps.phrases import moment, size, span
 
@@ -89,9 +89,25 @@ def checked_words(entry: CatalogueEntry) -> str:
     return f"{verified}{adopted}{', pinned' if entry.pinned else ''}"
 
 
-def restore_estimate(entry: CatalogueEntry) -> timedelta:
-    """How long loading, comparing and switching will take, from the size alone."""
-    return timedelta(seconds=entry.manifest.database_bytes // RESTORE_RATE) + SWITCH
+def restore_estimate(entry: CatalogueEntry, last: MeasuredLoad | None) -> timedelta:
+    """How long loading, comparing and switching will take, at the rate of the last load where there is one."""
+    return timedelta(seconds=entry.manifest.database_bytes // _rate(last)) + SWITCH
+
+
+def estimate_words(last: MeasuredLoad | None) -> str:
+    """What the estimate goes by: `at the 34 MB/s of the restore of 2026-11-02`. MB are 10^6 bytes here."""
+    rate = _rate(last)
+    shown = f"{rate / 1e6:.0f} MB/s" if rate >= 10_000_000 else f"{rate / 1e6:.1f} MB/s"
+    if last is None:
+        return f"at {shown}, a figure of another machine: no restore of this database was measured yet"
+    return f"at the {shown} of the restore of {last.at.astimezone(UTC):%Y-%m-%d}"
+
+
+def _rate(last: MeasuredLoad | None) -> int:
+    """Bytes of database per second, at least one."""
+    if last is None:
+        return RESTORE_RATE
+    return max(1, round(last.database_bytes / max(last.took.total_seconds(), 0.001)))
 
 
 def dump_estimate(entries: Sequence[CatalogueEntry], database_bytes: int) -> timedelta | None:

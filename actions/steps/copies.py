@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import shlex
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from pydantic import Field
 
 from actions.contract import Probe, Step
 from actions.errors import VerificationError
@@ -34,6 +37,9 @@ class LoadDump(HeavyStep):
     key: str
     sha256: str
     invariants: tuple[Invariant, ...]
+    # Left out where it is not known: a plan that was signed before it was noted keeps its digest.
+    database_bytes: int = Field(default=0, exclude_if=operator.not_)
+    """How large the dumped database was; the next restore is estimated by it."""
 
     @property
     def summary(self) -> str:

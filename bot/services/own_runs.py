@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from itertools import pairwise
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from actions.approval import Act
 from actions.contract import JournalEntry, JournalState, Kinds, UnknownKindError
 from actions.errors import PermanentError, UserError
-from actions.ports import Answer, Clock, RunFacts, Runs
+from actions.ports import Answer, Clock, MeasuredLoad, RunFacts, Runs
 from actions.runner import turned_back
 from bot.services.approvals import Policy
 from bot.services.plans import note_plan
@@ -42,6 +43,14 @@ class OwnRuns(Runs):
             if row is None or found is None:
                 return None
             return self._facts(row, found, await runs.journal(session, run))
+
+    async def last_load(self, database: str) -> MeasuredLoad | None:
+        async with self._database.session() as session:
+            found = await runs.last_load(session, database)
+        if found is None:
+            return None
+        size, elapsed_ms, at = found
+        return MeasuredLoad(database_bytes=size, took=timedelta(milliseconds=elapsed_ms), at=at)
 
     def _facts(self, row: PlanRow, run: RunRow, lines: Sequence[JournalRow]) -> RunFacts:
         try:

@@ -10,7 +10,9 @@ from actions import registry
 from actions.adapters.clock import SystemClock
 from actions.contract import JournalState, Plan, Risk
 from actions.errors import PermanentError, UserError
-from actions.ports import Answer, Runs
+from actions.ports import Answer, MeasuredLoad, Runs
+from actions.site import DatabaseRef
+from actions.steps.copies import LoadDump
 from actions.steps.workloads import ScaleWorkload
 from bot.services.own_runs import OwnRuns
 from bot.services.policy import Policy
@@ -22,6 +24,8 @@ from tests.fakes.world import API
 from tests.fixtures.office import shipped_plan
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
+
+NO_TIME = timedelta()
 
 A, V, F, K = JournalState.APPLYING, JournalState.VERIFIED, JournalState.FAILED, JournalState.ASKING
 ANSWERS = (Answer.HAPPENED, Answer.REPEAT, Answer.SKIPPED, Answer.ABORTED, Answer.LEFT)
@@ -48,7 +52,9 @@ class RunsUnderTest:
 
     port: Runs
 
-    async def add(self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "") -> None:
+    async def add(
+        self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "", took: timedelta = NO_TIME
+    ) -> None:
         raise NotImplementedError
 
 
@@ -56,8 +62,10 @@ class InMemory(RunsUnderTest):
     def __init__(self) -> None:
         self.port = self.runs = MemoryRuns()
 
-    async def add(self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "") -> None:
-        self.runs.add(plan, state, *lines, message=message)
+    async def add(
+        self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "", took: timedelta = NO_TIME
+    ) -> None:
+        self.runs.add(plan, state, *lines, message=message, took=took, at=NOW)
 
 
 class InPostgres(RunsUnderTest):
@@ -65,7 +73,9 @@ class InPostgres(RunsUnderTest):
         self.memory = memory
         self.port = OwnRuns(memory, Policy(shipped_plan()), registry.kinds(), SystemClock())
 
-    async def add(self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "") -> None:
+    async def add(
+        self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "", took: timedelta = NO_TIME
+    ) -> None:
         row = PlanRow(
             id=plan.id,
             action=plan.action,
@@ -86,7 +96,8 @@ class InPostgres(RunsUnderTest):
             assert run is not None
             run.state, run.message = state, message
             for step, line in lines:
-                session.add(JournalRow(run_id=plan.id, epoch=1, step=step, state=line, at=NOW))
+                elapsed = took // timedelta(milliseconds=1) if line is V else 0
+                session.add(JournalRow(run_id=plan.id, epoch=1, step=step, state=line, at=NOW, elapsed_ms=elapsed))
                 await session.flush()
 
 
@@ -103,6 +114,43 @@ async def test_a_run_that_asks_shows_what_it_asks(runs: RunsUnderTest) -> None:
     assert (facts.state, facts.message, facts.step, facts.lines) == ("asking", "Is it so?", 1, 3)
     assert facts.question is not None
     assert (facts.backward, dict(facts.last), dict(facts.answered)) == (False, {0: "verified", 1: "asking"}, {})
+
+
+def a_restore(name: str, *, database: str = "shop", database_bytes: int = 3_400_000_000) -> Plan:
+    load = LoadDump(
+        job=f"drbot-{name}-1",
+        database=database,
+        backup="b-1",
+        into=DatabaseRef("primary", f"shop_restore_{name}"),
+        owner="shop",
+        mark=f"drbot:scratch:{name}",
+        jobs=2,
+        bucket="backups",
+        endpoint=None,
+        key="b-1.dump",
+        sha256="0" * 64,
+        invariants=(),
+        database_bytes=database_bytes,
+    )
+    return a_plan(name).model_copy(update={"action": "restore.dump", "steps": (*a_plan(name).steps[:1], load)})
+
+
+async def test_the_last_load_of_a_database_is_measured(runs: RunsUnderTest) -> None:
+    assert await runs.port.last_load("shop") is None
+    first, second = timedelta(seconds=50), timedelta(seconds=100)
+    await runs.add(a_restore("a" * 10), "succeeded", (0, A), (0, V), (1, A), (1, V), took=first)
+    await runs.add(a_restore("b" * 10), "failed", (0, A), (0, V), (1, A), (1, V), (1, F), took=second)
+    # None of these measures a load of `shop`: interrupted, not done, of another database, from before it was noted.
+    await runs.add(a_restore("c" * 10), "succeeded", (1, A), (1, A), (1, V), took=first)
+    await runs.add(a_restore("d" * 10), "failed", (1, A), (1, F), took=first)
+    await runs.add(a_restore("e" * 10, database="other"), "succeeded", (1, A), (1, V), took=first)
+    await runs.add(a_restore("f" * 10, database_bytes=0), "succeeded", (1, A), (1, V), took=first)
+    await runs.add(a_plan("g" * 10), "succeeded", (1, A), (1, V), took=first)
+
+    found = await runs.port.last_load("shop")
+
+    assert found == MeasuredLoad(database_bytes=3_400_000_000, took=second, at=NOW)
+    assert await runs.port.last_load("nothing") is None
 
 
 async def test_what_is_over_asks_nothing(runs: RunsUnderTest) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from actions.contract import JournalState, Plan
 from actions.errors import PermanentError
-from actions.ports import Answer, RunFacts, Runs
+from actions.ports import Answer, MeasuredLoad, RunFacts, Runs
+from actions.steps.copies import LoadDump
+
+NO_TIME = timedelta()
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -17,6 +22,8 @@ class MemoryRun:
     state: str
     message: str = ""
     lines: list[tuple[int, JournalState]] = field(default_factory=list)
+    took: timedelta = NO_TIME  # each of its steps
+    at: datetime = LONG_AGO  # each of its lines
 
     @property
     def question(self) -> int | None:
@@ -34,8 +41,27 @@ class MemoryRuns(Runs):
     def __init__(self) -> None:
         self.runs: dict[str, MemoryRun] = {}
 
-    def add(self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "") -> None:
-        self.runs[plan.id] = MemoryRun(plan, state, message, list(lines))
+    def add(
+        self,
+        plan: Plan,
+        state: str,
+        *lines: tuple[int, JournalState],
+        message: str = "",
+        took: timedelta = NO_TIME,
+        at: datetime = LONG_AGO,
+    ) -> None:
+        self.runs[plan.id] = MemoryRun(plan, state, message, list(lines), took, at)
+
+    async def last_load(self, database: str) -> MeasuredLoad | None:
+        for run in reversed(self.runs.values()):
+            if run.plan.action != "restore.dump" or not run.took:
+                continue
+            for index, step in enumerate(run.plan.steps):
+                mine = [state for number, state in run.lines if number == index]
+                once = mine.count(JournalState.APPLYING) == 1 and JournalState.VERIFIED in mine
+                if isinstance(step, LoadDump) and step.database == database and step.database_bytes and once:
+                    return MeasuredLoad(database_bytes=step.database_bytes, took=run.took, at=run.at)
+        return None
 
     async def find(self, run: str) -> RunFacts | None:
         found = self.runs.get(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from actions.backup.manifest import Provenance
 from actions.contract import Finding, Verdict
 from actions.errors import UserError
-from actions.ports import DatabaseFacts, GitOps, ServerFacts, WorkloadFacts
+from actions.ports import DatabaseFacts, GitOps, MeasuredLoad, ServerFacts, WorkloadFacts
 from actions.site import BackupPolicy, Database, Service, WorkloadKind, WorkloadRef
 from actions.steps import choice
 from actions.steps.phrases import moment
@@ -79,6 +79,23 @@ def test_a_dump_is_estimated_from_the_newest_one_measured() -> None:
     assert choice.dump_estimate([NEW, OLD], 6_000_000_000) == timedelta(seconds=16)
     assert choice.dump_estimate([an_entry(provenance=Provenance.ADOPTED)], 1) is None
     assert choice.dump_estimate([], 1) is None
+
+
+def test_a_restore_is_estimated_from_the_last_one_measured() -> None:
+    entry = an_entry(database_bytes=3_400_000_000)
+    at = datetime(2026, 11, 2, 23, tzinfo=UTC)
+    last = MeasuredLoad(database_bytes=1_700_000_000, took=timedelta(seconds=50), at=at)
+
+    assert choice.restore_estimate(entry, last) == timedelta(seconds=100) + choice.SWITCH
+    assert choice.estimate_words(last) == "at the 34 MB/s of the restore of 2026-11-02"
+    assert choice.restore_estimate(entry, None) == timedelta(seconds=34) + choice.SWITCH
+    assert "no restore of this database was measured yet" in choice.estimate_words(None)
+
+
+def test_a_load_of_nothing_estimates_without_dividing_by_it() -> None:
+    last = MeasuredLoad(database_bytes=1, took=timedelta(hours=1), at=TAKEN)
+
+    assert choice.restore_estimate(an_entry(database_bytes=60), last) == timedelta(seconds=60) + choice.SWITCH
 
 
 # ---------------------------------------------------------------- what signers are told

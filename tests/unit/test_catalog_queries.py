@@ -13,7 +13,7 @@ from actions.catalog.application import ResumeParams, RolloutParams, ScaleParams
 from actions.catalog.backup_status import BackupsParams
 from actions.catalog.restore import RestoreParams
 from actions.catalog.status import CatalogueParams, ClusterParams, DatabasesParams
-from actions.contract import Verdict
+from actions.contract import JournalState, Verdict
 from actions.errors import UserError
 from actions.runner import Outcome, Runner
 from actions.site import DatabaseRef
@@ -271,6 +271,19 @@ async def test_the_order_of_a_restore() -> None:
     ]
     assert plan.alternatives[0].startswith("`b-old`")
     assert plan.target == "shop"
+
+
+async def test_the_estimate_of_a_restore_says_what_it_goes_by() -> None:
+    world = a_world()
+    restore = registry.action("restore.dump")
+    first = await restore.plan(RestoreParams(database="shop"), world, "k7m2n3p4q5")
+    lines = [(0, JournalState.APPLYING), (0, JournalState.VERIFIED)]
+    world.runs.add(first, "succeeded", *lines, took=timedelta(seconds=300), at=START)
+    second = await restore.plan(RestoreParams(database="shop"), world, "k8m2n3p4q5")
+
+    assert "no restore of this database was measured yet" in first.observations[-1].value
+    assert second.observations[-1].value.endswith("MB/s of the restore of 2026-11-23")
+    assert second.estimate == timedelta(seconds=330)
 
 
 async def test_a_copy_on_a_spare_server_ends_as_live() -> None:
