@@ -34,7 +34,7 @@ PREFIX = "bench-physical/"
 async def test_physical_restore(demo: World) -> None:
     hand = ByHand(demo.servers, demo.running.directory)
     print(f"  dump by hand {await hand.dump():.2f} s", flush=True)
-    world = _over(demo)
+    world = world_over(demo)
     begun = time.monotonic()
     entry = await world.take("bench")
     await world.archive()
@@ -47,7 +47,7 @@ async def test_physical_restore(demo: World) -> None:
         for side in ("physical", "hand") if number % 2 == 0 else ("hand", "physical"):
             await settle(demo.servers)
             if side == "physical":
-                physical.append(await _physical(world))
+                physical.append(await restored(world))
             else:
                 single.append(await _by_hand(demo, hand))
     ratio = pairs("physical restore, verified and started, against 4.1 by hand", physical, single, LIMIT)
@@ -55,7 +55,7 @@ async def test_physical_restore(demo: World) -> None:
         assert ratio <= LIMIT
 
 
-def _over(demo: World) -> PhysicalWorld:
+def world_over(demo: World) -> PhysicalWorld:
     s3 = demo.servers.objects
     values = {"ACCESS": s3.access_key, "SECRET": s3.secret_key}
     bucket = Bucket(name=BUCKET, endpoint=s3.endpoint, access_key="env:ACCESS", secret_key="env:SECRET")
@@ -70,15 +70,15 @@ def _over(demo: World) -> PhysicalWorld:
     )
 
 
-async def _physical(world: PhysicalWorld) -> float:
+async def restored(world: PhysicalWorld) -> float:
     begun = time.monotonic()
-    restored = await world.restore(RecoveryTarget(latest=True))
-    assert restored.checked_pages
+    found = await world.restore(RecoveryTarget(latest=True))
+    assert found.checked_pages
     await world.scratch.start("s1")
     rows = await world.postgres.query(DatabaseRef("scratch-s1", DATABASE), "SELECT count(*) AS users FROM users")
     took = time.monotonic() - begun
     assert rows[0]["users"]
-    phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in restored.seconds.items())
+    phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in found.seconds.items())
     print(f"  physical: {took:.2f} s ({phases}), load {os.getloadavg()[0]:.1f}", flush=True)
     await world.scratch.discard("s1", mark=MARK)
     await asyncio.to_thread(os.sync)

@@ -25,9 +25,10 @@ pytestmark = [
 SEED = 20261123
 
 
-@pytest.mark.parametrize("line", ["applying", "verified"])
+@pytest.mark.parametrize("line", [pytest.param("applying", marks=pytest.mark.soak), "verified"])
 async def test_killed_at_every_step(world: FaultWorld, line: str) -> None:
-    """`applying`: between two steps. `verified`: when the step's effect is there and its record is not."""
+    """`applying`: between two steps. `verified`: when the step's effect is there and its record is not, which is the
+    harder of the two, and is tried in every run."""
     await world.working(2)
     await world.damage()
     oid, generation = (await world.databases())[DATABASE], world.generation()
