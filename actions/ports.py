@@ -588,8 +588,8 @@ class ServiceCheck(Protocol):
         """None when it answers 2xx within 5 s, else one sentence saying what it answered."""
 
     async def connection(self, dsn: SecretRef, *, at: str = "") -> DatabaseRefSeen | str:
-        """Connect as the application does, or with all it uses but the address, which is then `at` (host:port); which
-        database answered, or one sentence saying why not."""
+        """Connect as the application does, or with all it uses but the address, which is then `at` (`host:port`, or a
+        host alone beside its own port); which database answered, or one sentence saying why not."""
 
 
 class DatabaseRefSeen(Frozen):

@@ -36,7 +36,7 @@ class ServiceProbe(ServiceCheck):
 
     async def connection(self, dsn: SecretRef, *, at: str = "") -> DatabaseRefSeen | str:
         try:
-            text = _moved(await self._secrets.resolve(dsn), at)
+            text = moved(await self._secrets.resolve(dsn), at)
         except UserError as error:
             return str(error)
         except psycopg.ProgrammingError:
@@ -63,13 +63,14 @@ class ServiceProbe(ServiceCheck):
         return DatabaseRefSeen(name=row[0], oid=row[1], system_id=row[2], in_recovery=row[3])
 
 
-def _moved(text: str, at: str) -> str:
+def moved(text: str, at: str) -> str:
     """The connection string, with this address instead of its own. Raises psycopg.ProgrammingError."""
     if not at:
         return text
-    host, _, port = at.rpartition(":")
+    host, separator, port = at.rpartition(":")
+    there = {"host": host, "port": port} if separator else {"host": at}
     kept = {name: str(value) for name, value in conninfo_to_dict(text).items() if name != "hostaddr"}
-    return make_conninfo(**{**kept, "host": host, "port": port})
+    return make_conninfo(**{**kept, **there})
 
 
 def _said(error: psycopg.Error) -> str:

@@ -152,8 +152,7 @@ class _Draft:
             owner=scene.database.owner,
             application=application,
             workloads=self._workloads,
-            # The application's connection may hold a host of its own, so after repointing it proves nothing.
-            own_connection=not scene.on_spare,
+            moved_to=self._new_host if scene.on_spare else "",
         )
 
     @property
@@ -163,6 +162,12 @@ class _Draft:
         if scene.on_spare:
             return f"Restore `{scene.key}` from `{backup}` on spare server `{self._server}`, application pointed there"
         return f"Restore `{scene.key}` from `{backup}` beside production, then switch it in"
+
+    @property
+    def _new_host(self) -> str:
+        """Where the application finds a database on the spare server, as its ConfigMap writes hosts."""
+        target = self._scene.target
+        return target.host or host_value(target.server.address, self._scene.config_value or "")
 
     @property
     def locks(self) -> tuple[Lock, ...]:
@@ -216,14 +221,13 @@ class _Draft:
         if not self._scene.repointable or place is None or self._scene.application is None:
             return [live]
         cluster, namespace, config_map = place
-        before = self._scene.config_value or ""
         repoint = Repoint(
             cluster=cluster,
             namespace=namespace,
             config_map=config_map,
             key=self._scene.application.service.config_key,
-            value_before=before,
-            value=self._scene.target.host or host_value(self._scene.target.server.address, before),
+            value_before=self._scene.config_value or "",
+            value=self._new_host,
         )
         return [*self._switch.stop(), *self._switch.close(), live, repoint, *self._switch.start()]
 

@@ -120,7 +120,8 @@ class CheckApplication(Step):
     def by_hand(self) -> tuple[str, ...]:
         lines = []
         if self.connection is not None:
-            there = f"host={self.address.rpartition(':')[0]} port={self.address.rpartition(':')[2]}"
+            host, separator, port = self.address.rpartition(":")
+            there = f"host={host} port={port}" if separator else f"host={self.address}"
             at = f"  # with {there}" if self.address else ""
             lines.append(f"psql -X -d \"$APPLICATION_DSN\" -c 'SELECT current_database(), pg_is_in_recovery()'{at}")
         if self.health_url is not None:

@@ -174,12 +174,11 @@ def _repointing(scene: Scene) -> Iterator[Finding]:
             "Point the application there by hand, or name `config_map` in the plan file.",
         )
         return
-    if application.service.health_url is None:
-        # The application's own connection may name a host itself, so after repointing it proves nothing.
+    if application.service.health_url is None and application.service.database_dsn is None:
         yield _warn(
             "check",
-            f"The plan file names no health address of `{application.service.name}`: that it works on `{server.name}` "
-            "is not checked, and the run succeeds without it.",
+            f"The plan file names neither a connection nor a health address of `{application.service.name}`: that it "
+            f"works on `{server.name}` is not checked, and the run succeeds without it.",
             "Look at the application yourself after the run, or name `health_url` in the plan file first.",
         )
     if scene.config_value is None:

@@ -27,7 +27,7 @@ class Switch(Frozen):
     owner: str
     application: Application | None
     workloads: tuple[WorkloadFacts, ...]  # that are stopped meanwhile
-    own_connection: bool = True  # whether the application's own connection leads to the target
+    moved_to: str = ""  # the application's new database host (`host:port` or a host), where it is pointed elsewhere
 
     def beside(self) -> list[Step]:
         """On production's own server."""
@@ -86,16 +86,22 @@ class Switch(Frozen):
         application = self.application
         if application is None:
             return steps
-        connection = application.service.database_dsn if self.own_connection else None
-        if connection is not None or application.service.health_url is not None:
+        connection, health_url = application.service.database_dsn, application.service.health_url
+        if self.moved_to and health_url is not None:
+            # Its connection, as it is given here, still names the old host. The application itself is the better
+            # witness of where it was pointed; without it, its connection is tried with the new host.
+            connection = None
+        if connection is not None or health_url is not None:
             steps.append(
                 CheckApplication(
                     service=application.service.name,
                     target=self.target,
                     system_id=self.system_id,
-                    old_oid=None if self.production is None else self.production.oid,
+                    # The oids of another server may happen to be equal; its system id is not.
+                    old_oid=None if self.production is None or self.moved_to else self.production.oid,
                     connection=connection,
-                    health_url=application.service.health_url,
+                    health_url=health_url,
+                    address="" if connection is None else self.moved_to,
                 )
             )
         return steps

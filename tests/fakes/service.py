@@ -22,7 +22,7 @@ class MemoryServiceCheck(ServiceCheck):
     async def connection(self, dsn: SecretRef, *, at: str = "") -> DatabaseRefSeen | str:
         ref = self.connections.get(dsn)
         if ref is not None and at:
-            ref = DatabaseRef(self.addresses.get(at, at.rpartition(":")[0]), ref.name)
+            ref = DatabaseRef(self.addresses.get(at, at.partition(":")[0]), ref.name)
         if ref is None:
             return f"the application's connection `{dsn}` is not set"
         server = self._postgres.servers.get(ref.server)

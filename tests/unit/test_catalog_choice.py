@@ -218,14 +218,17 @@ def test_a_spare_server_is_named_and_its_login_warned_of() -> None:
     assert "login" in found(scene)
 
 
-def test_a_spare_server_without_a_health_address_is_said_to_end_unchecked() -> None:
+def test_a_spare_server_that_nothing_is_checked_on_is_said_to_end_unchecked() -> None:
     checked = on_spare()
-    assert checked.application is not None
-    dsn = "env:APPLICATION_DSN"
-    service = checked.application.service.model_copy(update={"health_url": None, "database_dsn": dsn})
-    unchecked = on_spare(application=checked.application.model_copy(update={"service": service}))
+    application = checked.application
+    assert application is not None
+    service = application.service.model_copy(update={"health_url": None, "database_dsn": "env:APPLICATION_DSN"})
+    connected = on_spare(application=application.model_copy(update={"service": service}))
+    service = service.model_copy(update={"database_dsn": None})
+    unchecked = on_spare(application=application.model_copy(update={"service": service}))
 
     assert "check" not in found(checked)
+    assert "check" not in found(connected)
     assert found(unchecked)["check"].verdict is Verdict.WARN
     assert stops(unchecked) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 
 import pytest
@@ -17,6 +18,7 @@ from actions.contract import JournalState, Verdict
 from actions.errors import UserError
 from actions.runner import Outcome, Runner
 from actions.site import DatabaseRef
+from actions.steps.application import CheckApplication, Repoint
 from actions.steps.databases import GiveName, SwapDatabases
 from actions.steps.gitops import Controller, ResumeGitOps
 from actions.steps.writers import StartWriters
@@ -300,6 +302,36 @@ async def test_a_copy_on_a_spare_server_ends_as_live() -> None:
     found = await world.postgres.database(DatabaseRef("spare", "shop"))
     assert found is not None
     assert found.mark == "drbot:live:k7m2n3p4q5"
+
+
+def without_health_address() -> World:
+    """The application has a connection alone."""
+    world = a_world()
+    service = world.site.services["shop"].model_copy(update={"health_url": None})
+    return dataclasses.replace(world, site=world.site.model_copy(update={"services": {"shop": service}}))
+
+
+@pytest.mark.parametrize("reached", ["spare", "primary"])
+async def test_a_copy_on_a_spare_server_is_checked_through_the_application_s_connection(reached: str) -> None:
+    world = without_health_address()
+    plan = await registry.action("restore.dump").plan(
+        RestoreParams(database="shop", instance_suspect=True), world, "k7m2n3p4q5"
+    )
+    [check] = [step for step in plan.steps if isinstance(step, CheckApplication)]
+    assert (check.connection, check.health_url) == ("env:APPLICATION_DSN", None)
+    [repoint] = [step for step in plan.steps if isinstance(step, Repoint)]
+    assert check.address == repoint.value
+    assert f"to {repoint.value}" in check.summary
+    assert "check" not in [finding.check for finding in plan.findings]
+
+    world.service.addresses[check.address] = reached
+    result = await Runner(plan, world, MemoryJournal()).run()
+
+    if reached == "spare":
+        assert result.outcome is Outcome.SUCCEEDED
+    else:
+        assert (result.outcome, "does not work" in result.message) == (Outcome.FAILED, True)
+        assert (await world.cluster.config("main", "shop", "shop-config"))["DATABASE_HOST"] == "primary"
 
 
 async def test_a_silent_server_without_a_spare_is_refused_with_what_to_do() -> None:
