@@ -113,6 +113,12 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
         _L: _READ,
     },
     "turn": {_W: May(insert=True, update=("taken_at",))},
+    "visit": {
+        _S: May(insert=True, update=("at", "refused")),
+        _W: _READ,
+        _C: _READ,
+        _L: May(insert=True, update=("at", "refused")),
+    },
     # Leaves are written by a trigger with its owner's rights; the sealer is the clock's.
     "leaf": dict.fromkeys(PROCESSES, _READ),
     "unsealed_leaf": {_S: _READ, _W: _READ, _C: May(delete=True), _L: _READ},

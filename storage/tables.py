@@ -23,7 +23,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import INT4RANGE, JSONB, ExcludeConstraint, Range
+from sqlalchemy.dialects.postgresql import ARRAY, INT4RANGE, JSONB, ExcludeConstraint, Range
 from sqlmodel import Field, SQLModel
 
 SHARED_SLOTS = 1_000_000
@@ -374,6 +374,15 @@ class TurnRow(SQLModel, table=True):
     __tablename__ = "turn"
     name: str = Field(primary_key=True)
     taken_at: datetime = Field(sa_column=_moment())
+
+
+class VisitRow(SQLModel, table=True):
+    """When a person of the roster asked lately; the turns that were granted."""
+
+    __tablename__ = "visit"
+    person: str = Field(primary_key=True)
+    at: list[datetime] = Field(sa_column=Column(ARRAY(DateTime(timezone=True)), nullable=False))
+    refused: bool = False  # the last one was not granted
 
 
 def lock_range(*, exclusive: bool, slot: int) -> Range[int]:

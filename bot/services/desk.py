@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from actions.approval import Act, Code, Refusal
@@ -18,9 +18,9 @@ from bot.services.drills import Drills
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans
 from bot.services.provenance import BREAK_GLASS, REVIEW
-from bot.services.rate_limits import RateLimits
+from bot.services.rate_limits import RateLimits, Wait
 from bot.services.refusals import Door, Refusals
-from storage import accounts, inbox, incidents, outbox, plans, requests
+from storage import accounts, inbox, incidents, outbox, plans, requests, visits
 from storage.session import Database
 from storage.tables import PlanRow, RequestRow
 
@@ -88,14 +88,25 @@ class Desk:
         """Count a command or a click of somebody. Raises UserError, after recording it, when there were too many."""
         person = self._approvals.policy.person(who)
         wait = self._limits.take(person.id if person else f"{who.team} {who.slack_user}", self._clock.now())
+        if wait is None and person is not None:
+            wait = await self._everywhere(person.id)
         if wait is None:
             return
         text = (
             f"You have asked {self._limits.turns} times within {self._limits.within.total_seconds():.0f} s, so this "
-            f"was not done. Try again at {wait.until:%H:%M:%S} UTC; signatures are taken at any time."
+            f"was not done. Try again at {wait.until.astimezone(UTC):%H:%M:%S} UTC; signatures are taken at any time."
         )
         await self._refusals.record(who, Door.RATE_LIMITED, text, told=wait.first)
         raise UserError(text)
+
+    async def _everywhere(self, person: str) -> Wait | None:
+        """Count it over all processes. What floods one of them was stopped in its memory and costs no statement."""
+        limits = self._limits
+        async with self._database.session() as session:
+            if await visits.take(session, person, turns=limits.turns, within=limits.within):
+                return None
+            oldest, first = await visits.refuse(session, person, within=limits.within)
+        return Wait(until=(oldest or self._clock.now()) + limits.within, first=first)
 
     async def turn_away(self, who: Who, code: str, text: str) -> None:
         """Record that something was refused before it reached a plan. Raises UserError with the text."""

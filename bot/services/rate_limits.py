@@ -30,7 +30,8 @@ class _Visits:
 
 
 class RateLimits:
-    """The turns of every account in the last while, in the memory of one process."""
+    """The turns of every account in the last while, in the memory of one process. Those of the roster are counted over
+    all processes as well (`storage.visits`)."""
 
     def __init__(self, *, turns: int = TURNS, within: timedelta = WITHIN) -> None:
         self.turns = turns

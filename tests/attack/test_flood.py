@@ -7,11 +7,15 @@ import json
 
 import pytest
 
+from actions.errors import UserError
+from bot.counter import Counter
+from bot.router import Command
 from bot.services.cards import PlanState
 from bot.services.rate_limits import TURNS
+from tests.attack.launch import TARGET
 from tests.attack.stage import DANIEL, OLIVIA, SAM, STRANGER, Stage
 from tests.fakes.slack import signed_http
-from tests.fixtures.office import CHANNEL
+from tests.fixtures.office import CHANNEL, OfficeForTests
 
 pytestmark = [pytest.mark.attack, pytest.mark.integration]
 
@@ -67,3 +71,28 @@ async def test_a_flood_at_the_door_is_one_row(stage: Stage) -> None:
     await door.tell()
     await stage.refused("bad_signature")
     assert (await stage.value("SELECT text FROM refusal")).startswith("200 request(s)")
+
+
+async def test_a_second_process_grants_no_further_turns(stage: Stage) -> None:
+    await spend(stage, OLIVIA)
+    office = OfficeForTests(stage.memory, stage.office.plan, catalogue=stage.catalogue)
+    try:
+        async with stage.serving(office=office) as second:
+            raw, headers = signed_http(stage.slack.slash("/dr", "help", user=OLIVIA, channel=CHANNEL))
+            _, told = await stage.post(raw, headers, runtime=second)
+            assert "Try again at" in told
+            await stage.refused("rate_limited")
+    finally:
+        await office.close()
+
+
+async def test_the_command_line_has_the_same_turns(stage: Stage) -> None:
+    await spend(stage, OLIVIA)
+    office = stage.office
+    counter = Counter(office.at_terminal, office.terminal, office.deliveries, person="olivia", channel=CHANNEL)
+    with pytest.raises(UserError, match="Try again at"):
+        await counter.ask("incident", ["list"])
+    await stage.refused("rate_limited")
+    with pytest.raises(UserError, match="Try again at"):
+        await counter.ask_by_key(Command(name="restore.dump", params={"database": TARGET}, reason="r", typed=TARGET))
+    await stage.refused("rate_limited", times=2)

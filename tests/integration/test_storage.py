@@ -16,10 +16,11 @@ from sqlmodel import SQLModel
 
 from actions.contract import JournalEntry, JournalState, Lock
 from actions.errors import TemporaryError
-from storage import inbox, outbox, plans, requests, runs, timeline
+from storage import inbox, outbox, plans, requests, runs, timeline, visits
 from storage.runs import LeaseLostError
 from storage.session import Database
 from storage.tables import PlanRow
+from tests.fixtures.waiting import eventually
 
 NOW = datetime(2026, 2, 26, 10, 30, tzinfo=UTC)
 LEASE = timedelta(seconds=30)
@@ -260,3 +261,20 @@ async def test_a_silent_transaction_gives_its_locks_back(memory: Database) -> No
         await requests.take(session)
         limit = (await session.execute(text("SHOW idle_in_transaction_session_timeout"))).scalar_one()
     assert limit == "10min"
+
+
+async def test_turns_are_counted_over_all_processes_and_come_back(memory: Database) -> None:
+    within = timedelta(seconds=1)
+
+    async def take(person: str) -> bool:
+        async with memory.session() as session:
+            return await visits.take(session, person, turns=3, within=within)
+
+    assert sorted(await asyncio.gather(*(take("olivia") for _ in range(8)))) == [False] * 5 + [True] * 3
+    assert await take("daniel")
+    async with memory.session() as session:
+        oldest, first = await visits.refuse(session, "olivia", within=within)
+        again = await visits.refuse(session, "olivia", within=within)
+    assert first
+    assert again == (oldest, False)
+    await eventually(lambda: take("olivia"))
