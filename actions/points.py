@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydantic import AwareDatetime
 
-from actions.site import Frozen
+from actions.site import Frozen, WorkloadRef
 
 
 class DatabasePart(Frozen):
@@ -41,6 +41,30 @@ class ImagePart(Frozen):
     problem: str = ""
 
 
+class ContainerImage(Frozen):
+    """What a container of a workload asked for, and what ran under that name."""
+
+    name: str
+    image: str
+    digest: str = ""  # empty: only a tag is known, and that may be moved
+
+    @property
+    def exact(self) -> str:
+        """By digest where that is known, else as it was asked for."""
+        if not self.digest:
+            return self.image
+        bare = self.image.partition("@")[0]
+        folder, slash, last = bare.rpartition("/")
+        return f"{folder}{slash}{last.partition(':')[0]}@{self.digest}"
+
+
+class WorkloadPart(Frozen):
+    """The images of one workload of a service."""
+
+    ref: WorkloadRef
+    containers: tuple[ContainerImage, ...]
+
+
 class ManifestsPart(Frozen):
     """The commit that a GitOps controller had applied."""
 
@@ -67,6 +91,7 @@ class RecoveryPoint(Frozen):
     databases: tuple[DatabasePart, ...] = ()
     files: tuple[FilesPart, ...] = ()
     images: tuple[ImagePart, ...] = ()
+    workloads: tuple[WorkloadPart, ...] = ()
     manifests: tuple[ManifestsPart, ...] = ()
     secrets: tuple[SecretsPart, ...] = ()
     references: tuple[str, ...] = ()  # names of the secrets that the plan file points to

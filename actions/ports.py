@@ -491,9 +491,14 @@ class WorkloadFacts(Frozen):
     recorded: int | None = None  # replicas to give back, recorded on the object when it was stopped
     mark: str = ""  # plan that stopped it
     restarted: str = ""  # mark of the last restart this product asked for
-    images: tuple[str, ...] = ()
+    containers: Mapping[str, str] = {}  # container -> the image that it asks for; init containers are not among them
     autoscaler: Autoscaler | None = None
     gitops: GitOps | None = None
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """What its containers ask for, in their order."""
+        return tuple(self.containers.values())
 
 
 class FailingPod(Frozen):
@@ -562,6 +567,10 @@ class Cluster(Protocol):
 
     async def restart(self, ref: WorkloadRef, *, mark: str) -> None:
         """Ask for a rollout restart once per mark."""
+
+    async def set_images(self, ref: WorkloadRef, *, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        """Compare-and-set of the images of these containers. Those that are as in `after` already are left alone; any
+        that is neither: PreconditionError, and nothing is changed."""
 
     async def rollout(self, ref: WorkloadRef) -> Rollout:
         """A stopped workload is done once none of its pods is left, terminating ones included: those still write."""

@@ -17,6 +17,7 @@ from actions.catalog.files import FilesState
 from actions.catalog.manifests import DriftState, MirrorManifests, MirrorsState
 from actions.catalog.plan_file import Activate
 from actions.catalog.point import FindMoment, RestorePoint
+from actions.catalog.point_restore import RestoreRecoveryPoint
 from actions.catalog.points import ImageState, PointState, Record
 from actions.catalog.promote import Promote
 from actions.catalog.proof import Prove
@@ -48,6 +49,7 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     Rescue,
     Swap,
     Promote,
+    RestoreRecoveryPoint,
     ScratchStart,
     ScratchDiscard,
     *FILE_ACTIONS,

@@ -439,6 +439,16 @@ TABLE: tuple[Entry, ...] = (
         usage='SCRATCH [--database NAME] [--old-primary-is-dead] --reason "WHY" --target NAME',
         flags=("old-primary-is-dead",),
     ),
+    Entry(
+        ("restore", "recovery-point"),
+        "restore.recovery_point",
+        _P,
+        "Bring a recovery point back as one: databases, files and images of the same moment",
+        'dr-restore recovery-point point-k7m2n3p4q5 --reason "bad release" --target point-k7m2n3p4q5',
+        params.RecoveryPoint,
+        ("point",),
+        usage='POINT [--scratch NAME] --reason "WHY" --target POINT',
+    ),
     Entry(("restore", "scratch"), "scratch.list", _Q, "List the scratch instances", "dr-restore scratch"),
     Entry(
         ("restore", "wake"),

@@ -140,6 +140,11 @@ class Promote(Swap):
     old_primary_is_dead: bool = False
 
 
+class RecoveryPoint(Frozen):
+    point: Name
+    scratch: Name | None = None
+
+
 class Scratch(Frozen):
     scratch: Name
 

@@ -154,6 +154,27 @@ class KubernetesCluster:
 
         await self._change(ref, decide)
 
+    async def set_images(self, ref: WorkloadRef, *, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        def decide(found: Json) -> Json | None:
+            containers = [dict(each) for each in _pod_spec(ref, found)["containers"]]
+            there = {str(each["name"]): str(each["image"]) for each in containers}
+            wrong = [
+                f"`{name}` of {ref} asks for `{there.get(name)}`, not `{before.get(name)}` as planned"
+                for name, image in after.items()
+                if there.get(name) not in (image, before.get(name)) or name not in there
+            ]
+            if wrong:
+                raise PreconditionError(wrong)
+            if all(there[name] == image for name, image in after.items()):
+                return None
+            # A merge patch replaces a list as a whole: all of it goes along, and the version that was read guards it.
+            for each in containers:
+                each["image"] = after.get(each["name"], each["image"])
+            pod = {"spec": {"template": {"spec": {"containers": containers}}}}
+            return {"spec": {"jobTemplate": pod}} if ref.kind is WorkloadKind.CRON_JOB else pod
+
+        await self._change(ref, decide)
+
     async def rollout(self, ref: WorkloadRef) -> Rollout:
         return await self._in(ref.cluster, lambda session: _rollout(session, ref))
 
@@ -243,7 +264,6 @@ def _config_map(session: Session, namespace: str, name: str) -> Json:
 def _facts(ref: WorkloadRef, found: Json, autoscalers: Sequence[Json]) -> WorkloadFacts:
     status = found.get("status") or {}
     cron = ref.kind is WorkloadKind.CRON_JOB
-    template = found["spec"]["jobTemplate"]["spec"]["template"] if cron else found["spec"]["template"]
     return WorkloadFacts(
         ref=ref,
         uid=found["metadata"]["uid"],
@@ -252,9 +272,15 @@ def _facts(ref: WorkloadRef, found: Json, autoscalers: Sequence[Json]) -> Worklo
         recorded=_recorded(ref, found),
         mark=_annotations(found).get(MARK, ""),
         restarted=_annotations(found).get(RESTARTED, ""),
-        images=tuple(container["image"] for container in template["spec"]["containers"]),
+        containers={each["name"]: each["image"] for each in _pod_spec(ref, found)["containers"]},
         autoscaler=_autoscaler(ref, autoscalers),
     )
+
+
+def _pod_spec(ref: WorkloadRef, found: Json) -> Json:
+    spec = found["spec"]["jobTemplate"]["spec"] if ref.kind is WorkloadKind.CRON_JOB else found["spec"]
+    pod: Json = spec["template"]["spec"]
+    return pod
 
 
 def _autoscaler(ref: WorkloadRef, autoscalers: Sequence[Json]) -> Autoscaler | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -12,7 +12,16 @@ from actions.errors import DrError, UserError
 from actions.escrow import Escrow, uncovered
 from actions.images import ImageName, Registry, mirrored
 from actions.manifests import Manifests
-from actions.points import DatabasePart, FilesPart, ImagePart, ManifestsPart, RecoveryPoint, SecretsPart
+from actions.points import (
+    ContainerImage,
+    DatabasePart,
+    FilesPart,
+    ImagePart,
+    ManifestsPart,
+    RecoveryPoint,
+    SecretsPart,
+    WorkloadPart,
+)
 from actions.ports import BackupEngine, Clock, Cluster, PhysicalBackups
 from actions.site import FilesPolicy, Site
 
@@ -56,6 +65,7 @@ class Parts:
         files = [await self._told(missing, name, files_of) for name in sorted(self._site.files)]
         images = await self._told(missing, "images", lambda _: self.running()) or []
         missing += [part.problem for part in images if part.problem]
+        workloads = await self._told(missing, "workloads", lambda _: self._workloads()) or []
         manifests = await self._manifests(missing)
         sealed = [name for name, cluster in sorted(self._site.clusters.items()) if cluster.sealed_secrets]
 
@@ -70,6 +80,7 @@ class Parts:
             databases=tuple(part for part in databases if part is not None),
             files=tuple(part for part in files if part is not None),
             images=tuple(images),
+            workloads=tuple(workloads),
             manifests=tuple(manifests),
             secrets=tuple(part for part in secrets if part is not None),
             references=tuple(sorted(self._references())),
@@ -180,6 +191,26 @@ class Parts:
             problem=problem,
         )
 
+    async def _workloads(self) -> list[WorkloadPart]:
+        """The images of every workload, by digest where what runs under the name says which."""
+        refs = {ref for service in self._site.services.values() for ref in service.workloads}
+        found = []
+        for cluster, namespace in sorted({(ref.cluster, ref.namespace) for ref in refs}):
+            facts = await self._cluster.overview(cluster, namespace)
+            running = {image for pod in facts.pods for image in pod.images}
+            found += [
+                WorkloadPart(
+                    ref=workload.ref,
+                    containers=tuple(
+                        ContainerImage(name=name, image=image, digest=_digest(image, running))
+                        for name, image in workload.containers.items()
+                    ),
+                )
+                for workload in facts.workloads
+                if workload.ref in refs
+            ]
+        return sorted(found, key=lambda part: part.ref)
+
     async def _manifests(self, missing: list[str]) -> Sequence[ManifestsPart]:
         """What the controllers say they have applied. A workload that none owns is not described by a commit."""
         found: dict[tuple[str, str], ManifestsPart] = {}
@@ -219,6 +250,13 @@ class Parts:
             key for bucket in self._site.buckets.values() for key in (bucket.access_key, bucket.secret_key) if key
         }
         return found | {policy.identity for policy in self._site.backups.values() if policy.identity}
+
+
+def _digest(asked: str, running: Iterable[str]) -> str:
+    """The one digest that runs under this name. Empty when none does, or several do: nobody knows which it was then."""
+    own = ImageName.parse(asked).digest
+    there = {ImageName.parse(image).digest for image in running if _one_repository(asked, image)}
+    return own or (there.pop() if len(there) == 1 else "")
 
 
 def _one_repository(asked: str, running: str) -> bool:

@@ -13,6 +13,7 @@ from actions.contract import Action, Finding, Lock, Observation, Plan, Precondit
 from actions.errors import UNKNOWN_NAME, DrError, RefusedError, UserError
 from actions.ports import Ports
 from actions.site import FilesPolicy, Frozen
+from actions.steps.file_return import brought_back, copy_manifest, endpoint_of
 from actions.steps.files import BringBackFiles, CopyFiles, CopyIs, ExpireCopies, FilesAtMost, said
 from actions.steps.moments import moment_of
 from actions.steps.naming import backup_id, job_name
@@ -122,15 +123,15 @@ class Copy(Action[CopyParams]):
             bucket=policy.bucket,
             prefix=policy.prefix,
             copy_bucket=policy.copy_bucket,
-            endpoint=_endpoint(ports, policy.bucket),
-            copy_endpoint=_endpoint(ports, policy.copy_bucket),
+            endpoint=endpoint_of(ports.site, policy.bucket),
+            copy_endpoint=endpoint_of(ports.site, policy.copy_bucket),
             requested_by=params.requested_by,
         )
         expire = ExpireCopies(
             job=job_name(plan_id, 2),
             name=policy.name,
             copy_bucket=policy.copy_bucket,
-            copy_endpoint=_endpoint(ports, policy.copy_bucket),
+            copy_endpoint=endpoint_of(ports.site, policy.copy_bucket),
             folder=f"{policy.copy_prefix}files/{policy.name}/copies/",
             copies=expiry.copies,
             days=policy.retention.days,
@@ -185,7 +186,7 @@ class Restore(Action[RestoreParams]):
         copy = _chosen(params.copy_id, await ports.files.copies(params.name), policy)
         source = FilesSource(name=policy.name, prefix=params.prefix, copy_id=copy.manifest.id, into=params.into)
         settled = params.model_copy(update={"copy_id": copy.manifest.id})
-        manifest = f"{policy.copy_prefix}files/{policy.name}/copies/{copy.manifest.id}/manifest.json"
+        manifest = copy_manifest(policy, copy.manifest.id)
         plan = await _bring_back(self.name, source, params.replace, manifest, ports, plan_id)
         stands = CopyIs(name=policy.name, copy_id=copy.manifest.id, manifest_sha256=copy.manifest_sha256)
         return plan.model_copy(
@@ -253,21 +254,7 @@ async def _bring_back(
     found = await ports.files.difference(source)
     if not found.missing and not (replace and found.changed):
         raise UserError(_nothing_to_do(source, target, found))
-    step = BringBackFiles(
-        job=job_name(plan_id, 1),
-        source=source,
-        replace=replace,
-        prefix=policy.prefix + source.prefix,
-        bucket=target,
-        endpoint=_endpoint(ports, target),
-        copy_bucket=policy.copy_bucket,
-        copy_endpoint=_endpoint(ports, policy.copy_bucket),
-        copy_manifest=manifest,
-        missing=found.missing,
-        missing_bytes=found.missing_bytes,
-        changed=found.changed,
-        changed_bytes=found.changed_bytes,
-    )
+    step = brought_back(ports.site, source, found, replace=replace, manifest=manifest, job=job_name(plan_id, 1))
     stands = FilesAtMost(source=source, replace=replace, missing=found.missing, changed=found.changed)
     overwrites = replace and found.changed > 0
     moved = found.missing_bytes + (found.changed_bytes if replace else 0)
@@ -340,11 +327,6 @@ def _with_examples(found: FilesDifference, what: str, count: int) -> str:
 
 def _estimate(moved: int, *, files: int = 0) -> timedelta:
     return timedelta(seconds=2 + moved // COPY_RATE + files // 100)
-
-
-def _endpoint(ports: Ports, bucket: str) -> str | None:
-    known = ports.site.buckets.get(bucket)
-    return None if known is None else known.endpoint
 
 
 def _broken(copy: FilesCopy) -> Finding:

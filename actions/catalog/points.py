@@ -13,6 +13,7 @@ from actions.site import Frozen, Site
 from actions.steps.moments import exact
 from actions.steps.naming import label
 from actions.steps.phrases import counted, moment, names, span
+from actions.steps.point_compare import recorded
 from actions.steps.points import RecordPoint
 
 SHOWN = 20
@@ -73,24 +74,15 @@ class PointState(Query[PointsParams]):
     params = PointsParams
 
     async def read(self, params: PointsParams, ports: Ports) -> Report:
-        entries = await ports.points.entries()
         if params.point is not None:
-            return _runbook(_chosen(params.point, entries), ports.site)
+            return _runbook(await recorded(ports, params.point), ports.site)
+        entries = await ports.points.entries()
         return Report(
             title=f"{counted(len(entries), 'recovery point')}",
             columns=("point", "databases as of", "files", "images", "commit", "escrow", "lacks"),
             rows=tuple(_row(entry) for entry in entries[:SHOWN]),
             findings=tuple(point_findings(entries, ports)),
         )
-
-
-def _chosen(wanted: str, entries: Sequence[PointEntry]) -> RecoveryPoint:
-    for entry in entries:
-        if entry.point.id == wanted:
-            if entry.problem is not None:
-                raise UserError(f"{entry.problem} Use another one.")
-            return entry.point
-    raise UserError(f"There is no recovery point `{wanted}`. Look with `/dr point list`.")
 
 
 def _row(entry: PointEntry) -> tuple[str, ...]:
@@ -134,6 +126,8 @@ def _runbook(point: RecoveryPoint, site: Site) -> Report:
         *_start(site),
     ]
     lines += [f"{number}. {text}" for number, text in enumerate(steps, 1)]
+    again = f'`/dr-restore recovery-point {point.id} --reason "WHY" --target {point.id}`'
+    lines.append(f"Or by one plan, as far as the bot can: {again}.")
     return Report(
         title=f"Recovery point `{point.id}`",
         lines=tuple(lines),

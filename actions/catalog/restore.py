@@ -33,11 +33,11 @@ from actions.steps.choice import (
 )
 from actions.steps.copies import CompareCopy, LoadDump
 from actions.steps.databases import CloseDatabase, GiveName, MarkLive, SwapDatabases
+from actions.steps.dump_loading import loaded
 from actions.steps.facts import BackupIs, ConfigIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
 from actions.steps.gitops import ResumeGitOps, SuspendGitOps
 from actions.steps.known_backups import known_backups
 from actions.steps.naming import (
-    job_name,
     live_mark,
     quarantine_name,
     restore_name,
@@ -182,37 +182,7 @@ class _Draft:
     @property
     def steps(self) -> tuple[Step, ...]:
         switch = self._elsewhere() if self._scene.on_spare else self._switch.beside()
-        return (self._load(), self._compare(), *switch)
-
-    def _load(self) -> LoadDump:
-        scene, stored = self._scene, self._scene.entry.manifest.stored
-        return LoadDump(
-            job=job_name(self._plan_id, 1),
-            database=scene.key,
-            backup=scene.entry.manifest.id,
-            into=self._into,
-            owner=scene.database.owner,
-            mark=self._mark,
-            jobs=scene.database.restore_jobs,
-            bucket=stored.bucket,
-            endpoint=scene.endpoint,
-            key=stored.key,
-            sha256=stored.sha256,
-            invariants=scene.database.invariants,
-            database_bytes=scene.entry.manifest.database_bytes,
-        )
-
-    def _compare(self) -> CompareCopy:
-        entry = self._scene.entry
-        return CompareCopy(
-            database=self._scene.key,
-            backup=entry.manifest.id,
-            manifest_sha256=entry.manifest_sha256,
-            into=self._into,
-            mark=self._mark,
-            invariants=self._scene.database.invariants,
-            tables=len(entry.manifest.fingerprint.rows),
-        )
+        return (*loaded(self._scene, self._into, self._plan_id, 1), *switch)
 
     def _elsewhere(self) -> list[Step]:
         """GitOps stays suspended: resumed, it would point the application back at the old server."""

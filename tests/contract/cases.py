@@ -18,6 +18,7 @@ from actions.catalog.files import RestoreParams as RestoreFilesParams
 from actions.catalog.manifests import MirrorParams
 from actions.catalog.plan_file import ActivateParams
 from actions.catalog.point import PointParams
+from actions.catalog.point_restore import RestorePointParams
 from actions.catalog.points import RecordParams
 from actions.catalog.promote import PromoteParams
 from actions.catalog.proof import ProveParams, When
@@ -31,7 +32,7 @@ from actions.contract import JournalState, Lock, Plan, Risk
 from actions.ports import no_progress
 from actions.steps.workloads import ScaleWorkload
 from tests.contract.kit import ActionCase
-from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
+from tests.fakes.history import POINT, SCRATCH_ID, with_a_point, with_a_point_of_dumps, with_a_scratch, with_history
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import with_bases, with_old_backups
 from tests.fakes.s3 import MemoryObject
@@ -163,6 +164,8 @@ def that_succeeded() -> World:
 FENCE = frozenset({"fence_primary"})
 """Once promoted, nothing is put back: the old primary stays closed, and people are asked."""
 RESUME = frozenset({"resume_gitops"})
+POINT_ASKS = frozenset({"bring_back_files", "compare_point", "resume_gitops"})
+"""The databases stand by then: people decide whether that is undone."""
 NEXT_VERSION = "name: shop\nowner: somebody else\n"
 
 CASES = (
@@ -254,6 +257,23 @@ CASES = (
         partial(with_a_scratch, dropped="public.orders"),
     ),
     ActionCase("swap", "restore.swap", SwapParams(scratch=SCRATCH_ID), with_a_scratch, asks=RESUME),
+    ActionCase(
+        "recovery-point", "restore.recovery_point", RestorePointParams(point=POINT), with_a_point, asks=POINT_ASKS
+    ),
+    ActionCase(
+        "recovery-point-named",
+        "restore.recovery_point",
+        RestorePointParams(point=POINT, scratch=SCRATCH_ID),
+        with_a_point,
+        asks=POINT_ASKS,
+    ),
+    ActionCase(
+        "recovery-point-dumps",
+        "restore.recovery_point",
+        RestorePointParams(point=POINT),
+        with_a_point_of_dumps,
+        asks=POINT_ASKS,
+    ),
     ActionCase("promote", "restore.promote", PromoteParams(scratch=SCRATCH_ID), with_a_scratch, asks=FENCE, final=True),
     ActionCase(
         "promote-dead-primary",

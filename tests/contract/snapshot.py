@@ -37,7 +37,7 @@ async def production(ports: World) -> dict[str, Any]:
         content = None if found is None else found.fingerprint.rows
         databases[key] = None if found is None else (found.oid, found.allows_connections, content)
     workloads = {
-        name: {key: found[key] for key in ("replicas", "recorded", "suspended")} if found else None
+        name: {key: found[key] for key in ("replicas", "recorded", "suspended", "images")} if found else None
         for name, found in (await _workloads(ports)).items()
     }
     read_only = [name for name, server in ports.postgres.servers.items() if server.read_only]
@@ -91,6 +91,7 @@ async def _workloads(ports: Ports) -> dict[str, Any]:
             "mark": facts.mark,
             "restarted": facts.restarted,
             "suspended": facts.gitops and facts.gitops.suspended,
+            "images": dict(facts.containers),
         }
     return found
 

@@ -239,6 +239,22 @@ async def test_scale_sets_the_count(world: World, kind: WorkloadKind) -> None:
         await world.cluster.scale(ref, -1)
 
 
+@pytest.mark.parametrize("kind", [DEPLOYMENT, STATEFUL_SET, CRON_JOB])
+async def test_images_are_set_from_what_was_planned_and_leave_the_rest(world: World, kind: WorkloadKind) -> None:
+    ref = await world.workload(kind)
+    before = dict((await seen(world, ref)).containers)
+    older = f"{before['app'].partition('@')[0].partition(':')[0]}:older"
+    await world.cluster.set_images(ref, before=before, after={"app": older})
+    assert await world.images(ref) == {**before, "app": older}
+    await world.cluster.set_images(ref, before=before, after={"app": older})  # again changes nothing
+    assert (await seen(world, ref)).images == (older, before["sidecar"])
+    with pytest.raises(PreconditionError, match=f"asks for `{older}`"):
+        await world.cluster.set_images(ref, before=before, after={"app": "other:1"})
+    with pytest.raises(PreconditionError, match="`none`"):
+        await world.cluster.set_images(ref, before={}, after={"none": "other:1"})
+    assert await world.images(ref) == {**before, "app": older}
+
+
 @COUNTED
 async def test_restart_happens_once_per_mark(world: World, kind: WorkloadKind) -> None:
     ref = await world.workload(kind, replicas=1)

@@ -38,6 +38,10 @@ class MemoryWorkload:
     git_replicas: int = 0
     lines: tuple[str, ...] = ()
 
+    @property
+    def containers(self) -> dict[str, str]:
+        return dict(zip(("app", "sidecar", "proxy"), self.images, strict=False))
+
     def settle(self) -> None:
         if self.gitops is not None and not self.gitops.suspended:
             self.replicas = self.git_replicas
@@ -130,6 +134,21 @@ class MemoryCluster:
             found.restarts += 1
             self.writes += 1
 
+    async def set_images(self, ref: WorkloadRef, *, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        found = self._for_writing(ref)
+        there = found.containers
+        wrong = [
+            f"`{name}` of {ref} asks for `{there.get(name)}`, not `{before.get(name)}` as planned"
+            for name, image in after.items()
+            if there.get(name) not in (image, before.get(name)) or name not in there
+        ]
+        if wrong:
+            raise PreconditionError(wrong)
+        wanted = {name: after.get(name, image) for name, image in there.items()}
+        if wanted != there:
+            found.images = tuple(wanted.values())
+            self.writes += 1
+
     async def rollout(self, ref: WorkloadRef) -> Rollout:
         found = self._existing(ref)
         found.settle()
@@ -200,7 +219,7 @@ def _facts(found: MemoryWorkload) -> WorkloadFacts:
         recorded=found.recorded,
         mark=found.mark,
         restarted=found.restarted,
-        images=found.images,
+        containers=found.containers,
         autoscaler=found.autoscaler,
         gitops=found.gitops,
     )

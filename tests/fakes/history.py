@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from actions.backup.manifest import StoredObject
@@ -18,11 +20,13 @@ from actions.backup.physical import (
 )
 from actions.site import DatabaseRef
 from tests.fakes.physical import Commit, MemoryHistory
-from tests.fakes.world import ADVERTISED, DAMAGED, GOOD, START, World, a_world
+from tests.fakes.world import ADVERTISED, API, APP_DIGEST, DAMAGED, GOOD, START, World, a_world
 
 SCRATCH_ID = "s3s4s5s6s7"
 MARK = f"drbot:scratch:{SCRATCH_ID}"
 HARMED_AT = START - timedelta(seconds=41)
+POINT = "point-p3p4p5p6p7"
+POINT_AT = HARMED_AT - timedelta(seconds=2)
 
 
 def a_base(name: str, *, age: timedelta, system_id: str) -> PhysicalEntry:
@@ -47,9 +51,9 @@ def a_base(name: str, *, age: timedelta, system_id: str) -> PhysicalEntry:
     return PhysicalEntry(manifest=manifest, manifest_sha256="2" * 64)
 
 
-def with_history() -> World:
+def with_history(*, gitops: bool = False, mirrored: bool = False) -> World:
     """A base backup two hours ago, good commits since, and 41 s ago a DELETE that took all users."""
-    world = a_world(physical=True, gitops=False)
+    world = a_world(physical=True, gitops=gitops, mirrored=mirrored)
     system_id = world.postgres.servers["primary"].system_id
     for name, hours in (("base-old", 26), ("base-new", 2)):
         world.physical.entries["primary", name] = a_base(name, age=timedelta(hours=hours), system_id=system_id)
@@ -82,8 +86,48 @@ def with_history() -> World:
 def with_a_scratch(*, running: bool = True, dropped: str = "") -> World:
     """An instance just before the DELETE. `dropped` is a table that production has lost as well."""
     world = with_history()
+    add_a_scratch(world, RecoveryTarget(xid=812, inclusive=False, timeline_id=1), running=running)
+    if dropped:
+        production = world.postgres.database_behind(DatabaseRef("primary", "shop"))
+        rows = {name: count for name, count in production.fingerprint.rows.items() if name != dropped}
+        production.fingerprint = production.fingerprint.model_copy(update={"rows": rows})
+    return world
+
+
+def with_a_point(*, scratch: bool = True) -> World:
+    """A recovery point of just before the DELETE; since then a new image was rolled out, and files were harmed."""
+    world = with_history(gitops=True, mirrored=True)
+    history, api = world.physical.history["primary"], world.cluster.workloads[API]
+    since, history.commits = history.commits, history.commits[:2]
+    api.images = (f"app@{APP_DIGEST}", "sidecar:1")
+    record_a_point(world)
+    history.commits = since
+    api.images = ("app:2", "sidecar:1")
+    world.buckets.arrange("uploads", "b/tax.pdf", None, at=START - timedelta(seconds=20))
+    world.buckets.arrange("uploads", "a/dog.jpg", b"cow", at=START - timedelta(seconds=10))
+    if scratch:
+        add_a_scratch(world, RecoveryTarget(time=POINT_AT))
+    return world
+
+
+def with_a_point_of_dumps() -> World:
+    """A recovery point of a database that has dumps alone; nothing of the cluster has changed since."""
+    world = a_world()
+    record_a_point(world)
+    return world
+
+
+def record_a_point(world: World) -> None:
+    """Record what belongs together now."""
+    with ThreadPoolExecutor(max_workers=1) as pool:  # worlds are made within a running loop
+        for name in world.site.manifests:
+            pool.submit(asyncio.run, world.manifests.mirror(f"{name}-1", name)).result()
+        pool.submit(asyncio.run, world.points.record(POINT)).result()
+
+
+def add_a_scratch(world: World, target: RecoveryTarget, *, running: bool = True) -> None:
+    """An instance that was stopped at this target, just before the DELETE."""
     system_id = world.postgres.servers["primary"].system_id
-    target = RecoveryTarget(xid=812, inclusive=False, timeline_id=1)
     world.scratch.contents[SCRATCH_ID] = {"shop": GOOD}
     world.scratch.made[SCRATCH_ID] = ScratchFacts(
         id=SCRATCH_ID,
@@ -110,8 +154,3 @@ def with_a_scratch(*, running: bool = True, dropped: str = "") -> World:
     world.service.addresses[f"{ADVERTISED}:5432"] = world.scratch.made[SCRATCH_ID].name
     if running:
         world.scratch.run(SCRATCH_ID)
-    if dropped:
-        production = world.postgres.database_behind(DatabaseRef("primary", "shop"))
-        rows = {name: count for name, count in production.fingerprint.rows.items() if name != dropped}
-        production.fingerprint = production.fingerprint.model_copy(update={"rows": rows})
-    return world

@@ -1,0 +1,239 @@
+"""Bring a whole recovery point back by one plan: databases, files, images; the rest is named with its commands.
+
+The order: copies are made and compared beside production; then GitOps and everything that writes stop, images are set
+back, databases are switched, files come back, and everything starts. Until the databases are switched nothing that
+users see has changed; from then on a failure puts databases, images and workloads back as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+from pydantic import Field
+
+from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
+from actions.errors import UserError
+from actions.points import RecoveryPoint
+from actions.ports import Ports, WorkloadFacts
+from actions.site import Frozen, WorkloadRef
+from actions.steps.application import CheckApplication
+from actions.steps.choice import SWITCH
+from actions.steps.copies import CompareCopy, LoadDump
+from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
+from actions.steps.facts import BackupIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
+from actions.steps.files import BringBackFiles, CopyIs, FilesAtMost
+from actions.steps.gitops import Controller, ResumeGitOps, SuspendGitOps, controllers_of
+from actions.steps.images import ImagesAre, SetImages
+from actions.steps.moments import exact
+from actions.steps.phrases import counted, moment, names
+from actions.steps.point_cluster import ImageChange, image_changes, mirror_words, registry_lines
+from actions.steps.point_compare import ComparePoint, PointIs, cluster_lines, fingerprint, recorded
+from actions.steps.point_databases import Return, database_returns
+from actions.steps.point_files import files_share
+from actions.steps.point_share import ManualLine, Share, together
+from actions.steps.scratch_copies import CompareScratch, CopyDatabase
+from actions.steps.scratch_facts import ScratchIs
+from actions.steps.writers import StartWriters, StopWriters, writers_of
+
+
+class RestorePointParams(Frozen):
+    """Which point, and the scratch instance that shows its databases; without, the one that stands at its moment."""
+
+    point: str = Field(min_length=1)
+    scratch: str | None = None
+
+
+class RestoreRecoveryPoint(Action[RestorePointParams]):
+    """The site as it was at one moment, as far as the bot can; replaced databases are kept in quarantine."""
+
+    name: ClassVar[str] = "restore.recovery_point"
+    summary: ClassVar[str] = "Bring a recovery point back as one: databases, files and images of the same moment"
+    risk: ClassVar[Risk] = Risk.DESTRUCTIVE
+    recovers: ClassVar[bool] = True
+    recovery: ClassVar[bool] = True
+    params = RestorePointParams
+    steps: ClassVar[tuple[type[Step], ...]] = (
+        CopyDatabase,
+        CompareScratch,
+        LoadDump,
+        CompareCopy,
+        SuspendGitOps,
+        StopWriters,
+        SetImages,
+        CloseDatabase,
+        SwapDatabases,
+        GiveName,
+        BringBackFiles,
+        StartWriters,
+        CheckApplication,
+        ResumeGitOps,
+        ComparePoint,
+    )
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (
+        PointIs,
+        ScratchIs,
+        BackupIs,
+        ServerIs,
+        DatabaseIs,
+        NamesFree,
+        DiskFree,
+        CopyIs,
+        FilesAtMost,
+        WorkloadIs,
+        ImagesAre,
+    )
+
+    async def plan(self, params: RestorePointParams, ports: Ports, plan_id: str) -> Plan:
+        scene = await _look(ports, params, plan_id)
+        point, returns = scene.point, scene.returns
+        switches = together(each.share for each in returns)
+        manual = scene.manual
+        steps = (*switches.steps, *_steps(scene, plan_id), _comparison(point, manual))
+        lost = " ".join(each.loss for each in returns)
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Bring back recovery point `{point.id}`: everything as of {exact(point.moment)}",
+            risk=self.risk,
+            target=point.id,
+            params=params.model_dump(mode="json"),
+            locks=_locks(scene),
+            steps=steps,
+            preconditions=(
+                PointIs(point=point.id, sha256=fingerprint(point)),
+                *switches.preconditions,
+                *scene.files.preconditions,
+                *(WorkloadIs(ref=facts.ref, uid=facts.uid) for facts in scene.workloads),
+                *(change.precondition for change in scene.changes),
+            ),
+            made_at=ports.clock.now(),
+            findings=(*switches.findings, *_lacks(point), *(line.finding for line in manual)),
+            observations=(*_observations(scene), *switches.observations, *scene.files.observations),
+            estimate=sum((each.estimate for each in returns), SWITCH),
+            data_loss=f"{lost} Files and images go back to the same moment; newer files stay where they are.".strip(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scene:
+    point: RecoveryPoint
+    returns: Sequence[Return]
+    files: Share
+    changes: Sequence[ImageChange]
+    workloads: tuple[WorkloadFacts, ...]  # that are stopped meanwhile, each once, in stop order
+    mirrors: Sequence[tuple[str, str]]
+    others: Sequence[ManualLine]  # of the cluster
+    services: Mapping[WorkloadRef, str]
+
+    @property
+    def kept(self) -> tuple[Controller, ...]:
+        """They stay suspended: resumed, they would put the images of their commit back."""
+        changed = {change.ref for change in self.changes}
+        return controllers_of([facts for facts in self.workloads if facts.ref in changed])
+
+    @property
+    def manual(self) -> tuple[ManualLine, ...]:
+        resume = (_resumption(controller, self.services[controller.ref]) for controller in self.kept)
+        return (*self.others, *self.files.manual, *resume)
+
+
+async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scene:
+    point = await recorded(ports, params.point)
+    now = await ports.points.gather(point.id)
+    for part in point.databases:
+        ports.site.database(part.database)
+    returns = await database_returns(ports, point, params.scratch, plan_id)
+    first = len(returns) + 1
+    files = [await files_share(ports, point, part, plan_id, first + at) for at, part in enumerate(point.files)]
+    changes = image_changes(point, now)
+    found = {facts.ref: facts for each in returns for facts in each.switch.workloads}
+    for change in changes:
+        facts = await ports.cluster.workload(change.ref)
+        if facts is not None:
+            found.setdefault(change.ref, facts)
+    scene = _Scene(
+        point=point,
+        returns=returns,
+        files=together(files),
+        changes=changes,
+        workloads=tuple(found.values()),
+        mirrors=await mirror_words(ports, point.manifests),
+        services={ref: name for name, service in sorted(ports.site.services.items()) for ref in service.workloads},
+        others=(*cluster_lines(point, now, ports), *await registry_lines(ports, point)),
+    )
+    if not returns and not changes and not scene.files.steps:
+        raise UserError(f"Recovery point `{point.id}` holds nothing that the bot could bring back and that differs.")
+    return scene
+
+
+def _steps(scene: _Scene, plan_id: str) -> list[Step]:
+    """From production as it is to one that works on the copies."""
+    controllers, writers = controllers_of(scene.workloads), writers_of(scene.workloads)
+    switches = [each.switch for each in scene.returns]
+    steps: list[Step] = []
+    if controllers:
+        steps.append(SuspendGitOps(controllers=controllers, mark=plan_id))
+    if writers:
+        steps.append(StopWriters(writers=writers, mark=plan_id))
+    # Without replicas nothing rolls out yet: whether the images can be pulled is seen when everything starts.
+    steps += [change.step for change in scene.changes]
+    steps += [step for switch in switches for step in switch.close()]
+    steps += [switch.swap() for switch in switches]
+    steps += scene.files.steps
+    if writers:
+        steps.append(StartWriters(writers=writers, mark=plan_id))
+    steps += [step for switch in switches for step in switch.start() if isinstance(step, CheckApplication)]
+    resumed = tuple(each for each in controllers if str(each) not in {str(kept) for kept in scene.kept})
+    if resumed:
+        steps.append(ResumeGitOps(controllers=resumed, mark=plan_id, optional=True))
+    return steps
+
+
+def _comparison(point: RecoveryPoint, manual: Sequence[ManualLine]) -> ComparePoint:
+    lines = tuple(line for each in manual for line in each.lines)
+    return ComparePoint(point=point.id, manual=lines, optional=True, timeout=timedelta(minutes=5))
+
+
+def _resumption(controller: Controller, service: str) -> ManualLine:
+    return ManualLine(
+        what="GitOps",
+        why=f"{controller} stays suspended, since it would put newer images back. Commit those of the point first.",
+        command=f'drbot app resume {service} --reason "the point is committed"',
+    )
+
+
+def _locks(scene: _Scene) -> tuple[Lock, ...]:
+    found = {lock.key: lock for each in scene.returns for lock in each.locks}
+    for part in scene.point.files:
+        found.setdefault(f"files:{part.name}", Lock(key=f"files:{part.name}"))
+    found["recovery-points"] = Lock(key="recovery-points", exclusive=False)
+    return tuple(found.values())
+
+
+def _lacks(point: RecoveryPoint) -> tuple[Finding, ...]:
+    other = [part for part in point.databases if not part.by_wal and part.moment != point.moment]
+    found = [
+        Finding(
+            check="moments",
+            verdict=Verdict.WARN,
+            detail=f"`{part.database}` is only to be had as of {moment(part.moment)}, out of its dump.",
+        )
+        for part in other
+    ]
+    return (*found, *(Finding(check="lacks", verdict=Verdict.WARN, detail=text) for text in point.missing))
+
+
+def _observations(scene: _Scene) -> tuple[Observation, ...]:
+    point = scene.point
+    images = names(change.ref.name for change in scene.changes)
+    lines = [
+        ("recorded", moment(point.taken_at)),
+        ("images", f"set back on {images}" if images else f"as in the point ({counted(len(point.images), 'image')})"),
+        ("commit", names(sorted({part.revision[:12] for part in point.manifests})) or "not known"),
+        *scene.mirrors,
+        ("left to people", str(len(scene.manual))),
+    ]
+    return tuple(Observation(name=name, value=value) for name, value in lines)

@@ -1,0 +1,99 @@
+"""A recovery point as people sign it, and the comparison that ends its return."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import Literal
+
+from actions.contract import Precondition, Probe, Step, canonical
+from actions.errors import UserError, VerificationError
+from actions.points import RecoveryPoint
+from actions.ports import Ports, Progress
+from actions.steps.phrases import counted, names
+from actions.steps.point_cluster import image_changes, image_lines, key_lines, manifest_lines
+from actions.steps.point_share import ManualLine
+
+
+async def recorded(ports: Ports, wanted: str) -> RecoveryPoint:
+    """Raises UserError for one that is not there, and for one that must not be believed."""
+    for entry in await ports.points.entries():
+        if entry.point.id == wanted:
+            if entry.problem is not None:
+                raise UserError(f"{entry.problem} Use another one.")
+            return entry.point
+    raise UserError(f"There is no recovery point `{wanted}`. Look with `/dr point list`.")
+
+
+def fingerprint(point: RecoveryPoint) -> str:
+    """SHA-256, hex, of what it says."""
+    return hashlib.sha256(canonical(point.model_dump(mode="json")).encode()).hexdigest()
+
+
+def cluster_lines(point: RecoveryPoint, now: RecoveryPoint, ports: Ports) -> Iterator[ManualLine]:
+    """What of the cluster is not as in the point, and is people's to bring back."""
+    return chain(key_lines(point, now), manifest_lines(point, now, ports.site), image_lines(point, now))
+
+
+class PointIs(Precondition):
+    """The recovery point says what it said, and its signature still checks."""
+
+    kind: Literal["point_is"] = "point_is"
+    point: str
+    sha256: str
+
+    @property
+    def summary(self) -> str:
+        return f"Recovery point `{self.point}` still verifies, SHA-256 {self.sha256[:12]}"
+
+    async def violation(self, ports: Ports) -> str | None:
+        try:
+            found = await recorded(ports, self.point)
+        except UserError as error:
+            return str(error)
+        return None if fingerprint(found) == self.sha256 else f"Recovery point `{self.point}` says something else now."
+
+
+class ComparePoint(Step):
+    """The site beside the point, once everything is back; and what is left for people, with the commands."""
+
+    kind: Literal["compare_point"] = "compare_point"
+    point: str
+    manual: tuple[str, ...]  # a comment and its command in turn
+
+    @property
+    def summary(self) -> str:
+        left = counted(sum(line.startswith("# ") for line in self.manual), "part")
+        return f"Compare the site with recovery point `{self.point}`; {left} left to people, see the commands"
+
+    @property
+    def before(self) -> str:
+        return "parts brought back, not yet looked at together"
+
+    @property
+    def after(self) -> str:
+        return "images as in the point; whatever else differs is named"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (f"drbot point list {self.point}", *self.manual)
+
+    async def probe(self, ports: Ports) -> Probe:  # noqa: ARG002 - a comparison leaves nothing behind
+        return Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - a moment
+        changed = image_changes(await recorded(ports, self.point), await ports.points.gather(self.point))
+        if changed:
+            refs = names(change.ref.name for change in changed)
+            raise VerificationError(f"{refs} does not run the images of `{self.point}`. Find out who sets them.")
+
+    async def verify(self, ports: Ports) -> None:
+        """`apply` is the comparison."""
+
+    async def outcome(self, ports: Ports) -> str:
+        point, now = await recorded(ports, self.point), await ports.points.gather(self.point)
+        left = dict(zip(self.manual[::2], self.manual[1::2], strict=True))
+        left |= dict(line.lines for line in cluster_lines(point, now, ports))
+        if not left:
+            return "Everything that could be looked at is as in the point."
+        return f"Left to people: {' '.join(f'{why[2:]} `{command}`' for why, command in left.items())}"

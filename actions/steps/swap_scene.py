@@ -1,0 +1,202 @@
+"""One database as a scratch instance has it, beside production's: what a plan that gives it back is made from."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from actions.backup.manifest import Fingerprint
+from actions.backup.physical import ScratchFacts
+from actions.contract import Finding, Observation, Precondition, Step, Verdict
+from actions.errors import UserError
+from actions.ports import DatabaseFacts, Ports, WorkloadFacts
+from actions.site import Database, DatabaseRef, Frozen
+from actions.steps.choice import RESTORE_RATE
+from actions.steps.facts import DatabaseIs, DiskFree, NamesFree, ServerIs
+from actions.steps.moments import exact
+from actions.steps.naming import job_name, quarantine_name, restore_name, scratch_mark
+from actions.steps.phrases import counted, size, span
+from actions.steps.scene import DISK_MARGIN, Application, Target, application_of, target_of
+from actions.steps.scratch_copies import CompareScratch, CopyDatabase
+from actions.steps.scratch_facts import ScratchIs
+from actions.steps.standing import database_of, standing
+from actions.steps.switch import Switch
+
+SHOWN = 5
+
+
+class SwapScene(Frozen):
+    """A scratch instance, the database in it, and the one of production that it would replace."""
+
+    facts: ScratchFacts
+    key: str
+    database: Database
+    source: DatabaseRef
+    shown: DatabaseFacts  # the database in the instance
+    home: Target
+    application: Application | None
+    there: Fingerprint
+    here: Fingerprint | None
+
+    @property
+    def production(self) -> DatabaseFacts | None:
+        return self.home.database(self.database.name)
+
+    @property
+    def needed(self) -> int:
+        return self.shown.bytes * 13 // 10 + DISK_MARGIN
+
+    @property
+    def moment(self) -> str:
+        restored = self.facts.restored
+        if restored is None:
+            return "an unknown moment"
+        return str(restored.target) if restored.reached_at is None else exact(restored.reached_at)
+
+    @property
+    def workloads(self) -> tuple[WorkloadFacts, ...]:
+        """Those that are stopped meanwhile."""
+        return () if self.application is None else self.application.workloads
+
+    def into(self, plan_id: str) -> DatabaseRef:
+        """The copy beside production."""
+        return DatabaseRef(self.database.server, restore_name(self.database.name, plan_id))
+
+    def copied(self, plan_id: str, number: int) -> tuple[Step, Step]:
+        """Copied beside production as job `number` of the plan, and compared."""
+        into, mark = self.into(plan_id), scratch_mark(plan_id)
+        copy = CopyDatabase(
+            job=job_name(plan_id, number),
+            source=self.source,
+            database=self.key,
+            into=into,
+            owner=self.database.owner,
+            mark=mark,
+            jobs=self.database.restore_jobs,
+        )
+        return copy, CompareScratch(source=self.source, into=into, mark=mark, invariants=self.database.invariants)
+
+    def switch(self, plan_id: str) -> Switch:
+        """From the copy to an application that works on it."""
+        return Switch(
+            plan_id=plan_id,
+            home=self.database.ref,
+            production=self.production,
+            target=self.database.ref,
+            system_id=self.home.server.system_id,
+            copy_name=self.into(plan_id).name,
+            copy_mark=scratch_mark(plan_id),
+            aside=quarantine_name(self.database.name, plan_id),
+            owner=self.database.owner,
+            application=self.application,
+            workloads=self.workloads,
+        )
+
+    def preconditions(self, plan_id: str) -> tuple[Precondition, ...]:
+        """What people sign of the instance, the server and the database."""
+        server, into = self.home.server, self.into(plan_id)
+        return (
+            ScratchIs.of(self.facts),
+            ServerIs(server=server.name, system_id=server.system_id),
+            DatabaseIs(target=self.database.ref, oid=None if self.production is None else self.production.oid),
+            NamesFree(server=into.server, names=(into.name, quarantine_name(self.database.name, plan_id))),
+            DiskFree(server=into.server, at_least=self.needed),
+        )
+
+    @property
+    def estimate(self) -> timedelta:
+        """Of copying and comparing, at the rate of a restore."""
+        return timedelta(seconds=2 * self.shown.bytes // RESTORE_RATE)
+
+
+async def look_at(ports: Ports, scratch: str, wanted: str | None) -> SwapScene:
+    """Raises UserError with the next thing to do when the instance does not show the database."""
+    facts = await standing(ports, scratch)
+    key, database = database_of(ports, facts, wanted)
+    source = DatabaseRef(facts.name, database.name)
+    shown = await ports.postgres.database(source)
+    if shown is None:
+        raise UserError(f"`{facts.name}` holds no database `{database.name}`. Restore to a later moment.")
+    home = await target_of(ports, database.server)
+    here = home.database(database.name)
+    return SwapScene(
+        facts=facts,
+        key=key,
+        database=database,
+        source=source,
+        shown=shown,
+        home=home,
+        application=None if database.service is None else await application_of(ports, database.service),
+        there=await ports.postgres.fingerprint(source, database.invariants),
+        # A closed one cannot be read; it is set aside as it is.
+        here=None
+        if here is None or not here.allows_connections
+        else await ports.postgres.fingerprint(database.ref, database.invariants),
+    )
+
+
+def swap_loss(scene: SwapScene, ports: Ports) -> str:
+    """One sentence: the moment, and how much is later than it."""
+    reached = None if scene.facts.restored is None else scene.facts.restored.reached_at
+    if reached is None:
+        return f"Everything written after {scene.moment} is set aside with the present database."
+    lost = ports.clock.now() - reached
+    word = "beyond" if lost > scene.database.rpo else "within"
+    return (
+        f"Restores the state of {scene.moment}, loses {span(lost)} (RPO {span(scene.database.rpo)}: {word}); what is "
+        "there now is kept in quarantine."
+    )
+
+
+def swap_findings(scene: SwapScene) -> list[Finding]:
+    """What keeps the swap, and what only production has."""
+    found, home = [], scene.home.server
+    if home.in_recovery:
+        text = f"Server `{home.name}` is a standby and cannot be written to."
+        found.append(Finding(check="server", verdict=Verdict.STOP, detail=text, hint="Promote it first."))
+    if home.free_bytes is not None and home.free_bytes < scene.needed:
+        found.append(
+            Finding(
+                check="disk",
+                verdict=Verdict.STOP,
+                detail=f"`{home.name}` has {size(home.free_bytes)} of disk free, needed are {size(scene.needed)}.",
+                hint="Free or add disk, or rescue single tables with `/dr-restore rescue`.",
+            )
+        )
+    lost = _fewer(scene)
+    if lost:
+        found.append(Finding(check="rows", verdict=Verdict.WARN, detail=f"Only in production now: {lost}."))
+    if scene.application is None:
+        text = f"The plan file names no service for `{scene.key}`: nothing is stopped or checked."
+        found.append(Finding(check="application", verdict=Verdict.WARN, detail=text))
+    else:
+        for ref in scene.application.missing:
+            text = f"{ref} does not exist: it is neither stopped nor started."
+            found.append(Finding(check="application", verdict=Verdict.WARN, detail=text))
+    return found
+
+
+def _fewer(scene: SwapScene) -> str:
+    """Tables of which production has more rows than the instance."""
+    if scene.here is None:
+        return ""
+    more = {name: count - scene.there.rows.get(name, 0) for name, count in scene.here.rows.items()}
+    words = [f"{counted(count, 'row')} of `{name}`" for name, count in sorted(more.items()) if count > 0]
+    rest = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return ", ".join(words[:SHOWN]) + rest
+
+
+def swap_observations(scene: SwapScene) -> tuple[Observation, ...]:
+    """Both sides, and what comes back."""
+    production, here = scene.production, scene.here
+    rows = sum(scene.there.rows.values())
+    lines = [
+        ("there", f"{counted(len(scene.there.rows), 'table')}, {counted(rows, 'row')}, {size(scene.shown.bytes)}"),
+        ("production", "does not exist" if production is None else size(production.bytes)),
+        ("old database", f"kept in quarantine for {span(scene.database.quarantine)}"),
+    ]
+    if here is not None:
+        back = [name for name, count in scene.there.rows.items() if here.rows.get(name, -1) < count]
+        lines.insert(
+            1, ("comes back", ", ".join(f"`{name}`" for name in back[:SHOWN]) or "no table has more rows there")
+        )
+    return tuple(Observation(name=name, value=value) for name, value in lines)
