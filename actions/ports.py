@@ -18,6 +18,7 @@ from actions.backup.physical import (
     Lack,
     Moment,
     PhysicalEntry,
+    RecoveryTarget,
     RecoveryWindow,
     ScratchFacts,
     ScratchRequest,
@@ -310,6 +311,10 @@ class PhysicalBackups(Protocol):
         """Every member's signature and hashes, then combine, page checksums, replay to the target and proof that it
         was reached; the instance is left stopped, for `Scratch.start`. Raises VerificationError and leaves nothing."""
 
+    async def feed(self, server: str, scratch: str) -> None:
+        """Bring the scratch instance that follows the WAL that the archive has gained, each segment checked. What could
+        not be brought is told by its `Following.problem`. Raises UserError unless it follows."""
+
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         """The transactions that harmed a table, newest first. Changes nothing."""
 
@@ -344,6 +349,19 @@ class Scratch(Protocol):
 
     async def start(self, scratch: str) -> ScratchFacts:
         """Start it where it was stopped: paused at its target, read only. One that runs is left alone."""
+
+    async def follow(self, scratch: str, *, delay: timedelta) -> ScratchFacts:
+        """Make it a standby of the archive that stays so far behind, and start it: read only, without archiving. Raises
+        UserError for one that was promoted or opened."""
+
+    async def tend(self, scratch: str) -> ScratchFacts:
+        """Let one that follows have what was brought to it, start it if it does not run, and remove what it needs no
+        more. One that does not follow is left alone."""
+
+    async def halt(self, scratch: str, target: RecoveryTarget) -> ScratchFacts:
+        """End following at the target, a time, an LSN or `latest`, and prove that it rests there; it is left stopped,
+        for `start`. Raises UserError when it has replayed beyond it, or what was brought ends before: then it follows
+        on."""
 
     async def serving(self, scratch: str) -> Serving:
         """How it would run with production's configuration on this machine. Changes nothing."""

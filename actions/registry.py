@@ -26,6 +26,7 @@ from actions.catalog.restore import Restore
 from actions.catalog.retention import Delete, Expire, Pin, Unpin
 from actions.catalog.run import ACTIONS as RUN_ACTIONS
 from actions.catalog.scratch import ScratchDiscard, ScratchList, ScratchStart
+from actions.catalog.standby import Follow, Halt
 from actions.catalog.status import Catalogue, ClusterState, Databases
 from actions.catalog.swap import Swap
 from actions.contract import Action, Kinds, Query
@@ -50,6 +51,8 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     Swap,
     Promote,
     RestoreRecoveryPoint,
+    Follow,
+    Halt,
     ScratchStart,
     ScratchDiscard,
     *FILE_ACTIONS,

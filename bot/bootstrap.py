@@ -42,6 +42,7 @@ from bot.services.reviews import Reviews
 from bot.services.run_control import RunControl
 from bot.services.scratch_sweeps import ScratchSweeps
 from bot.services.signing import Signing
+from bot.services.standbys import Standbys
 from bot.services.statements import Proof, Statement
 from bot.services.suspicion import Suspicion
 from bot.services.wake import Wake
@@ -319,6 +320,7 @@ async def _serve(
         tasks.append(asyncio.create_task(_paging(settings, plan, services.database).run(), name="pages"))
         tasks.append(asyncio.create_task(Leftovers(services.database, world).run(), name="leftovers"))
         tasks.append(asyncio.create_task(ScratchSweeps(services.database, world).run(), name="scratch"))
+        tasks.append(asyncio.create_task(Standbys(world).run(), name="standbys"))
         backups = BackupWatch(services.database, world, on_call=plan.channels.on_call)
         tasks.append(asyncio.create_task(backups.run(), name="backups"))
     if Role.CLOCK in roles:

@@ -17,6 +17,7 @@ from actions.ports import Ports
 from actions.steps.gitops import suspended_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
+from actions.steps.standby import standby_finding
 from bot.plan_file import DrPlan
 from bot.plan_file.quorum import gaps
 from bot.services.approvals import Policy
@@ -51,7 +52,7 @@ class Doctor:
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
             checks += [("buckets", self._buckets), ("files", self._files), ("sealing keys", self._escrow)]
             checks += [("manifests", self._manifests)]
-            checks += [("base backups", self._engines)]
+            checks += [("base backups", self._engines), ("standbys", self._standbys)]
             checks += [("images", self._images), ("recovery points", self._points)]
             checks += [("jobs", self._jobs)]
             checks += [("pager", self._pager)]
@@ -183,6 +184,14 @@ class Doctor:
             if not lacks:
                 findings.append(_ok(check, "has what it needs"))
         return findings
+
+    async def _standbys(self) -> list[Finding]:
+        now = self._ports.clock.now()
+        return [
+            standby_finding(facts, facts.following, now)
+            for facts in await self._ports.scratch.instances()
+            if facts.following is not None
+        ]
 
     async def _buckets(self) -> list[Finding]:
         """Settings against the plan, and a few bytes stored and read the way backups are."""

@@ -449,6 +449,28 @@ TABLE: tuple[Entry, ...] = (
         ("point",),
         usage='POINT [--scratch NAME] --reason "WHY" --target POINT',
     ),
+    Entry(
+        ("restore", "follow"),
+        "restore.follow",
+        _P,
+        "Keep a restored server ready that replays the archive, optionally hours behind",
+        "dr-restore follow superprismora --delay 4h",
+        params.Follow,
+        ("database",),
+        usage="DATABASE [--delay 4h]",
+    ),
+    Entry(
+        ("restore", "halt"),
+        "restore.halt",
+        _P,
+        "Stop an instance that follows at a moment, so that it becomes the restore to it",
+        "dr-restore halt k7m2n3p4q5 --before-drop orders",
+        params.Halt,
+        ("scratch",),
+        usage="SCRATCH --at TIME|--lsn LSN|--latest|--before-drop|-delete|-truncate|-update TABLE [--xid N] "
+        "[--database NAME]",
+        flags=("latest",),
+    ),
     Entry(("restore", "scratch"), "scratch.list", _Q, "List the scratch instances", "dr-restore scratch"),
     Entry(
         ("restore", "wake"),

@@ -116,6 +116,24 @@ class Point(Frozen):
     keep: Number | None = None  # hours
 
 
+class Follow(Frozen):
+    database: Name
+    delay: Name | None = None  # `4h`
+
+
+class Halt(Frozen):
+    scratch: Name
+    at: Name | None = None
+    lsn: Name | None = None
+    xid: Number | None = None
+    before_drop: Name | None = None
+    before_delete: Name | None = None
+    before_truncate: Name | None = None
+    before_update: Name | None = None
+    latest: bool = False
+    database: Name | None = None
+
+
 class Find(Frozen):
     database: Name
     table: Name

@@ -19,6 +19,7 @@ import psycopg
 from actions.adapters.postmaster import READY, Postmaster
 from actions.adapters.scratch_config import KEPT
 from actions.adapters.scratch_server import RecoveringServer, ScratchPrograms
+from actions.adapters.scratch_standby import ScratchStandby, told
 from actions.adapters.serving_config import end_recovery, serving, take_back, write_serving
 from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts, ScratchRestored, ScratchState, Serving
 from actions.backup.scratch_place import Opened, Promotion, ScratchPlace
@@ -39,23 +40,50 @@ class ScratchInstances(Scratch):
     def __init__(self, site: Site, directory: Path, clock: Clock) -> None:
         self._directory, self._clock = directory, clock
         self._programs = ScratchPrograms(site)
+        self._standby = ScratchStandby(self._programs, clock, lifetime=site.scratch.lifetime)
 
     async def instances(self) -> Sequence[ScratchFacts]:
-        return await asyncio.to_thread(self._instances)
+        found = await asyncio.to_thread(self._instances)
+        return [await self._standby.seen(ScratchPlace(self._directory, facts.id), facts) for facts in found]
 
     async def find(self, scratch: str) -> ScratchFacts | None:
-        return await asyncio.to_thread(_facts, ScratchPlace(self._directory, scratch))
+        facts = await asyncio.to_thread(_facts, ScratchPlace(self._directory, scratch))
+        return None if facts is None else await self._standby.seen(ScratchPlace(self._directory, scratch), facts)
 
     async def start(self, scratch: str) -> ScratchFacts:
         place, facts = await self._known(scratch)
         await asyncio.to_thread(place.check_here, self._clock.now())
         if facts.restored is None:
             raise UserError(f"The restore of scratch instance `{scratch}` did not end well. Discard it, then restore.")
-        if not facts.address:
+        if facts.following is not None:
+            await self._standby.tend(place)
+        elif not facts.address:
             if facts.state is ScratchState.PROMOTED:
                 await self._started_as_server(place, facts.restored)
             else:
                 await self._started_at_rest(place, facts.restored)
+        return (await self._known(scratch))[1]
+
+    async def follow(self, scratch: str, *, delay: timedelta) -> ScratchFacts:
+        place, facts = await self._known(scratch)
+        await asyncio.to_thread(place.check_here, self._clock.now())
+        if facts.restored is None or facts.opened or facts.state is ScratchState.PROMOTED:
+            raise UserError(f"`{facts.name}` is {facts.state} or opened, so it cannot follow. Restore another one.")
+        await self._standby.follow(place, facts.restored, delay)
+        return (await self._known(scratch))[1]
+
+    async def tend(self, scratch: str) -> ScratchFacts:
+        place, _ = await self._known(scratch)
+        await asyncio.to_thread(place.check_here, self._clock.now())
+        await self._standby.tend(place)
+        return (await self._known(scratch))[1]
+
+    async def halt(self, scratch: str, target: RecoveryTarget) -> ScratchFacts:
+        place, facts = await self._known(scratch)
+        await asyncio.to_thread(place.check_here, self._clock.now())
+        if facts.restored is None:
+            raise UserError(f"The restore of scratch instance `{scratch}` did not end well. Discard it, then restore.")
+        await self._standby.halt(place, facts.restored, target)
         return (await self._known(scratch))[1]
 
     async def serving(self, scratch: str) -> Serving:
@@ -69,8 +97,8 @@ class ScratchInstances(Scratch):
         wanted = Opened(host=host, port=port)
         if facts.opened and facts.address == f"{host}:{port}":
             return facts
-        if facts.restored is None or facts.state is ScratchState.PROMOTED:
-            raise UserError(f"Scratch instance `{scratch}` shows no moment any more, so it is not opened anew.")
+        if facts.restored is None or facts.state in (ScratchState.PROMOTED, ScratchState.FOLLOWING):
+            raise UserError(f"Scratch instance `{scratch}` shows no moment, so it is not opened anew.")
         server = await self._programs.server(place)
         await asyncio.to_thread(server.stop)
         try:
@@ -96,6 +124,8 @@ class ScratchInstances(Scratch):
 
     async def promote(self, scratch: str) -> ScratchFacts:
         place, facts = await self._known(scratch)
+        if facts.following is not None:
+            raise UserError(f"`{facts.name}` follows. Stop it at a moment first: `/dr-restore halt {scratch}`.")
         if not facts.address:
             facts = await self.start(scratch)
         server = await self._programs.server(place)
@@ -156,7 +186,7 @@ class ScratchInstances(Scratch):
 
     def _due(self, place: ScratchPlace) -> bool:
         claim, now = place.claim(), self._clock.now()
-        if claim is None or place.promoted or place.elsewhere(now) is not None:
+        if claim is None or place.promoted or place.follow() is not None or place.elsewhere(now) is not None:
             return False
         return place.restored() is None or ScratchPlace.expired(claim, now)
 
@@ -170,7 +200,7 @@ class ScratchInstances(Scratch):
 
     async def _known(self, scratch: str) -> tuple[ScratchPlace, ScratchFacts]:
         place = ScratchPlace(self._directory, scratch)
-        facts = await asyncio.to_thread(_facts, place)
+        facts = await self.find(scratch)
         if facts is None:
             raise UserError(f"There is no scratch instance `{scratch}` on this machine. Restore it again.")
         return place, facts
@@ -314,12 +344,15 @@ def _facts(place: ScratchPlace) -> ScratchFacts | None:
         made_at=claim.made_at,
         expires_at=claim.expires_at,
         opened=opened is not None,
+        following=told(place),
     )
 
 
 def _state(place: ScratchPlace, status: str) -> ScratchState:
     if place.promoted:
         return ScratchState.PROMOTED
+    if place.follow() is not None:
+        return ScratchState.FOLLOWING
     if place.restored() is None:
         return ScratchState.RESTORING if place.busy() else ScratchState.BROKEN
     return ScratchState.PAUSED if status == READY else ScratchState.STOPPED

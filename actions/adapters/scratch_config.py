@@ -6,6 +6,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 from actions.adapters.programs import Account
@@ -78,10 +79,20 @@ def write_configuration(
     for signal in ("recovery.signal", "standby.signal"):
         (data / signal).unlink(missing_ok=True)
     # A recovery without a target would end with a promotion; a standby waits at the end of the WAL.
-    write_private(data / ("standby.signal" if order.target.latest else "recovery.signal"), "")
+    write_private(
+        data / ("standby.signal" if order.target.latest or order.follows is not None else "recovery.signal"), ""
+    )
 
 
 def _recovery(order: Replay) -> dict[str, str]:
+    if order.follows is not None:
+        # It goes on through a failover of production: the newest timeline that it is part of.
+        delay = f"{order.follows // timedelta(milliseconds=1)}ms"
+        return {
+            "restore_command": order.restore_command,
+            "recovery_target_timeline": "latest",
+            "recovery_min_apply_delay": delay,
+        }
     settings = {
         "restore_command": order.restore_command,
         "recovery_target_timeline": str(order.timeline_id),

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -72,6 +73,10 @@ class RecoveringServer:
             outlive_owner=detached,
         )
 
+    def runs(self) -> bool:
+        """Whether a server runs there, whoever started it."""
+        return Postmaster(self.place.data).process() is not None
+
     def ended(self) -> bool:
         """Whether the one that was launched here has ended."""
         return self._program is not None and self._program.code() is not None
@@ -86,12 +91,16 @@ class RecoveringServer:
         if socket.parent != self.place.folder.absolute():
             shutil.rmtree(socket, ignore_errors=True)
 
+    def own_wal(self) -> None:
+        """Give what was brought to it to the account that runs PostgreSQL."""
+        self.own(self.place.wal, *self.place.wal.iterdir())
+
     def own_everything(self) -> None:
         """Give the restored files to the account that runs PostgreSQL."""
         if self.account is not None:
             for folder, _, files in os.walk(self.place.data):
                 self.own(Path(folder), *(Path(folder, name) for name in files))
-            self.own(self.place.wal, *self.place.wal.iterdir())
+            self.own_wal()
 
     def control(self) -> dict[str, str]:
         """What `pg_controldata` says."""
@@ -174,6 +183,21 @@ class RecoveringServer:
         if row is None or row[0] is None or Lsn.parse(str(row[1])) < reached:
             return False
         return row[0] == "paused" or self.follows
+
+    def replay_state(self) -> tuple[Lsn, datetime | None, str] | None:
+        """How far it has replayed, the last commit in it, and what its replay waits for; None unless it answers and is
+        in recovery."""
+        if Postmaster(self.place.data).status() != READY:
+            return None
+        try:
+            with self.connect() as connection:
+                row = connection.execute(_STATE).fetchone()
+        except psycopg.OperationalError:
+            return None
+        if row is None or row[0] is None:
+            return None
+        at = row[2].astimezone(UTC) if isinstance(row[2], datetime) else None
+        return Lsn.parse(str(row[1])), at, str(row[3] or "")
 
     @property
     def follows(self) -> bool:
@@ -264,7 +288,7 @@ class ScratchPrograms(ScratchServers):
     async def _replay(
         self, server: RecoveringServer, order: Replay, raised: dict[str, str], progress: Progress
     ) -> Reached:
-        await asyncio.to_thread(self._configure, server, order, raised)
+        await asyncio.to_thread(self.configure, server, order, raised)
         begin, end = Lsn.parse(order.start_lsn), Lsn.parse(order.end_lsn)
         try:
             await asyncio.to_thread(server.launch, detached=False)
@@ -281,7 +305,8 @@ class ScratchPrograms(ScratchServers):
             await asyncio.shield(asyncio.to_thread(server.stop))
 
     @staticmethod
-    def _configure(server: RecoveringServer, order: Replay, raised: dict[str, str]) -> None:
+    def configure(server: RecoveringServer, order: Replay, raised: Mapping[str, str]) -> None:
+        """Our configuration in the place of production's. Blocking."""
         claim = server.place.claim()
         write_configuration(
             server.place.data,

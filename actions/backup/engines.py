@@ -48,6 +48,9 @@ class PhysicalEngines(PhysicalBackups):
     async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         return await self._of(request.server).restore(request, progress)
 
+    async def feed(self, server: str, scratch: str) -> None:
+        await self._of(server).feed(server, scratch)
+
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         return await self._of(request.server).find(request, progress)
 

@@ -99,6 +99,9 @@ class NativeEngine(PhysicalBackups):
     async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         return await self._restoring.restore(self._site.physical_of(request.server), request, progress)
 
+    async def feed(self, server: str, scratch: str) -> None:
+        await self._restoring.feed(self._site.physical_of(server), scratch)
+
     async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
         policy = self._site.physical_of(server)
         entry = await self._catalogue.known(policy, backup)

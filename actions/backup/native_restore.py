@@ -34,11 +34,12 @@ from actions.backup.scratch_restore import (
     timeline_at,
 )
 from actions.backup.segments import Segment
+from actions.backup.standby import Brought, feed
 from actions.backup.together import together
 from actions.backup.wal import WalArchive, WalStart
 from actions.backup.wal_fetch import FetchedWal, WalFetch
 from actions.errors import VerificationError
-from actions.ports import Clock, ObjectStore, Progress, ProgressReport, Secrets
+from actions.ports import Clock, ObjectStore, Progress, ProgressReport, Secrets, no_progress
 from actions.site import PhysicalPolicy, ScratchBudget
 
 MEMBERS = "members"
@@ -70,6 +71,17 @@ class Restoring:
     async def restore(self, policy: PhysicalPolicy, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         place = ScratchPlace(self._directory, request.id)
         return await in_place(place, request, lambda: self._restored(policy, request, place, progress))
+
+    async def feed(self, policy: PhysicalPolicy, scratch: str) -> None:
+        place = ScratchPlace(self._directory, scratch)
+        archive = WalFetch(self._objects, self._secrets, policy)
+
+        async def fetch(start: WalStart) -> Brought:
+            wal = await archive.fetch(start, RecoveryTarget(latest=True), place.wal, no_progress)
+            end = wal.end_lsn if wal.last else ""
+            return Brought(way=wal.timeline_id, closed=wal.closed, end_lsn=end, newest_at=wal.newest_at)
+
+        await feed(place, fetch, self._clock.now(), reserve=self._reserve)
 
     async def _restored(
         self, policy: PhysicalPolicy, request: ScratchRequest, place: ScratchPlace, progress: Progress

@@ -166,6 +166,9 @@ class PgBackRestEngine(PhysicalBackups):
         buckets = self._program.buckets(request.server)
         return await self._restoring.restore(stanza, buckets, request, progress)
 
+    async def feed(self, server: str, scratch: str) -> None:
+        await self._restoring.feed(server, scratch)
+
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         server, stanza = request.server, await self._program.info(request.server)
         known = {backup.id: backup for backup in stanza.backup}

@@ -16,7 +16,7 @@ from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Backup, Stanza, entries_of
 from actions.backup.pgbackrest_tools import PgBackRest, RestoreOrder
 from actions.backup.pgbackrest_wal import Fetched, PgBackRestWal
-from actions.backup.physical import Lsn, Phase, PhysicalEntry, ScratchRequest, ScratchRestored
+from actions.backup.physical import Lsn, Phase, PhysicalEntry, RecoveryTarget, ScratchRequest, ScratchRestored
 from actions.backup.physical_tools import Replay, ScratchServers
 from actions.backup.progress import Shown
 from actions.backup.scratch_budget import RESERVE, claim
@@ -31,7 +31,9 @@ from actions.backup.scratch_restore import (
     replayed,
     timeline_at,
 )
+from actions.backup.standby import Brought, feed
 from actions.backup.together import together
+from actions.backup.wal import WalStart
 from actions.errors import UserError, VerificationError
 from actions.ports import Clock, Progress
 from actions.site import ScratchBudget
@@ -60,6 +62,29 @@ class PgBackRestRestoring:
     ) -> ScratchRestored:
         place = ScratchPlace(self._directory, request.id)
         return await in_place(place, request, lambda: self._restored(stanza, buckets, request, place, progress))
+
+    async def feed(self, server: str, scratch: str) -> None:
+        place = ScratchPlace(self._directory, scratch)
+
+        async def fetch(start: WalStart) -> Brought:
+            stanza = await self._program.info(server)
+            archive = next((found for facts in stanza.repo if (found := stanza.present(facts.key))), None)
+            if archive is None:
+                raise VerificationError(f"No repository of `{server}` has an archive. Look at `pgbackrest info`.")
+            key = archive.database.key
+            bucket = self._program.buckets(server).get(key, f"repo{key}")
+            where = place_of(stanza, archive, server=server, bucket=bucket)
+            wal = await PgBackRestWal.of(self._program, where)
+            way = await wal.way(start, None)
+            newest = wal.newest(way)
+            if newest is None or newest.number < start.segment.number:
+                return Brought(way=way.timeline_id)
+            await self._program.own(place.wal)
+            brought = await wal.fetch(start, RecoveryTarget(latest=True), place.wal, lambda _: None)
+            at = wal.listing.segments[str(newest)].modified_at
+            return Brought(way=way.timeline_id, closed=str(newest), end_lsn=str(brought.end), newest_at=at)
+
+        await feed(place, fetch, self._clock.now(), reserve=self._reserve)
 
     async def _restored(
         self,

@@ -247,13 +247,44 @@ class Moment(Frozen):
 
 
 class ScratchState(StrEnum):
-    """STOPPED: restored and shut down. PAUSED: running, read only, at its target. PROMOTED: a server of its own."""
+    """STOPPED: restored and shut down. PAUSED: running, read only, at its target. FOLLOWING: a standby that replays
+    what the archive gains. PROMOTED: a server of its own."""
 
     STOPPED = "stopped"
     PAUSED = "paused"
+    FOLLOWING = "following"
     PROMOTED = "promoted"
     BROKEN = "broken"  # left by a restore that did not end
     RESTORING = "restoring"  # a restore is at work in it
+
+
+class Waiting(StrEnum):
+    """What the replay of a standby waits for, when it has nothing to do."""
+
+    WAL = "wal"  # it has replayed all that was brought to it
+    DELAY = "delay"  # the next commit is younger than its delay
+
+
+class Following(Frozen):
+    """A scratch instance as a standby: what it was told, what was brought to it, how far it is."""
+
+    delay: timedelta
+    since: AwareDatetime
+    halting: RecoveryTarget | None = None  # it is being stopped there
+    fed_at: datetime | None = None  # when the archive was last read for it
+    fed_lsn: str = ""  # its WAL ends here
+    problem: str = ""  # why the last reading brought less than there is
+    replayed_lsn: str = ""  # "" while it does not answer
+    replayed_at: datetime | None = None  # the last commit that is in it
+    waits: Waiting | None = None  # None: it replays, or does not answer
+
+    def past(self, target: RecoveryTarget) -> bool:
+        """Whether it has replayed beyond the target, which is a time, an LSN or `latest`. A replay never goes back."""
+        if target.time is not None and self.replayed_at is not None:
+            return self.replayed_at > target.time or (self.replayed_at == target.time and not target.inclusive)
+        if target.lsn is not None and self.replayed_lsn:
+            return Lsn.parse(self.replayed_lsn) > Lsn.parse(target.lsn)
+        return False
 
 
 class ScratchFacts(Frozen):
@@ -270,6 +301,7 @@ class ScratchFacts(Frozen):
     made_at: datetime
     expires_at: datetime
     opened: bool = False  # to applications, at `address`; production's configuration as far as it fits
+    following: Following | None = None  # while it is a standby
 
     @property
     def name(self) -> str:

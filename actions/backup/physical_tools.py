@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -78,6 +79,7 @@ class Replay(Frozen):
     end_lsn: str  # where the WAL at hand ends
     restore_command: str  # with %f and %p
     amcheck: bool = False  # check every index while it rests there
+    follows: timedelta | None = None  # it never rests: a standby that stays so far behind
 
 
 class EndsEarlyError(UserError):

@@ -4,6 +4,8 @@
 <directory>/<id>/instance.json  written last, by the restore: what was reached and measured
 <directory>/<id>/data/          PGDATA, with a configuration of ours
 <directory>/<id>/wal/           archived segments, fetched; `restore_command` copies from here
+<directory>/<id>/follow.json    while it is a standby of the archive: what it was told
+<directory>/<id>/fed.json       what was last brought to it
 <directory>/<id>/promoted.json  written before it is promoted: it is a server of its own from then on
 <directory>/<id>/opened.json    where applications find it, from then on at every start
 <directory>/<id>/machine.json   where its server runs; another machine on the same volume sees no process of it
@@ -19,7 +21,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import TypeVar
 
 from pydantic import AwareDatetime
 
-from actions.backup.physical import ScratchRestored
+from actions.backup.physical import RecoveryTarget, ScratchRestored
 from actions.errors import UserError
 from actions.site import Frozen
 
@@ -52,6 +54,31 @@ class Claim(Frozen):
     wanted_bytes: int  # what it was expected to take
     superuser: str = "postgres"  # a role that its data has
     system_id: str = ""  # of the server whose data it is
+
+
+class Follow(Frozen):
+    """It is a standby: started again whenever it is found stopped, and never swept."""
+
+    since: AwareDatetime
+    delay: timedelta
+    timeline_id: int  # where it begins to follow
+    lsn: str
+    segment_bytes: int
+    halting: RecoveryTarget | None = None  # it is being stopped there: nothing is brought, nobody starts it
+    replayed_at: AwareDatetime | None = None  # the newest commit that was seen in it
+    raised: Mapping[str, str] = {}  # settings that the primary has raised since
+
+
+class Fed(Frozen):
+    """How far the archive was brought to it."""
+
+    at: AwareDatetime
+    timeline_id: int  # the next one begins here
+    lsn: str
+    way: int  # the timeline id that is followed
+    end_lsn: str
+    newest_at: AwareDatetime | None = None  # when the archive had the last of it
+    problem: str = ""
 
 
 class Promotion(Frozen):
@@ -114,6 +141,25 @@ class ScratchPlace:
 
     def write_promoted(self, promotion: Promotion) -> None:
         _write(self.folder / "promoted.json", promotion)
+
+    def follow(self) -> Follow | None:
+        """None unless it is a standby."""
+        return _read(self.folder / "follow.json", Follow)
+
+    def write_follow(self, follow: Follow) -> None:
+        _write(self.folder / "follow.json", follow)
+
+    def drop_follow(self) -> None:
+        """It is no standby any more."""
+        for name in ("follow.json", "fed.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def fed(self) -> Fed | None:
+        """None while nothing was brought to it."""
+        return _read(self.folder / "fed.json", Fed)
+
+    def write_fed(self, fed: Fed) -> None:
+        _write(self.folder / "fed.json", fed)
 
     def opened(self) -> Opened | None:
         """None while nobody but the bot is let in."""

@@ -36,6 +36,7 @@ class FetchedWal(Frozen):
     segments: int
     first: str
     last: str  # "" when there is no WAL after the start
+    closed: str = ""  # the last one that was closed
     end_lsn: str  # WAL ends here: of a closed segment its end, of the open one the last byte that was stored
     newest_at: datetime | None  # when the archiver had the last of it
     open_segment: str = ""  # assembled from byte ranges and padded
@@ -327,6 +328,7 @@ def _summary(
         segments=len(found),
         first=str(found[0].segment) if found else "",
         last=str(last.segment) if last else "",
+        closed=next((str(each.segment) for each in reversed(found) if not each.open), ""),
         end_lsn=str(last.end if last else start.lsn),
         newest_at=last.closed_at if last else None,
         open_segment=str(last.segment) if last and last.open else "",

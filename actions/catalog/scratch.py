@@ -15,6 +15,7 @@ from actions.steps.moments import exact
 from actions.steps.phrases import counted, size
 from actions.steps.scratch import DiscardScratch, StartScratch
 from actions.steps.scratch_facts import ScratchIs
+from actions.steps.standby import replayed, standby_finding, state_words
 from actions.steps.standing import known
 
 
@@ -38,15 +39,30 @@ class ScratchList(Query[NoParams]):
                 f"{size(taken)} of {size(budget.disk)}.",
                 "`/dr-restore DATABASE --at TIME` makes one, `/dr-restore discard ID` removes one.",
             ),
+            findings=tuple(
+                standby_finding(facts, facts.following, ports.clock.now())
+                for facts in found
+                if facts.following is not None
+            ),
             columns=("id", "server", "shows", "state", "size", "kept until"),
             rows=tuple(
-                (facts.id, facts.server, _shown(facts), facts.state, size(facts.bytes), exact(facts.expires_at))
+                (facts.id, facts.server, _shown(facts), _state(facts), size(facts.bytes), _until(facts))
                 for facts in found
             ),
         )
 
 
+def _state(facts: ScratchFacts) -> str:
+    return facts.state if facts.following is None else state_words(facts, facts.following)
+
+
+def _until(facts: ScratchFacts) -> str:
+    return exact(facts.expires_at) if facts.following is None else "discarded"
+
+
 def _shown(facts: ScratchFacts) -> str:
+    if facts.following is not None:
+        return f"replayed {replayed(facts.following)}"
     if facts.restored is None:
         return "nothing, its restore did not end"
     reached = facts.restored.reached_at
@@ -118,6 +134,6 @@ class ScratchDiscard(Action[ScratchParams]):
 def _observations(facts: ScratchFacts) -> tuple[Observation, ...]:
     return (
         Observation(name="shows", value=_shown(facts)),
-        Observation(name="state", value=facts.state),
-        Observation(name="kept until", value=exact(facts.expires_at)),
+        Observation(name="state", value=_state(facts)),
+        Observation(name="kept until", value=_until(facts)),
     )

@@ -36,6 +36,14 @@ def moment_of(text: str, now: datetime) -> datetime:
     return found
 
 
+def delay_of(text: str) -> timedelta:
+    """`4h`, `30m`. Raises UserError for anything else."""
+    found = re.fullmatch(r"(\d{1,4}) ?(s|m|min|h|d)", text.strip())
+    if found is None:
+        raise UserError(f"`{text[:60]}` is no delay. Write `4h` or `30m`.")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
 def exact(at: datetime) -> str:
     """`2026-11-23 10:29:58.4 UTC`: with as much of a second as there is."""
     at = at.astimezone(UTC)

@@ -53,6 +53,13 @@ class Aim(Frozen):
             f"{exact(self.moment.committed_at)})"
         )
 
+    @property
+    def stop(self) -> RecoveryTarget | None:
+        """The target as a time, an LSN or the end: what tells whether a replay is beyond it. None where none does."""
+        if self.moment is not None and self.target.lsn is None:
+            return RecoveryTarget(lsn=self.moment.commit_lsn, inclusive=False, timeline_id=self.moment.timeline_id)
+        return None if self.target.xid is not None or self.target.name is not None else self.target
+
 
 def aim_before(moment: Moment, table: str) -> Aim:
     return Aim(

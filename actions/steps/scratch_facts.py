@@ -84,6 +84,8 @@ class ScratchIs(Precondition):
         reached = "" if found.restored is None else found.restored.reached_lsn
         if (found.mark, found.system_id, reached) != (self.mark, self.system_id, self.reached_lsn):
             return f"Scratch instance `{self.scratch}` is another one: system id {found.system_id}, at {reached}."
+        if found.state is ScratchState.FOLLOWING:
+            return f"Scratch instance `{self.scratch}` follows the archive: it left the moment that was signed for."
         if found.state is ScratchState.PROMOTED and not self.promoted:
             return f"Scratch instance `{self.scratch}` was promoted: it no longer shows the moment that was signed for."
         return None

@@ -16,6 +16,11 @@ async def standing(ports: Ports, scratch: str) -> ScratchFacts:
         raise UserError(f"The restore of `{found.name}` did not end well. Make it again with `/dr-restore`.")
     if found.state is ScratchState.PROMOTED:
         raise UserError(f"`{found.name}` was promoted: it no longer shows its moment. Make another with `/dr-restore`.")
+    if found.state is ScratchState.FOLLOWING:
+        raise UserError(
+            f"`{found.name}` follows the archive, so it shows no moment. Stop it at one with `/dr-restore halt "
+            f"{found.id} --at TIME`."
+        )
     if found.state is ScratchState.STOPPED:
         raise UserError(
             f"`{found.name}` is stopped, so it cannot be looked at. Start it with `/dr-restore wake {found.id}`."

@@ -27,12 +27,21 @@ from actions.catalog.restore import RestoreParams
 from actions.catalog.retention import DeleteParams, ExpireParams, PinParams, UnpinParams
 from actions.catalog.run import AnswerParams, RunParams
 from actions.catalog.scratch import ScratchParams
+from actions.catalog.standby import FollowParams, HaltParams
 from actions.catalog.swap import SwapParams
 from actions.contract import JournalState, Lock, Plan, Risk
 from actions.ports import no_progress
 from actions.steps.workloads import ScaleWorkload
 from tests.contract.kit import ActionCase
-from tests.fakes.history import POINT, SCRATCH_ID, with_a_point, with_a_point_of_dumps, with_a_scratch, with_history
+from tests.fakes.history import (
+    POINT,
+    SCRATCH_ID,
+    with_a_point,
+    with_a_point_of_dumps,
+    with_a_scratch,
+    with_a_standby,
+    with_history,
+)
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import with_bases, with_old_backups
 from tests.fakes.s3 import MemoryObject
@@ -249,6 +258,10 @@ CASES = (
         RescueParams(scratch=SCRATCH_ID, table="users", missing_rows=True),
         with_a_scratch,
     ),
+    ActionCase("follow", "restore.follow", FollowParams(database="shop"), with_history),
+    ActionCase("follow-behind", "restore.follow", FollowParams(database="shop", delay="30m"), with_history),
+    ActionCase("halt-time", "restore.halt", HaltParams(scratch=SCRATCH_ID, at="09:30"), with_a_standby),
+    ActionCase("halt-delete", "restore.halt", HaltParams(scratch=SCRATCH_ID, before_delete="users"), with_a_standby),
     ActionCase("rescue-copy", "restore.rescue", RescueParams(scratch=SCRATCH_ID, table="users"), with_a_scratch),
     ActionCase(
         "rescue-table",

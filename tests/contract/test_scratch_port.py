@@ -115,6 +115,45 @@ async def test_those_whose_time_is_over_are_swept(world: World) -> None:
     assert list(await world.port.instances()) == []
 
 
+async def test_one_that_follows_stays_and_becomes_a_restore(world: World) -> None:
+    await world.made()
+    with pytest.raises(UserError):
+        await world.physical.feed(world.server, "s1")
+    with pytest.raises(UserError):
+        await world.port.halt("s1", RecoveryTarget(lsn="0/1"))
+
+    following = await world.port.follow("s1", delay=timedelta(0))
+    assert following.state is ScratchState.FOLLOWING
+    assert following.address
+    assert following.following is not None
+    assert following.following.delay == timedelta(0)
+    assert (await world.postgres.server("scratch-s1")).in_recovery
+    world.passes(2 * LIFETIME)
+    assert await world.port.sweep(by_nobody) == []
+    with pytest.raises(UserError):
+        await world.port.promote("s1")
+    with pytest.raises(UserError):
+        await world.port.open("s1", host="127.0.0.1", port=5432)
+
+    await world.port.stop("s1")
+    await world.physical.feed(world.server, "s1")
+    woken = await world.port.tend("s1")
+    assert (woken.state, bool(woken.address)) == (ScratchState.FOLLOWING, True)
+    assert woken.following is not None
+    assert (woken.following.problem, woken.following.fed_at is not None) == ("", True)
+    with pytest.raises(UserError, match="has replayed beyond"):
+        await world.port.halt("s1", RecoveryTarget(lsn="0/1"))
+
+    latest = RecoveryTarget(latest=True, timeline_id=woken.restored.timeline_id if woken.restored else None)
+    halted = await world.port.halt("s1", latest)
+    assert (halted.state, halted.following) == (ScratchState.STOPPED, None)
+    assert halted.restored is not None
+    assert halted.restored.target == latest
+    assert await world.port.halt("s1", latest) == halted
+    assert (await world.port.start("s1")).state is ScratchState.PAUSED
+    assert (await world.port.tend("s1")).state is ScratchState.PAUSED  # nothing to do
+
+
 async def test_one_that_a_run_or_plan_needs_is_not_swept(world: World) -> None:
     await world.made("s1")
     await world.made("s2")
@@ -129,6 +168,6 @@ async def test_one_that_a_run_or_plan_needs_is_not_swept(world: World) -> None:
 
 async def test_what_is_not_there(world: World) -> None:
     assert await world.port.find("s9") is None
-    for call in (world.port.start, world.port.stop, world.port.promote):
+    for call in (world.port.start, world.port.stop, world.port.promote, world.port.tend):
         with pytest.raises(UserError, match="no scratch instance `s9`"):
             await call("s9")

@@ -10,6 +10,7 @@ from actions.backup.manifest import StoredObject
 from actions.backup.physical import (
     BackupKind,
     Change,
+    Following,
     Moment,
     PhysicalEntry,
     PhysicalManifest,
@@ -17,6 +18,7 @@ from actions.backup.physical import (
     ScratchFacts,
     ScratchRestored,
     ScratchState,
+    Waiting,
 )
 from actions.site import DatabaseRef
 from tests.fakes.physical import Commit, MemoryHistory
@@ -154,3 +156,29 @@ def add_a_scratch(world: World, target: RecoveryTarget, *, running: bool = True)
     world.service.addresses[f"{ADVERTISED}:5432"] = world.scratch.made[SCRATCH_ID].name
     if running:
         world.scratch.run(SCRATCH_ID)
+
+
+def with_a_standby(*, delay: timedelta = timedelta(minutes=30)) -> World:
+    """An instance that follows, and has not replayed the DELETE yet."""
+    world = with_a_scratch()
+    facts = world.scratch.made[SCRATCH_ID]
+    assert facts.restored is not None
+    begun = START - timedelta(hours=1)
+    world.scratch.made[SCRATCH_ID] = facts.model_copy(
+        update={
+            "state": ScratchState.FOLLOWING,
+            "restored": facts.restored.model_copy(
+                update={"target": RecoveryTarget(latest=True), "reached_lsn": "0/4000000", "reached_at": begun}
+            ),
+            "following": Following(
+                delay=delay,
+                since=begun,
+                fed_at=START,
+                fed_lsn="0/4000300",
+                replayed_lsn="0/4000000",
+                replayed_at=begun,
+                waits=Waiting.DELAY,
+            ),
+        }
+    )
+    return world

@@ -13,6 +13,7 @@ from actions.backup.physical import (
     BaseRequest,
     Expiry,
     FindRequest,
+    Following,
     Lsn,
     Moment,
     PhysicalEntry,
@@ -24,6 +25,7 @@ from actions.backup.physical import (
     ScratchRestored,
     ScratchState,
     Serving,
+    Waiting,
 )
 from actions.backup.retention import why_it_stays
 from actions.errors import UserError, VerificationError
@@ -31,6 +33,7 @@ from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scra
 from actions.site import DatabaseRef, Site
 from tests.fakes.postgres import MemoryPostgres, MemoryServer
 
+NOT_FOLLOWING = "Scratch instance `{}` does not follow."
 SWEPT = (ScratchState.STOPPED, ScratchState.PAUSED)
 
 
@@ -60,6 +63,7 @@ class MemoryScratch(Scratch):
         self._postgres, self._clock = postgres, clock
         self.made: dict[str, ScratchFacts] = {}
         self.contents: dict[str, Mapping[str, Fingerprint]] = {}
+        self.brought: dict[str, Sequence[Commit]] = {}
 
     async def instances(self) -> Sequence[ScratchFacts]:
         return tuple(self.made.values())
@@ -71,12 +75,59 @@ class MemoryScratch(Scratch):
         facts = self.run(scratch)
         return facts if facts.state is not ScratchState.PROMOTED else await self.promote(scratch)
 
+    async def follow(self, scratch: str, *, delay: timedelta) -> ScratchFacts:
+        facts = self.run(scratch)
+        if facts.restored is None or facts.opened or facts.state is ScratchState.PROMOTED:
+            raise UserError(f"`{facts.name}` cannot follow.")
+        told = facts.following or Following(
+            delay=delay,
+            since=self._clock.now(),
+            replayed_lsn=facts.restored.reached_lsn,
+            replayed_at=facts.restored.reached_at,
+        )
+        told = told.model_copy(update={"delay": delay, "halting": None})
+        self.made[scratch] = facts.model_copy(update={"following": told})
+        return self._now(self.made[scratch], ScratchState.FOLLOWING)
+
+    async def tend(self, scratch: str) -> ScratchFacts:
+        facts = self._known(scratch)
+        if facts.following is None:
+            return facts
+        until = self._clock.now() - facts.following.delay
+        brought = [commit for commit in self.brought.get(scratch, ()) if commit.at <= until]
+        if brought:
+            changes = {"replayed_lsn": brought[-1].lsn, "replayed_at": brought[-1].at, "waits": Waiting.WAL}
+            self.contents[scratch] = brought[-1].databases
+            self._postgres.servers.pop(facts.name, None)
+            told = facts.following.model_copy(update=changes)
+            self.made[scratch] = facts.model_copy(update={"following": told})
+        self.run(scratch)
+        return self._now(self.made[scratch], ScratchState.FOLLOWING)
+
+    async def halt(self, scratch: str, target: RecoveryTarget) -> ScratchFacts:
+        facts = self._known(scratch)
+        if facts.following is None:
+            if facts.restored is not None and facts.restored.target == target:
+                return facts
+            raise UserError(NOT_FOLLOWING.format(scratch))
+        if facts.following.past(target):
+            raise UserError(f"`{facts.name}` has replayed beyond {target}, and a replay never goes back.")
+        reached = _reached(self.brought.get(scratch, ()), target)
+        self.contents[scratch] = reached.databases
+        self._postgres.servers.pop(facts.name, None)
+        changes = {"target": target, "reached_lsn": reached.lsn, "reached_at": reached.at}
+        restored = None if facts.restored is None else facts.restored.model_copy(update=changes)
+        self.made[scratch] = facts.model_copy(update={"following": None, "restored": restored})
+        return self._now(self.made[scratch], ScratchState.STOPPED)
+
     async def serving(self, scratch: str) -> Serving:
         self._known(scratch)
         return Serving(settings={"work_mem": "8MB"}, left={"shared_preload_libraries": "they are not here"})
 
     async def open(self, scratch: str, *, host: str, port: int) -> ScratchFacts:
         facts = self.run(scratch)
+        if facts.following is not None:
+            raise UserError(f"`{facts.name}` shows no moment.")
         if not (facts.opened and facts.address == f"{host}:{port}"):
             if facts.state is ScratchState.PROMOTED:
                 raise UserError(f"`{facts.name}` shows no moment any more.")
@@ -96,12 +147,14 @@ class MemoryScratch(Scratch):
             self._postgres.servers[facts.name] = server
             for name, fingerprint in self.contents[scratch].items():
                 self._postgres.add(DatabaseRef(facts.name, name), fingerprint=fingerprint)
-            promoted = facts.state is ScratchState.PROMOTED
-            facts = self._now(facts, ScratchState.PROMOTED if promoted else ScratchState.PAUSED)
+            stays = facts.state in (ScratchState.PROMOTED, ScratchState.FOLLOWING)
+            facts = self._now(facts, facts.state if stays else ScratchState.PAUSED)
         return facts
 
     async def promote(self, scratch: str) -> ScratchFacts:
         facts = self.run(scratch)
+        if facts.following is not None:
+            raise UserError(f"`{facts.name}` follows. Stop it at a moment first.")
         server = self._postgres.servers[facts.name]
         server.in_recovery, server.timeline_id = False, 2
         return self._now(facts, ScratchState.PROMOTED)
@@ -109,8 +162,8 @@ class MemoryScratch(Scratch):
     async def stop(self, scratch: str) -> None:
         facts = self._known(scratch)
         if self._postgres.servers.pop(facts.name, None) is not None:
-            promoted = facts.state is ScratchState.PROMOTED
-            self._now(facts, ScratchState.PROMOTED if promoted else ScratchState.STOPPED)
+            stays = facts.state in (ScratchState.PROMOTED, ScratchState.FOLLOWING)
+            self._now(facts, facts.state if stays else ScratchState.STOPPED)
 
     async def discard(self, scratch: str, *, mark: str) -> None:
         facts = self.made.get(scratch)
@@ -233,6 +286,16 @@ class MemoryPhysical(PhysicalBackups):
             expires_at=now + self._site.scratch.lifetime,
         )
         return restored
+
+    async def feed(self, server: str, scratch: str) -> None:
+        facts = self._scratch.made.get(scratch)
+        if facts is None or facts.following is None:
+            raise UserError(NOT_FOLLOWING.format(scratch))
+        commits = tuple(self._history(server).commits)
+        self._scratch.brought[scratch] = commits
+        changes = {"fed_at": self._clock.now(), "fed_lsn": commits[-1].lsn if commits else ""}
+        told = facts.following.model_copy(update=changes)
+        self._scratch.made[scratch] = facts.model_copy(update={"following": told})
 
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         progress(ProgressReport(done=1, total=1, phase="find", unit="steps"))

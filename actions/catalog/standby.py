@@ -1,0 +1,174 @@
+"""A server kept ready, replaying, optionally hours behind: a delayed standby out of the archive, which becomes the
+restore where a download would take longer than the RTO."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from pydantic import Field
+
+from actions.backup.physical import RecoveryTarget, ScratchFacts
+from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
+from actions.errors import UserError
+from actions.ports import Ports
+from actions.site import Frozen
+from actions.steps.aiming import MomentParams, aim_of
+from actions.steps.moments import delay_of, exact
+from actions.steps.naming import scratch_mark
+from actions.steps.phrases import span
+from actions.steps.recovery import Aim, loss_words, measured
+from actions.steps.restore_scene import RestoreScene, Wish, check_step, look, room_findings, scratch_steps
+from actions.steps.scratch import CheckScratch, RestoreScratch, StartScratch
+from actions.steps.scratch_facts import BaseIs, ScratchRoom
+from actions.steps.standby import (
+    FollowsBefore,
+    FollowScratch,
+    HaltScratch,
+    already_past,
+    behind,
+    catch_up,
+    replayed,
+    state_words,
+)
+from actions.steps.standing import database_of, known
+
+LONGEST = timedelta(days=7)
+
+
+class FollowParams(Frozen):
+    """Which database's server."""
+
+    database: str = Field(min_length=1)
+    delay: str | None = None  # `4h`; None: it replays at once
+
+
+class Follow(Action[FollowParams]):
+    """Restored in scratch, checked, and from then on a standby that replays what the archive gains."""
+
+    name: ClassVar[str] = "restore.follow"
+    summary: ClassVar[str] = "Keep a restored server ready that replays the archive, optionally hours behind"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = FollowParams
+    steps: ClassVar[tuple[type[Step], ...]] = (RestoreScratch, StartScratch, CheckScratch, FollowScratch)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (BaseIs, ScratchRoom)
+
+    async def plan(self, params: FollowParams, ports: Ports, plan_id: str) -> Plan:
+        database = ports.site.database(params.database)
+        delay = timedelta(0) if params.delay is None else delay_of(params.delay)
+        if delay > LONGEST:
+            raise UserError(f"{span(delay)} is more than {span(LONGEST)}: restore from a base backup instead.")
+        others = [facts for facts in await ports.scratch.instances() if facts.following is not None]
+        aim = await _begin(ports, database.server, delay)
+        scene = await look(ports, database, aim, backup=None)
+        base = scene.base.manifest
+        follow = FollowScratch(scratch=plan_id, delay=delay, mark=scratch_mark(plan_id))
+        wish = Wish(database=params.database, aim=aim)
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Keep `scratch-{plan_id}` as a standby of `{database.server}`{behind(delay)}, out of the archive",
+            risk=self.risk,
+            target=params.database,
+            params=params.model_dump(mode="json"),
+            locks=(Lock(key=f"scratch:{plan_id}"), Lock(key=f"physical:{database.server}", exclusive=False)),
+            steps=(*scratch_steps(ports, scene, wish, plan_id), follow),
+            preconditions=(
+                BaseIs(server=database.server, backup=base.id, manifest_sha256=scene.base.manifest_sha256),
+                ScratchRoom(scratch=plan_id, at_least=scene.room),
+            ),
+            made_at=ports.clock.now(),
+            findings=(*await room_findings(ports, scene, plan_id), _kept(delay)),
+            observations=_observations(scene, others),
+            estimate=scene.forecast.total,
+            data_loss="Nothing: production is not touched.",
+        )
+
+
+async def _begin(ports: Ports, server: str, delay: timedelta) -> Aim:
+    """Where it begins: so long ago, that it holds nothing younger; at the end of the archive where that is older."""
+    at = ports.clock.now() - delay
+    newest = max((each.newest for each in await ports.physical.windows(server) if each.newest), default=None)
+    if not delay or newest is None or newest <= at:
+        return Aim(target=RecoveryTarget(latest=True))
+    return Aim(target=RecoveryTarget(time=at), at=at)
+
+
+def _kept(delay: timedelta) -> Finding:
+    wal = f" and {span(delay)} of WAL" if delay else ""
+    return Finding(
+        check="kept",
+        verdict=Verdict.OK,
+        detail=f"It keeps its room{wal} on the worker's disk until `/dr-restore discard`; it is not removed by itself.",
+    )
+
+
+def _observations(scene: RestoreScene, others: list[ScratchFacts]) -> tuple[Observation, ...]:
+    lines = [("forecast", scene.forecast.words(scene.database.rto)), ("base", f"`{scene.base.manifest.id}`")]
+    lines += [(each.name, state_words(each, each.following)) for each in others if each.following is not None]
+    return tuple(Observation(name=name, value=value) for name, value in lines)
+
+
+class HaltParams(MomentParams):
+    """Which instance, and the moment."""
+
+    scratch: str = Field(min_length=1)
+    database: str | None = None  # where its server has several
+
+
+class Halt(Action[HaltParams]):
+    """A following instance stopped at a moment that it has not replayed: a restore to it, without a download."""
+
+    name: ClassVar[str] = "restore.halt"
+    summary: ClassVar[str] = "Stop an instance that follows at a moment, so that it becomes the restore to it"
+    risk: ClassVar[Risk] = Risk.REVERSIBLE
+    params = HaltParams
+    steps: ClassVar[tuple[type[Step], ...]] = (HaltScratch, StartScratch, CheckScratch)
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (FollowsBefore,)
+
+    async def plan(self, params: HaltParams, ports: Ports, plan_id: str) -> Plan:
+        facts = await known(ports, params.scratch)
+        told = facts.following
+        if told is None:
+            raise UserError(f"`{facts.name}` does not follow, so it stands at its moment. See `/dr-restore scratch`.")
+        key, database = database_of(ports, facts, params.database)
+        aim, _ = await aim_of(params, ports, database=key, plan_id=plan_id)
+        target = aim.stop
+        if target is None:
+            raise UserError(
+                "A replay is stopped at `--at`, `--lsn`, `--latest` or before what harmed a table. Use one."
+            )
+        if (why := already_past(facts, told, target)) is not None:
+            raise UserError(why)
+        takes = catch_up(facts, aim, measured(facts.server, [facts], ()))
+        now = ports.clock.now()
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Stop `{facts.name}` at {aim.words}, as the restore of `{facts.server}` to it",
+            risk=self.risk,
+            target=facts.id,
+            params=params.model_dump(mode="json"),
+            locks=(Lock(key=f"scratch:{facts.id}"),),
+            steps=(
+                HaltScratch(
+                    scratch=facts.id, server=facts.server, target=target, target_words=aim.words, delay=told.delay
+                ),
+                StartScratch(scratch=facts.id),
+                check_step(database, key, scratch=facts.id, table=aim.table),
+            ),
+            preconditions=(FollowsBefore.of(facts, target),),
+            made_at=now,
+            observations=(
+                Observation(name="replayed", value=replayed(told)),
+                Observation(name="recommended", value=loss_words(aim, now)),
+                Observation(name="forecast", value=f"{span(takes)}, RTO {span(database.rto)}"),
+                Observation(name="archive read", value=_read(told.fed_at)),
+            ),
+            estimate=takes,
+            data_loss=f"Nothing by this plan. Given back as a whole: {loss_words(aim, now)}.",
+        )
+
+
+def _read(at: datetime | None) -> str:
+    return "not yet" if at is None else exact(at)

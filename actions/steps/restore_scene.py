@@ -1,0 +1,136 @@
+"""A restore into a scratch instance: what it is made from, its steps, and what would be quicker."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from actions.backup.physical import PhysicalEntry, RecoveryWindow, ScratchFacts, ScratchState
+from actions.backup.proofs import Proofs
+from actions.contract import Finding, Step, Verdict
+from actions.errors import DrError, UserError
+from actions.ports import Ports
+from actions.site import Database, EngineKind, Frozen
+from actions.steps.choice import restore_estimate, usable_entries
+from actions.steps.moments import exact
+from actions.steps.naming import job_name, scratch_mark
+from actions.steps.phrases import span
+from actions.steps.recovery import Aim, Forecast, Measured, base_for, forecast, measured, unreachable
+from actions.steps.scratch import CheckScratch, RestoreScratch, StartScratch
+from actions.steps.scratch_facts import no_room
+from actions.steps.standby import catch_up, may_halt
+
+RECENT = 10  # restore tests that are looked through for measured rates
+ROOM = 1.3
+"""A scratch instance takes its databases, the WAL beside them, and for a while a part of what it is made of."""
+
+
+class Wish(Frozen):
+    """What is asked for."""
+
+    database: str  # its key in the plan file
+    aim: Aim
+    amcheck: bool = False
+    keep: timedelta | None = None  # None: as long as the plan file says
+
+
+class RestoreScene(Frozen):
+    """What the plan is made from beside the aim."""
+
+    database: Database
+    base: PhysicalEntry
+    windows: tuple[RecoveryWindow, ...]
+    instances: tuple[ScratchFacts, ...]
+    forecast: Forecast
+    rates: tuple[Measured, ...]
+    room: int  # bytes
+
+
+async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None) -> RestoreScene:
+    server = database.server
+    entries = await ports.physical.catalogue(server)
+    base = base_for(server, entries, aim, backup=backup)
+    windows = tuple(await ports.physical.windows(server))
+    why = unreachable(server, windows, base, aim)
+    if why is not None:
+        raise UserError(why)
+    instances = tuple(await ports.scratch.instances())
+    tests = await Proofs(ports.objects, ports.secrets).newest(ports.site.physical_of(server), limit=RECENT)
+    rates = measured(server, instances, tests)
+    return RestoreScene(
+        database=database,
+        base=base,
+        windows=windows,
+        instances=instances,
+        forecast=forecast(entries, base, aim, windows, rates),
+        rates=tuple(rates),
+        room=int(max(base.manifest.server_bytes, base.manifest.plain_bytes) * ROOM),
+    )
+
+
+def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -> tuple[Step, ...]:
+    """Restored, started and checked, under the plan's own id."""
+    database, base, aim = scene.database, scene.base.manifest, wish.aim
+    policy, bucket = ports.site.physical_of(database.server), ports.site.buckets.get(base.stored.bucket)
+    return (
+        RestoreScratch(
+            job=job_name(plan_id, 1),
+            scratch=plan_id,
+            server=database.server,
+            target=aim.target,
+            target_words=aim.words,
+            backup=base.id,
+            bucket=base.stored.bucket,
+            endpoint=None if bucket is None else bucket.endpoint,
+            key=base.stored.key,
+            sha256=base.stored.sha256,
+            stanza=policy.stanza if policy.engine is EngineKind.PGBACKREST else "",
+            amcheck=wish.amcheck or policy.amcheck,
+            keep=wish.keep,
+            mark=scratch_mark(plan_id),
+        ),
+        StartScratch(scratch=plan_id),
+        check_step(database, wish.database, scratch=plan_id, table=aim.table),
+    )
+
+
+def check_step(database: Database, key: str, *, scratch: str, table: str) -> CheckScratch:
+    """`key`: of the database in the plan file. `table`: that it is about, where one was harmed."""
+    return CheckScratch(
+        scratch=scratch,
+        database=key,
+        name=database.name,
+        production=database.ref,
+        invariants=database.invariants,
+        table=table,
+    )
+
+
+async def room_findings(ports: Ports, scene: RestoreScene, plan_id: str) -> list[Finding]:
+    why = await no_room(ports, plan_id, scene.room)
+    return [] if why is None else [Finding(check="room", verdict=Verdict.STOP, detail=why)]
+
+
+async def quicker(ports: Ports, key: str, scene: RestoreScene, aim: Aim) -> str:
+    """What can be had within the RTO."""
+    ways = []
+    for facts in scene.instances:
+        if facts.server == scene.database.server and may_halt(facts, aim):
+            takes = catch_up(facts, aim, scene.rates)
+            ways.append(f"`{facts.name}` follows and is before it: `/dr-restore halt {facts.id}` takes {span(takes)}")
+        shows = facts.restored is not None and facts.state is not ScratchState.FOLLOWING
+        reached = facts.restored.reached_at if facts.restored is not None and shows else None
+        if facts.server == scene.database.server and reached is not None and (aim.at is None or reached <= aim.at):
+            ways.append(f"`{facts.name}` is there already, of {exact(reached)}")
+    if key in ports.site.backups:
+        try:
+            dumps = usable_entries(await ports.backups.catalogue(key), before=aim.at)
+        except DrError:
+            dumps = ()
+        if dumps:
+            needs = restore_estimate(dumps[0], await ports.runs.last_load(key))
+            if needs <= scene.database.rto:
+                taken = exact(dumps[0].manifest.snapshot_at)
+                ways.append(f"the dump of {taken} takes {span(needs)}: `/dr-restore {key}`")
+    if not ways:
+        return f"Nothing quicker is there. For the next time keep one ready: `/dr-restore follow {key} --delay 4h`."
+    return f"Quicker: {'; '.join(ways)}."

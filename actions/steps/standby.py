@@ -1,0 +1,242 @@
+"""A scratch instance that follows the archive: made to, stopped at a moment, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal, Self
+
+from actions.backup.physical import Following, Lsn, RecoveryTarget, ScratchFacts, Waiting
+from actions.contract import Finding, Precondition, Probe, Step, Verdict
+from actions.errors import VerificationError
+from actions.ports import Ports, Progress
+from actions.steps.moments import exact
+from actions.steps.phrases import size, span
+from actions.steps.recovery import REPLAY_RATE, START, Aim, Measured
+from actions.steps.scratch import instance
+
+FED_LATE = timedelta(minutes=5)  # a worker reads the archive for it several times a minute
+BEHIND_LATE = timedelta(minutes=15)  # beyond its delay
+UNREPLAYED = 32 << 20  # bytes: two segments that it has and does not replay
+
+
+class FollowScratch(Step):
+    """From now on it replays what the archive gains, as a standby, until it is stopped at a moment."""
+
+    kind: Literal["follow_scratch"] = "follow_scratch"
+    timeout: timedelta = timedelta(minutes=30)
+    scratch: str
+    delay: timedelta
+    mark: str
+
+    @property
+    def summary(self) -> str:
+        return f"Let `scratch-{self.scratch}` follow the archive{behind(self.delay)}"
+
+    @property
+    def before(self) -> str:
+        return "paused at its moment"
+
+    @property
+    def after(self) -> str:
+        return (
+            "a standby that reads archived WAL alone: read only, archive_mode off, no credentials, kept until stopped"
+        )
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (
+            'pg_ctl stop -D "$PGDATA" && rm -f "$PGDATA/recovery.signal" && touch "$PGDATA/standby.signal"',
+            "echo \"recovery_min_apply_delay = '" + f"{self.delay // timedelta(seconds=1)}s" + "'\" >> "
+            '"$PGDATA/postgresql.conf"  # without recovery_target_*; restore_command as it was',
+            'pg_ctl start -w -D "$PGDATA"',
+        )
+
+    async def probe(self, ports: Ports) -> Probe:
+        found = await ports.scratch.find(self.scratch)
+        if found is None:
+            return Probe.UNKNOWN
+        told = found.following
+        done = told is not None and told.delay == self.delay and told.halting is None and found.address
+        return Probe.DONE if done else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds
+        await ports.scratch.follow(self.scratch, delay=self.delay)
+
+    async def verify(self, ports: Ports) -> None:
+        found = await instance(ports, self.scratch)
+        if found.following is None or not (await ports.postgres.server(found.name)).in_recovery:
+            raise VerificationError(f"`{found.name}` does not follow. Look at its log.")
+
+    async def outcome(self, ports: Ports) -> str:  # noqa: ARG002 - what to do next does not depend on it
+        return (
+            f"Next, when it is needed: `/dr-restore halt {self.scratch} --before-drop TABLE`, or `--at TIME`, stops it "
+            "at a moment that it has not replayed; it is the restore then."
+        )
+
+    async def undo(self, ports: Ports) -> None:
+        if await ports.scratch.find(self.scratch) is not None:
+            await ports.scratch.discard(self.scratch, mark=self.mark)
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return (f"drbot restore discard {self.scratch}",)
+
+
+class HaltScratch(Step):
+    """It replays to the target, rests there, and does not follow any more."""
+
+    kind: Literal["halt_scratch"] = "halt_scratch"
+    timeout: timedelta = timedelta(hours=6)
+    scratch: str
+    server: str
+    target: RecoveryTarget
+    target_words: str
+    delay: timedelta  # that it had
+
+    @property
+    def summary(self) -> str:
+        return f"Stop `scratch-{self.scratch}` at {self.target_words}"
+
+    @property
+    def before(self) -> str:
+        return f"follows the archive{behind(self.delay)}"
+
+    @property
+    def after(self) -> str:
+        return "what it lacks is replayed, the target proven to be reached; production is not touched"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (
+            'pg_ctl stop -D "$PGDATA" && rm "$PGDATA/standby.signal" && touch "$PGDATA/recovery.signal"',
+            f"# postgresql.conf: no recovery_min_apply_delay; stop at {self.target}; recovery_target_action = pause",
+            "pg_ctl start -w && psql -XAtc 'SELECT pg_get_wal_replay_pause_state(), pg_last_xact_replay_timestamp()'",
+        )
+
+    async def probe(self, ports: Ports) -> Probe:
+        found = await ports.scratch.find(self.scratch)
+        if found is None:
+            return Probe.UNKNOWN
+        if found.following is not None:
+            return Probe.TODO
+        return Probe.DONE if found.restored is not None and found.restored.target == self.target else Probe.UNKNOWN
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - PostgreSQL tells no figure
+        # What was brought before stays replayable if the archive does not answer: its problem is kept beside it.
+        await ports.physical.feed(self.server, self.scratch)
+        await ports.scratch.halt(self.scratch, self.target)
+
+    async def verify(self, ports: Ports) -> None:
+        found = await instance(ports, self.scratch)
+        if found.following is not None or found.restored is None or found.restored.target != self.target:
+            raise VerificationError(f"`{found.name}` is not at {self.target}. Look at its log.")
+
+    async def undo(self, ports: Ports) -> None:
+        if await ports.scratch.find(self.scratch) is not None:
+            await ports.scratch.follow(self.scratch, delay=self.delay)
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return ('rm -f "$PGDATA/recovery.signal" && touch "$PGDATA/standby.signal"  # and no recovery_target_*',)
+
+
+class FollowsBefore(Precondition):
+    """The instance follows and has not replayed the target, or was stopped there by an earlier try."""
+
+    kind: Literal["follows_before"] = "follows_before"
+    scratch: str
+    mark: str
+    system_id: str
+    target: RecoveryTarget
+
+    @classmethod
+    def of(cls, facts: ScratchFacts, target: RecoveryTarget) -> Self:
+        return cls(scratch=facts.id, mark=facts.mark, system_id=facts.system_id, target=target)
+
+    @property
+    def summary(self) -> str:
+        return f"`scratch-{self.scratch}` (system id {self.system_id}) has not replayed {self.target}"
+
+    async def violation(self, ports: Ports) -> str | None:
+        found = await ports.scratch.find(self.scratch)
+        if found is None or (found.mark, found.system_id) != (self.mark, self.system_id):
+            return f"Scratch instance `{self.scratch}` is gone, or is another one."
+        if found.following is None:
+            stopped = found.restored is not None and found.restored.target == self.target
+            return None if stopped else f"`{found.name}` does not follow any more."
+        return already_past(found, found.following, self.target)
+
+
+def already_past(facts: ScratchFacts, following: Following, target: RecoveryTarget) -> str | None:
+    """Why it cannot be stopped there; None when it can, or nobody can tell."""
+    if not following.past(target):
+        return None
+    return (
+        f"`{facts.name}` has replayed {replayed(following)}, beyond {target}, and a replay never goes back. Restore "
+        "from a base backup: the same moment with `/dr-restore DATABASE`."
+    )
+
+
+def may_halt(facts: ScratchFacts, aim: Aim) -> bool:
+    """Whether it follows and would become a restore to this moment, as far as anybody can tell."""
+    target = aim.stop
+    told = facts.following
+    return told is not None and target is not None and told.halting is None and not told.past(target)
+
+
+def catch_up(facts: ScratchFacts, aim: Aim, rates: Sequence[Measured]) -> timedelta:
+    """How long the replay of what it lacks takes, at the rate of the last restore that replayed much."""
+    told = facts.following
+    end = aim.lsn or (told.fed_lsn if told is not None else "")
+    if told is None or not told.replayed_lsn or not end:
+        return START
+    rate = next((rate for each in rates if (rate := each.replay_rate) is not None), REPLAY_RATE)
+    lacks = max(0, Lsn.parse(end) - Lsn.parse(told.replayed_lsn))
+    return START + timedelta(seconds=round(lacks / rate))
+
+
+def replayed(following: Following) -> str:
+    """`up to 2026-11-23 10:11:17 UTC (0/4000100)`."""
+    at = "no commit" if following.replayed_at is None else f"up to {exact(following.replayed_at)}"
+    return f"{at} ({following.replayed_lsn})" if following.replayed_lsn else at
+
+
+def state_words(facts: ScratchFacts, following: Following) -> str:
+    """`following, 4 h behind`."""
+    if following.halting is not None:
+        return f"being stopped at {following.halting}"
+    runs = "" if facts.address else ", does not run"
+    return f"following{behind(following.delay)}{runs}"
+
+
+def standby_finding(facts: ScratchFacts, following: Following, now: datetime) -> Finding:
+    """Whether it does what it is kept for."""
+    check = f"standby {facts.name}"
+    problem = _problem(facts, following, now)
+    if problem is None:
+        read = "" if following.fed_at is None else f", archive read {span(now - following.fed_at)} ago"
+        detail = f"follows `{facts.server}`{behind(following.delay)}, replayed {replayed(following)}{read}"
+        return Finding(check=check, verdict=Verdict.OK, detail=detail)
+    what, hint = problem
+    return Finding(check=check, verdict=Verdict.WARN, detail=what, hint=hint)
+
+
+def _problem(facts: ScratchFacts, told: Following, now: datetime) -> tuple[str, str] | None:
+    log = f"Look at its log; `/dr-restore discard {facts.id}` and `/dr-restore follow` make it anew."
+    if told.halting is not None:
+        return f"is being stopped at {told.halting}, and no standby until then", "Resume that run, or put it back."
+    if not facts.address:
+        return "does not run, so it replays nothing", f"`/dr-restore wake {facts.id}`. {log}"
+    if told.problem:
+        return f"was not brought all there is: {told.problem}", "Look at the archive with `/dr-backup status`."
+    if now - (told.fed_at or told.since) > FED_LATE:
+        return "was brought no WAL for more than 5 min", "Is a worker alive on its machine? See `/dr doctor`."
+    lacks = Lsn.parse(told.fed_lsn) - Lsn.parse(told.replayed_lsn) if told.fed_lsn and told.replayed_lsn else 0
+    if told.waits is Waiting.WAL and lacks > UNREPLAYED:
+        return f"has {size(lacks)} of WAL that it does not replay", log
+    age = now - told.replayed_at if told.replayed_at is not None else timedelta(0)
+    if told.waits is None and lacks > UNREPLAYED and age > told.delay + BEHIND_LATE:
+        return f"is {span(age)} behind, {size(lacks)} of WAL; it was told {span(told.delay)}", log
+    return None
+
+
+def behind(delay: timedelta) -> str:
+    """`, 4 h behind`; nothing without a delay."""
+    return f", {span(delay)} behind" if delay else ""

@@ -1,0 +1,241 @@
+"""A scratch instance that follows the archive as a standby, dies and goes on, and becomes the restore: real servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from actions.adapters.clock import SystemClock
+from actions.adapters.embedded_postgres import EmbeddedPostgres
+from actions.adapters.postmaster import Postmaster
+from actions.backup.physical import Change, FindRequest, Following, RecoveryTarget, ScratchState, Waiting
+from actions.backup.scratch_place import ScratchPlace
+from actions.errors import UserError
+from actions.ports import no_progress
+from actions.site import DatabaseRef
+from tests.fakes.s3 import MemoryObjects
+from tests.fixtures.apart import run_apart
+from tests.fixtures.waiting import eventually
+from tests.physical_world import BUCKET, SERVER, PhysicalWorld
+
+pytestmark = pytest.mark.integration
+
+THERE = DatabaseRef("scratch-s1", "postgres")
+NONE = timedelta(0)
+OTHERS: list[PhysicalWorld] = []
+
+
+@pytest.fixture(scope="module")
+def live(run_directory: Path) -> Iterator[PhysicalWorld]:
+    """A server with one base backup, which goes on being written to."""
+    directory = Path(tempfile.mkdtemp(dir=run_directory, prefix="standby-"))
+    directory.chmod(0o755)
+    settings = {"summarize_wal": "on", "shared_buffers": "32MB", "wal_keep_size": "1GB", "autovacuum": "off"}
+    server = EmbeddedPostgres(directory / "pg", durable=False, settings=settings)
+    run_apart(server.start())
+    world = PhysicalWorld(server, MemoryObjects(BUCKET, clock=SystemClock()), directory / "world")
+    world.sql("CREATE TABLE doc (id int PRIMARY KEY)", "CHECKPOINT")
+    run_apart(world.take("base"))
+    yield world
+    run_apart(server.stop())
+
+
+@pytest.fixture
+async def world(live: PhysicalWorld) -> AsyncIterator[PhysicalWorld]:
+    """It follows nothing yet; `doc` is empty."""
+    live.sql("CREATE TABLE IF NOT EXISTS doc (id int PRIMARY KEY)", "TRUNCATE doc")
+    await live.archive()
+    yield live
+    for worker in (*OTHERS, live):  # whoever started a server waits for its end
+        for facts in await worker.scratch.instances():
+            await worker.scratch.stop(facts.id)
+    OTHERS.clear()
+    for facts in await live.scratch.instances():
+        if facts.state is ScratchState.PROMOTED:
+            ScratchPlace(live.scratch_directory, facts.id).remove()
+        else:
+            await live.scratch.discard(facts.id, mark=facts.mark)
+
+
+def anew(world: PhysicalWorld) -> PhysicalWorld:
+    """As another worker sees it."""
+    other = replace(world)
+    other.archived = world.archived
+    OTHERS.append(other)
+    return other
+
+
+async def restored(world: PhysicalWorld) -> None:
+    await world.restore(RecoveryTarget(latest=True))
+    await world.scratch.start("s1")
+
+
+async def brought(world: PhysicalWorld) -> None:
+    """What the worker does every few seconds."""
+    await world.archive()
+    await world.engine.feed(SERVER, "s1")
+    await world.scratch.tend("s1")
+
+
+async def following(world: PhysicalWorld) -> Following:
+    facts = await world.scratch.find("s1")
+    assert facts is not None
+    assert facts.following is not None
+    return facts.following
+
+
+async def rows(world: PhysicalWorld) -> list[int]:
+    return [int(each["id"]) for each in await world.postgres.query(THERE, "SELECT id FROM doc ORDER BY id")]
+
+
+async def until(world: PhysicalWorld, waits: Waiting) -> None:
+    async def so() -> bool:
+        return (await following(world)).waits is waits
+
+    await eventually(so)
+
+
+async def shows(world: PhysicalWorld, *wanted: int) -> None:
+    async def so() -> bool:
+        return await rows(world) == list(wanted)
+
+    await eventually(so)
+
+
+async def test_it_follows_the_archive_through_the_death_of_worker_and_server(world: PhysicalWorld) -> None:
+    await restored(world)
+    facts = await world.scratch.follow("s1", delay=NONE)
+    assert (facts.state, bool(facts.address)) == (ScratchState.FOLLOWING, True)
+    assert await world.scratch.follow("s1", delay=NONE) is not None  # a rerun finds it
+    world.sql("INSERT INTO doc VALUES (1)")
+    await brought(world)
+    await shows(world, 1)
+    await until(world, Waiting.WAL)
+    seen = await following(world)
+    assert (seen.problem, seen.replayed_lsn) == ("", seen.fed_lsn)
+    settings = await world.postgres.query(
+        THERE, "SELECT current_setting('archive_mode') AS a, current_setting('primary_conninfo') AS c"
+    )
+    assert dict(settings[0]) == {"a": "off", "c": ""}
+    with pytest.raises(UserError, match=r"follows\. Stop it at a moment first"):
+        await world.scratch.promote("s1")
+
+    process = Postmaster(world.scratch_directory / "s1" / "data").process()
+    assert process is not None
+    for member in (process, *process.children(recursive=True)):
+        os.kill(member.pid, signal.SIGKILL)
+    world.sql("INSERT INTO doc VALUES (2)")
+    other = anew(world)  # the worker that knew it is gone as well
+    assert (await other.scratch.instances())[0].state is ScratchState.FOLLOWING
+    await brought(other)
+    await shows(other, 1, 2)
+
+    later = replace(other, clock=_Later())
+
+    async def wanted(_: str) -> bool:
+        return False
+
+    assert await later.scratch.sweep(wanted) == []  # its time is over, and it follows
+
+
+async def test_with_a_delay_a_dropped_table_is_got_back_from_before_the_drop(world: PhysicalWorld) -> None:
+    world.sql("INSERT INTO doc VALUES (1)")
+    await world.archive()
+    await restored(world)
+    await world.scratch.follow("s1", delay=timedelta(hours=4))
+    world.sql("INSERT INTO doc VALUES (2)")
+    world.sql("DROP TABLE doc")
+    await brought(world)
+    await until(world, Waiting.DELAY)
+    assert await rows(world) == [1]  # neither the row nor the DROP
+
+    wanted = FindRequest(server=SERVER, database="postgres", table="public.doc", changes=(Change.DROP,))
+    target = (await world.engine.find(wanted, no_progress))[0].target
+    halted = await world.scratch.halt("s1", target)
+    assert (halted.state, halted.following) == (ScratchState.STOPPED, None)
+    assert halted.restored is not None
+    assert halted.restored.target == target
+    assert await world.scratch.halt("s1", target) == halted  # a rerun finds it
+
+    paused = await anew(world).scratch.start("s1")
+    assert paused.state is ScratchState.PAUSED
+    assert await rows(world) == [1, 2]
+    await world.scratch.promote("s1")
+    assert await rows(world) == [1, 2]
+
+
+async def test_it_never_goes_back_and_follows_on_when_that_is_asked(world: PhysicalWorld) -> None:
+    before = datetime.now(UTC)
+    await restored(world)
+    await world.scratch.follow("s1", delay=NONE)
+    world.sql("INSERT INTO doc VALUES (1)")
+    lsn = str(world.sql("SELECT pg_current_wal_lsn()::text")[0][0])
+    world.sql("INSERT INTO doc VALUES (2)")
+    await brought(world)
+    await shows(world, 1, 2)
+    for target in (RecoveryTarget(time=before), RecoveryTarget(lsn=lsn, inclusive=False)):
+        with pytest.raises(UserError, match=r"has replayed beyond .* never goes back"):
+            await world.scratch.halt("s1", target)
+    with pytest.raises(UserError, match=r"cannot be stopped there, it follows on\. The archived WAL ends before"):
+        await world.scratch.halt("s1", RecoveryTarget(time=datetime.now(UTC) + timedelta(days=1)))
+    world.sql("INSERT INTO doc VALUES (3)")
+    await brought(world)
+    await shows(world, 1, 2, 3)
+
+    await world.scratch.halt("s1", RecoveryTarget(latest=True))
+    await world.scratch.start("s1")
+    assert await rows(world) == [1, 2, 3]
+    await world.scratch.follow("s1", delay=NONE)  # what puts a halt back
+    world.sql("INSERT INTO doc VALUES (4)")
+    await brought(world)
+    await shows(world, 1, 2, 3, 4)
+
+
+async def test_a_hole_in_the_archive_is_told_and_what_it_needs_no_more_is_removed(world: PhysicalWorld) -> None:
+    await restored(world)
+    await world.scratch.follow("s1", delay=NONE)
+    wal = world.scratch_directory / "s1" / "wal"
+    first = min(path.name for path in wal.iterdir())
+    world.sql("INSERT INTO doc VALUES (1)", "CHECKPOINT")
+    await brought(world)
+    await shows(world, 1)
+    with psycopg.connect(
+        host=str(wal.parent / "socket"), port=_port(world), dbname="postgres", user="postgres", autocommit=True
+    ) as connection:
+        connection.execute("CHECKPOINT")  # of a standby: a restartpoint
+    await world.scratch.tend("s1")
+    assert first not in {path.name for path in wal.iterdir()}
+
+    name = str(world.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0])
+    world.sql("INSERT INTO doc VALUES (2)")
+    await world.archive()
+    (key,) = [facts.key for facts in await world.objects.list(BUCKET, "") if name in facts.key]
+    body = await world.objects.get(BUCKET, key)
+    await world.objects.delete(BUCKET, key)
+    world.sql("INSERT INTO doc VALUES (3)")
+    await brought(world)
+    assert f"WAL segment `{name}` of `{SERVER}` is missing in every bucket" in (await following(world)).problem
+    assert await rows(world) == [1]
+    await world.objects.put(BUCKET, key, body)
+    await brought(world)
+    await shows(world, 1, 2, 3)
+    assert (await following(world)).problem == ""
+
+
+def _port(world: PhysicalWorld) -> int:
+    port = Postmaster(world.scratch_directory / "s1" / "data").port()
+    assert port is not None
+    return port
+
+
+class _Later(SystemClock):
+    def now(self) -> datetime:
+        return super().now() + timedelta(days=30)

@@ -1,0 +1,183 @@
+"""Instances that follow the archive: what their plans say, what is refused, how they are judged and tended."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from actions.backup.physical import Following, RecoveryTarget, ScratchState, Waiting
+from actions.catalog.point import PointParams, RestorePoint
+from actions.catalog.rescue import Rescue, RescueParams
+from actions.catalog.scratch import NoParams, ScratchList
+from actions.catalog.standby import Follow, FollowParams, Halt, HaltParams
+from actions.contract import Plan, Verdict
+from actions.errors import TemporaryError, UserError
+from actions.runner import Outcome, Runner
+from actions.steps.scratch import RestoreScratch
+from actions.steps.standby import HaltScratch, standby_finding
+from bot.services.standbys import Standbys
+from tests.contract.kit import MemoryJournal
+from tests.fakes.history import HARMED_AT, SCRATCH_ID, with_a_scratch, with_a_standby, with_history
+from tests.fakes.world import START, World
+
+PLAN_ID = "k7m2n3p4q5"
+
+
+async def follow(world: World, delay: str | None = None) -> Plan:
+    return await Follow().plan(FollowParams(database="shop", delay=delay), world, PLAN_ID)
+
+
+async def halt(world: World, **given: object) -> Plan:
+    return await Halt().plan(HaltParams.model_validate({"scratch": SCRATCH_ID, **given}), world, PLAN_ID)
+
+
+def seen(plan: Plan) -> dict[str, str]:
+    return {item.name: item.value for item in plan.observations}
+
+
+def begins(plan: Plan) -> RecoveryTarget:
+    step = plan.steps[0]
+    assert isinstance(step, RestoreScratch)
+    return step.target
+
+
+async def test_it_begins_so_far_behind_that_it_holds_nothing_younger() -> None:
+    assert begins(await follow(with_history())).latest
+    assert begins(await follow(with_history(), "30m")).time == START - timedelta(minutes=30)
+    assert begins(await follow(with_history(), "10s")).latest  # nothing that young is archived
+    plan = await follow(with_history(), "90m")
+    assert plan.summary == f"Keep `scratch-{PLAN_ID}` as a standby of `primary`, 1 h 30 min behind, out of the archive"
+    with pytest.raises(UserError, match="is no delay"):
+        await follow(with_history(), "soon")
+    with pytest.raises(UserError, match="is more than 7 d"):
+        await follow(with_history(), "8d")
+
+
+async def test_before_a_delete_it_is_stopped_at_the_commit_and_is_the_restore_then() -> None:
+    world = with_a_standby()
+    plan = await halt(world, before_delete="users")
+
+    step = plan.steps[0]
+    assert isinstance(step, HaltScratch)
+    assert step.target == RecoveryTarget(lsn="0/4000200", inclusive=False, timeline_id=1)
+    assert seen(plan)["replayed"] == "up to 2026-11-23 09:12:00 UTC (0/4000000)"
+    assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    facts = world.scratch.made[SCRATCH_ID]
+    assert facts.state is ScratchState.PAUSED
+    rescue = await Rescue().plan(RescueParams(scratch=SCRATCH_ID, table="users"), world, "k8m2n3p4q5")
+    assert "as of 2026-11-23 10:11:17 UTC" in rescue.summary or "`public.users_rescued_" in rescue.summary
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"at": "09:00"}, r"has replayed up to 2026-11-23 09:12:00 UTC .*, beyond .* never goes back"),
+        ({"lsn": "0/3000000"}, "never goes back. Restore from a base backup"),
+        ({"xid": 811}, "A replay is stopped at `--at`"),
+        ({"scratch": "nothing", "latest": True}, "There is no scratch instance `nothing`"),
+    ],
+)
+async def test_what_cannot_be_stopped_is_told(given: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        await halt(with_a_standby(), **given)
+
+
+async def test_one_that_does_not_follow_cannot_be_stopped_and_one_that_does_shows_no_moment() -> None:
+    with pytest.raises(UserError, match="does not follow, so it stands at its moment"):
+        await halt(with_a_scratch(), latest=True)
+    with pytest.raises(UserError, match=f"follows the archive.*`/dr-restore halt {SCRATCH_ID} --at TIME`"):
+        await Rescue().plan(RescueParams(scratch=SCRATCH_ID, table="users"), with_a_standby(), PLAN_ID)
+
+
+async def test_a_moment_that_was_replayed_meanwhile_stops_the_run() -> None:
+    world = with_a_standby()
+    plan = await halt(world, before_delete="users")
+    _told(world, replayed_lsn="0/4000300")
+    (condition,) = plan.preconditions
+    assert "has replayed up to" in str(await condition.violation(world))
+
+
+async def test_a_restore_that_misses_the_rto_offers_the_one_that_follows() -> None:
+    assert "`/dr-restore follow shop --delay 4h`" in await _hint(with_history(), at="09:30")
+    offered = f"`scratch-{SCRATCH_ID}` follows and is before it: `/dr-restore halt {SCRATCH_ID}` takes 10 s"
+    assert offered in await _hint(with_a_standby(), at="09:30")
+    world = with_a_standby()
+    _told(world, replayed_at=HARMED_AT, replayed_lsn="0/4000200")
+    assert "halt" not in await _hint(world, at="09:30")
+
+
+async def _hint(world: World, **given: object) -> str:
+    shop = world.site.database("shop").model_copy(update={"rto": timedelta(seconds=1)})
+    site = world.site.model_copy(update={"databases": {**world.site.databases, "shop": shop}, "backups": {}})
+    parts = {name: getattr(world, name) for name in World.__dataclass_fields__}
+    params = PointParams.model_validate({"database": "shop", **given})
+    plan = await RestorePoint().plan(params, World(**{**parts, "site": site}), PLAN_ID)
+    return next(finding.hint for finding in plan.findings if finding.check == "RTO")
+
+
+def _told(world: World, **changes: object) -> Following:
+    facts = world.scratch.made[SCRATCH_ID]
+    assert facts.following is not None
+    told = facts.following.model_copy(update=changes)
+    world.scratch.made[SCRATCH_ID] = facts.model_copy(update={"following": told})
+    return told
+
+
+async def test_the_list_shows_how_far_it_is() -> None:
+    report = await ScratchList().read(NoParams(), with_a_standby())
+    shows, state, _, until = report.rows[0][2:]
+    assert shows == "replayed up to 2026-11-23 09:12:00 UTC (0/4000000)"
+    assert (state, until) == ("following, 30 min behind", "discarded")
+    assert [finding.verdict for finding in report.findings] == [Verdict.OK]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"problem": "the bucket does not answer"}, "was not brought all there is: the bucket does not answer"),
+        ({"fed_at": START - timedelta(minutes=6)}, "was brought no WAL for more than 5 min"),
+        ({"waits": Waiting.WAL, "fed_lsn": "0/9000000"}, "80 MB of WAL that it does not replay"),
+        ({"waits": None, "fed_lsn": "0/9000000"}, "is 1 h behind, 80 MB of WAL; it was told 30 min"),
+        ({"halting": RecoveryTarget(latest=True)}, "is being stopped at the end of the archive"),
+    ],
+)
+async def test_the_doctor_warns_of_one_that_does_not_do_what_it_is_kept_for(
+    changes: dict[str, object], said: str
+) -> None:
+    world = with_a_standby()
+    told = _told(world, **changes)
+    finding = standby_finding(world.scratch.made[SCRATCH_ID], told, START)
+    assert finding.verdict is Verdict.WARN
+    assert said in finding.detail
+    assert finding.hint
+
+
+async def test_it_is_fed_and_woken_and_replays_what_is_old_enough() -> None:
+    world = with_a_standby()
+    await world.scratch.stop(SCRATCH_ID)
+    assert "does not run" in standby_finding(world.scratch.made[SCRATCH_ID], _told(world), START).detail
+    await Standbys(world).tend()
+    facts = world.scratch.made[SCRATCH_ID]
+    assert facts.address
+    assert _told(world).replayed_lsn == "0/4000000"  # the rest is younger than its delay
+    world.clock.advance(timedelta(hours=1))
+    await Standbys(world).tend()
+    assert _told(world).replayed_lsn == "0/4000300"
+
+
+async def test_one_that_is_being_stopped_is_left_alone_and_trouble_is_for_the_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = with_a_standby()
+    _told(world, halting=RecoveryTarget(latest=True))
+    await world.scratch.stop(SCRATCH_ID)
+    await Standbys(world).tend()
+    assert not world.scratch.made[SCRATCH_ID].address
+    _told(world, halting=None)
+
+    async def silent(scratch: str) -> None:
+        raise TemporaryError(f"`{scratch}` does not answer.")
+
+    monkeypatch.setattr(world.scratch, "tend", silent)
+    await Standbys(world).tend()
