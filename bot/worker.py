@@ -366,6 +366,8 @@ class Worker:
             decision = await self._approvals.decision(session, row, now)
             if self._record is not None and decision.state is approval.State.APPROVED:
                 if not await self._record.may_claim():
+                    if self._record.unmet:
+                        await provenance.tell_unmet(session, row, now)
                     return
                 decision = await self._record.judged(session, row, decision)
             if decision.state is approval.State.APPROVED:
@@ -403,6 +405,8 @@ class Worker:
                 return
             plan = self._catalogue.kinds().plan(row.document)
             if self._record is not None and not await self._record.may_claim():
+                if self._record.unmet:
+                    await provenance.tell_unmet(session, row, self._ports.clock.now())
                 return
             before = await runs.get(session, run_id)
             stood_still = before is not None and not before.owner

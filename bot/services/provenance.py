@@ -182,9 +182,23 @@ async def record(session: AsyncSession, row: PlanRow, decision: Decision) -> Non
 
 
 async def tell_unseen(session: AsyncSession, row: PlanRow, decision: Decision, now: datetime) -> None:
-    """Say once that a signed plan does not start because nobody has looked at its signers: on the card, in the record,
-    and by a page, since Slack may be what is away."""
+    """Say once that a signed plan does not start because nobody has looked at its signers."""
     text = f"Plan {row.id} is signed and does not start yet; missing: {'; '.join(decision.missing)}."
+    await _tell_waiting(session, row, Code.UNSEEN, text, now)
+
+
+async def tell_unmet(session: AsyncSession, row: PlanRow, now: datetime) -> None:
+    """Say once that a run waits because no witness has answered this worker yet."""
+    text = (
+        f"Run {row.id} waits: no witness has answered this worker since it began, so nobody knows whether the bot's "
+        "database was restored from a backup and this has run already. It goes on with the first witness that answers; "
+        "`drbot doctor` says what each of them lacks."
+    )
+    await _tell_waiting(session, row, Code.UNWITNESSED, text, now)
+
+
+async def _tell_waiting(session: AsyncSession, row: PlanRow, code: Code, text: str, now: datetime) -> None:
+    """On the card, in the record, and by a page, since Slack may be what is away."""
     new = await timeline.add(
         session,
         incident_id=row.incident_id,
@@ -192,14 +206,14 @@ async def tell_unseen(session: AsyncSession, row: PlanRow, decision: Decision, n
         actor="drbot",
         occurred_at=now,
         text=text,
-        data={"plan": row.id, "code": Code.UNSEEN},
-        source_key=f"unseen/{row.id}",
+        data={"plan": row.id, "code": code},
+        source_key=f"{code}/{row.id}",
     )
     if not new:
         return
-    await refuse(session, row, Code.UNSEEN, text)
+    await refuse(session, row, code, text)
     await outbox.add(session, "plan", row.channel, ref=row.id)
-    await page(session, text, key=f"run/{row.id}/unseen")
+    await page(session, text, key=f"run/{row.id}/{code}")
 
 
 async def refuse(session: AsyncSession, row: PlanRow, code: Code, text: str) -> None:

@@ -122,15 +122,54 @@ async def test_a_used_signature_is_not_revived_by_a_restore(
 
 
 async def test_a_destructive_run_does_nothing_without_a_witness(office: OfficeForTests, sealed: LedgerForTests) -> None:
+    office.record = sealed.watch(database=office.at_work, patience=timedelta(seconds=1))
+    assert await office.record.may_claim()
     for witness in sealed.kept:
         witness.away = True
-    office.record = sealed.watch(database=office.at_work, patience=timedelta(seconds=1))
     async with sealed.sealing(), office.working():
         card = await a_plan(office)
         await approve(office, "daniel", card)
         ended = await office.until(card, PlanState.FAILED)
     assert "No witness vouches for the signatures" in ended.message
     assert card.plan_id not in WORLD
+
+
+async def test_a_new_worker_starts_nothing_before_a_witness_has_answered(
+    office: OfficeForTests, sealed: LedgerForTests
+) -> None:
+    """Not even what destroys nothing: whether its database was restored it cannot know."""
+    async with office.working():
+        card = await a_plan(office)
+    await approve(office, "daniel", card)
+    await sealed.sealed("before")
+    for witness in sealed.kept:
+        witness.away = True
+    async with sealed.sealing(), office.working():
+        async with asyncio.timeout(20):
+            while await sealed.scalar("SELECT count(*) FROM outbox WHERE kind = 'page'") == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert card.plan_id not in WORLD
+        await refused(office, "unwitnessed", card.plan_id)
+        sealed.kept[1].away = False
+        await office.until(card, PlanState.SUCCEEDED)
+    assert WORLD[card.plan_id] == ["do 1", "do 2"]
+
+
+async def test_a_database_that_goes_back_under_a_worker_must_be_vouched_for_again(
+    office: OfficeForTests, sealed: LedgerForTests
+) -> None:
+    await sealed.sealed("first")
+    await sealed.sealed("second")
+    watch = sealed.watch()
+    assert await watch.may_claim()
+    for witness in sealed.kept:
+        witness.away = True
+    assert await watch.may_claim()  # every witness away holds up nothing that destroys nothing
+    async with office.memory.session() as session:
+        await session.execute(text("ALTER TABLE checkpoint DISABLE TRIGGER USER"))
+        await session.execute(text("DELETE FROM checkpoint WHERE number = (SELECT max(number) FROM checkpoint)"))
+    assert not await watch.may_claim()
+    assert watch.unmet
 
 
 async def test_one_witness_is_enough(office: OfficeForTests, sealed: LedgerForTests) -> None:

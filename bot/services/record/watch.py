@@ -39,6 +39,7 @@ class Sight:
     witness: str
     checkpoint: Checkpoint | None = None
     problem: str = ""
+    answered: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ class Watch:
         self._clock = clock
         self.keys = keys  # of the roster, for the start of a new epoch
         self.max_age = max_age
+        self._met = False  # a witness has answered since this process began, or since the database went back
+        self._unmet = False  # that is why nothing was let through
+        self._highest = 0  # the newest checkpoint of the database when it was last looked at
         self._patience = patience  # for the sealer and the witnesses, before a step is refused
 
     async def look(self) -> list[Sight]:
@@ -88,7 +92,7 @@ class Watch:
         try:
             found = await newest_of(witness, self.trust)
         except DrError as error:
-            return Sight(witness=witness.name, problem=str(error))
+            return Sight(witness=witness.name, problem=str(error), answered=False)
         return Sight(witness=witness.name, checkpoint=found, problem="" if found else "has no checkpoint yet")
 
     async def past(self) -> Past:
@@ -109,7 +113,9 @@ class Watch:
 
     async def disagreement(self) -> str:
         """Why the database's past is not what a witness knows; empty when they agree or no witness answers."""
-        sights = await self.look()
+        return await self._disagreement(await self.look())
+
+    async def _disagreement(self, sights: Sequence[Sight]) -> str:
         async with self._database.session() as session:
             unproven = await _unproven(session, self.keys, self.trust)
             if unproven:
@@ -121,14 +127,32 @@ class Watch:
         return ""
 
     async def may_claim(self) -> bool:
-        """Whether runs may start or be taken over: the witnesses agree, and a new life of the database is sealed."""
-        why = await self.disagreement()
+        """Whether runs may start or be taken over: the witnesses agree, and a new life of the database is sealed.
+        Before the first run of this process, and after the database has gone back, one witness must have answered: a
+        restored database does not know itself that it is one."""
+        sights = await self.look()
+        why = await self._disagreement(sights)
+        self._unmet = False
         if why:
             log.error("record_disagrees", why=why)
             return False
         async with self._database.session() as session:
             epoch, newest = await record.epoch(session), await record.newest(session)
+        number = 0 if newest is None else newest.number
+        met = self._met if number >= self._highest else False
+        # A witness that holds nothing says nothing about a database that has checkpoints.
+        known = any(sight.checkpoint is not None or (sight.answered and newest is None) for sight in sights)
+        self._met, self._highest = met or known, number
+        self._unmet = not self._met
+        if self._unmet:
+            log.error("no_witness_answers", problems=[sight.problem for sight in sights])
+            return False
         return epoch.epoch == 0 or (newest is not None and newest.epoch == epoch.epoch)
+
+    @property
+    def unmet(self) -> bool:
+        """Whether it was for want of a witness that nothing was let through when it was last asked."""
+        return self._unmet
 
     async def void(self, session: AsyncSession, row: PlanRow, *, started: bool) -> str:
         """Why this plan must not be run (on), although its signatures suffice; empty when it may."""
