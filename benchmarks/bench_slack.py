@@ -13,7 +13,7 @@ import time
 import pytest
 
 from benchmarks.table import milliseconds, percentile
-from bot.demo.dataset import Size
+from bot.demo.choices import Size
 from bot.demo.local_slack_control import LocalSlackControl
 from bot.demo.people import ACCOUNTS
 from bot.demo.world import World, world

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from bot.demo.dataset import Size
+from bot.demo.choices import Size
 from bot.demo.world import World, world
 from tests.conftest import *  # noqa: F403 - fixtures and hooks are found by their names
 

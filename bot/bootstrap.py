@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import SecretStr
@@ -18,13 +19,12 @@ from pydantic import SecretStr
 from actions import registry
 from actions.adapters.clock import SystemClock
 from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen
-from actions.adapters.pager import WebhookPager
 from actions.contract import Finding
 from actions.errors import TemporaryError, UserError
-from bot.clock import DrClock
 from bot.counter import Counter, plan_text
 from bot.doctor import Doctor
 from bot.plan_file import DrPlan
+from bot.roles import Role
 from bot.sealing import sealer_of, watch_of
 from bot.services import plan_versions
 from bot.services.approvals import Approvals, Policy
@@ -46,14 +46,15 @@ from bot.services.standbys import Standbys
 from bot.services.statements import Proof, Statement
 from bot.services.suspicion import Suspicion
 from bot.services.wake import Wake
-from bot.settings import Role, Settings, SlackMode
-from bot.slack.runtime import SlackRuntime
-from bot.worker import Worker
+from bot.settings import Settings, SlackMode
 from bot.world import ports, secret_references
 from storage import plans as stored_plans
 from storage import processes
 from storage.roles import DatabaseRole
 from storage.session import Database
+
+if TYPE_CHECKING:  # Slack, the worker and the clock are imported by the processes that run them alone: they are slow
+    from bot.slack.runtime import SlackRuntime
 
 log = structlog.get_logger()
 
@@ -300,6 +301,8 @@ async def _serve(
         serving = slack.run_beside_others() if len(roles) > 1 else slack.run()
         tasks.append(asyncio.create_task(serving, name="slack"))
     if Role.WORKER in roles:
+        from bot.worker import Worker
+
         services = offices[Role.WORKER]
         world = await ports(settings, plan, services.database)
         watch = await watch_of(plan, services.database, secret_references(settings, plan), SystemClock())
@@ -324,6 +327,8 @@ async def _serve(
         backups = BackupWatch(services.database, world, on_call=plan.channels.on_call)
         tasks.append(asyncio.create_task(backups.run(), name="backups"))
     if Role.CLOCK in roles:
+        from bot.clock import DrClock
+
         clock = DrClock(offices[Role.CLOCK].database, plan, SystemClock())
         tasks.append(asyncio.create_task(clock.run(), name="clock"))
         reviews = Reviews(offices[Role.CLOCK].database, offices[Role.CLOCK].approvals, SystemClock())
@@ -338,6 +343,8 @@ async def _serve(
 
 
 def _paging(settings: Settings, plan: DrPlan, database: Database) -> Paging:
+    from actions.adapters.pager import WebhookPager
+
     pager = None if plan.pager is None else WebhookPager(plan.pager, secret_references(settings, plan))
     return Paging(database, pager)
 
@@ -371,6 +378,8 @@ async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
 
 def slack_runtime(settings: Settings, services: Office) -> SlackRuntime:
     """The Slack side. Raises UserError for tokens that are missing."""
+    from bot.slack.runtime import SlackRuntime
+
     bot_token = settings.slack_bot_token
     if bot_token is None:
         raise UserError("SLACK_BOT_TOKEN is not set; set it, or start with `--role worker --role clock`.")

@@ -1,6 +1,7 @@
 """The command line: `drbot run`, `drbot job`, `drbot doctor`, ... and the twin of every slash command.
 
-What a command needs is imported inside it: a job must not wait for the import of Slack.
+What a command needs is imported inside it: a job must not wait for the import of Slack, nor `drbot sign` for that of
+the plan file. The twins are made when one is asked for, or all are listed.
 """
 
 from __future__ import annotations
@@ -10,24 +11,54 @@ import json
 import sys
 from collections.abc import Coroutine
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from actions.errors import DrError
-from bot import cli_record, cli_sign, logs, plan_file
+from bot import cli_record, cli_sign
 from bot.demo.command import demo_app
 from bot.redaction import Mask
-from bot.router import Router
-from bot.settings import Role, Settings
+from bot.roles import Role
+
+if TYPE_CHECKING:
+    from bot.settings import Settings
 
 T = TypeVar("T")
 
+
+class _WithTwins(TyperGroup):
+    """The commands below, and after them the twins of the slash commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *_twins().commands]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or _twins().commands.get(cmd_name)
+
+
+@cache
+def _twins() -> TyperGroup:
+    from bot.router import Router
+
+    twins = typer.Typer(add_completion=False)
+    twins.callback()(lambda: None)  # a group, however few there are
+    for noun in Router().nouns():
+        if noun not in ("help", "doctor", "review", "run"):
+            _twin(twins, noun, "; ".join(entry.summary for entry in Router().entries(noun)))
+    return typer.main.get_group(twins)
+
+
 # Pretty tracebacks would show local variables, and so secrets.
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Runs the disaster-recovery plan."
+    cls=_WithTwins,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Runs the disaster-recovery plan.",
 )
 plan_app = typer.Typer(no_args_is_help=True, help="The plan file.")
 app.add_typer(plan_app, name="plan")
@@ -41,7 +72,11 @@ def main() -> None:
     """Entry point. Errors for people are one sentence on standard error and exit code 1."""
     try:
         app()
-    except ValidationError as error:
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        if not isinstance(error, ValidationError):
+            raise
         problems = "; ".join(str(item["msg"]) for item in error.errors(include_url=False, include_input=False))
         sys.exit(_mask(f"The settings do not fit: {problems}."))
     except DrError as error:
@@ -49,6 +84,9 @@ def main() -> None:
 
 
 def _settings() -> Settings:
+    from bot import logs
+    from bot.settings import Settings
+
     settings = Settings()
     settings.hide_with(_mask)
     logs.configure(settings.log_format, _mask)
@@ -98,8 +136,8 @@ def job(
 @app.command()
 def wal(database: Annotated[str, typer.Argument(help="A database of the plan; its whole server is archived.")]) -> None:
     """Bring the WAL of a database's server into the buckets, until SIGTERM. One for each server, on its own disk."""
+    from bot import plan_file, world
     from bot import wal as archiver
-    from bot import world
 
     settings = _settings()
     plan = plan_file.load(settings.plan_file)
@@ -134,6 +172,9 @@ def doctor(quick: Annotated[bool, typer.Option(help="Only what answers within a 
 @plan_app.command("check")
 def plan_check(file: Annotated[Path | None, typer.Argument(help="Default: DRBOT_PLAN_FILE.")] = None) -> None:
     """Name every problem of the plan file with its line, its key and what would be right."""
+    from bot import plan_file
+    from bot.settings import Settings
+
     path = file or Settings().plan_file
     problems = plan_file.check(path)
     for problem in problems:
@@ -170,6 +211,8 @@ def plan_export(file: Annotated[Path | None, typer.Argument(help="Write there in
 @plan_app.command("schema")
 def plan_schema() -> None:
     """Print the JSON Schema of the plan file."""
+    from bot import plan_file
+
     typer.echo(json.dumps(plan_file.schema(), indent=2))
 
 
@@ -184,6 +227,7 @@ def plan_show(plan_id: str) -> None:
 @app.command()
 def manifest(output: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None) -> None:
     """Print the Slack app manifest, made from the commands the bot knows."""
+    from bot.router import Router
     from bot.slack.manifest import manifest_text
 
     text = manifest_text(Router())
@@ -193,14 +237,14 @@ def manifest(output: Annotated[Path | None, typer.Option(help="Write there inste
         output.write_text(text)
 
 
-def _twin(noun: str, summary: str) -> None:
-    @app.command(noun, context_settings={**TWIN, "help_option_names": []}, help=summary)
+def _twin(twins: typer.Typer, noun: str, summary: str) -> None:
+    @twins.command(noun, context_settings={**TWIN, "help_option_names": []}, help=summary)
     def command(context: typer.Context) -> None:
         _at_the_counter(noun, context.args)
 
 
 def _at_the_counter(noun: str, words: list[str]) -> None:
-    from bot import bootstrap
+    from bot.router import Router
 
     settings = _settings()
     said, key = cli_sign.split([noun, *words])
@@ -210,6 +254,8 @@ def _at_the_counter(noun: str, words: list[str]) -> None:
     elif command.break_glass or key is not None:
         _tell(*_wait(cli_sign.ask(settings, said, key or settings.key)))
     else:
+        from bot import bootstrap
+
         person = cli_sign.person_of(settings)
         _tell(*_wait(bootstrap.at_the_counter(settings, noun, list(words), person)))
 
@@ -218,11 +264,6 @@ def _tell(text: str, good: bool) -> None:
     typer.echo(text)
     if not good:
         raise typer.Exit(1)
-
-
-for _noun in Router().nouns():
-    if _noun not in ("help", "doctor", "review", "run"):
-        _twin(_noun, "; ".join(entry.summary for entry in Router().entries(_noun)))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import typer
 
 from actions.errors import UserError
 from bot.cli_sign import Key, person_of, proven
-from bot.settings import Settings
 
-if TYPE_CHECKING:  # the services are slow to import
+if TYPE_CHECKING:  # they are slow to import
     from bot.services.statements import Proof, Statement
+    from bot.settings import Settings
 
 Export = Annotated[Path | None, typer.Argument(help="An export as JSON Lines; without it the database is read.")]
 Url = Annotated[str, typer.Option(help="The bot's database. Default: DATABASE_URL.", envvar="DATABASE_URL")]

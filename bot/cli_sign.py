@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from actions.approval import Act
 from actions.errors import UserError
-from bot.router import Command, Router
-from bot.services.statements import NAMESPACE
-from bot.settings import Settings
 
-if TYPE_CHECKING:  # the services are slow to import
+if TYPE_CHECKING:  # they are slow to import
+    from actions.approval import Act
+    from bot.router import Command
     from bot.services.signing import Signing
     from bot.services.statements import Proof, Statement
+    from bot.settings import Settings
 
 Plan = Annotated[str, typer.Argument(metavar="PLAN", help="The id of the plan, as its message shows it.")]
 Reason = Annotated[str, typer.Option(help="Why; asked for when it is left out.")]
@@ -29,11 +28,11 @@ Target = Annotated[str, typer.Option(help="The name of the target, typed; asked 
 Key = Annotated[Path | None, typer.Option(help="Your key, or the .pub file of one in the agent. Default: DRBOT_KEY.")]
 
 _VERBS = {
-    Act.REQUEST: "do you ask for it",
-    Act.APPROVE: "do you approve it",
-    Act.DENY: "do you deny it",
-    Act.WITHDRAW: "do you withdraw",
-    Act.REVIEW: "is the run right, or what is wrong with it",
+    "request": "do you ask for it",
+    "approve": "do you approve it",
+    "deny": "do you deny it",
+    "withdraw": "do you withdraw",
+    "review": "is the run right, or what is wrong with it",
 }
 
 
@@ -43,22 +42,22 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
     @app.command()
     def sign(plan: Plan, reason: Reason = "", target: Target = "", key: Key = None) -> None:
         """Approve a plan with your key, or sign your own request; it counts with Slack away too."""
-        _act(settings(), plan, Act.APPROVE, reason=reason, target=target, key=key)
+        _act(settings(), plan, "approve", reason=reason, target=target, key=key)
 
     @app.command()
     def deny(plan: Plan, reason: Reason = "", key: Key = None) -> None:
         """Deny a plan with your key; only a new plan overrules it."""
-        _act(settings(), plan, Act.DENY, reason=reason, key=key)
+        _act(settings(), plan, "deny", reason=reason, key=key)
 
     @app.command()
     def withdraw(plan: Plan, reason: Reason = "", key: Key = None) -> None:
         """Take your signature back, until the run has started."""
-        _act(settings(), plan, Act.WITHDRAW, reason=reason, key=key)
+        _act(settings(), plan, "withdraw", reason=reason, key=key)
 
     @app.command()
     def review(plan: Plan, reason: Reason = "", key: Key = None) -> None:
         """Record that you have looked at a run that one person started under break-glass."""
-        _act(settings(), plan, Act.REVIEW, reason=reason, key=key)
+        _act(settings(), plan, "review", reason=reason, key=key)
 
     @app.command()
     def proofs(
@@ -66,6 +65,8 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         directory: Annotated[Path | None, typer.Option(help="Write statements, signatures and keys there.")] = None,
     ) -> None:
         """Print the statements and signatures of a plan, or write them as files for `ssh-keygen -Y verify`."""
+        from bot.services.statements import NAMESPACE
+
         texts, signers = asyncio.run(_proofs(settings(), plan))
         if directory is None:
             typer.echo("\n".join(texts))
@@ -91,14 +92,17 @@ async def _proofs(settings: Settings, plan: str) -> tuple[Sequence[str], str]:
         return await there.signing.proofs(plan), "".join(signers)
 
 
-def _act(settings: Settings, plan: str, act: Act, *, reason: str, key: Path | None, target: str = "") -> None:
+def _act(settings: Settings, plan: str, act: str, *, reason: str, key: Path | None, target: str = "") -> None:
+    from actions.approval import Act
     from bot import bootstrap
 
     person = person_of(settings)
 
     async def work() -> None:
         async with bootstrap.front(settings, person) as there:
-            typer.echo(await sign_plan(there.signing, plan, act, reason=reason, target=target, key=key or settings.key))
+            typer.echo(
+                await sign_plan(there.signing, plan, Act(act), reason=reason, target=target, key=key or settings.key)
+            )
 
     asyncio.run(work())
 
@@ -119,6 +123,8 @@ def split(words: Sequence[str]) -> tuple[list[str], Path | None]:
 
 async def ask(settings: Settings, words: Sequence[str], key: Path) -> tuple[str, bool]:
     """Ask for a plan and sign the request by key; how it stands or ended, and whether that is good news."""
+    from bot.router import Router
+
     return await _request(settings, Router().parse_argv(words), key)
 
 
@@ -136,6 +142,7 @@ async def clear_suspicion(settings: Settings, command: Command, key: Path) -> st
 async def activate(settings: Settings, file: Path, *, reason: str, target: str, key: Path) -> tuple[str, bool]:
     """Ask for a new version of the plan file to be put in force."""
     from bot import plan_file
+    from bot.router import Command
     from bot.services.plan_versions import sha256_of
 
     text = plan_file.read_file(file)
@@ -146,6 +153,7 @@ async def activate(settings: Settings, file: Path, *, reason: str, target: str, 
 
 
 async def _request(settings: Settings, command: Command, key: Path) -> tuple[str, bool]:
+    from actions.approval import Act
     from bot import bootstrap
 
     reason = command.reason or asked("Why do you ask for it", "--reason")
@@ -159,6 +167,7 @@ async def _request(settings: Settings, command: Command, key: Path) -> tuple[str
 
 async def sign_plan(desk: Signing, plan: str, act: Act, *, reason: str, target: str, key: Path) -> str:
     """Show the plan, have the statement signed, hand it in; the sentence for the signer."""
+    from actions.approval import Act
     from bot.counter import plan_text
 
     card = await desk.card(plan)
@@ -174,7 +183,7 @@ async def sign_plan(desk: Signing, plan: str, act: Act, *, reason: str, target: 
 async def proven(said: Statement, key: Path) -> Proof:
     """Show the statement and have the person's key sign it."""
     from actions.adapters import ssh_keygen
-    from bot.services.statements import Proof
+    from bot.services.statements import NAMESPACE, Proof
 
     typer.echo(f"You sign:\n{said.text}")
     armored = await ssh_keygen.sign(said.text, namespace=NAMESPACE, key=key)

@@ -14,14 +14,6 @@ from bot.redaction import Mask
 SLACK_API = "https://slack.com/api/"
 
 
-class Role(StrEnum):
-    """What a process of `drbot run` does; one machine runs all three together."""
-
-    SLACK = "slack"
-    WORKER = "worker"
-    CLOCK = "clock"
-
-
 class SlackMode(StrEnum):
     SOCKET = "socket"
     HTTP = "http"

@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from actions.errors import DrError, UserError
-from bot.demo.damage import Damage
-from bot.demo.dataset import Size
+from bot.demo.choices import Damage, Size
 
 demo_app = typer.Typer(
     invoke_without_command=True, no_args_is_help=False, help="Live through an incident on this machine."

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 
 import psycopg
 
-
-class Damage(StrEnum):
-    CORRUPT = "corrupt"
-    DROP_TABLE = "drop-table"
-    DELETE_ROWS = "delete-rows"
-
+from bot.demo.choices import Damage
 
 # `replica` switches triggers and foreign keys off, as a broken migration run by an administrator would.
 _UNGUARDED = "SET LOCAL session_replication_role = replica"

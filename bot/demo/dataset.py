@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from importlib import resources
 
 import psycopg
 from psycopg import sql
+
+from bot.demo.choices import Size
 
 DATABASE = "superprismora"
 OWNER = "superprismora_owner"
@@ -26,12 +27,6 @@ LOADING = {"wal_level": "minimal", "max_wal_senders": "0", "summarize_wal": "off
 
 # A session's share: order_items is as much work as everything beside it.
 _SESSIONS = (("users", "orders", "audit_log"), ("documents", "order_items"))
-
-
-class Size(StrEnum):
-    TINY = "tiny"
-    SMALL = "small"
-    LARGE = "large"
 
 
 @dataclass(frozen=True, kw_only=True)

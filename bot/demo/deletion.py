@@ -13,7 +13,8 @@ from actions.errors import PermanentError
 from bot.demo import proof, record
 from bot.demo.cast import LIMIT, Cast, rounded, until
 from bot.demo.child import BotProcess
-from bot.demo.damage import Damage, do_damage
+from bot.demo.choices import Damage
+from bot.demo.damage import do_damage
 from bot.demo.dataset import DATABASE
 from bot.demo.local_slack_control import LocalSlackControl
 from bot.demo.people import DANIEL, OLIVIA

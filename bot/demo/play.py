@@ -10,7 +10,7 @@ from pathlib import Path
 from actions.errors import DrError, PermanentError
 from bot.demo.cast import LIMIT
 from bot.demo.child import BotProcess
-from bot.demo.dataset import Size
+from bot.demo.choices import Size
 from bot.demo.running import RunningDemo
 from bot.demo.world import say, until_signal, world
 

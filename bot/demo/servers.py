@@ -12,8 +12,9 @@ from pathlib import Path
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from bot.demo import dataset, proof
+from bot.demo.choices import Size
 from bot.demo.cluster import ClusterStandIn
-from bot.demo.dataset import DATABASE, Size
+from bot.demo.dataset import DATABASE
 from bot.demo.local_slack import LocalSlack
 from bot.demo.plan import BUCKET
 from bot.demo.seaweedfs import WITNESS_BUCKET, SeaweedFs

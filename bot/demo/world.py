@@ -20,7 +20,8 @@ from actions.adapters.programs import Program
 from actions.errors import PermanentError, TemporaryError
 from bot.demo import running
 from bot.demo.child import BotProcess
-from bot.demo.dataset import APPLICATION, DATABASE, Size
+from bot.demo.choices import Size
+from bot.demo.dataset import APPLICATION, DATABASE
 from bot.demo.keys import make_keys, private_file
 from bot.demo.local_slack import INCIDENTS
 from bot.demo.manifests import manifests

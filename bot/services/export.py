@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from jinja2 import Environment
-
 from bot.services.cards import IncidentCard, TimelineLine
 from bot.services.record.export import VERIFY, Proven, json_lines
 
@@ -62,6 +60,8 @@ def json_text(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven)
 
 def html_page(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven) -> str:
     """One file without scripts or outside references. All text is escaped."""
+    from jinja2 import Environment  # slow, and only this page needs it
+
     template = Environment(autoescape=True).from_string(_PAGE)
     return template.render(
         card=card,

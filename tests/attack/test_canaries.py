@@ -24,7 +24,8 @@ import pytest
 from psycopg import sql
 
 from bot.demo import story
-from bot.demo.dataset import DATABASE, Size
+from bot.demo.choices import Size
+from bot.demo.dataset import DATABASE
 from bot.demo.local_slack_control import texts
 from bot.demo.people import OLIVIA
 from bot.demo.running import ENVIRONMENT

@@ -11,8 +11,8 @@ from psycopg import sql
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from bot.demo import dataset, proof
-from bot.demo.damage import Damage, do_damage
-from bot.demo.dataset import Size
+from bot.demo.choices import Damage, Size
+from bot.demo.damage import do_damage
 from bot.demo.webapp import Shop, application, dsn_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("demo-dataset")]

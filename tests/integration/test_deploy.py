@@ -20,7 +20,8 @@ from actions.site import ClusterAccess, JobPlace, Site, WorkloadKind, WorkloadRe
 from bot.demo.cluster import ClusterStandIn
 from bot.demo.cluster.requests import Use
 from bot.plan_file import DrPlan, load
-from bot.settings import ExecutorKind, Role, Settings
+from bot.roles import Role
+from bot.settings import ExecutorKind, Settings
 from bot.site import site_of
 from tests.contract.test_executor_port import begun, spec
 from tests.fakes.cluster_worlds import manifest

@@ -14,8 +14,8 @@ import pytest
 
 from bot.demo.people import DANIEL, OLIVIA, Account
 from bot.demo.ports import free_ports
+from bot.roles import Role
 from bot.services.cards import PlanCard
-from bot.settings import Role
 from bot.slack.views import plan as plan_view
 from storage.roles import DatabaseRole
 from tests.fakes.slack import APP_TOKEN, BOT_TOKEN, SECRET, TEAM, FakeSlack, Message, signed_http

@@ -29,9 +29,10 @@ from actions.site import ClusterAccess, Database, DatabaseRef, Service, Workload
 from actions.steps.promotion import PromoteScratch
 from actions.steps.scratch import StartScratch
 from bot.demo import dataset, proof
+from bot.demo.choices import Damage, Size
 from bot.demo.cluster import ClusterStandIn
-from bot.demo.damage import Damage, do_damage
-from bot.demo.dataset import APPLICATION, DATABASE, Size
+from bot.demo.damage import do_damage
+from bot.demo.dataset import APPLICATION, DATABASE
 from bot.demo.manifests import manifests
 from bot.demo.plan import API, CLOSE_DAY, CONFIG_MAP, NAMESPACE, WORKER
 from bot.demo.ports import free_ports
