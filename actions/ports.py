@@ -420,6 +420,7 @@ class JobKind(StrEnum):
     BASE = "base"  # BaseRequest
     BASE_VERIFY = "base_verify"  # {"server", "backup"}
     SCRATCH = "scratch"  # ScratchRequest
+    PROVE = "prove"  # ScratchRequest, opened with the identity of the prover
     FIND = "find"  # FindRequest
     COPY = "copy"  # CopyRequest
     RESCUE = "rescue"  # RescueRequest

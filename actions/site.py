@@ -166,6 +166,7 @@ class PhysicalPolicy(Frozen):
     open_bucket: str = ""  # of the byte ranges of the open segment: a bucket without Object Lock; empty: none are sent
     recipients: tuple[str, ...]  # age public keys, at least one
     identity: SecretRef  # age identity that opens backups and WAL for a restore
+    prover_identity: SecretRef = ""  # opens them for a restore test; empty: `identity` does
     signing_key: SecretRef  # Ed25519 private key, PEM
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
     full_schedule: str = "02:30 UTC"
@@ -337,6 +338,14 @@ class Site(Frozen):
     def physical_of(self, server: str) -> PhysicalPolicy:
         """Raise UserError when the plan file has no base backups for this server."""
         return _known(self.physical, server, "base backup for server")
+
+    def as_prover(self) -> Site:
+        """The site as restore tests see it: physical backups are opened with the identity of the prover."""
+        proven = {
+            server: policy.model_copy(update={"identity": policy.prover_identity or policy.identity})
+            for server, policy in self.physical.items()
+        }
+        return self.model_copy(update={"physical": proven})
 
 
 def _known(table: Mapping[str, T], name: str, noun: str) -> T:

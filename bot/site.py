@@ -299,6 +299,7 @@ async def _physical(plan: DrPlan, item: DatabaseBackup, secrets: Secrets) -> Phy
         open_bucket=wal.open_store or "" if wal else "",
         recipients=tuple([await _text(each, secrets) for each in plan.backups.recipients]),
         identity=plan.backups.identity or "",
+        prover_identity=plan.backups.prover_identity or "",
         signing_key=plan.backups.signing_key,
         trusted_signers=tuple([await _text(each, secrets) for each in plan.backups.signers]),
         full_schedule=base.schedule,

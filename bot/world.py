@@ -61,7 +61,8 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
     engine = _engine(settings, site, postgres, objects, references, clock, spool=spool)
     physical = _physical(settings, site, postgres, objects, references, clock, spool=spool)
     tables, files = _tables(settings, site, references, spool), _files(site, objects, references)
-    engines = Engines(engine, physical, tables, files)
+    prover = _physical(settings, site.as_prover(), postgres, objects, references, clock, spool=spool)
+    engines = Engines(engine, physical, prover, tables, files)
     return await job_main(spec, engines, hide=settings.mask, folder=folder, message=message)
 
 

@@ -21,5 +21,6 @@ if __name__ == "__main__":
         said["bucket"],
         Keys(identity=said["values"]["IDENTITY"]),
     )
-    engines = Engines(world.engine, PhysicalEngines(world.site, {}), world.tables, memory_files())
+    none = PhysicalEngines(world.site, {})
+    engines = Engines(world.engine, none, none, world.tables, memory_files())
     sys.exit(asyncio.run(main(Path(sys.argv[2]), engines)))

@@ -76,5 +76,6 @@ if __name__ == "__main__":
     engine = backups()
     held = Held(engine._site, engine._postgres)
     held.go = asked.go
-    engines = Engines(held, PhysicalEngines(engine._site, {}), MemoryTables(engine._postgres), memory_files())
+    none = PhysicalEngines(engine._site, {})
+    engines = Engines(held, none, none, MemoryTables(engine._postgres), memory_files())
     sys.exit(asyncio.run(main(asked.spec, engines, folder=asked.folder, message=asked.message)))

@@ -85,19 +85,22 @@ class PhysicalWorld:
         self.scratch_directory = self.directory / "scratch"
         self.scratch = ScratchInstances(self.site, self.scratch_directory, self.clock)
         self.postgres = PostgresServers(self.site, self.secrets, scratch=self.scratch_directory)
-        self.engine = NativeEngine(
-            self.site,
+        self.engine, self.prover = self._engine(self.site), self._engine(self.site.as_prover())
+        self.archived: set[str] = set()
+
+    def _engine(self, site: Site) -> NativeEngine:
+        return NativeEngine(
+            site,
             objects=self.objects,
             secrets=self.secrets,
             clock=self.clock,
-            tools=PhysicalPrograms(self.site, self.secrets, private_directory=self.directory / "private"),
-            servers=ScratchPrograms(self.site),
+            tools=PhysicalPrograms(site, self.secrets, private_directory=self.directory / "private"),
+            servers=ScratchPrograms(site),
             records=lambda _: PgWaldump(),
             scratch_directory=self.scratch_directory,
             work_directory=self.directory / "spool",
             reserve=self.reserve,
         )
-        self.archived: set[str] = set()
 
     # ------------------------------------------------------------ the server
 

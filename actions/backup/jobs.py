@@ -93,6 +93,7 @@ class Engines:
 
     backups: BackupEngine
     physical: PhysicalBackups
+    prover: PhysicalBackups  # the same with the identity of the prover
     tables: Tables
     files: Files
 
@@ -147,6 +148,10 @@ async def _scratch(request: Mapping[str, Any], engines: Engines, progress: Progr
     return (await engines.physical.restore(ScratchRequest.model_validate(request), progress)).model_dump(mode="json")
 
 
+async def _prove(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    return (await engines.prover.restore(ScratchRequest.model_validate(request), progress)).model_dump(mode="json")
+
+
 async def _find(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
     found = await engines.physical.find(FindRequest.model_validate(request), progress)
     return {"moments": [moment.model_dump(mode="json") for moment in found]}
@@ -185,6 +190,7 @@ _KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], Engines, Progress], Awaita
     JobKind.BASE: _base,
     JobKind.BASE_VERIFY: _base_verify,
     JobKind.SCRATCH: _scratch,
+    JobKind.PROVE: _prove,
     JobKind.FIND: _find,
     JobKind.COPY: _copy,
     JobKind.RESCUE: _rescue,

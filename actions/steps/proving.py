@@ -62,7 +62,7 @@ class RestoreForTest(HeavyStep):
 
     @property
     def job_kind(self) -> JobKind:
-        return JobKind.SCRATCH
+        return JobKind.PROVE
 
     def request(self) -> Mapping[str, Any]:
         asked = ScratchRequest(

@@ -22,6 +22,8 @@ class Keys:
     recipient: str  # age1...
     custodian: str  # age1..., its identity is thrown away: nobody restores with it here
     identity: Path
+    prover: str  # age1..., of restore tests
+    prover_identity: Path
     signer: str  # base64 of the 32 raw bytes
     signing_key: Path  # PEM, PKCS #8
     record: str  # base64 of the 32 raw bytes
@@ -30,14 +32,16 @@ class Keys:
 
 
 def make_keys(directory: Path) -> Keys:
-    """Make the files `age-identity.txt`, `manifest-key.pem`, `record-key.pem` and, for the people of the roster,
-    `<person>-key` in `directory`. Raises FileExistsError."""
-    identity = pyrage.x25519.Identity.generate()
+    """Make the files `age-identity.txt`, `prover-identity.txt`, `manifest-key.pem`, `record-key.pem` and, for the
+    people of the roster, `<person>-key` in `directory`. Raises FileExistsError."""
+    identity, prover = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
     signing, record = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     return Keys(
         recipient=str(identity.to_public()),
         custodian=str(pyrage.x25519.Identity.generate().to_public()),
         identity=private_file(directory / "age-identity.txt", f"{identity}\n"),
+        prover=str(prover.to_public()),
+        prover_identity=private_file(directory / "prover-identity.txt", f"{prover}\n"),
         signer=base64.b64encode(signing.public_key().public_bytes_raw()).decode(),
         signing_key=private_file(directory / "manifest-key.pem", _pem(signing)),
         record=base64.b64encode(record.public_key().public_bytes_raw()).decode(),

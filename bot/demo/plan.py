@@ -130,8 +130,9 @@ def demo_plan(at: Addresses) -> DrPlan:
         ),
         backups=Backups(
             local_directory=str(at.copies),
-            recipients=(at.keys.recipient, at.keys.custodian),
+            recipients=(at.keys.recipient, at.keys.prover, at.keys.custodian),
             identity=_file(at.keys.identity),
+            prover_identity=_file(at.keys.prover_identity),
             signing_key=_file(at.keys.signing_key),
             signers=(at.keys.signer,),
             databases=(_copies(),),

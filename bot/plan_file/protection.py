@@ -294,6 +294,8 @@ class Backups(Part):
     """age public keys every copy is encrypted to."""
     identity: SecretRef | None = None
     """Reference to the age identity (private half) used by restores; empty where nothing is restored."""
+    prover_identity: SecretRef | None = None
+    """Reference to the age identity of restore tests, one of `recipients`; empty: they use `identity`."""
     signing_key: SecretRef
     """Reference to the Ed25519 private key that signs manifests."""
     signers: tuple[Signer, ...] = Field(min_length=1)

@@ -207,7 +207,8 @@ async def test_unknown_names_are_told(world: World) -> None:
 
 async def test_jobs_do_the_same_from_json(world: World) -> None:
     spec = JobSpec(name="j", kind=JobKind.DUMP, request={"id": "b1", "database": world.database})
-    engines = Engines(world.port, PhysicalEngines(Site(), {}), MemoryTables(MemoryPostgres()), memory_files())
+    none = PhysicalEngines(Site(), {})
+    engines = Engines(world.port, none, none, MemoryTables(MemoryPostgres()), memory_files())
     result = await run_job(spec, engines, no_progress)
     assert result["manifest"]["id"] == "b1"
     spec = JobSpec(name="v", kind=JobKind.VERIFY, request={"backup": "b1", "database": world.database})

@@ -33,6 +33,7 @@ ADDRESSES = {
     "DR_FILES_COPY_REGION": "there",
     "DR_WITNESS_REGION": "here",
     "DR_FILES_ENDPOINT": "http://127.0.0.1:1",
+    "DR_RECIPIENT_RESTORE": "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
     "DR_RECIPIENT_PROVER": "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
     "DR_RECIPIENT_CUSTODIAN": "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
     "DR_MANIFEST_SIGNER": "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=",

@@ -295,7 +295,7 @@ def a_world(
         physical=engine,
         scratch=scratch,
         tables=tables,
-        executor=MemoryExecutor(Engines(backups, engine, tables, files)),
+        executor=MemoryExecutor(Engines(backups, engine, engine, tables, files)),
         cluster=cluster,
         service=service_check,
         secrets=MemorySecrets(SECRETS),

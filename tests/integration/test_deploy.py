@@ -347,4 +347,5 @@ async def test_only_jobs_that_open_dumps_see_the_identity(place: JobPlace, kind:
     }
     physical = (JobKind.BASE_VERIFY, JobKind.SCRATCH, JobKind.FIND)
     opens = kind in (JobKind.LOAD, JobKind.VERIFY, JobKind.ADOPT, *physical)
-    assert secrets == ({"drbot-age-identity"} if opens else set())
+    tests = {"drbot-prover-identity"} if kind is JobKind.PROVE else set()
+    assert secrets == ({"drbot-age-identity"} if opens else tests)

@@ -57,8 +57,8 @@ async def killed_at_random(world: FaultWorld, seed: int, kills: int) -> None:
         if (await world.remembered("SELECT state FROM run WHERE id = %s", card.plan_id))[0][0] != "running":
             break
         await (await world.owner(card)).kill()
-        for process in world.jobs() if job_too else []:
-            process.kill()
+        if job_too:
+            world.kill_jobs()
         await world.worker()
     await ends_once(world, card, oid)
 
@@ -81,8 +81,7 @@ async def test_killed_with_its_job_while_a_dump_is_loaded(world: FaultWorld) -> 
         card = await world.restoring(LEDGER)
         await in_the_load(connection, card)
         await (await world.owner(card)).kill()
-        for process in world.jobs():
-            process.kill()
+        world.kill_jobs()
     await ends_once(world, card, oid, LEDGER)
 
 
@@ -97,8 +96,7 @@ async def test_killed_around_a_dump(world: FaultWorld) -> None:
         await world.job_runs()
         await (await world.owner(card)).kill()
         await world.worker()
-        for process in world.jobs():
-            process.kill()
+        world.kill_jobs()
         await barrier.reached(within=60)
         await (await world.owner(card)).kill()
     await world.worker()

@@ -52,7 +52,11 @@ class Proving:
 
 @pytest.fixture
 async def proving(past: Past, server_directory: Path) -> AsyncIterator[Proving]:
-    world = past.anew(server_directory)
+    restores = past.anew(server_directory)
+    # Restore tests have an identity of their own, and see no other.
+    apart: dict[str, object] = {"identity": "env:OF_RESTORES", "prover_identity": "env:IDENTITY"}
+    world = replace(restores, policy_changes=apart)
+    world.archived = restores.archived
     [[name]] = world.sql("SELECT current_database()")
     counted = Invariant(name="documents", sql="SELECT count(*) FROM doc")
     database = Database(name=str(name), server=SERVER, owner="app", invariants=(counted,))
@@ -65,7 +69,7 @@ async def proving(past: Past, server_directory: Path) -> AsyncIterator[Proving]:
         "objects": world.objects,
         "physical": world.engine,
         "scratch": world.scratch,
-        "executor": MemoryExecutor(replace(memory.executor._engines, physical=world.engine)),
+        "executor": MemoryExecutor(replace(memory.executor._engines, physical=restores.engine, prover=world.prover)),
         "secrets": world.secrets,
         "clock": world.clock,
     }

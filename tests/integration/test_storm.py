@@ -85,8 +85,7 @@ class Storm:
         self._thaws.append(asyncio.create_task(thaw()))
 
     async def _kill_jobs(self) -> None:
-        for process in self._world.jobs():
-            process.kill()
+        self._world.kill_jobs()
 
     async def _crash(self) -> None:
         await self._world.memory.kill()
