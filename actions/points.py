@@ -81,6 +81,17 @@ class SecretsPart(Frozen):
     keys: tuple[str, ...]  # fingerprints
 
 
+class SecretVersion(Frozen):
+    """Which version of a secret belonged to the point; never its value.
+
+    Of an object of a cluster it is the server's own (`resourceVersion` of `uid`), of a key that the plan file points to
+    a fingerprint under a key of the bot.
+    """
+
+    name: str  # "Secret main/shop/database", "env:S3_SECRET"
+    version: str
+
+
 class RecoveryPoint(Frozen):
     """The tuple, recorded and signed. `missing` says in one sentence each what it lacks."""
 
@@ -94,6 +105,7 @@ class RecoveryPoint(Frozen):
     workloads: tuple[WorkloadPart, ...] = ()
     manifests: tuple[ManifestsPart, ...] = ()
     secrets: tuple[SecretsPart, ...] = ()
+    versions: tuple[SecretVersion, ...] = ()
     references: tuple[str, ...] = ()  # names of the secrets that the plan file points to
     missing: tuple[str, ...] = ()
     requested_by: str = ""

@@ -93,10 +93,11 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     physical, files = _physical(settings, site, postgres, objects, references, clock), _files(site, objects, references)
     escrow = Escrows(site, ClusterSealingKeys(site, references), objects, references, clock)
     directory = settings.data_directory.resolve()
+    live = ClusterObjects(site, references)
     manifests = ManifestMirrors(
         site,
         GitMirrors(directory / "manifests", references),
-        ClusterObjects(site, references),
+        live,
         cluster=cluster,
         objects=objects,
         secrets=references,
@@ -114,6 +115,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
         escrow=escrow,
         manifests=manifests,
         registry=registry,
+        live=live,
         clock=clock,
     )
     return Ports(

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import TypeVar
 
 from actions.bucket_ports import Buckets, Files
+from actions.drift import SERVER_TYPES
 from actions.errors import DrError, UserError
 from actions.escrow import Escrow, uncovered
 from actions.images import ImageName, Registry, mirrored
-from actions.manifests import Manifests
+from actions.manifests import KindName, LiveObjects, Manifests
 from actions.points import (
     ContainerImage,
     DatabasePart,
@@ -20,12 +21,15 @@ from actions.points import (
     ManifestsPart,
     RecoveryPoint,
     SecretsPart,
+    SecretVersion,
     WorkloadPart,
 )
 from actions.ports import BackupEngine, Clock, Cluster, PhysicalBackups
 from actions.site import FilesPolicy, Site
 
 T = TypeVar("T")
+
+SECRET, SEALED_SECRET = KindName("v1", "Secret"), KindName("bitnami.com/v1alpha1", "SealedSecret")
 
 
 class Parts:
@@ -43,11 +47,13 @@ class Parts:
         escrow: Escrow,
         manifests: Manifests,
         registry: Registry,
+        live: LiveObjects,
         clock: Clock,
     ) -> None:
         self._site, self._backups, self._physical = site, backups, physical
         self._files, self._buckets, self._cluster = files, buckets, cluster
         self._escrow, self._mirrors, self._registry, self._clock = escrow, manifests, registry, clock
+        self._live = live
 
     async def gather(self, point: str, *, requested_by: str) -> RecoveryPoint:
         missing: list[str] = []
@@ -73,6 +79,11 @@ class Parts:
             return await self._secrets(missing, cluster)
 
         secrets = [await self._told(missing, cluster, secrets_of) for cluster in sealed]
+
+        async def versions_of(cluster: str) -> list[SecretVersion]:
+            return await self._versions(missing, cluster)
+
+        versions = [await self._told(missing, cluster, versions_of) for cluster in sorted(self._namespaces())]
         return RecoveryPoint(
             id=point,
             taken_at=now,
@@ -83,6 +94,7 @@ class Parts:
             workloads=tuple(workloads),
             manifests=tuple(manifests),
             secrets=tuple(part for part in secrets if part is not None),
+            versions=tuple(version for found in versions for version in found or []),
             references=tuple(sorted(self._references())),
             missing=tuple(dict.fromkeys(missing)),
             requested_by=requested_by,
@@ -241,6 +253,28 @@ class Parts:
             return None
         held = tuple(sorted(key.fingerprint for key in usable[0].keys))
         return SecretsPart(cluster=cluster, escrow=usable[0].id, keys=held)
+
+    def _namespaces(self) -> dict[str, set[str]]:
+        """Where services run, by cluster."""
+        found: dict[str, set[str]] = {}
+        for service in self._site.services.values():
+            for ref in service.workloads:
+                found.setdefault(ref.cluster, set()).add(ref.namespace)
+        return found
+
+    async def _versions(self, missing: list[str], cluster: str) -> list[SecretVersion]:
+        """What the server counts for every Secret and SealedSecret of people. Values do not come so far."""
+        live = await self._live.read(cluster, (SECRET, SEALED_SECRET), sorted(self._namespaces()[cluster]))
+        missing += [f"Versions of {kind.kind}s of `{cluster}` are not known: {said}" for kind, said in live.refused]
+        found = []
+        for each in live.objects:
+            metadata = each["metadata"]
+            if each.get("type") not in SERVER_TYPES and "resourceVersion" in metadata:
+                name = f"{each['kind']} {cluster}/{metadata.get('namespace')}/{metadata['name']}"
+                found.append(
+                    SecretVersion(name=name, version=f"{metadata['resourceVersion']} of {metadata.get('uid', '')}")
+                )
+        return sorted(found, key=lambda version: version.name)
 
     def _references(self) -> set[str]:
         """Names of secrets, as the plan writes them; a name is no secret."""

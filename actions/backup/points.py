@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -15,10 +17,10 @@ from pydantic import AwareDatetime
 from actions.backup.crypto import signing_key
 from actions.backup.point_parts import Parts
 from actions.backup.signed_document import SignedDocument, opened
-from actions.errors import UserError, VerificationError
-from actions.points import ImagePart, PointEntry, Points, RecoveryPoint
+from actions.errors import DrError, UserError, VerificationError
+from actions.points import ImagePart, PointEntry, Points, RecoveryPoint, SecretVersion
 from actions.ports import Clock, ObjectStore, Secrets
-from actions.site import Frozen, PointsPolicy, Site
+from actions.site import Frozen, PointsPolicy, SecretRef, Site
 
 KIND, KEPT_KIND = "recovery-point", "images-kept"
 WHAT = "Recovery point `{}`"
@@ -47,7 +49,24 @@ class RecoveryPoints(Points):
         self._secrets, self._clock = secrets, clock
 
     async def gather(self, point: str, *, requested_by: str = "") -> RecoveryPoint:
-        return await self._parts.gather(point, requested_by=requested_by)
+        found = await self._parts.gather(point, requested_by=requested_by)
+        versions, unread = await self._key_versions()
+        lack = (f"Versions of {', '.join(unread)} are not known: they cannot be read here.",) if unread else ()
+        return found.model_copy(update={"versions": (*found.versions, *versions), "missing": (*found.missing, *lack)})
+
+    async def _key_versions(self) -> tuple[list[SecretVersion], list[str]]:
+        """Of every key that the plan file points to, and the references that cannot be resolved here."""
+        versions, unread = [], []
+        signer = self._policy().signing_key
+        key = fingerprint_key(await self._secrets.resolve(signer))
+        for reference in sorted(_keys_of(self._site)):
+            try:
+                value = await self._secrets.resolve(reference)
+            except DrError:
+                unread.append(f"`{reference}`")
+                continue
+            versions.append(SecretVersion(name=reference, version=fingerprint(key, value.strip())))
+        return versions, unread
 
     async def images(self) -> Sequence[ImagePart]:
         if self._site.images is None:
@@ -103,6 +122,24 @@ class RecoveryPoints(Points):
                 known = KeptImage(repository=image.repository, digest=image.digest, seen_at=now)
                 seen[image.repository, image.digest] = known
         return KeptImages(images=tuple(seen[key] for key in sorted(seen)))
+
+
+def fingerprint_key(signing_key: str) -> bytes:
+    """What values are fingerprinted under: nobody without the signing key can try values against a fingerprint."""
+    return hmac.digest(signing_key.strip().encode(), b"superprismora-dr recovery-point fingerprint", "sha256")
+
+
+def fingerprint(key: bytes, value: str) -> str:
+    """`hmac 0123456789abcdef by 01234567`: of the value, and of the key it was made under."""
+    return f"hmac {hmac.digest(key, value.encode(), 'sha256').hex()[:16]} by {hashlib.sha256(key).hexdigest()[:8]}"
+
+
+def _keys_of(site: Site) -> set[SecretRef]:
+    """References to generated keys. Connection strings are none of it: a password may be one that can be guessed."""
+    found = {bucket.secret_key for bucket in site.buckets.values()}
+    found |= {key for policy in site.backups.values() for key in (policy.identity, policy.signing_key)}
+    found |= {key for policy in site.physical.values() for key in (policy.identity, policy.signing_key)}
+    return found - {""}
 
 
 def _key(policy: PointsPolicy, point: str) -> str:

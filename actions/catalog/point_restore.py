@@ -233,6 +233,7 @@ def _observations(scene: _Scene) -> tuple[Observation, ...]:
         ("recorded", moment(point.taken_at)),
         ("images", f"set back on {images}" if images else f"as in the point ({counted(len(point.images), 'image')})"),
         ("commit", names(sorted({part.revision[:12] for part in point.manifests})) or "not known"),
+        ("secret versions", f"{len(point.versions)} compared" if point.versions else "none recorded"),
         *scene.mirrors,
         ("left to people", str(len(scene.manual))),
     ]

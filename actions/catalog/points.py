@@ -119,6 +119,7 @@ def _runbook(point: RecoveryPoint, site: Site) -> Report:
     lines = [f"Everything as of {exact(point.moment)}, recorded {moment(point.taken_at)}. In this order:"]
     steps = [
         *_keys(point),
+        *_versions(point),
         *_manifests(point),
         *_images(point, site),
         *_databases(point),
@@ -141,6 +142,13 @@ def _keys(point: RecoveryPoint) -> Iterator[str]:
             f"New cluster `{part.cluster}`: a custodian gives it the sealing keys of escrow `{part.escrow}` "
             "(`/dr secrets status` has the commands)."
         )
+
+
+def _versions(point: RecoveryPoint) -> Iterator[str]:
+    if point.versions:
+        shown = ", ".join(f"`{each.name}` {each.version.partition(' of ')[0]}" for each in point.versions[:SHOWN])
+        more = f" and {len(point.versions) - SHOWN} more" if len(point.versions) > SHOWN else ""
+        yield f"Secrets at these versions: {shown}{more}."
 
 
 def _manifests(point: RecoveryPoint) -> Iterator[str]:

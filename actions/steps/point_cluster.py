@@ -12,6 +12,7 @@ from actions.errors import DrError
 from actions.points import ContainerImage, ManifestsPart, RecoveryPoint, WorkloadPart
 from actions.ports import Ports
 from actions.site import Site, WorkloadRef
+from actions.steps import byhand
 from actions.steps.images import ImagesAre, SetImages, images_set
 from actions.steps.phrases import names
 from actions.steps.point_share import ManualLine
@@ -134,6 +135,42 @@ def key_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine]:
                 why=f"{len(gone)} key(s) of escrow `{part.escrow}` are not in the newest one.",
                 command="drbot secrets status",
             )
+
+
+def version_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine]:
+    """Secrets that have another version than the point's. Their values are people's."""
+    there = {each.name: each.version for each in now.versions}
+    for each in point.versions:
+        found = there.get(each.name)
+        if found is None or found != each.version:
+            yield ManualLine(
+                what="secrets", why=f"`{each.name}` {_changed(each.version, found)}.", command=_looked_at(each.name)
+            )
+    # A secret that came later is left alone, as everything is that came later.
+
+
+def _changed(then: str, now: str | None) -> str:
+    if now is None:
+        return "is not there, or may not be looked at"
+    if then.startswith("hmac ") and then.rpartition(" by ")[2] != now.rpartition(" by ")[2]:
+        return "cannot be compared: the signing key of recovery points was exchanged"
+    if then.startswith("hmac "):
+        return "has another value than in the point"
+    version, _, uid = then.partition(" of ")
+    newer, _, other = now.partition(" of ")
+    anew = ", and was made anew" if uid != other else ""
+    return f"was version {version} and is version {newer} now{anew}"
+
+
+def _looked_at(name: str) -> str:
+    """Who wrote it and when; never the value."""
+    kind, _, path = name.partition(" ")
+    if not path:
+        return "drbot doctor"
+    cluster, namespace, secret = path.split("/", 2)
+    return byhand.kubectl(
+        cluster, namespace, "get", f"{kind.lower()}/{secret}", "-o", "jsonpath={.metadata.managedFields}"
+    )
 
 
 async def mirror_words(ports: Ports, parts: Sequence[ManifestsPart]) -> list[tuple[str, str]]:

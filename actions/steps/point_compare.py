@@ -12,7 +12,7 @@ from actions.errors import UserError, VerificationError
 from actions.points import RecoveryPoint
 from actions.ports import Ports, Progress
 from actions.steps.phrases import counted, names
-from actions.steps.point_cluster import image_changes, image_lines, key_lines, manifest_lines
+from actions.steps.point_cluster import image_changes, image_lines, key_lines, manifest_lines, version_lines
 from actions.steps.point_share import ManualLine
 
 
@@ -33,7 +33,12 @@ def fingerprint(point: RecoveryPoint) -> str:
 
 def cluster_lines(point: RecoveryPoint, now: RecoveryPoint, ports: Ports) -> Iterator[ManualLine]:
     """What of the cluster is not as in the point, and is people's to bring back."""
-    return chain(key_lines(point, now), manifest_lines(point, now, ports.site), image_lines(point, now))
+    return chain(
+        key_lines(point, now),
+        version_lines(point, now),
+        manifest_lines(point, now, ports.site),
+        image_lines(point, now),
+    )
 
 
 class PointIs(Precondition):

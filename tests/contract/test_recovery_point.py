@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 
 import pytest
@@ -13,17 +14,18 @@ from actions.contract import Plan
 from actions.errors import UserError
 from actions.runner import Outcome
 from actions.site import DatabaseRef
-from tests.contract.kit import PLAN_ID, MemoryJournal, run
+from tests.contract.kit import PLAN_ID, MemoryJournal, run, secrets_in
 from tests.fakes.history import (
     POINT,
     POINT_AT,
     SCRATCH_ID,
+    a_secret,
     add_a_scratch,
     record_a_point,
     with_a_point,
     with_a_point_of_dumps,
 )
-from tests.fakes.world import API, APP_DIGEST, GOOD, START, World, a_world
+from tests.fakes.world import API, APP_DIGEST, GOOD, SECRETS, START, World, a_world
 
 
 async def planned(world: World, *, scratch: str | None = None) -> Plan:
@@ -162,3 +164,57 @@ async def test_images_that_cannot_be_pulled_put_everything_back() -> None:
     assert world.cluster.workloads[API].images == ("app:2", "sidecar:1")
     assert world.postgres.database_behind(DatabaseRef("primary", "shop")).fingerprint.rows != GOOD.rows
     assert world.clock.now() > START
+
+
+async def test_versions_of_secrets_are_recorded_and_never_a_value() -> None:
+    world = with_a_point()
+
+    [entry] = await world.points.entries()
+
+    versions = {each.name: each.version for each in entry.point.versions}
+    assert versions["Secret main/shop/database"] == "41 of uid-1"
+    assert versions["env:S3_SECRET"].startswith("hmac ")
+    assert "env:PRIMARY_DSN" not in versions  # a password may be one that can be guessed
+    text = entry.point.model_dump_json()
+    assert secrets_in(text) == []
+    assert "Y2FuYXJ5LXZhbHVl" not in text
+    assert hashlib.sha256(SECRETS["env:S3_SECRET"].encode()).hexdigest()[:16] not in text
+
+
+async def test_a_secret_that_was_changed_since_is_named() -> None:
+    world = with_a_point()
+    assert "secrets" not in by_hand(await planned(world))
+
+    world.live.held[:] = [a_secret("database", version=57), a_secret("mail", version=60, uid="uid-2")]
+    plan = await planned(world)
+
+    lines = [line.detail for line in plan.findings if line.check == "by hand: secrets"]
+    assert lines == [
+        "`Secret main/shop/database` was version 41 and is version 57 now.",
+        "`Secret main/shop/mail` was version 42 and is version 60 now, and was made anew.",
+    ]
+    assert any(
+        "get secret/database -o 'jsonpath={.metadata.managedFields}'" in line for line in plan.steps[-1].by_hand()
+    )
+
+
+async def test_a_secret_that_is_gone_and_a_key_that_was_exchanged_are_named() -> None:
+    world = with_a_point()
+    del world.live.held[0]
+    world.point_secrets.values["env:S3_SECRET"] = "canary-another"
+
+    lines = [line.detail for line in (await planned(world)).findings if line.check == "by hand: secrets"]
+
+    assert lines == [
+        "`Secret main/shop/database` is not there, or may not be looked at.",
+        "`env:S3_SECRET` has another value than in the point.",
+    ]
+
+
+async def test_secrets_that_may_not_be_listed_are_said_to_lack() -> None:
+    world = a_world()
+    world.live.refused.add("Secret")
+
+    point = await world.points.gather(POINT)
+
+    assert "Versions of Secrets of `main` are not known: no right to it" in point.missing

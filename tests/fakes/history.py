@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 from actions.backup.manifest import StoredObject
 from actions.backup.physical import (
@@ -99,6 +100,7 @@ def with_a_scratch(*, running: bool = True, dropped: str = "") -> World:
 def with_a_point(*, scratch: bool = True) -> World:
     """A recovery point of just before the DELETE; since then a new image was rolled out, and files were harmed."""
     world = with_history(gitops=True, mirrored=True)
+    world.live.held += [a_secret("database", version=41), a_secret("mail", version=42)]
     history, api = world.physical.history["primary"], world.cluster.workloads[API]
     since, history.commits = history.commits, history.commits[:2]
     api.images = (f"app@{APP_DIGEST}", "sidecar:1")
@@ -110,6 +112,12 @@ def with_a_point(*, scratch: bool = True) -> World:
     if scratch:
         add_a_scratch(world, RecoveryTarget(time=POINT_AT))
     return world
+
+
+def a_secret(name: str, *, version: int, uid: str = "uid-1", value: str = "Y2FuYXJ5LXZhbHVl") -> dict[str, Any]:
+    """As the API server shows it."""
+    metadata = {"name": name, "namespace": "shop", "uid": uid, "resourceVersion": str(version)}
+    return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": {"key": value}}
 
 
 def with_a_point_of_dumps() -> World:

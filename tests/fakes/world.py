@@ -121,6 +121,7 @@ class World(Ports):
     live: MemoryLive
     registry: MemoryRegistry
     points: RecoveryPoints
+    point_secrets: MemorySecrets  # what recovery points see of keys
     backups: MemoryBackups
     physical: MemoryPhysical
     scratch: MemoryScratch
@@ -264,6 +265,7 @@ def a_world(
     manifests = ManifestMirrors(
         site, git, live, cluster=cluster, objects=objects, secrets=signing, clock=clock, work=Path(gettempdir())
     )
+    point_secrets = MemorySecrets({**SECRETS, "env:FILES_KEY": KEY_PEM})
     registry = MemoryRegistry()
     registry.add("mirror/app", APP_DIGEST, tag="1")
     parts = Parts(
@@ -276,6 +278,7 @@ def a_world(
         escrow=escrow,
         manifests=manifests,
         registry=registry,
+        live=live,
         clock=clock,
     )
     return World(
@@ -290,7 +293,8 @@ def a_world(
         git=git,
         live=live,
         registry=registry,
-        points=RecoveryPoints(site, parts, objects, signing, clock),
+        points=RecoveryPoints(site, parts, objects, point_secrets, clock),
+        point_secrets=point_secrets,
         backups=backups,
         physical=engine,
         scratch=scratch,

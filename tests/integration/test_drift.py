@@ -11,15 +11,17 @@ from ruamel.yaml import YAML
 from actions.adapters.git import GitMirrors
 from actions.adapters.live_objects import ClusterObjects
 from actions.backup.manifest_mirrors import ManifestMirrors
+from actions.backup.point_parts import Parts
 from actions.manifests import What
-from actions.site import ClusterAccess, ManifestsPolicy, Site
+from actions.site import ClusterAccess, ManifestsPolicy, Service, Site, WorkloadKind, WorkloadRef
+from actions.steps.point_cluster import version_lines
 from bot.demo.cluster import ClusterStandIn
 from tests.fakes.buckets import MemoryBuckets
 from tests.fakes.clock import MemoryClock
 from tests.fakes.cluster import MemoryCluster
 from tests.fakes.files import KEY_PEM, KEY_SIGNER
 from tests.fakes.secrets import MemorySecrets
-from tests.fakes.world import CUSTODIAN_KEY
+from tests.fakes.world import CUSTODIAN_KEY, a_world
 
 MANIFESTS = """
 apiVersion: v1
@@ -117,3 +119,44 @@ async def test_what_people_changed_in_the_cluster_is_listed(server_directory: Pa
         (What.EXTRA, "ConfigMap production/left-over", ""): ("", ""),
     }
     assert "canary" not in repr(changed)
+
+
+async def test_the_version_of_a_secret_tells_a_change_and_holds_no_value(server_directory: Path) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "login", "namespace": "production"},
+        "stringData": {"password": "canary-one"},
+    }
+    async with ClusterStandIn(server_directory, custom_resources=False) as cluster:
+        cluster.apply(secret)
+        kubeconfig = await asyncio.to_thread(cluster.kubeconfig.read_text)
+        world = a_world()
+        api = WorkloadRef("main", "production", WorkloadKind.DEPLOYMENT, "api")
+        site = world.site.model_copy(update={"services": {"shop": Service(name="shop", workloads=(api,))}})
+        live = ClusterObjects(site, MemorySecrets({"env:KUBECONFIG": kubeconfig}))
+        parts = Parts(
+            site,
+            backups=world.backups,
+            physical=world.physical,
+            files=world.files,
+            buckets=world.buckets,
+            cluster=world.cluster,
+            escrow=world.escrow,
+            manifests=world.manifests,
+            registry=world.registry,
+            live=live,
+            clock=world.clock,
+        )
+        first = await parts.gather("one", requested_by="")
+        again = await parts.gather("two", requested_by="")
+        cluster.apply({**secret, "stringData": {"password": "canary-two"}})
+        changed = await parts.gather("three", requested_by="")
+        live.close()
+
+    assert [each.name for each in first.versions] == ["Secret main/production/login"]
+    assert again.versions == first.versions
+    assert list(version_lines(first, again)) == []
+    [line] = version_lines(first, changed)
+    assert "was version" in line.why
+    assert "canary" not in first.model_dump_json() + changed.model_dump_json()
