@@ -24,6 +24,7 @@ from actions.errors import UserError, VerificationError
 from actions.ports import no_progress
 from actions.site import DatabaseRef
 from tests.fixtures.pgbackrest import CIPHER_PASS, STANZA
+from tests.fixtures.waiting import eventually
 from tests.pgbackrest_world import MARK, SERVER, PgBackRestWorld
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("pgbackrest")]
@@ -70,6 +71,28 @@ async def test_back_to_just_before_a_transaction(backed_up: PgBackRestWorld) -> 
         _no_secret_in_sight(backed_up)
     finally:
         await backed_up.scratch.discard("s1", mark=MARK)
+
+
+async def test_one_that_follows_replays_what_pgbackrest_has_archived(backed_up: PgBackRestWorld) -> None:
+    target = RecoveryTarget(xid=backed_up.commits["c"], inclusive=False)
+    await backed_up.engine.restore(ScratchRequest(id="s6", server=SERVER, target=target, mark=MARK), no_progress)
+    try:
+        await backed_up.scratch.follow("s6", delay=timedelta(0))
+        await backed_up.engine.feed(SERVER, "s6")
+        facts = await backed_up.scratch.tend("s6")
+        assert facts.following is not None
+        assert facts.following.problem == ""
+
+        async def shown() -> bool:
+            return {"c", "d"} <= set(await backed_up.rows("s6"))
+
+        await eventually(shown)
+        await backed_up.engine.feed(SERVER, "s6")  # there is nothing new
+        _no_secret_in_sight(backed_up)
+        halted = await backed_up.scratch.halt("s6", RecoveryTarget(latest=True))
+        assert halted.state is ScratchState.STOPPED
+    finally:
+        await backed_up.scratch.discard("s6", mark=MARK)
 
 
 def _no_secret_in_sight(world: PgBackRestWorld) -> None:
