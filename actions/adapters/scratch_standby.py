@@ -180,8 +180,9 @@ def _order(place: ScratchPlace, follow: Follow) -> Replay:
         timeline_id=follow.timeline_id,
         start_lsn=follow.lsn,
         end_lsn=follow.lsn,
-        # It asks several times a second for what is not there yet; `cp` alone would fill the log.
-        restore_command=f"test -f {folder}/%f && cp {folder}/%f %p",
+        # It asks again and again for what is not there yet, and for the open segment, of which it has a copy:
+        # `cp` alone would fill the log with the one and the disk's time with the other.
+        restore_command=f"test -f {folder}/%f && ! cmp -s {folder}/%f pg_wal/%f && cp {folder}/%f %p",
         follows=follow.delay,
     )
 
