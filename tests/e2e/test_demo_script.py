@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from bot.demo.sweeper import belonging
+from tests.e2e.connections import Connections
 from tests.e2e.demo_process import DRBOT, ROOT, DemoProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.xdist_group("demo")]
@@ -19,10 +20,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.xdist_group
 def test_story_ends_with_everything_restored(run_directory: Path) -> None:
     with DemoProcess("--script", "restore", "--size", "tiny", within=run_directory) as demo:
         begun = demo.line("Starting the demo in ", within=30)
-        code = demo.wait(within=360)
+        directory = begun.split("Starting the demo in ", 1)[1].split(",", 1)[0]
+        with Connections(demo.process.pid, Path(directory)) as connections:
+            code = demo.wait(within=360)
         said = "".join(demo.said)
         result = json.loads(demo.said[-1])
     assert code == 0, said
+    # No way out, and no way in but to the local Slack, which cannot be bound to one address.
+    assert connections.outside == set()
+    open_to_all = {program for program, address in connections.listening if address not in ("127.0.0.1", "::1")}
+    assert {program[:11] for program in open_to_all} <= {"local-slack"}
+    assert len(connections.listening) >= 3
     wanted = {
         "restored": True,
         "rows_match": True,
@@ -44,7 +52,6 @@ def test_story_ends_with_everything_restored(run_directory: Path) -> None:
         "Timeline",
     ):
         assert line in said
-    directory = begun.split("Starting the demo in ", 1)[1].split(",", 1)[0]
     assert directory not in "".join(" ".join(process.info["cmdline"] or []) for process in _all())
 
 
