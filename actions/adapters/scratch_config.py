@@ -92,7 +92,7 @@ def _recovery(order: Replay) -> dict[str, str]:
             "restore_command": order.restore_command,
             "recovery_target_timeline": "latest",
             "recovery_min_apply_delay": delay,
-            "wal_retrieve_retry_interval": "5s",
+            "wal_retrieve_retry_interval": "2s",
         }
     settings = {
         "restore_command": order.restore_command,
