@@ -263,7 +263,7 @@ class SeaweedFs:
         witness = {
             "name": "witness",
             "credentials": [{"accessKey": identity.witness_access_key, "secretKey": identity.witness_secret_key}],
-            "actions": [f"{action}:{WITNESS_BUCKET}" for action in ("Read", "List", "Write")],
+            "actions": [f"{action}:{WITNESS_BUCKET}" for action in ("Read", "List", "Write", "PutObjectRetention")],
         }
         _write_private(path, json.dumps({"identities": [account, witness]}))
         return path

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import psutil
@@ -19,8 +20,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen, Start
 from actions.adapters.postgres_installation import installation
+from actions.adapters.secrets import SecretReferences
+from actions.adapters.witness_s3 import S3Witness
 from actions.errors import UserError
-from bot.demo.seaweedfs import SeaweedFs
+from actions.site import Bucket
+from bot.demo.seaweedfs import WITNESS_BUCKET, SeaweedFs
 from tests.fixtures.postgres import Database
 from tests.fixtures.shared_s3 import S3
 
@@ -231,3 +235,33 @@ def a_hasty(server: SeaweedFs) -> "S3Client":
         region_name=server.region,
         config=Config(connect_timeout=0.5, read_timeout=0.5, retries={"max_attempts": 0}),
     )
+
+
+async def test_the_witness_of_the_demo_can_vouch_and_take_nothing_back(server_directory: Path) -> None:
+    async with SeaweedFs(server_directory / "s3") as server:
+        owner = server.client()
+        await asyncio.to_thread(owner.create_bucket, Bucket=WITNESS_BUCKET, ObjectLockEnabledForBucket=True)
+        await asyncio.to_thread(owner.create_bucket, Bucket="backups")
+        values = {"ACCESS": server.witness_access_key, "SECRET": server.witness_secret_key}
+        place = Bucket(name=WITNESS_BUCKET, endpoint=server.endpoint, access_key="env:ACCESS", secret_key="env:SECRET")
+        witness = S3Witness("vault", place, "record/", SecretReferences(values), keep=timedelta(minutes=1))
+        await witness.publish(1, ["a checkpoint"])
+        assert list(await witness.newest(1)) == ["a checkpoint"]
+        witness.close()
+
+        [version] = (await asyncio.to_thread(owner.list_object_versions, Bucket=WITNESS_BUCKET))["Versions"]
+        own = boto3.client(
+            "s3",
+            endpoint_url=server.endpoint,
+            aws_access_key_id=server.witness_access_key,
+            aws_secret_access_key=server.witness_secret_key,
+            region_name=server.region,
+        )
+        named: Any = {"Bucket": WITNESS_BUCKET, "Key": version["Key"], "VersionId": version["VersionId"]}
+        with pytest.raises(ClientError, match="AccessDenied"):
+            await asyncio.to_thread(own.delete_object, **named)
+        with pytest.raises(ClientError, match="AccessDenied"):
+            await asyncio.to_thread(own.put_object, Bucket="backups", Key="x", Body=b"x")
+        assert list(await asyncio.to_thread(owner.get_object, **named)) != []
+        own.close()
+        owner.close()
