@@ -115,7 +115,7 @@ def decide(case: Case, now: datetime) -> Decision:
     fresh = seen(case, counted, now)
     unseen = tuple(person for person in signers if person not in fresh)
     if not missing and (case.break_glass is None or not _missing(case, fresh)):
-        complete = max(item.at for items in counted.values() for item in items)
+        complete = max(item.at for items in counted.values() for item in items if item.at < case.expires_at)
         approved = Decision(state=State.APPROVED, signers=signers, unseen=unseen if _missing(case, fresh) else ())
         return _startable(case, now, approved, complete, counted)
     if case.break_glass is not None and (alone := _alone(case, case.break_glass, counted)) is not None:
@@ -211,7 +211,7 @@ def _counted(case: Case, held: Mapping[str, Sequence[Signature]]) -> dict[str, t
         person: tuple(
             item
             for item in items
-            if item.at < case.expires_at
+            if (item.at < case.expires_at or _again_by_key(item, items, case.expires_at))
             and (item.act is Act.REQUEST) == (person == case.requester)
             and (item.method is not Method.HOST or alone)
             and (item.method is not Method.SLACK or item.account not in case.barred)
@@ -221,6 +221,12 @@ def _counted(case: Case, held: Mapping[str, Sequence[Signature]]) -> dict[str, t
         if person in case.roster
     }
     return {person: items for person, items in counted.items() if items}
+
+
+def _again_by_key(item: Signature, items: Sequence[Signature], until: datetime) -> bool:
+    """Who has signed in time may say so again with a key until the start: nobody can look at Slack accounts while Slack
+    is away."""
+    return item.method is Method.KEY and any(other.at < until for other in items)
 
 
 def _missing(case: Case, counted: Mapping[str, Sequence[Signature]]) -> tuple[str, ...]:
@@ -407,7 +413,7 @@ def _useless(case: Case, new: Signature) -> Refusal | None:
     counted = _counted(case, standing(_heard(case), case.plan.digest))
     before = [_signer(case, person, items) for person, items in sorted(counted.items())]
     own = _signer(case, new.person, (new,))
-    to_come = others_needed(case.covering, case.plan.risk) - len(counted.keys() - {case.requester}) - 1
+    to_come = others_needed(case.covering, case.plan.risk) - len(counted.keys() - {case.requester, new.person}) - 1
     lacks_key = not any(Method.KEY in signer.methods for signer in before)
     if lacks_key and new.method is Method.KEY and any(rule.key_required for rule in case.covering):
         return None

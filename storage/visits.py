@@ -8,7 +8,11 @@ from datetime import datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-_LATELY = "ARRAY(SELECT t FROM unnest(visit.at) AS t WHERE t > clock_timestamp() - make_interval(secs => :within))"
+# An instant that is yet to come was written by no turn.
+_LATELY = (
+    "ARRAY(SELECT t FROM unnest(visit.at) AS t"
+    " WHERE t > clock_timestamp() - make_interval(secs => :within) AND t <= clock_timestamp())"
+)
 
 _TAKE = text(f"""
     INSERT INTO visit (person, at, refused) VALUES (:person, ARRAY[clock_timestamp()], false)

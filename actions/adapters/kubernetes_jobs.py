@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from actions.backup.jobs import Ending
-from actions.ports import JobPhase, JobSpec, JobState
+from actions.ports import JobKind, JobPhase, JobSpec, JobState
 from actions.site import JobPlace
 
 Json = dict[str, Any]
@@ -70,7 +70,10 @@ def manifest(spec: JobSpec, place: JobPlace, *, attempt: str, plan_digest: str) 
 
 
 def _pod(spec: JobSpec, place: JobPlace, attempt: str, plan_digest: str) -> Json:
-    secrets = [secret for secret in place.secrets if not secret.kinds or spec.kind.value in secret.kinds]
+    # Where nothing is given to restore tests by name, they get what other restores into scratch get.
+    own = any(JobKind.PROVE.value in secret.kinds for secret in place.secrets)
+    kind = JobKind.SCRATCH if spec.kind is JobKind.PROVE and not own else spec.kind
+    secrets = [secret for secret in place.secrets if not secret.kinds or kind.value in secret.kinds]
     volumes, mounts = _volumes(place, [(one.name, one.path) for one in secrets if one.path])
     limits = {"cpu": place.cpu, "memory": place.memory, "ephemeral-storage": place.ephemeral_storage}
     variables = {

@@ -58,7 +58,10 @@ class RecoveryPoints(Points):
         """Of every key that the plan file points to, and the references that cannot be resolved here."""
         versions, unread = [], []
         signer = self._policy().signing_key
-        key = fingerprint_key(await self._secrets.resolve(signer))
+        try:
+            key = fingerprint_key(await self._secrets.resolve(signer))
+        except DrError:
+            return [], [f"`{signer}`"]
         for reference in sorted(_keys_of(self._site)):
             try:
                 value = await self._secrets.resolve(reference)

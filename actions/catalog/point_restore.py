@@ -143,6 +143,8 @@ class _Scene:
 async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scene:
     point = await recorded(ports, params.point)
     now = await ports.points.gather(point.id)
+    if point.workloads and not now.workloads and now.missing:
+        raise UserError(f"What runs now cannot be read, so nothing can be compared: {' '.join(now.missing)} Ask again.")
     for part in point.databases:
         ports.site.database(part.database)
     returns = await database_returns(ports, point, params.scratch, plan_id)
@@ -209,6 +211,9 @@ def _locks(scene: _Scene) -> tuple[Lock, ...]:
     found = {lock.key: lock for each in scene.returns for lock in each.locks}
     for part in scene.point.files:
         found.setdefault(f"files:{part.name}", Lock(key=f"files:{part.name}"))
+    for facts in scene.workloads:
+        key = f"service:{scene.services[facts.ref]}"
+        found.setdefault(key, Lock(key=key))
     found["recovery-points"] = Lock(key="recovery-points", exclusive=False)
     return tuple(found.values())
 

@@ -221,9 +221,12 @@ def standby_finding(facts: ScratchFacts, following: Following, now: datetime) ->
 def _problem(facts: ScratchFacts, told: Following, now: datetime) -> tuple[str, str] | None:
     log = f"Look at its log; `/dr-restore discard {facts.id}` and `/dr-restore follow` make it anew."
     if told.halting is not None:
-        return f"is being stopped at {told.halting}, and no standby until then", "Resume that run, or put it back."
+        return (
+            f"is being stopped at {told.halting}, and no standby until then",
+            f"Once its run is over: `/dr-restore halt {facts.id}` again, or `/dr-restore discard {facts.id}`.",
+        )
     if not facts.address:
-        return "does not run, so it replays nothing", f"`/dr-restore wake {facts.id}`. {log}"
+        return "does not run, so it replays nothing", f"A worker on its machine starts it again within a minute. {log}"
     if told.problem:
         return f"was not brought all there is: {told.problem}", "Look at the archive with `/dr-backup status`."
     if now - (told.fed_at or told.since) > FED_LATE:

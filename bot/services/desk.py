@@ -89,7 +89,8 @@ class Desk:
         person = self._approvals.policy.person(who)
         wait = self._limits.take(person.id if person else f"{who.team} {who.slack_user}", self._clock.now())
         if wait is None and person is not None:
-            wait = await self._everywhere(person.id)
+            # Who is at a terminal is not proven, and must not use up the turns of somebody in Slack.
+            wait = await self._everywhere(person.id if who.source == "slack" else f"{who.source} {person.id}")
         if wait is None:
             return
         text = (

@@ -9,7 +9,7 @@ from datetime import timedelta
 from actions.approval import Method, Person, PolicyVersion, Rule, Slot
 from actions.contract import Plan, canonical
 from bot.openssh import allowed_key
-from bot.plan_file import BreakGlass, DrPlan
+from bot.plan_file import Approval, BreakGlass, DrPlan
 from bot.plan_file.quorum import roster_of
 from bot.ports import Who
 from bot.services.keys import Keys
@@ -34,7 +34,7 @@ class Policy:
         self.rules: tuple[Rule, ...] = tuple(rule.rule() for rule in plan.approval.rules)
         self.keys = Keys({person.id: [allowed_key(line) for line in person.keys] for person in plan.roster})
         self.version = PolicyVersion(
-            rules=_digest(plan.approval.model_dump(mode="json")),
+            rules=_digest(_rules(plan)),
             roster=_digest(
                 {
                     "workspace": plan.workspace,
@@ -142,6 +142,15 @@ def read(text: str) -> PolicyVersion:
     """What `stored` wrote; anything else is equal to no version."""
     rules, _, roster = text.partition("/")
     return PolicyVersion(rules=rules, roster=roster)
+
+
+_UNSAID = {"unwitnessed": False, "seen_within": Approval.model_fields["seen_within"].default}
+"""Keys that came later: an upgrade must not void what waits for signatures under a file that does not name them."""
+
+
+def _rules(plan: DrPlan) -> dict[str, object]:
+    unsaid = {key for key, default in _UNSAID.items() if getattr(plan.approval, key) == default}
+    return plan.approval.model_dump(mode="json", exclude=unsaid)
 
 
 def _digest(value: object) -> str:

@@ -29,6 +29,9 @@ class Standbys:
                 await self.tend()
             except DrError as error:
                 log.warning("standbys_not_tended", error=str(error))
+            except Exception:
+                # A full disk, a folder that is removed meanwhile: neither may end the worker and its runs.
+                log.exception("standbys_not_tended")
             await asyncio.sleep(EVERY.total_seconds())
 
     async def tend(self) -> None:
@@ -43,3 +46,5 @@ class Standbys:
             await self._ports.scratch.tend(facts.id)
         except DrError as error:
             log.warning("standby_not_tended", scratch=facts.id, server=facts.server, error=str(error))
+        except Exception:
+            log.exception("standby_not_tended", scratch=facts.id, server=facts.server)

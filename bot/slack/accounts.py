@@ -36,6 +36,8 @@ async def look(gateway: SlackGateway, desk: Desk, team: str, account: str) -> Re
         groups = [group for group in watched.groups if account in await gateway.group_members(group)]
     except DrError as error:
         log.warning("group_not_readable", account=account, error=str(error))
+        if refusal is not None and account in watched.accounts:
+            await desk.note_account(account, problem=refusal.text, groups=[])
         return refusal or LOOKUP_FAILED
     if account in watched.accounts:
         await desk.note_account(account, problem="" if refusal is None else refusal.text, groups=groups)

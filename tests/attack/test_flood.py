@@ -9,6 +9,7 @@ import pytest
 
 from actions.errors import UserError
 from bot.counter import Counter
+from bot.ports import Who
 from bot.router import Command
 from bot.services.cards import PlanState
 from bot.services.rate_limits import TURNS
@@ -86,13 +87,16 @@ async def test_a_second_process_grants_no_further_turns(stage: Stage) -> None:
         await office.close()
 
 
-async def test_the_command_line_has_the_same_turns(stage: Stage) -> None:
+async def test_a_flood_in_slack_takes_no_turn_at_a_terminal_and_no_key(stage: Stage) -> None:
+    """A stolen account must not keep its owner from asking by key, nor from saying that Slack is not to be trusted."""
     await spend(stage, OLIVIA)
     office = stage.office
     counter = Counter(office.at_terminal, office.terminal, office.deliveries, person="olivia", channel=CHANNEL)
+    asked = Command(name="restore.dump", params={"database": TARGET}, reason="it is gone", typed=TARGET)
+    assert await counter.ask_by_key(asked)
+    for _ in range(TURNS):
+        await office.terminal.take_turn(Who(source="cli", person="olivia"))
     with pytest.raises(UserError, match="Try again at"):
         await counter.ask("incident", ["list"])
     await stage.refused("rate_limited")
-    with pytest.raises(UserError, match="Try again at"):
-        await counter.ask_by_key(Command(name="restore.dump", params={"database": TARGET}, reason="r", typed=TARGET))
-    await stage.refused("rate_limited", times=2)
+    assert await counter.ask_by_key(asked)

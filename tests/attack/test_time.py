@@ -195,7 +195,8 @@ async def test_c7_many_workers_start_one_run_once(setting: Setting) -> None:
             await stage.sign(plan)
             await stage.until(plan, PlanState.SUCCEEDED)
             assert len(stage.executor.starts) == number
-        assert await stage.value("SELECT max(epoch) FROM run") == 1
+        # A take-over, which a slow machine may see, starts nothing anew.
+        assert await stage.value("SELECT count(*) FROM journal WHERE state = 'verified' AND step = 0") == 3
 
 
 async def test_c8_a_signature_on_other_words_does_not_count(stage: Stage) -> None:

@@ -278,3 +278,10 @@ async def test_turns_are_counted_over_all_processes_and_come_back(memory: Databa
     assert first
     assert again == (oldest, False)
     await eventually(lambda: take("olivia"))
+    # Turns that are yet to come were written by somebody who wants her locked out.
+    async with memory.session() as session:
+        future = (
+            "UPDATE visit SET at = array_fill(clock_timestamp() + interval '1 day', ARRAY[60]) WHERE person = 'olivia'"
+        )
+        await session.execute(text(future))
+    assert await take("olivia")

@@ -85,3 +85,17 @@ def test_under_break_glass_the_commander_is_looked_at_too(request_: Signature, u
 def test_one_who_signs_along_holds_no_break_glass_up() -> None:
     both = case(KEY_REQUEST, sign("dba"), break_glass=GLASS, recovery=True)
     assert decide(both, OLD).state is State.APPROVED
+
+
+def test_a_key_counts_beside_a_click_in_time_and_does_not_let_it_start_later() -> None:
+    expires = NOW + timedelta(minutes=30)
+    clicked = case(REQUEST, sign("dba"), expires_at=expires)
+    late = [key("dba", at=31 * 60), key("oncall", act=REQUEST.act, at=32 * 60)]
+    again = case(REQUEST, sign("dba"), *late, expires_at=expires)
+    at = NOW + timedelta(minutes=33)
+    assert decide(clicked, at).unseen == ("dba", "oncall")
+    assert decide(again, at).state is State.APPROVED
+    assert decide(again, at).start_by == decide(clicked, at).start_by
+    # Who has not signed in time signs nothing any more.
+    alone = case(REQUEST, late[0], expires_at=expires)
+    assert decide(alone, at).state is State.EXPIRED

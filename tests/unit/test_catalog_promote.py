@@ -25,6 +25,7 @@ def without_a_host(world: World, value: str) -> World:
     world.cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"] = value
     parts = {part.name: getattr(world, part.name) for part in fields(Ports)}
     more: dict[str, object] = {"sealing": world.sealing, "git": world.git, "live": world.live}
+    more["point_secrets"] = world.point_secrets
     more |= {"site": world.site.model_copy(update={"scratch": ScratchBudget()})}
     return World(**{**parts, **more})
 

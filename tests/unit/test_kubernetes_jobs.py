@@ -142,3 +142,18 @@ def test_hash_tells_specs_apart_and_attempts_not() -> None:
     first, second = (manifest(SPEC, PLACE, attempt=attempt, plan_digest="d") for attempt in ("a1", "a2"))
     assert first["metadata"] == second["metadata"]
     assert spec_hash(SPEC) != spec_hash(SPEC.model_copy(update={"request": {"backup": "b2"}}))
+
+
+def secrets_of(kind: JobKind, *secrets: JobSecret) -> list[str]:
+    place = PLACE.model_copy(update={"secrets": secrets})
+    made = manifest(JobSpec(name="j", kind=kind, request={}), place, attempt="a", plan_digest="d")
+    volumes = made["spec"]["template"]["spec"]["volumes"]
+    return [volume["secret"]["secretName"] for volume in volumes if "secret" in volume]
+
+
+def test_restore_tests_get_their_own_identity_or_that_of_restores() -> None:
+    restores = JobSecret(name="identity", path="/run/keys", kinds=("scratch",))
+    own = JobSecret(name="prover", path="/run/prover", kinds=("prove",))
+    assert secrets_of(JobKind.PROVE, restores) == ["identity"]
+    assert secrets_of(JobKind.PROVE, restores, own) == ["prover"]
+    assert secrets_of(JobKind.SCRATCH, restores, own) == ["identity"]

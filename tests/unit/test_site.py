@@ -20,6 +20,7 @@ ADDRESSES = (
 )
 KEYS = (
     "FILES_COPY_REGION",
+    "RECIPIENT_RESTORE",
     "RECIPIENT_PROVER",
     "RECIPIENT_CUSTODIAN",
     "MANIFEST_SIGNER",
@@ -38,7 +39,7 @@ async def test_the_physical_backups_of_the_shipped_plan() -> None:
         "backups/physical/",
     )
     assert (policy.wal_buckets, policy.open_bucket) == (("superprismora-backups",), "superprismora-wal-open")
-    assert policy.recipients == ("recipient_prover", "recipient_custodian")
+    assert policy.recipients == ("recipient_restore", "recipient_prover", "recipient_custodian")
     assert (policy.full_schedule, policy.incremental_every) == ("02:30 UTC", timedelta(minutes=15))
     assert (policy.full_retention, policy.wal_retention) == (timedelta(days=30), timedelta(days=7))
     assert (policy.minimum_fulls, policy.slot, policy.synchronous) == (2, "drbot_wal", False)
