@@ -13,7 +13,7 @@ from actions.ports import Ports, WorkloadFacts
 from actions.site import Frozen, WorkloadKind
 from actions.steps import byhand
 from actions.steps.facts import WorkloadIs
-from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controllers_of, suspended_by_plans
+from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controller_locks, controllers_of, suspended_by_plans
 from actions.steps.phrases import names
 from actions.steps.scene import Application, application_of
 from actions.steps.workloads import RestartWorkload, ScaleWorkload
@@ -54,9 +54,9 @@ class Scale(Action[ScaleParams]):
             risk=self.risk,
             target=facts.ref.name,
             params=params.model_dump(mode="json"),
-            locks=(Lock(key=f"service:{params.service}"),),
+            locks=(Lock(key=f"service:{params.service}"), *controller_locks([facts])),
             steps=(*suspend, scale),
-            preconditions=(WorkloadIs(ref=facts.ref, uid=facts.uid),),
+            preconditions=(WorkloadIs.of(facts),),
             made_at=ports.clock.now(),
             findings=_scale_findings(params.service, facts, params.replicas),
             observations=_observations([facts]),
@@ -156,9 +156,9 @@ class Rollout(Action[RolloutParams]):
             risk=self.risk,
             target=params.service,
             params=params.model_dump(mode="json"),
-            locks=(Lock(key=f"service:{params.service}"),),
+            locks=(Lock(key=f"service:{params.service}"), *controller_locks(chosen)),
             steps=tuple(steps),
-            preconditions=tuple(WorkloadIs(ref=facts.ref, uid=facts.uid) for facts in chosen),
+            preconditions=tuple(WorkloadIs.of(facts) for facts in chosen),
             made_at=ports.clock.now(),
             findings=_rollout_findings(application, chosen),
             observations=_observations(chosen),
@@ -215,7 +215,7 @@ class Resume(Action[ResumeParams]):
             risk=self.risk,
             target=params.service,
             params=params.model_dump(mode="json"),
-            locks=(Lock(key=f"service:{params.service}"),),
+            locks=(Lock(key=f"service:{params.service}"), *controller_locks(through)),
             steps=tuple(ResumeGitOps(controllers=controllers, mark=mark) for mark, controllers in held.items()),
             preconditions=tuple(WorkloadIs(ref=facts.ref, uid=facts.uid) for facts in through),
             made_at=ports.clock.now(),

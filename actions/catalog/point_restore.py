@@ -25,7 +25,7 @@ from actions.steps.copies import CompareCopy, LoadDump
 from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
 from actions.steps.facts import BackupIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
 from actions.steps.files import BringBackFiles, CopyIs, FilesAtMost
-from actions.steps.gitops import Controller, ResumeGitOps, SuspendGitOps, controllers_of
+from actions.steps.gitops import Controller, ResumeGitOps, SuspendGitOps, controller_locks, controllers_of
 from actions.steps.images import ImagesAre, SetImages
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, moment, names
@@ -106,7 +106,7 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
                 PointIs(point=point.id, sha256=fingerprint(point)),
                 *switches.preconditions,
                 *scene.files.preconditions,
-                *(WorkloadIs(ref=facts.ref, uid=facts.uid) for facts in scene.workloads),
+                *(WorkloadIs.of(facts) for facts in scene.workloads),
                 *(change.precondition for change in scene.changes),
             ),
             made_at=ports.clock.now(),
@@ -214,6 +214,7 @@ def _locks(scene: _Scene) -> tuple[Lock, ...]:
     for facts in scene.workloads:
         key = f"service:{scene.services[facts.ref]}"
         found.setdefault(key, Lock(key=key))
+    found |= {lock.key: lock for lock in controller_locks(scene.workloads)}
     found["recovery-points"] = Lock(key="recovery-points", exclusive=False)
     return tuple(found.values())
 

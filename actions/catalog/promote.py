@@ -13,7 +13,7 @@ from actions.site import DatabaseRef, Frozen
 from actions.steps.application import CheckApplication, Repoint
 from actions.steps.choice import SWITCH
 from actions.steps.facts import ConfigIs, ServerIs, WorkloadIs
-from actions.steps.gitops import SuspendGitOps, controllers_of
+from actions.steps.gitops import SuspendGitOps, controller_locks, controllers_of
 from actions.steps.moments import exact
 from actions.steps.phrases import names, span
 from actions.steps.promotion import Fenced, FencePrimary, OpenScratch, PromoteScratch, StaysDead
@@ -67,12 +67,13 @@ class Promote(Action[PromoteParams]):
                 Lock(key=f"scratch:{facts.id}"),
                 *(Lock(key=f"database:{key}") for key in scene.keys),
                 *(Lock(key=f"service:{name}") for name in scene.services),
+                *controller_locks(scene.workloads),
             ),
             steps=_steps(scene, plan_id),
             preconditions=(
                 ScratchIs.of(facts, promoted=True),
                 _home_is(scene),
-                *(WorkloadIs(ref=found.ref, uid=found.uid) for found in scene.workloads),
+                *(WorkloadIs.of(found) for found in scene.workloads),
                 *(
                     ConfigIs(
                         cluster=repoint.cluster,

@@ -35,7 +35,7 @@ from actions.steps.copies import CompareCopy, LoadDump
 from actions.steps.databases import CloseDatabase, GiveName, MarkLive, SwapDatabases
 from actions.steps.dump_loading import loaded
 from actions.steps.facts import BackupIs, ConfigIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
-from actions.steps.gitops import ResumeGitOps, SuspendGitOps
+from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controller_locks
 from actions.steps.known_backups import known_backups
 from actions.steps.naming import (
     live_mark,
@@ -172,7 +172,7 @@ class _Draft:
     @property
     def locks(self) -> tuple[Lock, ...]:
         service = self._scene.database.service
-        locks = [Lock(key=f"database:{self._scene.key}")]
+        locks = [Lock(key=f"database:{self._scene.key}"), *controller_locks(self._workloads)]
         return tuple(locks if service is None else [*locks, Lock(key=f"service:{service}")])
 
     @property
@@ -214,7 +214,7 @@ class _Draft:
         if scene.home is not None:
             oid = None if scene.production is None else scene.production.oid
             found.append(DatabaseIs(target=scene.database.ref, oid=oid))
-        found += [WorkloadIs(ref=facts.ref, uid=facts.uid) for facts in self._workloads]
+        found += [WorkloadIs.of(facts) for facts in self._workloads]
         found += (
             [_config_fact(step) for step in self._elsewhere() if isinstance(step, Repoint)] if scene.on_spare else []
         )

@@ -13,7 +13,7 @@ from actions.steps.application import CheckApplication
 from actions.steps.choice import SWITCH
 from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
 from actions.steps.facts import DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
-from actions.steps.gitops import ResumeGitOps, SuspendGitOps
+from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controller_locks
 from actions.steps.scratch_copies import CompareScratch, CopyDatabase
 from actions.steps.scratch_facts import ScratchIs
 from actions.steps.swap_scene import look_at, swap_findings, swap_loss, swap_observations
@@ -72,11 +72,12 @@ class Swap(Action[SwapParams]):
                 Lock(key=f"scratch:{scene.facts.id}", exclusive=False),
                 Lock(key=f"database:{scene.key}"),
                 *([Lock(key=f"service:{service}")] if service is not None else []),
+                *controller_locks(scene.workloads),
             ),
             steps=steps,
             preconditions=(
                 *scene.preconditions(plan_id),
-                *(WorkloadIs(ref=found.ref, uid=found.uid) for found in scene.workloads),
+                *(WorkloadIs.of(found) for found in scene.workloads),
             ),
             made_at=ports.clock.now(),
             findings=tuple(swap_findings(scene)),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import operator
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field
 
 from actions.contract import Precondition
-from actions.ports import Ports
+from actions.ports import Ports, WorkloadFacts
 from actions.site import DatabaseRef, WorkloadRef
 from actions.steps.known_backups import restorable
 from actions.steps.phrases import names, size
@@ -116,21 +119,31 @@ class DiskFree(Precondition):
 
 
 class WorkloadIs(Precondition):
-    """The workload is the same object."""
+    """The workload is the same object, and whoever held its GitOps controller still does."""
 
     kind: Literal["workload_is"] = "workload_is"
     ref: WorkloadRef
     uid: str
+    suspended: bool = Field(default=False, exclude_if=operator.not_)
+    """Its controller was suspended already, so the plan does not suspend it."""
+
+    @classmethod
+    def of(cls, facts: WorkloadFacts) -> Self:
+        return cls(ref=facts.ref, uid=facts.uid, suspended=facts.gitops is not None and facts.gitops.suspended)
 
     @property
     def summary(self) -> str:
-        return f"{self.ref} is the object with uid {self.uid}"
+        return f"{self.ref} is the object with uid {self.uid}" + (", its GitOps suspended" if self.suspended else "")
 
     async def violation(self, ports: Ports) -> str | None:
         facts = await ports.cluster.workload(self.ref)
         if facts is None:
             return f"{self.ref} is gone."
-        return None if facts.uid == self.uid else f"{self.ref} was made anew (uid {facts.uid})."
+        if facts.uid != self.uid:
+            return f"{self.ref} was made anew (uid {facts.uid})."
+        if self.suspended and facts.gitops is not None and not facts.gitops.suspended:
+            return f"GitOps of {self.ref} was resumed since and would undo the steps. A new plan suspends it."
+        return None
 
 
 class ConfigIs(Precondition):

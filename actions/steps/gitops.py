@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from actions.contract import Finding, Probe, Step, Verdict
+from actions.contract import Finding, Lock, Probe, Step, Verdict
 from actions.errors import PermanentError, TemporaryError, UnknownOutcomeError, UserError, VerificationError
 from actions.ports import Ports, Progress, WorkloadFacts
 from actions.runner import ATTEMPTS, LONGEST_PAUSE
@@ -162,6 +162,15 @@ def _resumed(item: Controller) -> str:
 def controllers_of(facts: Sequence[WorkloadFacts]) -> tuple[Controller, ...]:
     """The controllers that reconcile these workloads now, each once."""
     return _each_once([item for item in facts if item.gitops is not None and not item.gitops.suspended])
+
+
+def controller_locks(facts: Sequence[WorkloadFacts]) -> tuple[Lock, ...]:
+    """One for each controller of these workloads, whether it reconciles now or not: what one plan has suspended, or
+    relies on being suspended, no other resumes in the middle."""
+    return tuple(
+        Lock(key=f"gitops:{item.ref.cluster}/{item.kind}/{item.namespace}/{item.name}")
+        for item in _each_once([each for each in facts if each.gitops is not None])
+    )
 
 
 def suspended_by_plans(facts: Sequence[WorkloadFacts]) -> dict[str, tuple[Controller, ...]]:

@@ -33,6 +33,7 @@ VOLUMES = 10_000  # each bucket takes 7 at its first object; a volume costs noth
 VOLUME_MB = 1024
 READY_BUCKET = "drbot-ready"
 WITNESS_BUCKET = "superprismora-witness"
+WITNESS_RIGHTS = ("Read", "List", "Write", "PutObjectRetention", "GetBucketObjectLockConfiguration")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +264,7 @@ class SeaweedFs:
         witness = {
             "name": "witness",
             "credentials": [{"accessKey": identity.witness_access_key, "secretKey": identity.witness_secret_key}],
-            "actions": [f"{action}:{WITNESS_BUCKET}" for action in ("Read", "List", "Write", "PutObjectRetention")],
+            "actions": [f"{action}:{WITNESS_BUCKET}" for action in WITNESS_RIGHTS],
         }
         _write_private(path, json.dumps({"identities": [account, witness]}))
         return path

@@ -20,6 +20,7 @@ from bot.doctor import Doctor
 from bot.services.cards import PlanState
 from bot.services.record.checkpoint import Signed, Signer
 from storage.session import Database
+from tests.fakes.clock import TravellingClock
 from tests.fakes.toy import WORLD
 from tests.fixtures.adopting import AdoptersForTests
 from tests.fixtures.ledger import LedgerForTests
@@ -153,6 +154,37 @@ async def test_a_new_worker_starts_nothing_before_a_witness_has_answered(
         sealed.kept[1].away = False
         await office.until(card, PlanState.SUCCEEDED)
     assert WORLD[card.plan_id] == ["do 1", "do 2"]
+
+
+@pytest.mark.parametrize("stale", ["empty", "stood still"])
+async def test_a_witness_that_knows_nothing_is_not_filled_while_another_may_know_better(
+    office: OfficeForTests, sealed: LedgerForTests, stale: str
+) -> None:
+    """The sealer of a restored database must not make itself the witness that workers wait for."""
+    sealed.clock = clock = TravellingClock()
+    async with office.working():
+        card = await a_plan(office)
+    await approve(office, "daniel", card)
+    await sealed.sealed("long ago")
+    vault, local = sealed.kept
+    local.away = True
+    clock.ahead = timedelta(minutes=30)
+    await sealed.sealed("since")
+    local.away = False
+    vault.away = True  # what it knows of, the database may have forgotten
+    if stale == "empty":
+        local.lines.clear()
+    held = list(local.lines)
+    office.record = sealed.watch(database=office.at_work, patience=PATIENCE)
+    async with sealed.sealing(), office.working():
+        await asyncio.sleep(1.5)
+        assert local.lines == held
+        assert card.plan_id not in WORLD
+        vault.away = False
+        await office.until(card, PlanState.SUCCEEDED)
+        async with asyncio.timeout(30):
+            while not await sealed.is_up_to_date(local):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
 
 async def test_a_database_that_goes_back_under_a_worker_must_be_vouched_for_again(

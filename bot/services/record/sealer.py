@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from actions.errors import DrError, PermanentError
+from actions.errors import DrError, PermanentError, TemporaryError
 from actions.merkle import CompactRange
 from actions.ports import Clock
 from bot.services.record.adoption import begin
@@ -253,6 +253,9 @@ class Sealer:
         why = await self._watch.disagreement()
         if why:
             raise PermanentError(why)
+        withheld = await self._watch.withheld(witness.name)
+        if withheld:
+            raise TemporaryError(withheld)
         newest = await newest_of(witness, self._watch.trust)
         return 0 if newest is None else newest.number
 

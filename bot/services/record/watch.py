@@ -24,7 +24,7 @@ from bot.services.record.epochs import BEGUN, starts
 from bot.services.record.witness import Witness, checked, newest_of
 from storage import record, timeline
 from storage.session import Database
-from storage.tables import PlanRow
+from storage.tables import CheckpointRow, PlanRow
 
 log = structlog.get_logger()
 
@@ -113,7 +113,10 @@ class Watch:
 
     async def disagreement(self) -> str:
         """Why the database's past is not what a witness knows; empty when they agree or no witness answers."""
-        return await self._disagreement(await self.look())
+        sights = await self.look()
+        async with self._database.session() as session:
+            self._meets(sights, await record.newest(session))
+        return await self._disagreement(sights)
 
     async def _disagreement(self, sights: Sequence[Sight]) -> str:
         async with self._database.session() as session:
@@ -138,16 +141,38 @@ class Watch:
             return False
         async with self._database.session() as session:
             epoch, newest = await record.epoch(session), await record.newest(session)
-        number = 0 if newest is None else newest.number
-        met = self._met if number >= self._highest else False
-        # A witness that holds nothing says nothing about a database that has checkpoints.
-        known = any(sight.checkpoint is not None or (sight.answered and newest is None) for sight in sights)
-        self._met, self._highest = met or known, number
-        self._unmet = not self._met
+        self._unmet = not self._meets(sights, newest)
         if self._unmet:
             log.error("no_witness_answers", problems=[sight.problem for sight in sights])
             return False
         return epoch.epoch == 0 or (newest is not None and newest.epoch == epoch.epoch)
+
+    def _meets(self, sights: Sequence[Sight], newest: CheckpointRow | None) -> bool:
+        """Whether a witness has vouched for this database since the process began, or since the database went back."""
+        number = 0 if newest is None else newest.number
+        met = self._met and number >= self._highest
+        self._met, self._highest = met or any(self._vouches(sight, newest) for sight in sights), number
+        return self._met
+
+    def _vouches(self, sight: Sight, newest: CheckpointRow | None) -> bool:
+        """One that holds nothing, or stood still long ago, says nothing about a database that has gone on."""
+        if newest is None:
+            return sight.answered
+        return sight.checkpoint is not None and newest.at - sight.checkpoint.at <= self.max_age
+
+    async def withheld(self, witness: str) -> str:
+        """Why this witness is not brought the checkpoints of this database; empty when it is. Filled by a database that
+        was restored, it would vouch for it, while the one that knows better does not answer."""
+        sights = await self.look()
+        away = [sight.witness for sight in sights if not sight.answered]
+        async with self._database.session() as session:
+            newest = await record.newest(session)
+        if not away or self._meets(sights, newest):
+            return ""
+        return (
+            f"Witness `{witness}` holds nothing from the last {self.max_age} of this database, and {', '.join(away)} "
+            "may know of a later past: it is brought on as soon as one that is current answers."
+        )
 
     @property
     def unmet(self) -> bool:
