@@ -79,7 +79,13 @@ class Restoring:
         async def fetch(start: WalStart) -> Brought:
             wal = await archive.fetch(start, RecoveryTarget(latest=True), place.wal, no_progress)
             end = wal.end_lsn if wal.last else ""
-            return Brought(way=wal.timeline_id, closed=wal.closed, end_lsn=end, newest_at=wal.newest_at)
+            return Brought(
+                way=wal.timeline_id,
+                newest_way=wal.newest_timeline_id,
+                closed=wal.closed,
+                end_lsn=end,
+                newest_at=wal.newest_at,
+            )
 
         await feed(place, fetch, self._clock.now(), reserve=self._reserve)
 

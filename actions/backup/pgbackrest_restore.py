@@ -76,13 +76,19 @@ class PgBackRestRestoring:
             where = place_of(stanza, archive, server=server, bucket=bucket)
             wal = await PgBackRestWal.of(self._program, where)
             way = await wal.way(start, None)
-            newest = wal.newest(way)
+            newest, ways = wal.newest(way), max((way.timeline_id, *wal.listing.histories))
             if newest is None or newest.number < start.segment.number:
-                return Brought(way=way.timeline_id)
+                return Brought(way=way.timeline_id, newest_way=ways)
             await self._program.own(place.wal)
             brought = await wal.fetch(start, RecoveryTarget(latest=True), place.wal, lambda _: None)
             at = wal.listing.segments[str(newest)].modified_at
-            return Brought(way=way.timeline_id, closed=str(newest), end_lsn=str(brought.end), newest_at=at)
+            return Brought(
+                way=way.timeline_id,
+                newest_way=ways,
+                closed=str(newest),
+                end_lsn=str(brought.end),
+                newest_at=at,
+            )
 
         await feed(place, fetch, self._clock.now(), reserve=self._reserve)
 

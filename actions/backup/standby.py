@@ -28,6 +28,7 @@ class Brought(Frozen):
     """What one reading of the archive has put into the folder."""
 
     way: int  # the timeline id that is followed
+    newest_way: int  # the newest timeline id of the archive; another one when what is here is no part of it
     closed: str = ""  # the last segment that will not change any more; "" when there was none
     end_lsn: str = ""  # "" when nothing was there
     newest_at: datetime | None = None
@@ -90,13 +91,22 @@ def _start(last: Fed, follow: Follow, claim: Claim) -> WalStart:
 
 
 def _after(last: Fed, brought: Brought, segment_bytes: int, now: datetime) -> Fed:
-    changes: dict[str, object] = {"at": now, "way": brought.way, "problem": ""}
+    changes: dict[str, object] = {"at": now, "way": brought.way, "problem": _beside(brought)}
     if brought.end_lsn:
         changes |= {"end_lsn": brought.end_lsn, "newest_at": brought.newest_at}
     if brought.closed:
         segment = Segment.parse(brought.closed, segment_bytes)
         changes |= {"timeline_id": segment.timeline_id, "lsn": str(segment.end)}
     return last.model_copy(update=changes)
+
+
+def _beside(brought: Brought) -> str:
+    if brought.newest_way <= brought.way:
+        return ""
+    return (
+        f"The archive has gone on with timeline id {brought.newest_way}, which branched off before the end of what was "
+        f"brought of timeline id {brought.way}. This one shows nothing after that; discard it and follow anew."
+    )
 
 
 def _check_room(place: ScratchPlace, reserve: int) -> None:

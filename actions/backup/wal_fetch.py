@@ -33,6 +33,7 @@ class FetchedWal(Frozen):
     """What lies in the directory now."""
 
     timeline_id: int
+    newest_timeline_id: int  # that the archive knows a history of, or `timeline_id`
     segments: int
     first: str
     last: str  # "" when there is no WAL after the start
@@ -117,7 +118,9 @@ class WalFetch:
                 held = _holds(each, target)
             if held:
                 found += await _spare(segments)
-        return _summary(way, start, found, target, shelf.problems)
+        known = {timeline_id for listing in listings for timeline_id in listing.histories}
+        newest = max(known | {way.timeline_id})
+        return _summary(way, start, found, target, shelf.problems).model_copy(update={"newest_timeline_id": newest})
 
     async def _shelf(self, start: WalStart, target: RecoveryTarget) -> _Shelf:
         # The open segment first: one that is closed meanwhile is then found in the other listing.
@@ -325,6 +328,7 @@ def _summary(
     last = found[-1] if found else None
     return FetchedWal(
         timeline_id=way.timeline_id,
+        newest_timeline_id=way.timeline_id,
         segments=len(found),
         first=str(found[0].segment) if found else "",
         last=str(last.segment) if last else "",

@@ -159,6 +159,7 @@ class Halt(Action[HaltParams]):
             ),
             preconditions=(FollowsBefore.of(facts, target),),
             made_at=now,
+            findings=_told(told.problem),
             observations=(
                 Observation(name="replayed", value=replayed(told)),
                 Observation(name="recommended", value=loss_words(aim, now)),
@@ -172,3 +173,9 @@ class Halt(Action[HaltParams]):
 
 def _read(at: datetime | None) -> str:
     return "not yet" if at is None else exact(at)
+
+
+def _told(problem: str) -> tuple[Finding, ...]:
+    """It can be stopped all the same; whoever reads the plan must know what is not in it."""
+    hint = "What was brought before is here, and nothing later."
+    return (Finding(check="archive", verdict=Verdict.WARN, detail=problem, hint=hint),) if problem else ()

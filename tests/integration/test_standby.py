@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import tempfile
@@ -18,6 +19,9 @@ from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.postmaster import Postmaster
 from actions.backup.physical import Change, FindRequest, Following, RecoveryTarget, ScratchState, Waiting
 from actions.backup.scratch_place import ScratchPlace
+from actions.backup.sealed import SealedKind, Sealer, What
+from actions.backup.segments import history_name
+from actions.backup.wal import WalArchive
 from actions.errors import UserError
 from actions.ports import no_progress
 from actions.site import DatabaseRef
@@ -228,6 +232,30 @@ async def test_a_hole_in_the_archive_is_told_and_what_it_needs_no_more_is_remove
     await brought(world)
     await shows(world, 1, 2, 3)
     assert (await following(world)).problem == ""
+
+
+async def test_one_that_is_past_the_fork_of_a_failover_says_so(world: PhysicalWorld) -> None:
+    await restored(world)
+    await world.scratch.follow("s1", delay=NONE)
+    world.sql("INSERT INTO doc VALUES (1)")
+    await brought(world)
+    await shows(world, 1)
+    assert (await following(world)).problem == ""
+    # The new primary branched off before what the old one had archived.
+    [[system_id]] = world.sql("SELECT system_identifier::text FROM pg_control_system()")
+    what = What(
+        kind=SealedKind.HISTORY,
+        name=history_name(2),
+        system_id=str(system_id),
+        timeline_id=2,
+        segment_bytes=16 << 20,
+        history="1\t0/1000100\tno recovery target specified\n",
+    )
+    sealed = Sealer(world.policy.recipients, world.keys.signing).seal(what, io.BytesIO(), datetime.now(UTC))
+    await WalArchive(world.objects, world.policy).put(BUCKET, *sealed)
+    await brought(world)
+    assert "gone on with timeline id 2" in (await following(world)).problem
+    assert await rows(world) == [1]
 
 
 def _port(world: PhysicalWorld) -> int:
