@@ -23,6 +23,7 @@ from actions.adapters.scratch_standby import ScratchStandby, told
 from actions.adapters.serving_config import end_recovery, serving, take_back, write_serving
 from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts, ScratchRestored, ScratchState, Serving
 from actions.backup.scratch_place import Opened, Promotion, ScratchPlace
+from actions.backup.standby import alone
 from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from actions.ports import Clock, Scratch, Wanted
 from actions.site import Site
@@ -159,7 +160,11 @@ class ScratchInstances(Scratch):
         if facts.state is ScratchState.RESTORING:
             raise UserError(f"A restore is at work in scratch instance `{scratch}`. Stop its run first.")
         await asyncio.to_thread(place.check_here, self._clock.now())
-        await self._removed(place)
+        if facts.state is not ScratchState.FOLLOWING:
+            await self._removed(place)
+            return
+        async with alone(place):  # whoever tends it would start it again in the folder that goes
+            await self._removed(place)
 
     async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
         await asyncio.to_thread(self._hold)

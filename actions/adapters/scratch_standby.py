@@ -102,6 +102,7 @@ class ScratchStandby:
                     return  # an earlier try of the same
                 raise UserError(f"Scratch instance `{place.folder.name}` does not follow, so it cannot be stopped.")
             server = await self._programs.server(place)
+            follow = await asyncio.to_thread(_noted, server, follow)
             if follow.halting != target:
                 await self._check_ahead(server, follow, target)
                 # Written before: whatever dies now, nobody lets it replay beyond the target.
@@ -118,9 +119,10 @@ class ScratchStandby:
 
     async def _check_ahead(self, server: RecoveringServer, follow: Follow, target: RecoveryTarget) -> None:
         state = await asyncio.to_thread(server.replay_state)
-        if state is None:
-            return  # where it has come to on disk, PostgreSQL knows, and refuses by itself
-        seen = Following(delay=follow.delay, since=follow.since, replayed_lsn=str(state[0]), replayed_at=state[1])
+        # Where one that does not run has come to on disk, PostgreSQL knows, and refuses by itself.
+        lsn = "" if state is None else str(state[0])
+        # A server that was started again does not remember its last commit; the note does.
+        seen = Following(delay=follow.delay, since=follow.since, replayed_lsn=lsn, replayed_at=follow.replayed_at)
         if seen.past(target):
             raise UserError(
                 f"`scratch-{server.place.folder.name}` has replayed beyond {target}, and a replay never goes back. "

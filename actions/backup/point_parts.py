@@ -210,11 +210,12 @@ class Parts:
         for cluster, namespace in sorted({(ref.cluster, ref.namespace) for ref in refs}):
             facts = await self._cluster.overview(cluster, namespace)
             running = {image for pod in facts.pods for image in pod.images}
+            asked = {image for workload in facts.workloads for image in workload.images}
             found += [
                 WorkloadPart(
                     ref=workload.ref,
                     containers=tuple(
-                        ContainerImage(name=name, image=image, digest=_digest(image, running))
+                        ContainerImage(name=name, image=image, digest=_digest(image, asked, running))
                         for name, image in workload.containers.items()
                     ),
                 )
@@ -286,9 +287,12 @@ class Parts:
         return found | {policy.identity for policy in self._site.backups.values() if policy.identity}
 
 
-def _digest(asked: str, running: Iterable[str]) -> str:
-    """The one digest that runs under this name. Empty when none does, or several do: nobody knows which it was then."""
+def _digest(asked: str, others: Iterable[str], running: Iterable[str]) -> str:
+    """The one digest that runs under this name. Empty when none does, or several do, or when the repository is asked
+    for under several names (what runs does not say under which): nobody knows which it was then."""
     own = ImageName.parse(asked).digest
+    if not own and len({asked} | {other for other in others if _one_repository(asked, other)}) > 1:
+        return ""
     there = {ImageName.parse(image).digest for image in running if _one_repository(asked, image)}
     return own or (there.pop() if len(there) == 1 else "")
 

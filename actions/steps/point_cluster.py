@@ -5,6 +5,7 @@ Both sides are recovery points: the recorded one, and what a point of now would 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -52,9 +53,7 @@ def _pairs(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[tuple[WorkloadP
 
 
 def _same(then: ContainerImage, now: ContainerImage) -> bool:
-    if then.digest and now.digest:
-        return then.digest == now.digest
-    return then.image == now.image
+    return then.digest == now.digest if then.digest else then.image == now.image
 
 
 def image_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine]:
@@ -96,7 +95,7 @@ async def registry_lines(ports: Ports, point: RecoveryPoint) -> list[ManualLine]
                 ManualLine(
                     what=f"image {part.repository}",
                     why=f"`{part.repository}@{part.digest[:19]}` of the point {lack} (`{policy.url}`).",
-                    command=f"crane copy {part.image} {host}/{part.repository}:{point.id}",
+                    command=shlex.join(["crane", "copy", part.image, f"{host}/{part.repository}:{point.id}"]),
                 )
             )
     return found
@@ -118,10 +117,12 @@ def manifest_lines(point: RecoveryPoint, now: RecoveryPoint, site: Site) -> Iter
 
 def _back_to(part: ManifestsPart, site: Site) -> str:
     branch = next((policy.branch for policy in site.manifests.values() if policy.cluster == part.cluster), "main")
-    return (
-        f"git read-tree -u --reset {part.revision} && git commit -m 'Go back to {part.revision[:12]}' "
-        f"&& git push origin HEAD:{branch}"
+    commands = (
+        ["git", "read-tree", "-u", "--reset", part.revision],
+        ["git", "commit", "-m", f"Go back to {part.revision[:12]}"],
+        ["git", "push", "origin", f"HEAD:{branch}"],
     )
+    return " && ".join(map(shlex.join, commands))
 
 
 def key_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine]:

@@ -23,7 +23,7 @@ class ManualLine:
     @property
     def lines(self) -> tuple[str, str]:
         """For a shell: the reason as a comment."""
-        return f"# {self.what}: {self.why}", self.command
+        return f"# {' '.join(f'{self.what}: {self.why}'.split())}", self.command
 
 
 @dataclass(frozen=True, kw_only=True)

