@@ -68,7 +68,8 @@ class Deliveries:
 
     async def refused(self, row: Outgoing, refusal: Refusal) -> None:
         """It must not be shown there. Nobody need have asked for it there, so the record says it for the bot."""
-        text = f"The {row.kind} `{row.ref}` was not posted in `{row.channel}`: {refusal.text}"
+        what = f"{row.kind} `{row.ref}`" if row.ref else str(row.kind)
+        text = f"The {what} was not posted in `{row.channel}`: {refusal.text}"
         async with self._database.session() as session:
             await outbox.settle(session, row.id, state="dead", error=text)
             plan = row.ref if row.kind is Kind.PLAN else None

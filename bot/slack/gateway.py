@@ -6,6 +6,7 @@ remembered in `lost`, for `doctor` to say what is missing because of it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, Protocol
@@ -114,9 +115,9 @@ class SlackGateway(Protocol):
     async def account_problem(self, user: str, team: str) -> Refusal | None:
         """Why this account may not sign, None when nothing speaks against it. A failed look-up speaks against it."""
 
-    async def channel_problem(self, channel: str) -> Refusal | None:
+    async def channel_problem(self, channel: str, *, lately: float = 0.0) -> Refusal | None:
         """Why nothing may be asked, shown or signed in a channel, None when nothing speaks against it. A failed look-up
-        speaks against it."""
+        speaks against it. An answer that is not older than `lately` seconds is not asked for again."""
 
     async def group_members(self, group: str) -> frozenset[str]:
         """The accounts of a user group; nobody when it is switched off or gone. Raises DrError when Slack does not
@@ -175,6 +176,7 @@ class WebGateway:
     def __init__(self, *, token: str, base_url: str, mask: Mask | None = None, shared: Collection[str] = ()) -> None:
         """`shared` are channels in which people of other organisations may read along."""
         self._shared = frozenset(shared)
+        self._channels: dict[str, tuple[float, Refusal | None]] = {}  # when Slack told of it last, and what
         self._mask = mask or Mask()
         self._origins = {"https://hooks.slack.com", _origin(base_url)}
         self._client = AsyncWebClient(
@@ -327,9 +329,12 @@ class WebGateway:
             return LOOKUP_FAILED
         return problem_of(answer.get("user") or {}, team)
 
-    async def channel_problem(self, channel: str) -> Refusal | None:
+    async def channel_problem(self, channel: str, *, lately: float = 0.0) -> Refusal | None:
         if channel in self._shared or not channels.looked_up(channel):
             return None
+        at, known = self._channels.get(channel, (0.0, None))
+        if lately and time.monotonic() - at < lately:
+            return known
         without = "nothing can be asked or signed in channels"
         try:
             answer = await self._optional(
@@ -338,7 +343,12 @@ class WebGateway:
         except DrError as error:
             log.warning("channel_not_readable", channel=channel, error=str(error))
             answer = None
-        return channels.UNKNOWN_CHANNEL if answer is None else channels.problem_of(answer.get("channel") or {}, channel)
+        if answer is None:
+            return channels.UNKNOWN_CHANNEL
+        self._lost.pop("conversations.info", None)
+        found = channels.problem_of(answer.get("channel") or {}, channel)
+        self._channels[channel] = time.monotonic(), found
+        return found
 
     async def group_members(self, group: str) -> frozenset[str]:
         try:

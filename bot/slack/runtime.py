@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import re
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,6 +35,9 @@ CONNECTIONS = 2
 """Slack refreshes a connection every few hours, and the client closes the old one first; the other one bridges it."""
 
 EVENTS_PATH = "/slack/events"
+
+APP_TOKEN_EVERY = 15
+"""How many looks at the bot's token come on one at the app's."""
 
 AGAIN = timedelta(seconds=60)
 """How long a start that Slack refused is waited with before the next one, and how often the token is looked at."""
@@ -164,12 +168,13 @@ class SlackRuntime:
             return identity.model_copy(update={"app": app_of(self._app_token) or await self._gateway.app()})
 
     async def _look_at_token(self) -> None:
-        """A token can be revoked at any time, and the connections of Socket Mode would try again without a word."""
-        while True:
+        """A token can be revoked at any time, and the connections of Socket Mode would try again without a word. The
+        app's is tried seldom: Slack allows one a minute, which a connection that ends needs for itself."""
+        for look in itertools.count(1):
             await asyncio.sleep(self._again.total_seconds())
             try:
                 await self._gateway.identity()
-                if self._socket_mode:
+                if self._socket_mode and (look % APP_TOKEN_EVERY == 0 or self.trouble):
                     await self._try_connection()
             except TemporaryError:
                 continue  # an outage says nothing about the token

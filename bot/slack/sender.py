@@ -31,6 +31,10 @@ POST_EVERY = 1.05
 UPDATE_EVERY = 1.3
 """Seconds between two updates in one channel: chat.update allows some fifty a minute."""
 
+CHANNEL_KNOWN_FOR = 60.0
+"""Seconds for which a channel that was looked at is not looked at again before a post: the look-ups are needed for
+signatures, and Slack allows some fifty a minute."""
+
 TAKEN_AT_ONCE = 20
 QUEUED_AT_MOST = 30
 """Rows of one channel in memory. They must be sent within the minute for which the outbox lends them."""
@@ -186,10 +190,6 @@ class OutboxSender:
         mark: dict[str, str | int] = {"row": row.id}
         if not again:  # any message of this card is the card
             mark["card"] = f"{row.kind}:{row.ref}"
-        shared = await self._gateway.channel_problem(channel)
-        # One that Slack tells nothing of is not known to be shared; if Slack is away, the post fails as well.
-        if shared is not None and shared.code is Code.SHARED_CHANNEL:
-            raise SharedChannelError(shared)
         doubt = (row.kind, row.ref, row.channel)
         ts = await self._post(name, row, message, mark, channel=channel, doubtful=doubt in self._doubtful)
         self._doubtful.discard(doubt)
@@ -210,6 +210,13 @@ class OutboxSender:
                 await self._gateway.furnish(made, wish)
         return self._channels[row.id]
 
+    async def _refuse_shared(self, channel: str) -> None:
+        """Raise SharedChannelError where others read along. A channel that Slack tells nothing of is not known to be
+        shared; if Slack is away, the post fails as well."""
+        shared = await self._gateway.channel_problem(channel, lately=CHANNEL_KNOWN_FOR)
+        if shared is not None and shared.code is Code.SHARED_CHANNEL:
+            raise SharedChannelError(shared)
+
     async def _pin(self, channel: str, ts: str) -> None:
         try:
             await self._gateway.pin(channel, ts)
@@ -226,6 +233,7 @@ class OutboxSender:
         channel: str,
         doubtful: bool = False,
     ) -> str:
+        await self._refuse_shared(channel)
         self._rest(name, self._post_every)
         if row.attempts or doubtful:
             found = await self._gateway.find(channel, mark)
@@ -255,6 +263,7 @@ class OutboxSender:
         content = payload.get("content")
         if not isinstance(content, str):
             raise PermanentError(f"Outbox row {row.id} is a file without content.")
+        await self._refuse_shared(row.channel)
         self._rest(name, self._post_every)
         taken = await self._gateway.upload(
             row.channel,

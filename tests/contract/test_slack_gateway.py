@@ -233,3 +233,13 @@ async def test_an_outage_is_temporary() -> None:
     gateway = WebGateway(token=BOT_TOKEN, base_url="http://127.0.0.1:9/api/")
     with pytest.raises(TemporaryError):
         await gateway.post("C0OPS", sentence("a"), mark={"row": 1})
+
+
+async def test_a_channel_that_was_looked_at_lately_costs_no_look_up_before_a_post(
+    slack: FakeSlack, gateway: WebGateway
+) -> None:
+    for _ in range(3):
+        assert await gateway.channel_problem("C0OPS", lately=60) is None
+    assert slack.count("conversations.info") == 1
+    assert await gateway.channel_problem("C0OPS") is None  # for a signature it is looked at anew
+    assert slack.count("conversations.info") == 2

@@ -212,6 +212,19 @@ async def test_no_card_is_posted_where_others_read_along(
     assert slack.messages == []
 
 
+@pytest.mark.parametrize("kind", [Kind.TEXT, Kind.REPORT, Kind.FILE])
+async def test_no_words_nor_file_are_posted_there_either(
+    slack: FakeSlack, outbox: MemoryOutbox, sender: OutboxSender, kind: Kind
+) -> None:
+    slack.shared["C0OPS"] = "is_ext_shared"
+    report = Report(title="Backups").model_dump(mode="json")
+    row = outbox.add(kind, "C0OPS", text="who signed", report=report, filename="timeline.md", content="all of it")
+    await sender.drain()
+    assert outbox.refusals == [(row, "shared_channel")]
+    assert slack.messages == []
+    assert slack.count("files.getUploadURLExternal") == 0
+
+
 async def test_a_card_that_stands_there_already_stays_true(
     slack: FakeSlack, outbox: MemoryOutbox, sender: OutboxSender
 ) -> None:
