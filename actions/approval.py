@@ -114,11 +114,13 @@ def decide(case: Case, now: datetime) -> Decision:
     signers, missing = tuple(sorted(counted)), _missing(case, counted)
     fresh = seen(case, counted, now)
     unseen = tuple(person for person in signers if person not in fresh)
-    if not missing and (case.break_glass is None or not _missing(case, fresh)):
+    alone = None if case.break_glass is None else _alone(case, case.break_glass, counted)
+    # Complete signatures need no glass; where nobody has looked at them lately, who may act alone still does.
+    if not missing and (alone is None or not _missing(case, fresh)):
         complete = max(item.at for items in counted.values() for item in items if item.at < case.expires_at)
         approved = Decision(state=State.APPROVED, signers=signers, unseen=unseen if _missing(case, fresh) else ())
         return _startable(case, now, approved, complete, counted)
-    if case.break_glass is not None and (alone := _alone(case, case.break_glass, counted)) is not None:
+    if case.break_glass is not None and alone is not None:
         blind = unseen if _alone(case, case.break_glass, fresh) is None else ()
         approved = Decision(state=State.APPROVED, signers=signers, unseen=blind)
         return _under_glass(case, case.break_glass, now, approved, alone.at, counted)

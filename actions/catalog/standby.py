@@ -63,7 +63,7 @@ class Follow(Action[FollowParams]):
         scene = await look(ports, database, aim, backup=None)
         base = scene.base.manifest
         follow = FollowScratch(scratch=plan_id, delay=delay, mark=scratch_mark(plan_id))
-        wish = Wish(database=params.database, aim=aim)
+        wish = Wish(database=params.database, aim=aim, follows=True)
         return Plan(
             id=plan_id,
             action=self.name,

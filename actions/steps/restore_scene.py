@@ -31,6 +31,7 @@ class Wish(Frozen):
     aim: Aim
     amcheck: bool = False
     keep: timedelta | None = None  # None: as long as the plan file says
+    follows: bool = False  # afterwards: this is no moment to bring anything back from
 
 
 class RestoreScene(Frozen):
@@ -89,11 +90,11 @@ def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -
             mark=scratch_mark(plan_id),
         ),
         StartScratch(scratch=plan_id),
-        check_step(database, wish.database, scratch=plan_id, table=aim.table),
+        check_step(database, wish.database, scratch=plan_id, table=aim.table, passing=wish.follows),
     )
 
 
-def check_step(database: Database, key: str, *, scratch: str, table: str) -> CheckScratch:
+def check_step(database: Database, key: str, *, scratch: str, table: str, passing: bool = False) -> CheckScratch:
     """`key`: of the database in the plan file. `table`: that it is about, where one was harmed."""
     return CheckScratch(
         scratch=scratch,
@@ -102,6 +103,7 @@ def check_step(database: Database, key: str, *, scratch: str, table: str) -> Che
         production=database.ref,
         invariants=database.invariants,
         table=table,
+        passing=passing,
     )
 
 

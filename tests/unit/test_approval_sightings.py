@@ -99,3 +99,10 @@ def test_a_key_counts_beside_a_click_in_time_and_does_not_let_it_start_later() -
     # Who has not signed in time signs nothing any more.
     alone = case(REQUEST, late[0], expires_at=expires)
     assert decide(alone, at).state is State.EXPIRED
+
+
+def test_complete_signatures_that_nobody_looked_at_wait_for_a_look_also_where_glass_could_be_broken() -> None:
+    """The requester is no commander and has no key, so nobody may act alone: it is not their signature that lacks."""
+    other = GLASS.model_copy(update={"commander": "security"})
+    decision = decide(case(REQUEST, sign("dba"), break_glass=other, recovery=True), OLD)
+    assert (decision.state, decision.unseen) == (State.PENDING, ("dba", "oncall"))

@@ -54,6 +54,16 @@ async def test_it_begins_so_far_behind_that_it_holds_nothing_younger() -> None:
         await follow(with_history(), "8d")
 
 
+async def test_what_follows_afterwards_offers_nothing_to_bring_back_yet() -> None:
+    world = with_history()
+    plan = await follow(world)
+    result = await Runner(plan, world, journal := MemoryJournal()).run()
+    assert result.outcome is Outcome.SUCCEEDED
+    told = " ".join(str(line.detail) for line in journal.lines)
+    assert "/dr-restore swap" not in told
+    assert "/dr-restore halt" in told
+
+
 async def test_before_a_delete_it_is_stopped_at_the_commit_and_is_the_restore_then() -> None:
     world = with_a_standby()
     plan = await halt(world, before_delete="users")
