@@ -14,9 +14,12 @@ from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.pg_waldump import PgWaldump
 from actions.adapters.postgres import PostgresServers
 from actions.adapters.postgres_physical import PhysicalPrograms
+from actions.adapters.postgres_tables import PostgresTables
+from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.scratch import ScratchInstances
 from actions.adapters.scratch_server import ScratchPrograms
 from actions.adapters.secrets import SecretReferences
+from actions.backup.logical import LogicalEngine
 from actions.backup.native import NativeEngine
 from actions.backup.physical import (
     BackupKind,
@@ -101,6 +104,22 @@ class PhysicalWorld:
             work_directory=self.directory / "spool",
             reserve=self.reserve,
         )
+
+    def logical(self, site: Site, directory: Path) -> tuple[LogicalEngine, PostgresTables]:
+        """Dumps, loads and rescues between this server and its scratch instances."""
+        programs = PostgresPrograms(
+            site, self.secrets, private_directory=directory / "logical-private", scratch=self.scratch_directory
+        )
+        engine = LogicalEngine(
+            site,
+            postgres=self.postgres,
+            objects=self.objects,
+            secrets=self.secrets,
+            clock=self.clock,
+            tools=programs,
+            work_directory=directory / "logical-spool",
+        )
+        return engine, PostgresTables(site, self.secrets, programs, scratch=self.scratch_directory)
 
     # ------------------------------------------------------------ the server
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from actions import registry
-from actions.adapters.clock import SystemClock
 from actions.adapters.embedded_postgres import EmbeddedPostgres
-from actions.adapters.postgres_tables import PostgresTables
-from actions.adapters.postgres_tools import PostgresPrograms
 from actions.backup.jobs import Engines
-from actions.backup.logical import LogicalEngine
 from actions.backup.physical import RecoveryTarget
 from actions.backup.point_parts import Parts
 from actions.backup.points import RecoveryPoints
@@ -29,9 +24,9 @@ from actions.runner import Outcome
 from actions.site import Database, Service
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.executor import MemoryExecutor
-from tests.fakes.s3 import MemoryObjects
 from tests.fakes.world import API, APP_DIGEST, HEALTH, World, a_world
-from tests.physical_world import BUCKET, MARK, SERVER, PhysicalWorld
+from tests.fixtures.physical import standing
+from tests.physical_world import MARK, SERVER, PhysicalWorld
 
 pytestmark = pytest.mark.integration
 
@@ -44,7 +39,7 @@ def sql(server: EmbeddedPostgres, statement: str) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def joined(real: PhysicalWorld, memory: World, directory: Path) -> Ports:
+def joined(real: PhysicalWorld, memory: World) -> Ports:
     """Servers, base backups and scratch instances are real; files, cluster and registry are not."""
     site = memory.site.model_copy(
         update={
@@ -56,19 +51,7 @@ def joined(real: PhysicalWorld, memory: World, directory: Path) -> Ports:
             "backups": {},
         }
     )
-    programs = PostgresPrograms(
-        site, real.secrets, private_directory=directory / "private-2", scratch=real.scratch_directory
-    )
-    logical = LogicalEngine(
-        site,
-        postgres=real.postgres,
-        objects=real.objects,
-        secrets=real.secrets,
-        clock=real.clock,
-        tools=programs,
-        work_directory=directory / "spool-2",
-    )
-    tables = PostgresTables(site, real.secrets, programs, scratch=real.scratch_directory)
+    logical, tables = real.logical(site, real.directory)
     parts = Parts(
         site,
         backups=logical,
@@ -99,20 +82,9 @@ def joined(real: PhysicalWorld, memory: World, directory: Path) -> Ports:
     )
 
 
-@pytest.fixture
-def directory(run_directory: Path) -> Path:
-    """One that the account of PostgreSQL can enter."""
-    made = Path(tempfile.mkdtemp(dir=run_directory, prefix="point-"))
-    made.chmod(0o755)
-    return made
-
-
-async def test_a_real_database_comes_back_with_its_files_and_images(directory: Path) -> None:
-    settings = {"summarize_wal": "on", "shared_buffers": "32MB", "wal_keep_size": "1GB", "autovacuum": "off"}
-    server = EmbeddedPostgres(directory / "pg", durable=False, settings=settings)
-    await server.start()
-    try:
-        real = PhysicalWorld(server, MemoryObjects(BUCKET, clock=SystemClock()), directory / "world")
+async def test_a_real_database_comes_back_with_its_files_and_images(run_directory: Path) -> None:
+    with standing(run_directory) as real:
+        server = real.server
         real.sql("CREATE ROLE app", "CREATE DATABASE shop OWNER app")
         sql(server, "CREATE TABLE users (id int PRIMARY KEY)")
         sql(server, "ALTER TABLE users OWNER TO app")
@@ -122,7 +94,7 @@ async def test_a_real_database_comes_back_with_its_files_and_images(directory: P
         memory = a_world()
         api = memory.cluster.workloads[API]
         api.images = (f"app@{APP_DIGEST}", "sidecar:1")
-        ports = joined(real, memory, directory)
+        ports = joined(real, memory)
         point = await ports.points.record(POINT)
 
         sql(server, "DELETE FROM users")
@@ -145,5 +117,3 @@ async def test_a_real_database_comes_back_with_its_files_and_images(directory: P
         assert f"shop_quarantine_{PLAN_ID}" in names
         assert api.images == (f"app@{APP_DIGEST}", "sidecar:1")
         assert await memory.objects.get("uploads", "b/tax.pdf") == b"tax"
-    finally:
-        await server.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from actions.adapters.clock import SystemClock
-from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.postgres_tables import PostgresTables
-from actions.adapters.postgres_tools import PostgresPrograms
 from actions.backup.logical import LogicalEngine
 from actions.backup.physical import Change, FindRequest, Moment
 from actions.backup.tables import RescueMode, RescueRequest, TableName
 from actions.errors import UserError
 from actions.ports import CopyRequest, no_progress
 from actions.site import Database, DatabaseRef
-from tests.fakes.s3 import MemoryObjects
 from tests.fixtures.apart import run_apart
-from tests.physical_world import BUCKET, MARK, SERVER, PhysicalWorld
+from tests.fixtures.physical import standing
+from tests.physical_world import MARK, SERVER, PhysicalWorld
 
 pytestmark = pytest.mark.integration
 
@@ -42,12 +38,11 @@ class Harmed:
 
 @pytest.fixture(scope="module")
 def harmed(run_directory: Path) -> Iterator[Harmed]:
-    directory = Path(tempfile.mkdtemp(dir=run_directory, prefix="harmed-"))
-    directory.chmod(0o755)
-    settings = {"summarize_wal": "on", "shared_buffers": "32MB", "wal_keep_size": "1GB", "autovacuum": "off"}
-    server = EmbeddedPostgres(directory / "pg", durable=False, settings=settings)
-    run_apart(server.start())
-    world = PhysicalWorld(server, MemoryObjects(BUCKET, clock=SystemClock()), directory / "world")
+    with standing(run_directory) as world:
+        yield _harmed(world)
+
+
+def _harmed(world: PhysicalWorld) -> Harmed:
     world.sql(
         "CREATE ROLE app",
         "ALTER DATABASE postgres OWNER TO app",
@@ -62,7 +57,7 @@ def harmed(run_directory: Path) -> Iterator[Harmed]:
     run_apart(world.take("base"))
     world.sql("DELETE FROM doc WHERE id <= 20", "UPDATE doc SET body = 'after the base' WHERE id = 30")
     doc = world.sql("SELECT * FROM doc ORDER BY id")
-    with psycopg.connect(server.dsn()) as slow:
+    with psycopg.connect(world.server.dsn()) as slow:
         slow.execute("DROP TABLE doc")
         world.sql("INSERT INTO other VALUES (1)")  # committed between its lock and its commit
     world.sql("INSERT INTO other VALUES (2)")
@@ -70,21 +65,8 @@ def harmed(run_directory: Path) -> Iterator[Harmed]:
     site = world.site.model_copy(
         update={"databases": {"postgres": Database(name="postgres", server=SERVER, owner="app")}}
     )
-    programs = PostgresPrograms(
-        site, world.secrets, private_directory=directory / "private", scratch=world.scratch_directory
-    )
-    engine = LogicalEngine(
-        site,
-        postgres=world.postgres,
-        objects=world.objects,
-        secrets=world.secrets,
-        clock=world.clock,
-        tools=programs,
-        work_directory=directory / "spool",
-    )
-    tables = PostgresTables(site, world.secrets, programs, scratch=world.scratch_directory)
-    yield Harmed(world, tables, engine, doc)
-    run_apart(server.stop())
+    engine, tables = world.logical(site, world.directory)
+    return Harmed(world, tables, engine, doc)
 
 
 async def found(world: PhysicalWorld, change: Change) -> Moment:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,6 @@ import psycopg
 import pytest
 
 from actions.adapters.clock import SystemClock
-from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.postmaster import Postmaster
 from actions.backup.physical import Change, FindRequest, Following, RecoveryTarget, ScratchState, Waiting
 from actions.backup.scratch_place import ScratchPlace
@@ -25,8 +23,8 @@ from actions.backup.wal import WalArchive
 from actions.errors import UserError
 from actions.ports import no_progress
 from actions.site import DatabaseRef
-from tests.fakes.s3 import MemoryObjects
 from tests.fixtures.apart import run_apart
+from tests.fixtures.physical import standing
 from tests.fixtures.waiting import eventually
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 
@@ -40,16 +38,10 @@ OTHERS: list[PhysicalWorld] = []
 @pytest.fixture(scope="module")
 def live(run_directory: Path) -> Iterator[PhysicalWorld]:
     """A server with one base backup, which goes on being written to."""
-    directory = Path(tempfile.mkdtemp(dir=run_directory, prefix="standby-"))
-    directory.chmod(0o755)
-    settings = {"summarize_wal": "on", "shared_buffers": "32MB", "wal_keep_size": "1GB", "autovacuum": "off"}
-    server = EmbeddedPostgres(directory / "pg", durable=False, settings=settings)
-    run_apart(server.start())
-    world = PhysicalWorld(server, MemoryObjects(BUCKET, clock=SystemClock()), directory / "world")
-    world.sql("CREATE TABLE doc (id int PRIMARY KEY)", "CHECKPOINT")
-    run_apart(world.take("base"))
-    yield world
-    run_apart(server.stop())
+    with standing(run_directory) as world:
+        world.sql("CREATE TABLE doc (id int PRIMARY KEY)", "CHECKPOINT")
+        run_apart(world.take("base"))
+        yield world
 
 
 @pytest.fixture
