@@ -30,7 +30,7 @@ from actions.steps.images import ImagesAre, SetImages
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, moment, names
 from actions.steps.point_cluster import ImageChange, image_changes, mirror_words, registry_lines
-from actions.steps.point_compare import ComparePoint, PointIs, cluster_lines, fingerprint, recorded
+from actions.steps.point_compare import ComparePoint, PointIs, cluster_lines, fingerprint, recorded, unread
 from actions.steps.point_databases import Return, database_returns
 from actions.steps.point_files import files_share
 from actions.steps.point_share import ManualLine, Share, together
@@ -143,7 +143,7 @@ class _Scene:
 async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scene:
     point = await recorded(ports, params.point)
     now = await ports.points.gather(point.id)
-    if point.workloads and not now.workloads and now.missing:
+    if unread(point, now):
         raise UserError(f"What runs now cannot be read, so nothing can be compared: {' '.join(now.missing)} Ask again.")
     for part in point.databases:
         ports.site.database(part.database)

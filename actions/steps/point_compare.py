@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Literal
 
 from actions.contract import Precondition, Probe, Step, canonical
-from actions.errors import UserError, VerificationError
+from actions.errors import TemporaryError, UserError, VerificationError
 from actions.points import RecoveryPoint
 from actions.ports import Ports, Progress
 from actions.steps.phrases import counted, names
@@ -29,6 +29,11 @@ async def recorded(ports: Ports, wanted: str) -> RecoveryPoint:
 def fingerprint(point: RecoveryPoint) -> str:
     """SHA-256, hex, of what it says."""
     return hashlib.sha256(canonical(point.model_dump(mode="json")).encode()).hexdigest()
+
+
+def unread(point: RecoveryPoint, now: RecoveryPoint) -> bool:
+    """Whether nothing is known of what runs, so that no comparison says anything."""
+    return bool(point.workloads and not now.workloads and now.missing)
 
 
 def cluster_lines(point: RecoveryPoint, now: RecoveryPoint, ports: Ports) -> Iterator[ManualLine]:
@@ -87,7 +92,10 @@ class ComparePoint(Step):
         return Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - a moment
-        changed = image_changes(await recorded(ports, self.point), await ports.points.gather(self.point))
+        point, now = await recorded(ports, self.point), await ports.points.gather(self.point)
+        if unread(point, now):
+            raise TemporaryError(f"What runs now cannot be read: {' '.join(now.missing)}")
+        changed = image_changes(point, now)
         if changed:
             refs = names(change.ref.name for change in changed)
             raise VerificationError(f"{refs} does not run the images of `{self.point}`. Find out who sets them.")
