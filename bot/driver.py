@@ -22,7 +22,7 @@ from bot.run_record import DatabaseJournal, Painter
 from bot.services import provenance
 from bot.services.approvals import Approvals
 from bot.services.plans import note_plan
-from bot.services.record.watch import Watch
+from bot.services.record.watch import Footing, Watch
 from bot.services.run_control import RunControl
 from bot.services.wake import Wake
 from storage import incidents, runs
@@ -67,11 +67,12 @@ class Driver:
         """Never raises but CancelledError: what goes wrong here must not take other runs down."""
         journal = DatabaseJournal(self._database, row, plan, owner=self._owner, epoch=epoch)
         painter = Painter(self._database, row, self._ports, epoch=epoch)
+        footing = None if self._record is None else Footing(self._record)
         runner = Runner(
             plan,
             self._ports,
             journal,
-            guard=lambda: self._guard(row, plan, epoch),
+            guard=lambda: self._guard(row, plan, epoch, footing),
             orders=lambda: self._order(row),
             progress=painter.take,
         )
@@ -186,8 +187,11 @@ class Driver:
             return False
         return True
 
-    async def _guard(self, row: PlanRow, plan: Plan, epoch: int) -> None:
-        """Before every step: the run is still ours and its signatures still count under the roster in force."""
+    async def _guard(self, row: PlanRow, plan: Plan, epoch: int, footing: Footing | None) -> None:
+        """Before every step: the run is still ours, its database is the one it began on, and its signatures still count
+        under the roster in force."""
+        if footing is not None:
+            await footing.holds()
         async with self._database.session() as session:
             await runs.ours(session, row.id, owner=self._owner, epoch=epoch)
             decision = await self._approvals.decision(session, row, self._ports.clock.now(), started=True)

@@ -126,10 +126,10 @@ async def test_defect_of_the_driver_asks_people_once_and_their_answer_is_obeyed(
 ) -> None:
     guard, broken = Driver._guard, [True]
 
-    async def guarded(self: Driver, row: PlanRow, plan: Plan, epoch: int) -> None:
+    async def guarded(self: Driver, row: PlanRow, *rest: Any) -> None:
         if broken and WORLD.get(row.id) == ["do 1"]:
             raise KeyError("colour")
-        await guard(self, row, plan, epoch)
+        await guard(self, row, *rest)
 
     monkeypatch.setattr(Driver, "_guard", guarded)
     async with office.working(workers=2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -11,15 +12,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
+from actions.errors import PermanentError, TemporaryError, UnknownOutcomeError, UserError, VerificationError
 from actions.merkle import Tree
 from bot.services.record.adoption import begin
 from bot.services.record.checkpoint import Checkpoint, Signed
+from bot.services.record.watch import Footing
 from bot.services.record.witness import newest_of
 from storage import record, timeline
 from storage.roles import DatabaseRole
 from storage.session import NotAllowedError
 from storage.tables import PlanRow, RunRow, SignatureRow
+from tests.fakes.witness import MemoryWitness
 from tests.fixtures.adopting import AdoptersForTests
 from tests.fixtures.ledger import LedgerForTests
 from tests.fixtures.ssh_keys import MakeKey
@@ -228,6 +231,42 @@ async def test_a_forged_checkpoint_covers_nothing(ledger: LedgerForTests) -> Non
         await ledger.watch().covered(row)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_witness_of_another_past_outweighs_one_that_covers(ledger: LedgerForTests, first: int) -> None:
+    """Whoever answers first: the database and one witness may have gone back together."""
+    row = await a_plan(ledger)
+    await ledger.sealed()
+    behind, ahead = ledger.kept[first], ledger.kept[1 - first]
+    behind.away = True
+    await ledger.sealed("since")
+    behind.away = False
+    async with ledger.memory.session() as session:
+        await session.execute(text("SET LOCAL session_replication_role = replica"))
+        await session.execute(text("DELETE FROM checkpoint WHERE number = 2"))
+    watch = ledger.watch()
+    with pytest.raises(
+        UnknownOutcomeError, match=rf"`{ahead.name}` holds checkpoint 2.*this database has checkpoint 1"
+    ):
+        await watch.covered(row)
+    ahead.away = True  # and what it has shown is not forgotten
+    with pytest.raises(UnknownOutcomeError, match="shown checkpoint 2, this database has only 1"):
+        await watch.number()
+    assert "shown checkpoint 2" in await watch.disagreement()
+    assert not await watch.may_claim()
+
+
+async def test_a_witness_that_hangs_holds_up_no_step_that_another_one_covers(ledger: LedgerForTests) -> None:
+    class Hanging(MemoryWitness):
+        async def newest(self, limit: int) -> Sequence[str]:
+            await asyncio.sleep(60)
+            return await super().newest(limit)
+
+    row = await a_plan(ledger)
+    await ledger.sealed()
+    async with asyncio.timeout(4.5):  # less than a call to a witness may take
+        await ledger.watch(witnesses=[Hanging("far"), *ledger.kept]).covered(row)
+
+
 async def test_the_guard_wakes_the_sealer(ledger: LedgerForTests) -> None:
     async with ledger.sealing():
         row = await a_plan(ledger)
@@ -267,6 +306,18 @@ async def test_a_restored_database_starts_nothing_and_seals_nothing(ledger: Ledg
     assert not await ledger.sealer().agrees()
     ledger.kept[0].away = True  # one witness is enough to know
     assert "Witness `local`" in await watch.disagreement()
+
+
+async def test_a_run_notices_that_its_database_goes_back_though_no_witness_is_asked(ledger: LedgerForTests) -> None:
+    footing = Footing(ledger.watch())
+    await ledger.sealed("one")
+    await footing.holds()
+    await ledger.sealed("two")
+    await footing.holds()
+    await footing.holds()
+    await forget(ledger, above=2)
+    with pytest.raises(UnknownOutcomeError, match=r"gone back under this run, from checkpoint 2 to 1.*`drbot record"):
+        await footing.holds()
 
 
 async def test_a_database_made_anew_is_noticed(ledger: LedgerForTests) -> None:

@@ -191,17 +191,42 @@ async def test_a_database_that_goes_back_under_a_worker_must_be_vouched_for_agai
     office: OfficeForTests, sealed: LedgerForTests
 ) -> None:
     await sealed.sealed("first")
-    await sealed.sealed("second")
     watch = sealed.watch()
     assert await watch.may_claim()
     for witness in sealed.kept:
         witness.away = True
+    await sealed.sealed("second")
     assert await watch.may_claim()  # every witness away holds up nothing that destroys nothing
     async with office.memory.session() as session:
         await session.execute(text("ALTER TABLE checkpoint DISABLE TRIGGER USER"))
         await session.execute(text("DELETE FROM checkpoint WHERE number = (SELECT max(number) FROM checkpoint)"))
     assert not await watch.may_claim()
     assert watch.unmet
+
+
+@pytest.mark.parametrize("risk", ["DISRUPTIVE", "DESTRUCTIVE"])
+async def test_a_run_whose_database_goes_back_under_it_asks_before_its_next_step(
+    office: OfficeForTests, sealed: LedgerForTests, risk: str
+) -> None:
+    async with sealed.sealing(), office.working():
+        card = await a_plan(office, steps=3, seconds=3, risk=risk)
+        await approve(office, "daniel", card)
+        await office.until(card, PlanState.RUNNING)
+        async with asyncio.timeout(20):
+            while not WORLD.get(card.plan_id):  # noqa: ASYNC110 - the first step has ended, the second is under way
+                await asyncio.sleep(0.02)
+        await forget_the_newest(office)
+        ended = await office.until(card, PlanState.ASKING)
+    assert "restored from a backup" in ended.message
+    assert "`drbot record adopt`" in ended.message
+    assert len(WORLD[card.plan_id]) < 3
+
+
+async def forget_the_newest(office: OfficeForTests) -> None:
+    """As after a restore from a backup that is some seconds old; the run itself stands as it did."""
+    async with office.memory.session() as session:
+        await session.execute(text("SET LOCAL session_replication_role = replica"))
+        await session.execute(text("DELETE FROM checkpoint WHERE number > 1"))
 
 
 async def test_one_witness_is_enough(office: OfficeForTests, sealed: LedgerForTests) -> None:

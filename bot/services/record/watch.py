@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.approval import Code, Decision, State
-from actions.errors import DrError, PermanentError, TemporaryError, VerificationError
+from actions.errors import DrError, PermanentError, TemporaryError, UnknownOutcomeError, VerificationError
 from actions.ports import Clock
 from bot.services.keys import Keys
 from bot.services.record.checkpoint import Checkpoint, Consumed, Signed, Trust
@@ -30,6 +30,9 @@ log = structlog.get_logger()
 
 LOOK_EVERY = 0.2
 """Seconds between two looks while somebody waits."""
+
+OBJECTIONS = 1.0
+"""Seconds that the other witnesses have to tell of another past, once one covers a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,7 @@ class Watch:
         self._met = False  # a witness has answered since this process began, or since the database went back
         self._unmet = False  # that is why nothing was let through
         self._highest = 0  # the newest checkpoint of the database when it was last looked at
+        self._shown = 0  # the newest checkpoint that any witness has shown to this process
         self._patience = patience  # for the sealer and the witnesses, before a step is refused
 
     async def look(self) -> list[Sight]:
@@ -93,6 +97,7 @@ class Watch:
             found = await newest_of(witness, self.trust)
         except DrError as error:
             return Sight(witness=witness.name, problem=str(error), answered=False)
+        self._shown = max(self._shown, 0 if found is None else found.number)
         return Sight(witness=witness.name, checkpoint=found, problem="" if found else "has no checkpoint yet")
 
     async def past(self) -> Past:
@@ -118,6 +123,20 @@ class Watch:
             self._meets(sights, await record.newest(session))
         return await self._disagreement(sights)
 
+    async def number(self) -> int:
+        """The number of the database's newest checkpoint. Raises UnknownOutcomeError when a witness has shown a newer
+        one to this process, whether it answers now or not."""
+        shown = self._shown  # before the database is read: it writes a checkpoint before any witness can hold it
+        async with self._database.session() as session:
+            epoch, newest = await record.epoch(session), await record.newest(session)
+        own = 0 if newest is None else newest.number
+        if max(own, epoch.number) < shown:  # what an epoch gives up is counted as known
+            raise UnknownOutcomeError(
+                f"A witness has shown checkpoint {shown}, this database has only {own}: it was restored from a backup, "
+                f"or entries were removed. {NEXT}"
+            )
+        return own
+
     async def _disagreement(self, sights: Sequence[Sight]) -> str:
         async with self._database.session() as session:
             unproven = await _unproven(session, self.keys, self.trust)
@@ -127,6 +146,10 @@ class Watch:
                 why = "" if sight.checkpoint is None else await _differs(session, sight.witness, sight.checkpoint)
                 if why:
                     return f"{why} No run starts. {NEXT}"
+        try:
+            await self.number()
+        except UnknownOutcomeError as error:
+            return f"{error} No run starts."
         return ""
 
     async def may_claim(self) -> bool:
@@ -194,7 +217,7 @@ class Watch:
 
     async def covered(self, row: PlanRow) -> None:
         """Return when one witness holds a fresh checkpoint that knows the plan's signatures and that it has started.
-        Raises PermanentError when none does in time."""
+        Raises PermanentError when none does in time, UnknownOutcomeError when one of them knows another past."""
         async with self._database.session() as session:
             await record.ask(session)
         until = asyncio.get_running_loop().time() + self._patience.total_seconds()
@@ -218,35 +241,68 @@ class Watch:
         if signed is None or consumed is None:
             return "the sealer has not sealed them; check that `drbot run --role clock` runs."
         lacks: list[str] = []
-        looks = [asyncio.create_task(self._sight(witness)) for witness in self.witnesses]
+        covered = False
+        looks = {asyncio.create_task(self._sight(witness)) for witness in self.witnesses}
+        waiting = looks
         try:
-            # In the order of their answers: one that hangs must not hold up a step that another one covers.
-            for answered in asyncio.as_completed(looks):
-                sight = await answered
-                why = sight.problem
-                if sight.checkpoint is not None:
-                    why = await self._lacks(sight, signed=signed, consumed=consumed.number, epoch=epoch)
-                if not why:
-                    return None
-                lacks.append(f"`{sight.witness}`: {why.rstrip('.')}")
+            while waiting:
+                # One that hangs must not hold up a step that another one covers; one that answers may object.
+                patience = OBJECTIONS if covered else None
+                done, waiting = await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for sight in (look.result() for look in done):
+                    await self._undisputed(sight)
+                    why = self._lacks(sight, signed=signed, consumed=consumed.number, epoch=epoch)
+                    covered = covered or not why
+                    lacks.append(f"`{sight.witness}`: {why.rstrip('.')}")
+                if not done:
+                    break
         finally:
             for look in looks:
                 look.cancel()
             await asyncio.gather(*looks, return_exceptions=True)
-        return "; ".join(sorted(lacks)) + "."
+        return None if covered else "; ".join(sorted(lacks)) + "."
 
-    async def _lacks(self, sight: Sight, *, signed: int, consumed: int, epoch: int) -> str:
-        """What this witness' checkpoint lacks to cover a plan; empty when it does."""
+    async def _undisputed(self, sight: Sight) -> None:
+        """Raises UnknownOutcomeError when this witness knows another past than the database."""
+        if sight.checkpoint is None:
+            return
+        async with self._database.session() as session:
+            why = await _differs(session, sight.witness, sight.checkpoint)
+        if why:
+            raise UnknownOutcomeError(f"{why} {NEXT}")
+
+    def _lacks(self, sight: Sight, *, signed: int, consumed: int, epoch: int) -> str:
+        """What this witness lacks to cover a plan; empty when it does."""
         checkpoint = sight.checkpoint
-        if checkpoint is None or checkpoint.epoch != epoch:
+        if checkpoint is None:
+            return sight.problem
+        if checkpoint.epoch != epoch:
             return f"knows no checkpoint of epoch {epoch}"
         if checkpoint.size <= signed or checkpoint.number < consumed:
             return f"its checkpoint {checkpoint.number} is older than the last signature"
         age = self._clock.now() - checkpoint.at
         if age > self.max_age:
             return f"its newest checkpoint is {_span(age)} old, the plan allows {_span(self.max_age)}"
-        async with self._database.session() as session:
-            return await _differs(session, sight.witness, checkpoint)
+        return ""
+
+
+class Footing:
+    """What one run has seen of the log since a worker has taken it up: a database that goes back under it has forgotten
+    what the run has done."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._seen = 0
+
+    async def holds(self) -> None:
+        """Raises UnknownOutcomeError when the database is older than it was, or than a witness has shown."""
+        number = await self._watch.number()
+        if number < self._seen:
+            raise UnknownOutcomeError(
+                f"The bot's database has gone back under this run, from checkpoint {self._seen} to {number}: it was "
+                f"restored from a backup, or entries were removed. Nothing more is done. {NEXT}"
+            )
+        self._seen = number
 
 
 def restored(why: str) -> Decision:
