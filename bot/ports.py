@@ -183,6 +183,10 @@ class Desk(Protocol):
         """Return the plan as it stands in the database now. Raises UserError when unknown, after recording that `who`
         asked for it."""
 
+    async def pressed(self, who: Who, token: str, *, channel: str, ts: str) -> PlanCard:
+        """As `plan_card`, for a button that was pressed on this message. Raises UserError, after recording it, when it
+        is not on the plan's own."""
+
     async def recommend(
         self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False, before: str | None = None
     ) -> None:

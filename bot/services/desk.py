@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from actions.approval import Act, Code, Refusal
-from actions.errors import UserError
+from actions.errors import RefusedError, UserError
 from actions.ports import Clock
 from bot.ports import ReplyTo, Watched, Who
 from bot.router import Command
@@ -123,15 +123,12 @@ class Desk:
             raise UserError(NOT_ON_ROSTER.text)
         await self._refusals.check(who, [command.reason, command.typed, *_spoken(command)])
         key = key or await self._keep(who, {"kind": "ask", "command": command.model_dump(mode="json")})
-        if command.name.startswith("incident."):
-            await self._incidents.handle(who, person.id, command, reply, key=key)
-            return None
-        if command.name in DRILL_ACTS:
-            await self._drills.handle(person.id, command, key=key)
-            return None
-        if command.name == REVIEW:
-            await self._review(who, command, reply, key)
-            return None
+        try:
+            if await self._done_here(who, person.id, command, reply, key=key):
+                return None
+        except RefusedError as error:
+            await self._refusals.record(who, error.code, str(error))
+            raise
         alone = {BREAK_GLASS: True} if command.break_glass else {}
         async with self._database.session() as session:
             incident = await incidents.open_in(session, who.channel) if who.channel else None
@@ -152,13 +149,25 @@ class Desk:
                 ),
             )
 
+    async def _done_here(self, who: Who, person: str, command: Command, reply: ReplyTo, *, key: str) -> bool:
+        """Carry out what needs no worker; False for everything else."""
+        if command.name.startswith("incident."):
+            await self._incidents.handle(who, person, command, reply, key=key)
+        elif command.name in DRILL_ACTS:
+            await self._drills.handle(person, command, key=key)
+        elif command.name == REVIEW:
+            await self._review(who, command, reply, key)
+        else:
+            return False
+        return True
+
     async def _review(self, who: Who, command: Command, reply: ReplyTo, key: str) -> None:
         """Record that somebody has looked at a run that one person had started alone."""
         wanted = str(command.params["plan"])
         async with self._database.session() as session:
             row = await plans.get(session, wanted)
         if row is None:
-            raise UserError(f"There is no plan `{wanted}`; its message names it.")
+            raise RefusedError(f"There is no plan `{wanted}`; its message names it.", code=Code.UNKNOWN_NAME)
         reason = str(command.params["text"])
         text = await self._approvals.sign(who, row, Act.REVIEW, digest=row.digest, typed="", reason=reason, key=key)
         async with self._database.session() as session:
@@ -247,6 +256,14 @@ class Desk:
     async def plan_card(self, token: str, who: Who | None = None) -> PlanCard:
         """The plan behind a button, fresh from the database."""
         row = await (self._plans.by_token(token) if who is None else self._plan(who, token))
+        async with self._database.session() as session:
+            return await self._plans.card(session, row)
+
+    async def pressed(self, who: Who, token: str, *, channel: str, ts: str) -> PlanCard:
+        """The plan of a button of its run, fresh from the database. Raises UserError, after recording it, for a token
+        that no plan has and for a button on another message than the plan's own."""
+        row = await self._plan(who, token)
+        await self._belongs(who, row, channel, ts)
         async with self._database.session() as session:
             return await self._plans.card(session, row)
 

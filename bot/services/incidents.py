@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.approval import Code
 from actions.contract import Report
-from actions.errors import UserError
+from actions.errors import RefusedError, UserError
 from actions.ports import Clock
 from bot.plan_file import DrPlan
 from bot.ports import ChannelWish, ReplyTo, TimelinePage, Who
@@ -21,7 +21,7 @@ from bot.services.approvals import Policy
 from bot.services.cards import IncidentCard, TimelineLine
 from bot.services.export import html_page, json_text, markdown
 from bot.services.record.export import Proven, json_lines, prove
-from bot.services.suspicion import HOW_TO_CLEAR, Suspicion
+from bot.services.suspicion import HOW_TO_CLEAR, NOT_BY_SLACK, Suspicion
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import Incident, TimelineEntry
@@ -57,9 +57,7 @@ class Incidents:
                     row = await self._pick(session, who, command.params)
                     await self.suspicion.raise_(session, row, person, str(command.params.get("text") or ""))
             case "clear_suspect_slack":
-                raise UserError(
-                    "Slack cannot clear itself: two persons run `drbot incident clear-suspect-slack` with their keys."
-                )
+                raise RefusedError(NOT_BY_SLACK, code=Code.SLACK_SUSPECT)
             case "list":
                 await self._answer(reply, await self._list())
             case "show":

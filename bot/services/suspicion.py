@@ -29,6 +29,8 @@ RAISED, CLEARED = "suspect_slack", "clear_suspect_slack"
 CLEARERS = 2
 """Persons whose keys end a suspicion."""
 
+NOT_BY_SLACK = "Slack cannot clear itself: two persons run `drbot incident clear-suspect-slack` with their keys."
+
 HOW_TO_CLEAR = "two persons each run `drbot incident clear-suspect-slack --incident {number}` with their keys"
 
 

@@ -270,12 +270,20 @@ async def test_t9_a_token_of_another_plan_does_not_count_here(stage: Stage) -> N
     assert await stage.signers(one) == await stage.signers(other) == [("olivia", "request")]
 
 
-@pytest.mark.parametrize("action", ["plan.approve", "plan.deny", "plan.details"])
+@pytest.mark.parametrize("action", ["plan.approve", "plan.deny", "plan.details", "run.happened", "run.retry"])
 async def test_t9_a_guessed_token_opens_nothing(stage: Stage, action: str) -> None:
     plan = await stage.plan()
     view = await stage.window(plan, token="A" * 32, action=action)
     assert "belongs to no plan" in json.dumps(stage.slack.views[view])
     await stage.refused("unknown_button")
+
+
+@pytest.mark.parametrize("action", ["run.stop", "run.resume"])
+async def test_t9_a_guessed_token_orders_nothing(stage: Stage, action: str) -> None:
+    plan = await stage.plan()
+    assert (await stage.send(stage.slack.click(action, "A" * 32, message=plan.message, user=DANIEL)))[0] == 200
+    await stage.refused("unknown_button")
+    assert await stage.value("SELECT count(*) FROM request WHERE name LIKE 'run.%'") == 0
 
 
 async def test_t10_only_ids_are_read_from_a_payload(stage: Stage) -> None:
@@ -299,6 +307,17 @@ async def test_t11_a_copy_of_the_message_signs_nothing(stage: Stage) -> None:
     plan.message = copy
     assert "not on the plan's own message" in await stage.sign(plan)
     await stage.refused("stale_revision", plan)
+
+
+@pytest.mark.parametrize("action", ["run.stop", "run.resume", "run.happened"])
+async def test_t11_a_copy_of_the_message_orders_nothing(stage: Stage, action: str) -> None:
+    """Whoever posts in the bot's name could call a button `Look again` that stops the run."""
+    plan = await stage.plan()
+    copy = Message(CHANNEL, "1790009999.000001", plan.message.text, plan.message.blocks)
+    stage.slack.messages.append(copy)
+    assert (await stage.send(stage.slack.click(action, plan.card.token, message=copy, user=DANIEL)))[0] == 200
+    await stage.refused("stale_revision", plan)
+    assert await stage.value("SELECT count(*) FROM request WHERE name LIKE 'run.%'") == 0
 
 
 @pytest.mark.parametrize("first_arrives", [True, False])

@@ -125,6 +125,9 @@ class MemoryDesk:
             raise UserError("This button belongs to no plan.")
         return self.cards[token]
 
+    async def pressed(self, who: Who, token: str, *, channel: str, ts: str) -> PlanCard:
+        return await self.plan_card(token, who)
+
     async def recommend(
         self, who: Who, database: str | None, view_id: str, *, alternatives: bool = False, before: str | None = None
     ) -> None:

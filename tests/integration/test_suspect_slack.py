@@ -187,3 +187,6 @@ async def test_the_terminal_says_it_too(keyed: KeyedOffice) -> None:
     assert card.slack_suspect_since is not None
     with pytest.raises(UserError, match="keys"):
         await keyed.counter("daniel").ask("incident", ["clear-suspect-slack"])
+    async with keyed.office.memory.session() as session:
+        rows = (await session.execute(text("SELECT person, code FROM refusal"))).all()
+    assert [tuple(row) for row in rows] == [("daniel", "slack_suspect")]

@@ -11,6 +11,8 @@ from actions.approval import Act
 from actions.contract import Action, Finding, Plan, Verdict
 from actions.errors import UserError
 from actions.ports import Ports
+from bot.ports import ReplyTo
+from bot.router import Command
 from bot.services.cards import PlanState
 from bot.services.statements import CLEAR, statement
 from bot.services.suspicion import Suspicion
@@ -54,6 +56,20 @@ async def test_an_order_to_a_run_there_is_not(office: OfficeForTests) -> None:
         said = await office.refused(await office.ask("sam", "run.pause", run="nothing"))
     assert "There is no run `nothing`" in said
     assert await refusals(office) == [(None, "sam", "U0SAM", "unknown_name")]
+
+
+async def test_what_slack_may_not_do_and_a_review_of_nothing(office: OfficeForTests) -> None:
+    refused = {
+        "Slack cannot clear itself": Command(name="incident.clear_suspect_slack", params={}),
+        "There is no plan `nothing`": Command(name="review", params={"plan": "nothing", "text": "seen"}),
+    }
+    for said, command in refused.items():
+        with pytest.raises(UserError, match=said):
+            await office.desk.ask(office.who("sam"), command, reply=ReplyTo())
+    assert await refusals(office) == [
+        (None, "sam", "U0SAM", "slack_suspect"),
+        (None, "sam", "U0SAM", "unknown_name"),
+    ]
 
 
 async def test_a_run_that_may_not_go_on(office: OfficeForTests) -> None:

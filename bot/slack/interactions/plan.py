@@ -76,15 +76,15 @@ async def _open(
     await ack()
     if not fresh:
         return
-    who, token = who_of(body), str(body["actions"][0].get("value") or "")
+    who, token = who_of(body), pressed(body)
     view = await counter.gateway.open_view(str(body["trigger_id"]), loading_modal(title))
     try:
         card = await _card(counter, who, token, signs=signs)
     except UserError as error:
         await counter.gateway.update_view(view, text_modal("Refused" if signs else title, str(error)))
         return
-    ts = str((body.get("container") or {}).get("message_ts") or (body.get("message") or {}).get("ts") or "")
-    await counter.gateway.update_view(view, modal(card, channel=who.channel, ts=ts, now=counter.now()))
+    shown = modal(card, channel=who.channel, ts=message_of(body), now=counter.now())
+    await counter.gateway.update_view(view, shown)
 
 
 async def _card(counter: Counter, who: Who, token: str, *, signs: bool) -> PlanCard:
@@ -126,6 +126,16 @@ async def _sign(counter: Counter, ack: AsyncAck, body: Body, act: Act) -> None:
         await counter.gateway.update_view(str(body["view"]["id"]), text_modal(title, told))
     except MessageGoneError:  # the window was closed meanwhile
         await counter.gateway.whisper(who.channel, who.slack_user, sentence(told))
+
+
+def pressed(body: Body) -> str:
+    """What the button that was pressed carries."""
+    return str(body["actions"][0].get("value") or "")
+
+
+def message_of(body: Body) -> str:
+    """The ts of the message the pressed button is on."""
+    return str((body.get("container") or {}).get("message_ts") or (body.get("message") or {}).get("ts") or "")
 
 
 def typed_value(body: Body, name: str) -> str:

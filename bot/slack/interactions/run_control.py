@@ -10,7 +10,7 @@ from actions.errors import UserError
 from bot.ports import ReplyTo
 from bot.router import Command
 from bot.slack import deeds
-from bot.slack.interactions.plan import typed_value
+from bot.slack.interactions.plan import message_of, pressed, typed_value
 from bot.slack.middleware import Body, Counter, answered, click_key, who_of
 from bot.slack.views import run_control, run_form
 from bot.slack.views.signing import REASON, TYPED
@@ -33,7 +33,7 @@ def register(app: AsyncApp, counter: Counter) -> None:
 def _order(counter: Counter, name: str) -> Callable[[AsyncAck, Body], Awaitable[None]]:
     async def order(ack: AsyncAck, body: Body) -> None:
         who, key = who_of(body), click_key(body)
-        card = await counter.desk.plan_card(str(body["actions"][0].get("value") or ""))
+        card = await counter.desk.pressed(who, pressed(body), channel=who.channel, ts=message_of(body))
         deed = deeds.Ask(
             who=who,
             command=Command(name=name, params={"run": card.plan_id}),
@@ -54,12 +54,12 @@ def _opens(counter: Counter, name: str) -> Callable[[AsyncAck, Body], Awaitable[
         await ack()
         if not fresh:
             return
-        who, token = who_of(body), str(body["actions"][0].get("value") or "")
+        who, token = who_of(body), pressed(body)
         title = run_control.TITLES[name]
         view = await counter.gateway.open_view(str(body["trigger_id"]), loading_modal(title))
         try:
             await counter.refuse_unfit(who, token)
-            card = await counter.desk.plan_card(token)
+            card = await counter.desk.pressed(who, token, channel=who.channel, ts=message_of(body))
         except UserError as error:
             await counter.gateway.update_view(view, text_modal("Refused", str(error)))
             return
