@@ -8,6 +8,7 @@ signature and the start takes the signature with it; and when nothing was noted 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -25,15 +26,49 @@ BETWEEN_S = 0.7
 """Seconds between two look-ups of the round: Slack allows some hundred a minute, and signatures need theirs."""
 
 
-async def look(gateway: SlackGateway, desk: Desk, team: str, account: str) -> Refusal | None:
+GROUP_LASTS_S = 30.0
+"""How long the round believes what Slack said of a group: it allows some twenty such look-ups a minute for all groups
+together, and signatures need theirs."""
+
+Members = Callable[[str], Awaitable[frozenset[str]]]
+"""The accounts of a group. Raises DrError when Slack does not tell."""
+
+
+class Groups:
+    """The groups of the round: one look-up serves all accounts, and so does one that failed."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self._known: dict[str, tuple[float, frozenset[str] | DrError]] = {}
+
+    async def members(self, group: str) -> frozenset[str]:
+        """As Slack told at most `GROUP_LASTS_S` ago. Raises DrError when it did not tell."""
+        now = asyncio.get_running_loop().time()
+        at, told = self._known.get(group, (now - GROUP_LASTS_S, frozenset()))
+        if now - at >= GROUP_LASTS_S:
+            try:
+                told = await self._members(group)
+            except DrError as error:
+                told = error
+            self._known[group] = now, told
+        if isinstance(told, DrError):
+            raise told
+        return told
+
+
+async def look(
+    gateway: SlackGateway, desk: Desk, team: str, account: str, *, members: Members | None = None
+) -> Refusal | None:
     """Ask Slack now, note the answer, and return why the account may not sign. What Slack does not tell counts against
-    the account, but is not noted: it says nothing on signatures that were given before."""
+    the account, but is not noted: it says nothing on signatures that were given before. `members` tells of groups
+    where that need not be asked anew."""
+    members = members or gateway.group_members
     refusal = await gateway.account_problem(account, team)
     if refusal is not None and refusal.code is Code.LOOKUP_FAILED:
         return refusal
     watched = await desk.watched()
     try:
-        groups = [group for group in watched.groups if account in await gateway.group_members(group)]
+        groups = [group for group in watched.groups if account in await members(group)]
     except DrError as error:
         log.warning("group_not_readable", account=account, error=str(error))
         if refusal is not None and account in watched.accounts:
@@ -46,14 +81,14 @@ async def look(gateway: SlackGateway, desk: Desk, team: str, account: str) -> Re
 
 async def watch(gateway: SlackGateway, desk: Desk, team: str) -> None:
     """Look at every account of the roster, for ever, and at those first whose signature waits."""
-    clock = asyncio.get_running_loop().time
+    clock, groups = asyncio.get_running_loop().time, Groups(gateway.group_members)
     next_round = clock()
     while True:
         try:
             watched = await desk.watched()
             whole = clock() >= next_round
             for account in dict.fromkeys((*watched.waiting, *(watched.accounts if whole else ()))):
-                await look(gateway, desk, team, account)
+                await look(gateway, desk, team, account, members=groups.members)
                 await asyncio.sleep(BETWEEN_S)
             if whole:
                 next_round = clock() + LOOK_EVERY_S

@@ -249,15 +249,47 @@ async def test_i12_a_name_is_nobody(stage: Stage) -> None:
     await stage.refused("not_on_roster", plan)
 
 
+def by_group(document: dict[str, Any]) -> None:
+    rule(document, "DESTRUCTIVE")["slots"] = [{"role": "dba", "slack_group": "S0DBA"}]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=429, error="ratelimited", retry_after=1),
+        Fault(error="internal_error"),
+        Fault(status=503),
+        Fault(error="missing_scope"),
+    ],
+    ids=["limited", "broken", "away", "not allowed"],
+)
+async def test_i9_a_group_that_slack_does_not_tell_of_refuses(setting: Setting, fault: Fault) -> None:
+    async with setting(change=by_group) as stage:
+        stage.slack.groups["S0DBA"] = {DANIEL}
+        plan = await stage.plan()
+        view = await stage.window(plan)
+        stage.slack.fail("usergroups.users.list", *[fault] * 60)
+        assert "cannot sign now" in await stage.submit(view)
+        assert await stage.signers(plan) == [("olivia", "request")]
+        await stage.refused("lookup_failed", plan)
+
+
+@pytest.mark.parametrize("now", [{"S0DBA": {SAM}}, {}], ids=["without him", "switched off"])
+async def test_i9_who_is_in_the_group_no_more_fills_no_seat(setting: Setting, now: dict[str, set[str]]) -> None:
+    async with setting(change=by_group) as stage:
+        stage.slack.groups["S0DBA"] = {DANIEL}
+        plan = await stage.plan()
+        view = await stage.window(plan)
+        stage.slack.groups = now
+        assert "not in the Slack group" in await stage.submit(view)
+        await stage.refused("not_in_group", plan)
+
+
 async def test_i10_a_slack_group_gives_no_right(setting: Setting) -> None:
     """Whoever administers Slack can put anybody into a group; the roster is not Slack's."""
-
-    def by_group(document: dict[str, Any]) -> None:
-        rule(document, "DESTRUCTIVE")["slots"] = [{"role": "dba", "slack_group": "S0DBA"}]
-
     async with setting(change=by_group) as stage:
         stage.slack.users[STRANGER]["is_admin"] = True
-        stage.slack.users[STRANGER]["groups"] = ["S0DBA"]
+        stage.slack.groups["S0DBA"] = {DANIEL, STRANGER}
         plan = await stage.plan()
         await stage.window(plan, user=STRANGER)
         await stage.refused("not_on_roster", plan)

@@ -13,10 +13,11 @@ from actions.ports import Clock
 from bot.ports import ReplyTo, Who
 from bot.router import Command
 from bot.services.cards import PlanState
+from bot.slack import accounts
 from tests.attack.conftest import Setting
 from tests.attack.launch import TARGET
 from tests.attack.stage import DANIEL, REASON, SAM, Posted, Stage, with_roster
-from tests.attack.test_identity import person, rule
+from tests.attack.test_identity import by_group, person, rule
 from tests.fakes.slack import signed_http
 from tests.fixtures.office import OfficeForTests, shipped_plan
 from tests.fixtures.waiting import eventually
@@ -284,6 +285,32 @@ async def test_i8_who_left_the_roster_before_the_start_does_not_count(setting: S
         async with stage.office.working(1):
             plan = await stage.plan()
         await voided(stage, plan, without_daniel, "roster")
+
+
+async def test_i8_who_left_the_group_before_the_start_does_not_count(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round of look-ups notices; back to pending, and on again when he is back."""
+    for pace in ("LOOK_EVERY_S", "FIRST_EVERY_S", "GROUP_LASTS_S", "BETWEEN_S"):
+        monkeypatch.setattr(accounts, pace, 0.05)
+    async with setting(workers=0, change=by_group) as stage:
+        stage.slack.groups["S0DBA"] = {DANIEL}
+        async with stage.office.working(1):
+            plan = await stage.plan()
+        assert "starts now" in await stage.sign(plan)
+        stage.slack.groups["S0DBA"] = set()
+        noted = "SELECT count(*) FROM account WHERE account = :account AND groups = CAST(:groups AS jsonb)"
+        await eventually(lambda: _is_one(stage, noted, account=DANIEL, groups="[]"))
+        async with stage.office.working(1):
+            card = await stage.until(plan, PlanState.PENDING)
+            assert card.missing == ("1 of dba (in S0DBA)",)
+            await stage.untouched()
+            stage.slack.groups["S0DBA"] = {DANIEL}
+            await stage.until(plan, PlanState.SUCCEEDED)
+
+
+async def _is_one(stage: Stage, query: str, **values: Any) -> bool:
+    return bool(await stage.value(query, **values) == 1)
 
 
 async def test_i14_a_signer_nobody_has_looked_at_since_starts_nothing(setting: Setting) -> None:

@@ -17,7 +17,7 @@ from slack_bolt.async_app import AsyncApp
 from slack_bolt.response import BoltResponse
 
 from actions.approval import Act
-from actions.errors import PermanentError, TemporaryError, UserError
+from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from bot.ports import ReplyTo, Watched, Who
 from bot.router import Command, Router
 from bot.services.cards import PlanState
@@ -323,6 +323,45 @@ async def test_every_account_of_the_roster_is_looked_at_without_a_click(slack: F
     finally:
         watching.cancel()
     assert [bool(problem) for problem, _ in desk.noted.values()] == [False, True]
+
+
+async def test_the_round_asks_once_for_a_group_however_many_accounts_there_are(
+    slack: FakeSlack, gateway: WebGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "BETWEEN_S", 0.0)
+    slack.groups |= {"S0DBA": {"U0ANA"}, "S0SRE": {"U0ANA", "U0BEN"}}
+    desk = MemoryDesk(watching=Watched(accounts=("U0ANA", "U0BEN"), groups=("S0DBA", "S0SRE")))
+    watching = asyncio.create_task(accounts.watch(gateway, desk, TEAM))
+    try:
+        await desk.until(lambda: len(desk.noted) == 2)
+    finally:
+        watching.cancel()
+    assert desk.noted == {"U0ANA": ("", ("S0DBA", "S0SRE")), "U0BEN": ("", ("S0SRE",))}
+    assert slack.count("usergroups.users.list") == 2
+
+
+async def test_a_group_is_looked_up_again_after_a_while_and_at_every_click(
+    slack: FakeSlack, gateway: WebGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slack.groups["S0DBA"] = {"U0BEN"}
+    desk = MemoryDesk(watching=Watched(accounts=("U0BEN",), groups=("S0DBA",)))
+    groups = accounts.Groups(gateway.group_members)
+    assert await groups.members("S0DBA") == {"U0BEN"}
+    slack.groups["S0DBA"] = set()
+    assert await groups.members("S0DBA") == {"U0BEN"}
+    assert await accounts.look(gateway, desk, TEAM, "U0BEN") is None
+    assert desk.noted["U0BEN"] == ("", ())
+    monkeypatch.setattr(accounts, "GROUP_LASTS_S", 0.0)
+    assert await groups.members("S0DBA") == frozenset()
+
+
+async def test_a_group_that_cannot_be_read_costs_the_round_one_look_up(slack: FakeSlack, gateway: WebGateway) -> None:
+    groups = accounts.Groups(gateway.group_members)
+    slack.missing.add("usergroups.users.list")
+    for _ in range(3):
+        with pytest.raises(DrError):
+            await groups.members("S0DBA")
+    assert slack.count("usergroups.users.list") == 1
 
 
 @pytest.mark.parametrize("action", ["run.pause", "run.resume", "run.abort", "run.stop", "run.again"])
