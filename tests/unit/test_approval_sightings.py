@@ -64,7 +64,10 @@ def test_a_run_that_has_started_never_waits_for_slack() -> None:
 def test_it_expires_with_the_reason() -> None:
     decision = decide(case(REQUEST, sign("dba")), NOW + timedelta(hours=1))
     assert decision.state is State.EXPIRED
-    assert "Nobody had looked at the Slack accounts of its signers" in decision.reason
+    assert decision.reason == (
+        "This plan has expired: it was signed, but could not start in time. Ask for it again. Nobody had looked at the "
+        "Slack accounts of its signers: sign with keys while Slack is away."
+    )
 
 
 def test_without_a_limit_any_look_will_do() -> None:
@@ -76,6 +79,9 @@ def test_under_break_glass_the_commander_is_looked_at_too(request_: Signature, u
     alone = case(request_, break_glass=GLASS, recovery=True)
     early = decide(alone, NOW)
     assert (early.state, early.unseen) == (State.PENDING, ())
+    seldom = case(request_.model_copy(update={"at": OLD, "looked_at": NOW}), break_glass=GLASS, recovery=True)
+    waits = decide(seldom.model_copy(update={"expires_at": OLD + timedelta(hours=1)}), OLD)
+    assert (waits.state, waits.unseen) == (State.PENDING, ())  # the veto first: by its end somebody may have looked
     decision = decide(alone, OLD)
     assert decision.unseen == unseen
     assert decision.state is (State.PENDING if unseen else State.APPROVED)
@@ -99,6 +105,9 @@ def test_a_key_counts_beside_a_click_in_time_and_does_not_let_it_start_later() -
     # Who has not signed in time signs nothing any more.
     alone = case(REQUEST, late[0], expires_at=expires)
     assert decide(alone, at).state is State.EXPIRED
+    # Nor who clicked at the very end, which is too late.
+    late_click = case(REQUEST, sign("dba", at=30 * 60), late[0], expires_at=expires)
+    assert decide(late_click, at).state is State.EXPIRED
 
 
 def test_complete_signatures_that_nobody_looked_at_wait_for_a_look_also_where_glass_could_be_broken() -> None:

@@ -527,5 +527,11 @@ def test_what_destroys_needs_somebody_outside_who_vouches_for_it(risk: Risk, sta
     decision = decide(case, NOW)
     assert decision.state is state
     assert decision.code is (Code.UNWITNESSED if state is State.VOID else None)
+    assert decision.reason == (
+        f"The plan file names no `record`, so no witness would vouch for the signatures of a {risk} plan. Have a plan "
+        "file with `record` activated (`drbot plan activate`), then ask for this again."
+        if state is State.VOID
+        else ""
+    )
     assert decide(case.model_copy(update={"unwitnessed": False}), NOW).state is State.APPROVED
     assert decide(case.model_copy(update={"started": True}), NOW).state is State.APPROVED

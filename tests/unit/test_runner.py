@@ -276,6 +276,17 @@ async def test_resuming(
     assert stage.done == done
 
 
+async def test_looking_again_at_what_has_not_happened_says_what_to_answer(stage: Stage) -> None:
+    stage.probes["a"] = Probe.TODO
+
+    result = await run(a_plan(lamp("a")), a_journal((0, A), (0, K)))
+
+    assert result.message == (
+        "Switch on a: looked at again, it has not happened, or not completely. Answer with `/dr run repeat` to have it "
+        "done, which takes the signatures of its risk, or with `/dr run undo`."
+    )
+
+
 async def test_a_step_goes_on_where_the_run_stopped(stage: Stage) -> None:
     await run(a_plan(lamp("a"), lamp("b")), a_journal((0, A), (0, V), (1, A)))
 
