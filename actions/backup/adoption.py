@@ -107,7 +107,7 @@ class Adoption:
         async with together() as group:
             group.create_task(archive.replay(original, original.stop))
             storing = group.create_task(self._stored.store(original, policy, folder, recipients, shown.bytes))
-        packed, _, upload_error = storing.result()
+        packed, passed, upload_error = storing.result()
         if packed.plain_sha256 != read.plain_sha256:
             raise VerificationError(f"The spool file of `{request.source_key}` was changed while it was stored.")
         finished = self._clock.now()
@@ -129,6 +129,7 @@ class Adoption:
             compression="zstd",
             recipients=policy.recipients,
             database_bytes=facts.bytes,
+            places=passed.noted,
             fingerprint=fingerprint,
             globals=wanted,
             tools={"pg_dump": contents.dump_version},

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -119,8 +119,7 @@ class Places:
     @property
     def found(self) -> dict[int, range]:
         """Entry -> the bytes of its data, in the order of the archive."""
-        borders = pairwise([*self._found.values(), self._at])
-        return {number: range(*border) for number, border in zip(self._found, borders, strict=True)}
+        return ranges(self._found.items(), self._at)
 
     def feed(self, block: bytes) -> None:
         """Take the next bytes of the archive. Raises VerificationError when they are no data of an archive."""
@@ -167,6 +166,13 @@ class Places:
                 self._objects = kind == LARGE_OBJECTS
                 self._reading = _Reading.OBJECT if self._objects else _Reading.CHUNK
                 place += 1 + size
+
+
+def ranges(places: Iterable[tuple[int, int]], end: int) -> dict[int, range]:
+    """Entry -> the bytes of its data, from where it begins, in an archive of `end` bytes."""
+    found = list(places)
+    borders = pairwise([*(begin for _, begin in found), end])
+    return {number: range(*border) for (number, _), border in zip(found, borders, strict=True)}
 
 
 def read_contents(data: bytes) -> Contents:

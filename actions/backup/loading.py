@@ -88,6 +88,7 @@ class Loading:
             restoring = asyncio.ensure_future(self._tools.restore(order, archive, shown.bytes))
             for note in await self._while_there_is_room(into.server, restoring):
                 log.warning("left_out: %s", note)
+            await archive.check()
         except BaseException:
             await asyncio.shield(self.abandon(into, mark))
             raise

@@ -18,6 +18,7 @@ from actions.backup.packing import Packed
 from actions.backup.pins import Pin, pin_name
 from actions.backup.progress import Shown
 from actions.backup.signing import Signed
+from actions.backup.spool import Survey
 from actions.backup.stored import StoredDumps, only_in_the_copy, stored_as, write_private
 from actions.backup.together import together
 from actions.backup.tools import PostgresTools, Snapshot
@@ -112,8 +113,8 @@ class LogicalEngine(BackupEngine):
                 packing = group.create_task(
                     self._pack(snapshot, policy, folder, recipients, shown, copy_only=request.copy_only)
                 )
-            packed, contents, upload_error = packing.result()
-            fingerprint = with_archive(measuring.result(), contents)
+            packed, survey, upload_error = packing.result()
+            fingerprint = with_archive(measuring.result(), survey.contents(request.id))
         await self._refuse_tiny(policy, folder, packed, previous, copy_only=request.copy_only)
         finished = self._clock.now()
         manifest = Manifest(
@@ -133,6 +134,7 @@ class LogicalEngine(BackupEngine):
             compression="zstd",
             recipients=policy.recipients,
             database_bytes=facts.database_bytes,
+            places=survey.noted,
             fingerprint=fingerprint,
             relfilenodes=facts.relfilenodes,
             globals=facts.cluster_globals,
@@ -182,7 +184,7 @@ class LogicalEngine(BackupEngine):
         shown: Shown,
         *,
         copy_only: bool,
-    ) -> tuple[Packed, Contents, DrError | None]:
+    ) -> tuple[Packed, Survey, DrError | None]:
         source = await snapshot.archive()
         try:
             return await self._stored.store(source, policy, folder, recipients, shown.bytes, copy_only=copy_only)

@@ -124,6 +124,8 @@ class Manifest(Frozen):
     compression: str  # "zstd" or "none"
     recipients: tuple[str, ...]
     database_bytes: int
+    # Entry of the archive -> where its data begins in the plain bytes, in their order; empty where nobody noted it.
+    places: tuple[tuple[int, int], ...] = ()
     fingerprint: Fingerprint
     relfilenodes: Mapping[str, int] = {}  # "schema.table" -> relfilenode, for the target finder
     globals: Globals = Globals()
@@ -131,8 +133,8 @@ class Manifest(Frozen):
     requested_by: str = ""
 
     def canonical(self) -> bytes:
-        """RFC 8785 form, the bytes that are signed."""
-        return rfc8785.dumps(self.model_dump(mode="json"))
+        """RFC 8785 form, the bytes that are signed. Manifests are older than their places: none are left out."""
+        return rfc8785.dumps(self.model_dump(mode="json", exclude=None if self.places else {"places"}))
 
 
 class SignedManifest(Frozen):

@@ -14,10 +14,10 @@ from actions.backup.catalogue import Folder
 from actions.backup.crypto import Identity, Recipients
 from actions.backup.manifest import Manifest, SignedManifest, StoredObject
 from actions.backup.packing import Packed, pack
-from actions.backup.spool import Spool, SpooledArchive, Survey, file_chunks
-from actions.backup.stages import Header, disk
-from actions.backup.tools import ArchiveSource
-from actions.backup.unpacking import Unpacked, unpack_checked
+from actions.backup.spool import Spool, SpooledArchive, StoredArchive, Survey, file_chunks
+from actions.backup.stages import disk
+from actions.backup.tools import Archive, ArchiveSource
+from actions.backup.unpacking import Unpacked, check_stored, unpack_checked
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectStore, Secrets
 from actions.site import BackupPolicy
@@ -42,7 +42,7 @@ class StoredDumps:
         done: Callable[[int], None],
         *,
         copy_only: bool = False,
-    ) -> tuple[Packed, Contents, DrError | None]:
+    ) -> tuple[Packed, Survey, DrError | None]:
         """Encrypt and store an archive in the bucket and, where the policy wants it, on disk.
 
         With a local copy an error of the bucket is returned, not raised: the copy is completed all the same. With
@@ -66,14 +66,14 @@ class StoredDumps:
                     pass
 
         part = local.with_name(local.name + ".part") if local else None
-        header = Header()
+        survey = Survey(follow=True)
         try:
             packed = await pack(
                 *(source.read, source.finish, source.stop),
                 recipients=recipients,
                 store=store,
                 local=part,
-                watcher=header,
+                watcher=survey,
                 done=done,
             )
             if part is not None and local is not None:
@@ -81,9 +81,9 @@ class StoredDumps:
         finally:
             if part is not None:
                 await asyncio.to_thread(part.unlink, missing_ok=True)
-        if header.contents is None:
+        if not survey.complete:
             raise VerificationError("The dump ended before its table of contents.")
-        return packed, header.contents, failed[0] if failed else None
+        return packed, survey, failed[0] if failed else None
 
     async def publish(
         self, policy: BackupPolicy, folder: Folder, signed: SignedManifest, upload_error: DrError | None
@@ -164,15 +164,17 @@ class StoredDumps:
         read = await unpack_checked(chunks, manifest=manifest, identity=identity, sink=survey, done=done)
         return read, survey.contents(manifest.id)
 
-    async def fetch(
-        self, policy: BackupPolicy, manifest: Manifest, path: Path, done: Callable[[int], None]
-    ) -> SpooledArchive:
-        """Read the stored object into the file `path`, and compare both hashes with the manifest before anybody uses
-        it. What was kept stays on an error too; whoever names the path removes it."""
+    async def fetch(self, policy: BackupPolicy, manifest: Manifest, path: Path, done: Callable[[int], None]) -> Archive:
+        """Read the stored object into the file `path`, and compare it with the manifest before anybody uses it. What
+        was kept stays on an error too; whoever names the path removes it."""
         identity = await self._opening(policy, manifest)
         await asyncio.to_thread(self.check_room, manifest.stored.bytes)
-        spool, survey = Spool(path, identity, manifest.id), Survey(follow=True)
+        spool = Spool(path, identity, manifest.id)
         chunks = spool.kept(await self._chunks(policy, manifest))
+        if manifest.places:
+            await check_stored(chunks, manifest=manifest, done=done)
+            return StoredArchive(spool, await spool.contents(), manifest)
+        survey = Survey(follow=True)  # made before manifests said where the data lies: read it once for that
         await unpack_checked(chunks, manifest=manifest, identity=identity, sink=survey, done=done)
         return SpooledArchive(spool, survey)
 

@@ -68,14 +68,18 @@ class RestoreOrder(Frozen):
 
 
 class Archive(Protocol):
-    """A dump whose bytes are known to be right, as it goes into a restore."""
+    """A dump whose stored bytes are known to be right, as it goes into a restore."""
 
     contents: Contents
     places: Mapping[int, range]  # entry -> the bytes of its data
 
     async def replay(self, sink: Sink, stop: Callable[[], None]) -> None:
         """Give its plain bytes to the sink, as often as asked, until it raises EnoughError. `stop` ends a sink that is
-        held up."""
+        held up. Raises VerificationError when they are not those that were dumped."""
+
+    async def check(self) -> None:
+        """Raise VerificationError unless all plain bytes are those that were dumped; they are read for it only where
+        `replay` has not done so."""
 
 
 class PostgresTools(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import io
@@ -42,7 +43,11 @@ class Sink(Protocol):
     """Takes the plain bytes, in a thread of its own."""
 
     def run(self, source: Plain, /) -> None:
-        """Read it to its end."""
+        """Read it to its end, or raise EnoughError."""
+
+
+class EnoughError(Exception):
+    """Raised by a sink that needs no more."""
 
 
 async def unpack(
@@ -52,8 +57,10 @@ async def unpack(
     identity: Identity,
     sink: Sink,
     done: Callable[[int], None],
+    stop: Callable[[], None] | None = None,
 ) -> Unpacked:
-    """Decrypt and decompress into `sink`, undoing age, zstd and gzip. `done` is told stored bytes.
+    """Decrypt and decompress into `sink`, undoing age, zstd and gzip. `done` is told stored bytes; `stop` ends a sink
+    that is held up.
 
     Nothing is compared yet: that is for the caller, who knows what the hashes should be.
     """
@@ -69,9 +76,12 @@ async def unpack(
     def consume(plain: Channel) -> None:
         nonlocal measured
         measured = _Measured(plain)
-        sink.run(measured)
+        with contextlib.suppress(EnoughError):
+            sink.run(measured)
+        while measured.get():
+            pass
 
-    was_encrypted = await _through(chunks, backup=backup, identity=identity, consume=consume, passed=passed)
+    was_encrypted = await _through(chunks, backup=backup, identity=identity, consume=consume, passed=passed, stop=stop)
     return Unpacked(
         plain_bytes=measured.total if measured else 0,
         plain_sha256=measured.hash.hexdigest() if measured else "",
@@ -79,10 +89,6 @@ async def unpack(
         stored_sha256=hashed.hexdigest(),
         was_encrypted=was_encrypted,
     )
-
-
-class EnoughError(Exception):
-    """Raised by the sink of `replay` that needs no more."""
 
 
 async def replay(
@@ -145,11 +151,12 @@ async def unpack_checked(
     identity: Identity,
     sink: Sink,
     done: Callable[[int], None],
+    stop: Callable[[], None] | None = None,
 ) -> Unpacked:
     """Unpack an object to its end, and raise VerificationError unless it is what its manifest says."""
     backup = manifest.id
     try:
-        read = await unpack(chunks, backup=backup, identity=identity, sink=sink, done=done)
+        read = await unpack(chunks, backup=backup, identity=identity, sink=sink, done=done, stop=stop)
     except (VerificationError, NotARecipientError) as error:
         # The signed manifest names us as a recipient: a header that does not was changed.
         raise VerificationError(
@@ -164,11 +171,29 @@ async def unpack_checked(
         if found != wanted
     ]
     if wrong:
-        raise VerificationError(
-            f"The {' and '.join(wrong)} bytes of backup `{backup}` do not have the size and SHA-256 of its "
-            "manifest: they were changed. Nothing was restored from it. Use another backup."
-        )
+        raise _changed(wrong, backup)
     return read
+
+
+async def check_stored(chunks: AsyncIterator[bytes], *, manifest: Described, done: Callable[[int], None]) -> None:
+    """Read an object to its end as it is stored, and raise VerificationError unless it is what its manifest says."""
+    hashed, total = hashlib.sha256(), 0
+    try:
+        async for chunk in chunks:
+            await asyncio.to_thread(hashed.update, chunk)
+            total += len(chunk)
+            done(total)
+    finally:
+        await cast("AsyncGenerator[bytes]", chunks).aclose()
+    if (total, hashed.hexdigest()) != (manifest.stored.bytes, manifest.stored.sha256):
+        raise _changed(["stored"], manifest.id)
+
+
+def _changed(which: list[str], backup: str) -> VerificationError:
+    return VerificationError(
+        f"The {' and '.join(which)} bytes of backup `{backup}` do not have the size and SHA-256 of its "
+        "manifest: they were changed. Nothing was restored from it. Use another backup."
+    )
 
 
 class _Decrypting:

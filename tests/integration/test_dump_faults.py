@@ -22,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.executor import PROCESS, SubprocessExecutor
 from actions.adapters.s3 import S3Store
+from actions.backup.manifest import Manifest, SignedManifest
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import DumpRequest, JobKind, JobPhase, JobSpec, LoadRequest, no_progress
 from actions.site import DatabaseRef, Site
@@ -148,6 +149,38 @@ async def test_forged_manifests_are_refused_and_listed(world: DumpWorld) -> None
     await put(b"{ not json", "cannot be read")
     other = await dumped(world, "b2")
     await put(await world.objects.get(world.bucket, other.replace("dump.age", "manifest.json")), "belongs to `b2`")
+
+
+async def noted_otherwise(world: DumpWorld, **changes: object) -> Manifest:
+    """The manifest of `b1` with other values, signed as it should be."""
+    key = (await dumped(world)).replace("dump.age", "manifest.json")
+    signed = SignedManifest.model_validate_json(await world.objects.get(world.bucket, key))
+    made = SignedManifest.sign(signed.manifest.model_copy(update=changes), world.keys.signing)
+    await world.objects.put(world.bucket, key, made.model_dump_json().encode())
+    return made.manifest
+
+
+@pytest.mark.corruption
+async def test_what_changed_before_it_was_stored_is_found_in_the_load(world: DumpWorld) -> None:
+    """Memory that flips a bit after the plain bytes were hashed: the stored bytes are those of the manifest."""
+    await noted_otherwise(world, plain_sha256="0" * 64)
+    await refused(world, VerificationError, "The plain bytes of backup `b1` do not have the size and SHA-256")
+
+
+@pytest.mark.corruption
+async def test_data_that_lies_elsewhere_is_found_in_the_load(world: DumpWorld) -> None:
+    ((entry, begin),) = (
+        await world.engine.dump(DumpRequest(id="b1", database=world.database), no_progress)
+    ).manifest.places
+    await noted_otherwise(world, places=((entry, begin + 1),))
+    await refused(world, VerificationError, "`pg_restore` into .* failed")
+
+
+async def test_backup_older_than_the_note_of_its_places_comes_back(world: DumpWorld) -> None:
+    manifest = await noted_otherwise(world, places=())
+    assert b"places" not in manifest.canonical()
+    await world.engine.load(load(world), no_progress)
+    assert (await world.postgres.fingerprint(COPY, ())).rows == {"public.doc": ROWS}
 
 
 def forger_trusting_itself(world: DumpWorld) -> DumpWorld:
