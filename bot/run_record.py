@@ -20,8 +20,8 @@ from storage.tables import PlanRow
 
 log = structlog.get_logger()
 
-DRAWN_EVERY = timedelta(seconds=1)
-"""How often progress is written for people."""
+DRAWN_EVERY = timedelta(seconds=2.5)
+"""How often progress is written for people: Slack takes some fifty updates a minute, of all channels together."""
 
 
 class DatabaseJournal:
@@ -49,7 +49,7 @@ class DatabaseJournal:
 
 
 class Painter:
-    """Writes progress for people about once a second, and never holds the work up."""
+    """Writes progress for people now and then, and never holds the work up."""
 
     def __init__(self, database: Database, row: PlanRow, ports: Ports, *, epoch: int) -> None:
         self._database = database
