@@ -30,6 +30,13 @@ async def open_in(session: AsyncSession, channel: str) -> Incident | None:
     return (await session.execute(statement)).scalar_one_or_none()
 
 
+async def open_channels(session: AsyncSession) -> dict[str, str]:
+    """Every open incident that has a channel, and that channel; one opened outside Slack may have none."""
+    statement = select(col(Incident.id), col(Incident.channel))
+    rows = await session.execute(statement.where(col(Incident.closed_at).is_(None), col(Incident.channel) != ""))
+    return {row.id: row.channel for row in rows}
+
+
 async def at_hand(session: AsyncSession, incident_id: str | None) -> Incident | None:
     """The open incident that a request is about: its channel's, else the only one that is open."""
     if incident_id is not None:

@@ -39,6 +39,6 @@ class Record(Part):
     keep: Duration = timedelta(days=400)
     """How long a bucket refuses to delete a checkpoint; nobody can shorten it."""
     heads: Flag = True
-    """Whether the audit channel is told the head of the log now and then."""
+    """Whether the audit channel is told the head of the log now and then, and that of an incident each half hour."""
     witnesses: tuple[WitnessPlace, ...] = Field(min_length=1)
     """Where checkpoints are kept; a destructive step needs any one of them."""

@@ -182,6 +182,44 @@ async def test_a_head_is_told_in_the_channel_when_there_is_news(ledger: LedgerFo
     assert await ledger.scalar("SELECT count(*) FROM outbox") == await ledger.scalar(query) == 1
 
 
+async def test_the_channel_of_an_incident_is_told_every_half_hour_and_at_its_end(ledger: LedgerForTests) -> None:
+    clock = ledger.clock
+    sealer = ledger.sealer(channel="C0AUDIT")
+
+    async def told(minutes: int, *statements: str) -> list[str]:
+        """The channels that are told of what is sealed so many minutes later, after these statements."""
+        clock.advance(timedelta(minutes=minutes))  # type: ignore[attr-defined]
+        async with ledger.memory.session() as session:
+            await session.execute(text("DELETE FROM outbox"))
+            for statement in statements:
+                await session.execute(text(statement), {"now": clock.now()})
+        await ledger.note("news")
+        await sealer.seal()
+        async with ledger.memory.session() as session:
+            rows = await session.execute(text("SELECT channel, payload ->> 'text' FROM outbox ORDER BY channel"))
+            found = [tuple(row) for row in rows]
+        head = f"Record: checkpoint {await ledger.number()} at "
+        assert [said for _, said in found if not said.startswith(head)] == []
+        return [channel for channel, _ in found]
+
+    def opened(name: str, channel: str) -> str:
+        return (
+            "INSERT INTO incident (id, title, severity, commander, channel, scenario, impact_started_at, declared_at, "
+            f"rto_s) VALUES ('{name}', 'gone', 'SEV1', 'olivia', '{channel}', '', :now, :now, 3600)"
+        )
+
+    assert await told(0, opened("one", "C0ONE"), opened("two", "C0TWO"), opened("silent", "")) == ["C0AUDIT"]
+    assert await told(9) == []
+    assert await told(1) == ["C0AUDIT"]
+    assert await told(20) == ["C0AUDIT", "C0ONE", "C0TWO"]
+    # It moved into a channel of its own: where it was asked for nobody is told.
+    assert await told(5, "UPDATE incident SET channel = 'C0NEW' WHERE id = 'two'") == []
+    assert await told(0, "UPDATE incident SET closed_at = :now WHERE id = 'one'") == ["C0ONE"]
+    assert await told(30) == ["C0AUDIT", "C0NEW"]
+    assert await told(60, "UPDATE incident SET closed_at = :now WHERE id = 'two'") == ["C0AUDIT", "C0NEW"]
+    assert await told(60) == ["C0AUDIT"]
+
+
 # ---------------------------------------------------------------- before a destructive step
 
 

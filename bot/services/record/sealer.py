@@ -20,10 +20,11 @@ from actions.ports import Clock
 from bot.services.record.adoption import begin
 from bot.services.record.checkpoint import Checkpoint, Consumed, Signed, Signer
 from bot.services.record.epochs import BEGUN, starts
+from bot.services.record.heads import Heads, sentence
 from bot.services.record.watch import NEXT, Watch
 from bot.services.record.witness import PATIENCE, Witness, bounded, newest_of
 from bot.services.wake import Wake
-from storage import outbox, record, timeline
+from storage import incidents, outbox, record, timeline
 from storage.session import Database
 from storage.tables import CheckpointRow, LogEpoch
 
@@ -63,11 +64,10 @@ class Sealer:
         self._watch = watch
         self._clock = clock
         self._wake = wake
-        self._channel = channel  # where people are told the head of the log; empty: nowhere
+        self._heads = Heads(channel, every=watch.max_age)
         self._every = every
         self._grown = CompactRange()
         self._compared = -COMPARED_EVERY
-        self._told: Checkpoint | None = None
         self._news = {witness.name: asyncio.Event() for witness in watch.witnesses}
 
     async def run(self) -> None:
@@ -125,6 +125,7 @@ class Sealer:
                 raise PermanentError(f"Entries have places that no checkpoint covers. {NEXT}")
             if given_up is not None:
                 await record.consume(session, given_up, number=epoch.number)
+            incidents_open = await incidents.open_channels(session)  # before: the entry that closes one is then covered
             added = await record.place(session, size=self._grown.size, limit=BATCH)
             started = await record.started(session)
             if not (added or started or self._due(epoch, last)):
@@ -135,10 +136,11 @@ class Sealer:
             checkpoint = self._checkpoint(epoch, last, grown, started)
             await record.consume(session, started, number=checkpoint.number)
             await record.add(session, self._row(checkpoint))
-            told = await self._tell(session, checkpoint)
+            channels = self._heads.due(checkpoint, incidents_open)
+            for channel in channels:
+                await outbox.add(session, "text", channel, payload={"text": sentence(checkpoint)})
         self._grown = grown
-        if told:
-            self._told = checkpoint
+        self._heads.told(channels, checkpoint, incidents_open)
         for event in self._news.values():
             event.set()
         return len(added)
@@ -182,20 +184,6 @@ class Sealer:
             body=checkpoint.body(),
             signature=self._signer.sign(checkpoint),
         )
-
-    async def _tell(self, session: AsyncSession, checkpoint: Checkpoint) -> bool:
-        """Say the head of the log in the channel, now and then: people's memory is a witness too."""
-        told = self._told
-        if not self._channel or (
-            told is not None and (told.size == checkpoint.size or checkpoint.at - told.at < self._watch.max_age)
-        ):
-            return False
-        text = (
-            f"Record: checkpoint {checkpoint.number} at {checkpoint.at:%Y-%m-%d %H:%M:%S} UTC, "
-            f"{checkpoint.size} entries, root `{checkpoint.root[:16]}`."
-        )
-        await outbox.add(session, "text", self._channel, payload={"text": text})
-        return True
 
     async def _catch_up(self) -> None:
         """Build the peaks of the newest checkpoint from the leaves, unless they are known."""

@@ -1,0 +1,54 @@
+"""Where people are told the head of the log. Their memory is a witness too, that nobody can reach into; it counts for
+nothing when a worker asks whether it may go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+
+from bot.services.record.checkpoint import Checkpoint
+
+IN_INCIDENTS = timedelta(minutes=30)
+"""How often an incident's channel is told, where people have other things to read."""
+
+
+class Heads:
+    """The audit channel is told at most once in `every`; the channel of an incident every half hour while it is open,
+    and once when it is closed. Empty `audit`: nobody is told."""
+
+    def __init__(self, audit: str, *, every: timedelta) -> None:
+        self._audit = audit
+        self._every = every
+        self._told: dict[str, Checkpoint] = {}
+        self._open: Mapping[str, str] = {}  # incidents and their channels at the last checkpoint
+
+    def due(self, checkpoint: Checkpoint, incidents: Mapping[str, str]) -> list[str]:
+        """The channels to tell of this checkpoint; `incidents` are the open ones with their channels."""
+        if not self._audit:
+            return []
+        closed = {channel for name, channel in self._open.items() if name not in incidents}
+        late = {name for name in incidents.values() if name in self._told and self._late(name, checkpoint)}
+        audit = {self._audit} if self._late(self._audit, checkpoint) else set()
+        return sorted(audit | ((closed | late) - {self._audit}))
+
+    def _late(self, channel: str, checkpoint: Checkpoint) -> bool:
+        told = self._told.get(channel)
+        every = self._every if channel == self._audit else IN_INCIDENTS
+        return told is None or (told.size != checkpoint.size and checkpoint.at - told.at >= every)
+
+    def told(self, channels: Collection[str], checkpoint: Checkpoint, incidents: Mapping[str, str]) -> None:
+        """Remember it, once it is committed. The half hour of a new incident begins here."""
+        kept = {self._audit, *incidents.values()}
+        new = kept - self._told.keys() - {self._audit}
+        known = {channel: last for channel, last in self._told.items() if channel in kept}
+        self._told = known | dict.fromkeys(new | (kept & set(channels)), checkpoint)
+        self._open = dict(incidents)
+
+
+def sentence(checkpoint: Checkpoint) -> str:
+    """The head, as people read it."""
+    return (
+        f"Record: checkpoint {checkpoint.number} at {checkpoint.at:%Y-%m-%d %H:%M:%S} UTC, "
+        f"{checkpoint.size} entries, root `{checkpoint.root[:16]}`."
+    )
