@@ -131,7 +131,8 @@ def decide(case: Case, now: datetime) -> Decision:
             code=Code.EXPIRED,
         )
     if case.break_glass is not None:
-        missing = ("the requester's signature with a key, or as the incident commander",)
+        or_else = "" if _key_required(case) else ", or as the incident commander"
+        missing = (f"the requester's signature with a key{or_else}",)
     return Decision(state=State.PENDING, signers=signers, missing=missing)
 
 
@@ -271,12 +272,18 @@ def _freeze(case: Case, now: datetime) -> tuple[Window, datetime] | None:
 
 
 def _alone(case: Case, glass: BreakGlass, counted: Mapping[str, Sequence[Signature]]) -> Signature | None:
-    """The first signature that starts a recovery alone: the requester's, with a key or as the incident commander."""
+    """The first signature that starts a recovery alone: the requester's, with a key or as the incident commander. Where
+    a rule asks for a key, it does so of the commander too: the account alone is what may have been stolen."""
     for item in counted.get(case.requester, ()):
-        entitled = item.method is Method.KEY or (item.method is Method.SLACK and item.person == glass.commander)
+        commands = item.method is Method.SLACK and item.person == glass.commander and not _key_required(case)
+        entitled = item.method is Method.KEY or commands
         if entitled and item.reason.strip():
             return item
     return None
+
+
+def _key_required(case: Case) -> bool:
+    return any(rule.key_required for rule in case.covering)
 
 
 def _under_glass(
@@ -396,7 +403,9 @@ def _admit_request(case: Case, new: Signature) -> Refusal | None:
         return Refusal(code=Code.UNSIGNED, text=f"{text} themselves; ask in Slack, or sign it with a key.")
     if case.break_glass is not None:
         if _alone(case, case.break_glass, {new.person: (new,)}) is None:
-            text = "Break-glass needs your key (`drbot break-glass`), unless you are the incident commander."
+            wanted = "; a rule of this plan asks for one"
+            unless = wanted if _key_required(case) else ", unless you are the incident commander"
+            text = f"Break-glass needs your key (`drbot break-glass`){unless}."
             return Refusal(code=Code.KEY_REQUIRED, text=text)
         return None
     able = dict(case.roster)
@@ -417,7 +426,7 @@ def _useless(case: Case, new: Signature) -> Refusal | None:
     own = _signer(case, new.person, (new,))
     to_come = others_needed(case.covering, case.plan.risk) - len(counted.keys() - {case.requester, new.person}) - 1
     lacks_key = not any(Method.KEY in signer.methods for signer in before)
-    if lacks_key and new.method is Method.KEY and any(rule.key_required for rule in case.covering):
+    if lacks_key and new.method is Method.KEY and _key_required(case):
         return None
     closed: tuple[Slot, ...] = ()  # seats this person cannot take, with nobody left to come but for them
     for rule in case.covering:

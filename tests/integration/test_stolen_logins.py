@@ -17,6 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from bot.plan_file import DrPlan
+from bot.ports import ReplyTo
+from bot.router import Command
 from bot.services.cards import PlanCard, PlanState
 from storage import inbox
 from storage.roles import DatabaseRole
@@ -26,7 +28,7 @@ from tests.fixtures.keyed import PERSONS, keyed_plan
 from tests.fixtures.logins import make_logins
 from tests.fixtures.office import CHANNEL, OfficeForTests
 from tests.fixtures.ssh_keys import MakeKey
-from tests.integration.test_office import a_plan, incident
+from tests.integration.test_office import a_plan, incident, refusals
 
 pytestmark = [pytest.mark.integration, pytest.mark.attack]
 
@@ -76,6 +78,24 @@ async def test_where_a_key_is_asked_for_the_slack_login_starts_nothing(memory: D
     assert now.state is PlanState.PENDING
     assert any("key" in item for item in now.missing), now.missing
     assert card.plan_id not in WORLD
+
+
+async def test_where_a_key_is_asked_for_the_commanders_account_starts_nothing_alone(
+    memory: Database, make_key: MakeKey
+) -> None:
+    """Break-glass is no way around it: the commander's click is one that such a login can forge."""
+    office = OfficeForTests(memory, wanting_a_key({person: make_key(person) for person in PERSONS}))
+    opened = Command(name="incident.open", params={"title": "Orders are gone", "commander": "olivia"})
+    toy = Command(name="toy.run", reason="nobody answers", typed="toy", break_glass=True)
+    try:
+        async with office.working():
+            await office.desk.ask(office.who("olivia"), opened, reply=ReplyTo(channel=CHANNEL))
+            said = await office.refused(await office.desk.ask(office.who("olivia"), toy, reply=ReplyTo()) or 0)
+            codes = await refusals(office)
+    finally:
+        await office.close()
+    assert "a rule of this plan asks for one" in said
+    assert codes == ["key_required"]
 
 
 async def test_while_slack_is_suspect_the_slack_login_starts_nothing(office: OfficeForTests) -> None:

@@ -74,6 +74,23 @@ def test_only_a_key_or_the_commander_starts_alone_and_only_with_a_reason(
     assert (decide(alone(request_, break_glass=glass), READY).state is State.APPROVED) is may
 
 
+def test_where_a_rule_asks_for_a_key_the_commander_needs_one_as_well() -> None:
+    rule = a_rule(key_required=True)
+    in_slack = alone(REQUEST, rule=rule)
+
+    assert decide(in_slack, READY).state is State.PENDING
+    assert decide(in_slack, READY).missing == ("the requester's signature with a key",)
+    assert decide(alone(KEY_REQUEST, rule=rule), READY).state is State.APPROVED
+    assert decide(alone(REQUEST, KEY_REQUEST, rule=rule), READY).state is State.APPROVED
+    asked: dict[str, Any] = {"digest": in_slack.plan.digest, "typed": "", "reason": "nobody answers", "now": NOW}
+    refusal = admit(alone(rule=rule), "oncall", Act.REQUEST, **asked)
+    assert refusal is not None
+    assert refusal.code is Code.KEY_REQUIRED
+    assert refusal.text == "Break-glass needs your key (`drbot break-glass`); a rule of this plan asks for one."
+    assert admit(alone(rule=rule), "oncall", Act.REQUEST, **asked, method=Method.KEY) is None
+    assert admit(alone(), "oncall", Act.REQUEST, **asked) is None
+
+
 def test_without_a_signature_that_entitles_it_says_which_is_missing() -> None:
     decision = decide(alone(REQUEST, break_glass=NOBODY), READY)
 
