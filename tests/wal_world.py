@@ -21,6 +21,7 @@ from actions.backup.archiver import Archiver
 from actions.backup.physical import Lsn, RecoveryTarget
 from actions.backup.wal import WalArchive, WalStart
 from actions.backup.wal_fetch import FetchedWal, WalFetch
+from actions.backup.wal_source import AlarmKind
 from actions.backup.wal_spool import WalSpool
 from actions.backup.wal_status import WalStatus, read_status
 from actions.errors import TemporaryError
@@ -146,6 +147,16 @@ class WalWorld:
 
     async def status(self) -> WalStatus | None:
         return await read_status(self.objects, self.policy)
+
+    async def warns(self, kind: AlarmKind) -> bool:
+        """The archiver has said so last."""
+        status = await self.status()
+        return status is not None and kind in {alarm.kind for alarm in status.alarms}
+
+    async def silent(self) -> bool:
+        """It warns of nothing."""
+        status = await self.status()
+        return status is None or not status.alarms
 
     # ------------------------------------------------------------ the server
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actions.backup.physical import SEGMENT, Lsn
 from actions.errors import VerificationError
@@ -119,6 +119,23 @@ class Timelines:
             stretch.timeline_id == timeline_id and (stretch.end is None or lsn <= stretch.end)
             for stretch in self.stretches
         )
+
+    def go_on(self, at: Segment) -> Segment | None:
+        """Where the stream of this way is to be asked for by whoever has everything before `at`; None: `at` is on a
+        timeline that does not lead here.
+
+        What lies behind the end of its timeline is asked for of the next one. The end itself counts as behind: a server
+        that branched off exactly there streams nothing of the old timeline, which `pg_receivewal` takes for an error.
+        """
+        for place, stretch in enumerate(self.stretches):
+            if stretch.timeline_id == at.timeline_id:
+                if stretch.end is None or at.start < stretch.end:
+                    return at
+                fork = Segment.holding(stretch.end, at.timeline_id, at.size)
+                later = self.stretches[place + 1 :]
+                following = next(each for each in later if each.end is None or fork.start < each.end)
+                return replace(fork, timeline_id=following.timeline_id)
+        return None
 
     def choices(self, number: int, size: int) -> Sequence[Segment]:
         """Every segment of this number that may be replayed, in PostgreSQL's order: newest timeline first.

@@ -126,17 +126,16 @@ class WalReceiving:
         return self._after_switch(at, facts, await self._source.history(facts.timeline_id))
 
     def _after_switch(self, at: Segment, facts: SourceFacts, history: str) -> Segment:
-        way = Timelines.parse(facts.timeline_id, history)
-        if way.reaches(at.timeline_id, at.start):
-            return at  # `pg_receivewal` follows the switch by itself
-        for place, stretch in enumerate(way.stretches):
-            if stretch.timeline_id == at.timeline_id and stretch.end is not None:
-                log.warning("wal_ahead_of_new_timeline", archived=str(at), fork=str(stretch.end))
-                return Segment(way.ids[place + 1], stretch.end // at.size, at.size)
-        raise _OtherServerError(
-            f"`{self._policy.server}` is on timeline id {facts.timeline_id}, which does not come from timeline id "
-            f"{at.timeline_id} that is archived. Look which server is the primary."
-        )
+        # A switch that lies ahead `pg_receivewal` follows by itself.
+        goes_on = Timelines.parse(facts.timeline_id, history).go_on(at)
+        if goes_on is None:
+            raise _OtherServerError(
+                f"`{self._policy.server}` is on timeline id {facts.timeline_id}, which does not come from timeline id "
+                f"{at.timeline_id} that is archived. Look which server is the primary."
+            )
+        if goes_on.number < at.number:
+            log.warning("wal_ahead_of_new_timeline", archived=str(at), goes_on=str(goes_on))
+        return goes_on
 
     async def _from_buckets(self, facts: SourceFacts) -> Segment | None:
         """After the loss of the disk: the newest segment before which no bucket lacks anything, as far as the primary
@@ -193,8 +192,12 @@ class WalReceiving:
 
     def _check_stream(self, facts: SourceFacts) -> None:
         """After a failover the connection string leads elsewhere; the stream may still hang on the old primary."""
-        opened = self._spool.opened() if self._spool.state is not None else None
-        other = opened is not None and opened.segment.timeline_id != facts.timeline_id
+        at: Segment | None = None
+        if self._spool.state is not None:
+            opened = self._spool.opened()
+            at = opened.segment if opened is not None else self._spool.newest()
+        here = facts.slot is not None and facts.slot.active  # then it only catches up, on the way to this timeline
+        other = at is not None and at.timeline_id != facts.timeline_id and not here
         self._other_timeline = self._other_timeline + 1 if other else 0
         if self._stream is not None and self._other_timeline >= OTHER_TIMELINE_LOOKS:
             log.warning("wal_stream_of_another_timeline", server=self._policy.server, timeline_id=facts.timeline_id)

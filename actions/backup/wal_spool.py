@@ -128,8 +128,8 @@ class WalSpool:
             path.replace(self.closed / path.name)
             found.append(path.name)
         if found:
-            newest = max(found, key=self._order)
-            if not state.newest or self._order(newest) > self._order(state.newest):
+            # A later timeline may begin before what was closed of the one before it.
+            if (newest := max(found)) > state.newest:
                 self.change(newest=newest, begun=True)
             self._drop_outlived()
         return found
@@ -162,10 +162,10 @@ class WalSpool:
         return max(files, key=lambda each: self._order(each.name)) if files else None
 
     def newest(self) -> Segment | None:
-        """The newest segment that was closed."""
+        """The last segment that was closed of the last timeline."""
         state = self._known()
         names = [*self.waiting(), *([state.newest] if state.newest else [])]
-        return Segment.parse(max(names, key=self._order), state.segment_bytes) if names else None
+        return Segment.parse(max(names), state.segment_bytes) if names else None
 
     def closed_at(self, name: str) -> datetime:
         return datetime.fromtimestamp((self.closed / name).stat().st_mtime, UTC)
@@ -188,7 +188,7 @@ class WalSpool:
         """
         self.absorb()
         for each in self._partials():
-            if segment is None or self._order(each.name) > self._order(str(segment)):
+            if segment is None or (each.segment.number >= segment.number and each.segment != segment):
                 each.path.replace(self._aside / each.path.name)
         for path in self.receive.iterdir():
             if len(path.name) == len(str(Segment(1, 1))) and read_first_page(path) is None:

@@ -4,50 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.backup.physical import Lsn
 from actions.backup.segments import Segment
 from actions.backup.wal_source import AlarmKind
-from actions.backup.wal_status import WalStatus
 from actions.errors import UserError
-from tests.wal_world import HERE, OPEN, SETTINGS, THERE, WalWorld, eventually, standby_of
+from tests.wal_world import HERE, OPEN, SETTINGS, THERE, WalWorld, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("wal"), pytest.mark.asyncio(loop_scope="module")]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(run_directory: Path) -> AsyncIterator[EmbeddedPostgres]:
-    """One primary for this file; each test has a slot of its own."""
-    directory = run_directory / "wal-primary"
-    async with EmbeddedPostgres(directory, durable=False, settings=SETTINGS) as started:
-        yield started
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def world(server: EmbeddedPostgres, server_directory: Path) -> AsyncIterator[WalWorld]:
-    slot = f"slot_{server_directory.name[-8:].lower().replace('-', '_')}"
-    world = WalWorld(server_directory, server, slot=slot)
-    yield world
-    if world.server is server:
-        await server.start()
-        world.execute(
-            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active",
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active",
-            "ALTER SYSTEM RESET ALL",
-            "SELECT pg_reload_conf()",
-        )
-
-
-def kinds(status: WalStatus | None) -> set[AlarmKind]:
-    return {alarm.kind for alarm in status.alarms} if status is not None else set()
+@pytest.fixture
+def world(wal_world: WalWorld) -> WalWorld:
+    return wal_world
 
 
 async def test_closed_and_open_segments_arrive_and_a_server_comes_back_from_them(world: WalWorld) -> None:
@@ -62,7 +36,7 @@ async def test_closed_and_open_segments_arrive_and_a_server_comes_back_from_them
     assert status is not None
     assert status.slot is not None
     assert status.newest is not None
-    assert (status.backlog_bytes, status.base_wanted, kinds(status)) == (0, None, set())
+    assert (status.backlog_bytes, status.base_wanted, status.alarms) == (0, None, ())
     assert (datetime.now(UTC) - status.newest).total_seconds() < 20
     recovered = await world.recovered(base, start)
     try:
@@ -125,80 +99,13 @@ async def test_it_survives_a_restart_of_the_server(world: WalWorld) -> None:
         _, start = await world.base()
         world.fill("before")
         await world.server.stop()
-        await eventually(lambda: _said(world, AlarmKind.SERVER_AWAY))
+        await eventually(lambda: world.warns(AlarmKind.SERVER_AWAY))
         await world.server.start()
         world.point_to(world.server)
         world.fill("after")
         await world.archived(world.switch())
-        await eventually(lambda: _silent(world))
+        await eventually(world.silent)
     assert list(await world.archive.gaps(start, await world.archive.listing(HERE))) == []
-
-
-async def test_it_follows_a_promotion_with_its_slot_and_the_new_timeline(world: WalWorld) -> None:
-    standby = await standby_of(world.server, world.directory / "standby")
-    try:
-        async with world.archiving():
-            await world.following()
-            _, start = await world.base()
-            world.fill("before")
-            await world.archived(world.switch())
-            lsn = Lsn.parse(world.fill("last"))
-            old = world.server
-            world.point_to(standby)
-
-            def replayed() -> bool:
-                [(place,)] = world.execute("SELECT pg_last_wal_replay_lsn()::text")
-                return Lsn.parse(str(place)) >= lsn
-
-            await eventually(replayed)
-            world.execute("SELECT pg_promote()")
-            # The old primary is still there, and the stream hangs on it.
-            assert old.running()
-            world.fill("after")
-            await world.archived(world.switch(), within=40)
-            world.fill("and more")
-            await world.archived(world.switch())
-        way = await world.archive.timelines(start, None, await world.archive.listings())
-        assert way.ids == (1, 2)
-        assert list(await world.archive.gaps(start, await world.archive.listing(THERE))) == []
-        [(slots,)] = world.execute(f"SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{world.slot}'")
-        assert slots == 1
-    finally:
-        await standby.stop()
-
-
-async def test_it_goes_back_to_where_a_new_primary_branched_off(world: WalWorld) -> None:
-    async with world.archiving():
-        await world.following()
-        _, start = await world.base()
-    standby = await standby_of(world.server, world.directory / "behind")
-    try:
-        primary = world.server
-        world.point_to(standby)
-        world.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
-        world.point_to(primary)
-
-        def alone() -> bool:
-            return not primary_has_standby(world)
-
-        await eventually(alone)
-        async with world.archiving():
-            await world.following()
-            for note in ("lost", "lost too"):  # whole segments that the standby never sees
-                world.fill(note)
-                await world.archived(world.switch())
-        world.point_to(standby)
-        world.execute("SELECT pg_promote()")
-        async with world.archiving():
-            world.fill("new life")
-            await world.archived(world.switch(), within=40)
-        way = await world.archive.timelines(start, None, await world.archive.listings())
-        assert way.ids == (1, 2)
-        assert list(await world.archive.gaps(start, await world.archive.listing(HERE))) == []
-        fetched = await world.fetch(start)
-        assert fetched.timeline_id == 2
-    finally:
-        await standby.stop()
 
 
 @pytest.mark.corruption
@@ -208,6 +115,8 @@ async def test_a_bucket_that_is_away_for_a_while_holds_nothing_up(
     monkeypatch.setattr("actions.backup.wal_alarms.BUCKET_PATIENCE", timedelta(0))
     async with world.archiving():
         await world.following()
+        await world.archived(world.switch())
+        await eventually(lambda: not list((world.spool / "closed").iterdir()))
         world.memory.away |= {THERE}
         names = []
         for note in ("one", "two", "three"):
@@ -218,7 +127,7 @@ async def test_a_bucket_that_is_away_for_a_while_holds_nothing_up(
             return set(names) <= set(await world.stored(HERE))
 
         await eventually(here)
-        await eventually(lambda: _said(world, AlarmKind.BUCKET_AWAY))
+        await eventually(lambda: world.warns(AlarmKind.BUCKET_AWAY))
         assert sorted(path.name for path in (world.spool / "closed").iterdir()) == names
 
         async def told() -> bool:
@@ -232,7 +141,7 @@ async def test_a_bucket_that_is_away_for_a_while_holds_nothing_up(
         world.memory.away.clear()
         await world.archived(*names)
         await eventually(lambda: not list((world.spool / "closed").iterdir()))
-        await eventually(lambda: _silent(world))
+        await eventually(world.silent)
 
 
 @pytest.mark.corruption
@@ -291,7 +200,7 @@ async def test_a_gap_is_told_and_answered_with_the_wish_for_a_base(world: WalWor
     world.execute("CHECKPOINT")
     await eventually(lambda: not (world.server.data / "pg_wal" / name).exists())
     async with world.archiving():
-        await eventually(lambda: _said(world, AlarmKind.GAP))
+        await eventually(lambda: world.warns(AlarmKind.GAP))
         status = await world.status()
         assert status is not None
         assert status.base_wanted is not None
@@ -336,24 +245,20 @@ async def test_another_server_is_refused(world: WalWorld, server_directory: Path
         before = world.server
         world.point_to(other)
         async with world.archiving():
-            await eventually(lambda: _said(world, AlarmKind.OTHER_SERVER))
+            await eventually(lambda: world.warns(AlarmKind.OTHER_SERVER))
         world.point_to(before)
 
 
 async def test_a_synchronous_archiver_is_named_and_missed(world: WalWorld) -> None:
     world.policy = world.policy.model_copy(update={"synchronous": True})
     async with world.archiving():
-        await eventually(lambda: _said(world, AlarmKind.NOT_SYNCHRONOUS))
+        await eventually(lambda: world.warns(AlarmKind.NOT_SYNCHRONOUS))
         world.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{world.slot}'", "SELECT pg_reload_conf()")
-        await eventually(lambda: _silent(world))
+        await eventually(world.silent)
         world.fill("confirmed")
         state = world.execute(f"SELECT sync_state FROM pg_stat_replication WHERE application_name = '{world.slot}'")
         assert state == [("sync",)]
     world.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
-
-
-def primary_has_standby(world: WalWorld) -> bool:
-    return bool(world.execute("SELECT 1 FROM pg_stat_replication WHERE application_name = 'walreceiver'"))
 
 
 def _kept_from(world: WalWorld) -> str:
@@ -361,11 +266,3 @@ def _kept_from(world: WalWorld) -> str:
         f"SELECT pg_walfile_name(restart_lsn) FROM pg_replication_slots WHERE slot_name = '{world.slot}'"
     )
     return str(name)
-
-
-async def _said(world: WalWorld, kind: AlarmKind) -> bool:
-    return kind in kinds(await world.status())
-
-
-async def _silent(world: WalWorld) -> bool:
-    return kinds(await world.status()) == set()

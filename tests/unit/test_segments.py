@@ -58,6 +58,26 @@ def test_what_was_written_after_a_switch_is_no_part_of_it() -> None:
     assert list(way.numbers(names, SEGMENT)) == [1, 2, 3, 5]
 
 
+@pytest.mark.parametrize(
+    ("at", "goes_on"),
+    [
+        (Segment(1, 2), Segment(1, 2)),
+        (Segment(1, 3), Segment(1, 3)),  # the switch lies in it
+        (Segment(1, 4), Segment(2, 3)),  # written after the switch
+        (Segment(2, 4), Segment(2, 4)),
+        (Segment(2, 5), Segment(3, 5)),  # the switch is its very beginning
+        (Segment(3, 9), Segment(3, 9)),
+        (Segment(4, 1), None),
+    ],
+)
+def test_a_stream_goes_on_where_its_timeline_still_has_something(at: Segment, goes_on: Segment | None) -> None:
+    assert Timelines.parse(3, FORKS).go_on(at) == goes_on
+
+
+def test_a_timeline_on_which_nothing_was_written_is_passed_over() -> None:
+    assert Timelines.parse(3, "1\t0/5000000\tx\n2\t0/5000000\tx\n").go_on(Segment(1, 5)) == Segment(3, 5)
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "1\n", "x\t0/1\n", "1 zero\n", "3\t0/1\n", "2\t0/5\n1\t0/6\n"])
 def test_what_is_no_history_is_refused(text: str) -> None:
     with pytest.raises(VerificationError, match=r"00000003\.history"):

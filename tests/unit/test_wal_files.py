@@ -139,6 +139,26 @@ def test_an_old_timeline_s_open_segment_goes_once_the_new_one_s_is_closed(spool:
     assert spool.newest() == segment(9, 2)
 
 
+def test_an_open_segment_of_the_same_place_is_put_aside_for_the_new_timeline_s(spool: WalSpool) -> None:
+    received(spool, 9, suffix=".partial")
+    spool.go_on_at(segment(9, 2))
+    assert names(spool.receive) == [str(segment(8, 2))]
+    received(spool, 9, timeline_id=2, suffix=".partial")
+    spool.go_on_at(segment(9, 2))
+    assert names(spool.receive) == [f"{segment(9, 2)}.partial"]
+
+
+def test_a_new_timeline_that_begins_before_what_was_closed_is_the_newest(spool: WalSpool) -> None:
+    received(spool, 8, 9)
+    spool.absorb()
+    received(spool, 8, timeline_id=2)
+    spool.absorb()
+    assert spool.newest() == segment(8, 2)
+    for name in spool.waiting():
+        spool.done(name)
+    assert WalSpool(spool.directory).newest() == segment(8, 2)
+
+
 def test_there_is_one_alone(spool: WalSpool) -> None:
     with spool.alone(), pytest.raises(UserError, match="Another `drbot wal`"), WalSpool(spool.directory).alone():
         pass
