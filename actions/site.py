@@ -177,6 +177,7 @@ class PhysicalPolicy(Frozen):
     minimum_fulls: int = Field(default=2, ge=1)  # never fewer usable full backups than this
     amcheck: bool = False  # restores and restore tests compare indexes with tables
     slot: str = "drbot_wal"  # of `drbot wal`
+    standbys: tuple[str, ...] = ()  # servers that `drbot wal` keeps its slot on as well, for after a failover
     synchronous: bool = False  # commits wait until the archiver's disk has them
     stanza: str = ""  # of pgBackRest
     stanza_config: str = ""  # path of its configuration file; empty: pgBackRest's own default

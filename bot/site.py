@@ -310,6 +310,7 @@ async def _physical(plan: DrPlan, item: DatabaseBackup, secrets: Secrets) -> Phy
         minimum_fulls=base.minimum,
         amcheck=base.amcheck,
         slot=wal.slot if wal else "",
+        standbys=tuple(each.name for each in plan.servers if each.standby_of == server) if wal else (),
         synchronous=wal.synchronous if wal else False,
         stanza=base.stanza or server,
         stanza_config=base.stanza_config or "",

@@ -31,7 +31,8 @@ async def archive(
     objects = S3Store(site, secrets)
     source = PostgresWal(site, secrets, policy.server, policy.slot)
     spool = WalSpool(directory / policy.server)
-    archiver = Archiver(source, objects, policy, spool, key, SystemClock(), open_every=open_every)
+    standbys = {name: PostgresWal(site, secrets, name, policy.slot) for name in policy.standbys}
+    archiver = Archiver(source, objects, policy, spool, key, SystemClock(), standbys=standbys, open_every=open_every)
     work = asyncio.ensure_future(archiver.run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

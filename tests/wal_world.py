@@ -75,6 +75,7 @@ class WalWorld:
     prefix: str = "physical/"
     slot: str = "drbot_wal"
     synchronous: bool = False
+    standbys: dict[str, EmbeddedPostgres] = field(default_factory=dict)  # on which the archiver keeps its slot as well
 
     def __post_init__(self) -> None:
         self.values = {"DSN": self.server.dsn(), "IDENTITY": self.keys.identity, "SIGNING": self.keys.pem}
@@ -106,7 +107,11 @@ class WalWorld:
     # ------------------------------------------------------------ the archiver
 
     def archiver(self, *, open_every: timedelta = timedelta(seconds=0.3)) -> Archiver:
-        site = Site(servers={SERVER: Server(name=SERVER, admin_dsn="env:DSN")}, physical={SERVER: self.policy})
+        servers = {SERVER: Server(name=SERVER, admin_dsn="env:DSN")}
+        for name, standby in self.standbys.items():
+            self.values[name] = standby.dsn()
+            servers[name] = Server(name=name, admin_dsn=f"env:{name}")
+        site = Site(servers=servers, physical={SERVER: self.policy})
         source = PostgresWal(site, self.secrets, SERVER, self.policy.slot)
         spool = WalSpool(self.spool)
         key, clock = self.keys.signing, SystemClock()
@@ -118,6 +123,8 @@ class WalWorld:
             spool,
             key,
             clock,
+            standbys={name: PostgresWal(site, self.secrets, name, self.policy.slot) for name in self.standbys},
+            standbys_every=often,
             open_every=open_every,
             look_every=often,
             say_every=often,

@@ -95,6 +95,24 @@ class PostgresWal(WalSource):
                 {"slot": self._slot},
             )
 
+    async def keep_from(self, lsn: str) -> str:
+        await self.make_slot()  # at the redo pointer of the last restartpoint: the oldest WAL that is surely there
+        async with self._limited(), self._connections.session(self._server) as connection:
+            # Going back is refused by the server, and going beyond what was replayed is cut to it.
+            await connection.execute(
+                "SELECT pg_replication_slot_advance(slot_name, %(lsn)s) FROM pg_replication_slots"
+                " WHERE slot_name = %(slot)s AND NOT active AND restart_lsn < %(lsn)s",
+                {"slot": self._slot, "lsn": lsn},
+            )
+            rows = await connection.execute(
+                "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = %s AND restart_lsn IS NOT NULL",
+                [self._slot],
+            )
+            row = await rows.fetchone()
+        if row is None:
+            raise TemporaryError(f"Server `{self._server}` has dropped slot `{self._slot}`. It is made anew.")
+        return str(row[0])
+
     async def history(self, timeline_id: int) -> str:
         async with self._limited(), self._connections.session(self._server) as connection:
             try:

@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import timedelta
 
 import structlog
@@ -16,6 +17,8 @@ from actions.backup.native_catalogue import NativeCatalogue
 from actions.backup.physical import Lsn
 from actions.backup.sealed import Sealer
 from actions.backup.segments import Segment
+from actions.backup.standby_slots import EVERY as STANDBYS_EVERY
+from actions.backup.standby_slots import StandbySlots
 from actions.backup.wal import WalArchive
 from actions.backup.wal_alarms import BucketSeen, Seen, alarms
 from actions.backup.wal_receiving import WalReceiving
@@ -47,9 +50,11 @@ class Archiver:
         key: Ed25519PrivateKey,
         clock: Clock,
         *,
+        standbys: Mapping[str, WalSource] | None = None,
         open_every: timedelta,
         look_every: timedelta = LOOK_EVERY,
         say_every: timedelta = SAY_EVERY,
+        standbys_every: timedelta = STANDBYS_EVERY,
         base_every: timedelta = BASE_EVERY,
     ) -> None:
         self._objects, self._policy, self._spool, self._key, self._clock = objects, policy, spool, key, clock
@@ -63,6 +68,9 @@ class Archiver:
             )
         self._receiving = WalReceiving(source, archive, spool, clock)
         self._shipping = WalShipping(archive, spool, sealer, clock)
+        self._standbys = StandbySlots(
+            standbys or {}, clock, primary=lambda: self._receiving.facts, stored=self._stored, every=standbys_every
+        )
         self._open: OpenShipping | None = None
         if policy.open_bucket:
             self._open = OpenShipping(
@@ -83,7 +91,7 @@ class Archiver:
             log.info("wal_synchronous", server=self._policy.server, synchronous_standby_names=self._policy.slot)
         with self._spool.alone():
             works = [self._receiving.run(), self._absorb(), self._shipping.run(), self._watch(), self._say()]
-            works.append(self._await_base())
+            works += [self._await_base(), self._standbys.run()]
             if self._open is not None:
                 works.append(self._open.run())
             async with asyncio.TaskGroup() as group:
@@ -163,6 +171,10 @@ class Archiver:
             base_wanted=state.base_wanted if state else None,
         )
 
+    def _stored(self) -> Lsn:
+        """Every bucket lacks nothing that was closed before this place. Blocking."""
+        return min(map(self._shipping.durable, self._shipping.lanes))
+
     def _open_until(self, opened: OpenShipping) -> Lsn:
         """The open segment counts only where nothing is missing before it."""
         closed = max(map(self._shipping.durable, self._shipping.lanes))
@@ -192,6 +204,7 @@ class Archiver:
             rate=self._receiving.rate(),
             buckets=tuple(buckets),
             base_wanted=self._spool.state.base_wanted if self._spool.state else None,
+            standbys=dict(self._standbys.problems),
         )
         found = dict(alarms(seen))
         for kind, text in found.items():

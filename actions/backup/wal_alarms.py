@@ -6,8 +6,8 @@ slot is invalidated, a segment is gone), WAL is late (a bucket is away).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from actions.backup.physical import Lsn
@@ -50,6 +50,7 @@ class Seen:
     rate: float  # bytes of WAL a second, of the last minute
     buckets: tuple[BucketSeen, ...]
     base_wanted: BaseWanted | None = None
+    standbys: Mapping[str, str] = field(default_factory=dict)  # by name, what is wrong with the slot there
 
 
 def alarms(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
@@ -59,6 +60,8 @@ def alarms(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
     yield from _slot(seen)
     yield from _disk(seen)
     yield from _synchronous(seen)
+    if seen.standbys:
+        yield AlarmKind.STANDBY_SLOT, " ".join(text for _, text in sorted(seen.standbys.items()))
     yield from _buckets(seen)
     if seen.base_wanted is not None:
         yield (

@@ -57,6 +57,11 @@ class WalSource(Protocol):
         """A physical slot that keeps WAL from now on. One that is there is left alone, a lost one is made anew; with
         `anew` every one that nobody uses."""
 
+    async def keep_from(self, lsn: str) -> str:
+        """On a standby: hold WAL from here on under the slot, older WAL may go; where it is held from. That is before
+        `lsn` where this was not replayed yet, and behind it where WAL is gone. A slot that is missing, lost, or without
+        a place is made. Raises as `facts` does."""
+
     async def history(self, timeline_id: int) -> str:
         """The text of a timeline's history file. Raises UserError where there is none."""
 
@@ -74,6 +79,7 @@ class AlarmKind(StrEnum):
     SLOT_LOST = "slot_lost"
     SLOT_BEHIND = "slot_behind"
     KEEP_SIZE = "keep_size"  # max_slot_wal_keep_size is missing or small
+    STANDBY_SLOT = "standby_slot"  # a standby does not hold, or holds without limit, what a failover to it would need
     NOT_SYNCHRONOUS = "not_synchronous"
     DISK_LOW = "disk_low"
     BACKLOG = "backlog"

@@ -26,6 +26,7 @@ class Broken:
 
 # (where a name is used, where it is defined, what it names, names that always exist)
 _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("servers.*.standby_of", "servers.*.name", "server", ()),
     ("databases.*.server", "servers.*.name", "server", ()),
     ("databases.*.spare_server", "servers.*.name", "server", ()),
     ("databases.*.application", "services.*.name", "service", ()),
@@ -124,6 +125,7 @@ def broken_rules(data: Mapping[str, object]) -> list[Broken]:
         *_unreachable_quorum(data),
         *_odd_pairs(data),
         *_scratch_names(data),
+        *_standbys(data),
         *_physical(data),
         *_file_copies(data),
     ]
@@ -245,6 +247,37 @@ def _scratch_names(data: Mapping[str, object]) -> Iterator[Broken]:
         if isinstance(name, str) and name.startswith(SCRATCH):
             wrong = f"`{name}` looks like a scratch instance, which restores make and remove"
             yield Broken(path, wrong, f"choose a name that does not begin with `{SCRATCH}`")
+
+
+def _standbys(data: Mapping[str, object]) -> Iterator[Broken]:
+    """`standby_of` is for the archiver: where there is none it would be passed over in silence."""
+    archived = _archived(data)
+    known = {name for _, name in find(data, "servers.*.name")}
+    for path, server in find(data, "servers.*"):
+        if not isinstance(server, Mapping) or server.get("standby_of") is None:
+            continue
+        if server.get("role") != "standby":
+            wrong = f"`{server.get('name')}` has a `standby_of` and is no standby"
+            yield Broken((*path, "standby_of"), wrong, "set its role to `standby`, or leave `standby_of` out")
+        elif server.get("standby_of") == server.get("name"):
+            wrong = f"`{server.get('name')}` would stream from itself"
+            yield Broken((*path, "standby_of"), wrong, "name the server that it streams from")
+        elif (source := server.get("standby_of")) in known and source not in archived:
+            wrong = f"`{source}` has no WAL that `drbot wal` archives"
+            yield Broken((*path, "standby_of"), wrong, "name the server whose WAL it archives, or leave it out")
+
+
+def _archived(data: Mapping[str, object]) -> set[object]:
+    """The servers whose WAL `drbot wal` archives."""
+    databases = [item for _, item in find(data, "databases.*") if isinstance(item, Mapping)]
+    servers = {item.get("name"): item.get("server") for item in databases}
+    found = set()
+    for _, backup in find(data, "backups.databases.*"):
+        if isinstance(backup, Mapping) and isinstance(backup.get("wal"), Mapping):
+            base = backup.get("base")
+            if isinstance(base, Mapping) and base.get("engine", "native") != "pgbackrest":
+                found.add(servers.get(backup.get("database")))
+    return found
 
 
 def _physical(data: Mapping[str, object]) -> Iterator[Broken]:

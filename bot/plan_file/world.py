@@ -38,6 +38,8 @@ class Server(Part):
     """Name of the server in this plan."""
     role: ServerRole = ServerRole.PRIMARY
     """primary, standby, or spare (a server a restore may be sent to)."""
+    standby_of: Name | None = None
+    """The server it streams from: the archiver of that server keeps its slot here as well, for after a failover."""
     admin_dsn: SecretRef
     """Reference to the connection string of an administrator."""
     tools: str = ""

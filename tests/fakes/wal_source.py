@@ -46,6 +46,12 @@ class MemoryWalSource(WalSource):
         if self.held is None or anew:
             self.held = self.oldest
 
+    async def keep_from(self, lsn: str) -> str:
+        await self.make_slot()
+        assert self.held is not None
+        self.held = max(self.held, min(Lsn.parse(lsn), self.replayed))
+        return str(self.held)
+
     async def history(self, timeline_id: int) -> str:
         if timeline_id not in self.histories:
             raise UserError(f"There is no history of timeline id {timeline_id}.")

@@ -13,6 +13,7 @@ import pytest
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.backup.physical import SEGMENT, Lsn
 from actions.backup.segments import Timelines
+from actions.backup.wal_source import AlarmKind
 from tests.wal_world import HERE, THERE, WalWorld, eventually, standby_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("wal"), pytest.mark.asyncio(loop_scope="module")]
@@ -117,6 +118,84 @@ async def test_it_goes_on_where_a_new_primary_branched_off_between_two_segments(
     finally:
         await standby.stop()
         await primary.start()
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_a_new_primary_still_has_what_the_archiver_lacks_where_its_slot_was_kept(
+    world: WalWorld, held: bool
+) -> None:
+    """The archiver is away while the primary dies, and the new primary writes on and removes what it may."""
+    standby = await standby_of(world.server, world.directory / "standby")
+    world.standbys, primary = ({"STANDBY": standby} if held else {}), world.server
+    slot = f"SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = '{world.slot}'"
+    try:
+        async with world.archiving():
+            await world.following()
+            base, start = await world.base()
+            world.fill("before")
+            lsn = Lsn.parse(world.fill("archived"))
+            await world.archived(world.switch())
+            if held:  # and it goes on with the primary's: what was archived may go
+
+                def goes_on() -> bool:
+                    with psycopg.connect(standby.dsn(), autocommit=True) as connection:
+                        row = connection.execute(slot.encode()).fetchone()
+                    return row is not None and row[0] is not None and Lsn.parse(str(row[0])) > lsn
+
+                await eventually(goes_on)
+        end = Lsn.parse(world.fill("nobody has archived this"))
+        world.switch()
+        await eventually(lambda: _replayed(standby) >= end)
+        await primary.kill()
+        world.point_to(standby)
+        world.execute("SELECT pg_promote()")
+        for _ in range(8):
+            world.fill("and the new primary goes on")
+            world.switch()
+            world.execute("CHECKPOINT")
+        async with world.archiving():
+            await world.archived(world.switch(), within=40)
+            status = await world.status()
+            assert status is not None
+            assert (status.base_wanted is None) is held
+
+            async def whole() -> bool:
+                return list(await world.archive.gaps(start, await world.archive.listing(HERE))) == []
+
+            if held:
+                await eventually(whole)
+            else:
+                assert not await whole()
+        if held:
+            recovered = await world.recovered(base, start)
+            try:
+                world.point_to(recovered)
+                rows = world.execute("SELECT count(*) FROM ledger WHERE note = 'nobody has archived this'")
+            finally:
+                await recovered.stop()
+            assert rows == [(200,)]
+    finally:
+        await standby.stop()
+        await primary.start()
+
+
+async def test_a_standby_that_holds_nothing_is_told(world: WalWorld) -> None:
+    standby = await standby_of(world.server, world.directory / "standby")
+    world.standbys = {"STANDBY": standby}
+    try:
+        async with world.archiving():
+            await world.following()
+            await standby.stop()
+            await eventually(lambda: world.warns(AlarmKind.STANDBY_SLOT))
+            await standby.start()
+            world.values["STANDBY"] = standby.dsn()
+
+            async def quiet() -> bool:
+                return not await world.warns(AlarmKind.STANDBY_SLOT)
+
+            await eventually(quiet)
+    finally:
+        await standby.stop()
 
 
 def primary_has_standby(world: WalWorld) -> bool:

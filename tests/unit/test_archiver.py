@@ -18,7 +18,7 @@ from actions.backup.native_catalogue import BaseFolder
 from actions.backup.physical import PhysicalManifest
 from actions.backup.segments import Segment
 from actions.backup.signing import Signed
-from actions.backup.wal_source import AlarmKind, SourceFacts, WalSource
+from actions.backup.wal_source import AlarmKind
 from actions.backup.wal_spool import SpoolState, WalSpool
 from actions.backup.wal_status import BaseWanted
 from actions.errors import TemporaryError
@@ -26,22 +26,11 @@ from tests.fakes.clock import START
 from tests.fakes.entries import an_entry
 from tests.fakes.s3 import MemoryObjects
 from tests.fakes.wal import HERE, OPEN, THERE, MemoryWal
+from tests.fakes.wal_source import MemoryWalSource
 from tests.fixtures.waiting import eventually, until
 
 OFTEN = timedelta(milliseconds=20)
 WANTED = BaseWanted(after_lsn="0/5000000", since=START, reason="it was removed", timeline_id=1)
-
-
-class _Silent(WalSource):
-    async def facts(self) -> SourceFacts:
-        raise TemporaryError("It does not answer.")
-
-    async def make_slot(self, *, anew: bool = False) -> None: ...
-
-    async def history(self, timeline_id: int) -> str:
-        raise NotImplementedError
-
-    async def receive(self, directory: Path, *, synchronous: bool) -> None: ...
 
 
 class _Disk(WalSpool):
@@ -55,13 +44,14 @@ class _Disk(WalSpool):
 
 class _World:
     def __init__(self, directory: Path) -> None:
-        self.wal = MemoryWal()
+        self.wal, self.source = MemoryWal(), MemoryWalSource()
+        self.source.error = TemporaryError("It does not answer.")
         self.wal.objects = MemoryObjects("base", HERE, THERE, OPEN, clock=SystemClock())
         self.spool = _Disk(directory / "spool")
         self.spool.receive.mkdir(parents=True)
         self.spool.closed.mkdir()
         self.archiver = Archiver(
-            _Silent(),
+            self.source,
             self.wal.objects,
             self.wal.policy,
             self.spool,

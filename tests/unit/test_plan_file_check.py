@@ -345,6 +345,15 @@ def test_a_dump_is_never_kept_on_one_machine_alone(tmp_path: Path) -> None:
     ("old", "new", "key", "wrong"),
     [
         ("  - name: secondary ", "  - name: scratch-1 ", "servers[1].name", "looks like a scratch instance"),
+        ("    role: spare\n", "    role: spare\n    standby_of: primary\n", "servers[1].standby_of", "is no standby"),
+        ("    role: spare\n", "    role: standby\n    standby_of: secondary\n", "servers[1].standby_of", "from itself"),
+        ("    role: spare\n", "    role: standby\n    standby_of: third\n", "servers[1].standby_of", "third"),
+        (
+            "  - name: secondary ",
+            "  - {name: third, role: standby, standby_of: secondary, admin_dsn: env:THIRD}\n  - name: secondary ",
+            "servers[1].standby_of",
+            "`secondary` has no WAL that `drbot wal` archives",
+        ),
         ("open_store: superprismora-wal-open", "open_store: superprismora-backups", "wal.open_store", "Object Lock"),
         ("open_store: superprismora-wal-open", "open_store: elsewhere", "wal.open_store", "there is no bucket"),
         (

@@ -6,6 +6,7 @@ from pathlib import Path
 from actions.adapters.secrets import SecretReferences
 from actions.site import EngineKind
 from bot.plan_file import load
+from bot.plan_file.world import ServerRole
 from bot.site import site_of
 
 SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
@@ -55,6 +56,18 @@ async def test_indexes_are_checked_where_the_plan_says_so() -> None:
     checking = item.model_copy(update={"base": item.base.model_copy(update={"amcheck": True})})
     wanted = plan.model_copy(update={"backups": plan.backups.model_copy(update={"databases": (checking,)})})
     assert (await site_of(wanted, SecretReferences(values))).physical_of("primary").amcheck
+
+
+async def test_the_archiver_knows_the_standbys_of_its_server() -> None:
+    values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
+    plan = load(SHIPPED)
+    replica = plan.servers[1].model_copy(
+        update={"name": "replica", "role": ServerRole.STANDBY, "standby_of": "primary"}
+    )
+    wanted = plan.model_copy(update={"servers": (*plan.servers, replica)})
+    site = await site_of(wanted, SecretReferences(values))
+    assert site.physical_of("primary").standbys == ("replica",)
+    assert "replica" in site.servers
 
 
 async def test_the_files_and_buckets_of_the_shipped_plan() -> None:

@@ -89,6 +89,7 @@ def bucket(**changes: object) -> tuple[BucketSeen, ...]:
             AlarmKind.OPEN_AWAY,
             "open segment is not sent",
         ),
+        (replace(GOOD, standbys={"b": "B is bad.", "a": "A is bad."}), AlarmKind.STANDBY_SLOT, "A is bad. B is bad."),
         (replace(GOOD, buckets=bucket(conflict="other bytes")), AlarmKind.CONFLICT, "other bytes"),
         (replace(GOOD, problem=(AlarmKind.SERVER_AWAY, "gone")), AlarmKind.SERVER_AWAY, "gone"),
         (
