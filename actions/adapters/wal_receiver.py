@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, timedelta
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from actions.adapters.postgres_access import access
 from actions.adapters.postgres_connections import ServerConnections
 from actions.adapters.postgres_installation import installation
-from actions.adapters.programs import Program
+from actions.adapters.programs import Program, ProgramError
 from actions.backup.segments import history_name
 from actions.backup.wal_source import SlotFacts, SourceFacts, WalGoneError, WalSource
 from actions.errors import TemporaryError, UserError
@@ -47,6 +47,13 @@ KEEPALIVE = {
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
+
+
+async def _stopped(starting: asyncio.Future[Program]) -> None:
+    """Return when the program has ended, if it was started at all."""
+    with suppress(ProgramError):
+        program = await starting
+        await asyncio.to_thread(program.stop, grace=GRACE)
 
 
 class PostgresWal(WalSource):
@@ -126,20 +133,24 @@ class PostgresWal(WalSource):
         parameters = await self._connections.parameters(self._server)
         named = {**parameters, **KEEPALIVE, "application_name": self._slot}
         with access(named, Path(tempfile.gettempdir())) as (dsn, env):
-            program = await asyncio.to_thread(
-                Program.start,
-                [
-                    self._tool(),
-                    *("--directory", directory, "--slot", self._slot, "--no-loop", "--no-password", "--dbname", dsn),
-                    *("--status-interval", "1"),
-                    *(("--synchronous",) if synchronous else ()),
-                ],
-                env=env,
+            starting = asyncio.ensure_future(
+                asyncio.to_thread(
+                    Program.start,
+                    [
+                        self._tool(),
+                        *("--directory", directory, "--slot", self._slot),
+                        *("--no-loop", "--no-password", "--dbname", dsn, "--status-interval", "1"),
+                        *(("--synchronous",) if synchronous else ()),
+                    ],
+                    env=env,
+                )
             )
             try:
+                program = await asyncio.shield(starting)
                 await asyncio.to_thread(program.wait)
             finally:
-                await asyncio.shield(asyncio.to_thread(program.stop, grace=GRACE))
+                # Also one that was still starting: left alone it would go on, and keep the slot from the next one.
+                await asyncio.shield(_stopped(starting))
             said = " ".join(program.stderr().split())[-600:]
         if "has already been removed" in said:
             raise WalGoneError(f"The primary of `{self._server}` has no longer what comes next: {said}.")
