@@ -13,7 +13,7 @@ from actions.contract import Action, Finding, Lock, Observation, Plan, Precondit
 from actions.errors import UNKNOWN_NAME, DrError, RefusedError, UserError
 from actions.ports import Ports
 from actions.site import FilesPolicy, Frozen
-from actions.steps.file_return import brought_back, copy_manifest, endpoint_of
+from actions.steps.file_return import brought_back, copy_manifest, copying_takes, endpoint_of, return_takes
 from actions.steps.files import BringBackFiles, CopyFiles, CopyIs, ExpireCopies, FilesAtMost, said
 from actions.steps.moments import moment_of
 from actions.steps.naming import backup_id, job_name
@@ -21,8 +21,6 @@ from actions.steps.phrases import counted, moment, names, size, span
 
 LATE = timedelta(hours=26)
 """Age of the newest copy from which it is late: a day, and time to make it."""
-
-COPY_RATE = 40_000_000  # bytes a second between two stores, for estimates
 
 
 class FilesParams(Frozen):
@@ -152,7 +150,7 @@ class Copy(Action[CopyParams]):
                 Observation(name="newest copy", value=moment(usable[0].state_of) if usable else "none"),
                 Observation(name="files in it", value=str(usable[0].objects) if usable else "0"),
             ),
-            estimate=_estimate(usable[0].copied_bytes if usable else 0),
+            estimate=copying_takes(usable[0].copied_bytes if usable else 0),
         )
 
 
@@ -257,7 +255,6 @@ async def _bring_back(
     step = brought_back(ports.site, source, found, replace=replace, manifest=manifest, job=job_name(plan_id, 1))
     stands = FilesAtMost(source=source, replace=replace, missing=found.missing, changed=found.changed)
     overwrites = replace and found.changed > 0
-    moved = found.missing_bytes + (found.changed_bytes if replace else 0)
     return Plan(
         id=plan_id,
         action=action,
@@ -278,7 +275,7 @@ async def _bring_back(
             Observation(name="changed since", value=_with_examples(found, "changed", found.changed)),
             Observation(name="only there now, left alone", value=_with_examples(found, "later", found.later)),
         ),
-        estimate=_estimate(moved if source.copy_id is not None else 0, files=found.missing + found.changed),
+        estimate=return_takes(source, found, replace=replace),
     )
 
 
@@ -323,10 +320,6 @@ def _difference_findings(found: FilesDifference, target: str, *, overwrites: boo
 def _with_examples(found: FilesDifference, what: str, count: int) -> str:
     examples = found.examples.get(what, ())
     return f"{count}, such as {names(examples[:2])}" if examples else str(count)
-
-
-def _estimate(moved: int, *, files: int = 0) -> timedelta:
-    return timedelta(seconds=2 + moved // COPY_RATE + files // 100)
 
 
 def _broken(copy: FilesCopy) -> Finding:

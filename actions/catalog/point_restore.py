@@ -28,7 +28,7 @@ from actions.steps.files import BringBackFiles, CopyIs, FilesAtMost
 from actions.steps.gitops import Controller, ResumeGitOps, SuspendGitOps, controller_locks, controllers_of
 from actions.steps.images import ImagesAre, SetImages
 from actions.steps.moments import exact
-from actions.steps.phrases import counted, moment, names
+from actions.steps.phrases import counted, moment, names, span
 from actions.steps.point_cluster import ImageChange, image_changes, mirror_words, registry_lines
 from actions.steps.point_compare import ComparePoint, PointIs, cluster_lines, fingerprint, recorded, unread
 from actions.steps.point_databases import Return, database_returns
@@ -112,7 +112,7 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
             made_at=ports.clock.now(),
             findings=(*switches.findings, *_lacks(point), *(line.finding for line in manual)),
             observations=(*_observations(scene), *switches.observations, *scene.files.observations),
-            estimate=sum((each.estimate for each in returns), SWITCH),
+            estimate=sum((each.estimate for each in returns), scene.away),
             data_loss=f"{lost} Files and images go back to the same moment; newer files stay where they are.".strip(),
         )
 
@@ -133,6 +133,11 @@ class _Scene:
         """They stay suspended: resumed, they would put the images of their commit back."""
         changed = {change.ref for change in self.changes}
         return controllers_of([facts for facts in self.workloads if facts.ref in changed])
+
+    @property
+    def away(self) -> timedelta:
+        """How long the application is stopped, roughly."""
+        return SWITCH + self.files.takes
 
     @property
     def manual(self) -> tuple[ManualLine, ...]:
@@ -243,4 +248,7 @@ def _observations(scene: _Scene) -> tuple[Observation, ...]:
         *scene.mirrors,
         ("left to people", str(len(scene.manual))),
     ]
+    if scene.workloads:
+        away = f"about {span(scene.away)}, in which databases are switched and files come back"
+        lines.append(("application away", away))
     return tuple(Observation(name=name, value=value) for name, value in lines)

@@ -8,7 +8,7 @@ from actions.errors import UserError
 from actions.points import FilesPart, RecoveryPoint
 from actions.ports import Ports
 from actions.site import FilesPolicy
-from actions.steps.file_return import brought_back, copy_manifest
+from actions.steps.file_return import brought_back, copy_manifest, return_takes
 from actions.steps.files import CopyIs, FilesAtMost, said
 from actions.steps.naming import job_name
 from actions.steps.phrases import counted
@@ -41,6 +41,7 @@ async def files_share(ports: Ports, point: RecoveryPoint, part: FilesPart, plan_
         preconditions=(*proof, stands),
         observations=(seen,),
         manual=manual,
+        takes=return_takes(source, found, replace=replace),
     )
 
 

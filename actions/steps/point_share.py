@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from actions.contract import Finding, Observation, Precondition, Step, Verdict
 
@@ -35,6 +36,7 @@ class Share:
     findings: tuple[Finding, ...] = ()
     observations: tuple[Observation, ...] = ()
     manual: tuple[ManualLine, ...] = ()
+    takes: timedelta = timedelta()  # while the application is away
 
 
 def together(shares: Iterable[Share]) -> Share:
@@ -46,4 +48,5 @@ def together(shares: Iterable[Share]) -> Share:
         findings=tuple(each for share in shares for each in share.findings),
         observations=tuple(each for share in shares for each in share.observations),
         manual=tuple(line for share in shares for line in share.manual),
+        takes=sum((share.takes for share in shares), timedelta()),
     )

@@ -64,6 +64,8 @@ async def test_the_difference_is_shown_before_anybody_signs() -> None:
     assert shown["images"] == "set back on `api`"
     assert shown["files uploads"].startswith("1 missing and 1 changed of 2")
     assert "loses 43 s" in plan.data_loss
+    assert shown["application away"].startswith("about 32 s")  # of it 2 s for the files
+    assert plan.estimate == timedelta(seconds=32)
 
 
 async def test_without_a_scratch_instance_the_command_that_makes_one_is_said() -> None:
