@@ -89,6 +89,11 @@ class ScratchStart(Action[ScratchParams]):
         facts = await known(ports, params.scratch)
         if facts.restored is None or facts.state is ScratchState.BROKEN:
             raise UserError(f"The restore of `{facts.name}` did not end well. Make it again with `/dr-restore`.")
+        if facts.following is not None:
+            raise UserError(
+                f"`{facts.name}` follows the archive: its worker starts it by itself. Where it does not, `/dr doctor` "
+                f"says why; `/dr-restore halt {facts.id} --at TIME` ends it at a moment."
+            )
         return Plan(
             id=plan_id,
             action=self.name,

@@ -9,7 +9,7 @@ import pytest
 from actions.backup.physical import Following, RecoveryTarget, ScratchState, Waiting
 from actions.catalog.point import PointParams, RestorePoint
 from actions.catalog.rescue import Rescue, RescueParams
-from actions.catalog.scratch import NoParams, ScratchList
+from actions.catalog.scratch import NoParams, ScratchList, ScratchParams, ScratchStart
 from actions.catalog.standby import Follow, FollowParams, Halt, HaltParams
 from actions.contract import Plan, Verdict
 from actions.errors import TemporaryError, UserError
@@ -191,3 +191,8 @@ async def test_one_that_is_being_stopped_is_left_alone_and_trouble_is_for_the_ne
 
     monkeypatch.setattr(world.scratch, "tend", silent)
     await Standbys(world).tend()
+
+
+async def test_one_that_follows_is_not_woken_by_people() -> None:
+    with pytest.raises(UserError, match="its worker starts it by itself"):
+        await ScratchStart().plan(ScratchParams(scratch=SCRATCH_ID), with_a_standby(), PLAN_ID)
