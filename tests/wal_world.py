@@ -251,7 +251,7 @@ class WalWorld:
         return server
 
 
-async def eventually(true: Callable[[], object], *, within: float = 30, every: float = 0.05) -> None:
+async def eventually(true: Callable[[], object], *, within: float = 90, every: float = 0.05) -> None:
     """Return as soon as it is true; `true` may be a coroutine function."""
     async with asyncio.timeout(within):
         while True:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 
 from bot.demo.dataset import DATABASE
 from bot.services.cards import PlanCard
-from tests.fixtures.endings import ends_once, in_the_load
+from tests.fixtures.endings import ends_once, held_in_the_load
 from tests.fixtures.waiting import until
 from tests.fixtures.world import LEDGER, End, FaultWorld
 
@@ -29,9 +28,8 @@ async def signed(world: FaultWorld, name: str, card: PlanCard) -> PlanCard:
 
 async def test_a_load_that_was_stopped_is_over_and_can_be_done_again(world: FaultWorld) -> None:
     oid = (await world.databases())[LEDGER]
-    async with await psycopg.AsyncConnection.connect(world.production.dsn(), autocommit=True) as connection:
-        card = await world.restoring(LEDGER)
-        await in_the_load(connection, card)
+    card = await world.restoring(LEDGER)
+    await held_in_the_load(card)
     await world.order("run.stop", card)
     end = await world.ended(card)
     assert end.state == "asking"
