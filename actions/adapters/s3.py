@@ -18,6 +18,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError
 
+from actions.adapters.s3_clients import s3_client
 from actions.errors import UNKNOWN_NAME, PermanentError, RefusedError, TemporaryError, UserError
 from actions.ports import ObjectFacts, ObjectStore, Secrets
 from actions.site import Bucket, Site
@@ -305,8 +306,6 @@ async def _parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def _made_client(entry: Bucket, access: str, secret: str) -> S3Client:
-    import boto3
-
     amazon = entry.endpoint is None or ".amazonaws.com" in entry.endpoint
     config = Config(
         connect_timeout=5,
@@ -318,11 +317,4 @@ def _made_client(entry: Bucket, access: str, secret: str) -> S3Client:
         response_checksum_validation="when_supported" if amazon else "when_required",
         s3={"addressing_style": "auto" if amazon else "path"},
     )
-    return boto3.session.Session().client(
-        "s3",
-        endpoint_url=entry.endpoint,
-        region_name=entry.region,
-        aws_access_key_id=access,
-        aws_secret_access_key=secret,
-        config=config,
-    )
+    return s3_client(entry, access, secret, config)

@@ -17,6 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
+from actions.adapters.s3_clients import s3_client
 from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import Secrets
 from actions.site import Bucket
@@ -148,8 +149,6 @@ def _code(error: ClientError) -> str:
 
 
 def _made(bucket: Bucket, access: str, secret: str) -> S3Client:
-    import boto3
-
     amazon = bucket.endpoint is None or ".amazonaws.com" in bucket.endpoint
     config = Config(
         connect_timeout=3,
@@ -157,11 +156,4 @@ def _made(bucket: Bucket, access: str, secret: str) -> S3Client:
         retries={"mode": "standard", "total_max_attempts": 2},
         s3={"addressing_style": "auto" if amazon else "path"},
     )
-    return boto3.session.Session().client(
-        "s3",
-        endpoint_url=bucket.endpoint,
-        region_name=bucket.region,
-        aws_access_key_id=access,
-        aws_secret_access_key=secret,
-        config=config,
-    )
+    return s3_client(bucket, access, secret, config)
