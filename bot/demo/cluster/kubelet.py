@@ -43,6 +43,7 @@ PORT = "demo.superprismora.com/port"
 NODE_MEMORY = 64 << 30  # bytes of the one node
 SETTLE = 0.2  # seconds until a start counts as one
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before a crashed container is started again
+PROBE_PERIOD = 1.0  # seconds between looks at a pod that is ready, as short as a real one's can be
 PROBE_LIMIT = aiohttp.ClientTimeout(total=1.0)
 
 
@@ -60,6 +61,7 @@ class Runtime:
         self.ended: Json | None = None  # how the process last ended
         self.over = False  # it will not be started again
         self.ready = False
+        self.probed_at = 0.0
         self.kill_at: float | None = None  # end of the grace period
         self.message: Path | None = None  # where the container leaves its last words
         self.struck = ""  # why it was killed on order
@@ -256,6 +258,9 @@ class Kubelet:
         if url is None:
             runtime.ready = time.monotonic() - runtime.begun >= SETTLE
             return
+        if runtime.ready and time.monotonic() - runtime.probed_at < PROBE_PERIOD:
+            return
+        runtime.probed_at = time.monotonic()
         if self._http is None:
             self._http = aiohttp.ClientSession(timeout=PROBE_LIMIT)
         try:

@@ -4,14 +4,13 @@ All methods are synchronous and run on one event loop, so each is atomic. What c
 """
 
 import asyncio
-import copy
 import re
 import secrets
 import uuid
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from bot.demo.cluster import kinds as k
 from bot.demo.cluster.answers import RefusedError, exists, invalid, missing, stale
@@ -19,11 +18,21 @@ from bot.demo.cluster.kinds import Kind, Kinds
 from bot.demo.cluster.ownership import owners, record, updated
 from bot.demo.cluster.validation import completed
 
+T = TypeVar("T")
 Json = dict[str, Any]
 Key = tuple[str, str, str]  # group resource, namespace, name
 
 EVENTS_KEPT = 2000
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9.:]*[a-z0-9])?$")
+
+
+def copied(value: T) -> T:
+    """A copy of JSON that shares nothing with it; several times as quick as `copy.deepcopy`, which knows all types."""
+    if isinstance(value, dict):
+        return cast("T", {key: copied(inner) for key, inner in value.items()})
+    if isinstance(value, list):
+        return cast("T", [copied(inner) for inner in value])
+    return value
 
 
 def timestamp() -> str:
@@ -55,15 +64,15 @@ class Objects:
         found = self._objects.get((kind.group_resource, namespace, name))
         if found is None:
             raise missing(kind.group_resource, name)
-        return copy.deepcopy(found)
+        return copied(found)
 
     def find(self, kind: Kind, namespace: str, name: str) -> Json | None:
-        return copy.deepcopy(self._objects.get((kind.group_resource, namespace, name)))
+        return copied(self._objects.get((kind.group_resource, namespace, name)))
 
     def all(self, kind: Kind, namespace: str | None = None) -> list[Json]:
         """In order of creation."""
         return [
-            copy.deepcopy(found)
+            copied(found)
             for (resource, place, _), found in self._objects.items()
             if resource == kind.group_resource and namespace in (None, place)
         ]
@@ -73,13 +82,15 @@ class Objects:
         uid = owner["metadata"]["uid"]
         namespace = owner["metadata"].get("namespace", "")
         return [
-            found
-            for found in self.all(kind, namespace)
-            if any(ref["uid"] == uid for ref in found["metadata"].get("ownerReferences") or [])
+            copied(found)
+            for (resource, place, _), found in self._objects.items()
+            if resource == kind.group_resource
+            and place == namespace
+            and any(ref["uid"] == uid for ref in found["metadata"].get("ownerReferences") or [])
         ]
 
     def create(self, kind: Kind, namespace: str, body: Json, *, manager: str, dry_run: bool = False) -> Json:
-        found = copy.deepcopy(body)
+        found = copied(body)
         metadata = found.setdefault("metadata", {})
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = metadata["generateName"] + secrets.token_hex(3)[:5]
@@ -109,7 +120,7 @@ class Objects:
 
         `part="status"` writes the status alone, everything else writes all but the status.
         """
-        found = copy.deepcopy(body)
+        found = copied(body)
         name = found["metadata"]["name"]
         key = self._key(kind, namespace, name)
         live = self._objects.get(key)
@@ -130,7 +141,7 @@ class Objects:
             if owners(found) == owners(live):
                 found["metadata"]["managedFields"] = live["metadata"].get("managedFields") or []
         if found == live:
-            return copy.deepcopy(live)  # a write that changes nothing makes no new version
+            return copied(live)  # a write that changes nothing makes no new version
         if "deletionTimestamp" in live["metadata"] and not _held(kind, found):
             self._remove(key, kind, found)
             return found
@@ -145,6 +156,8 @@ class Objects:
         if fresh is None or fresh["metadata"]["uid"] != found["metadata"]["uid"]:
             return found
         change(fresh)
+        if fresh == self._objects[self._key(kind, namespace, name)]:
+            return fresh  # as mostly: controllers look five times a second
         return self.replace(kind, namespace, fresh, part=part, manager=manager or "controller")
 
     def delete(
@@ -163,19 +176,19 @@ class Objects:
         if live is None:
             raise missing(kind.group_resource, name)
         if dry_run:
-            return copy.deepcopy(live)
+            return copied(live)
         if orphan:
             self._orphan(live)
         if not _held(kind, live) or (kind is k.POD and grace == 0 and not live["metadata"].get("finalizers")):
             self._remove(key, kind, live)
-            return copy.deepcopy(live)
+            return copied(live)
         if "deletionTimestamp" not in live["metadata"]:
-            ending = copy.deepcopy(live)
+            ending = copied(live)
             ending["metadata"]["deletionTimestamp"] = timestamp()
             default = live.get("spec", {}).get("terminationGracePeriodSeconds", 30)
             ending["metadata"]["deletionGracePeriodSeconds"] = default if grace is None else grace
             self._store(key, kind, ending, "MODIFIED", dry_run=False)
-        return copy.deepcopy(self._objects[key])
+        return copied(self._objects[key])
 
     def finish(self, pod: Json) -> None:
         """The kubelet's word that nothing of the pod is left."""
@@ -212,12 +225,12 @@ class Objects:
         if kind is k.CUSTOM_RESOURCE:
             self.kinds.define(found)
         self._tell(word, kind, found)
-        return copy.deepcopy(found)
+        return copied(found)
 
     def _remove(self, key: Key, kind: Kind, found: Json) -> None:
         del self._objects[key]
         self.version += 1
-        last = copy.deepcopy(found)
+        last = copied(found)
         last["metadata"]["resourceVersion"] = str(self.version)
         self._tell("DELETED", kind, last)
         if kind is k.CUSTOM_RESOURCE:
@@ -244,7 +257,7 @@ class Objects:
                 found["metadata"]["ownerReferences"] = [ref for ref in refs if ref["uid"] != uid]
 
     def _tell(self, word: str, kind: Kind, found: Json) -> None:
-        change = Change(self.version, word, kind, copy.deepcopy(found))
+        change = Change(self.version, word, kind, copied(found))
         self._log.append(change)
         for queue in self._watchers:
             queue.put_nowait(change)
@@ -257,7 +270,7 @@ def _held(kind: Kind, found: Json) -> bool:
 
 
 def _only_status(live: Json, body: Json) -> Json:
-    found = copy.deepcopy(live)
+    found = copied(live)
     found["status"] = body.get("status", {})
     return found
 
@@ -268,7 +281,7 @@ def _all_but_status(kind: Kind, live: Json, body: Json) -> Json:
     if "status" in kind.parts:
         found.pop("status", None)
         if "status" in live:
-            found["status"] = copy.deepcopy(live["status"])
+            found["status"] = copied(live["status"])
     for key in ("uid", "creationTimestamp", "namespace", "generation", "deletionTimestamp", "resourceVersion"):
         found["metadata"].pop(key, None)
         if key in live["metadata"]:
