@@ -9,6 +9,8 @@ SIZE ?= small
 # One more than there are cores: tests wait for servers as much as they compute.
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 PYTEST := .venv/bin/pytest
+# Else each worker of the tests writes the assertions of every module anew, each time: 10 s of processor time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test lint format test-cluster bench soak mutate manifest lock clean
 
