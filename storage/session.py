@@ -61,10 +61,16 @@ class Database:
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
         connection = await psycopg.AsyncConnection.connect(self._conninfo, connect_timeout=5, autocommit=True)
-        await connection.execute(sql.SQL("SET idle_in_transaction_session_timeout = {}").format(sql.Literal(SILENT)))
-        if self.role is not None:
-            await self._become(connection, self.role)
-        await connection.set_autocommit(False)
+        try:
+            await connection.execute(
+                sql.SQL("SET idle_in_transaction_session_timeout = {}").format(sql.Literal(SILENT))
+            )
+            if self.role is not None:
+                await self._become(connection, self.role)
+            await connection.set_autocommit(False)
+        except BaseException:  # who was cancelled here would leave it open: the pool does not know it yet
+            await connection.close()
+            raise
         return connection
 
     async def _become(self, connection: psycopg.AsyncConnection[tuple[object, ...]], role: DatabaseRole) -> None:
@@ -72,7 +78,6 @@ class Database:
             await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue) as error:
             login = connection.info.user
-            await connection.close()
             raise UserError(
                 f"The login `{login}` of the bot's own database is no member of `{role}`; "
                 f"run `drbot migrate` as the owner, then `GRANT {role} TO {login}`."

@@ -17,6 +17,7 @@ from sqlmodel import SQLModel
 from actions.contract import JournalEntry, JournalState, Lock
 from actions.errors import TemporaryError
 from storage import inbox, outbox, plans, requests, runs, timeline, visits
+from storage.roles import DatabaseRole
 from storage.runs import LeaseLostError
 from storage.session import Database
 from storage.tables import PlanRow
@@ -285,3 +286,30 @@ async def test_turns_are_counted_over_all_processes_and_come_back(memory: Databa
         )
         await session.execute(text(future))
     assert await take("olivia")
+
+
+async def test_who_is_cancelled_while_connecting_leaves_no_session(memory: Database) -> None:
+    """A worker that is stopped, or a question that takes too long, at any moment of a new connection."""
+    query = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+
+    async def sessions() -> int:
+        async with memory.session() as session:
+            return int((await session.execute(query)).scalar_one())
+
+    async def asks(database: Database) -> None:
+        async with database.session() as session:
+            await session.execute(text("SELECT 1"))
+
+    before = await sessions()
+    for number in range(20):
+        other = memory.acting_as(DatabaseRole.WORKER)
+        task = asyncio.create_task(asks(other))
+        await asyncio.sleep(number / 2000)  # a connection takes some milliseconds
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await other.dispose()
+
+    async def gone() -> bool:
+        return await sessions() <= before
+
+    await eventually(gone)
