@@ -14,8 +14,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from actions.errors import TemporaryError, UserError
 from actions.ports import Secrets
 from actions.site import SecretRef
@@ -77,6 +75,8 @@ class SecretReferences(Secrets):
         return value
 
     async def _from_vault(self, ref: SecretRef, rest: str) -> str:
+        import aiohttp
+
         path, _, key = rest.partition("#")
         if self._vault is None or not path or not key:
             raise UserError(f"The secret `{ref}` needs a Vault address and the form `vault:path#key`.")
