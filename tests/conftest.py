@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.fixtures.executors",
     "tests.fixtures.ledger",
     "tests.fixtures.local_slack",
+    "tests.fixtures.logs",
     "tests.fixtures.memory",
     "tests.fixtures.office",
     "tests.fixtures.pgbackrest",

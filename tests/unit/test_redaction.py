@@ -6,7 +6,6 @@ import base64
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -120,18 +119,6 @@ async def test_what_is_resolved_is_learned_and_settings_are_too(monkeypatch: pyt
 # ------------------------------------------------------------ logs
 
 
-@pytest.fixture
-def restored_logs() -> Iterator[None]:
-    root = logging.getLogger()
-    before, level, hook, config = list(root.handlers), root.level, sys.excepthook, structlog.get_config()
-    yield
-    root.handlers, sys.excepthook = before, hook
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.configure(**config)
-
-
-@pytest.mark.usefixtures("restored_logs")
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_logs_hold_no_secret_and_no_forged_line(mask: Mask, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(form, mask)
@@ -153,7 +140,6 @@ def test_logs_hold_no_secret_and_no_forged_line(mask: Mask, form: str, capsys: p
         assert [json.loads(line)["level"] for line in written.splitlines()] == ["info", "warning", "error", "error"]
 
 
-@pytest.mark.usefixtures("restored_logs")
 def test_one_sentence_does_not_fill_the_disk(mask: Mask, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", mask)
     structlog.get_logger().info("note_taken", text="a" * 1_990 + VALUE + "b" * 50_000)
@@ -162,7 +148,6 @@ def test_one_sentence_does_not_fill_the_disk(mask: Mask, capsys: pytest.CaptureF
     assert "corr3ct" not in written
 
 
-@pytest.mark.usefixtures("restored_logs")
 def test_a_crash_shows_no_secret(mask: Mask, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", mask)
     error = RuntimeError(f"login with {VALUE} failed")
