@@ -1,4 +1,4 @@
-"""Clients for S3 that read the library's descriptions of the services once for the whole process.
+"""Clients of boto3 that read its descriptions of the services once for the whole process.
 
 Every client has a session of its own, since sessions are not made for several threads. Each would parse megabytes of
 JSON again, which takes ten times as long as the rest of making a client.
@@ -7,7 +7,7 @@ JSON again, which takes ten times as long as the rest of making a client.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from actions.site import Bucket
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 def s3_client(bucket: Bucket, access_key: str, secret_key: str, config: Config) -> S3Client:
     """A client for where the bucket is, with these keys and no others."""
+    import boto3
     import botocore.session
 
-    session = botocore.session.get_session()
-    session.register_component("data_loader", _descriptions())
-    client = session.create_client(
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _descriptions())
+    return boto3.session.Session(botocore_session=core).client(
         "s3",
         endpoint_url=bucket.endpoint,
         region_name=bucket.region,
@@ -31,7 +32,6 @@ def s3_client(bucket: Bucket, access_key: str, secret_key: str, config: Config) 
         aws_secret_access_key=secret_key,
         config=config,
     )
-    return cast("S3Client", client)
 
 
 @cache
