@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from actions.adapters.program_output import PIPE_BYTES
 from actions.adapters.programs import Program
-from actions.backup.unpacking import EnoughError, Plain, Sink
+from actions.backup.unpacking import EnoughError, GoneError, Plain, Sink
 from actions.errors import PermanentError
 
 
@@ -27,14 +27,16 @@ class ProgramInput(Sink):
             fcntl.fcntl(self._stream.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def run(self, source: Plain, /) -> None:
-        # A program that has ended says by itself why.
-        with contextlib.suppress(BrokenPipeError):
+        gone = False
+        try:
             self._stream.write(self._header)
             self._write(source)
             self._stream.close()
+        except BrokenPipeError:
+            gone = True
         with self._changing:
             self._over = True
-        raise EnoughError
+        raise GoneError if gone else EnoughError
 
     def _write(self, source: Plain) -> None:
         at = 0

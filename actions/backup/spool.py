@@ -11,7 +11,7 @@ from actions.backup.crypto import Identity
 from actions.backup.manifest import Manifest
 from actions.backup.stages import BLOCK, Header, disk, private
 from actions.backup.tools import Archive
-from actions.backup.unpacking import EnoughError, Plain, Sink, replay, unpack_checked
+from actions.backup.unpacking import EnoughError, GoneError, Plain, Sink, replay, unpack_checked
 from actions.errors import VerificationError
 
 
@@ -146,7 +146,10 @@ class StoredArchive(Archive):
             await self._spool.replay(sink, stop)
         else:
             self._measured = True
-            await self._spool.checked(self._manifest, sink, stop)
+            try:
+                await self._spool.checked(self._manifest, sink, stop)
+            except GoneError:
+                self._measured = False  # whoever took them says why; nobody waits for the rest
 
     async def check(self) -> None:
         if not self._measured:

@@ -50,6 +50,10 @@ class EnoughError(Exception):
     """Raised by a sink that needs no more."""
 
 
+class GoneError(EnoughError):
+    """Raised by a sink whose taker has ended before it had everything; the taker's own error says why."""
+
+
 async def unpack(
     chunks: AsyncIterator[bytes],
     *,
@@ -60,7 +64,7 @@ async def unpack(
     stop: Callable[[], None] | None = None,
 ) -> Unpacked:
     """Decrypt and decompress into `sink`, undoing age, zstd and gzip. `done` is told stored bytes; `stop` ends a sink
-    that is held up.
+    that is held up. It is read to its end whatever the sink needs, unless that raises GoneError.
 
     Nothing is compared yet: that is for the caller, who knows what the hashes should be.
     """
@@ -76,8 +80,12 @@ async def unpack(
     def consume(plain: Channel) -> None:
         nonlocal measured
         measured = _Measured(plain)
-        with contextlib.suppress(EnoughError):
+        try:
             sink.run(measured)
+        except GoneError:
+            raise
+        except EnoughError:
+            pass
         while measured.get():
             pass
 
