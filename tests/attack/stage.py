@@ -6,27 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import aiohttp
 from sqlalchemy import text
 
 from actions.contract import Risk
 from bot.plan_file import DrPlan
-from bot.services.cards import PlanCard, PlanState
-from bot.slack.runtime import EVENTS_PATH, SlackRuntime
+from bot.services.cards import PlanState
 from storage import plans
-from storage.session import Database
 from tests.attack.launch import TARGET, Catalogue, CountingExecutor
-from tests.fakes.slack import APP_TOKEN, BOT_TOKEN, SECRET, TEAM, FakeSlack, Message, signed_http
+from tests.fakes.slack import FakeSlack
 from tests.fixtures.office import CHANNEL, OfficeForTests
+from tests.fixtures.slack_side import DANIEL, OLIVIA, SAM, STRANGER, Posted, SlackSide, accounts
 from tests.fixtures.waiting import eventually
-
-OLIVIA, DANIEL, SAM, STRANGER = "U0OLIVIA", "U0DANIEL", "U0SAM", "U0BEN"
-"""Olivia asks, Daniel is a DBA, Sam is of security, Ben is a member of the workspace and of no roster."""
 
 REASON = "the orders table is gone"
 
@@ -38,85 +32,14 @@ def with_roster(plan: DrPlan, change: Callable[[dict[str, Any]], None]) -> DrPla
     return DrPlan.model_validate(document)
 
 
-@dataclass
-class Posted:
-    """A plan and its message."""
-
-    card: PlanCard
-    message: Message
-
-
-class Stage:
-    """`async with Stage.open(...)`: workers work and Slack can send."""
+class Stage(SlackSide):
+    """The Slack side with an executor that counts."""
 
     def __init__(self, office: OfficeForTests, slack: FakeSlack, catalogue: Catalogue) -> None:
-        self.office = office
-        self.slack = slack
+        super().__init__(office, slack)
         self.catalogue = catalogue
         self.executor = CountingExecutor()
         office.ports = replace(office.ports, executor=self.executor)
-        self.runtime: SlackRuntime
-        self.http: aiohttp.ClientSession
-
-    @property
-    def memory(self) -> Database:
-        return self.office.memory
-
-    # ------------------------------------------------------------ playing
-
-    @asynccontextmanager
-    async def open(self, *, workers: int = 1, socket_mode: bool = False) -> AsyncIterator[None]:
-        """Serve Slack and work."""
-        async with (
-            self.office.working(workers),
-            self.serving(socket_mode=socket_mode) as self.runtime,
-            aiohttp.ClientSession() as self.http,
-        ):
-            yield
-
-    @asynccontextmanager
-    async def serving(self, *, socket_mode: bool = False, office: OfficeForTests | None = None) -> AsyncIterator[Any]:
-        """One process with the Slack role."""
-        served = office or self.office
-        runtime = SlackRuntime(
-            bot_token=BOT_TOKEN,
-            app_token=APP_TOKEN if socket_mode else None,
-            signing_secret=SECRET,
-            api_url=self.slack.url,
-            socket_mode=socket_mode,
-            http_host="127.0.0.1",
-            http_port=0,
-            desk=served.desk,
-            outbox=served.deliveries,
-            team=None,
-            shared=served.plan.channels.shared,
-            post_every=0.02,  # the fake limits nobody, and the pace has tests of its own
-            update_every=0.02,
-        )
-        task = asyncio.create_task(runtime.run())
-        try:
-            ready = asyncio.create_task(runtime.ready.wait())
-            await asyncio.wait({ready, task}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                task.result()
-            yield runtime
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def address(self, runtime: SlackRuntime | None = None) -> str:
-        return f"http://127.0.0.1:{(runtime or self.runtime).port}{EVENTS_PATH}"
-
-    async def post(
-        self, raw: str | bytes, headers: Mapping[str, str], *, runtime: SlackRuntime | None = None
-    ) -> tuple[int, str]:
-        """Send bytes to the door: status and answer."""
-        async with self.http.post(self.address(runtime), data=raw, headers=dict(headers)) as response:
-            return response.status, await response.text()
-
-    async def send(self, body: Mapping[str, Any]) -> tuple[int, str]:
-        """As Slack sends it."""
-        return await self.post(*signed_http(body))
 
     async def ask(self, words: str | None = None, *, user: str = OLIVIA) -> tuple[int, str]:
         """The command that asks for the plan, as typed."""
@@ -130,48 +53,7 @@ class Stage:
         before = len(self._cards())
         status, _ = await self.ask()
         assert status == 200
-        await self.slack.until(lambda: len(self._cards()) > before, 30)
-        message = self._cards()[-1]
-        posted = Posted(await self.office.desk.plan_card(token_of(message)), message)
-        known = "SELECT ts FROM card_message WHERE ref = :plan"  # the answer of the post is on its way to the database
-        await eventually(lambda: self._is(known, message.ts, plan=posted.card.plan_id))
-        return posted
-
-    def _cards(self) -> list[Message]:
-        return [message for message in self.slack.messages if "plan.details" in json.dumps(message.blocks)]
-
-    async def window(self, posted: Posted, *, user: str = DANIEL, action: str = "plan.approve", **body: Any) -> str:
-        """Click a button that opens a window; its id once it is filled."""
-        before = set(self.slack.views)
-        token = body.pop("token", posted.card.token)
-        click = self.slack.click(action, token, message=posted.message, user=user) | body
-        assert (await self.send(click))[0] == 200
-        await self.slack.until(lambda: bool(set(self.slack.views) - before))
-        [view] = set(self.slack.views) - before
-        await self.slack.until(lambda: "fills by itself" not in json.dumps(self.slack.views[view]))
-        return view
-
-    async def submit(self, view: str, *, user: str = DANIEL, reason: str = "seen", typed: str = TARGET) -> str:
-        """Send a form; what its window says then."""
-        fields = (
-            {"reason": reason, "typed": typed}
-            if '"typed"' in json.dumps(self.slack.views[view])
-            else {"reason": reason}
-        )
-        status, acknowledged = await self.send(self.slack.submission(view, user=user, **fields))
-        assert status == 200
-        if "fills by itself" not in acknowledged and '"update"' in acknowledged:
-            return acknowledged  # refused before any handler
-        return await self.said(view)
-
-    async def said(self, view: str) -> str:
-        await self.slack.until(lambda: "callback_id" not in self.slack.views[view])
-        await self.slack.until(lambda: "fills by itself" not in json.dumps(self.slack.views[view]))
-        return json.dumps(self.slack.views[view], ensure_ascii=False)
-
-    async def sign(self, posted: Posted, *, user: str = DANIEL, action: str = "plan.approve", **form: str) -> str:
-        """Open the form and send it."""
-        return await self.submit(await self.window(posted, user=user, action=action), user=user, **form)
+        return await self._posted(before)
 
     async def sign_late(self, posted: Posted, *, user: str = DANIEL, typed: str = TARGET) -> None:
         """Send a form whose window was opened while the plan still took signatures."""
@@ -198,13 +80,6 @@ class Stage:
 
     # ------------------------------------------------------------ looking
 
-    async def value(self, query: str, **values: Any) -> Any:
-        async with self.memory.session() as session:
-            return (await session.execute(text(query), values)).scalar_one_or_none()
-
-    async def _is(self, query: str, wanted: Any, **values: Any) -> bool:
-        return bool(await self.value(query, **values) == wanted)
-
     async def values(self, query: str, **values: Any) -> list[Any]:
         async with self.memory.session() as session:
             return list((await session.execute(text(query), values)).scalars())
@@ -219,9 +94,6 @@ class Stage:
 
     async def state(self, posted: Posted) -> PlanState:
         return (await self.office.desk.plan_card(posted.card.token)).state
-
-    async def until(self, posted: Posted, *states: PlanState) -> PlanCard:
-        return await self.office.until(posted.card, *states)
 
     async def refused(self, code: str, posted: Posted | None = None, *, times: int = 1, starts: int = 0) -> None:
         """It was refused for this reason and no other, the record says so, and nothing was carried out but `starts`
@@ -247,22 +119,6 @@ class Stage:
         """The workers have looked, and the executor was not called, or not more often than that."""
         await asyncio.sleep(0.15)
         assert len(self.executor.starts) == starts
-
-
-def token_of(message: Message) -> str:
-    """What the message's buttons carry."""
-    for block in message.blocks:
-        for element in block.get("elements", ()):
-            if str(element.get("action_id", "")).startswith("plan."):
-                return str(element["value"])
-    raise AssertionError("a message without buttons")
-
-
-def accounts(slack: FakeSlack) -> None:
-    """The persons of the roster as full members of the workspace, and the channels."""
-    for user, name in ((OLIVIA, "Olivia Ortega"), (DANIEL, "Daniel Dietrich"), (SAM, "Sam Sato")):
-        slack.users[user] = {"id": user, "team_id": TEAM, "name": user.lower(), "real_name": name}
-    slack.channels |= {CHANNEL: "incident", "#dr-audit": "dr-audit", "#dr-oncall": "dr-oncall"}
 
 
 __all__ = ["DANIEL", "OLIVIA", "REASON", "SAM", "STRANGER", "Posted", "Risk", "Stage", "accounts", "with_roster"]

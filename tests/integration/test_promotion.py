@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, fields
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import event, text
 
+from actions import registry
 from actions.adapters.clock import SystemClock
 from actions.adapters.embedded_postgres import EmbeddedPostgres, Start
 from actions.adapters.kubernetes import KubernetesCluster
 from actions.adapters.postmaster import Postmaster
 from actions.adapters.service_check import ServiceProbe
-from actions.backup.physical import RecoveryTarget, ScratchState
+from actions.backup.jobs import Engines
+from actions.backup.physical import RecoveryTarget, ScratchFacts, ScratchState
 from actions.backup.scratch_place import ScratchPlace
 from actions.catalog.promote import Promote, PromoteParams
 from actions.contract import Plan, Probe
@@ -37,10 +43,17 @@ from bot.demo.manifests import manifests
 from bot.demo.plan import API, CLOSE_DAY, CONFIG_MAP, NAMESPACE, WORKER
 from bot.demo.ports import free_ports
 from bot.demo.world import answers
+from bot.services.cards import PlanCard, PlanState
+from bot.services.own_runs import OwnRuns
+from storage.session import Database as Memory
 from tests.contract.kit import MemoryJournal
+from tests.fakes.executor import MemoryExecutor
 from tests.fakes.s3 import MemoryObjects
+from tests.fakes.slack import FakeSlack
 from tests.fakes.world import a_world
+from tests.fixtures.office import OfficeForTests, shipped_plan
 from tests.fixtures.physical import Past
+from tests.fixtures.slack_side import DANIEL, Posted, SlackSide, accounts
 from tests.fixtures.waiting import eventually
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 
@@ -48,12 +61,12 @@ pytestmark = pytest.mark.integration
 
 PLAN_ID = "k7m2n3p4q5"
 PASSWORD = "a password of the tests"
-NEW = DatabaseRef("scratch-s1", DATABASE)
+LEASE = timedelta(seconds=15)  # of workers that share their loop with everything else
 
 
 @dataclass
 class Live:
-    """An application that works on a server that is backed up, and the scratch instance `s1` from before the harm."""
+    """An application that works on a server that is backed up and was harmed; `before` is the end of the WAL then."""
 
     world: PhysicalWorld
     ports: Ports
@@ -61,14 +74,29 @@ class Live:
     url: str
     whole: proof.Proof
     marks: proof.Marks
+    before: str
+
+    async def restored(self) -> None:
+        """The scratch instance `s1` from before the harm."""
+        await self.world.restore(RecoveryTarget(lsn=self.before))
+        await self.world.scratch.start("s1")
 
     def old(self, *, application: bool = False) -> str:
         server = self.world.server
         return server.dsn(DATABASE, role=APPLICATION, password=PASSWORD) if application else server.dsn(DATABASE)
 
-    async def orders(self) -> int:
-        [row] = await self.ports.postgres.query(NEW, "SELECT count(*) AS n FROM orders")
+    async def orders(self, server: str) -> int:
+        [row] = await self.ports.postgres.query(DatabaseRef(server, DATABASE), "SELECT count(*) AS n FROM orders")
         return int(row["n"])
+
+    async def works(self, server: str) -> None:
+        """The application places orders on this server."""
+        placed = await self.orders(server)
+
+        async def placing() -> bool:
+            return await self.orders(server) > placed
+
+        await eventually(placing)
 
 
 @pytest.fixture
@@ -101,11 +129,9 @@ async def live(run_directory: Path) -> AsyncIterator[Live]:
         [(before,)] = world.sql("SELECT pg_current_wal_insert_lsn()::text")
         await do_damage(server.dsn(DATABASE), Damage.DELETE_ROWS)
         await world.archive()
-        await world.restore(RecoveryTarget(lsn=str(before)))
-        await world.scratch.start("s1")
-        yield Live(world, ports_of(world, cluster, url), cluster, url, rows, whole)
-        if await world.scratch.find("s1") is not None:
-            await world.scratch.stop("s1")
+        yield Live(world, ports_of(world, cluster, url), cluster, url, rows, whole, str(before))
+        for facts in await world.scratch.instances():
+            await world.scratch.stop(facts.id)
 
 
 def ports_of(world: PhysicalWorld, cluster: ClusterStandIn, url: str) -> Ports:
@@ -130,10 +156,16 @@ def ports_of(world: PhysicalWorld, cluster: ClusterStandIn, url: str) -> Ports:
     )
     fakes = a_world()
     parts = {part.name: getattr(fakes, part.name) for part in fields(Ports)}
+    logical, tables = world.logical(site, world.directory)
     real = {
         "site": site,
         "postgres": world.postgres,
+        "objects": world.objects,
+        "backups": logical,
+        "physical": world.engine,
         "scratch": world.scratch,
+        "tables": tables,
+        "executor": MemoryExecutor(Engines(logical, world.engine, world.prover, tables, fakes.files)),
         "cluster": KubernetesCluster(site, world.secrets),
         "service": ServiceProbe(world.secrets),
         "secrets": world.secrets,
@@ -147,18 +179,130 @@ async def planned(live: Live, *, old_primary_is_dead: bool = False) -> Plan:
     return await Promote().plan(params, live.ports, PLAN_ID)
 
 
-async def test_the_application_goes_on_at_the_new_primary_and_the_old_one_is_closed_for_good(live: Live) -> None:
-    plan = await planned(live)
-    assert plan.stopped == ()
-    journal = MemoryJournal()
+class DiesOncePromoted:
+    """A scratch port whose process is not there any more when the promotion it began has ended."""
 
-    result = await Runner(plan, live.ports, journal).run()
+    def __init__(self, port: object) -> None:
+        self._port = port
+        self.died = asyncio.Event()
 
-    assert result.outcome is Outcome.SUCCEEDED, result.message
-    [said] = [line.detail for line in journal.lines if "timeline id" in line.detail]
-    assert "on timeline id 2, branched off timeline id 1" in said
-    await answers(live.url)
-    facts = await live.ports.scratch.find("s1")
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._port, name)
+
+    async def promote(self, scratch: str) -> ScratchFacts:
+        await self._port.promote(scratch)  # type: ignore[attr-defined]
+        self.died.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+class DeadError(Exception):
+    """What a statement of a process meets that is not there any more."""
+
+
+@dataclass
+class Desk:
+    """The bot in front of this world; its workers are started and killed by the test."""
+
+    live: Live
+    office: OfficeForTests
+    side: SlackSide
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.office.worker(lease=LEASE).run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def until_killed(self, dying: DiesOncePromoted) -> None:
+        """A worker from now until it has promoted: then nothing more of it reaches the bot's database."""
+        office, real = self.office, self.office.ports
+        memory, self.office.at_work = office.at_work, Memory(office.memory.url)
+        office.ports = replace(real, scratch=dying)
+        worker = asyncio.create_task(office.worker(lease=LEASE).run())
+        await dying.died.wait()
+
+        def dead(*_: Any) -> None:
+            raise DeadError
+
+        event.listen(office.at_work.engine.sync_engine, "before_cursor_execute", dead)
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        await office.at_work.dispose()
+        office.at_work, office.ports = memory, real
+        async with self.office.memory.session() as session:
+            await session.execute(text("UPDATE run SET lease_until = clock_timestamp() WHERE state = 'running'"))
+
+    async def ended(self, posted: Posted) -> PlanCard:
+        states = (PlanState.SUCCEEDED, PlanState.FAILED, PlanState.ASKING)
+        return await self.side.until(posted, *states, within=120)
+
+    async def promoting(self, scratch: str) -> Posted:
+        """Asked for by one person; another has to sign."""
+        posted = await self.side.asked(f'promote {scratch} --reason "users are gone" --target {DATABASE}')
+        assert posted.card.state is PlanState.PENDING, posted.card
+        return posted
+
+    async def configured(self) -> str:
+        return (await self.live.ports.cluster.config("main", NAMESPACE, CONFIG_MAP))["DATABASE_HOST"]
+
+
+@pytest.fixture
+async def desk(live: Live, memory: Memory) -> AsyncIterator[Desk]:
+    office = OfficeForTests(memory, shipped_plan(), catalogue=registry)
+    runs = OwnRuns(office.at_work, office.policy, registry.kinds(), office.clock)
+    office.ports = replace(live.ports, runs=runs)
+    try:
+        async with FakeSlack(paced=False) as slack:
+            accounts(slack)
+            side = SlackSide(office, slack)
+            async with side.open(workers=0):
+                yield Desk(live, office, side)
+    finally:
+        await office.close()
+
+
+@pytest.mark.timeout(300)
+async def test_the_application_goes_on_at_the_new_primary_and_the_old_one_is_closed_for_good(desk: Desk) -> None:
+    live, side, server = desk.live, desk.side, desk.live.world.server
+    before = await desk.configured()
+    async with desk.working():
+        point = await side.asked(f"{DATABASE} --lsn {live.before}")
+        restored = await desk.ended(point)
+        assert restored.state is PlanState.SUCCEEDED, restored.message
+        scratch = point.card.plan_id
+        # An old primary that cannot be closed: everything is as it was.
+        settings = server.data / "postgresql.conf"
+        kept = settings.read_text()
+        settings.write_text(f"{kept}\nallow_alter_system = off\n")
+        live.world.sql("SELECT pg_reload_conf()")
+        promoting = await desk.promoting(scratch)
+        await side.sign(promoting, user=DANIEL)
+        refused = await desk.ended(promoting)
+        assert refused.state is PlanState.FAILED, refused.message
+        assert "ALTER SYSTEM" in refused.message
+        assert await desk.configured() == before
+        await live.works(SERVER)
+        settings.write_text(kept)
+        live.world.sql("SELECT pg_reload_conf()")
+        promoting = await desk.promoting(scratch)  # for the next worker
+    await side.sign(promoting, user=DANIEL)
+
+    await desk.until_killed(DiesOncePromoted(live.ports.scratch))
+    # Between the promotion and the rollout: nobody writes anywhere.
+    assert await desk.configured() == before
+    assert (await live.ports.postgres.fencing(SERVER)).holds
+    async with desk.working():
+        ended = await desk.ended(promoting)
+    assert ended.state is PlanState.SUCCEEDED, ended.message
+
+    said = "on timeline id 2, branched off timeline id 1"
+    assert await side.value("SELECT count(*) FROM timeline_entry WHERE text LIKE :said", said=f"%{said}%") == 1
+    await side.slack.until(lambda: said in json.dumps(promoting.message.blocks))
+    facts = await live.ports.scratch.find(scratch)
     assert facts is not None
     host, _, port = facts.address.rpartition(":")
     new = f"postgresql://{APPLICATION}:{PASSWORD.replace(' ', '%20')}@{host}:{port}/{DATABASE}"
@@ -168,32 +312,29 @@ async def test_the_application_goes_on_at_the_new_primary_and_the_old_one_is_clo
         )
         assert connection.execute(shown).fetchone() == ("5MB", "off", "10")
     assert await proof.prove(new, live.marks) == live.whole
-    placed = await live.orders()
-
-    async def placing() -> bool:  # the application's worker
-        return await live.orders() > placed
-
-    await eventually(placing)
+    await answers(live.url)
+    await live.works(facts.name)
     # The old one keeps the harm, refuses the application, and goes on refusing it after a restart.
     for _ in range(2):
         with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
             psycopg.connect(live.old(application=True))
         assert (await live.ports.postgres.fencing(SERVER)).holds
-        await live.world.server.stop()
-        assert await live.world.server.start() is Start.NEW
+        await server.stop()
+        assert await server.start() is Start.NEW
     # The machine is started again: it is found at the same address.
-    Postmaster(live.world.scratch_directory / "s1" / "data").kill()
-    step = StartScratch(scratch="s1")
+    Postmaster(live.world.scratch_directory / scratch / "data").kill()
+    step = StartScratch(scratch=scratch)
     assert await step.probe(live.ports) is Probe.TODO
-    again = await live.ports.scratch.start("s1")
+    again = await live.ports.scratch.start(scratch)
     await step.verify(live.ports)
     assert (again.address, again.state) == (facts.address, ScratchState.PROMOTED)
     await answers(live.url)
-    kept = (live.world.scratch_directory / "s1" / "data" / "postgresql.conf").read_text()
+    kept = (live.world.scratch_directory / scratch / "data" / "postgresql.conf").read_text()
     assert "recovery_target" not in kept
 
 
 async def test_a_primary_that_is_gone_needs_the_word_of_a_person(live: Live) -> None:
+    await live.restored()
     await live.world.server.kill()
     [stop] = (await planned(live)).stopped
     assert "does not answer, so nothing closes it" in stop.detail

@@ -6,14 +6,16 @@ from dataclasses import fields
 
 import pytest
 
+from actions.backup.physical import ScratchState
 from actions.catalog.promote import Promote, PromoteParams
 from actions.contract import Plan, Verdict
+from actions.errors import PermanentError
 from actions.ports import Ports
 from actions.runner import Outcome
 from actions.site import ScratchBudget
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import SCRATCH_ID, with_a_scratch
-from tests.fakes.world import HEALTH, World
+from tests.fakes.world import API, HEALTH, World
 
 
 async def promote(world: World, *, old_primary_is_dead: bool = False) -> Plan:
@@ -82,3 +84,39 @@ async def test_a_failure_after_the_promotion_keeps_the_old_primary_closed_and_is
     again = await promote(world)
     assert again.stopped == ()
     assert (await run(again, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
+
+
+async def test_a_rollout_that_does_not_get_ready_leaves_one_primary_and_is_gone_on_with() -> None:
+    world = with_a_scratch()
+    plan = await promote(world)
+    world.cluster.workloads[API].broken = True
+    failed = await run(plan, world, MemoryJournal())
+
+    assert failed.outcome is Outcome.ASKING
+    assert "The rollout of" in failed.message
+    assert "leave this run (`/dr run leave`), then ask for the promotion again" in failed.message
+    assert (await world.postgres.fencing("primary")).holds
+    assert world.scratch.made[SCRATCH_ID].state is ScratchState.PROMOTED
+
+    world.cluster.workloads[API].broken = False
+    again = await promote(world)
+    assert again.stopped == ()
+    assert (await run(again, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
+
+
+async def test_an_old_primary_that_cannot_be_closed_keeps_serving(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = with_a_scratch()
+    before = dict(world.cluster.configs["main", "shop", "shop-config"])
+
+    async def refused(server: str) -> int:
+        raise PermanentError(f"`{server}` did not take it: ALTER SYSTEM is not allowed in this environment")
+
+    monkeypatch.setattr(world.postgres, "fence", refused)
+    failed = await run(await promote(world), world, MemoryJournal())
+
+    assert failed.outcome is Outcome.FAILED
+    assert "ALTER SYSTEM is not allowed" in failed.message
+    assert world.cluster.configs["main", "shop", "shop-config"] == before
+    assert world.cluster.workloads[API].replicas > 0
+    facts = world.scratch.made[SCRATCH_ID]
+    assert (facts.state, facts.opened) == (ScratchState.PAUSED, False)
