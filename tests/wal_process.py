@@ -28,11 +28,22 @@ DATABASE = "superprismora"
 
 
 class WalProcess:
-    """The archiver of one server. `world` reads the same buckets under the same plan."""
+    """The archiver of one server, and of its `standby` where the plan file names one. `world` reads the same buckets
+    under the same plan."""
 
-    def __init__(self, directory: Path, server: EmbeddedPostgres, s3: S3, bucket: str, *, synchronous: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        server: EmbeddedPostgres,
+        s3: S3,
+        bucket: str,
+        *,
+        synchronous: bool = False,
+        standby: EmbeddedPostgres | None = None,
+    ) -> None:
         self.directory, self.log = directory, directory / "wal.log"
         self._server, self._s3, self._bucket, self._synchronous = server, s3, bucket, synchronous
+        self._standby = standby
         self._program: Program | None = None
         self.world = WalWorld(directory, server)
 
@@ -67,8 +78,18 @@ class WalProcess:
             )
         ).model_dump(mode="json")
         document["backups"]["databases"][0]["wal"]["synchronous"] = self._synchronous
+        if self._standby is not None:
+            dsn = private_file(secrets / "standby-dsn", self._standby.dsn())
+            more = {"name": "standby", "role": "standby", "standby_of": NAME, "admin_dsn": f"file:{dsn}"}
+            document["servers"].append(more)
         self.plan = DrPlan.model_validate(json.loads(json.dumps(document).replace(BUCKET, self._bucket)))
         self.plan_file = private_file(self.directory / "dr-plan.yml", dump(self.plan))
+
+    def failed_over(self) -> None:
+        """The standby is the primary now: the connection string of the plan file leads there."""
+        assert self._standby is not None
+        self.dsn.write_text(self._standby.dsn())
+        self.world.point_to(self._standby)
 
     async def start(self) -> None:
         command = [sys.executable, "-m", "bot.cli", "wal", DATABASE]

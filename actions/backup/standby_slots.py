@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 EVERY = timedelta(seconds=10)
 """So long a standby holds WAL that nobody needs any more."""
 
+AGAIN = timedelta(seconds=1)
+"""Until it is looked again whether the primary's slot is there: before that a standby may hold nothing."""
+
 
 class StandbySlots:
     """`primary` is what the primary answered last; `stored` the place before which no bucket lacks anything, 0 while
@@ -49,7 +52,7 @@ class StandbySlots:
             if primary is not None and needed is not None:
                 for name, standby in self._standbys.items():
                     self._note(name, await self._hold(name, standby, primary.system_id, needed))
-            await self._clock.sleep(self._every)
+            await self._clock.sleep(self._every if needed is not None else min(AGAIN, self._every))
 
     def _needed(self, primary: SourceFacts | None) -> Lsn | None:
         """Where WAL must be held from; None while nobody can tell, and every slot stays where it is."""
