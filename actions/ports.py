@@ -17,7 +17,9 @@ from actions.backup.physical import (
     FindRequest,
     Lack,
     Moment,
+    NamedPoint,
     PhysicalEntry,
+    PointRequest,
     RecoveryTarget,
     RecoveryWindow,
     ScratchFacts,
@@ -318,6 +320,9 @@ class PhysicalBackups(Protocol):
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         """The transactions that harmed a table, newest first. Changes nothing."""
 
+    async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
+        """The restore points of this name, newest first. Changes nothing."""
+
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         """Nothing may delete it and what it needs; an empty reason takes the pin off."""
 
@@ -421,7 +426,7 @@ class JobKind(StrEnum):
     BASE_VERIFY = "base_verify"  # {"server", "backup"}
     SCRATCH = "scratch"  # ScratchRequest
     PROVE = "prove"  # ScratchRequest, opened with the identity of the prover
-    FIND = "find"  # FindRequest
+    FIND = "find"  # FindRequest or PointRequest
     COPY = "copy"  # CopyRequest
     RESCUE = "rescue"  # RescueRequest
     FILES_COPY = "files_copy"  # FilesCopyRequest

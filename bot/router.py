@@ -467,8 +467,8 @@ TABLE: tuple[Entry, ...] = (
         "dr-restore halt k7m2n3p4q5 --before-drop orders",
         params.Halt,
         ("scratch",),
-        usage="SCRATCH --at TIME|--lsn LSN|--latest|--before-drop|-delete|-truncate|-update TABLE [--xid N] "
-        "[--database NAME]",
+        usage="SCRATCH --at TIME|--lsn LSN|--name NAME|--latest|--before-drop|-delete|-truncate|-update TABLE "
+        "[--xid N] [--database NAME]",
         flags=("latest",),
     ),
     Entry(("restore", "scratch"), "scratch.list", _Q, "List the scratch instances", "dr-restore scratch"),

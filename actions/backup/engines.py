@@ -10,7 +10,9 @@ from actions.backup.physical import (
     FindRequest,
     Lack,
     Moment,
+    NamedPoint,
     PhysicalEntry,
+    PointRequest,
     RecoveryWindow,
     ScratchRequest,
     ScratchRestored,
@@ -53,6 +55,9 @@ class PhysicalEngines(PhysicalBackups):
 
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         return await self._of(request.server).find(request, progress)
+
+    async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
+        return await self._of(request.server).find_points(request, progress)
 
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         await self._of(server).pin(server, backup, reason=reason)

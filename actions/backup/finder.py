@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from actions.backup.physical import Change, FindRequest, Lsn, Moment
+from actions.backup.physical import Change, FindRequest, Lsn, Moment, NamedPoint, PointRequest
 from actions.errors import UserError, VerificationError
 
 RESOURCES = ("Transaction", "Heap", "Heap2", "Storage", "Standby", "XLOG")
@@ -132,11 +132,7 @@ class Finder:
         for sub in parts.get("subxacts", []):
             whole.take(self._open.pop(int(sub), _Transaction()))
         if word.startswith("COMMIT"):
-            at = _COMMITTED_AT.search(text)
-            if at is None:
-                raise VerificationError(f"The commit of transaction {xid} at {lsn} has no time that can be read.")
-            moment = datetime.fromisoformat(f"{at[1]}+00:00")
-            self._committed(xid, lsn, moment, whole, parts)
+            self._committed(xid, lsn, _committed_at(text, lsn), whole, parts)
         elif not word.startswith("ABORT") and whole != _Transaction():
             self._open[xid] = whole  # prepared, or only a note of which transactions belong together
 
@@ -233,24 +229,53 @@ def find(
     The segments must follow each other without a gap. History files in the directory tell where a timeline was left.
     Raises UserError when there is none, VerificationError when one cannot be read.
     """
+    finder = Finder(request, database_oid=database_oid, files=files, timeline_id=0)
+    for finder.timeline_id, line in _in_order(records, directory, request.server, RESOURCES):
+        finder.feed(line)
+    return finder.moments()
+
+
+def find_points(records: WalRecords, directory: Path, request: PointRequest) -> list[NamedPoint]:
+    """The restore points of this name, newest first, on the same terms as `find`. Blocking."""
+    found: list[NamedPoint] = []
+    last: datetime | None = None
+    for timeline_id, line in _in_order(records, directory, request.server, ("Transaction", "XLOG")):
+        head = _HEAD.match(line)
+        if head is None:
+            continue
+        if head[1] == "Transaction" and head[4].startswith("COMMIT"):
+            last = _committed_at(line, head[3])
+            if found and found[-1].after_at is None:
+                found = [point if point.after_at else point.model_copy(update={"after_at": last}) for point in found]
+        elif (head[1], head[4], line[head.end() :]) == ("XLOG", "RESTORE_POINT", request.point):
+            point = NamedPoint(name=request.point, lsn=head[3], timeline_id=timeline_id, before_at=last)
+            found.append(point)
+    return found[::-1]
+
+
+def _in_order(records: WalRecords, directory: Path, server: str, resources: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The records of all segments, each once, with the timeline id they are on."""
     found = sorted(path.name for path in directory.iterdir() if _SEGMENT.fullmatch(path.name))
     if not found:
-        raise UserError(f"No WAL of `{request.server}` is archived for that time. Look with `/dr-backup status`.")
-    switches = _switches(directory)
-    timelines = sorted({int(name[:8], 16) for name in found})
-    finder = Finder(request, database_oid=database_oid, files=files, timeline_id=timelines[0])
-    reached = Lsn(0)
-    for number in timelines:
+        raise UserError(f"No WAL of `{server}` is archived for that time. Look with `/dr-backup status`.")
+    switches, reached = _switches(directory), Lsn(0)
+    for number in sorted({int(name[:8], 16) for name in found}):
         mine = [name for name in found if int(name[:8], 16) == number]
-        finder.timeline_id, end = number, switches.get(number)
-        for line in records.lines(directory, mine[0], mine[-1], resources=RESOURCES):
+        end = switches.get(number)
+        for line in records.lines(directory, mine[0], mine[-1], resources=resources):
             head = _HEAD.match(line)
             at = Lsn(0) if head is None else Lsn.parse(head[3])
             # The first segment of a timeline repeats what was in that segment before it began.
             if at > reached and (end is None or at < end):
-                finder.feed(line)
+                yield number, line
                 reached = at
-    return finder.moments()
+
+
+def _committed_at(text: str, lsn: str) -> datetime:
+    at = _COMMITTED_AT.search(text)
+    if at is None:
+        raise VerificationError(f"The commit at {lsn} has no time that can be read.")
+    return datetime.fromisoformat(f"{at[1]}+00:00")
 
 
 def _switches(directory: Path) -> dict[int, Lsn]:

@@ -28,7 +28,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from actions.backup.physical import BaseRequest, FindRequest, ScratchRequest
+from actions.backup.physical import BaseRequest, FindRequest, PointRequest, ScratchRequest
 from actions.backup.tables import RescueRequest
 from actions.bucket_ports import Files
 from actions.buckets import BringBack, CopiesExpiry, FilesCopyRequest
@@ -153,6 +153,9 @@ async def _prove(request: Mapping[str, Any], engines: Engines, progress: Progres
 
 
 async def _find(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    if "point" in request:
+        points = await engines.physical.find_points(PointRequest.model_validate(request), progress)
+        return {"points": [point.model_dump(mode="json") for point in points]}
     found = await engines.physical.find(FindRequest.model_validate(request), progress)
     return {"moments": [moment.model_dump(mode="json") for moment in found]}
 

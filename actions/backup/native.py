@@ -24,7 +24,9 @@ from actions.backup.physical import (
     FindRequest,
     Lsn,
     Moment,
+    NamedPoint,
     PhysicalEntry,
+    PointRequest,
     RecoveryWindow,
     ScratchRequest,
     ScratchRestored,
@@ -125,6 +127,10 @@ class NativeEngine(PhysicalBackups):
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         policy = self._site.physical_of(request.server)
         return await self._finder.find(policy, await self._catalogue.entries(policy), request, progress)
+
+    async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
+        policy = self._site.physical_of(request.server)
+        return await self._finder.find_points(policy, await self._catalogue.entries(policy), request, progress)
 
     # ------------------------------------------------------------ what can be reached
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
 from actions.backup.chain import usable
-from actions.backup.finder import WalRecords, files_of, find
+from actions.backup.finder import WalRecords, files_of, find, find_points
 from actions.backup.native_window import start_of
-from actions.backup.physical import FindRequest, Moment, PhysicalEntry, RecoveryTarget
+from actions.backup.physical import FindRequest, Moment, NamedPoint, PhysicalEntry, PointRequest, RecoveryTarget
 from actions.backup.wal_fetch import WalFetch
 from actions.errors import UserError
 from actions.ports import ObjectStore, Progress, ProgressReport, Secrets
@@ -31,40 +31,51 @@ class NativeFinder:
     async def find(
         self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry], request: FindRequest, progress: Progress
     ) -> Sequence[Moment]:
-        good = usable(entries)
-        if not good:
-            raise UserError(f"`{policy.server}` has no base backup that can be used, so nothing can be looked through.")
+        good = _usable(policy, entries)
         oid = request.database_oid or _oid(good, request.database)
         maps = [entry.manifest.relfilenodes.get(request.database, {}) for entry in good]
         files = files_of(request.table, maps, now=request.relfilenode)
-        await asyncio.to_thread(self._work.mkdir, mode=0o700, parents=True, exist_ok=True)
+        records = self._records(policy.server)
         for entry in _beginnings(good, request.since):
-            found = await self._from(entry, policy, request, progress, database_oid=oid, files=files)
+            async with self._wal(entry, policy, request.until, progress) as folder:
+                found = await asyncio.to_thread(find, records, folder, request, database_oid=oid, files=files)
             if found:
                 return found
         return ()
 
-    async def _from(
-        self,
-        entry: PhysicalEntry,
-        policy: PhysicalPolicy,
-        request: FindRequest,
-        progress: Progress,
-        *,
-        database_oid: int,
-        files: AbstractSet[int],
-    ) -> Sequence[Moment]:
-        """Look through all WAL since this backup."""
+    async def find_points(
+        self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry], request: PointRequest, progress: Progress
+    ) -> Sequence[NamedPoint]:
+        records = self._records(policy.server)
+        for entry in _beginnings(_usable(policy, entries), request.since):
+            async with self._wal(entry, policy, None, progress) as folder:
+                found = await asyncio.to_thread(find_points, records, folder, request)
+            if found:
+                return found
+        return ()
+
+    @asynccontextmanager
+    async def _wal(
+        self, entry: PhysicalEntry, policy: PhysicalPolicy, until: datetime | None, progress: Progress
+    ) -> AsyncIterator[Path]:
+        """A folder with all WAL since this backup, while it is read."""
+        await asyncio.to_thread(self._work.mkdir, mode=0o700, parents=True, exist_ok=True)
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._work, prefix="find-"))
         try:
-            target = RecoveryTarget(time=request.until) if request.until is not None else RecoveryTarget(latest=True)
+            target = RecoveryTarget(time=until) if until is not None else RecoveryTarget(latest=True)
             fetch = WalFetch(self._objects, self._secrets, policy)
             await fetch.fetch(start_of(entry), target, folder, progress)
             progress(ProgressReport(phase="find", unit="steps"))
-            records = self._records(policy.server)
-            return await asyncio.to_thread(find, records, folder, request, database_oid=database_oid, files=files)
+            yield folder
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+
+def _usable(policy: PhysicalPolicy, entries: Sequence[PhysicalEntry]) -> Sequence[PhysicalEntry]:
+    good = usable(entries)
+    if not good:
+        raise UserError(f"`{policy.server}` has no base backup that can be used, so nothing can be looked through.")
+    return good
 
 
 def _oid(entries: Sequence[PhysicalEntry], database: str) -> int:

@@ -5,19 +5,16 @@ What is known of a backup beyond pgBackRest's own listing (our id, its last veri
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from actions.backup.finder import WalRecords, files_of, find
+from actions.backup.finder import WalRecords
 from actions.backup.native_window import start_of, window
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_expiry import going, segments_of
+from actions.backup.pgbackrest_find import PgBackRestFinder
 from actions.backup.pgbackrest_info import (
     ID,
     PINNED,
@@ -45,8 +42,9 @@ from actions.backup.physical import (
     FindRequest,
     Lack,
     Moment,
+    NamedPoint,
     PhysicalEntry,
-    RecoveryTarget,
+    PointRequest,
     RecoveryWindow,
     ScratchRequest,
     ScratchRestored,
@@ -61,9 +59,7 @@ from actions.site import Site
 
 log = logging.getLogger(__name__)
 
-FIND = "find-"
 RPO = timedelta(minutes=15)  # where no database of the server says another
-LEFT = timedelta(days=1)  # longer than any search may last
 
 
 class PgBackRestEngine(PhysicalBackups):
@@ -88,8 +84,9 @@ class PgBackRestEngine(PhysicalBackups):
     ) -> None:
         self._site, self._program, self._clock, self._tools = site, program, clock, tools
         self._postgres = postgres
-        self._records, self._work = records, work_directory
+        self._records = records
         self._relations = RelationRecords(objects, secrets)
+        self._finder = PgBackRestFinder(site, program, self._relations, records, work_directory)
         self._restoring = PgBackRestRestoring(
             program, servers=servers, clock=clock, budget=site.scratch, directory=scratch_directory, reserve=reserve
         )
@@ -170,30 +167,12 @@ class PgBackRestEngine(PhysicalBackups):
         await self._restoring.feed(server, scratch)
 
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
-        server, stanza = request.server, await self._program.info(request.server)
-        known = {backup.id: backup for backup in stanza.backup}
-        good = [entry for entry in self._entries(server, stanza) if entry.problem is None]
-        if not good:
-            raise UserError(f"`{server}` has no base backup that can be used, so nothing can be looked through.")
-        begin = _beginning(good, request.since)
-        labels = [known[entry.manifest.id].label for entry in good[: good.index(begin) + 1]]
-        policy = self._site.physical_of(server)
-        relations = await self._relations.read(policy, labels, begin.manifest.system_id)
-        maps = [dict(each.relfilenodes.get(request.database, {})) for each in relations]
-        oid = request.database_oid or _oid(relations, request.database)
-        files = files_of(request.table, maps, now=request.relfilenode)
-        place = self._place(server, stanza, known[begin.manifest.id])
-        await asyncio.to_thread(_sweep, self._work)
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._work, prefix=FIND))
-        try:
-            await self._program.own(folder)
-            wal = await PgBackRestWal.of(self._program, place)
-            target = RecoveryTarget(time=request.until) if request.until else RecoveryTarget(latest=True)
-            await wal.fetch(start_of(begin), target, folder, _bytes(progress, "fetch"))
-            progress(ProgressReport(phase="find", unit="steps"))
-            return await asyncio.to_thread(find, self._records(server), folder, request, database_oid=oid, files=files)
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+        stanza = await self._program.info(request.server)
+        return await self._finder.find(stanza, self._entries(request.server, stanza), request, progress)
+
+    async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
+        stanza = await self._program.info(request.server)
+        return await self._finder.find_points(stanza, self._entries(request.server, stanza), request, progress)
 
     # ------------------------------------------------------------ what can be reached, what may go
 
@@ -317,12 +296,6 @@ class PgBackRestEngine(PhysicalBackups):
         bucket = self._program.buckets(server).get(key, f"repo{key}")
         return place_of(stanza, archive, server=server, bucket=bucket)
 
-    def _place(self, server: str, stanza: Stanza, backup: Backup) -> ArchivePlace:
-        archive = stanza.archive_of(backup)
-        if archive is None:
-            raise UserError(f"The WAL of `{backup.id}` is not archived. Choose another base backup.")
-        return self._archive(server, stanza, archive)
-
 
 def _known(stanza: Stanza, server: str, backup: str) -> Backup:
     """By our id or by pgBackRest's label. Raises UserError."""
@@ -353,36 +326,8 @@ def _type(request: BaseRequest, stanza: Stanza) -> str:
     return "diff" if parent.type == "full" else "incr"
 
 
-def _beginning(entries: Sequence[PhysicalEntry], since: datetime | None) -> PhysicalEntry:
-    """The backup whose WAL begins before that moment: the newest such, or the oldest there is."""
-    before = [entry for entry in entries if since is not None and entry.manifest.finished_at <= since]
-    return before[0] if before else entries[-1]
-
-
-def _sweep(work: Path) -> None:
-    """Remove what searches left that were killed."""
-    work.mkdir(mode=0o711, parents=True, exist_ok=True)
-    for folder in work.glob(f"{FIND}*"):
-        if time.time() - folder.stat().st_mtime > LEFT.total_seconds():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _oid(relations: Sequence[Relations], database: str) -> int:
-    for each in relations:
-        if database in each.database_oids:
-            return each.database_oids[database]
-    raise UserError(f"No base backup tells of a database `{database}`. Look for its name with `/dr-backup status`.")
-
-
 def _percent(progress: Progress, phase: str) -> Callable[[int], None]:
     def shown(percent: int) -> None:
         progress(ProgressReport(done=percent, total=100, unit="steps", phase=phase))
-
-    return shown
-
-
-def _bytes(progress: Progress, phase: str) -> Callable[[int], None]:
-    def shown(done: int) -> None:
-        progress(ProgressReport(done=done, phase=phase))
 
     return shown

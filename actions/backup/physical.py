@@ -246,6 +246,29 @@ class Moment(Frozen):
         return RecoveryTarget(xid=self.xid, inclusive=False, timeline_id=self.timeline_id)
 
 
+class PointRequest(Frozen):
+    """Look through the archived WAL for the restore points of this name."""
+
+    server: str
+    point: str
+    since: datetime | None = None  # WAL from before the last base backup that ends before it is not looked through
+
+
+class NamedPoint(Frozen):
+    """A `pg_create_restore_point`, which has no time of its own."""
+
+    name: str
+    lsn: str  # where its record begins
+    timeline_id: int
+    before_at: datetime | None = None  # the last commit before it that was seen
+    after_at: datetime | None = None  # the first commit after it
+
+    @property
+    def target(self) -> RecoveryTarget:
+        """Just after its record, where PostgreSQL itself would stop for the name."""
+        return RecoveryTarget(lsn=self.lsn, timeline_id=self.timeline_id)
+
+
 class ScratchState(StrEnum):
     """STOPPED: restored and shut down. PAUSED: running, read only, at its target. FOLLOWING: a standby that replays
     what the archive gains. PROMOTED: a server of its own."""

@@ -105,7 +105,7 @@ def _beside(brought: Brought) -> str:
         return ""
     return (
         f"The archive has gone on with timeline id {brought.newest_way}, which branched off before the end of what was "
-        f"brought of timeline id {brought.way}. This one shows nothing after that; discard it and follow anew."
+        f"brought of timeline id {brought.way}. This one shows nothing after that."
     )
 
 

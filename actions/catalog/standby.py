@@ -15,7 +15,8 @@ from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.aiming import MomentParams, aim_of
 from actions.steps.moments import delay_of, exact
-from actions.steps.naming import scratch_mark
+from actions.steps.finding import point_ahead
+from actions.steps.naming import label, scratch_mark
 from actions.steps.phrases import span
 from actions.steps.recovery import Aim, loss_words, measured
 from actions.steps.restore_scene import RestoreScene, Wish, check_step, look, room_findings, scratch_steps
@@ -67,7 +68,8 @@ class Follow(Action[FollowParams]):
         return Plan(
             id=plan_id,
             action=self.name,
-            summary=f"Keep `scratch-{plan_id}` as a standby of `{database.server}`{behind(delay)}, out of the archive",
+            summary=f"Keep `scratch-{plan_id}` as a standby of `{database.server}`{behind(delay)}, out of the archive"
+            f"{place}",
             risk=self.risk,
             target=params.database,
             params=params.model_dump(mode="json"),
@@ -132,11 +134,15 @@ class Halt(Action[HaltParams]):
         if told is None:
             raise UserError(f"`{facts.name}` does not follow, so it stands at its moment. See `/dr-restore scratch`.")
         key, database = database_of(ports, facts, params.database)
-        aim, _ = await aim_of(params, ports, database=key, plan_id=plan_id)
+        if params.name is not None:
+            point = await point_ahead(ports, facts.server, params.name, told, job=label("drbot", plan_id, "find"))
+            aim = Aim(target=point.target, at=point.before_at, lsn=point.lsn, point=point.name)
+        else:
+            aim, _ = await aim_of(params, ports, database=key, plan_id=plan_id)
         target = aim.stop
         if target is None:
             raise UserError(
-                "A replay is stopped at `--at`, `--lsn`, `--latest` or before what harmed a table. Use one."
+                "A replay is stopped at `--at`, `--lsn`, `--name`, `--latest` or before what harmed a table. Use one."
             )
         if (why := already_past(facts, told, target)) is not None:
             raise UserError(why)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from actions.backup.physical import Change, FindRequest, Moment
+from actions.backup.physical import Change, FindRequest, Following, Moment, NamedPoint, PointRequest
 from actions.backup.tables import TableName
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import JobKind, JobPhase, JobSpec, JobState, Ports, no_progress
@@ -30,13 +31,41 @@ async def moments_of(
 ) -> Sequence[Moment]:
     """Newest first. `job` is the name of the job, which is forgotten afterwards."""
     request = await _request(ports, database, table, changes, since)
+    found = await _search(ports, request, job=job)
+    return [Moment.model_validate(item) for item in found["moments"]]
+
+
+async def point_ahead(ports: Ports, server: str, name: str, told: Following, *, job: str) -> NamedPoint:
+    """The one restore point of this name that a standby has not replayed. Raises UserError when there is none, or more
+    than one."""
+    request = PointRequest(server=server, point=name, since=told.replayed_at)
+    found = [NamedPoint.model_validate(item) for item in (await _search(ports, request, job=job))["points"]]
+    ahead = [point for point in found if not told.past(point.target)]
+    if len(ahead) == 1:
+        return ahead[0]
+    if not ahead:
+        where = "was replayed already" if found else "is not in the WAL that it has to replay"
+        raise UserError(
+            f"Restore point `{name}` {where}. If it was made just now, the archive may not have it yet: ask again in a "
+            "minute. For an older one restore from a base backup: `/dr-restore DATABASE --name` with it."
+        )
+    several = "; ".join(_place(point) for point in ahead[:AROUND])
+    raise UserError(f"{len(ahead)} restore points are called `{name}`. Choose one: {several}.")
+
+
+def _place(point: NamedPoint) -> str:
+    at = "" if point.before_at is None else f" (after the commit of {exact(point.before_at)})"
+    return f"`--lsn {point.lsn}`{at}"
+
+
+async def _search(ports: Ports, request: FindRequest | PointRequest, *, job: str) -> Mapping[str, Any]:
     spec = JobSpec(name=job, kind=JobKind.FIND, request=request.model_dump(mode="json"), timeout=FIND_LIMIT)
     await ports.executor.start(spec)
     state = await ports.executor.wait(job, no_progress)
     await ports.executor.forget(job)
     if state.phase is not JobPhase.SUCCEEDED or state.result is None:
         raise _failed(state)
-    return [Moment.model_validate(item) for item in state.result["moments"]]
+    return state.result
 
 
 async def _request(

@@ -13,7 +13,7 @@ from actions.backup.physical import ScratchFacts, ScratchState
 from actions.contract import Precondition, Probe, Step
 from actions.errors import PermanentError, TemporaryError, VerificationError
 from actions.ports import FenceFacts, Ports, Progress
-from actions.site import Frozen
+from actions.site import EngineKind, Frozen
 from actions.steps import byhand
 from actions.steps.phrases import counted, names
 from actions.steps.scratch import instance
@@ -221,7 +221,7 @@ class PromoteScratch(Step):
         return (
             f"New primary at {found.address} on timeline id {server.timeline_id}, branched off timeline id "
             f"{self.timeline_id}. It archives nothing yet. Next: let {access} of server `{found.server}` in the plan "
-            f"file name {found.address}, start its archiver again (`drbot wal DATABASE`), then `/dr-backup base "
+            f"file name {found.address}, {_archiver(ports, found.server)}, then `/dr-backup base "
             f"{found.server} full`: until that is done, nothing written from now on can be restored."
         )
 
@@ -258,6 +258,18 @@ async def refuse_once_promoted(ports: Ports, scratch: str) -> None:
             f"`{found.name}` was promoted, so nothing is put back: the old primary stays closed. Put right what is "
             "named first, leave this run (`/dr run leave`), then ask for the promotion again; it goes on from here."
         )
+
+
+def _archiver(ports: Ports, server: str) -> str:
+    """What makes the new primary's WAL go into the archive again."""
+    policy = ports.site.physical.get(server)
+    if policy is None or policy.engine is not EngineKind.PGBACKREST:
+        return "start its archiver again (`drbot wal DATABASE`)"
+    push = f"pgbackrest --stanza={policy.stanza} archive-push %p"
+    return (
+        "name its folder, socket and port in pgBackRest's configuration (`pg1-path`, `pg1-socket-path`, `pg1-port`), "
+        f"set `archive_mode = on` and `archive_command = '{push}'` on it and restart it"
+    )
 
 
 async def _answers(ports: Ports, server: str) -> str | None:

@@ -42,10 +42,13 @@ class Aim(Frozen):
     lsn: str | None = None
     moment: Moment | None = None
     table: str = ""
+    point: str = ""  # the name of the restore point that the target is the place of
 
     @property
     def words(self) -> str:
         """`just before the DROP of `public.orders` (transaction 812, committed 2026-11-23 10:29:58.4 UTC)`."""
+        if self.point:
+            return f"restore point `{self.point}` ({self.target})"
         if self.moment is None:
             return f"{exact(self.target.time)}" if self.target.time is not None else str(self.target)
         return (

@@ -16,8 +16,10 @@ from actions.backup.physical import (
     Following,
     Lsn,
     Moment,
+    NamedPoint,
     PhysicalEntry,
     PhysicalManifest,
+    PointRequest,
     RecoveryTarget,
     RecoveryWindow,
     ScratchFacts,
@@ -53,6 +55,7 @@ class MemoryHistory:
 
     commits: list[Commit] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)  # what `find` proposes
+    points: list[NamedPoint] = field(default_factory=list)  # newest first
     timeline_id: int = 1
 
 
@@ -301,6 +304,10 @@ class MemoryPhysical(PhysicalBackups):
         progress(ProgressReport(done=1, total=1, phase="find", unit="steps"))
         wanted = [moment for moment in self._history(request.server).moments if moment.change in request.changes]
         return sorted(wanted, key=lambda moment: moment.committed_at, reverse=True)
+
+    async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
+        progress(ProgressReport(done=1, total=1, phase="find", unit="steps"))
+        return [point for point in self._history(request.server).points if point.name == request.point]
 
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         self.entries[server, backup] = self._known(server, backup).model_copy(update={"pinned": reason})

@@ -12,8 +12,8 @@ import pytest
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.pg_waldump import PgWaldump
-from actions.backup.finder import files_of, find
-from actions.backup.physical import Change, FindRequest, Lsn, Moment
+from actions.backup.finder import files_of, find, find_points
+from actions.backup.physical import Change, FindRequest, Lsn, Moment, PointRequest
 from actions.errors import UserError, VerificationError
 from tests.fixtures.apart import run_apart
 
@@ -205,6 +205,26 @@ def test_segments_that_cannot_be_read_are_told(scene: Scene, tmp_path: Path) -> 
 def test_a_table_that_nobody_knows_is_told_with_those_alike(scene: Scene) -> None:
     with pytest.raises(UserError, match=r"No base backup knows a table `public.order`. There are: `public.orders`"):
         scene.found(table="order")
+
+
+def test_a_named_restore_point_is_found_by_its_whole_name(scene: Scene, tmp_path: Path) -> None:
+    scene.do("INSERT INTO others VALUES (1)")
+    places = [
+        str(scene.scalar(f"SELECT pg_create_restore_point('{name}')"))
+        for name in ("before the move", "before the move 2", "before the move")
+    ]
+    scene.found()
+
+    found = find_points(PgWaldump(), tmp_path, PointRequest(server="main", point="before the move"))
+
+    # The function tells the end of the record.
+    assert Lsn.parse(places[1]) <= Lsn.parse(found[0].lsn) < Lsn.parse(places[2])
+    assert Lsn.parse(found[1].lsn) < Lsn.parse(places[0])
+    assert len({(point.before_at, point.after_at) for point in found}) == 1
+    assert found[0].before_at is not None
+    assert found[0].after_at is not None
+    assert found[0].before_at < found[0].after_at
+    assert find_points(PgWaldump(), tmp_path, PointRequest(server="main", point="before the mov")) == []
 
 
 def test_a_folder_without_wal_is_told(tmp_path: Path) -> None:

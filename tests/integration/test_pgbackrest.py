@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -16,13 +17,20 @@ from actions.backup.physical import (
     BaseRequest,
     Change,
     FindRequest,
+    Lsn,
+    PointRequest,
     RecoveryTarget,
     ScratchRequest,
     ScratchState,
 )
+from actions.backup.scratch_place import ScratchPlace
+from actions.catalog.promote import Promote, PromoteParams
 from actions.errors import UserError, VerificationError
-from actions.ports import no_progress
-from actions.site import DatabaseRef
+from actions.ports import Ports, no_progress
+from actions.runner import Outcome, Runner
+from actions.site import Database, DatabaseRef, Service
+from tests.contract.kit import MemoryJournal
+from tests.fakes.world import API, World, a_world
 from tests.fixtures.pgbackrest import CIPHER_PASS, STANZA
 from tests.fixtures.waiting import eventually
 from tests.pgbackrest_world import MARK, SERVER, PgBackRestWorld
@@ -109,7 +117,7 @@ def _no_secret_in_sight(world: PgBackRestWorld) -> None:
                 assert secret not in environment
 
 
-async def test_back_to_a_time_from_the_full_backup(backed_up: PgBackRestWorld) -> None:
+async def test_back_to_a_time_from_the_full_backup_and_on_as_the_new_primary(backed_up: PgBackRestWorld) -> None:
     moment = backed_up.moments["c"]
     request = ScratchRequest(id="s4", server=SERVER, target=RecoveryTarget(time=moment), backup="base-1", mark=MARK)
     restored = await backed_up.engine.restore(request, no_progress)
@@ -123,8 +131,43 @@ async def test_back_to_a_time_from_the_full_backup(backed_up: PgBackRestWorld) -
         assert restored.wal_bytes > 0
         await backed_up.scratch.start("s4")
         assert await backed_up.rows("s4") == ["a", "b", "c"]
+        ports, journal = _shop(backed_up, memory := a_world()), MemoryJournal()
+        plan = await Promote().plan(PromoteParams(scratch="s4"), ports, "k7m2n3p4q5")
+        assert plan.stopped == ()
+        result = await Runner(plan, ports, journal).run()
+        assert result.outcome is Outcome.SUCCEEDED, result.message
+        [said] = [line.detail for line in journal.lines if "timeline id" in line.detail]
+        assert "on timeline id 2, branched off timeline id 1" in said
+        assert f"`archive_command = 'pgbackrest --stanza={STANZA} archive-push %p'`" in said
+        assert (await backed_up.postgres.fencing(SERVER)).holds
+        facts = await backed_up.scratch.find("s4")
+        assert facts is not None
+        assert memory.cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"] == facts.address
+        new = DatabaseRef("scratch-s4", "postgres")
+        [row] = await backed_up.postgres.query(
+            new, "SELECT pg_is_in_recovery() AS r, setting FROM pg_settings WHERE name = 'archive_mode'"
+        )
+        assert dict(row) == {"r": False, "setting": "off"}
     finally:
-        await backed_up.scratch.discard("s4", mark=MARK)
+        await backed_up.postgres.unfence(SERVER, closed=(), limit=-1)
+        await backed_up.scratch.stop("s4")
+        ScratchPlace(backed_up.directory / "scratch", "s4").remove()
+
+
+def _shop(real: PgBackRestWorld, memory: World) -> Ports:
+    """The server is real, the application on it is not."""
+    memory.cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"] = "127.0.0.1:5432"
+    service = Service(name="shop", workloads=(API,), config_map="shop-config")
+    database = Database(name="postgres", server=SERVER, owner="postgres", service="shop")
+    site = real.site.model_copy(
+        update={
+            "databases": {"shop": database},
+            "services": {"shop": service},
+            "clusters": memory.site.clusters,
+        }
+    )
+    there = {part.name: getattr(memory, part.name) for part in dataclasses.fields(Ports)}
+    return Ports(**{**there, "site": site, "postgres": real.postgres, "scratch": real.scratch})
 
 
 async def test_who_dropped_the_table(backed_up: PgBackRestWorld) -> None:
@@ -132,6 +175,9 @@ async def test_who_dropped_the_table(backed_up: PgBackRestWorld) -> None:
     (found,) = await backed_up.engine.find(request, no_progress)
     assert (found.change, found.before_xid) == (Change.DROP, backed_up.commits["d"])
     assert found.lost >= 1
+    (point,) = await backed_up.engine.find_points(PointRequest(server=SERVER, point="before e"), no_progress)
+    assert Lsn.parse(point.lsn) > Lsn.parse(found.commit_lsn)
+    assert point.after_at is not None
 
 
 async def test_a_target_that_no_backup_reaches_is_refused_and_leaves_nothing(backed_up: PgBackRestWorld) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from actions.adapters.clock import SystemClock
 from actions.adapters.postmaster import Postmaster
-from actions.backup.physical import Change, FindRequest, Following, RecoveryTarget, ScratchState, Waiting
+from actions.backup.physical import Change, FindRequest, Following, PointRequest, RecoveryTarget, ScratchState, Waiting
 from actions.backup.scratch_place import ScratchPlace
 from actions.backup.sealed import SealedKind, Sealer, What
 from actions.backup.segments import history_name
@@ -151,7 +151,18 @@ async def test_with_a_delay_a_dropped_table_is_got_back_from_before_the_drop(wor
     world.sql("DROP TABLE doc")
     await brought(world)
     await until(world, Waiting.DELAY)
-    assert await rows(world) == [1]  # neither the row nor the DROP
+    world.sql("SELECT pg_create_restore_point('before the rest')", "INSERT INTO doc VALUES (3)")
+    assert await rows(world) == [1]  # neither the rows nor the DROP
+
+    request = PointRequest(server=SERVER, point="before the rest", since=(await following(world)).replayed_at)
+    (point,) = await world.engine.find_points(request, no_progress)
+    assert point.before_at is not None
+    assert point.after_at is not None
+    assert point.before_at < point.after_at
+    await world.scratch.halt("s1", point.target)
+    await world.scratch.start("s1")
+    assert await rows(world) == [1, 2]
+    await world.scratch.follow("s1", delay=timedelta(hours=4))
 
     wanted = FindRequest(server=SERVER, database="postgres", table="public.doc", changes=(Change.DROP,))
     target = (await world.engine.find(wanted, no_progress))[0].target
@@ -163,9 +174,9 @@ async def test_with_a_delay_a_dropped_table_is_got_back_from_before_the_drop(wor
 
     paused = await anew(world).scratch.start("s1")
     assert paused.state is ScratchState.PAUSED
-    assert await rows(world) == [1, 2]
+    assert await rows(world) == [1, 2, 3]
     await world.scratch.promote("s1")
-    assert await rows(world) == [1, 2]
+    assert await rows(world) == [1, 2, 3]
 
 
 async def test_it_never_goes_back_and_follows_on_when_that_is_asked(world: PhysicalWorld) -> None:
@@ -230,6 +241,7 @@ async def test_one_that_is_past_the_fork_of_a_failover_says_so(world: PhysicalWo
     await restored(world)
     await world.scratch.follow("s1", delay=NONE)
     world.sql("INSERT INTO doc VALUES (1)")
+    fork = str(world.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0])
     await brought(world)
     await shows(world, 1)
     assert (await following(world)).problem == ""

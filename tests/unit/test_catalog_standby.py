@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from actions.backup.physical import Following, RecoveryTarget, ScratchState, Waiting
+from actions.backup.physical import Following, NamedPoint, RecoveryTarget, ScratchState, Waiting
 from actions.catalog.point import PointParams, RestorePoint
 from actions.catalog.rescue import Rescue, RescueParams
 from actions.catalog.scratch import NoParams, ScratchList, ScratchParams, ScratchStart
