@@ -457,7 +457,7 @@ TABLE: tuple[Entry, ...] = (
         "dr-restore follow superprismora --delay 4h",
         params.Follow,
         ("database",),
-        usage="DATABASE [--delay 4h]",
+        usage="DATABASE [--delay 4h] [--instead-of SCRATCH]",
     ),
     Entry(
         ("restore", "halt"),

@@ -171,6 +171,7 @@ def told(place: ScratchPlace) -> Following | None:
         fed_at=None if fed is None else fed.at,
         fed_lsn="" if fed is None else fed.end_lsn,
         problem="" if fed is None else fed.problem,
+        stranded=fed is not None and fed.stranded,
         replayed_at=follow.replayed_at,
     )
 

@@ -297,6 +297,7 @@ class Following(Frozen):
     fed_at: datetime | None = None  # when the archive was last read for it
     fed_lsn: str = ""  # its WAL ends here
     problem: str = ""  # why the last reading brought less than there is
+    stranded: bool = False  # the archive has gone on along a timeline id that this one can never follow
     replayed_lsn: str = ""  # "" while it does not answer
     replayed_at: datetime | None = None  # the last commit that is in it
     waits: Waiting | None = None  # None: it replays, or does not answer

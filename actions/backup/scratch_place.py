@@ -79,6 +79,7 @@ class Fed(Frozen):
     end_lsn: str
     newest_at: AwareDatetime | None = None  # when the archive had the last of it
     problem: str = ""
+    stranded: bool = False
 
 
 class Promotion(Frozen):

@@ -91,7 +91,8 @@ def _start(last: Fed, follow: Follow, claim: Claim) -> WalStart:
 
 
 def _after(last: Fed, brought: Brought, segment_bytes: int, now: datetime) -> Fed:
-    changes: dict[str, object] = {"at": now, "way": brought.way, "problem": _beside(brought)}
+    beside = _beside(brought)
+    changes: dict[str, object] = {"at": now, "way": brought.way, "problem": beside, "stranded": bool(beside)}
     if brought.end_lsn:
         changes |= {"end_lsn": brought.end_lsn, "newest_at": brought.newest_at}
     if brought.closed:

@@ -3,6 +3,7 @@ restore where a download would take longer than the RTO."""
 
 from __future__ import annotations
 
+import operator
 from datetime import datetime, timedelta
 from typing import ClassVar
 
@@ -14,8 +15,8 @@ from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.aiming import MomentParams, aim_of
-from actions.steps.moments import delay_of, exact
 from actions.steps.finding import point_ahead
+from actions.steps.moments import delay_of, exact
 from actions.steps.naming import label, scratch_mark
 from actions.steps.phrases import span
 from actions.steps.recovery import Aim, loss_words, measured
@@ -26,6 +27,7 @@ from actions.steps.standby import (
     FollowsBefore,
     FollowScratch,
     HaltScratch,
+    ReplaceStandby,
     already_past,
     behind,
     catch_up,
@@ -41,7 +43,9 @@ class FollowParams(Frozen):
     """Which database's server."""
 
     database: str = Field(min_length=1)
-    delay: str | None = None  # `4h`; None: it replays at once
+    delay: str | None = None  # `4h`; None: it replays at once, or as the one whose place it takes
+    # Left out where it takes nobody's place: a plan that was signed before it could be asked for keeps its digest.
+    instead_of: str | None = Field(default=None, exclude_if=operator.not_)
 
 
 class Follow(Action[FollowParams]):
@@ -51,12 +55,20 @@ class Follow(Action[FollowParams]):
     summary: ClassVar[str] = "Keep a restored server ready that replays the archive, optionally hours behind"
     risk: ClassVar[Risk] = Risk.REVERSIBLE
     params = FollowParams
-    steps: ClassVar[tuple[type[Step], ...]] = (RestoreScratch, StartScratch, CheckScratch, FollowScratch)
+    steps: ClassVar[tuple[type[Step], ...]] = (
+        RestoreScratch,
+        StartScratch,
+        CheckScratch,
+        FollowScratch,
+        ReplaceStandby,
+    )
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (BaseIs, ScratchRoom)
 
     async def plan(self, params: FollowParams, ports: Ports, plan_id: str) -> Plan:
         database = ports.site.database(params.database)
-        delay = timedelta(0) if params.delay is None else delay_of(params.delay)
+        old = None if params.instead_of is None else await _standby(ports, params.instead_of, database.server)
+        kept = timedelta(0) if old is None or old.following is None else old.following.delay
+        delay = kept if params.delay is None else delay_of(params.delay)
         if delay > LONGEST:
             raise UserError(f"{span(delay)} is more than {span(LONGEST)}: restore from a base backup instead.")
         others = [facts for facts in await ports.scratch.instances() if facts.following is not None]
@@ -65,6 +77,11 @@ class Follow(Action[FollowParams]):
         base = scene.base.manifest
         follow = FollowScratch(scratch=plan_id, delay=delay, mark=scratch_mark(plan_id))
         wish = Wish(database=params.database, aim=aim, follows=True)
+        place = "" if old is None else f", in the place of `{old.name}`"
+        steps: tuple[Step, ...] = (*scratch_steps(ports, scene, wish, plan_id), follow)
+        if old is not None:
+            replaced = ReplaceStandby(scratch=old.id, mark=old.mark, server=database.server, new=plan_id)
+            steps = (*steps, replaced)
         return Plan(
             id=plan_id,
             action=self.name,
@@ -73,8 +90,12 @@ class Follow(Action[FollowParams]):
             risk=self.risk,
             target=params.database,
             params=params.model_dump(mode="json"),
-            locks=(Lock(key=f"scratch:{plan_id}"), Lock(key=f"physical:{database.server}", exclusive=False)),
-            steps=(*scratch_steps(ports, scene, wish, plan_id), follow),
+            locks=(
+                Lock(key=f"scratch:{plan_id}"),
+                *(() if old is None else (Lock(key=f"scratch:{old.id}"),)),
+                Lock(key=f"physical:{database.server}", exclusive=False),
+            ),
+            steps=steps,
             preconditions=(
                 BaseIs(server=database.server, backup=base.id, manifest_sha256=scene.base.manifest_sha256),
                 ScratchRoom(scratch=plan_id, at_least=scene.room),
@@ -85,6 +106,16 @@ class Follow(Action[FollowParams]):
             estimate=scene.forecast.total,
             data_loss="Nothing: production is not touched.",
         )
+
+
+async def _standby(ports: Ports, scratch: str, server: str) -> ScratchFacts:
+    """The one whose place is taken. Raises UserError unless it follows this server."""
+    facts = await known(ports, scratch)
+    if facts.following is None or facts.following.halting is not None:
+        raise UserError(f"`{facts.name}` does not follow, so nothing takes its place. See `/dr-restore scratch`.")
+    if facts.server != server:
+        raise UserError(f"`{facts.name}` follows server `{facts.server}`. Name a database of that server.")
+    return facts
 
 
 async def _begin(ports: Ports, server: str, delay: timedelta) -> Aim:

@@ -13,7 +13,7 @@ from actions.ports import Ports, Progress
 from actions.steps.moments import exact
 from actions.steps.phrases import size, span
 from actions.steps.recovery import REPLAY_RATE, START, Aim, Measured
-from actions.steps.scratch import instance
+from actions.steps.scratch import DiscardScratch, instance
 
 FED_LATE = timedelta(minutes=5)  # a worker reads the archive for it several times a minute
 BEHIND_LATE = timedelta(minutes=15)  # beyond its delay
@@ -79,6 +79,40 @@ class FollowScratch(Step):
 
     def undo_by_hand(self) -> tuple[str, ...]:
         return (f"drbot restore discard {self.scratch}",)
+
+
+class ReplaceStandby(DiscardScratch):
+    """The old one goes, once the new one has been brought all that the archive holds of its newest timeline."""
+
+    kind: Literal["replace_standby"] = "replace_standby"  # type: ignore[assignment]
+    server: str
+    new: str
+
+    @property
+    def summary(self) -> str:
+        return f"Remove `scratch-{self.scratch}` once `scratch-{self.new}` follows all that is archived"
+
+    @property
+    def before(self) -> str:
+        return f"both are there, the old one under the mark `{self.mark}`"
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        old, new = await ports.scratch.find(self.scratch), await instance(ports, self.new)
+        if old is not None and old.following is None:
+            raise VerificationError(
+                f"`{old.name}` was stopped at a moment, so it is kept. Discard it when you are done."
+            )
+        if new.following is not None:
+            await ports.physical.feed(self.server, self.new)
+            new = await instance(ports, self.new)
+        told = new.following
+        if told is None or told.problem:
+            why = "it does not follow" if told is None else told.problem
+            raise VerificationError(
+                f"`{new.name}` cannot take the place of `scratch-{self.scratch}`: {why} Look at the archive with "
+                f"`/dr-backup status`; after a failover take a base backup first: `/dr-backup base {self.server} full`."
+            )
+        await super().apply(ports, progress)
 
 
 class HaltScratch(Step):
@@ -227,6 +261,9 @@ def _problem(facts: ScratchFacts, told: Following, now: datetime) -> tuple[str, 
         )
     if not facts.address:
         return "does not run, so it replays nothing", f"A worker on its machine starts it again within a minute. {log}"
+    if told.stranded:
+        anew = f"`/dr-restore follow DATABASE --instead-of {facts.id}`"
+        return told.problem, f"{anew} makes it anew; this one is kept until the new one follows."
     if told.problem:
         return f"was not brought all there is: {told.problem}", "Look at the archive with `/dr-backup status`."
     if now - (told.fed_at or told.since) > FED_LATE:

@@ -260,6 +260,13 @@ CASES = (
     ),
     ActionCase("follow", "restore.follow", FollowParams(database="shop"), with_history),
     ActionCase("follow-behind", "restore.follow", FollowParams(database="shop", delay="30m"), with_history),
+    ActionCase(
+        "follow-instead",
+        "restore.follow",
+        FollowParams(database="shop", instead_of=SCRATCH_ID),
+        with_a_standby,
+        undoable=False,
+    ),
     ActionCase("halt-time", "restore.halt", HaltParams(scratch=SCRATCH_ID, at="09:30"), with_a_standby),
     ActionCase("halt-delete", "restore.halt", HaltParams(scratch=SCRATCH_ID, before_delete="users"), with_a_standby),
     ActionCase("rescue-copy", "restore.rescue", RescueParams(scratch=SCRATCH_ID, table="users"), with_a_scratch),

@@ -6,9 +6,10 @@ import io
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,12 +22,14 @@ from actions.backup.sealed import SealedKind, Sealer, What
 from actions.backup.segments import history_name
 from actions.backup.wal import WalArchive
 from actions.errors import UserError
-from actions.ports import no_progress
+from actions.ports import Ports, no_progress
 from actions.site import DatabaseRef
+from actions.steps.standby import ReplaceStandby
+from tests.fakes.world import a_world
 from tests.fixtures.apart import run_apart
 from tests.fixtures.physical import standing
 from tests.fixtures.waiting import eventually
-from tests.physical_world import BUCKET, SERVER, PhysicalWorld
+from tests.physical_world import BUCKET, MARK, SERVER, PhysicalWorld
 
 pytestmark = pytest.mark.integration
 
@@ -148,10 +151,10 @@ async def test_with_a_delay_a_dropped_table_is_got_back_from_before_the_drop(wor
     await restored(world)
     await world.scratch.follow("s1", delay=timedelta(hours=4))
     world.sql("INSERT INTO doc VALUES (2)")
+    world.sql("SELECT pg_create_restore_point('before the rest')", "INSERT INTO doc VALUES (3)")
     world.sql("DROP TABLE doc")
     await brought(world)
     await until(world, Waiting.DELAY)
-    world.sql("SELECT pg_create_restore_point('before the rest')", "INSERT INTO doc VALUES (3)")
     assert await rows(world) == [1]  # neither the rows nor the DROP
 
     request = PointRequest(server=SERVER, point="before the rest", since=(await following(world)).replayed_at)
@@ -214,9 +217,7 @@ async def test_a_hole_in_the_archive_is_told_and_what_it_needs_no_more_is_remove
     world.sql("INSERT INTO doc VALUES (1)", "CHECKPOINT")
     await brought(world)
     await shows(world, 1)
-    with psycopg.connect(
-        host=str(wal.parent / "socket"), port=_port(world), dbname="postgres", user="postgres", autocommit=True
-    ) as connection:
+    with connected(world, "s1") as connection:
         connection.execute("CHECKPOINT")  # of a standby: a restartpoint
     await world.scratch.tend("s1")
     assert first not in {path.name for path in wal.iterdir()}
@@ -237,35 +238,67 @@ async def test_a_hole_in_the_archive_is_told_and_what_it_needs_no_more_is_remove
     assert (await following(world)).problem == ""
 
 
-async def test_one_that_is_past_the_fork_of_a_failover_says_so(world: PhysicalWorld) -> None:
+async def test_one_that_is_past_the_fork_of_a_failover_says_so_and_is_made_anew(world: PhysicalWorld) -> None:
     await restored(world)
     await world.scratch.follow("s1", delay=NONE)
-    world.sql("INSERT INTO doc VALUES (1)")
     fork = str(world.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0])
+    world.sql("INSERT INTO doc VALUES (1)")
     await brought(world)
     await shows(world, 1)
     assert (await following(world)).problem == ""
     # The new primary branched off before what the old one had archived.
-    [[system_id]] = world.sql("SELECT system_identifier::text FROM pg_control_system()")
-    what = What(
-        kind=SealedKind.HISTORY,
-        name=history_name(2),
-        system_id=str(system_id),
-        timeline_id=2,
-        segment_bytes=16 << 20,
-        history="1\t0/1000100\tno recovery target specified\n",
-    )
-    sealed = Sealer(world.policy.recipients, world.keys.signing).seal(what, io.BytesIO(), datetime.now(UTC))
-    await WalArchive(world.objects, world.policy).put(BUCKET, *sealed)
-    await brought(world)
-    assert "gone on with timeline id 2" in (await following(world)).problem
+    await world.restore(RecoveryTarget(lsn=fork), scratch="s2")
+    await world.scratch.start("s2")
+    await world.scratch.promote("s2")
+    with connected(world, "s2") as connection:
+        connection.execute("INSERT INTO doc VALUES (2)")
+        [last] = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchall()[0]
+    await archived_from(world, "s2", last)
+    await world.engine.feed(SERVER, "s1")
+    await world.scratch.tend("s1")
+    told = await following(world)
+    assert told.stranded
+    assert "gone on with timeline id 2" in told.problem
     assert await rows(world) == [1]
 
+    await world.restore(RecoveryTarget(latest=True), scratch="s3")
+    await world.scratch.start("s3")
+    await world.scratch.follow("s3", delay=NONE)
+    fakes = a_world()
+    parts = {part.name: getattr(fakes, part.name) for part in fields(Ports)}
+    real = {"site": world.site, "physical": world.engine, "scratch": world.scratch, "postgres": world.postgres}
+    step = ReplaceStandby(scratch="s1", mark=MARK, server=SERVER, new="s3")
+    await step.apply(Ports(**{**parts, **real}), no_progress)
+    assert await world.scratch.find("s1") is None
+    found = await world.postgres.query(DatabaseRef("scratch-s3", "postgres"), "SELECT id FROM doc")
+    assert [row["id"] for row in found] == [2]
 
-def _port(world: PhysicalWorld) -> int:
-    port = Postmaster(world.scratch_directory / "s1" / "data").port()
-    assert port is not None
-    return port
+
+async def archived_from(world: PhysicalWorld, scratch: str, last: str) -> None:
+    """What a promoted instance has written, up to this segment, with its history."""
+    [[system_id]] = world.sql("SELECT system_identifier::text FROM pg_control_system()")
+    archive, sealer = WalArchive(world.objects, world.policy), Sealer(world.policy.recipients, world.keys.signing)
+    for path in sorted((world.scratch_directory / scratch / "data" / "pg_wal").glob("00000002*")):
+        history = path.name == history_name(2)
+        if not history and path.name > last:
+            continue
+        what = What(
+            kind=SealedKind.HISTORY if history else SealedKind.SEGMENT,
+            name=path.name,
+            system_id=str(system_id),
+            timeline_id=2,
+            segment_bytes=0 if history else 16 << 20,
+            history=path.read_text() if history else "",
+        )
+        body = b"" if history else path.read_bytes()
+        await archive.put(BUCKET, *sealer.seal(what, io.BytesIO(body), datetime.now(UTC)))
+
+
+def connected(world: PhysicalWorld, scratch: str) -> psycopg.Connection[tuple[Any, ...]]:
+    """To an instance on its own socket."""
+    folder = world.scratch_directory / scratch
+    port = Postmaster(folder / "data").port()
+    return psycopg.connect(host=str(folder / "socket"), port=port, dbname="postgres", user="postgres", autocommit=True)
 
 
 class _Later(SystemClock):

@@ -64,6 +64,55 @@ async def test_what_follows_afterwards_offers_nothing_to_bring_back_yet() -> Non
     assert "/dr-restore halt" in told
 
 
+async def instead(world: World) -> Plan:
+    return await Follow().plan(FollowParams(database="shop", instead_of=SCRATCH_ID), world, PLAN_ID)
+
+
+async def test_one_that_is_stranded_is_made_anew_and_goes_once_the_new_one_follows() -> None:
+    world = with_a_standby()
+    told = _told(world, problem="The archive has gone on with timeline id 2.", stranded=True)
+    finding = standby_finding(world.scratch.made[SCRATCH_ID], told, START)
+    assert finding.hint.startswith(f"`/dr-restore follow DATABASE --instead-of {SCRATCH_ID}` makes it anew")
+
+    plan = await instead(world)
+    assert plan.summary.endswith(f"30 min behind, out of the archive, in the place of `scratch-{SCRATCH_ID}`")
+    assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    assert list(world.scratch.made) == [PLAN_ID]
+    assert world.scratch.made[PLAN_ID].following is not None
+
+
+async def test_the_old_one_is_kept_where_the_new_one_is_stranded_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = with_a_standby()
+    feed = world.physical.feed
+
+    async def beside(server: str, scratch: str) -> None:
+        await feed(server, scratch)
+        facts = world.scratch.made[scratch]
+        assert facts.following is not None
+        told = facts.following.model_copy(update={"problem": "The archive has gone on.", "stranded": True})
+        world.scratch.made[scratch] = facts.model_copy(update={"following": told})
+
+    monkeypatch.setattr(world.physical, "feed", beside)
+    result = await Runner(await instead(world), world, MemoryJournal()).run()
+    assert result.outcome is not Outcome.SUCCEEDED
+    assert "The archive has gone on. Look at the archive" in result.message
+    assert "`/dr-backup base primary full`" in result.message
+    assert world.scratch.made[SCRATCH_ID].following is not None
+
+
+async def test_one_that_was_stopped_at_a_moment_meanwhile_is_kept() -> None:
+    world = with_a_standby()
+    plan = await instead(world)
+    await world.physical.feed("primary", SCRATCH_ID)
+    await world.scratch.halt(SCRATCH_ID, RecoveryTarget(latest=True))
+    result = await Runner(plan, world, MemoryJournal()).run()
+    assert result.outcome is not Outcome.SUCCEEDED
+    assert "was stopped at a moment, so it is kept" in result.message
+    assert SCRATCH_ID in world.scratch.made
+    with pytest.raises(UserError, match="does not follow, so nothing takes its place"):
+        await instead(world)
+
+
 async def test_before_a_delete_it_is_stopped_at_the_commit_and_is_the_restore_then() -> None:
     world = with_a_standby()
     plan = await halt(world, before_delete="users")
@@ -77,6 +126,41 @@ async def test_before_a_delete_it_is_stopped_at_the_commit_and_is_the_restore_th
     assert facts.state is ScratchState.PAUSED
     rescue = await Rescue().plan(RescueParams(scratch=SCRATCH_ID, table="users"), world, "k8m2n3p4q5")
     assert "as of 2026-11-23 10:11:17 UTC" in rescue.summary or "`public.users_rescued_" in rescue.summary
+
+
+def named(lsn: str, **known: object) -> NamedPoint:
+    return NamedPoint.model_validate({"name": "before-migration", "lsn": lsn, "timeline_id": 1, **known})
+
+
+async def test_it_is_stopped_at_a_named_restore_point_that_it_has_not_replayed() -> None:
+    world = with_a_standby()
+    world.physical.history["primary"].points = [named("0/4000280", before_at=HARMED_AT), named("0/3000000")]
+    plan = await halt(world, name="before-migration")
+
+    step = plan.steps[0]
+    assert isinstance(step, HaltScratch)
+    assert step.target == RecoveryTarget(lsn="0/4000280", timeline_id=1)
+    assert "at restore point `before-migration` (LSN 0/4000280)" in plan.summary
+    assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    assert world.scratch.made[SCRATCH_ID].state is ScratchState.PAUSED
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([], "is not in the WAL that it has to replay. If it was made just now"),
+        ([named("0/3000000")], "was replayed already. .* restore from a base backup"),
+        (
+            [named("0/4000290"), named("0/4000280", before_at=HARMED_AT)],
+            r"2 restore points are called .* Choose one: `--lsn 0/4000290`; `--lsn 0/4000280` \(after the commit of",
+        ),
+    ],
+)
+async def test_a_named_restore_point_that_is_not_one_ahead_is_told(points: list[NamedPoint], said: str) -> None:
+    world = with_a_standby()
+    world.physical.history["primary"].points = points
+    with pytest.raises(UserError, match=said):
+        await halt(world, name="before-migration")
 
 
 @pytest.mark.parametrize(
