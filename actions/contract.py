@@ -98,6 +98,15 @@ class Precondition(Frozen, ABC):
         """None while it holds, else one sentence with the difference."""
 
 
+class Kept(Frozen):
+    """Something of the world that is set aside and stays as it was: evidence, when it is done for an incident. `key`
+    tells it from everything else that was ever kept."""
+
+    key: str
+    title: str
+    location: str
+
+
 class Step(Frozen, ABC):
     """One change of the world, resolved to exact names. Holds references to secrets, never secrets."""
 
@@ -126,6 +135,16 @@ class Step(Frozen, ABC):
     def after(self) -> str:
         """What will be there."""
         return ""
+
+    @property
+    def keeps(self) -> Kept | None:
+        """What is set aside once this is verified; given back by its undo."""
+        return None
+
+    @property
+    def gives_back(self) -> Kept | None:
+        """What was set aside and is in use again once this is verified."""
+        return None
 
     @abstractmethod
     def by_hand(self) -> tuple[str, ...]:

@@ -210,6 +210,14 @@ class EscrowPolicy(Frozen):
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
 
 
+class EvidencePolicy(Frozen):
+    """Where files that are evidence are kept."""
+
+    bucket: str
+    prefix: str = ""
+    recipients: tuple[str, ...]  # age public keys, at least one
+
+
 class ManifestsPolicy(Frozen):
     """The repository that holds the manifests of a cluster, and where its mirror is kept."""
 
@@ -310,6 +318,7 @@ class Site(Frozen):
     physical: Mapping[str, PhysicalPolicy] = {}  # by server
     files: Mapping[str, FilesPolicy] = {}  # by name
     escrow: EscrowPolicy | None = None
+    evidence: EvidencePolicy | None = None
     manifests: Mapping[str, ManifestsPolicy] = {}  # by name
     images: ImagesPolicy | None = None
     points: PointsPolicy | None = None

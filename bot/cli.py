@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from actions.errors import DrError
-from bot import cli_record, cli_sign
+from bot import cli_evidence, cli_record, cli_sign
 from bot.demo.command import demo_app
 from bot.redaction import Mask
 from bot.roles import Role
@@ -251,6 +251,8 @@ def _at_the_counter(noun: str, words: list[str]) -> None:
     command = Router().parse_argv(said)
     if command.name == "incident.clear_suspect_slack":
         typer.echo(_wait(cli_sign.clear_suspicion(settings, command, key or settings.key)))
+    elif cli_evidence.here(command):
+        _tell(*_wait(cli_evidence.carry_out(settings, command)))
     elif command.break_glass or key is not None:
         _tell(*_wait(cli_sign.ask(settings, said, key or settings.key)))
     else:

@@ -21,7 +21,7 @@ from bot import router_params as params
 from bot.words import Token, tokens
 
 HUB = "dr"
-SLASHES = (HUB, "dr-incident", "dr-backup", "dr-restore", "dr-drill")
+SLASHES = (HUB, "dr-incident", "dr-backup", "dr-restore", "dr-drill", "dr-evidence")
 """The slash commands of Slack, without the slash; each but the hub is a noun of the table."""
 
 
@@ -31,13 +31,14 @@ BREAK_GLASS = "break-glass"
 
 class CommandKind(StrEnum):
     """QUERY answers at once; PLAN asks for a plan and is its first signature; ORDER tells a run what to do, which one
-    person may; INCIDENT writes the record; SIGN is a further act on a plan; LOCAL is answered by whoever parsed it
-    (help, the restore modal)."""
+    person may; INCIDENT writes the record; CUSTODY writes the chain of an item of evidence; SIGN is a further act on a
+    plan; LOCAL is answered by whoever parsed it (help, the restore modal)."""
 
     QUERY = "query"
     PLAN = "plan"
     ORDER = "order"
     INCIDENT = "incident"
+    CUSTODY = "custody"
     SIGN = "sign"
     LOCAL = "local"
 
@@ -81,7 +82,7 @@ class Entry:
 
 
 _Q, _P, _I, _L = CommandKind.QUERY, CommandKind.PLAN, CommandKind.INCIDENT, CommandKind.LOCAL
-_O = CommandKind.ORDER
+_O, _C = CommandKind.ORDER, CommandKind.CUSTODY
 
 
 def _order(word: str, summary: str) -> Entry:
@@ -382,6 +383,68 @@ TABLE: tuple[Entry, ...] = (
         ("drill", "date"),
         rest="why",
         usage="DRILL YYYY-MM-DD REASON",
+    ),
+    Entry(
+        ("evidence", "list"),
+        "evidence.list",
+        _Q,
+        "List the evidence of an incident: what, who holds it, where",
+        "dr-evidence list",
+        params.ListEvidence,
+        usage="[--incident NUMBER]",
+    ),
+    Entry(
+        ("evidence", "show"),
+        "evidence.show",
+        _Q,
+        "Show one item of evidence with its chain of custody",
+        "dr-evidence show E-3",
+        params.ShowEvidence,
+        ("item",),
+        usage="ITEM",
+    ),
+    Entry(
+        ("evidence", "add"),
+        "evidence.add",
+        _C,
+        "Take something up as evidence: what is held elsewhere, or, on the command line, a file",
+        'dr-evidence add "Disk of web-1" --where "safe in room 12" --source "host web-1"',
+        params.AddEvidence,
+        rest="title",
+        aliases={"class": "classification"},
+        usage="TITLE [--where TEXT] [--source TEXT] [--class normal|restricted|secret-bearing] [--sha256 HEX] "
+        "[--file FILE] [--incident NUMBER]",
+    ),
+    Entry(
+        ("evidence", "hand"),
+        "evidence.hand",
+        _C,
+        "Record that an item of evidence was handed to somebody",
+        'dr-evidence hand E-3 "Notary Meier" "sealed, against receipt"',
+        params.HandEvidence,
+        ("item", "person"),
+        rest="why",
+        usage="ITEM PERSON WHY",
+    ),
+    Entry(
+        ("evidence", "record"),
+        "evidence.record",
+        _C,
+        "Record what was done with an item: viewed, copied, exported, sealed",
+        'dr-evidence record E-3 sealed "bag 4711" --where "safe in room 12"',
+        params.RecordEvidence,
+        ("item", "action"),
+        rest="why",
+        usage="ITEM viewed|copied|exported|sealed [WHY] [--where TEXT] [--sha256 HEX]",
+    ),
+    Entry(
+        ("evidence", "verify"),
+        "evidence.verify",
+        _C,
+        "Read the stored evidence again, on the command line alone: ok, altered, missing or unverifiable",
+        "dr-evidence verify --incident 7",
+        params.VerifyEvidence,
+        usage="[--incident NUMBER]",
     ),
     Entry(
         ("restore", "point"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from actions.site import Frozen
 
@@ -22,10 +22,26 @@ def _number(value: object) -> object:
     return value.strip().removeprefix("#") if isinstance(value, str) else value
 
 
+def _item(value: object) -> object:
+    """`E-7` and `e7` are 7."""
+    return value.strip().upper().removeprefix("E").removeprefix("-") if isinstance(value, str) else value
+
+
+def _sha256(text: str) -> str:
+    found = text.strip().lower()
+    if len(found) != 64 or not set(found) <= set("0123456789abcdef"):
+        raise ValueError("a SHA-256 is 64 hexadecimal digits")
+    return found
+
+
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2900)]
 Severity = Annotated[Literal["SEV1", "SEV2", "SEV3", "SEV4"], BeforeValidator(_severity)]
 Number = Annotated[int, BeforeValidator(_number), Field(ge=1, le=1_000_000_000)]
+
+
+Item = Annotated[int, BeforeValidator(_item), Field(ge=1, le=1_000_000_000)]
+Sha256 = Annotated[str, AfterValidator(_sha256)]
 
 
 class Nothing(Frozen):
@@ -283,3 +299,39 @@ class Timeline(Frozen):
     format: Literal["channel", "md", "json", "jsonl", "html"] = "channel"
     incident: Number | None = None
     page: Number = 1
+
+
+class ListEvidence(Frozen):
+    incident: Number | None = None  # None: the channel's open one, or all
+
+
+class ShowEvidence(Frozen):
+    item: Item
+
+
+class AddEvidence(Frozen):
+    title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+    where: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = ""
+    source: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = ""
+    classification: Literal["normal", "restricted", "secret-bearing"] = "normal"
+    sha256: Sha256 | None = None
+    file: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None  # on the command line alone
+    incident: Number | None = None
+
+
+class HandEvidence(Frozen):
+    item: Item
+    person: Name
+    why: Text
+
+
+class RecordEvidence(Frozen):
+    item: Item
+    action: Name
+    why: Annotated[str, StringConstraints(strip_whitespace=True, max_length=2900)] = ""
+    where: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = ""
+    sha256: Sha256 | None = None
+
+
+class VerifyEvidence(Frozen):
+    incident: Number | None = None  # None: all

@@ -11,6 +11,7 @@ import structlog
 from actions.contract import JournalEntry, Plan
 from actions.errors import DrError
 from actions.ports import Ports, ProgressReport
+from bot.services.custody import note_step
 from bot.services.own_runs import entries
 from bot.services.plans import note_plan
 from bot.services.progress import Meter
@@ -25,7 +26,8 @@ DRAWN_EVERY = timedelta(seconds=2.5)
 
 
 class DatabaseJournal:
-    """The runner's journal in the bot's database, guarded by owner and epoch. Every line is also on the timeline."""
+    """The runner's journal in the bot's database, guarded by owner and epoch. Every line is also on the timeline,
+    and what a step has set aside is evidence of the incident."""
 
     def __init__(self, database: Database, row: PlanRow, plan: Plan, *, owner: str, epoch: int) -> None:
         self._database = database
@@ -46,6 +48,7 @@ class DatabaseJournal:
             text = f"Step {entry.step + 1} {entry.state}: {step.summary}{detail}"
             data = {"plan": self._row.id, "step": entry.step + 1, "state": entry.state, "elapsed_ms": entry.elapsed_ms}
             await note_plan(session, self._row, kind="step", text=text, at=entry.at, data=data)
+            await note_step(session, self._row, step, entry.state, entry.at)
 
 
 class Painter:

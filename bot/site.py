@@ -14,6 +14,7 @@ from actions.site import (
     ClusterAccess,
     Database,
     EscrowPolicy,
+    EvidencePolicy,
     FilesPolicy,
     ImagesPolicy,
     Invariant,
@@ -106,6 +107,7 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             if item.copy_to is not None
         },
         escrow=await _escrow(plan, secrets),
+        evidence=await _evidence(plan, secrets),
         manifests={item.name: await _manifests(plan, item, secrets) for item in plan.backups.manifests},
         images=_images(plan),
         points=await _points(plan, secrets),
@@ -130,6 +132,7 @@ def _posture(plan: DrPlan, name: str) -> BucketPosture:
     }
     stores |= {plan.backups.recovery_points.bucket} if plan.backups.recovery_points is not None else set()
     stores |= {plan.backups.escrow.bucket} if plan.backups.escrow is not None else set()
+    stores |= {plan.evidence.bucket} if plan.evidence is not None else set()
     stores |= {item.bucket for item in plan.backups.manifests}
     stores |= {item.copy_to.bucket for item in plan.backups.files if item.copy_to is not None}
     return BucketPosture(
@@ -167,17 +170,26 @@ async def _escrow(plan: DrPlan, secrets: Secrets) -> EscrowPolicy | None:
     if found is None:
         return None
 
-    async def resolved(values: Sequence[str]) -> tuple[str, ...]:
-        return tuple([await secrets.resolve(each) if is_reference(each) else each for each in values])
-
     return EscrowPolicy(
         bucket=found.bucket,
         prefix=plan.bucket(found.bucket).prefix,
         schedule=found.schedule,
-        recipients=await resolved(plan.backups.recipients),
+        recipients=await _resolved(plan.backups.recipients, secrets),
         signing_key=plan.backups.signing_key,
-        trusted_signers=await resolved(plan.backups.signers),
+        trusted_signers=await _resolved(plan.backups.signers, secrets),
     )
+
+
+async def _evidence(plan: DrPlan, secrets: Secrets) -> EvidencePolicy | None:
+    if plan.evidence is None:
+        return None
+    recipients = await _resolved(plan.backups.recipients, secrets)
+    bucket = plan.evidence.bucket
+    return EvidencePolicy(bucket=bucket, prefix=plan.bucket(bucket).prefix, recipients=recipients)
+
+
+async def _resolved(values: Sequence[str], secrets: Secrets) -> tuple[str, ...]:
+    return tuple([await secrets.resolve(each) if is_reference(each) else each for each in values])
 
 
 async def _manifests(plan: DrPlan, item: ManifestsRepository, secrets: Secrets) -> ManifestsPolicy:

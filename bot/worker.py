@@ -27,7 +27,7 @@ from actions.steps.moments import moment_of
 from bot.doctor import Doctor
 from bot.driver import Driver
 from bot.ports import Who
-from bot.services import answers, provenance
+from bot.services import answers, custody, provenance
 from bot.services.approvals import SCHEDULE, Approvals
 from bot.services.desk import RESTORE_OFFER
 from bot.services.drills import QUERIES as DRILL_QUERIES
@@ -209,6 +209,9 @@ class Worker:
             await self._report(session, request, await answers.status(session, self._incidents, self._ports))
         elif request.name in DRILL_QUERIES:
             await self._report(session, request, await self._drills.report(session, request.name))
+        elif request.name in custody.QUERIES:
+            found = await custody.report(session, request.name, request.params, request.channel)
+            await self._report(session, request, found)
         elif request.name == "doctor":
             findings = await self._doctor.examine()
             await self._report(session, request, Report(title="Doctor", findings=tuple(findings)))

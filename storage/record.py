@@ -218,6 +218,7 @@ _OF_INCIDENT = text(
     content AS (
         SELECT 'timeline_entry' AS kind, t.seq AS ref, to_jsonb(t) AS value
             FROM timeline_entry t WHERE t.incident_id = :incident
+        UNION ALL SELECT 'custody_event', t.id, to_jsonb(t) FROM custody_event t WHERE t.incident_id = :incident
         UNION ALL SELECT 'signature', t.id, to_jsonb(t) FROM signature t JOIN plans ON plans.id = t.plan_id
         UNION ALL SELECT 'refusal', t.id, to_jsonb(t) FROM refusal t JOIN plans ON plans.id = t.plan_id
         UNION ALL SELECT 'journal', t.seq, to_jsonb(t) FROM journal t JOIN plans ON plans.id = t.run_id
@@ -233,7 +234,7 @@ _OF_INCIDENT = text(
 
 
 async def of_incident(session: AsyncSession, incident_id: str) -> list[Entry]:
-    """Everything the log holds about an incident and its plans, in the order of the log."""
+    """Everything the log holds about an incident, its evidence and its plans, in the order of the log."""
     await session.execute(text("SET LOCAL TimeZone = 'UTC'"))
     rows = await session.execute(_OF_INCIDENT, {"incident": incident_id})
     return [Entry(position=row.position, kind=row.kind, ref=row.ref, text=row.text) for row in rows]
@@ -243,6 +244,7 @@ _PAGE = text(
     """
     SELECT s.position, l.kind, l.ref, jsonb_build_object('kind', l.kind, 'row', CASE l.kind
         WHEN 'timeline_entry' THEN (SELECT to_jsonb(t) FROM timeline_entry t WHERE t.seq = l.ref)
+        WHEN 'custody_event' THEN (SELECT to_jsonb(t) FROM custody_event t WHERE t.id = l.ref)
         WHEN 'signature' THEN (SELECT to_jsonb(t) FROM signature t WHERE t.id = l.ref)
         WHEN 'refusal' THEN (SELECT to_jsonb(t) FROM refusal t WHERE t.id = l.ref)
         WHEN 'journal' THEN (SELECT to_jsonb(t) FROM journal t WHERE t.seq = l.ref)

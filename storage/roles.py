@@ -88,6 +88,13 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
     "run_lock": {_W: May(insert=True, delete=True)},
     "journal": {_S: _READ, _W: _ADD, _C: _READ, _L: _READ},
     "timeline_entry": dict.fromkeys(PROCESSES, _ADD),
+    # What a run has set aside is the worker's to say; that a person took, gave or looked at something is not.
+    "custody_event": {
+        _S: May(insert=True, rows="actor <> 'drbot'"),
+        _W: May(insert=True, rows="actor = 'drbot'"),
+        _C: _READ,
+        _L: May(insert=True, rows="actor <> 'drbot'"),
+    },
     "incident": {
         _S: May(insert=True, update=("channel", "closed_at", "slack_suspect_since")),
         _W: May(update=("recovered_at",)),

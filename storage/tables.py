@@ -1,5 +1,5 @@
-"""The tables. The record is append-only: a trigger refuses UPDATE and DELETE on `journal`, `signature`, `refusal` and
-`timeline_entry`, and another makes each of their rows a leaf of one log (revision 0003).
+"""The tables. The record is append-only: a trigger refuses UPDATE and DELETE on `journal`, `signature`, `refusal`,
+`timeline_entry` and `custody_event`, and another makes each of their rows a leaf of one log (revision 0003).
 
 The `run` row is the job: claimed by a lease with an epoch; `run_lock` rows are guarded by an exclusion constraint,
 which is the real lock. Times are timestamptz, stored and read in UTC.
@@ -78,6 +78,27 @@ class TimelineEntry(SQLModel, table=True):
     text: str = Field(sa_column=Column(Text, nullable=False))
     data: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     permalink: str | None = None
+    source_key: str | None = Field(default=None, unique=True)
+
+
+class CustodyEvent(SQLModel, table=True):
+    """One event in the custody of an item of evidence. The item is its first event, `collected`, and what follows."""
+
+    __tablename__ = "custody_event"
+    __table_args__ = (UniqueConstraint("item", "seq"),)
+    id: int | None = Field(default=None, sa_column=_serial())
+    item: int = Field(sa_type=BigInteger)  # shown as E-1, E-2, without gaps over all incidents
+    seq: int  # within the item, from 1
+    incident_id: str = Field(foreign_key="incident.id", index=True)
+    action: str
+    actor: str
+    holder: str = ""  # who has it from then on; empty: as before
+    occurred_at: datetime = Field(sa_column=_moment())
+    recorded_at: datetime | None = Field(default=None, sa_column=_moment(now=True))
+    reason: str = Field(default="", sa_column=Column(Text, nullable=False))
+    location: str = Field(default="", sa_column=Column(Text, nullable=False))
+    sha256: str = ""  # of the content, hex
+    data: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     source_key: str | None = Field(default=None, unique=True)
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Literal
 
 from actions.backup.manifest import Globals
-from actions.contract import Probe, Step
+from actions.contract import Kept, Probe, Step
 from actions.errors import VerificationError
 from actions.ports import DatabaseFacts, Ports, Progress
 from actions.site import DatabaseRef
@@ -101,6 +101,14 @@ class SwapDatabases(Step):
     @property
     def after(self) -> str:
         return f"`{self.current}` is the restored copy; the old one is kept, closed, as `{self.aside}`"
+
+    @property
+    def keeps(self) -> Kept:
+        return Kept(
+            key=f"database/{self.server}/{self.aside}",
+            title=f"Database `{self.current}` of `{self.server}` as it was before the swap",
+            location=f"database `{self.aside}` on server `{self.server}`, closed",
+        )
 
     def by_hand(self) -> tuple[str, ...]:
         return (

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Literal
 
 from actions.backup.physical import ScratchFacts, ScratchState
-from actions.contract import Precondition, Probe, Step
+from actions.contract import Kept, Precondition, Probe, Step
 from actions.errors import PermanentError, TemporaryError, VerificationError
 from actions.ports import FenceFacts, Ports, Progress
 from actions.site import EngineKind, Frozen
@@ -195,6 +195,16 @@ class PromoteScratch(Step):
     @property
     def after(self) -> str:
         return "a primary on a new timeline id, which nothing removes any more"
+
+    @property
+    def keeps(self) -> Kept | None:
+        if not self.server:
+            return None  # a plan from before the step knew it
+        return Kept(
+            key=f"server/{self.server}/{self.scratch}",
+            title=f"Former primary `{self.server}`, whose place `scratch-{self.scratch}` has taken",
+            location=f"server `{self.server}`: its data directory, untouched since it was closed or died",
+        )
 
     def by_hand(self) -> tuple[str, ...]:
         return (byhand.psql(f"scratch-{self.scratch}", "SELECT pg_promote(true, 600)"),)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from actions.contract import Kinds, Precondition, Probe, Step, revived
+from actions.contract import Kept, Kinds, Precondition, Probe, Step, revived
 from actions.errors import PermanentError, VerificationError
 from actions.ports import Answer, Ports, Progress, RunFacts
 
@@ -142,6 +142,10 @@ class UndoStep(Step):
     @property
     def after(self) -> str:
         return self.step.before
+
+    @property
+    def gives_back(self) -> Kept | None:
+        return self.step.keeps
 
     def by_hand(self) -> tuple[str, ...]:
         return self.step.undo_by_hand()

@@ -40,7 +40,7 @@ from bot.plan_file.protection import (
     StanzaSecret,
     WalArchive,
 )
-from bot.plan_file.record import Record, WitnessPlace
+from bot.plan_file.record import EvidenceStore, Record, WitnessPlace
 from bot.plan_file.values import (
     Duration,
     SecretRef,
@@ -86,6 +86,7 @@ __all__ = [
     "Drill",
     "DumpBackup",
     "Duration",
+    "EvidenceStore",
     "FileBackup",
     "FilesCopy",
     "Freeze",

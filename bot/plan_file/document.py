@@ -12,7 +12,7 @@ from bot.plan_file.jobs import Jobs
 from bot.plan_file.people import Channels, Person, WorkspaceId
 from bot.plan_file.procedures import Contact, Drill, Objectives, PlanDocument, Runbook, Scenario
 from bot.plan_file.protection import Backups, DatabaseBackup
-from bot.plan_file.record import Record
+from bot.plan_file.record import EvidenceStore, Record
 from bot.plan_file.rules import broken_rules, choose
 from bot.plan_file.values import Part, SecretRef, Text
 from bot.plan_file.windows import Shift
@@ -80,6 +80,8 @@ class DrPlan(Part):
     """Webhook (https) that reaches people outside Slack: break-glass, runs that ask, Slack under suspicion."""
     record: Record | None = None
     """How the record is sealed; without it nobody else can vouch for it, and destructive plans are refused."""
+    evidence: EvidenceStore | None = None
+    """Where files that are evidence are kept; without it only their hash and place are on record."""
     approval: Approval
     """How many persons must sign what."""
     roster: tuple[Person, ...] = Field(min_length=1)

@@ -9,6 +9,7 @@ from actions.site import EngineKind
 from bot.plan_file.document import DrPlan
 from bot.plan_file.quorum import gaps, roster_of, together
 from bot.plan_file.rules import Broken
+from bot.plan_file.world import ObjectLock
 
 _OPEN = "TBD"
 
@@ -28,6 +29,7 @@ def doubts(plan: DrPlan, *, today: date | None) -> list[Broken]:
         *_unkept_rpo(plan),
         *_unprotected(plan),
         *_unwitnessed(plan),
+        *_unlocked_evidence(plan),
         *_overdue(plan, today),
     ]
 
@@ -123,6 +125,12 @@ def _unwitnessed(plan: DrPlan) -> Iterator[Broken]:
     elif sum(bool(person.keys) for person in plan.roster) < 2:
         wrong = "fewer than two persons have keys, so nobody could go on after the bot's own database was restored"
         yield Broken(("record",), wrong, "add `keys` to the roster: `drbot record adopt` takes two")
+
+
+def _unlocked_evidence(plan: DrPlan) -> Iterator[Broken]:
+    if plan.evidence is not None and plan.bucket(plan.evidence.bucket).object_lock is ObjectLock.OFF:
+        wrong = f"`{plan.evidence.bucket}` is not under Object Lock, so evidence in it could be deleted"
+        yield Broken(("evidence", "bucket"), wrong, "name a bucket that has `object_lock: compliance`")
 
 
 def _overdue(plan: DrPlan, today: date | None) -> Iterator[Broken]:

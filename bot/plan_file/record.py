@@ -1,4 +1,4 @@
-"""The sealed record: who signs its checkpoints, and which witnesses keep them."""
+"""The sealed record: who signs its checkpoints, and which witnesses keep them. And where evidence is kept."""
 
 from datetime import timedelta
 from typing import Self
@@ -42,3 +42,10 @@ class Record(Part):
     """Whether the audit channel is told the head of the log now and then, and that of an incident each half hour."""
     witnesses: tuple[WitnessPlace, ...] = Field(min_length=1)
     """Where checkpoints are kept; a destructive step needs any one of them."""
+
+
+class EvidenceStore(Part):
+    """Where files that people add as evidence are kept, encrypted to the recipients of the backups."""
+
+    bucket: Text
+    """A bucket of this plan, best under Object Lock."""

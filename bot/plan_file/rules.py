@@ -47,6 +47,7 @@ _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("backups.manifests.*.bucket", "buckets.*.name", "bucket", ()),
     ("backups.manifests.*.cluster", "clusters.*.name", "cluster", ()),
     ("buckets.*.replicates_to", "buckets.*.name", "bucket", ()),
+    ("evidence.bucket", "buckets.*.name", "bucket", ()),
     ("record.witnesses.*.bucket", "buckets.*.name", "bucket", ()),
     ("approval.rules.*.slots.*.role", "roster.*.roles.*", "role", ()),
     ("approval.rules.*.services.*", "services.*.name", "service", ()),

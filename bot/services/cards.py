@@ -163,3 +163,32 @@ class TimelineLine(Frozen):
     text: str
     permalink: str | None = None
     amendments: tuple[str, ...] = ()
+
+
+class CustodyLine(Frozen):
+    """One event in the custody of an item; `position` is its place in the sealed log, once it is proven."""
+
+    seq: int
+    action: str
+    actor: str
+    holder: str = ""
+    occurred_at: datetime
+    recorded_at: datetime
+    reason: str = ""
+    location: str = ""
+    sha256: str = ""
+    position: int | None = None
+
+
+class EvidenceItem(Frozen):
+    """An item of evidence with its chain of custody."""
+
+    label: str  # "E-3"
+    title: str
+    classification: str
+    source: str = ""
+    method: str = ""
+    holder: str = ""
+    location: str = ""
+    sha256: str = ""  # of the content, when it was collected
+    events: tuple[CustodyLine, ...]

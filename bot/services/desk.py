@@ -14,7 +14,9 @@ from bot.ports import ReplyTo, Watched, Who
 from bot.router import Command
 from bot.services.approvals import NOT_ON_ROSTER, Approvals
 from bot.services.cards import PlanCard
+from bot.services.custody import QUERIES as CUSTODY_QUERIES
 from bot.services.drills import Drills
+from bot.services.evidence import Evidence
 from bot.services.incidents import Incidents
 from bot.services.plans import Plans
 from bot.services.provenance import BREAK_GLASS, REVIEW
@@ -57,6 +59,7 @@ class Desk:
         self._plans = plans
         self._incidents = incidents
         self._drills = drills
+        self.evidence = Evidence(database, approvals.policy, incidents, clock)
         self._clock = clock
         self._in_hand = in_hand  # how long a click may take before it counts as left behind
         self._limits = limits or RateLimits()
@@ -114,17 +117,13 @@ class Desk:
         await self._refusals.turn_away(who, code, text)
 
     async def ask(self, who: Who, command: Command, *, reply: ReplyTo, key: str | None = None) -> int | None:
-        """Take one command. Incident commands and acts on drills are done here; the rest becomes a request, whose id is
+        """Take one command. What only writes the record is done here; the rest becomes a request, whose id is
         returned. Asking again under the same `key` changes nothing.
         Raises UserError for accounts the roster does not know, after recording it."""
-        person = self._approvals.policy.person(who)
-        if person is None:
-            await self._refusals.record(who, Code.NOT_ON_ROSTER, f"{command.name}: {NOT_ON_ROSTER.text}")
-            raise UserError(NOT_ON_ROSTER.text)
-        await self._refusals.check(who, [command.reason, command.typed, *_spoken(command)])
-        key = key or await self._keep(who, {"kind": "ask", "command": command.model_dump(mode="json")})
+        person = await self.admit(who, command)
+        key = key or await self.keep(who, {"kind": "ask", "command": command.model_dump(mode="json")})
         try:
-            if await self._done_here(who, person.id, command, reply, key=key):
+            if await self._done_here(who, person, command, reply, key=key):
                 return None
         except RefusedError as error:
             await self._refusals.record(who, error.code, str(error))
@@ -138,7 +137,7 @@ class Desk:
                     kind="command",
                     name=command.name,
                     params=dict(command.params),
-                    person=person.id,
+                    person=person,
                     slack_user=who.slack_user,
                     channel=who.channel,
                     reply=reply.model_dump(mode="json") | {"who": who.model_dump(mode="json")} | alone,
@@ -149,12 +148,24 @@ class Desk:
                 ),
             )
 
+    async def admit(self, who: Who, command: Command) -> str:
+        """The person of the roster who asks. Raises UserError, after recording it, for strangers and for what cannot be
+        stored as it was said."""
+        person = self._approvals.policy.person(who)
+        if person is None:
+            await self._refusals.record(who, Code.NOT_ON_ROSTER, f"{command.name}: {NOT_ON_ROSTER.text}")
+            raise UserError(NOT_ON_ROSTER.text)
+        await self._refusals.check(who, [command.reason, command.typed, *_spoken(command)])
+        return person.id
+
     async def _done_here(self, who: Who, person: str, command: Command, reply: ReplyTo, *, key: str) -> bool:
         """Carry out what needs no worker; False for everything else."""
         if command.name.startswith("incident."):
             await self._incidents.handle(who, person, command, reply, key=key)
         elif command.name in DRILL_ACTS:
             await self._drills.handle(person, command, key=key)
+        elif command.name.startswith("evidence.") and command.name not in CUSTODY_QUERIES:
+            await self.evidence.handle(who, person, command, key=key)
         elif command.name == REVIEW:
             await self._review(who, command, reply, key)
         else:
@@ -174,7 +185,7 @@ class Desk:
             payload = {"text": text, "user": reply.user, "response_url": reply.response_url}
             await outbox.add(session, "ephemeral", reply.channel, payload=payload)
 
-    async def _keep(self, who: Who, payload: Mapping[str, Any]) -> str:
+    async def keep(self, who: Who, payload: Mapping[str, Any]) -> str:
         """Store what was handed in here, unlike a click of Slack, which is stored before its ack. Returns its key."""
         key = f"desk:{uuid.uuid4()}"
         async with self._database.session() as session:
@@ -203,7 +214,7 @@ class Desk:
         if channel:
             await self._belongs(who, row, channel, ts)
         said = {"token": token, "act": act, "digest": digest, "typed": typed, "reason": reason}
-        key = key or await self._keep(who, {"kind": "sign", **said})
+        key = key or await self.keep(who, {"kind": "sign", **said})
         return await self._approvals.sign(who, row, act, digest=digest, typed=typed, reason=reason, key=key)
 
     async def _belongs(self, who: Who, row: PlanRow, channel: str, ts: str) -> None:

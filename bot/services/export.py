@@ -1,4 +1,4 @@
-"""The timeline of an incident as Markdown, JSON and one self-contained HTML page, each with its proofs."""
+"""The timeline of an incident and the chains of its evidence as Markdown, JSON and one HTML page, with their proofs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from bot.services.cards import IncidentCard, TimelineLine
+from bot.services.cards import CustodyLine, EvidenceItem, IncidentCard, TimelineLine
 from bot.services.record.export import VERIFY, Proven, json_lines
 
 
@@ -25,8 +25,10 @@ def facts(card: IncidentCard) -> list[tuple[str, str]]:
     return [(name, value) for name, value in lines if value]
 
 
-def markdown(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven) -> str:
-    """A document with the facts, a table of the timeline and its proofs."""
+def markdown(
+    card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven, evidence: Sequence[EvidenceItem]
+) -> str:
+    """A document with the facts, a table of the timeline, one for each item of evidence, and the proofs."""
     head = [f"# Incident {card.number}: {_cell(card.title)}", ""]
     head += [f"- **{name}:** {_cell(value)}" for name, value in facts(card)]
     rows = ["", "| No. | Occurred | Recorded | Who | What |", "|---|---|---|---|---|"]
@@ -44,21 +46,64 @@ def markdown(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven) 
         "```",
         *json_lines(proven, incident=card.number).splitlines(),
     ]
-    return "\n".join([*head, *rows, *proof, "```", ""])
+    return "\n".join([*head, *rows, *_custody(evidence), *proof, "```", ""])
 
 
-def json_text(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven) -> str:
+def _custody(evidence: Sequence[EvidenceItem]) -> list[str]:
+    lines = ["", "## Chain of custody"] if evidence else []
+    for item in evidence:
+        lines += ["", f"### {item.label}: {_cell(item.title)}", ""]
+        lines += [f"- **{name}:** {_cell(value)}" for name, value in facts_of(item)]
+        lines += [
+            "",
+            "| No. | Occurred | Recorded | Who | What | SHA-256 | Place in the log |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for line in item.events:
+            place = "not sealed" if line.position is None else str(line.position)
+            when = f"{_moment(line.occurred_at)} | {_moment(line.recorded_at)}"
+            cells = f"{_cell(line.actor)} | {_cell(deed(line))} | {line.sha256}"
+            lines.append(f"| {line.seq} | {when} | {cells} | {place} |")
+    return lines
+
+
+def facts_of(item: EvidenceItem) -> list[tuple[str, str]]:
+    """What an item is, who has it and where."""
+    found = [
+        ("Class", item.classification),
+        ("Source", item.source),
+        ("Method", item.method),
+        ("Held by", item.holder),
+        ("Where", item.location),
+        ("SHA-256", item.sha256),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def deed(line: CustodyLine) -> str:
+    """`handed to Sam Sato: for the laboratory (safe in room 12)`."""
+    what = f"{line.action} to {line.holder}" if line.action == "handed" else line.action
+    where = f" ({line.location})" if line.location else ""
+    return f"{what}{f': {line.reason}' if line.reason else ''}{where}"
+
+
+def json_text(
+    card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven, evidence: Sequence[EvidenceItem]
+) -> str:
     """The same, for programs."""
     document = {
         "incident": card.model_dump(mode="json"),
         "achieved_rto_s": card.achieved_rto.total_seconds() if card.achieved_rto is not None else None,
         "timeline": [line.model_dump(mode="json") for line in lines],
+        "evidence": [item.model_dump(mode="json") for item in evidence],
         "proof": [json.loads(line) for line in json_lines(proven, incident=card.number).splitlines()],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def html_page(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven) -> str:
+def html_page(
+    card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven, evidence: Sequence[EvidenceItem]
+) -> str:
     """One file without scripts or outside references. All text is escaped."""
     from jinja2 import Environment  # slow, and only this page needs it
 
@@ -67,6 +112,9 @@ def html_page(card: IncidentCard, lines: Sequence[TimelineLine], proven: Proven)
         card=card,
         facts=facts(card),
         lines=lines,
+        evidence=evidence,
+        facts_of=facts_of,
+        deed=deed,
         moment=_moment,
         verification=verification(proven),
         proof=json_lines(proven, incident=card.number),
@@ -109,7 +157,7 @@ _PAGE = """<!doctype html>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1a1a1a }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem } dt { font-weight: 600 } dd { margin: 0 }
 table { border-collapse: collapse; width: 100% } th, td { border-bottom: 1px solid #ccc; padding: .35rem .6rem;
-text-align: left; vertical-align: top } th { background: #f3f3f3 } .t { white-space: nowrap } td:last-child {
+text-align: left; vertical-align: top } th { background: #f3f3f3 } .t { white-space: nowrap } td:last-child, .h {
 overflow-wrap: anywhere } .a { border-left: 3px solid #c60; padding-left: .5rem } pre { background: #f3f3f3; font-size:
 11px; overflow: auto; max-height: 20rem; padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere }
 </style></head><body>
@@ -122,6 +170,15 @@ overflow-wrap: anywhere } .a { border-left: 3px solid #c60; padding-left: .5rem 
 {% if line.permalink %}<a href="{{ line.permalink }}" rel="noreferrer">message</a>{% endif %}
 {% for text in line.amendments %}<div class="a">Amended by {{ text }}</div>{% endfor %}</td></tr>
 {% endfor %}</tbody></table>
+{% if evidence %}<h2>Chain of custody</h2>{% endif %}
+{% for item in evidence %}<h3>{{ item.label }}: {{ item.title }}</h3>
+<dl>{% for name, value in facts_of(item) %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+<table><thead><tr><th>No.</th><th>Occurred</th><th>Recorded</th><th>Who</th><th>What</th><th>SHA-256</th>
+<th>Place in the log</th></tr></thead><tbody>
+{% for line in item.events %}<tr><td>{{ line.seq }}</td><td class="t">{{ moment(line.occurred_at) }}</td>
+<td class="t">{{ moment(line.recorded_at) }}</td><td>{{ line.actor }}</td><td>{{ deed(line) }}</td>
+<td class="h">{{ line.sha256 }}</td><td>{{ "not sealed" if line.position is none else line.position }}</td></tr>
+{% endfor %}</tbody></table>{% endfor %}
 <h2>How to verify</h2>
 <p>{{ verification }}</p>
 <pre>{{ proof }}</pre></body></html>

@@ -18,11 +18,12 @@ from bot.plan_file import DrPlan
 from bot.ports import ChannelWish, ReplyTo, TimelinePage, Who
 from bot.router import Command
 from bot.services.approvals import Policy
-from bot.services.cards import IncidentCard, TimelineLine
+from bot.services.cards import EvidenceItem, IncidentCard, TimelineLine
+from bot.services.custody import items
 from bot.services.export import html_page, json_text, markdown
 from bot.services.record.export import Proven, json_lines, prove
 from bot.services.suspicion import HOW_TO_CLEAR, NOT_BY_SLACK, Suspicion
-from storage import incidents, outbox, plans, runs, timeline
+from storage import custody, incidents, outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import Incident, TimelineEntry
 
@@ -54,7 +55,7 @@ class Incidents:
                 await self._amend(who, person, command.params, key)
             case "suspect_slack":
                 async with self._database.session() as session:
-                    row = await self._pick(session, who, command.params)
+                    row = await self.pick(session, who, command.params)
                     await self.suspicion.raise_(session, row, person, str(command.params.get("text") or ""))
             case "clear_suspect_slack":
                 raise RefusedError(NOT_BY_SLACK, code=Code.SLACK_SUSPECT)
@@ -125,7 +126,7 @@ class Incidents:
     async def _close(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
         await self._refuse_to_close(who, person, params)
         async with self._database.session() as session:
-            row = await self._pick(session, who, params)
+            row = await self.pick(session, who, params)
             if row.closed_at is not None:
                 raise UserError(f"Incident {row.number} is already closed, since {utc(row.closed_at)}.")
             busy = await self._running(session, row)
@@ -141,7 +142,7 @@ class Incidents:
         """Who holds an account in wrong hands would have the suspicion forgotten. Raises UserError, once recorded."""
         text = ""
         async with self._database.session() as session:
-            row = await self._pick(session, who, params)
+            row = await self.pick(session, who, params)
             if await self.suspicion.here(session, row) is not None:
                 how = HOW_TO_CLEAR.format(number=row.number)
                 text = f"Incident {row.number} stays open while Slack is under suspicion in it; to end that, {how}."
@@ -154,7 +155,7 @@ class Incidents:
 
     async def _note(self, who: Who, person: str, params: Mapping[str, Any], key: str | None) -> None:
         async with self._database.session() as session:
-            row = await self._pick(session, who, params)
+            row = await self.pick(session, who, params)
             text = str(params["text"])
             at = impact_start(params.get("at"), self._clock.now())
             if not await self._record(session, row, "note", self._policy.name(person), text, at=at, key=key):
@@ -169,7 +170,7 @@ class Incidents:
     async def _amend(self, who: Who, person: str, params: Mapping[str, Any], key: str | None) -> None:
         """An entry is never changed: what corrects it is another entry, shown beside it."""
         async with self._database.session() as session:
-            row = await self._pick(session, who, params)
+            row = await self.pick(session, who, params)
             entry = await timeline.entry(session, row.id, int(params["entry"]))
             if entry is None:
                 number = f"{row.number} has no entry {params['entry']}"
@@ -202,17 +203,18 @@ class Incidents:
 
     async def _show(self, who: Who, params: Mapping[str, Any]) -> None:
         async with self._database.session() as session:
-            row = await self._pick(session, who, params)
+            row = await self.pick(session, who, params)
             # A card that already stands in this channel is posted again at the bottom, where people look.
             await outbox.add(session, "incident", who.channel, ref=row.id, payload={"again": True})
 
     async def _timeline(self, who: Who, params: Mapping[str, Any], reply: ReplyTo) -> None:
         async with self._database.session() as session:
-            row = await self._pick(session, who, params)
+            row = await self.pick(session, who, params)
             card = await self.card(session, row)
             lines = timeline_lines(await timeline.of_incident(session, row.id))
             form = str(params.get("format") or "text")
             proven = None if form in ("text", "channel") else await prove(session, row.id)
+            evidence = [] if proven is None else items(await custody.of_incident(session, row.id), proven)
         payload: dict[str, Any]
         if proven is None:
             kind = "report"
@@ -228,7 +230,7 @@ class Incidents:
             payload = {"timeline": page.model_dump(mode="json")}
         else:
             kind = "file"
-            content, suffix = export(card, lines, form, proven)
+            content, suffix = export(card, lines, form, proven, evidence)
             title = f"Timeline of incident {card.number}"
             payload = {"filename": f"incident-{card.number}.{suffix}", "title": title, "content": content}
         async with self._database.session() as session:
@@ -283,7 +285,7 @@ class Incidents:
         )
 
     async def exported(self, incident_number: int, form: str) -> str:
-        """The timeline as `md`, `json`, `jsonl` or `html`, with its proofs."""
+        """The timeline and the evidence as `md`, `json`, `jsonl` or `html`, with their proofs."""
         async with self._database.session() as session:
             row = await incidents.by_number(session, incident_number)
             if row is None:
@@ -291,7 +293,8 @@ class Incidents:
             card = await self.card(session, row)
             lines = timeline_lines(await timeline.of_incident(session, row.id))
             proven = await prove(session, row.id)
-        return export(card, lines, form, proven)[0]
+            evidence = items(await custody.of_incident(session, row.id), proven)
+        return export(card, lines, form, proven, evidence)[0]
 
     async def _running(self, session: AsyncSession, row: Incident) -> tuple[str, ...]:
         busy: list[str] = []
@@ -312,7 +315,8 @@ class Incidents:
             return self._plan.scenario(row.scenario).steps[0].text
         return "`/dr-restore` for a database, `/dr-incident note TEXT` for the record"
 
-    async def _pick(self, session: AsyncSession, who: Who, params: Mapping[str, Any]) -> Incident:
+    async def pick(self, session: AsyncSession, who: Who, params: Mapping[str, Any]) -> Incident:
+        """The incident that is named, else the channel's open one. Raises UserError when there is none."""
         number = params.get("incident")
         if number is not None:
             row = await incidents.by_number(session, int(number))
@@ -354,17 +358,19 @@ class Incidents:
             await outbox.add(session, "report", reply.channel, payload=payload)
 
 
-def export(card: IncidentCard, lines: Sequence[TimelineLine], form: str, proven: Proven) -> tuple[str, str]:
+def export(
+    card: IncidentCard, lines: Sequence[TimelineLine], form: str, proven: Proven, evidence: Sequence[EvidenceItem]
+) -> tuple[str, str]:
     """The text and the file suffix. Raises UserError for a form that does not exist."""
     match form:
         case "md" | "markdown":
-            return markdown(card, lines, proven), "md"
+            return markdown(card, lines, proven, evidence), "md"
         case "json":
-            return json_text(card, lines, proven), "json"
+            return json_text(card, lines, proven, evidence), "json"
         case "jsonl":
             return json_lines(proven, incident=card.number), "jsonl"
         case "html":
-            return html_page(card, lines, proven), "html"
+            return html_page(card, lines, proven, evidence), "html"
         case _:
             raise UserError(f"There is no export `{form}`; choose `md`, `json`, `jsonl` or `html`.")
 

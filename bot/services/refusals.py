@@ -33,6 +33,7 @@ class Door(StrEnum):
     UNKNOWN_BUTTON = "unknown_button"  # its token belongs to no plan
     RATE_LIMITED = "rate_limited"
     TOO_LONG = "too_long"
+    UNSAFE_FILE = "unsafe_file"  # named as evidence: a link, a pipe, a folder
     CREDENTIAL = "credential"  # somebody typed what is shaped like a token or a key
 
 

@@ -106,6 +106,7 @@ def _hint(entries: tuple[Entry, ...]) -> str:
 _ABOUTS = {
     "incident": "Open, note, show and close incidents; show the timeline",
     "backup": "Show, list, make, verify, prove, adopt, expire, delete and pin backups",
+    "evidence": "List, add, hand on and record evidence and its chain of custody",
     "drill": "List, hold and postpone drills",
 }
 

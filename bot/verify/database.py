@@ -20,6 +20,7 @@ from bot.verify.tree import WIDTH, leaf
 
 KINDS = {
     "timeline_entry": "seq",
+    "custody_event": "id",
     "signature": "id",
     "refusal": "id",
     "journal": "seq",
@@ -51,6 +52,16 @@ _UNTOLD = {
             SELECT FROM timeline_entry t
             WHERE t.data ->> 'plan' = j.run_id AND (t.kind = 'answer' AND t.data ->> 'answer' = j.state
                 OR t.kind = 'step' AND t.data ->> 'state' = j.state AND (t.data ->> 'step')::int = j.step + 1))
+    """,
+    "something happened to evidence and the timeline does not say so": """
+        SELECT 'E-' || c.item || ' ' || c.action FROM custody_event c WHERE NOT EXISTS (
+            SELECT FROM timeline_entry t WHERE t.kind = 'evidence'
+                AND t.data ->> 'item' = c.item::text AND t.data ->> 'seq' = c.seq::text)
+    """,
+    "an event of evidence is missing in its chain": """
+        SELECT 'E-' || item || ' no. ' || seq FROM (
+            SELECT item, seq, lag(seq, 1, 0) OVER (PARTITION BY item ORDER BY seq) AS before FROM custody_event) chain
+        WHERE seq <> before + 1
     """,
 }
 

@@ -25,6 +25,7 @@ WANTED = [
     *(f"C{number}" for number in range(1, 15)),
     *(f"J{number}" for number in range(1, 15)),
     *(f"E{number}" for number in range(1, 4)),
+    *(f"K{number}" for number in range(1, 6)),
 ]
 
 
@@ -128,6 +129,6 @@ def test_every_test_that_is_named_by_a_row_has_one() -> None:
         match[1].upper()
         for path in ATTACKS
         for name in functions_in(path)
-        for match in re.finditer(r"_([itcje]\d+)(?=_)", name)
+        for match in re.finditer(r"_([itcjek]\d+)(?=_)", name)
     }
     assert named <= set(WANTED)

@@ -23,8 +23,8 @@ from tests.fixtures.office import OfficeForTests
 pytestmark = pytest.mark.integration
 
 RECORD = (
-    "timeline_entry", "signature", "refusal", "journal", "plan_version", "leaf", "sealed_leaf", "checkpoint",
-    "consumed_plan", "log_epoch",
+    "timeline_entry", "custody_event", "signature", "refusal", "journal", "plan_version", "leaf", "sealed_leaf",
+    "checkpoint", "consumed_plan", "log_epoch",
 )  # fmt: skip
 """Append-only: nobody but the owner has the right to change them, and a trigger refuses the owner too."""
 
@@ -158,11 +158,18 @@ REQUEST = """
     INSERT INTO request (kind, name, person, slack_user, channel, reply, reason, typed, state, error, plan_id)
     VALUES ('command', 'backup.dump', '{person}', '', '', '{{"who": {{"source": "{source}"}}}}', '', '', 'new', '', '')
 """
+CUSTODY = """
+    INSERT INTO custody_event (item, seq, incident_id, action, actor, holder, occurred_at, reason, location, sha256)
+    VALUES (1, 1, 'inc1', 'collected', '{actor}', '', clock_timestamp(), '', '', '')
+"""
 
 
 @pytest.mark.parametrize(
     ("role", "statement"),
     [
+        (DatabaseRole.SLACK, CUSTODY.format(actor="drbot")),
+        (DatabaseRole.CLI, CUSTODY.format(actor="drbot")),
+        (DatabaseRole.WORKER, CUSTODY.format(actor="Olivia Ortega")),
         (DatabaseRole.SLACK, SIGNATURE.format(act="approve", source="key")),
         (DatabaseRole.SLACK, SIGNATURE.format(act="request", source="cli")),
         (DatabaseRole.CLI, SIGNATURE.format(act="approve", source="slack")),

@@ -71,7 +71,7 @@ async def test_migrating_twice_changes_nothing(memory: Database) -> None:
     await asyncio.gather(memory.migrate(), memory.migrate())
 
 
-@pytest.mark.parametrize("table", ["timeline_entry", "signature", "refusal", "journal"])
+@pytest.mark.parametrize("table", ["timeline_entry", "custody_event", "signature", "refusal", "journal"])
 @pytest.mark.parametrize("change", ["DELETE FROM {}", "TRUNCATE {}"])
 async def test_the_record_refuses_changes(memory: Database, table: str, change: str) -> None:
     with pytest.raises(DBAPIError, match="append-only"):

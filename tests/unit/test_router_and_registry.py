@@ -8,14 +8,15 @@ from actions import registry
 from bot.router import TABLE, CommandKind, Entry
 from bot.services.run_control import ORDERS
 
-OWN = {"status", "doctor", "drill.list", "drill.next"}
+OWN = {"status", "doctor", "drill.list", "drill.next", "evidence.list", "evidence.show"}
 """Answered by the worker from the bot's own memory."""
 
 
 @pytest.mark.parametrize("entry", TABLE, ids=lambda entry: " ".join(entry.words))
 def test_the_parameters_of_a_command_are_those_of_its_action(entry: Entry) -> None:
     if (
-        entry.kind in (CommandKind.LOCAL, CommandKind.INCIDENT, CommandKind.ORDER, CommandKind.SIGN)
+        entry.kind
+        in (CommandKind.LOCAL, CommandKind.INCIDENT, CommandKind.CUSTODY, CommandKind.ORDER, CommandKind.SIGN)
         or entry.name.startswith("incident.")
         or entry.name in OWN
     ):

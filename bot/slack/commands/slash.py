@@ -19,8 +19,8 @@ IN_CHANNEL = {"incident.timeline", "incident.show"}
 """Queries whose answer is for everybody in the channel."""
 
 
-SIGNED = (CommandKind.PLAN, CommandKind.ORDER, CommandKind.SIGN)
-"""Commands that are a signature, so the account is looked at first."""
+SIGNED = (CommandKind.PLAN, CommandKind.ORDER, CommandKind.SIGN, CommandKind.CUSTODY)
+"""Commands that are a signature, or as good as one, so the account is looked at first."""
 
 
 def register(app: AsyncApp, counter: Counter) -> None:
