@@ -87,6 +87,13 @@ async def chain(session: AsyncSession, item: int) -> Sequence[CustodyEvent]:
     return (await session.execute(statement)).scalars().all()
 
 
+async def newest(session: AsyncSession, count: int) -> Sequence[CustodyEvent]:
+    """The events of so many items, those that were taken up last, by item and in their order."""
+    last = select(func.coalesce(func.max(CustodyEvent.item), 0)).scalar_subquery()
+    statement = select(CustodyEvent).where(col(CustodyEvent.item) > last - count)
+    return (await session.execute(statement.order_by(col(CustodyEvent.item), col(CustodyEvent.seq)))).scalars().all()
+
+
 async def of_incident(session: AsyncSession, incident_id: str | None) -> Sequence[CustodyEvent]:
     """The events of all items of an incident, or of every incident, by item and in their order."""
     statement = select(CustodyEvent).order_by(col(CustodyEvent.item), col(CustodyEvent.seq))

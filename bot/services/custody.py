@@ -24,6 +24,8 @@ from storage.tables import CustodyEvent, PlanRow
 KIND = "evidence"
 LIST, SHOW = "evidence.list", "evidence.show"
 QUERIES = (LIST, SHOW)
+NEWEST = 50
+"""Items that are listed where no incident is named and the channel has none."""
 BOT = "drbot"
 """Who acts when a run does; no login but the worker's may write in this name."""
 
@@ -197,9 +199,12 @@ async def report(session: AsyncSession, query: str, params: Mapping[str, Any], c
             raise UserError(f"There is no incident {number}; see `/dr-incident list`.")
     elif channel:
         incident = await incidents.open_in(session, channel)
-    found = items(await custody.of_incident(session, None if incident is None else incident.id))
+    if incident is None:
+        found = items(await custody.newest(session, NEWEST))
+    else:
+        found = items(await custody.of_incident(session, incident.id))
     return Report(
-        title="Evidence" if incident is None else f"Evidence of incident {incident.number}",
+        title=f"Evidence, the newest {NEWEST} items" if incident is None else f"Evidence of incident {incident.number}",
         lines=() if found else ("Nothing is on record. Add what is held elsewhere with `/dr-evidence add TITLE`.",),
         columns=("item", "title", "class", "last", "held by", "where") if found else (),
         rows=tuple(

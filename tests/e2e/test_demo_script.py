@@ -50,8 +50,11 @@ def test_story_ends_with_everything_restored(run_directory: Path) -> None:
         f"The run goes on after {result['takeover_s']:.1f} s",
         "The run has succeeded.",
         "Timeline",
+        # What the swap has set aside is evidence of the incident, once, although another worker went on with the run.
+        "E-1 collected: Database `superprismora` of ",
     ):
         assert line in said
+    assert "E-2 " not in said
     assert directory not in "".join(" ".join(process.info["cmdline"] or []) for process in _all())
 
 

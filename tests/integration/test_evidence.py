@@ -19,6 +19,7 @@ from actions.steps.databases import SwapDatabases
 from actions.steps.promotion import PromoteScratch
 from actions.steps.run_control import UndoStep
 from bot import cli_evidence
+from bot.counter import Counter
 from bot.plan_file import DrPlan, dump
 from bot.ports import ReplyTo, Who
 from bot.router import Command, Router
@@ -107,6 +108,23 @@ async def test_an_item_from_hand_to_hand(office: OfficeForTests) -> None:
     assert "Source: host web-1" in shown.lines
     assert f"SHA-256: {SHA}" in shown.lines
     assert [row[3] for row in shown.rows][1] == "handed to Sam Sato: for the laboratory"
+
+
+async def test_the_worker_answers_in_slack_and_at_a_terminal(office: OfficeForTests) -> None:
+    await say(office, "incident open Orders are gone")
+    await say(office, "evidence add Disk of web-1")
+    counter = Counter(office.at_terminal, office.terminal, office.deliveries, person="sam", channel="C0ONCALL")
+    async with office.working():
+        told, good = await counter.ask("evidence", ["list"])
+        assert good
+        assert "E-1" in told
+        told, _ = await counter.ask("evidence", ["show", "E-1"])
+        assert told.startswith("E-1: Disk of web-1")
+        told, good = await counter.ask("evidence", ["show", "E-2"])
+        assert (told, good) == ("There is no evidence E-2; see `/dr-evidence list`.", False)
+        told, _ = await counter.ask("evidence", ["record", "E-1", "sealed", "bag 4711", "--where", "room 12"])
+        assert told == "Done; it is on the timeline."
+    assert (await chain(office))[1].data == {"person": "sam", "account": "cli"}
 
 
 async def test_a_command_that_comes_again_is_one_event(office: OfficeForTests) -> None:

@@ -533,6 +533,16 @@ def test_a_witness_that_would_keep_nothing_is_refused(tmp_path: Path, old: str, 
     assert wrong in report(errors(check(path)))
 
 
+def test_evidence_that_could_be_deleted_is_warned_about(tmp_path: Path) -> None:
+    kept = "# evidence:                     # files that people add as evidence"
+    told = report(check(broken(tmp_path, (kept, "evidence: {bucket: superprismora-files}\n#"))))
+    assert "`superprismora-files` is not under Object Lock, so evidence in it could be deleted" in told
+    locked = report(check(broken(tmp_path, (kept, "evidence: {bucket: superprismora-backups}\n#"))))
+    assert "so evidence in it could" not in locked
+    missing = errors(check(broken(tmp_path, (kept, "evidence: {bucket: superprismora-evidence}\n#"))))
+    assert "there is no bucket `superprismora-evidence`" in report(missing)
+
+
 def test_promises_the_copies_cannot_keep_are_warned_about(tmp_path: Path) -> None:
     wal = TEXT[TEXT.index("      wal:\n") : TEXT.index("  applications:")]
     path = broken(tmp_path, (wal, ""))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -35,13 +36,11 @@ class Proven:
 
     def position(self, kind: str, ref: int) -> int | None:
         """Where a row stands in the log; None when no checkpoint covers it yet."""
-        return next(
-            (item.position for item in self.entries if item.kind == kind and item.ref == ref and self._covers(item)),
-            None,
-        )
+        return self._places.get((kind, ref))
 
-    def _covers(self, entry: Entry) -> bool:
-        return entry.position is not None and entry.position in self.paths
+    @cached_property
+    def _places(self) -> dict[tuple[str, int], int]:
+        return {(item.kind, item.ref): item.position for item in self.entries if item.position in self.paths}
 
 
 async def prove(session: AsyncSession, incident_id: str) -> Proven:
