@@ -203,7 +203,7 @@ class PromoteScratch(Step):
         return Kept(
             key=f"server/{self.server}/{self.scratch}",
             title=f"Former primary `{self.server}`, whose place `scratch-{self.scratch}` has taken",
-            location=f"server `{self.server}`: its data directory, untouched since it was closed or died",
+            location=f"server `{self.server}` of the plan file, closed or dead; its data is kept",
         )
 
     def by_hand(self) -> tuple[str, ...]:
