@@ -27,6 +27,7 @@ DATA, LARGE_OBJECTS = 1, 3  # BLK_DATA, BLK_BLOBS
 POST_DATA = 4  # SECTION_POST_DATA
 NO_SECTION = 1  # SECTION_NONE: comments and rights, which follow what they belong to
 INTEGER = struct.Struct("<xi")  # a sign, which is 0 for every length and number of an entry, and four bytes
+EMPTY_CHUNK = INTEGER.pack(0)
 SETVAL = re.compile(r"SELECT pg_catalog\.setval\( ?(E?)'((?:[^']|'')*)', (-?\d+), (true|false)\);")
 SCHEMA_OF_EXTENSION = re.compile(r'WITH SCHEMA (?:"((?:[^"]|"")*)"|([^";]+));')
 
@@ -99,17 +100,20 @@ class _Reading(Enum):
     BLOCK = "block"
     OBJECT = "object"
     CHUNK = "chunk"
+    ROWS = "rows"
 
 
 class Places:
     """Follows what comes after the header, block by block: where in the archive is the data of which entry?
 
-    `begin` is the length of the header. An entry's data is a type, the entry's number and chunks up to an empty one;
-    large objects are such lists of chunks with an oid before each, up to oid 0.
+    `begin` is the length of the header, `plain` whether the rows of tables are there as the server wrote them. An
+    entry's data is a type, the entry's number and chunks up to an empty one; large objects are such lists of chunks
+    with an oid before each, up to oid 0.
     """
 
-    def __init__(self, begin: int) -> None:
+    def __init__(self, begin: int, *, plain: bool = False) -> None:
         self._found: dict[int, int] = {}
+        self._plain = plain
         self._at = begin  # of the next byte to be fed
         self._left = b""
         self._skip = 0
@@ -136,36 +140,56 @@ class Places:
 
     def _follow(self, data: bytes, place: int, begin: int) -> int:
         """Read on from `place` as far as `data` goes; the place after the last whole item, possibly past the end."""
-        size, unpack, end = INTEGER.size, INTEGER.unpack_from, len(data)
-        while True:
-            if self._reading is _Reading.CHUNK:
-                last = end - size
-                length = 1
-                # One turn for each row of a table: the only part that has to be fast.
-                while place <= last and (length := unpack(data, place)[0]) > 0:
-                    place += size + length
-                if length < 0:
-                    raise VerificationError("The dump's data cannot be followed: a length is negative. Use another.")
-                if length > 0:
-                    return place
-                place += size
-                self._reading = _Reading.OBJECT if self._objects else _Reading.BLOCK
-            elif self._reading is _Reading.OBJECT:
-                if place + size > end:
-                    return place
-                oid = unpack(data, place)[0]
-                place += size
-                self._reading = _Reading.CHUNK if oid else _Reading.BLOCK
-            else:
-                if place + 1 + size > end:
-                    return place
-                kind, number = data[place], unpack(data, place + 1)[0]
-                if kind not in (DATA, LARGE_OBJECTS):
-                    raise VerificationError(f"The dump's data cannot be followed: block type {kind}. Use another.")
-                self._found[number] = begin + place
-                self._objects = kind == LARGE_OBJECTS
-                self._reading = _Reading.OBJECT if self._objects else _Reading.CHUNK
-                place += 1 + size
+        whole = True
+        while whole:
+            if self._reading is _Reading.ROWS:
+                place, whole = self._rows(data, place)
+            elif self._reading is _Reading.CHUNK:
+                place, whole = self._chunks(data, place)
+            elif whole := place + INTEGER.size < len(data):
+                place = (
+                    self._object(data, place) if self._reading is _Reading.OBJECT else self._block(data, place, begin)
+                )
+        return place
+
+    def _rows(self, data: bytes, place: int) -> tuple[int, bool]:
+        """Each row of a table is a chunk, millions of them. No text of PostgreSQL holds a zero byte and no chunk has a
+        length of 0, so the first five in a row are the empty chunk."""
+        empty = data.find(EMPTY_CHUNK, place)
+        if empty < 0:
+            rest = data[max(place, len(data) - len(EMPTY_CHUNK) + 1) :]
+            return len(data) - len(rest) + len(rest.rstrip(b"\0")), False
+        self._reading = _Reading.BLOCK
+        return empty + len(EMPTY_CHUNK), True
+
+    def _chunks(self, data: bytes, place: int) -> tuple[int, bool]:
+        size, unpack, last = INTEGER.size, INTEGER.unpack_from, len(data) - INTEGER.size
+        length = 1
+        while place <= last and (length := unpack(data, place)[0]) > 0:
+            place += size + length
+        if length < 0:
+            raise VerificationError("The dump's data cannot be followed: a length is negative. Use another.")
+        if length > 0:
+            return place, False
+        self._reading = _Reading.OBJECT if self._objects else _Reading.BLOCK
+        return place + size, True
+
+    def _object(self, data: bytes, place: int) -> int:
+        oid = INTEGER.unpack_from(data, place)[0]
+        self._reading = _Reading.CHUNK if oid else _Reading.BLOCK
+        return place + INTEGER.size
+
+    def _block(self, data: bytes, place: int, begin: int) -> int:
+        kind, number = data[place], INTEGER.unpack_from(data, place + 1)[0]
+        if kind not in (DATA, LARGE_OBJECTS):
+            raise VerificationError(f"The dump's data cannot be followed: block type {kind}. Use another.")
+        self._found[number] = begin + place
+        self._objects = kind == LARGE_OBJECTS
+        if self._objects:
+            self._reading = _Reading.OBJECT
+        else:
+            self._reading = _Reading.ROWS if self._plain else _Reading.CHUNK
+        return place + 1 + INTEGER.size
 
 
 def ranges(places: Iterable[tuple[int, int]], end: int) -> dict[int, range]:

@@ -41,7 +41,7 @@ class Survey(Sink):
     def _begin(self) -> None:
         contents = self._header.contents
         if self._follow and contents is not None:
-            self._places = Places(len(contents.header))
+            self._places = Places(len(contents.header), plain=contents.compression == 0)
             self._places.feed(self._header.bytes[len(contents.header) :])
 
     @property

@@ -14,6 +14,7 @@ from actions.errors import VerificationError
 BEGIN = 1000  # bytes of a header that is not looked at
 
 chunks = st.lists(st.binary(min_size=1, max_size=40), max_size=5)
+rows = st.lists(st.text(st.characters(min_codepoint=1, max_codepoint=127), min_size=1, max_size=300).map(str.encode))
 objects = st.lists(st.tuples(st.integers(1, 2**31 - 1), chunks), max_size=3)
 
 
@@ -34,17 +35,27 @@ def large_objects(number: int, found: list[tuple[int, list[bytes]]]) -> bytes:
     return bytes([LARGE_OBJECTS]) + integer(number) + each + integer(0)
 
 
-@given(
-    st.lists(st.one_of(chunks.map(lambda rows: (table, rows)), objects.map(lambda all_: (large_objects, all_)))),
-    st.lists(st.integers(1, 60), min_size=1),
-)
+objects_or = objects.map(lambda all_: (large_objects, all_))
+cuts_of = st.lists(st.integers(1, 60), min_size=1)
+
+
+@given(st.lists(st.one_of(chunks.map(lambda pieces: (table, pieces)), objects_or)), cuts_of)
 def test_every_entry_is_found_however_the_archive_is_cut(entries: list[tuple[object, object]], cuts: list[int]) -> None:
+    _found_however_cut(entries, cuts, plain=False)
+
+
+@given(st.lists(st.one_of(rows.map(lambda texts: (table, texts)), objects_or)), cuts_of)
+def test_the_same_holds_for_rows_that_are_not_compressed(entries: list[tuple[object, object]], cuts: list[int]) -> None:
+    _found_however_cut(entries, cuts, plain=True)
+
+
+def _found_however_cut(entries: list[tuple[object, object]], cuts: list[int], *, plain: bool) -> None:
     data, wanted = b"", {}
     for number, (write, content) in enumerate(entries, start=7):
         begin = BEGIN + len(data)
         data += write(number, content)  # type: ignore[operator]
         wanted[number] = range(begin, BEGIN + len(data))
-    places = Places(BEGIN)
+    places = Places(BEGIN, plain=plain)
     turn = 0
     while data:
         size = cuts[turn % len(cuts)]
