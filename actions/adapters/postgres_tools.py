@@ -24,7 +24,7 @@ from actions.adapters.postgres_globals import read_globals
 from actions.adapters.postgres_installation import installation
 from actions.adapters.postgres_roles import drop_role, end_role_sessions, mark_role, role_names
 from actions.adapters.program_input import ProgramInput
-from actions.adapters.program_output import ProgramOutput
+from actions.adapters.program_output import PIPE_BYTES, ProgramOutput
 from actions.adapters.programs import Program, ProgramError, run
 from actions.backup.archive import NO_SECTION, POST_DATA, Contents
 from actions.backup.manifest import Fingerprint, Globals
@@ -105,6 +105,7 @@ class PostgresPrograms(PostgresTools):
             ],
             env={**env, "PGAPPNAME": "drbot-dump"},
             stdout=True,
+            stdout_block=PIPE_BYTES,
         )
 
     async def measured(

@@ -199,6 +199,7 @@ class Program:
         account: Account | None = None,
         stdin: bool | IO[bytes] = False,
         stdout: bool | IO[bytes] = False,
+        stdout_block: int = 0,
         log: Path | None = None,
         outlive_owner: bool = False,
         death_signal: signal.Signals = signal.SIGKILL,
@@ -207,7 +208,9 @@ class Program:
 
         `env` and `secrets` join the allow-listed environment; values of `secrets` are masked in errors.
         `account` needs root. `log` appends standard output and standard error to a file instead of keeping a tail;
-        `stdout=True` then still gives a pipe. `death_signal` is what the kernel sends when this process dies.
+        `stdout=True` then still gives a pipe. `stdout_block` is how many bytes the C library of the program gathers
+        before it writes them there, instead of 4096; best effort. `death_signal` is what the kernel sends when this
+        process dies.
         Raises ProgramError when there is no such program or it cannot be started.
         """
         words = [str(word) for word in argv]
@@ -215,7 +218,7 @@ class Program:
         found = shutil.which(words[0], path=environment.get("PATH"))
         if found is None:
             raise ProgramError(words[0], code=None, stderr="", reason="is not installed or may not be executed")
-        command = [found, *words[1:]]
+        command = [*_buffer_prefix(stdout_block), found, *words[1:]]
         if not outlive_owner:
             command = [*_death_prefix(death_signal), *command]
         tail = Tail(masks=tuple(value for value in (secrets or {}).values() if len(value) > 3))
@@ -393,6 +396,11 @@ def _death_prefix(number: signal.Signals) -> list[str]:
     # The kernel forgets the wish when credentials change, so it comes after `user=`.
     setpriv = shutil.which(DEATH_SIGNALS_NEED) if sys.platform == "linux" else None
     return [setpriv, "--pdeathsig", number.name.removeprefix("SIG"), "--"] if setpriv else []
+
+
+def _buffer_prefix(size: int) -> list[str]:
+    stdbuf = shutil.which("stdbuf") if size else None  # coreutils
+    return [stdbuf, f"--output={size}"] if stdbuf else []
 
 
 class _Spawner:

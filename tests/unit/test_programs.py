@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -178,6 +179,23 @@ def test_log_takes_both_streams(tmp_path: Path) -> None:
 
 
 @linux
+def test_output_comes_in_blocks_of_the_wanted_size() -> None:
+    lines = b"abcdefg\n" * 1024  # twice what is gathered otherwise
+
+    def first(block: int, wait: float) -> tuple[bool, int]:
+        with Program.start(["sed", "s/a/b/"], stdin=True, stdout=True, stdout_block=block) as program:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            program.stdin.write(lines)
+            program.stdin.flush()
+            early = bool(select.select([program.stdout], [], [], wait)[0])
+            program.stdin.close()
+            return early, len(program.stdout.read())
+
+    assert first(0, wait=30) == (True, len(lines))
+    assert first(1024 * 1024, wait=0.3) == (False, len(lines))
+
+
 def test_program_outlives_the_thread_that_started_it() -> None:
     started: list[Program] = []
     thread = threading.Thread(target=lambda: started.append(Program.start(["sleep", "60"])))
