@@ -80,7 +80,7 @@ class _Compressing:
         self.total = 0
 
     def run(self) -> None:
-        zstd = zstandard.ZstdCompressor(level=LEVEL, threads=ZSTD_THREADS, write_checksum=True).compressobj()
+        zstd = zstandard.ZstdCompressor(level=LEVEL, threads=ZSTD_THREADS).compressobj()
         while block := self._read(BLOCK):
             self.hash.update(block)
             self.total += len(block)
