@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft7Validator
+from jsonschema_rs import Draft7Validator
 from slack_sdk.errors import SlackObjectFormationError
 from slack_sdk.models.blocks import Block
 from slack_sdk.models.views import View
@@ -194,7 +194,7 @@ def _round_trip_view(view: Mapping[str, Any]) -> Iterator[str]:
 def _schema(definition: str, value: Mapping[str, Any]) -> Iterator[str]:
     error = next(_validator(definition).iter_errors(value), None)
     if error is not None:
-        where = "/".join(str(part) for part in error.absolute_path)
+        where = "/".join(str(part) for part in error.instance_path)
         yield f"the types refuse it at /{where}: {error.message[:300]}"
 
 

@@ -4,9 +4,9 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 from apscheduler.triggers.cron import CronTrigger
-from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
@@ -212,14 +212,14 @@ def test_the_schema_accepts_the_shipped_plan_and_refuses_a_literal_secret() -> N
     dates += [(drill, "next") for drill in data["drills"]]
     for holder, key in dates:
         holder[key] = holder[key].isoformat()  # YAML's dates are JSON's strings
-    Draft202012Validator.check_schema(schema())
-    validator = Draft202012Validator(schema())
+    jsonschema_rs.meta.validate(schema())
+    validator = jsonschema_rs.Draft202012Validator(schema())
     assert list(validator.iter_errors(data)) == []
     data["servers"][0]["admin_dsn"] = "postgresql://root:pw@db/postgres"
     data["objectives"]["rpo"] = "15 minutes"
-    assert {error.json_path for error in validator.iter_errors(data)} == {
-        "$.servers[0].admin_dsn",
-        "$.objectives.rpo",
+    assert {tuple(error.instance_path) for error in validator.iter_errors(data)} == {
+        ("servers", 0, "admin_dsn"),
+        ("objectives", "rpo"),
     }
 
 
