@@ -100,6 +100,7 @@ class Worker:
         self._catalogue = catalogue
         self._lease = lease
         self._parallel = parallel
+        self._watching = asyncio.Lock()
         # Unique for each process: two processes with one id once ran a step twice in another engine.
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._driver = Driver(
@@ -135,7 +136,9 @@ class Worker:
                 log.exception("requests_crashed")
                 worked = False
             if not worked:
-                await self._pause("request")
+                # One waits for all: a request wakes a single taker, which wakes the next before it begins.
+                async with self._watching:
+                    await self._pause("request")
 
     async def _pause(self, queue: str, *, at_most: timedelta = POLL) -> None:
         try:

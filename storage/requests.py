@@ -32,7 +32,6 @@ async def take(session: AsyncSession) -> RequestRow | None:
 
     Looking at the world for it may take a while in which this transaction is silent.
     """
-    await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10min'"))
     statement = (
         select(RequestRow)
         .where(col(RequestRow.state) == "new")
@@ -40,7 +39,10 @@ async def take(session: AsyncSession) -> RequestRow | None:
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    return (await session.execute(statement)).scalar_one_or_none()
+    request = (await session.execute(statement)).scalar_one_or_none()
+    if request is not None:
+        await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10min'"))
+    return request
 
 
 async def of_plan(session: AsyncSession, plan_id: str) -> Sequence[RequestRow]:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import text
 
 from actions.approval import Act
+from actions.contract import Query, Report
 from actions.errors import UserError
+from actions.ports import Ports
 from bot.ports import ReplyTo, Who
 from bot.router import Command
 from bot.services.cards import PlanCard, PlanState, StepState
-from storage import outbox, plans
-from tests.fakes.toy import WORLD
-from tests.fixtures.office import CHANNEL, OfficeForTests
+from bot.worker import POLL
+from storage import outbox, plans, requests
+from storage.session import Database
+from storage.tables import RequestRow
+from tests.fakes.toy import WORLD, ToyCatalogue, ToyParams
+from tests.fixtures.office import CHANNEL, OfficeForTests, shipped_plan
+from tests.fixtures.waiting import eventually
 
 
 async def approve(
@@ -281,3 +287,40 @@ async def test_a_click_that_was_not_carried_out_is_found_again_and_done_once(off
     assert await office.desk.unfinished("ask") == []
     document = json.loads(await office.incidents.exported(1, "json"))
     assert [line["text"] for line in document["timeline"] if line["kind"] == "note"] == ["once"]
+
+
+class Meeting(Query[ToyParams]):
+    """Answers once three ask at the same time."""
+
+    name: ClassVar[str] = "toy.meet"
+    summary: ClassVar[str] = "Meet"
+    params = ToyParams
+    barrier: ClassVar[asyncio.Barrier]
+
+    async def read(self, params: ToyParams, ports: Ports) -> Report:
+        await self.barrier.wait()
+        return Report(title="met")
+
+
+class MeetingCatalogue(ToyCatalogue):
+    QUERIES = (Meeting,)
+
+    def query(self, name: str, /) -> Query[Any]:
+        return Meeting()
+
+
+async def test_requests_that_come_at_once_are_answered_beside_each_other(memory: Database) -> None:
+    office = OfficeForTests(memory, shipped_plan(), catalogue=MeetingCatalogue())
+    Meeting.barrier = asyncio.Barrier(3)
+    async with office.working():
+        await a_plan(office)  # by now all takers wait
+        async with office.memory.session() as session:  # one transaction: one notification for the three
+            rows = [RequestRow(kind="query", name=Meeting.name, person="olivia", channel=CHANNEL) for _ in range(3)]
+            asked = [await requests.add(session, row) for row in rows]
+
+        async def answered() -> bool:
+            async with office.memory.session() as session:
+                return all([await outbox.answers(session, request) for request in asked])
+
+        await eventually(answered, within=POLL.total_seconds() * 1.5)  # nobody had to look by himself
+    await office.close()
