@@ -4,6 +4,7 @@ All methods are synchronous and run on one event loop, so each is atomic. What c
 """
 
 import asyncio
+import marshal
 import re
 import secrets
 import uuid
@@ -27,12 +28,9 @@ _NAME = re.compile(r"^[a-z0-9]([-a-z0-9.:]*[a-z0-9])?$")
 
 
 def copied(value: T) -> T:
-    """A copy of JSON that shares nothing with it; several times as quick as `copy.deepcopy`, which knows all types."""
-    if isinstance(value, dict):
-        return cast("T", {key: copied(inner) for key, inner in value.items()})
-    if isinstance(value, list):
-        return cast("T", [copied(inner) for inner in value])
-    return value
+    """A copy of JSON that shares nothing with it; `copy.deepcopy`, which knows all types, takes many times as long."""
+    data = marshal.dumps(cast("Any", value))
+    return cast("T", marshal.loads(data))  # noqa: S302 - bytes of our own, never stored
 
 
 def timestamp() -> str:
