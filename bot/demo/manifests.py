@@ -42,8 +42,8 @@ def manifests(*, database_host: str, password: str, port: int) -> Sequence[Json]
             "metadata": {"name": API, "namespace": NAMESPACE, "annotations": {LISTEN: str(port)}},
             "spec": {"selector": {"app": API}, "ports": [{"port": 80}]},
         },
-        _deployment(API, REPLICAS, {**ready, **_command("serve", "--port", "{port}")}),
-        _deployment(WORKER, 1, _command("work")),
+        _deployment(API, REPLICAS, {**ready, **_command("webapp", "--port", "{port}")}),
+        _deployment(WORKER, 1, _command("shop", "work")),
         _cron_job(),
     )
 
@@ -75,7 +75,7 @@ def _cron_job() -> Json:
                 "spec": {
                     "backoffLimit": 1,
                     "template": {
-                        "metadata": {"labels": {"app": CLOSE_DAY}, "annotations": _command("close-day")},
+                        "metadata": {"labels": {"app": CLOSE_DAY}, "annotations": _command("shop", "close-day")},
                         "spec": {"restartPolicy": "Never", "containers": [_container(CLOSE_DAY)]},
                     },
                 }
@@ -92,5 +92,5 @@ def _container(name: str) -> Json:
     }
 
 
-def _command(*words: str) -> Json:
-    return {COMMAND: json.dumps([sys.executable, "-m", "bot.demo.webapp", *words])}
+def _command(module: str, *words: str) -> Json:
+    return {COMMAND: json.dumps([sys.executable, "-m", f"bot.demo.{module}", *words])}

@@ -13,7 +13,8 @@ from actions.adapters.embedded_postgres import EmbeddedPostgres
 from bot.demo import dataset, proof
 from bot.demo.choices import Damage, Size
 from bot.demo.damage import do_damage
-from bot.demo.webapp import Shop, application, dsn_of
+from bot.demo.shop import Shop, dsn_of
+from bot.demo.webapp import application
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("demo-dataset")]
 UNTIL = datetime(2026, 11, 23, 10, 30, tzinfo=UTC)
