@@ -24,6 +24,9 @@ from bot.slack.views import signing
 
 LIMIT = timedelta(minutes=10)
 SOON = timedelta(seconds=30)
+OFTEN_S = 0.1
+SELDOM_S = 0.5
+"""Seconds between two looks: where the moment matters, and where it does not. Each is a new connection to a server."""
 T = TypeVar("T")
 
 
@@ -128,7 +131,7 @@ class Cast:
             found = await record.outcome(self._demo.memory_dsn, token)
             return None if found is None or found.state in ("awaiting", "running") else found
 
-        end = await until(over, LIMIT, "end of the run")
+        end = await until(over, LIMIT, "end of the run", every=SELDOM_S)
         word = plan_view.STATE_WORDS[PlanState(end.state)]
         await self.sees(lambda message: word in message.text and DATABASE in message.text, "report")
         say(f"The run has {end.state}. {end.message}".rstrip())
@@ -151,14 +154,15 @@ def can_be_approved(message: Message) -> bool:
     )
 
 
-async def until(look: Callable[[], Awaitable[T | None]], within: timedelta, what: str) -> T:
+async def until(look: Callable[[], Awaitable[T | None]], within: timedelta, what: str, *, every: float = OFTEN_S) -> T:
+    """What `look` finds, asked again `every` so many seconds. Raises TemporaryError after `within`."""
     try:
         async with asyncio.timeout(within.total_seconds()):
             while True:
                 found = await look()
                 if found is not None:
                     return found
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(every)
     except TimeoutError as error:
         raise TemporaryError(f"no {what} within {within.total_seconds():g} s") from error
 

@@ -11,7 +11,7 @@ import psycopg
 
 from actions.errors import PermanentError
 from bot.demo import proof, record
-from bot.demo.cast import LIMIT, Cast, rounded, until
+from bot.demo.cast import LIMIT, SELDOM_S, Cast, rounded, until
 from bot.demo.child import BotProcess
 from bot.demo.choices import Damage
 from bot.demo.damage import do_damage
@@ -128,7 +128,7 @@ async def _ended(demo: RunningDemo, action: str) -> record.Outcome:
         found = None if token is None else await record.outcome(demo.memory_dsn, token)
         return None if found is None or found.state in ("awaiting", "running") else found
 
-    end = await until(over, LIMIT, f"end of `{action}`")
+    end = await until(over, LIMIT, f"end of `{action}`", every=SELDOM_S)
     say(f"`{action}` has {end.state}. {end.message}".rstrip())
     if end.state != "succeeded":
         raise PermanentError(f"`{action}` has {end.state}: {end.message}")
