@@ -29,6 +29,7 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.s3",
     "tests.fixtures.ssh_keys",
+    "tests.fixtures.stories",
     "tests.fixtures.wal",
     "tests.fixtures.world",
     "tests.fixtures.keyed",  # knows others, which must be registered first

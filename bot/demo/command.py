@@ -29,6 +29,7 @@ def demo(
     context: typer.Context,
     size: Annotated[Size, typer.Option(help="tiny 14 MB, small 1 GB, large 3 GB.")] = Size.SMALL,
     script: Annotated[Script | None, typer.Option(help="Play the story without hands and end.")] = None,
+    stays: Annotated[bool, typer.Option("--stay", help="Stay after the story, to look around, until Ctrl-C.")] = False,
     own_cluster: Annotated[
         bool, typer.Option("--own-cluster", help="Act on the cluster of KUBECONFIG, in a namespace made for it.")
     ] = False,
@@ -51,7 +52,7 @@ def demo(
     if script is None:
         raise typer.Exit(_run(stay(size, own_cluster=path)))
     told = deletion if script is Script.DELETION else story
-    raise typer.Exit(_run(play(size, told.story, told.succeeded, own_cluster=path)))
+    raise typer.Exit(_run(play(size, told.story, told.succeeded, own_cluster=path, stays=stays)))
 
 
 @demo_app.command()

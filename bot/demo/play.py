@@ -19,9 +19,14 @@ Story = Callable[[RunningDemo, BotProcess], Awaitable[Result]]
 
 
 async def play(
-    size: Size, story: Story, succeeded: Callable[[Result], bool], *, own_cluster: Path | None = None
+    size: Size,
+    story: Story,
+    succeeded: Callable[[Result], bool],
+    *,
+    own_cluster: Path | None = None,
+    stays: bool = False,
 ) -> int:
-    """The exit code; the last line written is the result as JSON."""
+    """The exit code; the last line written is the result as JSON. A demo that `stays` is left by Ctrl-C or SIGTERM."""
     found: Result | None = None
 
     async def work() -> None:
@@ -36,6 +41,9 @@ async def play(
             except DrError as error:
                 said = demo.bot.log.read_text(errors="replace")[-1500:] if demo.bot.log.exists() else ""
                 raise PermanentError(f"The story has stopped: {error}\nThe end of the bot's log:\n{said}") from error
+            if stays:
+                say(f"The story is over. Look around, in Slack at {demo.running.slack_url}; Ctrl-C ends the demo.")
+                await demo.bot.failed()
 
     await until_signal(work())
     if found is None:

@@ -12,8 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from bot.demo import running
 from bot.demo.running import RunningDemo
+from bot.demo.sweeper import belonging
 
 ROOT = Path(__file__).parents[2]
 DRBOT = [sys.executable, "-m", "bot.cli"]
@@ -67,10 +70,14 @@ class DemoProcess:
             if re.search(pattern, line):
                 return line
 
-    def ready(self, *, within: float = 150) -> RunningDemo:
-        """Wait until it is ready; where everything is."""
-        begun = self.line(r"Starting the demo in ", within=30)
-        directory = Path(begun.split("Starting the demo in ", 1)[1].split(",", 1)[0])
+    def begun(self, *, within: float = 90) -> Path:
+        """Wait until it says where its folder is."""
+        line = self.line(r"Starting the demo in ", within=within)
+        return Path(line.split("Starting the demo in ", 1)[1].split(",", 1)[0])
+
+    def ready(self, directory: Path | None = None, *, within: float = 150) -> RunningDemo:
+        """Wait until it is ready, with its folder where that is known by now; where everything is."""
+        directory = directory or self.begun()
         self.line(r"^Ready after ", within=within)
         return running.find(directory)
 
@@ -93,3 +100,11 @@ class DemoProcess:
                 self.said.append(line)
                 self._lines.put(line)
         self._lines.put(None)
+
+
+def remains(directory: Path, *, within: float = 0) -> list[Path | psutil.Process]:
+    """What is left of a demo that has ended: its folder, if it has not gone `within` seconds, and its processes."""
+    limit = time.monotonic() + within
+    while directory.exists() and time.monotonic() < limit:
+        time.sleep(0.1)
+    return [*([directory] if directory.exists() else []), *belonging(directory)]

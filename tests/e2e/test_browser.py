@@ -6,6 +6,7 @@ Chromium is required; DRBOT_NO_BROWSER=1 skips by will. DRBOT_SCREENSHOTS=1 writ
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from bot.demo.running import RunningDemo
-from tests.e2e.demo_process import DRBOT, ROOT, DemoProcess
+from tests.e2e.demo_process import DRBOT, ROOT, DemoProcess, remains
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.kill,
     pytest.mark.timeout(400),
     pytest.mark.xdist_group("demo"),
     pytest.mark.skipif(os.environ.get("DRBOT_NO_BROWSER") == "1", reason="DRBOT_NO_BROWSER=1"),
@@ -105,6 +107,9 @@ def test_two_people_restore_a_database_in_the_browser(page: Page, pictures: Path
         expect(incident).to_contain_text("achieved", timeout=30_000)
         picture(incident, pictures / "incident.png")
         assert users(demo) == before
+        # Not even `kill -9` of a demo leaves anything of it.
+        process.stop(signal.SIGKILL)
+        assert remains(demo.directory, within=40) == []
 
 
 def users(demo: RunningDemo) -> str:
