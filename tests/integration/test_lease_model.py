@@ -21,6 +21,7 @@ from storage import plans, runs
 from storage.runs import LeaseLostError
 from storage.session import Database
 from storage.tables import PlanRow
+from tests.fixtures.memory import KeptDatabase
 
 pytestmark = pytest.mark.kill
 
@@ -93,7 +94,7 @@ class Worker:
 async def interrupted(dsn: str, after: int, interruption: Interruption) -> AsyncIterator[tuple[Database, list[int]]]:
     """A connection pool of one worker, whose statement number `after` is followed by the interruption, and the count
     of its statements."""
-    own, count = Database(dsn, pool_size=1), [0]
+    own, count = KeptDatabase(dsn, pool_size=1), [0]
 
     def counted(*_: Any) -> None:
         count[0] += 1
@@ -104,6 +105,7 @@ async def interrupted(dsn: str, after: int, interruption: Interruption) -> Async
     try:
         yield own, count
     finally:
+        event.remove(own.engine.sync_engine, "after_cursor_execute", counted)
         await own.dispose()
 
 

@@ -19,8 +19,8 @@ from actions.contract import JournalState
 from bot.services.cards import PlanCard
 from bot.worker import Worker
 from storage import runs
-from storage.session import Database
 from tests.fakes.toy import WORLD
+from tests.fixtures.memory import KeptDatabase
 from tests.fixtures.office import OfficeForTests, shipped_plan
 from tests.fixtures.waiting import eventually
 from tests.integration.test_answers import journal, signed
@@ -50,12 +50,17 @@ class Mortal:
         self.stopped, self.awake = asyncio.Event(), asyncio.Event()
         self.dead = False
         self._after = after
-        self._database = Database(dsn, pool_size=1)
+        self._database = KeptDatabase(dsn, pool_size=1)
         self.office = OfficeForTests(self._database, shipped_plan())
         self.office.at_work = self._database
         self.worker: Worker = self.office.worker(lease=lease)
-        event.listen(self._database.engine.sync_engine, "before_cursor_execute", self._before)
-        event.listen(self._database.engine.sync_engine, "after_cursor_execute", self._counted)
+        engine = self._database.engine.sync_engine
+        self._heard = [
+            (engine, "before_cursor_execute", self._before),
+            (engine, "after_cursor_execute", self._counted),
+        ]
+        for heard in self._heard:
+            event.listen(*heard)
 
     def _before(self, *_: Any) -> None:
         if self.dead:
@@ -94,6 +99,8 @@ class Mortal:
         await self.close()
 
     async def close(self) -> None:
+        for heard in self._heard:
+            event.remove(*heard)
         await self.office.close()
         await self._database.dispose()
 

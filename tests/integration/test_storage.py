@@ -22,7 +22,7 @@ from storage import inbox, outbox, plans, requests, runs, timeline, visits
 from storage.roles import DatabaseRole
 from storage.runs import LeaseLostError
 from storage.session import Database
-from storage.tables import PlanRow
+from storage.tables import PlanRow, RequestRow
 from tests.fixtures.waiting import eventually
 
 NOW = datetime(2026, 2, 26, 10, 30, tzinfo=UTC)
@@ -261,7 +261,8 @@ async def test_a_silent_transaction_gives_its_locks_back(memory: Database) -> No
         limit = (await session.execute(text("SHOW idle_in_transaction_session_timeout"))).scalar_one()
     assert limit == "10s"
     async with memory.session() as session:
-        await requests.take(session)
+        await requests.add(session, RequestRow(kind="query", name="status", person="olivia"))
+        assert await requests.take(session) is not None
         limit = (await session.execute(text("SHOW idle_in_transaction_session_timeout"))).scalar_one()
     assert limit == "10min"
 
