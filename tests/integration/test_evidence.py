@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -413,8 +415,17 @@ async def test_a_file_at_the_command_line_is_stored_verified_and_missed(
     assert not good
     assert "altered" in told
     s3.client().delete_object(Bucket=bucket, Key=key)
-    told, good = await cli_evidence.carry_out(settings, verify)
-    assert not good
+    environment = os.environ | {
+        "DATABASE_URL": office.memory.url,
+        "DRBOT_PLAN_FILE": str(settings.plan_file),
+        "DRBOT_DATA_DIRECTORY": str(tmp_path),
+        "DRBOT_PERSON": "sam",
+    }
+    typed = [sys.executable, "-m", "bot.cli", "evidence", "verify", "--incident", "1"]
+    process = await asyncio.create_subprocess_exec(*typed, env=environment, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert process.returncode == 1
+    assert b"missing" in said
     assert [row.reason.rpartition(": ")[2] for row in (await chain(office))[2:]] == ["ok", "altered", "missing"]
 
 
