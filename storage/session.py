@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from actions.errors import PermanentError, TemporaryError, UserError
-from storage import roles
+from storage import migrations, roles
 from storage.roles import DatabaseRole
 
 CHANNEL = "drbot"
@@ -115,7 +111,8 @@ class Database:
             async with self.engine.begin() as connection:
                 # One migrating process at a time; the others wait here and then find nothing to do.
                 await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('drbot migrate'))"))
-                await connection.run_sync(_upgrade)
+                if await connection.run_sync(_revision) != migrations.NEWEST:
+                    await connection.run_sync(_upgrade)
                 await connection.run_sync(roles.bring)
         except ProgrammingError as error:
             if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
@@ -132,10 +129,9 @@ class Database:
         async with self.session() as session:
             connection = await session.connection()
             found = await connection.run_sync(_revision)
-        wanted = ScriptDirectory.from_config(_config()).get_current_head()
-        if found != wanted:
+        if found != migrations.NEWEST:
             raise UserError(
-                f"The schema of the bot's own database is at revision {found}, this version needs {wanted}; "
+                f"The schema of the bot's own database is at revision {found}, this version needs {migrations.NEWEST}; "
                 "run `drbot migrate` with the owner's DATABASE_URL."
             )
 
@@ -180,14 +176,11 @@ def _plain(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
-
-
 def _upgrade(connection: Connection) -> None:
-    config = _config()
+    # Only now: its import takes a tenth of a start, and hardly any start has something to migrate.
+    from alembic import command
+
+    config = migrations.config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,7 +19,7 @@ from sqlmodel import SQLModel
 
 from actions.contract import JournalEntry, JournalState, Lock
 from actions.errors import TemporaryError
-from storage import inbox, outbox, plans, requests, runs, timeline, visits
+from storage import inbox, migrations, outbox, plans, requests, runs, timeline, visits
 from storage.roles import DatabaseRole
 from storage.runs import LeaseLostError
 from storage.session import Database
@@ -65,6 +66,10 @@ async def test_the_migrations_and_the_models_agree(memory: Database) -> None:
 
     async with memory.engine.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+def test_the_newest_revision_is_the_last_one() -> None:
+    assert ScriptDirectory.from_config(migrations.config()).get_current_head() == migrations.NEWEST
 
 
 async def test_migrating_twice_changes_nothing(memory: Database) -> None:

@@ -10,7 +10,7 @@ import pytest
 WITHOUT = {
     "cli": ("bot.cli", {"psycopg", "sqlalchemy", "structlog", "pydantic_settings", "bot.router", "bot.plan_file"}),
     "job": ("bot.world", {"aiohttp", "alembic", "boto3", "kubernetes", "sqlalchemy", "slack_sdk"}),
-    "front": ("bot.bootstrap", {"slack_bolt", "slack_sdk", "boto3", "kubernetes", "jinja2", "apscheduler"}),
+    "front": ("bot.bootstrap", {"slack_bolt", "slack_sdk", "boto3", "kubernetes", "jinja2", "apscheduler", "alembic"}),
 }
 
 
