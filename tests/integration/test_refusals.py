@@ -64,10 +64,12 @@ class Stored:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def stored(world: FaultWorld) -> AsyncIterator[Stored]:
-    """A fresh backup, gone afterwards: it would be the newest, and harmed."""
-    found = Stored(world, await world.dumped(LEDGER))
+    """A backup beside the world's own, to be harmed; whole again afterwards, for it may be the newest."""
+    found = Stored(world, await world.second(LEDGER))
+    whole = {name: found.read(name) for name in ("manifest.json", "dump.age")}
     yield found
-    found.remove()
+    for name, body in whole.items():
+        found.write(name, body)
 
 
 async def untouched(world: FaultWorld, card: PlanCard, oid: int) -> None:

@@ -153,7 +153,8 @@ async def stored_once(world: FaultWorld, name: str, card: PlanCard) -> None:
 
 
 async def test_storm(world: FaultWorld) -> None:
-    await weathered(world, SEED, faults=3)
+    """Every kind of fault once."""
+    await weathered(world, SEED, faults=5)
 
 
 @pytest.mark.soak
