@@ -165,7 +165,8 @@ async def test_dump_while_the_bucket_is_away_is_uploaded_when_it_is_back(world: 
             if await world.remembered(uploads, backup) == [("succeeded",)]:
                 break
             await asyncio.sleep(0.2)
-    await world.planned("backup.verify", database=LEDGER, backup=backup)
+    verified = await world.planned("backup.verify", database=LEDGER, backup=backup)
+    assert await world.ended(verified) == End("succeeded", "")
     again = await world.refused("backup.upload", database=LEDGER, backup=backup)
     assert f"holds no whole dump `{backup}` that the bucket lacks" in again
     assert await world.leftovers() == []
