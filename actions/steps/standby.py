@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from actions.backup.physical import Following, Lsn, RecoveryTarget, ScratchFacts, Waiting
 from actions.contract import Finding, Precondition, Probe, Step, Verdict
-from actions.errors import VerificationError
+from actions.errors import TemporaryError, VerificationError
 from actions.ports import Ports, Progress
 from actions.steps.moments import exact
 from actions.steps.phrases import size, span
@@ -106,6 +106,11 @@ class ReplaceStandby(DiscardScratch):
             await ports.physical.feed(self.server, self.new)
             new = await instance(ports, self.new)
         told = new.following
+        if told is not None and told.problem and not told.stranded:
+            raise TemporaryError(
+                f"`{new.name}` was not brought all that is archived: {told.problem} Look at the archive with "
+                f"`/dr-backup status`; `scratch-{self.scratch}` is kept."
+            )
         if told is None or told.problem:
             why = "it does not follow" if told is None else told.problem
             raise VerificationError(

@@ -100,6 +100,26 @@ async def test_the_old_one_is_kept_where_the_new_one_is_stranded_as_well(monkeyp
     assert world.scratch.made[SCRATCH_ID].following is not None
 
 
+async def test_an_archive_that_is_away_for_a_moment_does_not_end_what_took_hours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = with_a_standby()
+    feed, times = world.physical.feed, []
+
+    async def at_first_away(server: str, scratch: str) -> None:
+        await feed(server, scratch)
+        times.append(scratch)
+        facts = world.scratch.made[scratch]
+        assert facts.following is not None
+        told = facts.following.model_copy(update={"problem": "S3 is away." if len(times) == 1 else ""})
+        world.scratch.made[scratch] = facts.model_copy(update={"following": told})
+
+    monkeypatch.setattr(world.physical, "feed", at_first_away)
+    assert (await Runner(await instead(world), world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    assert times == [PLAN_ID, PLAN_ID]
+    assert list(world.scratch.made) == [PLAN_ID]
+
+
 async def test_one_that_was_stopped_at_a_moment_meanwhile_is_kept() -> None:
     world = with_a_standby()
     plan = await instead(world)
