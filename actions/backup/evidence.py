@@ -24,6 +24,9 @@ from actions.errors import DrError, UserError, VerificationError
 from actions.ports import ObjectStore
 from actions.site import EvidencePolicy
 
+_PASSED = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+"""How a folder on the way is opened: an account may pass through one that it cannot list."""
+
 
 class UnsafeFileError(UserError):
     """What was named is not a plain file that can be opened without following a link."""
@@ -68,10 +71,10 @@ class Source:
 def opened(path: str) -> Iterator[Source]:
     """The file, opened component by component, none of which may be a link. Raises UnsafeFileError, UserError."""
     *folders, name = Path(os.path.abspath(path)).parts  # noqa: PTH100 - `Path.absolute` keeps `..`
-    at = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    at = os.open("/", _PASSED)
     try:
         for folder in folders[1:]:
-            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            inner = os.open(folder, _PASSED | os.O_NOFOLLOW, dir_fd=at)
             os.close(at)
             at = inner
         # Not blocking: somebody could have put a pipe there.

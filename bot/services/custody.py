@@ -105,19 +105,31 @@ def label(item: int) -> str:
 
 async def note_step(session: AsyncSession, row: PlanRow, step: Step, state: JournalState, at: datetime) -> None:
     """What a step has set aside is evidence of the incident of its run, once, whoever takes the run over; put back
-    into use, it is no longer."""
-    if row.incident_id is None:
-        return
+    into use by any run, it is no longer."""
     if state is JournalState.VERIFIED:
         if step.keeps is not None:
-            await _kept(session, row, row.incident_id, step.keeps, at)
+            await _kept(session, row, step.keeps, at)
         if step.gives_back is not None:
             await _given_back(session, row, step.gives_back, at)
     elif state is JournalState.UNDONE and step.keeps is not None:
         await _given_back(session, row, step.keeps, at)
 
 
-async def _kept(session: AsyncSession, row: PlanRow, incident_id: str, kept: Kept, at: datetime) -> None:
+async def _kept(session: AsyncSession, row: PlanRow, kept: Kept, at: datetime) -> None:
+    await custody.hold(session)
+    first = await custody.from_source(session, _source(kept))
+    if first is None:
+        if row.incident_id is not None:
+            await _taken_up(session, row, row.incident_id, kept, at)
+        return
+    rows = await custody.chain(session, first.item)
+    if rows[-1].action == Act.RELEASED:  # undone, and done again by a retry
+        reason = f"set aside again by run {row.id}"
+        event = Event(action=Act.STORED, actor=BOT, holder=BOT, occurred_at=at, location=kept.location, reason=reason)
+        await follow(session, first.item, event)
+
+
+async def _taken_up(session: AsyncSession, row: PlanRow, incident_id: str, kept: Kept, at: datetime) -> None:
     data = {"title": kept.title, "class": "normal", "source": f"run {row.id}", "method": "set aside by the bot"}
     event = Event(
         action=Act.COLLECTED,
@@ -128,14 +140,7 @@ async def _kept(session: AsyncSession, row: PlanRow, incident_id: str, kept: Kep
         reason=f"set aside by run {row.id}",
         data=data,
     )
-    first, new = await collect(session, incident_id, event, key=_source(kept))
-    if new:
-        return
-    rows = await custody.chain(session, first.item)
-    if rows[-1].action == Act.RELEASED:  # undone, and done again by a retry
-        reason = f"set aside again by run {row.id}"
-        event = Event(action=Act.STORED, actor=BOT, holder=BOT, occurred_at=at, location=kept.location, reason=reason)
-        await follow(session, first.item, event)
+    await collect(session, incident_id, event, key=_source(kept))
 
 
 async def _given_back(session: AsyncSession, row: PlanRow, kept: Kept, at: datetime) -> None:

@@ -77,7 +77,7 @@ class Evidence:
             actor=self._policy.name(person),
             holder=self._policy.name(person),
             occurred_at=self._clock.now(),
-            location=str(found.pop("location", "") or params.get("where") or ""),
+            location=", ".join(str(part) for part in (found.pop("location", ""), params.get("where")) if part),
             sha256=str(found.pop("sha256", "") or params.get("sha256") or ""),
             data={
                 "title": str(params["title"]),

@@ -46,6 +46,7 @@ class EvidenceFiles:
         begun = self._clock.now()
         try:
             with opened(path) as source:
+                await self._compare(source, command.params.get("sha256"))
                 kept = None if self._vault is None else await self._vault.keep(source, str(incident.number))
                 sha256 = await sha256_of(source) if kept is None else kept.packed.plain_sha256
                 content = self._content(path, source) | {"sha256": sha256, "begun_at": begun.isoformat()}
@@ -58,6 +59,18 @@ class EvidenceFiles:
         row = await self._desk.evidence.add(who, person, params, key=key, content=content, stored=stored)
         where = NOT_KEPT if stored is None else f"Stored as `{stored.location}`, read back and compared."
         return f"{label(row.item)} of incident {incident.number}: SHA-256 {row.sha256}. {where}"
+
+    async def _compare(self, source: Source, said: object) -> None:
+        """Raise UserError, before anything is stored, when the file is not the one whose hash was named."""
+        if said is None:
+            return
+        found = await sha256_of(source)
+        if found != said:
+            raise UserError(
+                f"The SHA-256 of this file is {found}, not {said}, so it was not taken up. Find out which of the two "
+                "is right, then name the file without `--sha256`, or with the right one."
+            )
+        source.file.seek(0)
 
     def _content(self, path: str, source: Source) -> dict[str, object]:
         whole = printable(os.path.abspath(path))  # noqa: PTH100 - `Path.absolute` keeps `..`
@@ -113,5 +126,5 @@ class EvidenceFiles:
             return Condition.UNVERIFIABLE, "the bot holds no copy; ask who holds it"
         if self._vault is None:
             return Condition.UNVERIFIABLE, NOT_KEPT
-        copy = copies[-1]
+        copy = copies[0]  # whoever adds an event later does not choose what is compared with what
         return await self._vault.look(str(copy["bucket"]), str(copy["key"]), str(copy["stored_sha256"]))

@@ -63,6 +63,12 @@ _UNTOLD = {
             SELECT item, seq, lag(seq, 1, 0) OVER (PARTITION BY item ORDER BY seq) AS before FROM custody_event) chain
         WHERE seq <> before + 1
     """,
+    "an item of evidence is missing": """
+        SELECT 'E-' || (before + 1) FROM (
+            SELECT item, lag(item, 1, 0::bigint) OVER (ORDER BY item) AS before
+            FROM (SELECT DISTINCT item FROM custody_event) known) items
+        WHERE item <> before + 1
+    """,
 }
 
 

@@ -17,6 +17,7 @@ import pytest
 from actions.backup.evidence import Vault
 from actions.contract import JournalEntry, JournalState, Kept, Plan, Report, Risk, Step
 from actions.errors import RefusedError, UserError
+from actions.site import EvidencePolicy
 from actions.steps.databases import SwapDatabases
 from actions.steps.promotion import PromoteScratch
 from actions.steps.run_control import UndoStep
@@ -35,6 +36,7 @@ from storage.custody import Event
 from storage.runs import LeaseLostError
 from storage.tables import CustodyEvent, Incident, PlanRow
 from tests.fakes.clock import MemoryClock
+from tests.fakes.s3 import MemoryObjects
 from tests.fakes.toy import ToyStep
 from tests.fixtures.ledger import LedgerForTests
 from tests.fixtures.office import CHANNEL, OfficeForTests
@@ -203,16 +205,22 @@ async def test_a_gap_in_a_chain_and_an_event_nobody_was_told_of_are_found(ledger
     async with ledger.memory.session() as session:
         session.add(an_incident())
         await session.flush()
-        for seq, action in ((1, "collected"), (3, "viewed")):
+        for item, seq, action in ((1, 1, "collected"), (1, 3, "viewed"), (3, 1, "collected")):
             session.add(
                 CustodyEvent(
-                    item=1, seq=seq, incident_id="inc1", action=action, actor="Olivia", occurred_at=ledger.clock.now()
+                    item=item,
+                    seq=seq,
+                    incident_id="inc1",
+                    action=action,
+                    actor="Olivia",
+                    occurred_at=ledger.clock.now(),
                 )
             )
             await session.flush()
     said = "\n".join(checked(ledger).lines())
-    assert "something happened to evidence and the timeline does not say so: E-1 collected, E-1 viewed" in said
+    assert "something happened to evidence and the timeline does not say so: E-1 collected, E-1 viewed, E-3" in said
     assert "an event of evidence is missing in its chain: E-1 no. 3" in said
+    assert "an item of evidence is missing: E-2" in said
 
 
 def an_incident() -> Incident:
@@ -308,6 +316,16 @@ async def test_outside_an_incident_nothing_is_evidence(office: OfficeForTests) -
     assert await chain(office) == []
 
 
+async def test_what_a_run_outside_the_incident_puts_back_is_released_all_the_same(office: OfficeForTests) -> None:
+    """The incident may be closed by then."""
+    row = await a_run(office)
+    await noted(office, row, SWAP, JournalState.VERIFIED)
+    for number, step in enumerate((UndoStep(run="p1", number=1, step=SWAP), SWAP), start=2):
+        await noted(office, await a_run(office, f"p{number}", incident=False), step, JournalState.VERIFIED)
+    assert [item.action for item in await chain(office)] == ["collected", "released", "stored"]
+    assert {item.incident_id for item in await chain(office)} == {row.incident_id}
+
+
 class KeepingStep(ToyStep):
     """Sets something aside."""
 
@@ -383,6 +401,24 @@ async def test_without_a_bucket_the_hash_and_the_place_are_on_record(office: Off
     assert good
     assert found.rows[0][2:] == ("unverifiable", "the bot holds no copy; ask who holds it")
     assert len(await chain(office)) == 1
+
+
+async def test_a_file_that_is_not_the_one_named_by_its_hash_is_not_taken_up(
+    office: OfficeForTests, tmp_path: Path
+) -> None:
+    await say(office, "incident open Orders are gone")
+    (tmp_path / "web.log").write_bytes(b"GET /")
+    words = ("add", "Log of web", "--file", str(tmp_path / "web.log"), "--where", "disk of web-1", "--sha256")
+    objects = MemoryObjects("vault")
+    recipient = str(pyrage.x25519.Identity.generate().to_public())
+    files = files_of(office, Vault(objects, EvidencePolicy(bucket="vault", recipients=(recipient,))))
+    with pytest.raises(UserError, match=f"not {SHA}, so it was not taken up"):
+        await files.add(*at_a_terminal(*words, SHA))
+    assert (objects.buckets["vault"], await chain(office)) == ({}, [])
+    await files.add(*at_a_terminal(*words, hashlib.sha256(b"GET /").hexdigest()))
+    rows = await chain(office)
+    assert [row.sha256 for row in rows] == [hashlib.sha256(b"GET /").hexdigest()] * 2
+    assert rows[0].location.endswith(", disk of web-1")
 
 
 async def test_a_file_at_the_command_line_is_stored_verified_and_missed(
