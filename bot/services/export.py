@@ -62,7 +62,7 @@ def _custody(evidence: Sequence[EvidenceItem]) -> list[str]:
         for line in item.events:
             place = "not sealed" if line.position is None else str(line.position)
             when = f"{_moment(line.occurred_at)} | {_moment(line.recorded_at)}"
-            cells = f"{_cell(line.actor)} | {_cell(deed(line))} | {line.sha256}"
+            cells = f"{_cell(line.actor)} | {_cell(deed(line))} | {_cell(line.sha256)}"
             lines.append(f"| {line.seq} | {when} | {cells} | {place} |")
     return lines
 

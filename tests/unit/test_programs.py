@@ -196,6 +196,7 @@ def test_output_comes_in_blocks_of_the_wanted_size() -> None:
     assert first(1024 * 1024, wait=0.3) == (False, len(lines))
 
 
+@linux
 def test_program_outlives_the_thread_that_started_it() -> None:
     started: list[Program] = []
     thread = threading.Thread(target=lambda: started.append(Program.start(["sleep", "60"])))
