@@ -142,6 +142,7 @@ class Evidence:
 
     def _receiver(self, words: str) -> str:
         """A person of the roster by account, short name or name; anybody else as he was named."""
+        words = words.removeprefix("@")
         person = self._policy.accounts.get(words, words.casefold())
         if person in self._policy.roster:
             return self._policy.name(person)

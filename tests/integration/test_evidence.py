@@ -79,6 +79,7 @@ async def test_an_item_from_hand_to_hand(office: OfficeForTests) -> None:
     await say(office, 'evidence record E-1 copied "image made" --where "laboratory"', person="sam")
     await say(office, f"evidence record 1 viewed compared --sha256 {'cd' * 32}", person="sam")
     await say(office, 'evidence hand E-1 "Notary Meier" against receipt', person="sam")
+    await say(office, "evidence hand E-1 @daniel to be kept", person="sam")
     rows = await chain(office)
     assert [(row.seq, row.action, row.actor, row.holder) for row in rows] == [
         (1, "collected", "Olivia Ortega", "Olivia Ortega"),
@@ -86,6 +87,7 @@ async def test_an_item_from_hand_to_hand(office: OfficeForTests) -> None:
         (3, "copied", "Sam Sato", ""),
         (4, "viewed", "Sam Sato", ""),
         (5, "handed", "Sam Sato", "Notary Meier"),
+        (6, "handed", "Sam Sato", "Daniel Dietrich"),
     ]
     assert rows[0].sha256 == SHA
     assert rows[0].data["class"] == "normal"
@@ -97,6 +99,7 @@ async def test_an_item_from_hand_to_hand(office: OfficeForTests) -> None:
         ("Sam Sato", "E-1 copied: image made (laboratory)"),
         ("Sam Sato", "E-1 viewed: compared; its SHA-256 is not the one it was collected with"),
         ("Sam Sato", "E-1 handed to Notary Meier: against receipt"),
+        ("Sam Sato", "E-1 handed to Daniel Dietrich: to be kept"),
     ]
     async with office.memory.session() as session:
         told = [row.payload for row in await outbox.due(session, limit=50) if row.kind == "text"]
@@ -459,7 +462,7 @@ async def test_a_file_at_the_command_line_is_stored_verified_and_missed(
     }
     typed = [sys.executable, "-m", "bot.cli", "evidence", "verify", "--incident", "1"]
     process = await asyncio.create_subprocess_exec(*typed, env=environment, stdout=asyncio.subprocess.PIPE)
-    said, _ = await process.communicate()
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
     assert b"missing" in said
     assert [row.reason.rpartition(": ")[2] for row in (await chain(office))[2:]] == ["ok", "altered", "missing"]

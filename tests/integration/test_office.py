@@ -322,5 +322,5 @@ async def test_requests_that_come_at_once_are_answered_beside_each_other(memory:
             async with office.memory.session() as session:
                 return all([await outbox.answers(session, request) for request in asked])
 
-        await eventually(answered, within=POLL.total_seconds() * 1.5)  # nobody had to look by himself
+        await eventually(answered, within=POLL.total_seconds() * 1.9)  # nobody had to look by himself
     await office.close()

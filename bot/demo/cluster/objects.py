@@ -29,7 +29,7 @@ _NAME = re.compile(r"^[a-z0-9]([-a-z0-9.:]*[a-z0-9])?$")
 
 def copied(value: T) -> T:
     """A copy of JSON that shares nothing with it; `copy.deepcopy`, which knows all types, takes many times as long."""
-    data = marshal.dumps(cast("Any", value))
+    data = marshal.dumps(cast("Any", value), 2)  # later versions keep what is shared shared
     return cast("T", marshal.loads(data))  # noqa: S302 - bytes of our own, never stored
 
 
