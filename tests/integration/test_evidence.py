@@ -109,7 +109,7 @@ async def test_an_item_from_hand_to_hand(office: OfficeForTests) -> None:
     }
 
     listed = await report(office, "list")
-    assert listed.rows == (("E-1", "Disk of web-1", "normal", "handed", "Notary Meier", "laboratory"),)
+    assert listed.rows == (("E-1", "Disk of web-1", "normal", "handed", "Daniel Dietrich", "laboratory"),)
     shown = await report(office, "show E-1")
     assert shown.title == "E-1: Disk of web-1"
     assert "Source: host web-1" in shown.lines
