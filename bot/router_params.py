@@ -135,6 +135,7 @@ class Point(Frozen):
 class Follow(Frozen):
     database: Name
     delay: Name | None = None  # `4h`
+    instead_of: Name | None = None  # the standby whose place it takes
 
 
 class Halt(Frozen):
@@ -142,6 +143,7 @@ class Halt(Frozen):
     at: Name | None = None
     lsn: Name | None = None
     xid: Number | None = None
+    name: Name | None = None
     before_drop: Name | None = None
     before_delete: Name | None = None
     before_truncate: Name | None = None

@@ -1,5 +1,7 @@
 """Words become commands, or one sentence with one example."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,16 @@ def test_the_hub_knows_every_row(entry) -> None:  # type: ignore[no-untyped-def]
     slash, _, text = entry.example.partition(" ")
     noun = slash.removeprefix(HUB).removeprefix("-")
     assert router.parse_slash("/dr", f"{noun} {text}") == router.parse_slash("/" + slash, text)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [entry for entry in TABLE if entry.words != (BREAK_GLASS,)],  # which takes the words of another command
+    ids=lambda entry: " ".join(entry.words),
+)
+def test_every_option_of_the_usage_is_understood(entry) -> None:  # type: ignore[no-untyped-def]
+    offered = set(re.findall(r"--([a-z][a-z0-9-]*)", entry.usage))
+    assert offered <= set(entry.options)
 
 
 def test_names_are_unique_and_signing_options_belong_to_plans() -> None:
