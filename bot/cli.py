@@ -231,12 +231,15 @@ def plan_show(plan_id: str) -> None:
 
 
 @app.command()
-def manifest(output: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None) -> None:
+def manifest(
+    output: Annotated[Path | None, typer.Option(help="Write there instead of printing.")] = None,
+    url: Annotated[str | None, typer.Option(help="For HTTP mode: the address Slack reaches the bot at.")] = None,
+) -> None:
     """Print the Slack app manifest, made from the commands the bot knows."""
     from bot.router import Router
     from bot.slack.manifest import manifest_text
 
-    text = manifest_text(Router())
+    text = manifest_text(Router(), url=url)
     if output is None:
         typer.echo(text)
     else:

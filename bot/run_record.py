@@ -14,7 +14,7 @@ from actions.ports import Ports, ProgressReport
 from bot.services.custody import note_step
 from bot.services.own_runs import entries
 from bot.services.plans import note_plan
-from bot.services.progress import Meter
+from bot.services.progress import Meters
 from storage import outbox, runs
 from storage.session import Database
 from storage.tables import PlanRow
@@ -59,21 +59,20 @@ class Painter:
         self._row = row
         self._clock = ports.clock
         self._epoch = epoch
-        self._meters: dict[int, Meter] = {}
-        self._latest: tuple[int, ProgressReport] | None = None
+        self._meters = Meters()
         self._task = asyncio.create_task(self._paint())
 
     def take(self, step: int, report: ProgressReport) -> None:
-        """Remember the newest report; older ones are of no interest."""
-        self._latest = (step, report)
+        """Remember what is to be drawn next."""
+        self._meters.take(step, report)
 
     async def _paint(self) -> None:
         while True:
             await asyncio.sleep(DRAWN_EVERY.total_seconds())
-            if self._latest is None:
+            drawn = self._meters.draw(self._clock.now())
+            if drawn is None:
                 continue
-            (step, report), self._latest = self._latest, None
-            text = self._meters.setdefault(step, Meter()).text(report, self._clock.now())
+            step, text = drawn
             try:
                 async with self._database.session() as session:
                     progress = {"step": step, "text": text}

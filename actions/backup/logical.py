@@ -10,7 +10,7 @@ from pathlib import Path
 
 from actions.backup.adoption import Adoption
 from actions.backup.archive import Contents, readable
-from actions.backup.catalogue import VERIFIED, Catalogue, Folder
+from actions.backup.catalogue import VERIFIED, Catalogue, Folder, database_prefix
 from actions.backup.crypto import Recipients, signing_key
 from actions.backup.loading import DISK_RESERVE, Loading
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest
@@ -41,6 +41,7 @@ from actions.ports import (
 from actions.site import BackupPolicy, Site
 
 FORMAT = "drbot 1"
+ABANDONED = timedelta(days=1)  # much longer than a job may take: an upload that old is nobody's any more
 TINY, TINY_FROM = 0.1, 1024 * 1024  # a dump under a tenth of the previous one, where that had at least 1 MiB
 
 
@@ -103,7 +104,7 @@ class LogicalEngine(BackupEngine):
         recipients = Recipients(policy.recipients)
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         if not request.copy_only:
-            await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
+            await self._sweep(policy, folder)
         previous = await self._previous(request)
         async with self._tools.snapshot(database.ref) as snapshot:
             facts = snapshot.facts
@@ -170,10 +171,15 @@ class LogicalEngine(BackupEngine):
         if copy is None:
             raise UserError(f"The local copy holds no whole backup `{backup}` of `{database}`. Make a new dump.")
         folder = Folder(policy, backup)
-        await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
+        await self._sweep(policy, folder)
         return await self._stored.upload(
             policy, folder, copy, Shown(progress, "upload", copy.manifest.stored.bytes).bytes
         )
+
+    async def _sweep(self, policy: BackupPolicy, folder: Folder) -> None:
+        """Half uploads: those of earlier tries of this dump, and old ones of dumps that nobody has tried again."""
+        await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
+        await self._objects.sweep_uploads(policy.bucket, database_prefix(policy), older_than=ABANDONED)
 
     async def _pack(
         self,

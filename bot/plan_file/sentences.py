@@ -60,7 +60,10 @@ def _meaning(key: str, model: type[BaseModel] | None) -> str:
     field = model.model_fields.get(key) if model else None
     if field is None or not field.description:
         return "add it"
-    return f"add it: {field.description[0].lower()}{field.description[1:].rstrip('.')}"
+    text = field.description.rstrip(".")
+    # Names keep their capitals: RPO, PostgreSQL.
+    ordinary = text.split()[0][1:].islower()
+    return f"add it: {text[0].lower() if ordinary else text[0]}{text[1:]}"
 
 
 def _instead(key: str, model: type[BaseModel] | None) -> str:

@@ -73,11 +73,14 @@ class Incidents:
         scenario = str(params.get("scenario") or "")
         rto = self._plan.scenario(scenario).rto if scenario else self._plan.objectives.rto
         async with self._database.session() as session:
-            held = await incidents.open_in(session, who.channel)
             wish = str(params.get("channel") or "")
-            if held is not None and not wish:
+            channel = who.channel if wish in ("", "new") else wish
+            held = None if wish == "new" else await incidents.open_in(session, channel)
+            if held is not None:
+                # Of two in one channel everything said there would be about the newer one.
+                where = "this channel" if channel == who.channel else f"channel `{channel}`"
                 raise UserError(
-                    f"Incident {held.number} `{held.title}` is already open in this channel; "
+                    f"Incident {held.number} `{held.title}` is already open in {where}; "
                     "close it first, or add `--channel new`."
                 )
             row = Incident(
@@ -86,7 +89,7 @@ class Incidents:
                 severity=str(params.get("severity") or "SEV1"),
                 scenario=scenario,
                 commander=str(params.get("commander") or person),
-                channel=who.channel if wish in ("", "new") else wish,
+                channel=channel,
                 impact_started_at=impact_start(params.get("impact"), now),
                 declared_at=now,
                 rto_s=int(rto.total_seconds()),

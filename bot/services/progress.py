@@ -21,7 +21,7 @@ class Meter:
         """The line for this report."""
         if report.phase != self._phase or self._since is None or report.done < self._from:
             self._phase, self._since, self._from = report.phase, now, report.done
-        parts = [_amount(report)]
+        parts = [_said(report)]
         elapsed = (now - self._since).total_seconds()
         moved = report.done - self._from
         if elapsed >= 1 and moved > 0:
@@ -30,8 +30,40 @@ class Meter:
             if report.total is not None and report.total > report.done:
                 left = timedelta(seconds=round((report.total - report.done) / rate))
                 parts.append(f"about {humanize.precisedelta(left, minimum_unit='seconds', format='%d')} left")
-        prefix = f"{report.phase}: " if report.phase else ""
-        return prefix + ", ".join(parts)
+        return ", ".join(parts)
+
+
+class Meters:
+    """The figures of a run, step by step. Bytes and rows move side by side, each at its own rate, and both are said."""
+
+    def __init__(self) -> None:
+        self._step: int | None = None
+        self._meters: dict[str, Meter] = {}
+        self._newest: dict[str, ProgressReport] = {}
+        self._fresh: set[str] = set()
+
+    def take(self, step: int, report: ProgressReport) -> None:
+        """Remember the newest report of its unit; older ones are of no interest."""
+        if step != self._step:
+            self._step, self._meters, self._newest, self._fresh = step, {}, {}, set()
+        self._newest[report.unit] = report
+        self._fresh.add(report.unit)
+
+    def draw(self, now: datetime) -> tuple[int, str] | None:
+        """The step and its line; None when nothing was reported since the last time."""
+        if self._step is None or not self._fresh:
+            return None
+        parts = [
+            # What moves no more has no rate: its amount is the last word.
+            self._meters.setdefault(unit, Meter()).text(report, now) if unit in self._fresh else _said(report)
+            for unit, report in sorted(self._newest.items())
+        ]
+        self._fresh = set()
+        return self._step, "; ".join(parts)
+
+
+def _said(report: ProgressReport) -> str:
+    return f"{report.phase}: {_amount(report)}" if report.phase else _amount(report)
 
 
 def _amount(report: ProgressReport) -> str:

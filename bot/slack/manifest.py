@@ -1,4 +1,4 @@
-"""`manifest.yml`, generated from the router: `python -m bot.slack.manifest [--url URL] [--output FILE]`.
+"""`manifest.yml`, generated from the router: `drbot manifest [--url URL] [--output FILE]`.
 
 Paste it at api.slack.com/apps to make the app. What a command is called is written once, in the router, and what
 scopes the calls need in `scopes`; a test compares the file with both.
@@ -6,11 +6,7 @@ scopes the calls need in `scopes`; a test compares the file with both.
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -109,21 +105,3 @@ _ABOUTS = {
     "evidence": "List, add, hand on and record evidence and its chain of custody",
     "drill": "List, hold and postpone drills",
 }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the manifest to a file or to standard output."""
-    parser = argparse.ArgumentParser(prog="python -m bot.slack.manifest", description="Write the Slack app's manifest.")
-    parser.add_argument("--output", type=Path, help="file to write, else standard output")
-    parser.add_argument("--url", help="public address for HTTP mode, else Socket Mode")
-    given = parser.parse_args(arguments)
-    text = manifest_text(Router(), url=given.url)
-    if given.output is None:
-        sys.stdout.write(text)
-    else:
-        given.output.write_text(text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

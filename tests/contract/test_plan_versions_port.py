@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
 from actions.errors import PermanentError, UserError
 from actions.ports import PlanVersions
+from bot import world
 from bot.plan_file import dump
-from bot.services.plan_versions import StoredPlanVersions, difference, normal, sha256_of
+from bot.services.plan_versions import StoredPlanVersions, begin, difference, normal, sha256_of
+from bot.settings import Settings
 from storage import plan_versions
 from storage.session import Database
 from tests.fakes.plan_versions import MemoryPlanVersions
@@ -89,6 +93,19 @@ async def test_the_row_names_the_plan_whose_signatures_it_rests_on(memory: Datab
     async with memory.session() as session:
         rows = (await session.execute(text("SELECT plan_id FROM plan_version ORDER BY seq"))).scalars().all()
     assert rows == ["", "p1"]
+
+
+async def test_nothing_starts_on_a_bad_plan_and_nothing_is_recorded(memory: Database, tmp_path: Path) -> None:
+    file = tmp_path / "dr-plan.yml"
+    file.write_text(dump(shipped_plan()).replace("version: 1", "version: 2", 1))
+    told = re.escape(f"{file}:") + r"\d+:\d+: error: version: "
+    with pytest.raises(UserError, match=told):
+        await begin(memory, file, records=True, adopts=False)
+    async with memory.session() as session:
+        assert await plan_versions.newest(session) is None
+    settings = Settings(plan_file=file, data_directory=tmp_path)
+    with pytest.raises(UserError, match=told):
+        await world.job(settings, tmp_path / "spec.json")
 
 
 def test_the_difference_names_entries_and_hides_contact_details() -> None:

@@ -22,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.executor import PROCESS, SubprocessExecutor
 from actions.adapters.s3 import S3Store
+from actions.backup.catalogue import Folder
 from actions.backup.manifest import Manifest, SignedManifest
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import DumpRequest, JobKind, JobPhase, JobSpec, LoadRequest, no_progress
@@ -225,6 +226,27 @@ async def test_bucket_dying_in_a_dump_leaves_no_backup_and_no_upload(world: Dump
     assert await world.objects.sweep_uploads(world.bucket, "", older_than=timedelta(0)) == 0
     await dumped(world)
     assert (await world.engine.verify(world.database, "b1", no_progress)).problem is None
+
+
+class TwoDaysLater(S3Store):
+    """A store whose uploads are two days older than they are."""
+
+    async def sweep_uploads(self, bucket: str, prefix: str, *, older_than: timedelta) -> int:
+        since = max(timedelta(0), older_than - timedelta(days=2))
+        return await super().sweep_uploads(bucket, prefix, older_than=since)
+
+
+async def test_half_upload_of_a_dump_that_nobody_tried_again_goes_with_a_later_dump(world: DumpWorld, s3: S3) -> None:
+    key = Folder(world.policy, "b0").dump
+    s3.client().create_multipart_upload(Bucket=world.bucket, Key=key)
+    await dumped(world, "b1")
+    uploads = s3.client().list_multipart_uploads(Bucket=world.bucket)
+    assert [upload["Key"] for upload in uploads["Uploads"]] == [key]  # it may be at work
+
+    later = TwoDaysLater(world.site, world.secrets)
+    await world.engine_over(later).dump(DumpRequest(id="b2", database=world.database), no_progress)
+    later.close()
+    assert await world.objects.sweep_uploads(world.bucket, "", older_than=timedelta(0)) == 0
 
 
 async def test_bucket_dying_in_a_dump_leaves_the_local_copy(world: DumpWorld) -> None:

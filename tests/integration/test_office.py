@@ -226,6 +226,10 @@ async def test_an_incident_from_opening_to_its_achieved_rto(office: OfficeForTes
         await office.until(card, PlanState.SUCCEEDED)
         with pytest.raises(UserError, match="already open"):
             await incident(office, "open", title="Again")
+        await incident(office, "open", title="Elsewhere", channel="C0ELSEWHERE")
+        for channel in (CHANNEL, "C0ELSEWHERE"):
+            with pytest.raises(UserError, match=f"already open in (this channel|channel `{channel}`); close it first"):
+                await incident(office, "open", title="Again", channel=channel)
         await incident(office, "note", text="a <b>note</b> | with pipes")
         await incident(office, "close", summary="restored")
     document = json.loads(await office.incidents.exported(1, "json"))

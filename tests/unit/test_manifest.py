@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from jsonschema_rs import Draft7Validator
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from bot.cli import app
 from bot.router import SLASHES, Router
 from bot.slack import gateway
-from bot.slack.manifest import main, manifest, manifest_text
+from bot.slack.manifest import manifest, manifest_text
 from bot.slack.scopes import EVENT_SCOPES, METHOD_SCOPES, WITHOUT, missing
 from tests.fakes.block_rules import SCHEMAS
 
@@ -83,5 +85,7 @@ def test_socket_mode_is_on_and_http_mode_has_its_addresses() -> None:
 
 
 def test_it_is_written_by_one_command(tmp_path: Path) -> None:
-    assert main(["--output", str(tmp_path / "manifest.yml")]) == 0
-    assert (tmp_path / "manifest.yml").read_text() == manifest_text(Router())
+    for options, url in ([], None), (["--url", "https://drbot.example.org"], "https://drbot.example.org"):
+        said = CliRunner().invoke(app, ["manifest", "--output", str(tmp_path / "manifest.yml"), *options])
+        assert said.exit_code == 0
+        assert (tmp_path / "manifest.yml").read_text() == manifest_text(Router(), url=url)

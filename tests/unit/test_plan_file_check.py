@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from actions.errors import UserError
-from bot.plan_file import Problem, Severity, check, load, report
+from bot.plan_file import Problem, Severity, check, check_text, load, report
 
 SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
 TEXT = SHIPPED.read_text(encoding="utf-8")
@@ -547,3 +547,10 @@ def test_promises_the_copies_cannot_keep_are_warned_about(tmp_path: Path) -> Non
     wal = TEXT[TEXT.index("      wal:\n") : TEXT.index("  applications:")]
     path = broken(tmp_path, (wal, ""))
     assert "can lose up to a day" in report(check(path))
+
+
+def test_what_a_missing_key_means_is_told_with_names_as_they_are_written() -> None:
+    said = {problem.key: str(problem) for problem in check_text("version: 1\n", name="dr-plan.yml")}
+    assert said["objectives"].endswith("add it: RPO and RTO")
+    assert said["servers"].endswith("add it: PostgreSQL servers")
+    assert said["owner"].endswith("add it: who answers for it")
