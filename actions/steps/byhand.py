@@ -47,6 +47,20 @@ def psql(server: str, *statements: str, database: str = "postgres") -> str:
     return shlex.join(words)
 
 
+COUNTS = (
+    "SELECT format('SELECT %L, count(*) FROM ONLY %I.%I;', schemaname || '.' || relname, schemaname, relname) "
+    "FROM pg_stat_user_tables ORDER BY schemaname, relname"
+)
+"""SQL that gives one statement for each table: its name and its rows."""
+
+
+def exact_rows(server: str, database: str) -> str:
+    """Two psql calls that count the rows of every table. The server's own figures (`n_live_tup`) are estimates, and
+    zero in a server that was recovered."""
+    words = ["psql", "-XAt", "-v", "ON_ERROR_STOP=1", "-d", conninfo(server, database)]
+    return f"{shlex.join([*words, '-c', COUNTS])} | {shlex.join(words)}"
+
+
 def end_sessions(database: str) -> str:
     """SQL that ends every session of a database but its own."""
     name = literal(database)

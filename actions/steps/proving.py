@@ -145,12 +145,14 @@ class LookThrough(Step):
         return "rows, invariants, RTO and RPO measured; the signed result beside the backups"
 
     def by_hand(self) -> tuple[str, ...]:
-        count = "SELECT schemaname, relname, n_live_tup FROM pg_stat_user_tables ORDER BY 1, 2"
         scratch = f"scratch-{self.scratch}"
         return tuple(
-            byhand.psql(scratch, statement, database=item.name)
+            line
             for item in self.databases
-            for statement in (count, *(invariant.sql for invariant in item.invariants))
+            for line in (
+                byhand.exact_rows(scratch, item.name),
+                *(byhand.psql(scratch, invariant.sql, database=item.name) for invariant in item.invariants),
+            )
         ) or (byhand.psql(scratch, "SELECT pg_last_xact_replay_timestamp()"),)
 
     async def probe(self, ports: Ports) -> Probe:
