@@ -115,7 +115,10 @@ class PostgresAdmin(Protocol):
 
     async def databases(self, server: str) -> Sequence[DatabaseFacts]: ...
 
-    async def fingerprint(self, database: DatabaseRef, invariants: Sequence[Invariant]) -> Fingerprint: ...
+    async def fingerprint(
+        self, database: DatabaseRef, invariants: Sequence[Invariant], *, counted: Callable[[int], None] | None = None
+    ) -> Fingerprint:
+        """Measure what the database holds. `counted` is told the rows of each table that is done."""
 
     async def create(self, database: DatabaseRef, *, owner: str, cluster_globals: Globals, mark: str) -> None:
         """Create the database (template0) with its owner and mark, and the roles of `cluster_globals` that are

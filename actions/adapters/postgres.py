@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,10 @@ class PostgresServers(PostgresAdmin):
         async with self._connections.session(server) as connection:
             return await _all_facts(connection, None)
 
-    async def fingerprint(self, database: DatabaseRef, invariants: Sequence[Invariant]) -> Fingerprint:
-        return await measure(self._connections, database, invariants, workers=COUNTERS)
+    async def fingerprint(
+        self, database: DatabaseRef, invariants: Sequence[Invariant], *, counted: Callable[[int], None] | None = None
+    ) -> Fingerprint:
+        return await measure(self._connections, database, invariants, workers=COUNTERS, counted=counted)
 
     async def query(self, database: DatabaseRef, sql: str) -> Sequence[Mapping[str, Any]]:
         limits = "-c default_transaction_read_only=on -c statement_timeout=10s"

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from actions.contract import Probe, Step
 from actions.errors import VerificationError
-from actions.ports import CatalogueEntry, JobKind, JobPhase, JobState, LoadRequest, Ports, Progress
+from actions.ports import CatalogueEntry, JobKind, JobPhase, JobState, LoadRequest, Ports, Progress, ProgressReport
 from actions.site import DatabaseRef, Invariant
 from actions.steps import byhand
 from actions.steps.dumps import fetched
@@ -132,10 +132,17 @@ class CompareCopy(Step):
     async def probe(self, ports: Ports) -> Probe:  # noqa: ARG002 - a comparison leaves nothing behind
         return Probe.TODO
 
-    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002
+    async def apply(self, ports: Ports, progress: Progress) -> None:
         entry = await self._entry(ports)
+        done, total = 0, sum(entry.manifest.fingerprint.rows.values())
+
+        def counted(rows: int) -> None:
+            nonlocal done
+            done += rows
+            progress(ProgressReport(done=done, total=total, unit="rows", phase="count"))
+
         # Measured by whoever compares, at the moment of comparing: what the load reported could be stale or edited.
-        found = await ports.postgres.fingerprint(self.into, self.invariants)
+        found = await ports.postgres.fingerprint(self.into, self.invariants, counted=counted)
         differences = entry.manifest.fingerprint.differences(found)
         if differences:
             shown = "; ".join(differences[:SHOWN_DIFFERENCES])

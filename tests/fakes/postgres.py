@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,10 +104,14 @@ class MemoryPostgres(PostgresAdmin):
     async def databases(self, server: str) -> Sequence[DatabaseFacts]:
         return [_facts(name, found) for name, found in sorted(self._server(server).databases.items())]
 
-    async def fingerprint(self, database: DatabaseRef, invariants: Sequence[Invariant]) -> Fingerprint:
+    async def fingerprint(
+        self, database: DatabaseRef, invariants: Sequence[Invariant], *, counted: Callable[[int], None] | None = None
+    ) -> Fingerprint:
         found = self._database(database)
         if not found.allows_connections:
             raise UserError(f"Database `{database.name}` on server `{database.server}` is closed.")
+        for rows in found.fingerprint.rows.values() if counted is not None else ():
+            counted(rows)
         known = found.fingerprint.invariants
         return found.fingerprint.model_copy(
             update={"invariants": {entry.name: known.get(entry.name, "null") for entry in invariants}}

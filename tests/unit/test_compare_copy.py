@@ -6,7 +6,7 @@ import pytest
 
 from actions.catalog.restore import Restore, RestoreParams
 from actions.errors import VerificationError
-from actions.ports import JobPhase, JobState, no_progress
+from actions.ports import JobPhase, JobState, ProgressReport, no_progress
 from actions.steps.copies import CompareCopy, LoadDump
 from tests.fakes.world import DAMAGED, GOOD, World, a_world
 
@@ -23,7 +23,10 @@ async def loaded() -> tuple[World, LoadDump, CompareCopy]:
 
 async def test_equal_copy_passes() -> None:
     world, _, compare = await loaded()
-    await compare.apply(world, no_progress)
+    reports: list[ProgressReport] = []
+    await compare.apply(world, reports.append)
+    rows = sum(GOOD.rows.values())
+    assert reports[-1] == ProgressReport(done=rows, total=rows, unit="rows", phase="count")
 
 
 async def test_report_of_the_load_cannot_make_a_wrong_copy_pass() -> None:
