@@ -255,10 +255,12 @@ def _twin(twins: typer.Typer, noun: str, summary: str) -> None:
 def _at_the_counter(noun: str, words: list[str]) -> None:
     from bot.router import Router
 
-    settings = _settings()
+    settings, router = _settings(), Router()
     said, key = cli_sign.split([noun, *words])
-    command = Router().parse_argv(said)
-    if command.name == "incident.clear_suspect_slack":
+    command = router.parse_argv(said)
+    if command.name == "help":  # also on the day the bot's database is away
+        typer.echo(router.usage(noun))
+    elif command.name == "incident.clear_suspect_slack":
         typer.echo(_wait(cli_sign.clear_suspicion(settings, command, key or settings.key)))
     elif cli_evidence.here(command):
         _tell(*_wait(cli_evidence.carry_out(settings, command)))

@@ -49,9 +49,7 @@ class Counter:
         command = router.parse_argv([noun, *words])
         entry = router.entry(command.name)
         if entry is None or entry.kind is CommandKind.LOCAL:
-            return "\n".join(
-                f"drbot {' '.join(item.words)} {item.usage}".rstrip() for item in router.entries(noun)
-            ), True
+            return router.usage(noun), True
         # Plans and incidents are everybody's business, so their cards stand in the on-call channel.
         channel = "" if entry.kind is CommandKind.QUERY and not command.name.startswith("incident.") else self._channel
         who = Who(source="cli", person=self._person, channel=channel)

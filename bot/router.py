@@ -755,6 +755,8 @@ class Router:
             return Command(name="help", params={})
         if words[0].value.casefold() == BREAK_GLASS:
             return self._alone(words[1:])
+        if len(words) == 2 and words[1].value.casefold() == "help" and self.entries(words[0].value.casefold()):
+            return Command(name="help", params={"topic": words[0].value.casefold()})
         entry = self._entry(words)
         if entry is None:
             return self._without_verb(words)
@@ -778,6 +780,10 @@ class Router:
 
     def entries(self, noun: str) -> tuple[Entry, ...]:
         return tuple(entry for entry in self.table if entry.noun == noun)
+
+    def usage(self, noun: str) -> str:
+        """The help of a noun for the command line."""
+        return "\n".join(f"drbot {' '.join(entry.words)} {entry.usage}".rstrip() for entry in self.entries(noun))
 
     def entry(self, name: str) -> Entry | None:
         """The row of a command's name."""

@@ -110,8 +110,9 @@ class MemoryPostgres(PostgresAdmin):
         found = self._database(database)
         if not found.allows_connections:
             raise UserError(f"Database `{database.name}` on server `{database.server}` is closed.")
-        for rows in found.fingerprint.rows.values() if counted is not None else ():
-            counted(rows)
+        if counted is not None:
+            for rows in found.fingerprint.rows.values():
+                counted(rows)
         known = found.fingerprint.invariants
         return found.fingerprint.model_copy(
             update={"invariants": {entry.name: known.get(entry.name, "null") for entry in invariants}}

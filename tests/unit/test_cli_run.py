@@ -17,6 +17,14 @@ def test_words_are_for_the_counter_which_needs_a_name(words: list[str], monkeypa
     assert "Set DRBOT_PERSON" in str(result.exception)
 
 
+@pytest.mark.parametrize("words", [["backup", "--help"], ["backup", "help"], ["backup"]])
+def test_help_of_a_noun_needs_neither_a_name_nor_a_database(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DRBOT_PERSON", raising=False)
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, result.exception) == (0, None)
+    assert "drbot backup run DATABASE [--reason TEXT]\n" in result.output
+
+
 def test_roles_are_still_options_of_the_bot() -> None:
     result = CliRunner().invoke(app, ["run", "--role", "nobody"])
     assert result.exit_code == 2

@@ -122,6 +122,14 @@ def test_nothing_is_help_and_a_noun_alone_is_its_help() -> None:
     assert router.parse_slash("/dr-restore", "") == Command(name="restore.form")
 
 
+@pytest.mark.parametrize(
+    ("slash", "text", "noun"),
+    [("/dr-backup", "help", "backup"), ("/dr-restore", "--help", "restore"), ("/dr", "app help", "app")],
+)
+def test_help_behind_a_noun_is_its_help(slash: str, text: str, noun: str) -> None:
+    assert router.parse_slash(slash, text) == Command(name="help", params={"topic": noun})
+
+
 def test_a_shell_has_taken_its_quotes_away() -> None:
     command = router.parse_argv(["restore", "a db", "--reason", 'it\'s "gone"', "--target", "a db"])
     assert (command.params["database"], command.reason, command.typed) == ("a db", 'it\'s "gone"', "a db")
