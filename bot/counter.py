@@ -55,6 +55,9 @@ class Counter:
         who = Who(source="cli", person=self._person, channel=channel)
         if command.name != "incident.suspect_slack":  # the way out when somebody else uses up one's turns
             await self._desk.take_turn(who)
+        if entry.kind is CommandKind.QUERY and command.name.startswith("incident."):
+            answer = await self._desk.read(who, command)
+            return answer if isinstance(answer, str) else report_text(answer), True
         request = await self._desk.ask(who, command, reply=ReplyTo(channel="", ephemeral=False))
         if request is None:
             return "Done; it is on the timeline.", True

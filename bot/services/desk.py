@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from actions.approval import Act, Code, Refusal
+from actions.contract import Report
 from actions.errors import RefusedError, UserError
 from actions.ports import Clock
 from bot.ports import ReplyTo, Watched, Who
@@ -147,6 +148,11 @@ class Desk:
                     source_key=key,
                 ),
             )
+
+    async def read(self, who: Who, command: Command) -> Report | str:
+        """The answer of a query about incidents, for a terminal. Raises UserError, as `ask` does, for strangers."""
+        await self.admit(who, command)
+        return await self._incidents.read(who, command)
 
     async def admit(self, who: Who, command: Command) -> str:
         """The person of the roster who asks. Raises UserError, after recording it, for strangers and for what cannot be

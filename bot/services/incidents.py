@@ -20,7 +20,7 @@ from bot.router import Command
 from bot.services.approvals import Policy
 from bot.services.cards import EvidenceItem, IncidentCard, TimelineLine
 from bot.services.custody import items
-from bot.services.export import html_page, json_text, markdown
+from bot.services.export import facts, html_page, json_text, markdown
 from bot.services.record.export import Proven, json_lines, prove
 from bot.services.suspicion import HOW_TO_CLEAR, NOT_BY_SLACK, Suspicion
 from storage import custody, incidents, outbox, plans, runs, timeline
@@ -298,6 +298,30 @@ class Incidents:
             proven = await prove(session, row.id)
             evidence = items(await custody.of_incident(session, row.id), proven)
         return export(card, lines, form, proven, evidence)[0]
+
+    async def read(self, who: Who, command: Command) -> Report | str:
+        """The answer of an `incident.*` query for whoever reads it here and not in a channel; an export as its text."""
+        if command.name == "incident.list":
+            return await self._list()
+        async with self._database.session() as session:
+            row = await self.pick(session, who, command.params)
+            card = await self.card(session, row)
+            lines = timeline_lines(await timeline.of_incident(session, row.id))
+        if command.name == "incident.show":
+            said = [*facts(card), *(("Runs now", run) for run in card.running), ("Next", card.next_step)]
+            title = f"Incident {card.number}: {card.title}"
+            return Report(title=title, lines=tuple(f"{name}: {value}" for name, value in said if value))
+        form = str(command.params.get("format") or "channel")
+        if form != "channel":
+            return await self.exported(card.number, form)
+        return Report(
+            title=f"Timeline of incident {card.number}: {card.title}",
+            columns=("No.", "Occurred", "Recorded", "Who", "What"),
+            rows=tuple(
+                (str(line.seq), utc(line.occurred_at), utc(line.recorded_at), line.actor, " ".join(line.text.split()))
+                for line in lines
+            ),
+        )
 
     async def _running(self, session: AsyncSession, row: Incident) -> tuple[str, ...]:
         busy: list[str] = []

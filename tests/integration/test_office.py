@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from actions.approval import Act
 from actions.contract import Query, Report
 from actions.errors import UserError
 from actions.ports import Ports
+from bot.counter import Counter
 from bot.ports import ReplyTo, Who
 from bot.router import Command
 from bot.services.cards import PlanCard, PlanState, StepState
@@ -242,6 +244,28 @@ async def test_an_incident_from_opening_to_its_achieved_rto(office: OfficeForTes
     assert "&lt;b&gt;note" in page
     assert "<script" not in page
     assert "a &lt;b>note&lt;/b> \\| with pipes" in await office.incidents.exported(1, "md")
+
+
+async def test_incidents_are_read_at_a_terminal_and_nothing_is_sent_to_slack(office: OfficeForTests) -> None:
+    await incident(office, "open", title="Orders are gone", impact="10m")
+    await incident(office, "note", text="the vendor\nhas called")
+    waiting = await office.deliveries.due(10)
+    terminal = Counter(office.at_terminal, office.terminal, office.deliveries, person="daniel", channel=CHANNEL)
+
+    said = {words: await terminal.ask("incident", words.split()) for words in ("list", "show", "timeline", "show 1")}
+    assert all(good for _, good in said.values())
+    assert re.search(r"1 +Orders are gone +SEV1 +open", said["list"][0])
+    assert said["show"] == said["show 1"]
+    assert "Incident 1: Orders are gone\nSeverity: SEV1\nCommander: Olivia" in said["show"][0]
+    assert "the vendor has called" in said["timeline"][0]
+    for form, begin in (("html", "<!doctype html>"), ("md", "# Incident 1"), ("json", "{")):
+        text, _ = await terminal.ask("incident", ["timeline", form])
+        assert text.startswith(begin)
+        assert "has called" in text
+    assert len(waiting) == 2
+    assert await office.deliveries.due(10) == []
+    with pytest.raises(UserError, match="There is no incident 7; see"):
+        await terminal.ask("incident", ["show", "7"])
 
 
 async def test_a_message_is_pinned_once_and_only_by_the_roster(office: OfficeForTests) -> None:
