@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from actions.backup.physical import BackupKind, Lsn, PhysicalEntry, PhysicalManifest, RecoveryTarget
@@ -63,10 +63,13 @@ def parent_of_next(entries: Sequence[PhysicalEntry], at: datetime, system_id: st
     return opened[-1] if opened else full
 
 
-def base_for(entries: Sequence[PhysicalEntry], target: RecoveryTarget) -> PhysicalEntry | None:
+def base_for(
+    entries: Sequence[PhysicalEntry], target: RecoveryTarget, dead: Collection[str] = ()
+) -> PhysicalEntry | None:
     """The newest backup that certainly ends before the target. For a named restore point, of which nobody knows where
-    it is, the newest."""
-    return next((entry for entry in usable(entries) if ends_before(entry.manifest, target)), None)
+    it is, the newest. One of `dead`, whose timeline the server has left, only where no other fits."""
+    fit = [entry for entry in usable(entries) if ends_before(entry.manifest, target)]
+    return next((entry for entry in fit if entry.manifest.id not in dead), fit[0] if fit else None)
 
 
 def ends_before(manifest: PhysicalManifest, target: RecoveryTarget) -> bool:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from actions.backup.crypto import signing_key
+from actions.backup.dead_ends import dead_ends, living_way
 from actions.backup.finder import WalRecords
 from actions.backup.native_catalogue import VERIFIED, BaseFolder, BaseVerification, NativeCatalogue
 from actions.backup.native_fetch import BaseFetch
@@ -151,10 +152,14 @@ class NativeEngine(PhysicalBackups):
         good = [entry for entry in entries if entry.problem is None]
         if not good:
             return RecoveryWindow(server=policy.server, bucket=listing.bucket, wal_bytes=listing.bytes)
-        start = start_of(good[0])
-        way = await archive.timelines(start, None, [listing])
+        ours = [entry for entry in good if entry.manifest.system_id == good[0].manifest.system_id]
+        way = await living_way(archive, ours, [listing])
+        dead = dead_ends(ours, way, [listing])
+        if way is None:
+            way = await archive.timelines(start_of(good[0]), None, [listing])
         newest, lsn = await self._newest(policy, archive, good[0], listing, way)
-        return window(policy, entries, listing, way, newest=newest, newest_lsn=lsn, now=self._clock.now())
+        found = window(policy, entries, listing, way, newest=newest, newest_lsn=lsn, now=self._clock.now())
+        return found.model_copy(update={"dead_ends": dead})
 
     async def _newest(
         self,

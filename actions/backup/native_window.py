@@ -33,19 +33,14 @@ def window(
     WAL that retention took away is no gap: before it, a full backup is a single moment that can be reached, its own.
     """
     good = [entry for entry in usable(entries) if has_own_span(entry, listing)]
-    starts = [start_of(entry) for entry in good]
-    starts = [start for start in starts if way.reaches(start.timeline_id, start.lsn)]
-    first = min(starts, key=lambda start: start.lsn, default=None)
+    # A backup that ended beyond a fork cannot become consistent on the way, wherever it began.
+    living = [entry for entry in good if way.reaches(entry.manifest.timeline_id, Lsn.parse(entry.manifest.stop_lsn))]
+    first = min(map(start_of, living), key=lambda start: start.lsn, default=None)
     found = find_gaps(first, way, listing) if first is not None else ()
     holes = [gap for gap in found if gap.before is not None and gap.before <= now - policy.wal_retention]
     behind = max((Segment.parse(gap.last, good[0].manifest.segment_bytes).end for gap in holes), default=Lsn(0))
     oldest = min(
-        (
-            entry.manifest.finished_at
-            for entry in good
-            if way.reaches(entry.manifest.timeline_id, Lsn.parse(entry.manifest.start_lsn))
-            and Lsn.parse(entry.manifest.start_lsn) >= behind
-        ),
+        (entry.manifest.finished_at for entry in living if Lsn.parse(entry.manifest.start_lsn) >= behind),
         default=None,
     )
     return RecoveryWindow(
@@ -56,8 +51,8 @@ def window(
         newest_lsn=str(newest_lsn) if newest_lsn is not None and oldest else "",
         timeline_id=way.timeline_id,
         gaps=tuple(gap for gap in found if gap not in holes),
-        fulls=sum(entry.manifest.kind is BackupKind.FULL for entry in good),
-        incrementals=sum(entry.manifest.kind is BackupKind.INCREMENTAL for entry in good),
+        fulls=sum(entry.manifest.kind is BackupKind.FULL for entry in living),
+        incrementals=sum(entry.manifest.kind is BackupKind.INCREMENTAL for entry in living),
         wal_bytes=listing.bytes,
     )
 

@@ -98,6 +98,15 @@ class Gap(Frozen):
     before: datetime | None = None
 
 
+class DeadEnd(Frozen):
+    """Where the way of a base backup ends because the server went on, along another timeline, from before its end."""
+
+    timeline_id: int  # of the backup
+    lsn: str  # the archived WAL of that timeline ends here, as far as closed segments tell
+    forked_at: str  # LSN from which on the server went its other way
+    living: int  # timeline id that the server went on with
+
+
 class RecoveryWindow(Frozen):
     """What can be reached from one bucket alone."""
 
@@ -111,6 +120,7 @@ class RecoveryWindow(Frozen):
     fulls: int = 0
     incrementals: int = 0
     wal_bytes: int = 0
+    dead_ends: Mapping[str, DeadEnd] = {}  # base backup -> why it leads to no moment of this window
 
 
 class RecoveryTarget(Frozen):

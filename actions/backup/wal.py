@@ -195,7 +195,7 @@ class WalArchive:
         if wanted is not None:
             if wanted == start.timeline_id and wanted not in known:
                 return Timelines.alone(wanted)
-            way = await self._history(wanted, start, listings)
+            way = await self.history(wanted, start, listings)
             if not way.reaches(start.timeline_id, start.lsn):
                 raise UserError(
                     f"Timeline id {wanted} of `{self.policy.server}` does not come from timeline id "
@@ -203,12 +203,14 @@ class WalArchive:
                 )
             return way
         for timeline_id in sorted((each for each in known if each >= start.timeline_id), reverse=True):
-            way = await self._history(timeline_id, start, listings)
+            way = await self.history(timeline_id, start, listings)
             if way.reaches(start.timeline_id, start.lsn):
                 return way
         return Timelines.alone(start.timeline_id)
 
-    async def _history(self, timeline_id: int, start: WalStart, listings: Sequence[WalListing]) -> Timelines:
+    async def history(self, timeline_id: int, start: WalStart, listings: Sequence[WalListing]) -> Timelines:
+        """The way to this timeline. Raises VerificationError when no bucket has its history as it was stored, or it is
+        of another server than `start`."""
         name = history_name(timeline_id)
         problems: list[str] = []
         for listing in listings:

@@ -106,7 +106,7 @@ async def _target(ports: Ports, server: str, when: When, seed: str) -> RecoveryT
         )
     if when is When.LATEST:
         return RecoveryTarget(latest=True)
-    chosen = a_moment(reachable(windows[0], ends_of(entries)), seed)
+    chosen = a_moment(reachable(windows[0], ends_of(entries, windows[0])), seed)
     if chosen is None:
         raise UserError(
             f"Bucket `{windows[0].bucket}` holds no recovery window of server `{server}`. Look with "

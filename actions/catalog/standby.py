@@ -20,7 +20,15 @@ from actions.steps.moments import delay_of, exact
 from actions.steps.naming import label, scratch_mark
 from actions.steps.phrases import span
 from actions.steps.recovery import Aim, loss_words, measured
-from actions.steps.restore_scene import RestoreScene, Wish, check_step, look, room_findings, scratch_steps
+from actions.steps.restore_scene import (
+    RestoreScene,
+    Wish,
+    branch_findings,
+    check_step,
+    look,
+    room_findings,
+    scratch_steps,
+)
 from actions.steps.scratch import CheckScratch, RestoreScratch, StartScratch
 from actions.steps.scratch_facts import BaseIs, ScratchRoom
 from actions.steps.standby import (
@@ -101,7 +109,7 @@ class Follow(Action[FollowParams]):
                 ScratchRoom(scratch=plan_id, at_least=scene.room),
             ),
             made_at=ports.clock.now(),
-            findings=(*await room_findings(ports, scene, plan_id), _kept(delay)),
+            findings=(*branch_findings(scene), *await room_findings(ports, scene, plan_id), _kept(delay)),
             observations=_observations(scene, others),
             estimate=scene.forecast.total,
             data_loss="Nothing: production is not touched.",

@@ -43,7 +43,7 @@ def window_words(bases: Bases, now: datetime) -> str:
     """Two or three lines of one server: what would be lost now, the picture, what can be reached."""
     lines = [exposure_words(bases, now)]
     window = bases.window
-    stretches = () if window is None else reachable(window, ends_of(bases.entries))
+    stretches = () if window is None else reachable(window, ends_of(bases.entries, window))
     if not stretches:
         return "\n".join([*lines, "No point in time can be reached from base backups and WAL."])
     oldest, newest = stretches[0].start, stretches[-1].end
@@ -154,7 +154,7 @@ def _proof_row(bases: Bases, now: datetime) -> Row:
 
 def _older(bases: Bases, oldest: datetime) -> str:
     """Base backups that outlived their WAL."""
-    alone = [at for at in ends_of(bases.entries) if at < oldest]
+    alone = [at for at in ends_of(bases.entries, bases.window) if at < oldest]
     if not alone:
         return ""
     return f" {counted(len(alone), 'older base backup')} can be restored as well, each to its own end alone."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from actions.backup.physical import (
@@ -74,11 +74,14 @@ def aim_before(moment: Moment, table: str) -> Aim:
     )
 
 
-def base_for(server: str, entries: Sequence[PhysicalEntry], aim: Aim, *, backup: str | None) -> PhysicalEntry:
-    """The newest usable base backup that ends before the target, or the one asked for. Raises UserError."""
+def base_for(
+    server: str, entries: Sequence[PhysicalEntry], aim: Aim, *, backup: str | None, dead: Collection[str] = ()
+) -> PhysicalEntry:
+    """The newest usable base backup that ends before the target, or the one asked for. One of `dead`, whose branch the
+    server has left, only where the target is of that branch or no other fits. Raises UserError."""
     usable = sorted(
         (entry for entry in entries if entry.problem is None),
-        key=lambda entry: entry.manifest.finished_at,
+        key=lambda entry: (_leads(entry, aim, dead), entry.manifest.finished_at),
         reverse=True,
     )
     if not usable:
@@ -101,7 +104,7 @@ def base_for(server: str, entries: Sequence[PhysicalEntry], aim: Aim, *, backup:
     fit = [entry for entry in usable if _ends_before(entry, aim)]
     if fit:
         return fit[0]
-    oldest = exact(usable[-1].manifest.finished_at)
+    oldest = exact(min(entry.manifest.finished_at for entry in usable))
     raise UserError(f"No base backup of `{server}` ends before {aim.words}. The oldest moment in reach is {oldest}.")
 
 
@@ -120,6 +123,10 @@ def _named(
             f"Base backup `{backup}` ends at {ends}, after {aim.words}. Leave `--from` out, or take another."
         )
     return found
+
+
+def _leads(entry: PhysicalEntry, aim: Aim, dead: Collection[str]) -> bool:
+    return entry.manifest.id not in dead or aim.target.timeline_id == entry.manifest.timeline_id
 
 
 def _ends_before(entry: PhysicalEntry, aim: Aim) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from actions.backup.physical import PhysicalEntry, RecoveryWindow, ScratchFacts, ScratchState
+from actions.backup.physical import DeadEnd, PhysicalEntry, RecoveryWindow, ScratchFacts, ScratchState
 from actions.backup.proofs import Proofs
 from actions.contract import Finding, Step, Verdict
 from actions.errors import DrError, UserError
@@ -39,6 +40,8 @@ class RestoreScene(Frozen):
 
     database: Database
     base: PhysicalEntry
+    dead_end: DeadEnd | None  # of the base
+    instead: str  # a base backup that leads to the target along what the server went on with; "" when there is none
     windows: tuple[RecoveryWindow, ...]
     instances: tuple[ScratchFacts, ...]
     forecast: Forecast
@@ -49,8 +52,9 @@ class RestoreScene(Frozen):
 async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None) -> RestoreScene:
     server = database.server
     entries = await ports.physical.catalogue(server)
-    base = base_for(server, entries, aim, backup=backup)
     windows = tuple(await ports.physical.windows(server))
+    dead = {name: end for window in windows for name, end in window.dead_ends.items()}
+    base = base_for(server, entries, aim, backup=backup, dead=dead)
     why = unreachable(server, windows, base, aim)
     if why is not None:
         raise UserError(why)
@@ -60,12 +64,48 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
     return RestoreScene(
         database=database,
         base=base,
+        dead_end=dead.get(base.manifest.id),
+        instead=_instead(server, entries, aim, dead),
         windows=windows,
         instances=instances,
         forecast=forecast(entries, base, aim, windows, rates),
         rates=tuple(rates),
         room=int(max(base.manifest.server_bytes, base.manifest.plain_bytes) * ROOM),
     )
+
+
+def _instead(server: str, entries: Sequence[PhysicalEntry], aim: Aim, dead: Mapping[str, DeadEnd]) -> str:
+    if aim.target.timeline_id in {end.timeline_id for end in dead.values()}:
+        return ""  # what is asked for is of the branch itself
+    living = [entry for entry in entries if entry.manifest.id not in dead]
+    try:
+        return base_for(server, living, aim, backup=None).manifest.id
+    except UserError:
+        return ""
+
+
+def branch_findings(scene: RestoreScene) -> list[Finding]:
+    """That the base leads to the end of a branch which the server has left."""
+    end, base = scene.dead_end, scene.base.manifest.id
+    if end is None:
+        return []
+    return [
+        Finding(
+            check="timeline",
+            verdict=Verdict.WARN,
+            detail=(
+                f"Base backup `{base}` ends on the dead branch of timeline {end.timeline_id}, whose WAL ends at "
+                f"{end.lsn}. The server went on with timeline {end.living} from {end.forked_at}: everything committed "
+                "there since is not in this restore."
+            ),
+            hint=(
+                f"Use base backup `{scene.instead}`: say it with `--from {scene.instead}`."
+                if scene.instead
+                else "No other base backup leads to what is asked for. For what comes from now on take a new one: "
+                f"`/dr-backup base {scene.database.server}`."
+            ),
+        )
+    ]
 
 
 def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -> tuple[Step, ...]:

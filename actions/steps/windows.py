@@ -37,9 +37,10 @@ def reachable(window: RecoveryWindow, bases: Iterable[datetime]) -> tuple[Stretc
     return tuple(found)
 
 
-def ends_of(entries: Sequence[PhysicalEntry]) -> tuple[datetime, ...]:
-    """When the usable base backups ended."""
-    return tuple(entry.manifest.finished_at for entry in usable_bases(entries))
+def ends_of(entries: Sequence[PhysicalEntry], window: RecoveryWindow | None = None) -> tuple[datetime, ...]:
+    """When the usable base backups ended; of those that lead to moments of the window, where one is given."""
+    dead = {} if window is None else window.dead_ends
+    return tuple(entry.manifest.finished_at for entry in usable_bases(entries) if entry.manifest.id not in dead)
 
 
 def a_moment(stretches: Sequence[Stretch], seed: str) -> datetime | None:

@@ -11,6 +11,7 @@ from actions.backup.manifest import Fingerprint, StoredObject
 from actions.backup.physical import (
     BackupKind,
     BaseRequest,
+    DeadEnd,
     Expiry,
     FindRequest,
     Following,
@@ -57,6 +58,7 @@ class MemoryHistory:
     moments: list[Moment] = field(default_factory=list)  # what `find` proposes
     points: list[NamedPoint] = field(default_factory=list)  # newest first
     timeline_id: int = 1
+    dead_ends: dict[str, DeadEnd] = field(default_factory=dict)  # base backup -> the branch it is on
 
 
 class MemoryScratch(Scratch):
@@ -234,6 +236,7 @@ class MemoryPhysical(PhysicalBackups):
                 timeline_id=self._history(server).timeline_id,
                 fulls=sum(entry.manifest.kind is BackupKind.FULL for entry in entries),
                 incrementals=sum(entry.manifest.kind is BackupKind.INCREMENTAL for entry in entries),
+                dead_ends=self._history(server).dead_ends,
             )
             for bucket in reversed(policy.wal_buckets)
         )

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from actions.backup.physical import Change, ScratchState
+from actions.backup.physical import Change, DeadEnd, ScratchState
 from actions.catalog.point import FindMoment, FindParams, PointParams, RestorePoint
 from actions.catalog.rescue import Rescue, RescueParams
 from actions.catalog.retention import Expire, ExpireParams
@@ -16,6 +16,7 @@ from actions.catalog.swap import Swap, SwapParams
 from actions.contract import Lock, Plan, Verdict
 from actions.errors import UserError
 from actions.site import DatabaseRef, ScratchBudget
+from actions.steps.scratch import RestoreScratch
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
 from tests.fakes.physical_world import with_old_backups
@@ -43,6 +44,30 @@ def check(plan: Plan, name: str) -> tuple[Verdict, str]:
 def test_exactly_one_moment_is_asked_for(given: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="give one moment"):
         PointParams.model_validate({"database": "shop", **given})
+
+
+async def test_a_base_of_a_dead_branch_is_taken_only_by_name_and_the_plan_says_where_it_ends() -> None:
+    world = with_history()
+    end = DeadEnd(timeline_id=1, lsn="0/6000000", forked_at="0/3000090", living=2)
+    world.physical.history["primary"].dead_ends["base-new"] = end
+
+    plan = await point(world, latest=True)
+    assert {step.backup for step in plan.steps if isinstance(step, RestoreScratch)} == {"base-old"}
+    assert "timeline" not in {item.check for item in plan.findings}
+
+    named = await point(world, latest=True, backup="base-new")
+    verdict, said = check(named, "timeline")
+    assert verdict is Verdict.WARN
+    assert said == (
+        "Base backup `base-new` ends on the dead branch of timeline 1, whose WAL ends at 0/6000000. The server went on "
+        "with timeline 2 from 0/3000090: everything committed there since is not in this restore. Use base backup "
+        "`base-old`: say it with `--from base-old`."
+    )
+
+    del world.physical.entries["primary", "base-old"]
+    _, said = check(await point(world, latest=True), "timeline")
+    assert "No other base backup leads to what is asked for" in said
+    assert said.endswith("`/dr-backup base primary`.")
 
 
 async def test_the_plan_recommends_one_moment_with_its_loss() -> None:
