@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import rfc8785
-from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
 from actions.errors import PermanentError, VerificationError
 from actions.ports import Ports, Progress
@@ -209,6 +209,8 @@ class Plan(Frozen):
     about: str = Field(default="", exclude_if=operator.not_)
     # Added when it is stored for signing; an action knows nothing of it.
     asked: Asked | None = Field(default=None, exclude_if=operator.not_)
+    # Added then as well: what its signers read. A later version may word the commands of a step anew.
+    by_hand: tuple[tuple[str, ...], ...] | None = None
     locks: tuple[Lock, ...] = ()
     steps: tuple[SerializeAsAny[Step], ...]
     preconditions: tuple[SerializeAsAny[Precondition], ...] = ()
@@ -229,14 +231,29 @@ class Plan(Frozen):
         table: Mapping[str, type[Frozen]] = kinds.steps if info.field_name == "steps" else kinds.preconditions
         return tuple(revived(table, item, kinds) for item in value)
 
+    @model_validator(mode="after")
+    def _each_step_has_commands(self) -> Self:
+        if self.by_hand is not None and len(self.by_hand) != len(self.steps):
+            raise ValueError("`by_hand` has commands for another number of steps than there are")
+        return self
+
+    def worded(self) -> tuple[tuple[str, ...], ...]:
+        """The commands by hand of each step, as this version of the bot words them."""
+        return tuple(step.by_hand() for step in self.steps)
+
+    @property
+    def commands(self) -> tuple[tuple[str, ...], ...]:
+        """The commands by hand of each step that are signed: the stored ones, once there are any."""
+        return self.worded() if self.by_hand is None else self.by_hand
+
     def signed_part(self) -> dict[str, Any]:
         """The intent and the preconditions: everything that the digest covers. Of a plan that was read, what it was
         written with: a field that a later version has added stands at its default, and nobody has signed it."""
-        shown = {"made_at", "findings", "observations", "alternatives", "estimate", "data_loss"}
+        shown = {"made_at", "findings", "observations", "alternatives", "estimate", "data_loss", "by_hand"}
         # A stored plan names every field its version had, so also this one, which nobody gives a plan that is made.
         read = "plan_schema" in self.model_fields_set
         data = self.model_dump(mode="json", exclude=shown, exclude_unset=read)
-        data["by_hand"] = [list(step.by_hand()) for step in self.steps]
+        data["by_hand"] = [list(lines) for lines in self.commands]
         return data
 
     @property

@@ -19,14 +19,15 @@ from psycopg import errors, sql
 
 from actions.adapters.postgres_access import access
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
-from actions.adapters.postgres_fingerprint import TABLES, at_snapshot, exported, measure, relfilenodes
+from actions.adapters.postgres_fingerprint import OURS, at_snapshot, exported, measure, relfilenodes
 from actions.adapters.postgres_globals import read_globals
 from actions.adapters.postgres_installation import installation
 from actions.adapters.postgres_roles import drop_role, end_role_sessions, mark_role, role_names
 from actions.adapters.program_input import ProgramInput
 from actions.adapters.program_output import PIPE_BYTES, ProgramOutput
 from actions.adapters.programs import Program, ProgramError, run
-from actions.backup.archive import NO_SECTION, POST_DATA, Contents
+from actions.adapters.restore_parts import Lane, parted
+from actions.backup.archive import Contents
 from actions.backup.manifest import Fingerprint, Globals
 from actions.backup.together import together
 from actions.backup.tools import (
@@ -45,8 +46,13 @@ log = logging.getLogger(__name__)
 
 LOCK_LIMIT = "60s"  # how long pg_dump waits for a table that somebody alters
 RESTORE_LIMIT = timedelta(hours=24)
-# Only a superuser may make these; a restore has none, so they are left out and told.
-NEED_SUPERUSER = frozenset({"EVENT TRIGGER", "SUBSCRIPTION", "FOREIGN DATA WRAPPER"})
+# A partitioned table with its partitions: its own statistics are what autovacuum never makes.
+ANALYZED = """
+    SELECT n.nspname, c.relname
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND c.relpersistence <> 't' AND {OURS}
+     ORDER BY c.relkind = 'p' DESC, c.relpages DESC, 1, 2
+""".replace("{OURS}", OURS)
 RESTORE_SETTINGS = (
     # fsync stays as the server has it: what is restored must survive a power cut.
     "-c maintenance_work_mem=256MB -c synchronous_commit=off"
@@ -133,7 +139,7 @@ class PostgresPrograms(PostgresTools):
             raise VerificationError(f"`pg_restore --list` cannot read the dump: {error}") from error
 
     async def restore(self, order: RestoreOrder, archive: Archive, restored: Callable[[int], None]) -> Sequence[str]:
-        parts, notes = _parts(order, archive)
+        parts, notes = parted(archive.contents, archive.places, order.owners)
         header = archive.contents.with_owners(lambda entry: order.owners.get(entry.owner, entry.owner))
         async with self.restoring_role(order) as (role, dsn, env):
             watch = asyncio.create_task(self._watch(order.into, restored))
@@ -144,8 +150,10 @@ class PostgresPrograms(PostgresTools):
                     await self._statements(order, restore, parts.schemas, jobs=1)
                     await self._prepare_schemas(order, archive.contents, role)
                     await self._statements(order, restore, parts.before, jobs=1)
-                    await self._data(order, restore, archive, parts.data, header)
-                    await self._statements(order, restore, parts.after, jobs=order.jobs)
+                    lanes = parts.lanes(archive.places, order.jobs)
+                    made = await self._rows(order, restore, archive, lanes, header)
+                    after = [number for number in parts.after if number not in made]
+                    await self._statements(order, restore, after, jobs=order.jobs)
             finally:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
@@ -163,13 +171,25 @@ class PostgresPrograms(PostgresTools):
             except ProgramError as error:
                 await self._raise_restore_error(order, error)
 
-    async def _data(
-        self, order: RestoreOrder, restore: _Restore, archive: Archive, entries: Sequence[int], header: bytes
-    ) -> None:
-        """The rows, by as many programs at once as there are jobs, each with an equal share of the bytes."""
+    async def _rows(
+        self, order: RestoreOrder, restore: _Restore, archive: Archive, lanes: Sequence[Lane], header: bytes
+    ) -> frozenset[int]:
+        """The rows, by as many programs at once as there are lanes. Whichever is done before the others goes on with
+        the indexes of its tables, which are returned."""
+        busy, made = len(lanes), set[int]()
+
+        async def lane(share: Lane) -> None:
+            nonlocal busy
+            await self._share(order, restore, archive, share.rows, header)
+            if busy > 1:  # the last one's indexes are left to all jobs together
+                await self._statements(order, restore, share.indexes, jobs=1)
+                made.update(share.indexes)
+            busy -= 1
+
         async with together() as group:
-            for share in shares(archive.places, entries, order.jobs):
-                group.create_task(self._share(order, restore, archive, share, header))
+            for share in lanes:
+                group.create_task(lane(share))
+        return frozenset(made)
 
     async def _share(
         self, order: RestoreOrder, restore: _Restore, archive: Archive, share: Sequence[int], header: bytes
@@ -325,7 +345,7 @@ class PostgresPrograms(PostgresTools):
 
     async def _analyze(self, database: DatabaseRef, jobs: int) -> None:
         async with self._connections.session(*database) as connection:
-            tables = [(row[0], row[1]) for row in await (await connection.execute(TABLES.encode())).fetchall()]
+            tables = await (await connection.execute(ANALYZED.encode())).fetchall()
         work = iter(tables)
 
         async def worker() -> None:
@@ -447,49 +467,3 @@ class _Restore:
 
 def _listed(entries: Sequence[int]) -> bytes:
     return "".join(f"{number};\n" for number in entries).encode()
-
-
-def shares(places: Mapping[int, range], entries: Sequence[int], jobs: int) -> Sequence[Sequence[int]]:
-    """The entries in at most so many shares of about equal bytes, each in the order of the archive."""
-    found: list[list[int]] = [[] for _ in range(jobs)]
-    sizes = [0] * jobs
-    for number in sorted(entries, key=lambda each: len(places[each]), reverse=True):
-        smallest = sizes.index(min(sizes))
-        found[smallest].append(number)
-        sizes[smallest] += len(places[number])
-    return [sorted(share, key=lambda each: places[each].start) for share in found if share]
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """Entries of an archive, by when they are restored."""
-
-    schemas: list[int]  # before the owners get rights on the schemas
-    before: list[int]
-    data: list[int]  # those with bytes of their own
-    after: list[int]
-
-
-def _parts(order: RestoreOrder, archive: Archive) -> tuple[_Parts, list[str]]:
-    """What is restored when, and notes of what is left out.
-
-    Data before indexes, constraints and triggers: with several jobs `pg_restore` would make a foreign key or trigger of
-    a partitioned table while its partitions are still empty, and every row would pay for it.
-    """
-    parts, notes = _Parts([], [], [], []), list[str]()
-    for entry in archive.contents.entries:
-        if entry.kind in NEED_SUPERUSER:
-            notes.append(f"{entry.kind.lower()} `{entry.tag}` was left out: only a superuser may make it")
-        elif entry.kind == "DEFAULT ACL" and order.owners.get(entry.owner, entry.owner) != entry.owner:
-            notes.append(f"default privileges of superuser `{entry.owner}` were left out")
-        elif entry.kind == "EXTENSION" or (entry.kind == "COMMENT" and entry.tag.startswith("EXTENSION ")):
-            continue
-        elif entry.kind == "SCHEMA":
-            parts.schemas.append(entry.id)
-        elif entry.id in archive.places:
-            parts.data.append(entry.id)
-        elif entry.section in (POST_DATA, NO_SECTION):
-            parts.after.append(entry.id)
-        else:
-            parts.before.append(entry.id)
-    return parts, notes

@@ -49,6 +49,7 @@ class Entry:
     definition: str
     begin: int  # of the owner's bytes in the header
     end: int
+    needs: frozenset[int] = frozenset()  # numbers of the entries that it stands on
 
 
 @dataclass(frozen=True)
@@ -275,10 +276,9 @@ class _Reader:
         owner = self.text() or ""
         end = self.place
         self.text()
-        while self.text() is not None:  # dependencies
-            pass
+        needs = frozenset(int(number) for number in iter(self.text, None) if number)
         self.take(1 + self.offset_size)  # where its data is in a file; not known where it went into a pipe
-        return Entry(number, kind, tag, namespace, section, owner, definition, begin, end)
+        return Entry(number, kind, tag, namespace, section, owner, definition, begin, end, needs)
 
 
 def _written(text: str) -> bytes:

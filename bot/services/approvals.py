@@ -56,6 +56,8 @@ class Approvals:
         plan = self._kinds.plan(row.document)
         if plan.digest != row.digest:
             return Decision(state=State.VOID, reason="The stored plan does not match its digest.", code=Code.BAD_PROOF)
+        if not started and plan.commands != plan.worded():
+            return Decision(state=State.VOID, reason=WORDED_ELSEWHERE, code=Code.NOT_DECLARED)
         misfit = await self._declared.misfit(session, plan)
         if misfit is not None:
             reason = f"No action of this bot makes such a plan: {misfit}. {provenance.WHO_WROTE}"
@@ -283,6 +285,13 @@ UNANNOUNCED = Refusal(
 )
 
 __all__ = ["NOT_ON_ROSTER", "SCHEDULE", "Approvals", "Policy", "has_started"]
+
+WORDED_ELSEWHERE = (
+    "The commands by hand in this plan are not those that this version of the bot has for its steps, so its signatures "
+    "do not count; ask for it again. Where no other version of the bot has run since it was made, have somebody find "
+    "out who wrote into the bot's database."
+)
+"""Once it has started, a run goes on over a newer version; what its signers read is shown as they read it."""
 
 NOT_ON_ROSTER = Refusal(
     code=Code.NOT_ON_ROSTER,

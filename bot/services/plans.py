@@ -46,7 +46,8 @@ class Plans:
         row = self._row(request, plan)
         denied = await plans.denied(session, row, plan.target)
         row.overrules = "" if denied is None else denied.id
-        row.document = plan.model_copy(update={"asked": asked(row)}).model_dump(mode="json")
+        added = {"asked": asked(row), "by_hand": plan.worded()}
+        row.document = plan.model_copy(update=added).model_dump(mode="json")
         # Read as every worker will read it: a plan that was made out of one that was read leaves other fields out.
         plan = self._kinds.plan(row.document)
         row.digest = plan.digest
@@ -161,7 +162,7 @@ def _steps(plan: Plan, run: RunRow | None, journal: Sequence[JournalRow]) -> tup
     progress = run.progress if run is not None else {}
     current = progress.get("step")
     lines: list[StepLine] = []
-    for index, step in enumerate(plan.steps):
+    for index, (step, commands) in enumerate(zip(plan.steps, plan.commands, strict=True)):
         entry = last.get(index)
         state = StepState.WAITING if entry is None else _STEP_STATES[entry.state]
         if entry is None and current == index and run is not None and run.state == "running":
@@ -172,7 +173,7 @@ def _steps(plan: Plan, run: RunRow | None, journal: Sequence[JournalRow]) -> tup
                 summary=step.summary,
                 before=step.before,
                 after=step.after,
-                by_hand=step.by_hand(),
+                by_hand=commands,
                 optional=step.optional,
                 state=state,
                 elapsed=timedelta(milliseconds=entry.elapsed_ms) if entry is not None and entry.elapsed_ms else None,

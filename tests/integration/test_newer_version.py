@@ -16,7 +16,7 @@ from storage.session import Database
 from tests.fakes.toy import WORLD, Toy, ToyCatalogue, ToyPatience, ToyStep
 from tests.fixtures.office import OfficeForTests, shipped_plan
 from tests.fixtures.waiting import eventually
-from tests.integration.test_answers import a_run, journal
+from tests.integration.test_answers import a_run, journal, signed
 from tests.integration.test_orders import begun, locks
 
 pytestmark = [pytest.mark.integration, pytest.mark.kill]
@@ -37,6 +37,27 @@ class NewerPatience(ToyPatience):
 
 class NewerToy(Toy):
     steps: ClassVar[tuple[type[Step], ...]] = (NewerStep, NewerPatience)
+
+
+class Reworded(ToyStep):
+    """As a later version has it: with other commands by hand."""
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (f"printf '%s\\n' {self.number}",)
+
+
+class Rewording(ToyCatalogue):
+    def action(self, name: str, /) -> Action[Any]:
+        known = super().action(name)
+        return RewordedToy() if isinstance(known, Toy) else known
+
+    def kinds(self) -> Kinds:
+        known = super().kinds()
+        return Kinds(steps={**known.steps, "toy.count": Reworded}, preconditions=known.preconditions)
+
+
+class RewordedToy(Toy):
+    steps: ClassVar[tuple[type[Step], ...]] = (Reworded, ToyPatience)
 
 
 class Newer(ToyCatalogue):
@@ -76,22 +97,40 @@ async def killed_in_the_middle(office: OfficeForTests, monkeypatch: pytest.Monke
     return card
 
 
+@pytest.mark.parametrize("version", [Newer, Rewording])
 async def test_a_newer_version_goes_on_with_a_plan_of_today(
-    office: OfficeForTests, memory: Database, monkeypatch: pytest.MonkeyPatch
+    office: OfficeForTests, memory: Database, monkeypatch: pytest.MonkeyPatch, version: type[ToyCatalogue]
 ) -> None:
     card = await killed_in_the_middle(office, monkeypatch, "newer")
-    newer = OfficeForTests(memory, shipped_plan(), catalogue=Newer())
+    newer = OfficeForTests(memory, shipped_plan(), catalogue=version())
     try:
         async with newer.working():
             ended = await newer.until(card, PlanState.SUCCEEDED, PlanState.FAILED, PlanState.ASKING)
     finally:
         await newer.close()
     assert ended.state is PlanState.SUCCEEDED, ended.message
+    assert [step.by_hand for step in ended.steps] == [("echo 1",), ("echo 2",), ("echo 3",)]  # as they were signed
     assert WORLD[card.plan_id] == ["do 1", "do 2", "do 3"]
     verified = [step for step, state, _ in await journal(office, card) if state == JournalState.VERIFIED]
     assert verified == [0, 1, 2]
     async with memory.session() as session:
         assert (await session.execute(text("SELECT max(epoch) FROM journal"))).scalar_one() == 2
+
+
+async def test_a_plan_that_another_version_words_anew_does_not_start(office: OfficeForTests, memory: Database) -> None:
+    """What people would read of it is no longer what they signed."""
+    async with office.working():
+        card = await office.planned(await office.ask("olivia", "toy.run", key="reworded"))
+    await signed(office, card)
+    newer = OfficeForTests(memory, shipped_plan(), catalogue=Rewording())
+    try:
+        async with newer.working():
+            void = await newer.until(card, PlanState.VOID)
+    finally:
+        await newer.close()
+    assert "commands by hand" in void.message
+    assert "ask for it again" in void.message
+    assert card.plan_id not in WORLD
 
 
 async def test_a_version_that_does_not_know_a_step_refuses_and_asks(

@@ -131,6 +131,20 @@ def test_everything_else_is(changes: dict[str, object]) -> None:
 
 def test_the_commands_by_hand_are_signed_too() -> None:
     assert a_plan().signed_part()["by_hand"] == [["paint north"]]
+    assert a_plan(by_hand=(("paint south",),)).digest != a_plan().digest
+
+
+def test_stored_commands_change_nothing_of_what_is_signed() -> None:
+    """Plans were stored without them once."""
+    plan = a_plan()
+    assert a_plan(by_hand=plan.worded()).digest == plan.digest
+    assert a_plan(by_hand=(("paint south",),)).commands == (("paint south",),)
+
+
+def test_commands_for_another_number_of_steps_are_no_plan() -> None:
+    document = json.loads(a_plan().model_dump_json()) | {"by_hand": []}
+    with pytest.raises(UnknownKindError, match="another number of steps"):
+        KINDS.plan(document)
 
 
 def test_two_encodings_of_one_name_give_one_digest() -> None:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.adapters.postgres_tools import shares
 from actions.adapters.program_input import ProgramInput
 from actions.adapters.programs import Program
+from actions.adapters.restore_parts import shares
 from actions.backup.unpacking import EnoughError, Plain
 
 ARCHIVE = bytes(range(256)) * 4
