@@ -26,7 +26,7 @@ from actions.adapters.postgres_roles import drop_role, end_role_sessions, mark_r
 from actions.adapters.program_input import ProgramInput
 from actions.adapters.program_output import PIPE_BYTES, ProgramOutput
 from actions.adapters.programs import Program, ProgramError, run
-from actions.adapters.restore_parts import Lane, parted
+from actions.adapters.restore_parts import Lane, frozen_copy, parted
 from actions.backup.archive import Contents
 from actions.backup.manifest import Fingerprint, Globals
 from actions.backup.together import together
@@ -50,7 +50,7 @@ RESTORE_LIMIT = timedelta(hours=24)
 ANALYZED = """
     SELECT n.nspname, c.relname
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND c.relpersistence <> 't' AND {OURS}
+     WHERE c.relkind = ANY(%s::"char"[]) AND NOT c.relispartition AND c.relpersistence <> 't' AND {OURS}
      ORDER BY c.relkind = 'p' DESC, c.relpages DESC, 1, 2
 """.replace("{OURS}", OURS)
 RESTORE_SETTINGS = (
@@ -140,7 +140,11 @@ class PostgresPrograms(PostgresTools):
 
     async def restore(self, order: RestoreOrder, archive: Archive, restored: Callable[[int], None]) -> Sequence[str]:
         parts, notes = parted(archive.contents, archive.places, order.owners)
-        header = archive.contents.with_owners(lambda entry: order.owners.get(entry.owner, entry.owner))
+        header = archive.contents.with_changes(
+            owner=lambda entry: order.owners.get(entry.owner, entry.owner),
+            # A table that an extension has made is not in the archive, and may hold rows of its own.
+            copy=lambda entry: frozen_copy(entry) if entry.id in parts.tables else entry.copy,
+        )
         async with self.restoring_role(order) as (role, dsn, env):
             watch = asyncio.create_task(self._watch(order.into, restored))
             try:
@@ -152,12 +156,17 @@ class PostgresPrograms(PostgresTools):
                     await self._statements(order, restore, parts.before, jobs=1)
                     lanes = parts.lanes(archive.places, order.jobs)
                     made = await self._rows(order, restore, archive, lanes, header)
-                    after = [number for number in parts.after if number not in made]
-                    await self._statements(order, restore, after, jobs=order.jobs)
+                    left = parts.indexes_left(archive.places, made)
+                    # Apart: a foreign key of a partitioned table would hold up the indexes of its partitions.
+                    await self._statements(order, restore, left, jobs=order.jobs)
+                    await self._statements(order, restore, parts.after, jobs=order.jobs)
+                    async with together() as group:  # the views only read the tables
+                        group.create_task(self._statements(order, restore, parts.views, jobs=1))
+                        group.create_task(self._analyze(order.into, "rp", order.jobs))
             finally:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
-        await self._analyze(order.into, order.jobs)
+        await self._analyze(order.into, "m", order.jobs)
         return notes
 
     async def _statements(self, order: RestoreOrder, restore: _Restore, entries: Sequence[int], *, jobs: int) -> None:
@@ -343,9 +352,10 @@ class PostgresPrograms(PostgresTools):
                 sql.SQL("CREATE EXTENSION IF NOT EXISTS {}{} CASCADE").format(sql.Identifier(name), where)
             )
 
-    async def _analyze(self, database: DatabaseRef, jobs: int) -> None:
+    async def _analyze(self, database: DatabaseRef, kinds: str, jobs: int) -> None:
+        """New statistics for relations of these kinds, as in `pg_class.relkind`."""
         async with self._connections.session(*database) as connection:
-            tables = await (await connection.execute(ANALYZED.encode())).fetchall()
+            tables = await (await connection.execute(ANALYZED.encode(), [list(kinds)])).fetchall()
         work = iter(tables)
 
         async def worker() -> None:

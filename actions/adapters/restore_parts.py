@@ -7,14 +7,17 @@ nothing but rows which are there already is made while others are still on their
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actions.backup.archive import NO_SECTION, POST_DATA, Contents, Entry
 
 # Only a superuser may make these; a restore has none, so they are left out and told.
 NEED_SUPERUSER = frozenset({"EVENT TRIGGER", "SUBSCRIPTION", "FOREIGN DATA WRAPPER"})
-INDEXES = frozenset({"INDEX", "CONSTRAINT"})  # CONSTRAINT: primary keys, unique and exclusion constraints
+INDEXES = frozenset({"INDEX", "CONSTRAINT", "INDEX ATTACH"})  # CONSTRAINT: keys and exclusions, no foreign keys
+
+FROM_STDIN, FROM_STDIN_FROZEN = " FROM stdin;\n", " FROM stdin WITH (FREEZE);\n"
+REFRESHED = "MATERIALIZED VIEW DATA"
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,25 @@ class Parts:
     schemas: list[int] = field(default_factory=list)  # before the owners get rights on the schemas
     before: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)  # those with bytes of their own
-    after: list[int] = field(default_factory=list)
+    indexes: list[int] = field(default_factory=list)
+    after: list[int] = field(default_factory=list)  # foreign keys and triggers first, rights last
+    views: list[int] = field(default_factory=list)  # materialized views, computed from all there is
     tables: dict[int, int] = field(default_factory=dict)  # the table of the rows
-    indexes: dict[int, int] = field(default_factory=dict)  # of `after`, with the one table they need; nothing else
+    alone: dict[int, int] = field(default_factory=dict)  # indexes that need one table and nothing else
 
     def lanes(self, places: Mapping[int, range], jobs: int) -> Sequence[Lane]:
         """At most so many shares of the rows, of about equal bytes, each with its indexes."""
         found: list[Lane] = []
         for share in shares(places, self.rows, jobs):
             held = {self.tables[number] for number in share if number in self.tables}
-            found.append(Lane(share, [number for number, table in self.indexes.items() if table in held]))
+            found.append(Lane(share, [number for number, table in self.alone.items() if table in held]))
         return found
+
+    def indexes_left(self, places: Mapping[int, range], made: Collection[int]) -> Sequence[int]:
+        """Those that no lane has made, of the largest table first: what takes longest should not come last."""
+        sizes = {table: len(places[number]) for number, table in self.tables.items()}
+        left = [number for number in self.indexes if number not in made]
+        return sorted(left, key=lambda number: sizes.get(self.alone.get(number, 0), -1), reverse=True)
 
 
 def parted(contents: Contents, places: Mapping[int, range], owners: Mapping[str, str]) -> tuple[Parts, list[str]]:
@@ -52,27 +63,48 @@ def parted(contents: Contents, places: Mapping[int, range], owners: Mapping[str,
     tables = {entry.id for entry in contents.entries if entry.kind == "TABLE"}
     for entry in contents.entries:
         if (note := _left_out(entry, owners)) is not None:
-            notes.append(note)
-        elif entry.kind == "EXTENSION" or (entry.kind == "COMMENT" and entry.tag.startswith("EXTENSION ")):
-            continue
+            notes += [note] if note else []
         elif entry.kind == "SCHEMA":
             parts.schemas.append(entry.id)
         elif entry.id in places:
             parts.rows.append(entry.id)
-            for table in entry.needs & tables:
-                parts.tables[entry.id] = table
+            parts.tables.update(_standing_on(entry, tables))
+        elif entry.kind == REFRESHED:
+            parts.views.append(entry.id)
+        elif entry.kind in INDEXES:
+            parts.indexes.append(entry.id)
+            # One that needs a function besides waits: nobody knows at which rows that looks.
+            if len(entry.needs) == 1:
+                parts.alone.update(_standing_on(entry, tables))
         elif entry.section in (POST_DATA, NO_SECTION):
             parts.after.append(entry.id)
-            # One that needs a function besides waits: nobody knows at which rows that looks.
-            if entry.kind in INDEXES and len(entry.needs) == 1:
-                for table in entry.needs & tables:
-                    parts.indexes[entry.id] = table
         else:
             parts.before.append(entry.id)
     return parts, notes
 
 
+def frozen_copy(entry: Entry) -> str:
+    """The statement that takes the rows of a table which this restore has made, as rows that everybody sees: no later
+    reader has to find that out and to write their pages once more. PostgreSQL does so only where the table was emptied
+    in the same transaction, which one message of two statements is (its documentation, COPY, FREEZE).
+
+    As it was where it names another table: rows of partitions may be loaded through their root, which takes none so.
+    """
+    names = [(name, '"' + name.replace('"', '""') + '"') for name in (entry.namespace or "", entry.tag)]
+    begins = tuple(f"COPY {schema}.{table} " for schema in names[0] for table in names[1])
+    if not entry.copy.startswith(begins) or not entry.copy.endswith(FROM_STDIN):
+        return entry.copy
+    return f"TRUNCATE ONLY {names[0][1]}.{names[1][1]};\n{entry.copy.removesuffix(FROM_STDIN)}{FROM_STDIN_FROZEN}"
+
+
+def _standing_on(entry: Entry, tables: set[int]) -> dict[int, int]:
+    return {number: table for number in (entry.id,) for table in entry.needs & tables}
+
+
 def _left_out(entry: Entry, owners: Mapping[str, str]) -> str | None:
+    """The note of what is not restored from the archive, empty where people need none; None for what is."""
+    if entry.kind == "EXTENSION" or (entry.kind == "COMMENT" and entry.tag.startswith("EXTENSION ")):
+        return ""
     if entry.kind in NEED_SUPERUSER:
         return f"{entry.kind.lower()} `{entry.tag}` was left out: only a superuser may make it"
     if entry.kind == "DEFAULT ACL" and owners.get(entry.owner, entry.owner) != entry.owner:

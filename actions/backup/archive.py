@@ -47,8 +47,9 @@ class Entry:
     section: int
     owner: str
     definition: str
-    begin: int  # of the owner's bytes in the header
-    end: int
+    copy: str  # the statement that takes its rows
+    copy_at: range  # of its bytes in the header
+    owner_at: range
     needs: frozenset[int] = frozenset()  # numbers of the entries that it stands on
 
 
@@ -88,12 +89,13 @@ class Contents:
                 found[entry.namespace or "", entry.tag] = state
         return found
 
-    def with_owners(self, changed: Callable[[Entry], str]) -> bytes:
-        """The header with other owners."""
+    def with_changes(self, *, owner: Callable[[Entry], str], copy: Callable[[Entry], str]) -> bytes:
+        """The header with other owners, and other statements that take rows."""
         parts, place = [], 0
         for entry in self.entries:
-            parts += [self.header[place : entry.begin], _written(changed(entry))]
-            place = entry.end
+            for at, text in ((entry.copy_at, copy(entry)), (entry.owner_at, owner(entry))):
+                parts += [self.header[place : at.start], _written(text)]
+                place = at.stop
         return b"".join([*parts, self.header[place:]])
 
 
@@ -265,20 +267,23 @@ class _Reader:
         tag, kind = self.text() or "", self.text() or ""
         section = self.integer()
         definition = self.text() or ""
-        self.text(), self.text()  # DROP and COPY statements
+        self.text()  # DROP statement
+        copy_begin = self.place
+        copy = self.text() or ""
+        copy_at = range(copy_begin, self.place)
         namespace = self.text()
         self.text()  # tablespace
         if version >= (1, 14):
             self.text()  # access method
         if version >= (1, 16):
             self.integer()  # relkind
-        begin = self.place
+        owner_begin = self.place
         owner = self.text() or ""
-        end = self.place
+        owner_at = range(owner_begin, self.place)
         self.text()
         needs = frozenset(int(number) for number in iter(self.text, None) if number)
         self.take(1 + self.offset_size)  # where its data is in a file; not known where it went into a pipe
-        return Entry(number, kind, tag, namespace, section, owner, definition, begin, end, needs)
+        return Entry(number, kind, tag, namespace, section, owner, definition, copy, copy_at, owner_at, needs)
 
 
 def _written(text: str) -> bytes:

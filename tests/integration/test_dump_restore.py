@@ -113,6 +113,11 @@ async def test_restored_copy_has_owners_rights_and_settings(world: DumpWorld, pg
         assert one("SELECT convert_from(lo_get(424242), 'UTF8')") == "large object one"
         assert one("SELECT nextval('app.lonely')") == 44
         assert one("SELECT count(*) FROM pg_stats WHERE tablename = 'users'") != 0
+        assert one("SELECT count(*) FROM pg_stats WHERE inherited") != 0  # of a partitioned table as a whole
+        tables = "FROM pg_class WHERE relkind = 'r' AND relnamespace = 'app'::regnamespace"
+        assert one(f"SELECT sum(relpages) {tables}") > 0  # type: ignore[operator]
+        # Nobody has read or vacuumed it: the rows came in frozen.
+        assert one(f"SELECT count(*) {tables} AND relallvisible < relpages") == 0
 
 
 async def test_rerun_of_a_dump_returns_the_same_manifest(world: DumpWorld) -> None:
