@@ -4,6 +4,7 @@ They work on plain data (dicts, lists, strings) and pass over what has another
 shape, so that a file with a mistake in one place still hears about all others.
 """
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ class Broken:
     wrong: str
     right: str
 
+
+_OURS = frozenset({"drbot", "schedule", "thescheduleoftheplan"})
 
 # (where a name is used, where it is defined, what it names, names that always exist)
 _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
@@ -135,15 +138,25 @@ def broken_rules(data: Mapping[str, object]) -> list[Broken]:
 def new_rules(data: Mapping[str, object]) -> list[Broken]:
     """Rules of a file that is to come into force. A version in force that breaks one was activated before there was the
     rule: it must not keep the bot from starting, so what it lacks is refused when somebody asks for it."""
-    return [
-        Broken(
-            path,
-            "break-glass must be announced outside Slack as well, and no `pager` is named",
-            "add `pager` with a reference to an https webhook at the top of the file, or remove `break_glass`",
-        )
-        for path, _ in find(data, "approval.break_glass")
-        if data.get("pager") is None
-    ]
+    return [*_unannounced_glass(data), *_names_of_the_bot(data)]
+
+
+def _unannounced_glass(data: Mapping[str, object]) -> Iterator[Broken]:
+    for path, _ in find(data, "approval.break_glass"):
+        if data.get("pager") is None:
+            yield Broken(
+                path,
+                "break-glass must be announced outside Slack as well, and no `pager` is named",
+                "add `pager` with a reference to an https webhook at the top of the file, or remove `break_glass`",
+            )
+
+
+def _names_of_the_bot(data: Mapping[str, object]) -> Iterator[Broken]:
+    """In the record nobody could tell such a person's acts from those of the bot."""
+    for path, word in (*find(data, "roster.*.id"), *find(data, "roster.*.name")):
+        plain = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", str(word)).casefold()))
+        if plain in _OURS:
+            yield Broken(path, f"`{word}` is how the record names the bot itself", "use the person's own name")
 
 
 def _unknown_names(data: Mapping[str, object]) -> Iterator[Broken]:

@@ -223,6 +223,9 @@ def _shown(item: EvidenceItem) -> Report:
     return Report(
         title=f"{item.label}: {item.title}",
         lines=tuple(f"{name}: {value}" for name, value in facts_of(item)),
-        columns=("no.", "when", "who", "what"),
-        rows=tuple((str(line.seq), moment(line.occurred_at), line.actor, deed(line)) for line in item.events),
+        columns=("no.", "when", "recorded", "who", "what", "SHA-256"),
+        rows=tuple(
+            (str(line.seq), moment(line.occurred_at), moment(line.recorded_at), line.actor, deed(line), line.sha256)
+            for line in item.events
+        ),
     )

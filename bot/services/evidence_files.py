@@ -21,6 +21,10 @@ from storage.session import Database
 from storage.tables import CustodyEvent
 
 NOT_KEPT = "The plan file names no bucket for evidence (`evidence`), so nothing but its hash and place is on record."
+NOTHING_READ = (
+    "Nothing could be verified: the bot holds no copy of any of these items. Ask who holds them, or let the plan file "
+    "name `evidence.bucket` and add the files again."
+)
 BAD = (Condition.ALTERED, Condition.MISSING)
 
 
@@ -96,8 +100,8 @@ class EvidenceFiles:
         )
 
     async def verify(self, who: Who, command: Command) -> tuple[Report, bool]:
-        """Read every stored copy again; whether none is altered or missing. What was read, or sought in vain, is an
-        event of its item."""
+        """Read every stored copy again; whether some could be, and none is altered or missing. What was read, or sought
+        in vain, is an event of its item."""
         person = await self._desk.admit(who, command)
         number = command.params.get("incident")
         async with self._database.session() as session:
@@ -105,7 +109,7 @@ class EvidenceFiles:
             if number is not None and row is None:
                 raise UserError(f"There is no incident {number}; see `/dr-incident list`.")
             events = await custody.of_incident(session, None if row is None else row.id)
-        good, rows = True, []
+        good, read, rows = True, False, []
         chains: dict[int, list[CustodyEvent]] = {}
         for event in events:
             chains.setdefault(event.item, []).append(event)
@@ -113,11 +117,13 @@ class EvidenceFiles:
             condition, why = await self._look(chain)
             good = good and condition not in BAD
             if condition is not Condition.UNVERIFIABLE:
+                read = True
                 finding = f"its stored copy was read again: {condition}"
                 await self._desk.evidence.viewed(who, person, item, finding)
             rows.append((label(item), str(chain[0].data.get("title", "")), str(condition), why))
-        lines = () if rows else ("There is no evidence on record.",)
+        lines = () if read else (NOTHING_READ if rows else "There is no evidence on record.",)
         columns = ("item", "title", "found", "why") if rows else ()
+        good = good and (read or not rows)
         return Report(title="Stored evidence", lines=lines, columns=columns, rows=tuple(rows)), good
 
     async def _look(self, chain: list[CustodyEvent]) -> tuple[Condition, str]:

@@ -114,7 +114,8 @@ async def test_an_item_from_hand_to_hand(office: OfficeForTests) -> None:
     assert shown.title == "E-1: Disk of web-1"
     assert "Source: host web-1" in shown.lines
     assert f"SHA-256: {SHA}" in shown.lines
-    assert [row[3] for row in shown.rows][1] == "handed to Sam Sato: for the laboratory"
+    assert shown.rows[0][5] == SHA
+    assert [row[4] for row in shown.rows][1] == "handed to Sam Sato: for the laboratory"
 
 
 async def test_the_worker_answers_in_slack_and_at_a_terminal(office: OfficeForTests) -> None:
@@ -401,7 +402,8 @@ async def test_without_a_bucket_the_hash_and_the_place_are_on_record(office: Off
     assert row.location.startswith(f"{tmp_path}/web.log on ")
     assert (row.data["bytes"], row.data["account"]) == (5, "cli")
     found, good = await files_of(office, None).verify(*at_a_terminal("verify"))
-    assert good
+    assert not good, "nothing was looked at"
+    assert found.lines[0].startswith("Nothing could be verified")
     assert found.rows[0][2:] == ("unverifiable", "the bot holds no copy; ask who holds it")
     assert len(await chain(office)) == 1
 

@@ -483,6 +483,15 @@ def test_one_slack_account_is_one_person(tmp_path: Path) -> None:
     assert (problem.key, problem.wrong) == ("roster[1].slack_ids[0]", "the Slack account `U0ANN0001` is named twice")
 
 
+@pytest.mark.parametrize(
+    "name", ["drbot", "DrBot", "Dr. Bot", "\uff24\uff52\uff42\uff4f\uff54", "The schedule of the plan"]
+)
+def test_nobody_is_called_as_the_bot_calls_itself(tmp_path: Path, name: str) -> None:
+    path = broken(tmp_path, ("name: TBD", f"name: {name}"))
+    (problem,) = errors(check(path))
+    assert (problem.key, problem.right) == ("roster[0].name", "use the person's own name")
+
+
 def test_unknown_actions_are_told_when_the_registry_is_given(tmp_path: Path) -> None:
     path = broken(tmp_path, ("action: restore.dump", "action: restore.dmup"))
     assert errors(check(path)) == []
