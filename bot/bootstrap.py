@@ -314,7 +314,9 @@ async def _serve(
             services.incidents,
             Doctor(services.database, plan, services.policy, world, record=watch),
             wake,
-            RunControl(services.approvals, SystemClock(), on_call=plan.channels.on_call),
+            RunControl(
+                services.approvals, SystemClock(), on_call=plan.channels.on_call, recoveries=registry.recoveries()
+            ),
             drills=services.drills,
             record=watch,
             lease=timedelta(seconds=settings.lease_s),

@@ -6,6 +6,8 @@ and obeyed by the one that has the run. What gives rights (an answer, a retry) i
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval
@@ -46,12 +48,14 @@ _ORDERED = {
 
 
 class RunControl:
-    """Takes orders to runs, makes way for incidents, calls people to a run that asks."""
+    """Takes orders to runs, makes way for incidents and recoveries, calls people to a run that asks."""
 
-    def __init__(self, approvals: Approvals, clock: Clock, *, on_call: str) -> None:
+    def __init__(self, approvals: Approvals, clock: Clock, *, on_call: str, recoveries: Collection[str] = ()) -> None:
+        """`recoveries` are the actions that bring service back, which routine runs make way for as for an incident."""
         self._approvals = approvals
         self._clock = clock
         self._on_call = on_call
+        self._recoveries = frozenset(recoveries)
 
     async def order(self, session: AsyncSession, request: RequestRow, who: Who) -> Report:
         """Carry out one order. Raises UserError for what cannot be obeyed."""
@@ -131,8 +135,10 @@ class RunControl:
     # ------------------------------------------------------------ locks
 
     async def make_way(self, session: AsyncSession, row: PlanRow, plan: Plan) -> None:
-        """A signed run found its locks taken: routine runs give way to one of an incident; the card says who is
-        waited for."""
+        """A signed run found its locks taken: routine runs give way to one of an incident and to a recovery; the card
+        says who is waited for."""
+        recovers = (plan.about or plan.action) in self._recoveries and row.requester != SCHEDULE
+        urgent = row.incident_id is not None or recovers
         holders = await runs.holders(session, row.id, plan.locks)
         words: list[str] = []
         for held in holders:
@@ -140,7 +146,7 @@ class RunControl:
             if theirs is None:
                 continue
             words.append(f"run {held.id} ({theirs.action}, {held.state})")
-            if row.incident_id is not None and theirs.incident_id is None and theirs.requester == SCHEDULE:
+            if urgent and theirs.incident_id is None and theirs.requester == SCHEDULE:
                 await self._yield(session, theirs, held, row, plan)
         if words and await runs.waits(
             session, row.id, message=f"Waits for {', '.join(words)}, which holds the target."
@@ -150,9 +156,9 @@ class RunControl:
     async def _yield(self, session: AsyncSession, theirs: PlanRow, held: RunRow, row: PlanRow, plan: Plan) -> None:
         if held.order == OrderKind.YIELD:
             return
+        what = ", a recovery" if row.incident_id is None else " of an incident"
         sentence = (
-            f"It gives way to run {row.id} of an incident ({plan.summary}). The schedule asks for it again at its next "
-            "time."
+            f"It gives way to run {row.id}{what} ({plan.summary}). The schedule asks for it again at its next time."
         )
         if not await runs.order(session, held.id, order=OrderKind.YIELD, message=sentence):
             return

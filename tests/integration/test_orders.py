@@ -245,6 +245,19 @@ async def test_what_can_be_interrupted_gives_way_at_once(office: OfficeForTests)
     assert "was stopped within" in ended.message
 
 
+async def test_a_recovery_is_made_way_for_without_an_incident_too(office: OfficeForTests) -> None:
+    office.recoveries = frozenset({"toy.run"})
+    async with office.working(workers=2):
+        dump = await routine(office, steps=1, seconds=LONG, interruptible=True, key="recovery")
+        await begun(office, dump, 0)
+        urgent = await office.planned(await office.ask("olivia", "toy.run", key="recovery"))
+        await signed(office, urgent)
+        await office.until(urgent, PlanState.SUCCEEDED)
+        ended = await office.desk.plan_card(dump.token)
+    assert ended.state is PlanState.PREEMPTED
+    assert f"It gives way to run {urgent.plan_id}, a recovery (Count to 2)." in ended.message
+
+
 async def test_only_routine_runs_give_way_and_only_to_incidents(office: OfficeForTests) -> None:
     async with office.working(workers=2):
         dump = await routine(office, steps=1, seconds=LONG, interruptible=True, key="no-incident")

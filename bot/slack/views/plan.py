@@ -48,7 +48,7 @@ STATE_WORDS = {
     PlanState.STALE: "stopped, the world has changed since it was signed",
     PlanState.PAUSED: "paused between two steps",
     PlanState.ABORTED: "aborted",
-    PlanState.PREEMPTED: "ended, it gave way to an incident",
+    PlanState.PREEMPTED: "ended, it gave way",
 }
 
 STEP_WORDS = {
