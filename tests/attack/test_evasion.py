@@ -92,7 +92,7 @@ async def written(stage: Stage, plan: Plan, key: str, **columns: Any) -> None:
         await session.execute(signed, values)
 
 
-async def test_e2_commands_by_hand_that_are_not_those_of_the_steps_are_not_run(stage: Stage) -> None:
+async def test_e4_commands_by_hand_that_are_not_those_of_the_steps_are_not_run(stage: Stage) -> None:
     """The stolen login of a worker: people would read, and in need type, something else than what the steps do."""
     key = await command_of(stage, "restore.dump")
     honest = jobs(new_plan_id(), "restore.dump", Risk.DESTRUCTIVE)
