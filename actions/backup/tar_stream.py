@@ -154,7 +154,7 @@ def _make(folder: Path) -> None:
     """The folder and those above it, for this account alone."""
     if not folder.is_dir():
         _make(folder.parent)
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, exist_ok=True)  # members of one chain are written side by side
 
 
 def _parts(name: str) -> list[str]:

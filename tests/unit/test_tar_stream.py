@@ -49,6 +49,21 @@ def extract(body: bytes, folder: Path, *, seed: int = 0, whole: bool = True) -> 
     Extraction(folder).run(channel)
 
 
+def test_two_at_once_make_the_folder_above_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members of one chain are unpacked side by side: another has made the folder after this one found none."""
+    found_none = Path.is_dir
+
+    def is_dir(folder: Path) -> bool:
+        there = found_none(folder)
+        if folder == tmp_path / "members" and not there:
+            folder.mkdir()
+        return there
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    extract(a_tar(), tmp_path / "members" / "full")
+    assert (tmp_path / "members" / "full" / "backup_label").read_bytes() == FILES["backup_label"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_what_goes_in_comes_out_wherever_it_is_cut(tmp_path: Path, seed: int) -> None:
     extract(a_tar(), tmp_path / "data", seed=seed)
