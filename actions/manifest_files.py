@@ -57,7 +57,17 @@ def _number(constructor: SafeConstructor, node: ScalarNode) -> Any:
     return SafeConstructor.construct_yaml_int(constructor, node)
 
 
+def _decimal(constructor: SafeConstructor, node: ScalarNode) -> Any:
+    if ":" in node.value:
+        return node.value
+    try:
+        return float(node.value.replace("_", ""))  # the stock one warns of `5e77`, and quotes it: it may be a secret
+    except ValueError:
+        return SafeConstructor.construct_yaml_float(constructor, node)  # .inf, .nan
+
+
 _AsKubernetes.add_constructor("tag:yaml.org,2002:int", _number)
+_AsKubernetes.add_constructor("tag:yaml.org,2002:float", _decimal)
 _AsKubernetes.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import pytest
@@ -135,12 +137,27 @@ def test_a_kind_that_cannot_be_listed_is_said_and_not_called_missing() -> None:
 
 def test_yaml_is_read_as_kubernetes_reads_it() -> None:
     text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"
-    text += "spec: {mode: 0644, on: yes, at: 12:30, day: 2026-01-02}\n"
+    text += "spec: {mode: 0644, on: yes, at: 12:30, day: 2026-01-02, odds: 1_0.5, late: 12:30.5, least: -.inf}\n"
 
     [first, second] = read([RepositoryFile("a.yaml", f"{text}---\n{text}".encode())]).objects
 
-    assert first["spec"] == {"mode": 0o644, "true": True, "at": "12:30", "day": "2026-01-02"}
+    assert first["spec"] == {"mode": 0o644, "true": True, "at": "12:30", "day": "2026-01-02"} | {
+        "odds": 10.5,
+        "late": "12:30.5",
+        "least": -math.inf,
+    }
     assert second == first
+
+
+def test_a_value_that_looks_like_a_number_is_quoted_in_no_warning() -> None:
+    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: db, namespace: shop}\nstringData: {pin: 5e77}\n"
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        [secret] = read([RepositoryFile("s.yaml", text.encode())]).objects
+
+    assert not said
+    assert "5e77" not in repr(secret)
 
 
 def test_what_is_made_by_others_is_named_and_not_guessed() -> None:
