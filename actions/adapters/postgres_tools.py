@@ -156,7 +156,7 @@ class PostgresPrograms(PostgresTools):
                     await self._statements(order, restore, parts.before, jobs=1)
                     lanes = parts.lanes(archive.places, order.jobs)
                     made = await self._rows(order, restore, archive, lanes, header)
-                    left = parts.indexes_left(archive.places, made)
+                    left = [number for number in parts.indexes if number not in made]
                     # Apart: a foreign key of a partitioned table would hold up the indexes of its partitions.
                     await self._statements(order, restore, left, jobs=order.jobs)
                     await self._statements(order, restore, parts.after, jobs=order.jobs)

@@ -7,7 +7,7 @@ nothing but rows which are there already is made while others are still on their
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actions.backup.archive import NO_SECTION, POST_DATA, Contents, Entry
@@ -49,18 +49,13 @@ class Parts:
             found.append(Lane(share, [number for number, table in self.alone.items() if table in held]))
         return found
 
-    def indexes_left(self, places: Mapping[int, range], made: Collection[int]) -> Sequence[int]:
-        """Those that no lane has made, of the largest table first: what takes longest should not come last."""
-        sizes = {table: len(places[number]) for number, table in self.tables.items()}
-        left = [number for number in self.indexes if number not in made]
-        return sorted(left, key=lambda number: sizes.get(self.alone.get(number, 0), -1), reverse=True)
-
 
 def parted(contents: Contents, places: Mapping[int, range], owners: Mapping[str, str]) -> tuple[Parts, list[str]]:
     """What is restored when, and notes of what is left out. `places` are the bytes of entries that have any, `owners`
     who owns what of whose afterwards."""
     parts, notes = Parts(), list[str]()
     tables = {entry.id for entry in contents.entries if entry.kind == "TABLE"}
+    late: set[int] = set()  # a view that needs a primary key comes after it; its indexes come after the view
     for entry in contents.entries:
         if (note := _left_out(entry, owners)) is not None:
             notes += [note] if note else []
@@ -71,13 +66,14 @@ def parted(contents: Contents, places: Mapping[int, range], owners: Mapping[str,
             parts.tables.update(_standing_on(entry, tables))
         elif entry.kind == REFRESHED:
             parts.views.append(entry.id)
-        elif entry.kind in INDEXES:
+        elif entry.kind in INDEXES and late.isdisjoint(entry.needs):
             parts.indexes.append(entry.id)
             # One that needs a function besides waits: nobody knows at which rows that looks.
             if len(entry.needs) == 1:
                 parts.alone.update(_standing_on(entry, tables))
         elif entry.section in (POST_DATA, NO_SECTION):
             parts.after.append(entry.id)
+            late.add(entry.id)
         else:
             parts.before.append(entry.id)
     return parts, notes
