@@ -21,7 +21,9 @@ Export = Annotated[Path | None, typer.Argument(help="An export as JSON Lines; wi
 Url = Annotated[str, typer.Option(help="The bot's database. Default: DATABASE_URL.", envvar="DATABASE_URL")]
 Checkpoints = Annotated[
     list[str] | None,
-    typer.Option(help="A witness: a file, a folder, or s3://bucket/folder/. May be given several times."),
+    typer.Option(
+        help="A witness: a file, a folder, s3://bucket/folder/, or a line copied from a channel. Several may be given."
+    ),
 ]
 Keys = Annotated[
     list[str] | None, typer.Option("--key", help="The public key of the record, in base64. May be given several times.")
@@ -126,7 +128,8 @@ def _verified(
         lines = (line for source in sources for line in lines_of(source, endpoint=endpoint))
         witnessed = checkpoints.read(lines, trusted, verdict, adoption.Acceptance(*acceptance))
         if sources and not witnessed.claims:
-            raise UserError("No checkpoint there is signed with this key; check `--checkpoints` and `--key`.")
+            found = "".join(f" {bad.text}" for bad in verdict.bad[:3])
+            raise UserError(f"No checkpoint there is signed with this key; check `--checkpoints` and `--key`.{found}")
         if export is not None:
             exports.verify(export, witnessed, trusted, verdict)
         elif url:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from bot.verify.adoption import NOTHING, Acceptance, Change
 from bot.verify.findings import Tampering, Verdict
+from bot.verify.sources import COPIED
 from bot.verify.tree import WIDTH, Roots, root_of
 
 
@@ -23,7 +24,7 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """What one signed checkpoint says. `leaves` are the hashes of the entries from `base` on."""
+    """What one signed checkpoint says. `leaves` are the hashes of the entries from `base` on, if told."""
 
     number: int
     epoch: int
@@ -72,7 +73,10 @@ def read(
         try:
             claim = _claim(where, line, known, verdict)
         except UnreadableError:
-            verdict.notes.append(f"{where}: a line is no checkpoint; a crash may have cut it.")
+            if where == COPIED:
+                verdict.found(Tampering.FORGED, f"{where} is no checkpoint; copy it whole, from one brace to the other")
+            else:
+                verdict.notes.append(f"{where}: a line is no checkpoint; a crash may have cut it.")
             continue
         if claim is None:
             continue
@@ -80,9 +84,17 @@ def read(
         if other is not None and other.body != claim.body:
             text = f"{where}: two different checkpoints {claim.number} are signed: the key holder showed two pasts."
             verdict.found(Tampering.FORGED, text)
-        if other is None or claim.facts or not other.facts:
-            claims[claim.number] = claim
+            if other.facts and not claim.facts:
+                continue
+            other = None
+        claims[claim.number] = claim if other is None else _both(other, claim)
     return _joined(sorted(claims.values(), key=lambda item: item.number), verdict, acceptance)
+
+
+def _both(one: Claim, other: Claim) -> Claim:
+    """One checkpoint from two places, of which one may hold more."""
+    told = other if other.facts else one
+    return replace(other, leaves=other.leaves or one.leaves, facts=told.facts, proofs=told.proofs)
 
 
 def _claim(where: str, line: str, known: Mapping[str, Ed25519PublicKey], verdict: Verdict) -> Claim | None:
@@ -140,7 +152,8 @@ def _joined(claims: list[Claim], verdict: Verdict, acceptance: Acceptance) -> Wi
             _given_up(witnessed, claim, epoch, verdict, acceptance)
             roots = _begin(witnessed, claim)
             epoch, have = claim.epoch, len(witnessed.hashes) // WIDTH
-        if witnessed.beyond or claim.base > have:
+        root_only = not claim.leaves and claim.base == have < claim.size
+        if witnessed.beyond or claim.base > have or root_only:
             witnessed.beyond.append(claim)
             continue
         if claim.base != have or len(claim.leaves) != (claim.size - claim.base) * WIDTH:
@@ -156,8 +169,10 @@ def _joined(claims: list[Claim], verdict: Verdict, acceptance: Acceptance) -> Wi
             continue
         witnessed.hashes += claim.leaves
     if witnessed.beyond:
-        text = f"Checkpoints before number {witnessed.beyond[0].number} are missing here; name another witness as well."
-        verdict.notes.append(text)
+        verdict.notes.append(
+            f"From checkpoint {witnessed.beyond[0].number} on checkpoints are missing here, or are roots alone: they "
+            "show that the log is another one, not which entry. Name another witness as well."
+        )
     return witnessed
 
 

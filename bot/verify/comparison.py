@@ -26,7 +26,7 @@ def compare(
     verdict.witnessed = witnessed.size
     known = witnessed.hashes
     if shown[: len(known)] == known:
-        _beyond(shown, witnessed, verdict)
+        _beyond(shown, witnessed, verdict, own)
         return
     count = verdict.entries
     first = _first_difference(shown, known)
@@ -43,8 +43,8 @@ def compare(
         verdict.found(Tampering.TRUNCATED, text, position=count)
 
 
-def _beyond(shown: bytes | bytearray, witnessed: Witnessed, verdict: Verdict) -> None:
-    """After a gap only roots are known."""
+def _beyond(shown: bytes | bytearray, witnessed: Witnessed, verdict: Verdict, own: Mapping[int, str] | None) -> None:
+    """Where only roots are known: after a gap, or from a channel."""
     good = len(witnessed.hashes) // WIDTH
     for claim in witnessed.beyond:
         if claim.size > verdict.entries:
@@ -52,8 +52,12 @@ def _beyond(shown: bytes | bytearray, witnessed: Witnessed, verdict: Verdict) ->
             verdict.found(Tampering.TRUNCATED, text, position=verdict.entries)
             return
         if root_of(shown[: claim.size * WIDTH]) != claim.root:
+            if any(good <= bad.position < claim.size for bad in verdict.bad):
+                return  # what was done there is known already, by the leaves of the log itself
+            anew = own is not None and own.get(claim.number) != claim.body
+            kind = Tampering.REBUILT if anew else Tampering.REWRITTEN
             text = f"between position {good} and {claim.size - 1}: not what checkpoint {claim.number} covers"
-            verdict.found(Tampering.REWRITTEN, text, position=good)
+            verdict.found(kind, text, position=good)
             return
         good = claim.size
 

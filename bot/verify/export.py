@@ -117,7 +117,12 @@ def _known(claim: Claim, witnessed: Witnessed, verdict: Verdict) -> None:
         verdict.notes.append("No witness was asked: the key holder alone vouches for this checkpoint.")
         return
     same = [item for item in witnessed.claims if item.number == claim.number]
-    if not same:
+    if not same and witnessed.beyond:
+        text = f"Checkpoint {claim.number} of the export is not among those given, of which some are missing"
+        verdict.notes.append(
+            f"{text}: the key holder alone vouches for it. Name another witness, or check the whole log."
+        )
+    elif not same:
         verdict.found(Tampering.FORGED, f"no witness knows checkpoint {claim.number} of the export")
     elif same[0].body != claim.body:
         verdict.found(Tampering.FORGED, f"the witnesses know another checkpoint {claim.number}")

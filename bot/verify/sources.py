@@ -1,4 +1,4 @@
-"""Where checkpoints are read from: a file, a folder of files, or a bucket."""
+"""Where checkpoints are read from: a file, a folder of files, a bucket, or a line that was copied from a channel."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ class NoCheckpointsError(Exception):
     """Nothing can be read there; the text says why."""
 
 
+COPIED = "the copied line"
+"""Where a checkpoint stands that was given itself."""
+
+
 def checkpoints(source: str, *, endpoint: str | None = None) -> Iterator[tuple[str, str]]:
     """Every line there, with where it stands. `s3://bucket/folder/` is read with the credentials of the environment, as
-    AWS programs do. Raises NoCheckpointsError."""
+    AWS programs do; a line in braces is itself one. Raises NoCheckpointsError."""
+    if source.lstrip().startswith("{"):
+        yield COPIED, source
+        return
     if source.startswith("s3://"):
         yield from _bucket(source, endpoint)
         return

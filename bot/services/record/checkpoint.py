@@ -83,20 +83,24 @@ class Signed(Frozen):
 
     body: str
     signature: bytes
-    leaves: bytes  # hashes of the added leaves, one after the other
+    leaves: bytes = b""  # hashes of the added leaves, one after the other
     facts: str = ""  # of the adoption that the checkpoint begins an epoch with, and the proofs of those who signed it
     proofs: tuple[str, ...] = ()
 
     def line(self) -> str:
         """One line for a witness."""
-        shown: dict[str, object] = {
-            "body": self.body,
-            "signature": base64.b64encode(self.signature).decode(),
-            "leaves": base64.b64encode(self.leaves).decode(),
-        }
+        shown = self._head() | {"leaves": base64.b64encode(self.leaves).decode()}
         if self.facts:
             shown["adoption"] = {"facts": self.facts, "proofs": self.proofs}
         return json.dumps(shown)
+
+    def head(self) -> str:
+        """The same line without the leaves, as people are told it: the root proves that the log is the one that was
+        signed, but not which entry of another one was changed."""
+        return json.dumps(self._head())
+
+    def _head(self) -> dict[str, object]:
+        return {"body": self.body, "signature": base64.b64encode(self.signature).decode()}
 
     @classmethod
     def read(cls, line: str) -> Signed:

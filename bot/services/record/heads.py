@@ -1,5 +1,6 @@
-"""Where people are told the head of the log. Their memory is a witness too, that nobody can reach into; it counts for
-nothing when a worker asks whether it may go on.
+"""Where people are told the head of the log. A channel is a witness too, out of reach for who rules the database: an
+auditor gives the line that is copied from it to `drbot timeline verify`. It counts for nothing when a worker asks
+whether it may go on.
 """
 
 from __future__ import annotations
@@ -7,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
-from bot.services.record.checkpoint import Checkpoint
+from bot.services.record.checkpoint import Checkpoint, Signed
 
 IN_INCIDENTS = timedelta(minutes=30)
 """How often an incident's channel is told, where people have other things to read."""
+
+LONGEST = 2_000
+"""Characters of a checkpoint whose line fits into one message uncut; most have 300. Where many runs start at once,
+people are told the next one."""
 
 
 class Heads:
@@ -25,7 +30,7 @@ class Heads:
 
     def due(self, checkpoint: Checkpoint, incidents: Mapping[str, str]) -> list[str]:
         """The channels to tell of this checkpoint; `incidents` are the open ones with their channels."""
-        if not self._audit:
+        if not self._audit or _too_long(checkpoint):
             return []
         closed = {channel for name, channel in self._open.items() if name not in incidents}
         late = {name for name in incidents.values() if name in self._told and self._late(name, checkpoint)}
@@ -39,6 +44,8 @@ class Heads:
 
     def told(self, channels: Collection[str], checkpoint: Checkpoint, incidents: Mapping[str, str]) -> None:
         """Remember it, once it is committed. The half hour of a new incident begins here."""
+        if _too_long(checkpoint):
+            return
         kept = {self._audit, *incidents.values()}
         new = kept - self._told.keys() - {self._audit}
         known = {channel: last for channel, last in self._told.items() if channel in kept}
@@ -46,9 +53,13 @@ class Heads:
         self._open = dict(incidents)
 
 
-def sentence(checkpoint: Checkpoint) -> str:
-    """The head, as people read it."""
+def _too_long(checkpoint: Checkpoint) -> bool:
+    return len(checkpoint.body()) > LONGEST
+
+
+def sentence(checkpoint: Checkpoint, signed: Signed) -> str:
+    """The head, as people read it, and the signed line, as `drbot timeline verify` does."""
     return (
         f"Record: checkpoint {checkpoint.number} at {checkpoint.at:%Y-%m-%d %H:%M:%S} UTC, "
-        f"{checkpoint.size} entries, root `{checkpoint.root[:16]}`."
+        f"{checkpoint.size} entries.\n```{signed.head()}```"
     )

@@ -135,10 +135,12 @@ class Sealer:
             await self._keep_subtrees(session, self._grown.size, grown.size)
             checkpoint = self._checkpoint(epoch, last, grown, started)
             await record.consume(session, started, number=checkpoint.number)
-            await record.add(session, self._row(checkpoint))
+            row = self._row(checkpoint)
+            await record.add(session, row)
             channels = self._heads.due(checkpoint, incidents_open)
+            signed = Signed(body=row.body, signature=row.signature)
             for channel in channels:
-                await outbox.add(session, "text", channel, payload={"text": sentence(checkpoint)})
+                await outbox.add(session, "text", channel, payload={"text": sentence(checkpoint, signed)})
         self._grown = grown
         self._heads.told(channels, checkpoint, incidents_open)
         for event in self._news.values():
