@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -276,9 +276,15 @@ async def pg_basebackup(server: EmbeddedPostgres, path: Path) -> None:
     )
 
 
-async def standby_of(server: EmbeddedPostgres, directory: Path) -> EmbeddedPostgres:
+async def standby_of(
+    server: EmbeddedPostgres,
+    directory: Path,
+    *,
+    settings: Mapping[str, str] = SETTINGS,
+    programs: Path | None = None,
+) -> EmbeddedPostgres:
     """A streaming standby, started."""
-    standby = await asyncio.to_thread(_placed, directory, server)
+    standby = await asyncio.to_thread(_placed, directory, server, settings, programs)
     await pg_basebackup(server, standby.data)
     (standby.data / "standby.signal").touch()
     with (standby.data / "postgresql.auto.conf").open("a") as stream:
@@ -292,7 +298,7 @@ async def recovered(
     directory: Path, base: Path, wal: Path, fetched: FetchedWal, source: EmbeddedPostgres
 ) -> EmbeddedPostgres:
     """A server that will replay the fetched WAL to its end and then be open for writing."""
-    server = await asyncio.to_thread(_placed, directory, source)
+    server = await asyncio.to_thread(_placed, directory, source, SETTINGS)
     await asyncio.to_thread(shutil.copytree, base, server.data)
     (server.data / "recovery.signal").touch()
     with (server.data / "postgresql.auto.conf").open("a") as stream:
@@ -303,10 +309,12 @@ async def recovered(
     return server
 
 
-def _placed(directory: Path, source: EmbeddedPostgres) -> EmbeddedPostgres:
+def _placed(
+    directory: Path, source: EmbeddedPostgres, settings: Mapping[str, str], programs: Path | None = None
+) -> EmbeddedPostgres:
     directory.mkdir(mode=0o755, exist_ok=True)
     shutil.copy(source.directory / "superuser.password", directory)
-    return EmbeddedPostgres(directory, durable=False, settings=SETTINGS)
+    return EmbeddedPostgres(directory, durable=False, settings=settings, programs=programs)
 
 
 def _own(server: EmbeddedPostgres, *more: Path) -> None:

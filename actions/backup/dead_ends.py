@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+from actions.backup.chain import usable
 from actions.backup.native_window import start_of
 from actions.backup.physical import DeadEnd, Lsn, PhysicalEntry
 from actions.backup.segments import Segment, Timelines
@@ -11,17 +12,17 @@ from actions.backup.wal import WalArchive, WalListing
 
 
 async def living_way(
-    archive: WalArchive, entries: Sequence[PhysicalEntry], listings: Sequence[WalListing]
+    history: Callable[[int], Awaitable[Timelines]], entries: Sequence[PhysicalEntry], listings: Sequence[WalListing]
 ) -> Timelines | None:
-    """The way to the newest timeline of the archive. None when a backup is of a newer one than any history is known
-    of: then nobody can tell what it comes from.
+    """The way to the newest timeline of the archive, which `history` reads. None when a backup is of a newer one than
+    any history is known of: then nobody can tell what it comes from.
 
-    Raises VerificationError when that history is damaged in every bucket.
+    Raises what `history` raises: VerificationError when that history is damaged.
     """
     newest = max((timeline_id for listing in listings for timeline_id in listing.histories), default=0)
     if not entries or newest < max(entry.manifest.timeline_id for entry in entries):
         return None
-    return await archive.history(newest, start_of(entries[0]), listings)
+    return await history(newest)
 
 
 def dead_ends(
@@ -35,6 +36,23 @@ def dead_ends(
         for entry in entries
         if not way.reaches(entry.manifest.timeline_id, Lsn.parse(entry.manifest.stop_lsn))
     }
+
+
+async def dead_in(archive: WalArchive, entries: Sequence[PhysicalEntry]) -> Mapping[str, DeadEnd]:
+    """Those of the cluster whose the newest backup is, by every bucket of the native engine's archive."""
+    good = usable(entries)
+    if not good:
+        return {}
+    ours = [entry for entry in good if entry.manifest.system_id == good[0].manifest.system_id]
+    listings = await archive.listings()
+    way = await living_way(lambda newest: archive.history(newest, start_of(ours[0]), listings), ours, listings)
+    return dead_ends(ours, way, listings)
+
+
+def leading(entries: Sequence[PhysicalEntry], dead: Collection[str]) -> Sequence[PhysicalEntry]:
+    """Those that lead to what the server went on with; all of them where none of those can be used."""
+    living = [entry for entry in entries if entry.manifest.id not in dead]
+    return living if any(entry.problem is None for entry in living) else entries
 
 
 def _dead_end(entry: PhysicalEntry, way: Timelines, listings: Sequence[WalListing]) -> DeadEnd:

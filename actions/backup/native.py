@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from actions.backup.crypto import signing_key
-from actions.backup.dead_ends import dead_ends, living_way
+from actions.backup.dead_ends import dead_ends, dead_in, leading, living_way
 from actions.backup.finder import WalRecords
 from actions.backup.native_catalogue import VERIFIED, BaseFolder, BaseVerification, NativeCatalogue
 from actions.backup.native_fetch import BaseFetch
@@ -127,11 +127,16 @@ class NativeEngine(PhysicalBackups):
 
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         policy = self._site.physical_of(request.server)
-        return await self._finder.find(policy, await self._catalogue.entries(policy), request, progress)
+        return await self._finder.find(policy, await self._leading(policy), request, progress)
 
     async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
         policy = self._site.physical_of(request.server)
-        return await self._finder.find_points(policy, await self._catalogue.entries(policy), request, progress)
+        return await self._finder.find_points(policy, await self._leading(policy), request, progress)
+
+    async def _leading(self, policy: PhysicalPolicy) -> Sequence[PhysicalEntry]:
+        """What happened on a branch that the server has left is no part of its past."""
+        entries = await self._catalogue.entries(policy)
+        return leading(entries, await dead_in(WalArchive(self._objects, policy), entries))
 
     # ------------------------------------------------------------ what can be reached
 
@@ -153,10 +158,11 @@ class NativeEngine(PhysicalBackups):
         if not good:
             return RecoveryWindow(server=policy.server, bucket=listing.bucket, wal_bytes=listing.bytes)
         ours = [entry for entry in good if entry.manifest.system_id == good[0].manifest.system_id]
-        way = await living_way(archive, ours, [listing])
+        start = start_of(ours[0])
+        way = await living_way(lambda newest: archive.history(newest, start, [listing]), ours, [listing])
         dead = dead_ends(ours, way, [listing])
         if way is None:
-            way = await archive.timelines(start_of(good[0]), None, [listing])
+            way = await archive.timelines(start, None, [listing])
         newest, lsn = await self._newest(policy, archive, good[0], listing, way)
         found = window(policy, entries, listing, way, newest=newest, newest_lsn=lsn, now=self._clock.now())
         return found.model_copy(update={"dead_ends": dead})

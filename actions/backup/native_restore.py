@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from actions.backup.chain import base_for, chain, usable
-from actions.backup.dead_ends import dead_ends, living_way
+from actions.backup.chain import base_for, chain
+from actions.backup.dead_ends import dead_in
 from actions.backup.native_catalogue import NativeCatalogue
 from actions.backup.native_fetch import BaseFetch
 from actions.backup.physical import (
@@ -142,7 +142,7 @@ class Restoring:
         """The full backup first. Raises UserError when none fits, VerificationError when one must not be used."""
         entries = await self._catalogue.entries(policy)
         if request.backup is None:
-            base = base_for(entries, request.target, await self._dead(policy, entries))
+            base = base_for(entries, request.target, await dead_in(WalArchive(self._objects, policy), entries))
             if base is None:
                 raise nothing_before(policy.server, entries, request.target)
         else:
@@ -153,16 +153,6 @@ class Restoring:
         if members is None:
             raise VerificationError(f"The chain of base backup `{base.manifest.id}` is broken. Use another backup.")
         return members
-
-    async def _dead(self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry]) -> Collection[str]:
-        """Backups that lead to the end of a branch which the server has left."""
-        good = usable(entries)
-        if not good:
-            return ()
-        ours = [entry for entry in good if entry.manifest.system_id == good[0].manifest.system_id]
-        archive = WalArchive(self._objects, policy)
-        listings = await archive.listings()
-        return dead_ends(ours, await living_way(archive, ours, listings), listings)
 
     async def _wal_bytes(self, policy: PhysicalPolicy, target: RecoveryTarget, members: Sequence[PhysicalEntry]) -> int:
         """Plain bytes of the WAL that will be fetched, by a listing; for a time of what was stored until soon after."""

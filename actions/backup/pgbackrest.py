@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from actions.backup.dead_ends import leading
 from actions.backup.finder import WalRecords
 from actions.backup.native_window import start_of, window
 from actions.backup.pgbackrest_archive import place_of
@@ -34,7 +35,7 @@ from actions.backup.pgbackrest_lacks import lacks_of
 from actions.backup.pgbackrest_relations import RelationRecords, Relations
 from actions.backup.pgbackrest_restore import PgBackRestRestoring
 from actions.backup.pgbackrest_tools import ArchivePlace, ExpireOrder, PgBackRest
-from actions.backup.pgbackrest_wal import PgBackRestWal
+from actions.backup.pgbackrest_wal import PgBackRestWal, dead_in, usable_in
 from actions.backup.physical import (
     BackupKind,
     BaseRequest,
@@ -168,11 +169,16 @@ class PgBackRestEngine(PhysicalBackups):
 
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         stanza = await self._program.info(request.server)
-        return await self._finder.find(stanza, self._entries(request.server, stanza), request, progress)
+        return await self._finder.find(stanza, await self._leading(request.server, stanza), request, progress)
 
     async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
         stanza = await self._program.info(request.server)
-        return await self._finder.find_points(stanza, self._entries(request.server, stanza), request, progress)
+        return await self._finder.find_points(stanza, await self._leading(request.server, stanza), request, progress)
+
+    async def _leading(self, server: str, stanza: Stanza) -> Sequence[PhysicalEntry]:
+        """What happened on a branch that the server has left is no part of its past."""
+        entries = self._entries(server, stanza)
+        return leading(entries, await dead_in(self._program, stanza, entries, server=server))
 
     # ------------------------------------------------------------ what can be reached, what may go
 
@@ -190,12 +196,12 @@ class PgBackRestEngine(PhysicalBackups):
     async def _window(self, server: str, stanza: Stanza, archive: Archive) -> RecoveryWindow:
         place = self._archive(server, stanza, archive)
         wal = await PgBackRestWal.of(self._program, place)
-        mine = {backup.id for backup in stanza.of(archive.database)}
-        entries = [entry for entry in self._entries(server, stanza) if entry.manifest.id in mine]
-        good = [entry for entry in entries if entry.problem is None]
-        way = await wal.way(start_of(good[0]), None) if good else Timelines.alone(1)
+        entries = usable_in(stanza, archive, self._entries(server, stanza))
+        way, dead = await wal.branches(entries)
+        if way is None:
+            way = await wal.way(start_of(entries[0]), None) if entries else Timelines.alone(1)
         newest = wal.newest(way)
-        return window(
+        found = window(
             self._site.physical_of(server),
             entries,
             wal.listing,
@@ -204,6 +210,7 @@ class PgBackRestEngine(PhysicalBackups):
             newest_lsn=newest.end if newest else None,
             now=self._clock.now(),
         )
+        return found.model_copy(update={"dead_ends": dead})
 
     async def _last_commit(self, server: str, wal: PgBackRestWal, way: Timelines) -> datetime | None:
         key = (wal.place, str(wal.newest(way)))

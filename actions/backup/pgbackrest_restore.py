@@ -15,7 +15,7 @@ from actions.backup.native_window import start_of
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Backup, Stanza, entries_of
 from actions.backup.pgbackrest_tools import PgBackRest, RestoreOrder
-from actions.backup.pgbackrest_wal import Fetched, PgBackRestWal
+from actions.backup.pgbackrest_wal import Fetched, PgBackRestWal, dead_in
 from actions.backup.physical import Lsn, Phase, PhysicalEntry, RecoveryTarget, ScratchRequest, ScratchRestored
 from actions.backup.physical_tools import Replay, ScratchServers
 from actions.backup.progress import Shown
@@ -101,7 +101,7 @@ class PgBackRestRestoring:
         progress: Progress,
     ) -> ScratchRestored:
         seconds = Seconds()
-        backup, base = _chosen(stanza, buckets, request)
+        backup, base = await self._chosen(stanza, buckets, request)
         archive = stanza.archive_of(backup)
         if archive is None:
             raise VerificationError(f"The WAL of `{base.manifest.id}` is not archived. Use another backup.")
@@ -142,6 +142,26 @@ class PgBackRestRestoring:
         await asyncio.to_thread(place.write_restored, restored)
         return restored
 
+    async def _chosen(
+        self, stanza: Stanza, buckets: Mapping[int, str], request: ScratchRequest
+    ) -> tuple[Backup, PhysicalEntry]:
+        """Raises UserError when none fits, VerificationError when the one that is wanted must not be used."""
+        server = request.server
+        entries = entries_of(stanza, server=server, buckets=buckets)
+        by_id = {backup.id: backup for backup in stanza.backup}
+        if request.backup is None:
+            dead = await dead_in(self._program, stanza, entries, server=server)
+            base = base_for(entries, request.target, dead)
+            if base is None:
+                raise nothing_before(server, entries, request.target)
+            return by_id[base.manifest.id], base
+        for entry in entries:
+            if request.backup in (entry.manifest.id, by_id[entry.manifest.id].label):
+                if entry.problem is not None:
+                    raise VerificationError(entry.problem)
+                return by_id[entry.manifest.id], entry
+        raise UserError(f"There is no base backup `{request.backup}` of `{server}`. Choose one of the catalogue.")
+
     async def _fetched(
         self,
         request: ScratchRequest,
@@ -177,20 +197,3 @@ class PgBackRestRestoring:
             fetched = group.create_task(archived.fetch(start_of(base), request.target, place.wal, of_wal))
             group.create_task(self._program.restore(request.server, order, of_files))
         return fetched.result()
-
-
-def _chosen(stanza: Stanza, buckets: Mapping[int, str], request: ScratchRequest) -> tuple[Backup, PhysicalEntry]:
-    """Raises UserError when none fits, VerificationError when the one that is wanted must not be used."""
-    entries = entries_of(stanza, server=request.server, buckets=buckets)
-    by_id = {backup.id: backup for backup in stanza.backup}
-    if request.backup is None:
-        base = base_for(entries, request.target)
-        if base is None:
-            raise nothing_before(request.server, entries, request.target)
-        return by_id[base.manifest.id], base
-    for entry in entries:
-        if request.backup in (entry.manifest.id, by_id[entry.manifest.id].label):
-            if entry.problem is not None:
-                raise VerificationError(entry.problem)
-            return by_id[entry.manifest.id], entry
-    raise UserError(f"There is no base backup `{request.backup}` of `{request.server}`. Choose one of the catalogue.")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from actions.backup.dead_ends import dead_ends, living_way
 from actions.backup.finder import WalRecords
+from actions.backup.pgbackrest_archive import place_of
+from actions.backup.pgbackrest_info import Archive, Stanza
 from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest
-from actions.backup.physical import Lsn, RecoveryTarget
+from actions.backup.physical import DeadEnd, Lsn, PhysicalEntry, RecoveryTarget
 from actions.backup.segments import Segment, Timelines, history_name
 from actions.backup.together import together
 from actions.backup.wal import WalListing, WalStart
@@ -58,7 +61,7 @@ class PgBackRestWal:
         for timeline_id in known:
             if timeline_id <= start.timeline_id:
                 continue
-            way = await self._history(timeline_id)
+            way = await self.history(timeline_id)
             if way.reaches(start.timeline_id, start.lsn):
                 return way
             if wanted is not None:
@@ -67,6 +70,12 @@ class PgBackRestWal:
                     f"{start.timeline_id} at {start.lsn}, where the backup begins. Take a backup of that way."
                 )
         return Timelines.alone(start.timeline_id)
+
+    async def branches(self, entries: Sequence[PhysicalEntry]) -> tuple[Timelines | None, Mapping[str, DeadEnd]]:
+        """The way on which the server of these backups went on, None when nobody can tell, and the backups that do not
+        lead there."""
+        way = await living_way(self.history, entries, [self.listing])
+        return way, dead_ends(entries, way, [self.listing])
 
     async def needed(self, start: WalStart, target: RecoveryTarget) -> int:
         """Plain bytes of what `fetch` will bring. Raises what `fetch` raises."""
@@ -160,7 +169,8 @@ class PgBackRestWal:
         if not await self._program.fetch(self.place, name, into):
             raise VerificationError(f"The archive of `{self.place.server}` lists `{name}` and does not give it out.")
 
-    async def _history(self, timeline_id: int) -> Timelines:
+    async def history(self, timeline_id: int) -> Timelines:
+        """The way to this timeline. Raises VerificationError when the archive does not have it whole."""
         name = history_name(timeline_id)
         if timeline_id not in self.listing.histories:
             raise VerificationError(f"The archive of `{self.place.server}` does not have `{name}`.")
@@ -168,6 +178,26 @@ class PgBackRestWal:
             await self._program.own(Path(folder))
             await self._one(name, Path(folder))
             return Timelines.parse(timeline_id, (Path(folder) / name).read_text())
+
+
+async def dead_in(
+    program: PgBackRest, stanza: Stanza, entries: Sequence[PhysicalEntry], *, server: str
+) -> Mapping[str, DeadEnd]:
+    """Backups that lead to the end of a branch which the server has left, by the archive of every repository."""
+    buckets, found = program.buckets(server), dict[str, DeadEnd]()
+    for key in {facts.key for facts in stanza.repo}:
+        archive = stanza.present(key)
+        if archive is not None:
+            place = place_of(stanza, archive, server=server, bucket=buckets.get(key, f"repo{key}"))
+            wal = await PgBackRestWal.of(program, place)
+            found |= (await wal.branches(usable_in(stanza, archive, entries)))[1]
+    return found
+
+
+def usable_in(stanza: Stanza, archive: Archive, entries: Sequence[PhysicalEntry]) -> list[PhysicalEntry]:
+    """Those of the cluster whose WAL this archive holds."""
+    mine = {backup.id for backup in stanza.of(archive.database)}
+    return [entry for entry in entries if entry.manifest.id in mine and entry.problem is None]
 
 
 def _last_commit(records: WalRecords, folder: Path, segment: str) -> datetime | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import pytest
 
 from actions.backup.chain import base_for
-from actions.backup.dead_ends import dead_ends, living_way
-from actions.backup.native_window import window
+from actions.backup.dead_ends import dead_ends, dead_in, leading, living_way
+from actions.backup.native_window import start_of, window
 from actions.backup.physical import DeadEnd, Lsn, PhysicalEntry, RecoveryTarget, RecoveryWindow
+from actions.backup.segments import Timelines
+from actions.backup.wal import WalListing
 from actions.errors import VerificationError
 from actions.steps.windows import ends_of
 from tests.fakes.clock import START
@@ -46,9 +49,13 @@ async def wal() -> MemoryWal:
     return wal
 
 
+def reader(wal: MemoryWal, listings: Sequence[WalListing]) -> Callable[[int], Awaitable[Timelines]]:
+    return lambda timeline_id: wal.archive.history(timeline_id, start_of(BEFORE), listings)
+
+
 async def found(wal: MemoryWal, *entries: PhysicalEntry) -> dict[str, DeadEnd]:
     listings = await wal.archive.listings()
-    return dict(dead_ends(entries, await living_way(wal.archive, entries, listings), listings))
+    return dict(dead_ends(entries, await living_way(reader(wal, listings), entries, listings), listings))
 
 
 async def test_what_ended_beyond_the_fork_is_dead_and_says_where_its_branch_ends(wal: MemoryWal) -> None:
@@ -80,7 +87,7 @@ async def test_a_damaged_history_is_told(wal: MemoryWal) -> None:
 
 async def test_the_window_counts_no_dead_backup(wal: MemoryWal) -> None:
     listing = await wal.archive.listing(HERE)
-    way = await living_way(wal.archive, [BEFORE], [listing])
+    way = await living_way(reader(wal, [listing]), [BEFORE], [listing])
     assert way is not None
 
     def of(*entries: PhysicalEntry) -> RecoveryWindow:
@@ -100,3 +107,13 @@ def test_a_dead_base_is_taken_only_where_no_other_fits() -> None:
     assert base_for([BEYOND, BEFORE], latest, {"beyond"}) == BEFORE
     assert base_for([BEYOND], latest, {"beyond"}) == BEYOND
     assert base_for([BEYOND, BEFORE], latest) == BEYOND
+
+
+async def test_what_happened_on_a_dead_branch_is_not_looked_through(wal: MemoryWal) -> None:
+    entries = [BEYOND, BEFORE]
+    dead = await dead_in(wal.archive, entries)
+    assert list(dead) == ["beyond"]
+    assert leading(entries, dead) == [BEFORE]
+    spoiled = BEFORE.model_copy(update={"problem": "Its object is missing."})
+    assert leading([BEYOND, spoiled], dead) == [BEYOND, spoiled]  # better than nothing
+    assert await dead_in(wal.archive, [spoiled]) == {}
