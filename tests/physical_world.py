@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ from actions.backup.physical import (
 )
 from actions.backup.scratch_budget import RESERVE
 from actions.backup.sealed import SealedKind, Sealer, What
-from actions.backup.segments import Segment
+from actions.backup.segments import Segment, history_name
 from actions.backup.wal import WalArchive
 from actions.ports import Clock, ObjectStore, no_progress
 from actions.site import Bucket, PhysicalPolicy, ScratchBudget, Server, Site
@@ -156,6 +157,23 @@ class PhysicalWorld:
                 header, body = await asyncio.to_thread(sealer.seal, what, stream, datetime.now(UTC))
             await archive.put(self.bucket, header, body)
             self.archived.add(path.name)
+
+    async def archive_history(self, timeline_id: int) -> None:
+        """Store how that timeline came about, as `drbot wal` does."""
+        name = history_name(timeline_id)
+        [(text, system_id)] = self.sql(
+            f"SELECT pg_read_file('pg_wal/{name}'), system_identifier::text FROM pg_control_system()"
+        )
+        sealer, archive = Sealer(self.policy.recipients, self.keys.signing), WalArchive(self.objects, self.policy)
+        what = What(
+            kind=SealedKind.HISTORY,
+            name=name,
+            system_id=str(system_id),
+            timeline_id=timeline_id,
+            history=str(text),
+        )
+        sealed = await asyncio.to_thread(sealer.seal, what, io.BytesIO(str(text).encode()), datetime.now(UTC))
+        await archive.put(self.bucket, *sealed)
 
     # ------------------------------------------------------------ backups
 
