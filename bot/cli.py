@@ -87,6 +87,8 @@ def main() -> None:
         sys.exit(_mask(f"The settings do not fit: {problems}."))
     except DrError as error:
         sys.exit(_mask(str(error)))
+    finally:
+        gc.freeze()  # the last search for garbage, of a process that ends anyway, takes longer than many a command
 
 
 def _settings() -> Settings:
