@@ -20,7 +20,7 @@ help: ## Show this list
 setup: ## Make .venv with the locked wheels, the local Slack and a Chromium
 	@scripts/setup
 
-demo: setup ## Live through an incident on this machine (SIZE=small|large)
+demo: setup ## Live through an incident on this machine (SIZE=small|large|huge)
 	@exec .venv/bin/drbot demo --size $(SIZE) $(ARGS)
 
 test: setup ## Run the tests (some 10 minutes on 2 cores)

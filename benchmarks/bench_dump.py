@@ -1,6 +1,6 @@
 """A dump through the whole bot (encrypted, counted, signed, with its local copy) against `pg_dump -Fc` and an upload.
 
-SIZE=tiny|small|large and DUMP_PAIRS=n in the environment.
+SIZE=tiny|small|large|huge and DUMP_PAIRS=n in the environment.
 """
 
 from __future__ import annotations

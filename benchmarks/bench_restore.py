@@ -1,6 +1,6 @@
 """A restore through the whole bot against section 4.1 by hand, in pairs, on durable PostgreSQL.
 
-SIZE=tiny|small|large and PAIRS=n in the environment.
+SIZE=tiny|small|large|huge and PAIRS=n in the environment.
 """
 
 from __future__ import annotations

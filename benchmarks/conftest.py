@@ -17,7 +17,7 @@ from tests.conftest import *  # noqa: F403 - fixtures and hooks are found by the
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def demo() -> AsyncIterator[World]:
-    """The whole demo with a first dump, on durable servers. SIZE=tiny|small|large in the environment.
+    """The whole demo with a first dump, on durable servers. SIZE=tiny|small|large|huge in the environment.
 
     The archiver of WAL has its place on a machine of its own; ARCHIVING=1 runs it on this one, beside both sides. The
     base backup that an alarm would ask for in the midst of it is made before.

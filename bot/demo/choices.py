@@ -19,3 +19,4 @@ class Size(StrEnum):
     TINY = "tiny"
     SMALL = "small"
     LARGE = "large"
+    HUGE = "huge"

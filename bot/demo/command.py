@@ -27,7 +27,7 @@ class Script(StrEnum):
 @demo_app.callback()
 def demo(
     context: typer.Context,
-    size: Annotated[Size, typer.Option(help="tiny 14 MB, small 1 GB, large 3 GB.")] = Size.SMALL,
+    size: Annotated[Size, typer.Option(help="tiny 14 MB, small 1 GB, large 3 GB, huge 10 GB.")] = Size.SMALL,
     script: Annotated[Script | None, typer.Option(help="Play the story without hands and end.")] = None,
     stays: Annotated[bool, typer.Option("--stay", help="Stay after the story, to look around, until Ctrl-C.")] = False,
     own_cluster: Annotated[

@@ -40,7 +40,7 @@ class Rows:
 
     @classmethod
     def of(cls, size: Size) -> Rows:
-        thousands = {Size.TINY: 1, Size.SMALL: 270, Size.LARGE: 810}[size]
+        thousands = {Size.TINY: 1, Size.SMALL: 270, Size.LARGE: 810, Size.HUGE: 2700}[size]
         return cls(
             users=1000 * thousands,
             orders=6000 * thousands,
