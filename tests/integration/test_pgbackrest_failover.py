@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,7 @@ class Failed:
 
 @pytest.fixture
 async def failed(run_directory: Path, server_directory: Path, s3: S3) -> AsyncIterator[Failed]:
-    with archiving(run_directory, s3, f"fork-{server_directory.name[-8:]}") as primary:
+    with archiving(run_directory, s3, f"fork-{uuid.uuid4().hex[:8]}") as primary:
         (directory := primary.config.parent / "world").mkdir(mode=0o755)
         old = PgBackRestWorld(primary, s3, directory)
         primary.sql("CREATE TABLE ledger (row text PRIMARY KEY)", "CREATE TABLE doc AS SELECT 1 AS id")
