@@ -147,9 +147,21 @@ class NativeEngine(PhysicalBackups):
         listings = {listing.bucket: listing for listing in await archive.listings()}
         # The last one named is the one in the other region.
         return [
-            await self._window(policy, archive, entries, listings.get(bucket, WalListing(bucket)))
+            await self._told(policy, archive, entries, listings.get(bucket, WalListing(bucket)))
             for bucket in reversed(policy.wal_buckets)
         ]
+
+    async def _told(
+        self, policy: PhysicalPolicy, archive: WalArchive, entries: Sequence[PhysicalEntry], listing: WalListing
+    ) -> RecoveryWindow:
+        try:
+            return await self._window(policy, archive, entries, listing)
+        except VerificationError as error:
+            problem = (
+                f"{error} Restart the archiver (`drbot wal`), which stores it again from its own disk, or copy it from "
+                "another bucket."
+            )
+            return RecoveryWindow(server=policy.server, bucket=listing.bucket, wal_bytes=listing.bytes, problem=problem)
 
     async def _window(
         self, policy: PhysicalPolicy, archive: WalArchive, entries: Sequence[PhysicalEntry], listing: WalListing

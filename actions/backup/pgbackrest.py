@@ -190,8 +190,15 @@ class PgBackRestEngine(PhysicalBackups):
             if archive is None:
                 found.append(RecoveryWindow(server=server, bucket=buckets.get(key, f"repo{key}")))
             else:
-                found.append(await self._window(server, stanza, archive))
+                found.append(await self._told(server, stanza, archive))
         return found
+
+    async def _told(self, server: str, stanza: Stanza, archive: Archive) -> RecoveryWindow:
+        try:
+            return await self._window(server, stanza, archive)
+        except VerificationError as error:
+            problem = f"{error} Put it back: it lies in `pg_wal` of the primary, for `pgbackrest archive-push`."
+            return RecoveryWindow(server=server, bucket=self._archive(server, stanza, archive).bucket, problem=problem)
 
     async def _window(self, server: str, stanza: Stanza, archive: Archive) -> RecoveryWindow:
         place = self._archive(server, stanza, archive)

@@ -19,7 +19,7 @@ from actions.backup.physical import DeadEnd, Lsn, PhysicalEntry, RecoveryTarget
 from actions.backup.segments import Segment, Timelines, history_name
 from actions.backup.together import together
 from actions.backup.wal import WalListing, WalStart
-from actions.errors import UserError, VerificationError
+from actions.errors import PermanentError, UserError, VerificationError
 
 AT_ONCE = 4
 CLOCKS_APART = timedelta(seconds=30)
@@ -176,8 +176,14 @@ class PgBackRestWal:
             raise VerificationError(f"The archive of `{self.place.server}` does not have `{name}`.")
         with tempfile.TemporaryDirectory(prefix="drbot-wal-") as folder:
             await self._program.own(Path(folder))
-            await self._one(name, Path(folder))
-            return Timelines.parse(timeline_id, (Path(folder) / name).read_text())
+            try:
+                await self._one(name, Path(folder))
+                return Timelines.parse(timeline_id, (Path(folder) / name).read_text())
+            except (PermanentError, UserError, UnicodeDecodeError) as error:
+                # The repository answers, so it is this file that does not open.
+                raise VerificationError(
+                    f"`{name}` of the archive of `{self.place.server}` is damaged: {error}"
+                ) from error
 
 
 async def dead_in(

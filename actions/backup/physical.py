@@ -121,6 +121,7 @@ class RecoveryWindow(Frozen):
     incrementals: int = 0
     wal_bytes: int = 0
     dead_ends: Mapping[str, DeadEnd] = {}  # base backup -> why it leads to no moment of this window
+    problem: str = ""  # why nobody can tell what can be reached, and what to do
 
 
 class RecoveryTarget(Frozen):

@@ -106,6 +106,8 @@ async def _target(ports: Ports, server: str, when: When, seed: str) -> RecoveryT
         )
     if when is When.LATEST:
         return RecoveryTarget(latest=True)
+    if windows[0].problem:
+        raise UserError(windows[0].problem)
     chosen = a_moment(reachable(windows[0], ends_of(entries, windows[0])), seed)
     if chosen is None:
         raise UserError(

@@ -13,7 +13,7 @@ from actions.steps.base_choice import usable_bases
 from actions.steps.choice import usable_entries
 from actions.steps.health import Bases, Dumps, Health
 from actions.steps.mirrors import Mirror, mirror_trouble
-from actions.steps.phrases import counted, moment, size, span
+from actions.steps.phrases import counted, moment, names, size, span
 
 DUMP_GRACE = timedelta(hours=1)
 FULL_GRACE = timedelta(hours=3)
@@ -61,7 +61,10 @@ def subjects(health: Health) -> frozenset[str]:
     answer says nothing of its other alarms, which are left as they are."""
     known = {dumps.key for dumps in health.dumps if not dumps.problem}
     known |= {mirror.subject for mirror in health.mirrors if not mirror.problem}
-    return frozenset(known | {bases.subject for bases in health.bases if not bases.problem})
+    answered = [
+        bases for bases in health.bases if not bases.problem and not any(each.problem for each in bases.windows)
+    ]
+    return frozenset(known | {bases.subject for bases in answered})
 
 
 def sizes(bytes_newest_first: Sequence[int]) -> float | None:
@@ -186,6 +189,13 @@ def _unproven(bases: Bases, now: datetime) -> Iterator[Alarm]:
 def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
     server, archiver = bases.server, bases.archiver
     yield from _gaps(bases, now)
+    if dark := [window for window in bases.windows if window.problem]:
+        buckets, said = names(each.bucket for each in dark), " ".join(dict.fromkeys(each.problem for each in dark))
+        yield Alarm(
+            key=f"unknown-window/{bases.subject}",
+            text=f"Nobody can tell what {buckets} would give back of `{server}`: {said}",
+            hint="Until then a restore needs a bucket that has it whole.",
+        )
     exposure = bases.exposure(now)
     if exposure is not None and exposure > bases.rpo:
         bucket = "" if bases.window is None else f", measured in bucket `{bases.window.bucket}`"

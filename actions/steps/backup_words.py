@@ -44,6 +44,8 @@ def window_words(bases: Bases, now: datetime) -> str:
     lines = [exposure_words(bases, now)]
     window = bases.window
     stretches = () if window is None else reachable(window, ends_of(bases.entries, window))
+    if window is not None and window.problem:
+        return lines[0]
     if not stretches:
         return "\n".join([*lines, "No point in time can be reached from base backups and WAL."])
     oldest, newest = stretches[0].start, stretches[-1].end
@@ -60,6 +62,11 @@ def exposure_words(bases: Bases, now: datetime) -> str:
     if bases.problem:
         return f"{names} on `{bases.server}`: the base backups cannot be read now. {bases.problem}"
     exposure = bases.exposure(now)
+    if bases.window is not None and bases.window.problem:
+        return (
+            f"{names} on `{bases.server}`: nobody can tell what bucket `{bases.window.bucket}`, which outlives the "
+            f"region, would give back. {bases.window.problem}"
+        )
     if exposure is None or bases.window is None:
         return f"{names} on `{bases.server}`: everything since the newest dump would be lost."
     lost = f"{span(exposure)} would be lost now ({rpo_words(exposure, bases.rpo)})"

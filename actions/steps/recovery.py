@@ -137,6 +137,8 @@ def _ends_before(entry: PhysicalEntry, aim: Aim) -> bool:
 
 def unreachable(server: str, windows: Sequence[RecoveryWindow], base: PhysicalEntry, aim: Aim) -> str | None:
     """Why no bucket leads from the base to the target; None when one does, or nobody can tell."""
+    if aim.target.timeline_id is None and windows and all(window.problem for window in windows):
+        return windows[0].problem  # which timeline to replay is found out as the windows are
     if aim.at is None or aim.target.latest:
         return None
     newest = max((window.newest for window in windows if window.newest is not None), default=None)

@@ -10,10 +10,11 @@ import psycopg
 import pytest
 
 from actions.backup.physical import Change, FindRequest, Lsn, RecoveryTarget
+from actions.backup.wal import WalArchive
 from actions.ports import no_progress
 from actions.site import DatabaseRef
 from tests.fixtures.physical import SETTINGS, standing
-from tests.physical_world import MARK, SERVER, PhysicalWorld
+from tests.physical_world import BUCKET, MARK, SERVER, PhysicalWorld
 from tests.wal_world import eventually, standby_of
 
 pytestmark = pytest.mark.integration
@@ -90,3 +91,12 @@ async def test_with_a_base_of_its_own_the_new_timeline_is_where_everything_start
     assert await restored(failed, "s1") == ("after", ["a", "b", "c", "d"])
     (window,) = await failed.engine.windows(SERVER)
     assert (window.fulls, list(window.dead_ends)) == (2, ["beyond"])
+
+    key = WalArchive(failed.objects, failed.policy).key("00000002.history")
+    await failed.objects.put(BUCKET, key, b"damaged")
+    (dark,) = await failed.engine.windows(SERVER)
+    assert (dark.oldest, dark.newest, dark.bucket, dark.wal_bytes > 0) == (None, None, BUCKET, True)
+    assert dark.problem.startswith(f"The history of timeline id 2 cannot be read. `{key}` does not begin with")
+    assert dark.problem.endswith("which stores it again from its own disk, or copy it from another bucket.")
+    await failed.archive_history(2)  # what a restart does
+    assert await failed.engine.windows(SERVER) == [window]

@@ -13,7 +13,7 @@ import pytest
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.backup.physical import BackupKind, BaseRequest, Change, FindRequest, Lsn, RecoveryTarget, ScratchRequest
 from actions.ports import no_progress
-from tests.fixtures.pgbackrest import PROGRAMS, archiving, configure, settings
+from tests.fixtures.pgbackrest import PROGRAMS, STANZA, archiving, configure, settings
 from tests.fixtures.shared_s3 import S3
 from tests.pgbackrest_world import MARK, SERVER, PgBackRestWorld
 from tests.wal_world import eventually, standby_of
@@ -115,6 +115,17 @@ async def test_a_base_beyond_the_fork_is_passed_over_and_only_its_name_brings_it
     assert await failed.restored("s3") == ("after", ["a", "b", "c", "d"])
     (window,) = await failed.new.engine.windows(SERVER)
     assert (window.fulls, list(window.dead_ends)) == (2, ["beyond"])
+
+    client, bucket = failed.new.s3.client(), failed.new.archived.bucket
+    key = f"repository/archive/{STANZA}/15-1/00000002.history"
+    whole = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    client.put_object(Bucket=bucket, Key=key, Body=whole[: len(whole) // 2])
+    (dark,) = await failed.new.engine.windows(SERVER)
+    assert (dark.oldest, dark.newest) == (None, None)
+    assert dark.problem.startswith(f"`00000002.history` of the archive of `{SERVER}` is damaged: ")
+    assert dark.problem.endswith("for `pgbackrest archive-push`.")
+    failed.new.archived.bare("archive-push", str(failed.new.archived.server.data / "pg_wal" / "00000002.history"))
+    assert await failed.new.engine.windows(SERVER) == [window]
 
 
 async def test_a_base_beyond_the_fork_is_taken_where_no_other_is_left(failed: Failed) -> None:

@@ -143,6 +143,19 @@ def test_a_gap_wants_a_base_and_is_over_once_one_was_made_after_it() -> None:
     assert "wal-gap/server:primary" not in keys(bases=later)
 
 
+def test_a_window_that_nobody_can_tell_is_told_and_ends_no_other_alarm() -> None:
+    dark = RecoveryWindow(server="primary", bucket="far", problem="`2.history.sealed` was changed. Copy it.")
+    seen = Health(NOW, (), (replace(good_bases(), windows=[dark]),))
+    (found,) = alarms(seen)
+
+    assert found.key == "unknown-window/server:primary"
+    assert found.text == (
+        "Nobody can tell what `far` would give back of `primary`: `2.history.sealed` was changed. Copy it."
+    )
+    assert not over("wal-gap/server:primary", {found.key}, seen)
+    assert over("wal-gap/server:primary", (), Health(NOW, (), (good_bases(),)))
+
+
 @pytest.mark.parametrize(
     ("changes", "answered"),
     [

@@ -84,6 +84,10 @@ def test_a_gap_blocks_only_where_every_bucket_has_it() -> None:
     assert said is not None
     assert "segment `000000010000000000000004` in every bucket" in said
     assert unreachable("primary", [window(gaps=(gap,)), window()], NEW, aim) is None
+    dark = window(newest=None).model_copy(update={"problem": "`2.history` is damaged. Copy it."})
+    for each in (aim, Aim(target=RecoveryTarget(latest=True))):
+        assert unreachable("primary", [dark], NEW, each) == "`2.history` is damaged. Copy it."
+        assert unreachable("primary", [dark, window()], NEW, each) is None
     assert unreachable("primary", [window(gaps=(gap,))], NEW, at(START - HOUR - timedelta(minutes=1))) is None
 
 

@@ -107,5 +107,15 @@ def test_the_words_name_the_loss_the_window_and_its_gap() -> None:
     assert "1 older base backup can be restored as well, each to its own end alone" in said[2]
 
 
+def test_a_window_that_nobody_can_tell_is_no_empty_one() -> None:
+    dark = RecoveryWindow(server="primary", bucket="far", problem="`2.history.sealed` was changed. Copy it.")
+    bases = Bases(a_policy(), ("shop",), timedelta(minutes=15), entries=[a_base("one", at(0))], windows=[dark])
+
+    assert window_words(bases, at(600)) == (
+        "`shop` on `primary`: nobody can tell what bucket `far`, which outlives the region, would give back. "
+        "`2.history.sealed` was changed. Copy it."
+    )
+
+
 def test_a_stretch_of_one_moment_is_drawn_full() -> None:
     assert bar((Stretch(START, START),)) == THERE * CELLS
