@@ -264,6 +264,7 @@ class ScratchBudget(Frozen):
     instances: int = Field(default=3, ge=1)
     lifetime: timedelta = timedelta(hours=12)  # then it is stopped and removed
     advertised_host: str = ""  # what applications reach the machine of the worker by; empty: nobody outside of it
+    ports: tuple[int, int] | None = None  # first and last that they may listen on; None: any that is free
 
 
 class ClusterAccess(Frozen):

@@ -40,6 +40,7 @@ from bot.plan_file import (
     ManifestsRepository,
     is_reference,
     parse_bytes,
+    parse_ports,
 )
 
 
@@ -116,6 +117,7 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             instances=plan.backups.scratch.instances,
             lifetime=plan.backups.scratch.lifetime,
             advertised_host=plan.backups.scratch.advertised_host or "",
+            ports=parse_ports(plan.backups.scratch.ports) if plan.backups.scratch.ports else None,
         ),
     )
 

@@ -32,9 +32,10 @@ from urllib.parse import quote
 import psutil
 
 from actions.adapters.postgres_installation import installation, postgres_account, usable_programs
-from actions.adapters.postmaster import READY, STANDBY, Postmaster, free_port, port_is_free, socket_directory
+from actions.adapters.postmaster import READY, STANDBY, Postmaster, socket_directory
 from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
 from actions.errors import PermanentError, TemporaryError
+from actions.local_ports import free_port, port_is_free
 
 __all__ = ["EmbeddedPostgres", "Listen", "Start", "free_port", "installation", "port_is_free"]
 

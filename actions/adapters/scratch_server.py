@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 
 from actions.adapters.postgres_installation import installation, postgres_account, usable_programs
-from actions.adapters.postmaster import READY, Postmaster, free_port, socket_directory
+from actions.adapters.postmaster import READY, Postmaster, socket_directory
 from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
 from actions.adapters.recovery_log import stopped_at_target, too_low, why_it_ended
 from actions.adapters.scratch_config import write_configuration
@@ -21,6 +21,7 @@ from actions.backup.physical import Lsn, RecoveryTarget
 from actions.backup.physical_tools import Reached, Replay, ScratchServers
 from actions.backup.scratch_place import ScratchPlace
 from actions.errors import TemporaryError, UserError, VerificationError
+from actions.local_ports import free_port, port_is_free
 from actions.ports import Progress, ProgressReport
 from actions.site import Site
 
@@ -63,15 +64,26 @@ class RecoveringServer:
         if Postmaster(place.data).process() is None:
             (place.data / "postmaster.pid").unlink(missing_ok=True)
         self.ended()  # one that was killed is waited for before it is forgotten
-        opened = place.opened()
-        port = free_port() if opened is None else opened.port
         self._program = Program.start(
-            [self.programs / "postgres", "-D", place.data.absolute(), "-p", str(port)],
+            [self.programs / "postgres", "-D", place.data.absolute(), "-p", str(self._port())],
             account=self.account,
             cwd=place.folder,
             log=place.log,
             outlive_owner=detached,
         )
+
+    def _port(self) -> int:
+        opened, claim = self.place.opened(), self.place.claim()
+        if opened is not None:
+            return opened.port
+        if claim is None or not claim.port:
+            return free_port()
+        if not port_is_free(claim.port) and not self.runs():
+            raise UserError(
+                f"Port {claim.port} is reserved for scratch instance `{claim.id}`, and another program listens on it. "
+                "Stop that one, or discard the instance and restore again."
+            )
+        return claim.port
 
     def runs(self) -> bool:
         """Whether a server runs there, whoever started it."""

@@ -1,24 +1,27 @@
-"""Room for scratch instances: claimed before the first byte is fetched, refused when there is none."""
+"""Room for scratch instances, and a port: claimed before the first byte is fetched, refused when there is none."""
 
 from __future__ import annotations
 
 import fcntl
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from actions.backup.scratch_place import Claim, ScratchPlace
 from actions.errors import UserError
+from actions.local_ports import port_is_free
 from actions.site import ScratchBudget
 
 RESERVE = 512 << 20  # bytes of the disk that stay free
 
 
 def claim(directory: Path, place: ScratchPlace, wanted: Claim, budget: ScratchBudget, reserve: int = RESERVE) -> None:
-    """Write the claim. Blocking. Raises UserError when the budget or the disk has no room for it."""
+    """Write the claim. Blocking. Raises UserError when the budget or the disk has no room, or no port is left."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".claims").open("a") as alone:
         fcntl.flock(alone, fcntl.LOCK_EX)  # two restores must not count on the same room
-        others = [found for each in ScratchPlace.all(directory) if (found := each.claim()) and found.id != wanted.id]
+        places = [each for each in ScratchPlace.all(directory) if each.folder.name != wanted.id]
+        others = [found for each in places if (found := each.claim())]
         names = ", ".join(f"`{each.id}`" for each in others) or "none"
         if len(others) >= budget.instances:
             raise UserError(
@@ -38,7 +41,21 @@ def claim(directory: Path, place: ScratchPlace, wanted: Claim, budget: ScratchBu
                 f"The disk of `{directory}` has {_shown(free)} free; the restore needs "
                 f"{_shown(wanted.wanted_bytes + reserve)}. Free space there, then try again."
             )
-        place.write_claim(wanted)
+        place.write_claim(wanted.model_copy(update={"port": _port(budget, places)}))
+
+
+def _port(budget: ScratchBudget, others: Sequence[ScratchPlace]) -> int:
+    if budget.ports is None:
+        return 0
+    first, last = budget.ports
+    reserved = {found.port for each in others for found in (each.claim(), each.opened()) if found is not None}
+    for port in range(first, last + 1):
+        if port not in reserved and port_is_free(port):
+            return port
+    raise UserError(
+        f"Every port from {first} to {last} (`backups.scratch.ports` of the plan file) is taken on this machine, by "
+        "scratch instances or other programs. Discard one, or name a wider range."
+    )
 
 
 def _shown(count: int) -> str:

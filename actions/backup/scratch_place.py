@@ -54,6 +54,7 @@ class Claim(Frozen):
     wanted_bytes: int  # what it was expected to take
     superuser: str = "postgres"  # a role that its data has
     system_id: str = ""  # of the server whose data it is
+    port: int = 0  # reserved for it, where the plan file names a range; 0: any that is free
 
 
 class Follow(Frozen):

@@ -49,6 +49,7 @@ from bot.plan_file.values import (
     is_reference,
     parse_bytes,
     parse_duration,
+    parse_ports,
 )
 from bot.plan_file.windows import Freeze, Shift, Weekday
 from bot.plan_file.world import (
@@ -137,6 +138,7 @@ __all__ = [
     "load_text",
     "parse_bytes",
     "parse_duration",
+    "parse_ports",
     "read_file",
     "report",
     "schema",

@@ -4,9 +4,9 @@ import base64
 import binascii
 import re
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from actions.site import EngineKind
 from bot.plan_file.values import (
@@ -17,6 +17,7 @@ from bot.plan_file.values import (
     KubernetesName,
     Name,
     Part,
+    Ports,
     Positive,
     Retention,
     Schedule,
@@ -26,6 +27,7 @@ from bot.plan_file.values import (
     TextRef,
     is_reference,
     misfit,
+    parse_ports,
 )
 
 LOCAL = "local"
@@ -246,6 +248,18 @@ class ScratchLimits(Part):
     """Time until one is stopped and removed."""
     advertised_host: Text | None = None
     """Host that applications reach the worker's machine by, for a scratch instance that becomes the primary."""
+    ports: Ports | None = None
+    """Ports they listen on, each on one of its own for as long as it is there; without it on any that is free."""
+
+    @model_validator(mode="after")
+    def a_port_for_each(self) -> Self:
+        """Refuse a range with fewer ports than instances."""
+        if self.ports is not None:
+            first, last = parse_ports(self.ports)
+            if (count := last - first + 1) < self.instances:
+                wrong = f"`{self.ports}` are {count} ports for {self.instances} instances"
+                raise misfit(wrong, "name a range with a port for each, or allow fewer `instances`")
+        return self
 
 
 class ComponentBackup(Part):

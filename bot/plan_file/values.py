@@ -234,6 +234,31 @@ Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]
 Positive = Annotated[int, Strict(), Field(ge=1)]
 
+LOWEST_PORT, HIGHEST_PORT = 1024, 65535
+"""Lower ports are for the superuser of the machine."""
+
+
+def parse_ports(text: str) -> tuple[int, int]:
+    """The first and the last port of a range such as "55400-55499"."""
+    first, _, last = text.partition("-")
+    return int(first), int(last)
+
+
+def _ports(text: str) -> str:
+    first, last = parse_ports(text)
+    if not LOWEST_PORT <= first <= last <= HIGHEST_PORT:
+        raise misfit(
+            f"`{text}` is no range of ports", f"give two from {LOWEST_PORT} to {HIGHEST_PORT}, the lower one first"
+        )
+    return text
+
+
+Ports = Annotated[
+    str,
+    Shape(r"[0-9]{4,5}-[0-9]{4,5}", "write the first and the last port, such as 55400-55499"),
+    AfterValidator(_ports),
+]
+
 
 def _identifier(text: str) -> str:
     # PostgreSQL cuts identifiers at 63 bytes (NAMEDATALEN - 1) without an error.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from actions.backup.physical import SEGMENT, Phase, RecoveryTarget, ScratchFacts, ScratchState
 from actions.errors import UserError
-from actions.site import DatabaseRef
+from actions.local_ports import free_port
+from actions.site import DatabaseRef, ScratchBudget
 from tests.fixtures.physical import Past
 from tests.physical_world import MARK, SERVER, PhysicalWorld
 
@@ -75,6 +77,21 @@ async def test_a_moment_is_reached_to_the_transaction_and_the_instance_is_a_serv
     again = await world.scratch.start("s1")
     assert (again.state, again.address != "") == (ScratchState.PROMOTED, True)
     assert await world.scratch.promote("s1") == again
+
+
+async def test_it_has_a_port_of_the_plans_range_for_as_long_as_it_is_there(past: Past, server_directory: Path) -> None:
+    port = free_port()
+    world = replace(past.anew(server_directory), budget=ScratchBudget(disk=20 << 30, ports=(port, port)))
+    await world.restore(RecoveryTarget(latest=True))
+    try:
+        for _ in range(2):
+            assert (await world.scratch.start("s1")).address == f"127.0.0.1:{port}"
+            with pytest.raises(UserError, match=f"Every port from {port} to {port}"):
+                await world.restore(RecoveryTarget(latest=True), scratch="s2")
+            await world.scratch.stop("s1")
+    finally:
+        await world.scratch.discard("s1", mark=MARK)
+    assert world.clean() == []
 
 
 async def only(world: PhysicalWorld) -> ScratchFacts:

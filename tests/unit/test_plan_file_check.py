@@ -345,6 +345,10 @@ def test_a_dump_is_never_kept_on_one_machine_alone(tmp_path: Path) -> None:
     ("old", "new", "key", "wrong"),
     [
         ("  - name: secondary ", "  - name: scratch-1 ", "servers[1].name", "looks like a scratch instance"),
+        ("    lifetime: 12h\n", "    ports: 55400-55401\n", "backups.scratch", "2 ports for 3 instances"),
+        ("    lifetime: 12h\n", "    ports: 55499-55400\n", "backups.scratch.ports", "is no range of ports"),
+        ("    lifetime: 12h\n", "    ports: 800-900\n", "backups.scratch.ports", "has the wrong form"),
+        ("    lifetime: 12h\n", "    ports: 55400-70000\n", "backups.scratch.ports", "is no range of ports"),
         ("    role: spare\n", "    role: spare\n    standby_of: primary\n", "servers[1].standby_of", "is no standby"),
         ("    role: spare\n", "    role: standby\n    standby_of: secondary\n", "servers[1].standby_of", "from itself"),
         ("    role: spare\n", "    role: standby\n    standby_of: third\n", "servers[1].standby_of", "third"),
