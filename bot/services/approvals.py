@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -54,20 +54,27 @@ class Approvals:
         """Where the plan stands, re-derived from the stored acts. A document that no longer has the digest it was
         stored under is VOID: somebody changed it behind our back. With `started`, whether its run may go on."""
         plan = self._kinds.plan(row.document)
+        signatures = await plans.signatures(session, row.id)
+        flaw = await self._flaw(session, row, plan, signatures, started=started)
+        # The very rows that were derived again: one that came in since is judged the next time.
+        return flaw or approval.decide(await self._cases.case(session, row, plan, signatures, started=started), now)
+
+    async def _flaw(
+        self, session: AsyncSession, row: PlanRow, plan: Plan, signatures: Sequence[SignatureRow], *, started: bool
+    ) -> Decision | None:
+        """VOID with the reason when what is stored is not what the bot made and people did; no rule is asked."""
         if plan.digest != row.digest:
-            return Decision(state=State.VOID, reason="The stored plan does not match its digest.", code=Code.BAD_PROOF)
+            reason = f"The stored plan does not match its digest. {provenance.WHO_WROTE}"
+            return Decision(state=State.VOID, reason=reason, code=Code.BAD_PROOF)
         if not started and plan.commands != plan.worded():
             return Decision(state=State.VOID, reason=WORDED_ELSEWHERE, code=Code.NOT_DECLARED)
         misfit = await self._declared.misfit(session, plan)
         if misfit is not None:
             reason = f"No action of this bot makes such a plan: {misfit}. {provenance.WHO_WROTE}"
             return Decision(state=State.VOID, reason=reason, code=Code.NOT_DECLARED)
-        signatures = await plans.signatures(session, row.id)
-        flaw = await provenance.astray(session, row, plan, signatures, self.policy) or await provenance.flaw(
+        return await provenance.astray(session, row, plan, signatures, self.policy) or await provenance.flaw(
             session, row, plan, signatures, self.policy.person
         )
-        # The very rows that were derived again: one that came in since is judged the next time.
-        return flaw or approval.decide(await self._cases.case(session, row, plan, signatures, started=started), now)
 
     async def request(
         self, session: AsyncSession, row: PlanRow, plan: Plan, who: Who, typed: str, *, key: str
@@ -115,6 +122,8 @@ class Approvals:
             refusal = self._admit(case, new)
             if refusal is not None and refusal.code is Code.ALREADY_STARTED:
                 refusal = _closed(run) or refusal
+            if refusal is None and act in (Act.REQUEST, Act.APPROVE):  # a denial is taken in doubt as well
+                refusal = await self._refused_by_flaw(session, row)
             if refusal is None:
                 refusal = await self._record(session, row, new)
             if refusal is None:
@@ -124,6 +133,14 @@ class Approvals:
         if refusal is not None:
             raise UserError(refusal.text)
         return text
+
+    async def _refused_by_flaw(self, session: AsyncSession, row: PlanRow) -> Refusal | None:
+        """Nobody signs in good faith what no worker would start; the rules alone do not see it."""
+        plan, signatures = self._kinds.plan(row.document), await plans.signatures(session, row.id)
+        flaw = await self._flaw(session, row, plan, signatures, started=False)
+        if flaw is None or flaw.code is None:
+            return None
+        return Refusal(code=flaw.code, text=f"Your signature was not taken: this plan is void. {flaw.reason}")
 
     def _admit(self, case: Case, new: New) -> Refusal | None:
         person = self.policy.person(new.who)
