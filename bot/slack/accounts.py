@@ -44,13 +44,14 @@ class Groups:
     async def members(self, group: str) -> frozenset[str]:
         """As Slack told at most `GROUP_LASTS_S` ago. Raises DrError when it did not tell."""
         now = asyncio.get_running_loop().time()
-        at, told = self._known.get(group, (now - GROUP_LASTS_S, frozenset()))
-        if now - at >= GROUP_LASTS_S:
+        known = self._known.get(group)
+        if known is None or now - known[0] >= GROUP_LASTS_S:
             try:
-                told = await self._members(group)
+                known = now, await self._members(group)
             except DrError as error:
-                told = error
-            self._known[group] = now, told
+                known = now, error
+            self._known[group] = known
+        told = known[1]
         if isinstance(told, DrError):
             raise told
         return told
