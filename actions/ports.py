@@ -390,6 +390,9 @@ class Scratch(Protocol):
     async def discard(self, scratch: str, *, mark: str) -> None:
         """Stop it and remove its files. Raises UserError unless it carries exactly this mark, or was promoted."""
 
+    async def removed(self, scratch: str) -> bool:
+        """Whether it was here and is gone: what was never here may stand on another machine."""
+
     async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
         """Remove those whose time is over, and what restores left that did not end, unless somebody is logged in or
         `wanted` says, asked right before, that a run or a plan needs it. Returns what was removed; a promoted one never

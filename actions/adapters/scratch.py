@@ -166,6 +166,9 @@ class ScratchInstances(Scratch):
         async with alone(place):  # whoever tends it would start it again in the folder that goes
             await self._removed(place)
 
+    async def removed(self, scratch: str) -> bool:
+        return await asyncio.to_thread(lambda: ScratchPlace(self._directory, scratch).removed)
+
     async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
         await asyncio.to_thread(self._hold)
         found = [(facts, ScratchPlace(self._directory, facts.id)) for facts in await self.instances()]

@@ -11,6 +11,7 @@
 <directory>/<id>/machine.json   where its server runs; another machine on the same volume sees no process of it
 <directory>/<id>/lock           held by the restore as long as it works, and by whoever promotes or sweeps it
 <directory>/<id>/postgres.log
+<directory>/.gone/<id>          it was here, and was removed
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ HELD_FOR = timedelta(hours=1)
 """How long a machine that has said nothing since still has what it runs. Its worker says it every few minutes."""
 LOCK_TRIES, LOCK_PAUSE = 10, 0.02  # somebody may just have looked whether it is held
 GONE = ".removed-"  # in the name of a folder that is being removed
+REMEMBERED = timedelta(days=90)  # how long one that was removed is known to have been here
 
 
 class Claim(Frozen):
@@ -240,6 +242,10 @@ class ScratchPlace:
 
     def remove(self) -> None:
         """Remove the whole folder. It is gone at once: nobody sees it half removed."""
+        if not self.folder.exists():
+            return
+        self._trace.parent.mkdir(exist_ok=True)
+        self._trace.touch()
         gone = self.folder.with_name(f".{self.folder.name}{GONE}{time.time_ns()}")
         try:
             self.folder.rename(gone)
@@ -247,14 +253,27 @@ class ScratchPlace:
             return
         _remove(gone)
 
+    @property
+    def removed(self) -> bool:
+        """Whether it was here and is gone."""
+        return self._trace.exists() and not self.folder.exists()
+
+    @property
+    def _trace(self) -> Path:
+        return self.folder.parent / ".gone" / self.folder.name
+
     @staticmethod
     def remove_rest(directory: Path) -> None:
-        """What a removal has left that was broken off."""
+        """What a removal has left that was broken off, and what was removed long ago."""
         for folder in directory.glob(f".*{GONE}*"):
             shutil.rmtree(folder, ignore_errors=True)
+        for trace in directory.glob(".gone/*"):
+            if time.time() - trace.stat().st_mtime > REMEMBERED.total_seconds():
+                trace.unlink(missing_ok=True)
 
     def write_claim(self, claim: Claim) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._trace.unlink(missing_ok=True)
         _write(self.folder / "claim.json", claim)
 
     def write_restored(self, restored: ScratchRestored) -> None:

@@ -19,6 +19,7 @@ from actions.site import DatabaseRef, Frozen, Invariant
 from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
 from actions.steps.phrases import counted, names, span
+from actions.steps.scratch import instance, not_here, whether_removed
 
 
 class RestoreForTest(HeavyStep):
@@ -94,8 +95,8 @@ class RestoreForTest(HeavyStep):
     async def verify(self, ports: Ports) -> None:
         if await passed(ports, self.server, self.scratch):
             return
-        facts = await ports.scratch.find(self.scratch)
-        if facts is None or facts.mark != self.mark or facts.restored is None:
+        facts = await instance(ports, self.scratch)
+        if facts.mark != self.mark or facts.restored is None:
             raise VerificationError(f"Scratch instance `{self.scratch}` was not restored. Look at the log of its job.")
 
     async def undo(self, ports: Ports) -> None:
@@ -110,6 +111,9 @@ class RestoreForTest(HeavyStep):
     async def undone(self, ports: Ports) -> None:
         if await ports.scratch.find(self.scratch) is not None:
             raise VerificationError(f"Scratch instance `{self.scratch}` is still there. Remove its folder by hand.")
+        state = await ports.executor.find(self.job)
+        if state is not None and state.phase is JobPhase.SUCCEEDED and not await ports.scratch.removed(self.scratch):
+            raise VerificationError(await not_here(ports, self.scratch))
 
 
 class ProvenDatabase(Frozen):
@@ -250,7 +254,7 @@ class RemoveScratch(Step):
         return ("pg_ctl stop -D FOLDER", "rm -r FOLDER")
 
     async def probe(self, ports: Ports) -> Probe:
-        return Probe.DONE if await ports.scratch.find(self.scratch) is None else Probe.TODO
+        return await whether_removed(ports, self.scratch)
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds, without figures
         await discard(ports, self.scratch, self.mark)

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from actions.backup.manifest import Fingerprint
 from actions.backup.physical import RecoveryTarget, ScratchFacts, ScratchRequest, ScratchState
+from actions.backup.scratch_place import this_machine
 from actions.contract import Probe, Step
-from actions.errors import DrError, TemporaryError, VerificationError
+from actions.errors import DrError, TemporaryError, UnknownOutcomeError, VerificationError
 from actions.ports import JobKind, JobState, Ports, Progress
 from actions.site import DatabaseRef, Invariant
 from actions.steps import byhand
@@ -279,7 +280,7 @@ class DiscardScratch(Step):
         return ('pg_ctl stop -D "$PGDATA"', 'rm -r -- "$SCRATCH_FOLDER"')
 
     async def probe(self, ports: Ports) -> Probe:
-        return Probe.DONE if await ports.scratch.find(self.scratch) is None else Probe.TODO
+        return await whether_removed(ports, self.scratch)
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds
         await ports.scratch.discard(self.scratch, mark=self.mark)
@@ -300,12 +301,35 @@ async def _broken_off(ports: Ports, found: ScratchFacts) -> bool:
     return found.state is ScratchState.PROMOTED and (await ports.postgres.server(found.name)).in_recovery
 
 
+async def whether_removed(ports: Ports, scratch: str) -> Probe:
+    """Raises UnknownOutcomeError for one that is not here and never was: every machine sees its own alone."""
+    if await ports.scratch.find(scratch) is not None:
+        return Probe.TODO
+    if await ports.scratch.removed(scratch):
+        return Probe.DONE
+    raise UnknownOutcomeError(
+        f"Scratch instance `{scratch}` is not on `{this_machine()}` and was not removed from there, so it stands on "
+        "another machine, or was removed there or by hand. Look where it was restored, then answer."
+    )
+
+
 async def instance(ports: Ports, scratch: str) -> ScratchFacts:
-    """The instance; VerificationError when it is gone."""
+    """The instance; VerificationError when it is gone, or was never here."""
     found = await ports.scratch.find(scratch)
     if found is None:
-        raise VerificationError(f"Scratch instance `{scratch}` is gone. Make it again with `/dr-restore`.")
+        raise VerificationError(await not_here(ports, scratch))
     return found
+
+
+async def not_here(ports: Ports, scratch: str) -> str:
+    """Why there is no such instance."""
+    if await ports.scratch.removed(scratch):
+        return f"Scratch instance `{scratch}` is gone. Make it again with `/dr-restore`."
+    return (
+        f"Scratch instance `{scratch}` is not on `{this_machine()}` and was not removed from there. If its restore has "
+        "ended well, it stands on another machine or in the pod of a Job, and goes from there when its time is over. "
+        "Let workers and jobs share the volume, or set `DRBOT_EXECUTOR=subprocess`."
+    )
 
 
 def _recovery_setting(target: RecoveryTarget) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actions.backup.physical import SCRATCH, ScratchFacts, ScratchState
+from actions.backup.scratch_place import this_machine
 from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Database
@@ -33,7 +34,7 @@ async def known(ports: Ports, scratch: str) -> ScratchFacts:
     found = await ports.scratch.find(scratch.removeprefix(SCRATCH))
     if found is None:
         there = names(facts.id for facts in await ports.scratch.instances()) or "none"
-        raise UserError(f"There is no scratch instance `{scratch}`. There are: {there}.")
+        raise UserError(f"There is no scratch instance `{scratch}` on `{this_machine()}`. There are: {there}.")
     return found
 
 

@@ -63,6 +63,7 @@ async def world(request: pytest.FixtureRequest, server_directory: Path) -> Async
 
 async def test_the_life_of_an_instance(world: World) -> None:
     await world.made()
+    assert not await world.port.removed("s1")
     (facts,) = await world.port.instances()
     assert (facts.id, facts.name, facts.mark, facts.state) == ("s1", "scratch-s1", MARK, ScratchState.STOPPED)
     assert facts.expires_at == facts.made_at + LIFETIME
@@ -84,6 +85,7 @@ async def test_the_life_of_an_instance(world: World) -> None:
     await world.port.start("s1")
     await world.port.discard("s1", mark=MARK)
     assert await world.state() is None
+    assert await world.port.removed("s1")
     await world.port.discard("s1", mark=MARK)
 
 
@@ -113,6 +115,9 @@ async def test_those_whose_time_is_over_are_swept(world: World) -> None:
 
     await eventually(swept)
     assert list(await world.port.instances()) == []
+    assert await world.port.removed("s1")
+    await world.made("s1")
+    assert not await world.port.removed("s1")
 
 
 async def test_one_that_follows_stays_and_becomes_a_restore(world: World) -> None:
@@ -168,6 +173,8 @@ async def test_one_that_a_run_or_plan_needs_is_not_swept(world: World) -> None:
 
 async def test_what_is_not_there(world: World) -> None:
     assert await world.port.find("s9") is None
+    await world.port.discard("s9", mark=MARK)
+    assert not await world.port.removed("s9")
     for call in (world.port.start, world.port.stop, world.port.promote, world.port.tend):
         with pytest.raises(UserError, match="no scratch instance `s9`"):
             await call("s9")

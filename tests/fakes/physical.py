@@ -67,6 +67,7 @@ class MemoryScratch(Scratch):
     def __init__(self, postgres: MemoryPostgres, clock: Clock) -> None:
         self._postgres, self._clock = postgres, clock
         self.made: dict[str, ScratchFacts] = {}
+        self.gone: set[str] = set()
         self.contents: dict[str, Mapping[str, Fingerprint]] = {}
         self.brought: dict[str, Sequence[Commit]] = {}
 
@@ -178,6 +179,10 @@ class MemoryScratch(Scratch):
             raise UserError(f"Scratch instance `{scratch}` is not this plan's to remove.")
         await self.stop(scratch)
         del self.made[scratch]
+        self.gone.add(scratch)
+
+    async def removed(self, scratch: str) -> bool:
+        return scratch in self.gone and scratch not in self.made
 
     async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
         now = self._clock.now()
