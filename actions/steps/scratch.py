@@ -203,9 +203,8 @@ class CheckScratch(Step):
 
     def by_hand(self) -> tuple[str, ...]:
         server, name = self._ref
-        count = "SELECT schemaname, relname, n_live_tup FROM pg_stat_user_tables ORDER BY 1, 2"
         return (
-            byhand.psql(server, count, database=name),
+            byhand.exact_rows(server, name),
             *(byhand.psql(server, invariant.sql, database=name) for invariant in self.invariants),
         )
 

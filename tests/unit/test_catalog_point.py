@@ -16,7 +16,8 @@ from actions.catalog.swap import Swap, SwapParams
 from actions.contract import Lock, Plan, Verdict
 from actions.errors import UserError
 from actions.site import DatabaseRef, ScratchBudget
-from actions.steps.scratch import RestoreScratch
+from actions.steps import byhand
+from actions.steps.scratch import CheckScratch, RestoreScratch
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
 from tests.fakes.physical_world import with_old_backups
@@ -83,6 +84,14 @@ async def test_the_plan_recommends_one_moment_with_its_loss() -> None:
         "it the next commit at 10:11:20.0, 1 transaction up to now"
     )
     assert plan.data_loss.startswith("Nothing by this plan.")
+
+
+async def test_by_hand_rows_are_counted_not_estimated() -> None:
+    plan = await point(with_history(), latest=True)
+    check = next(step for step in plan.steps if isinstance(step, CheckScratch))
+    counts, *_ = check.by_hand()
+    assert counts == byhand.exact_rows(f"scratch-{PLAN_ID}", "shop")
+    assert "n_live_tup" not in "".join(check.by_hand())
 
 
 async def test_the_report_shows_what_is_there_and_the_way_on() -> None:
