@@ -10,7 +10,7 @@ import asyncio
 import gc
 import json
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,8 @@ from bot import cli_evidence, cli_record, cli_sign
 from bot.demo.command import demo_app
 from bot.redaction import Mask
 from bot.roles import Role
+from bot.terminal import hand_out, say
+from bot.visible import visible_lines
 
 if TYPE_CHECKING:
     from bot.settings import Settings
@@ -84,9 +86,9 @@ def main() -> None:
         if not isinstance(error, ValidationError):
             raise
         problems = "; ".join(str(item["msg"]) for item in error.errors(include_url=False, include_input=False))
-        sys.exit(_mask(f"The settings do not fit: {problems}."))
+        sys.exit(visible_lines(_mask(f"The settings do not fit: {problems}.")))
     except DrError as error:
-        sys.exit(_mask(str(error)))
+        sys.exit(visible_lines(_mask(str(error))))
     finally:
         gc.freeze()  # the last search for garbage, of a process that ends anyway, takes longer than many a command
 
@@ -161,7 +163,7 @@ def migrate() -> None:
     from bot import bootstrap
 
     _wait(bootstrap.migrate(_settings()))
-    typer.echo("The bot's database is at the newest schema, and every role may do what it needs.")
+    say("The bot's database is at the newest schema, and every role may do what it needs.")
 
 
 @app.command()
@@ -172,7 +174,7 @@ def doctor(quick: Annotated[bool, typer.Option(help="Only what answers within a 
     findings = _wait(bootstrap.doctor(_settings(), quick=quick))
     for finding in findings:
         hint = f" Next: {finding.hint}" if finding.hint else ""
-        typer.echo(f"{finding.verdict.upper():5} {finding.check}: {finding.detail}{hint}")
+        say(f"{finding.verdict.upper():5} {finding.check}: {finding.detail}{hint}")
     if any(finding.verdict == "stop" for finding in findings):
         raise typer.Exit(1)
 
@@ -186,10 +188,10 @@ def plan_check(file: Annotated[Path | None, typer.Argument(help="Default: DRBOT_
     path = file or Settings().plan_file
     problems = plan_file.check(path)
     for problem in problems:
-        typer.echo(str(problem))
+        say(str(problem))
     if any(problem.severity is plan_file.Severity.ERROR for problem in problems):
         raise typer.Exit(1)
-    typer.echo(f"{path}: the plan can be used.")
+    say(f"{path}: the plan can be used.")
 
 
 @plan_app.command("activate")
@@ -211,7 +213,7 @@ def plan_export(file: Annotated[Path | None, typer.Argument(help="Write there in
 
     text = _wait(bootstrap.plan_in_force(_settings()))
     if file is None:
-        typer.echo(text, nl=False)
+        hand_out(text)
     else:
         file.write_text(text)
 
@@ -229,7 +231,7 @@ def plan_show(plan_id: str) -> None:
     """Print a stored plan whole: steps, preconditions, commands by hand, signatures."""
     from bot import bootstrap
 
-    typer.echo(_wait(bootstrap.show_plan(_settings(), plan_id)))
+    say(_wait(bootstrap.show_plan(_settings(), plan_id)))
 
 
 @app.command()
@@ -261,9 +263,9 @@ def _at_the_counter(noun: str, words: list[str]) -> None:
     said, key = cli_sign.split([noun, *words])
     command = router.parse_argv(said)
     if command.name == "help":  # also on the day the bot's database is away
-        typer.echo(router.usage(noun))
+        say(router.usage(noun))
     elif command.name == "incident.clear_suspect_slack":
-        typer.echo(_wait(cli_sign.clear_suspicion(settings, command, key or settings.key)))
+        say(_wait(cli_sign.clear_suspicion(settings, command, key or settings.key)))
     elif cli_evidence.here(command):
         _tell(*_wait(cli_evidence.carry_out(settings, command)))
     elif command.break_glass or key is not None:
@@ -272,11 +274,12 @@ def _at_the_counter(noun: str, words: list[str]) -> None:
         from bot import bootstrap
 
         person = cli_sign.person_of(settings)
-        _tell(*_wait(bootstrap.at_the_counter(settings, noun, list(words), person)))
+        text, good = _wait(bootstrap.at_the_counter(settings, noun, list(words), person))
+        _tell(text, good, say_it=hand_out if "format" in command.params else say)
 
 
-def _tell(text: str, good: bool) -> None:
-    typer.echo(text)
+def _tell(text: str, good: bool, *, say_it: Callable[[str], None] = say) -> None:
+    say_it(text)
     if not good:
         raise typer.Exit(1)
 

@@ -12,6 +12,7 @@ import typer
 
 from actions.errors import UserError
 from bot.cli_sign import Key, person_of, proven
+from bot.terminal import say
 
 if TYPE_CHECKING:  # they are slow to import
     from bot.services.statements import Proof, Statement
@@ -68,7 +69,7 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             )
         acceptance = (tuple(accept_epoch or ()), signers)
         good, lines = _verified(export, database, checkpoints or [], key or [], endpoint, acceptance)
-        typer.echo("\n".join(lines))
+        say("\n".join(lines))
         if not good:
             raise typer.Exit(1)
 
@@ -83,7 +84,7 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             raise UserError(f"`{file}` cannot be written: {error.strerror}. Name a new file.") from error
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             count = asyncio.run(bootstrap.export_log(settings(), stream.write))
-        typer.echo(f"{count} entries in {file}.")
+        say(f"{count} entries in {file}.")
 
     @record.command()
     def adopt(reason: Reason, key: Key = None) -> None:
@@ -95,10 +96,10 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
         person = person_of(own)
 
         async def prove(words: str, said: Statement) -> Proof:
-            typer.echo(words)
+            say(words)
             return await proven(said, key or own.key)
 
-        typer.echo(asyncio.run(bootstrap.adopt(own, person, reason, prove)))
+        say(asyncio.run(bootstrap.adopt(own, person, reason, prove)))
 
 
 def _verified(

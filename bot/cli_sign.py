@@ -6,7 +6,6 @@ What is signed is shown first; the key stays with `ssh-keygen`. Nothing here nee
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from actions.errors import UserError
+from bot.terminal import asked, hand_out, say
 
 if TYPE_CHECKING:  # they are slow to import
     from actions.approval import Act
@@ -69,7 +69,7 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
 
         texts, signers = asyncio.run(_proofs(settings(), plan))
         if directory is None:
-            typer.echo("\n".join(texts))
+            hand_out("\n".join(texts))
             return
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "allowed_signers").write_text(signers)
@@ -77,7 +77,7 @@ def register(app: typer.Typer, settings: Callable[[], Settings]) -> None:
             said, armored = text.split("\n\n", 1)
             (directory / f"{number}.statement").write_text(said)
             (directory / f"{number}.sig").write_text(armored)
-        typer.echo(
+        say(
             f"{len(texts)} statement(s) in {directory}. Check each with: ssh-keygen -Y verify -f allowed_signers "
             f"-I PERSON -n {NAMESPACE} -s 1.sig < 1.statement"
         )
@@ -100,9 +100,7 @@ def _act(settings: Settings, plan: str, act: str, *, reason: str, key: Path | No
 
     async def work() -> None:
         async with bootstrap.front(settings, person) as there:
-            typer.echo(
-                await sign_plan(there.signing, plan, Act(act), reason=reason, target=target, key=key or settings.key)
-            )
+            say(await sign_plan(there.signing, plan, Act(act), reason=reason, target=target, key=key or settings.key))
 
     asyncio.run(work())
 
@@ -147,7 +145,7 @@ async def activate(settings: Settings, file: Path, *, reason: str, target: str, 
 
     text = plan_file.read_file(file)
     plan_file.load_text(text, name=str(file))
-    typer.echo(f"{file}: SHA-256 {sha256_of(text)}; its target is plan-{sha256_of(text)[:8]}")
+    say(f"{file}: SHA-256 {sha256_of(text)}; its target is plan-{sha256_of(text)[:8]}")
     command = Command(name="plan.activate", params={"document": text}, reason=reason, typed=target)
     return await _request(settings, command, key)
 
@@ -161,7 +159,7 @@ async def _request(settings: Settings, command: Command, key: Path) -> tuple[str
     command = command.model_copy(update={"reason": reason, "typed": typed})
     async with bootstrap.front(settings, person_of(settings)) as there:
         plan = await there.counter.ask_by_key(command)
-        typer.echo(await sign_plan(there.signing, plan, Act.APPROVE, reason=reason, target=typed, key=key))
+        say(await sign_plan(there.signing, plan, Act.APPROVE, reason=reason, target=typed, key=key))
         return await there.counter.follow(plan)
 
 
@@ -172,8 +170,8 @@ async def sign_plan(desk: Signing, plan: str, act: Act, *, reason: str, target: 
 
     card = await desk.card(plan)
     act = await desk.act(plan, act)
-    typer.echo(plan_text(card))
-    typer.echo(f"Digest {card.digest}, code {card.short_code}")
+    say(plan_text(card))
+    say(f"Digest {card.digest}, code {card.short_code}")
     if act in (Act.APPROVE, Act.REQUEST) and card.typed_target and not target:
         target = asked("Type the name of the target", "--target")
     reason = reason or asked(f"Why {_VERBS[act]}", "--reason")
@@ -185,16 +183,9 @@ async def proven(said: Statement, key: Path) -> Proof:
     from actions.adapters import ssh_keygen
     from bot.services.statements import NAMESPACE, Proof
 
-    typer.echo(f"You sign:\n{said.text}")
+    say(f"You sign:\n{said.text}")
     armored = await ssh_keygen.sign(said.text, namespace=NAMESPACE, key=key)
     return Proof(statement=said, armored=armored)
-
-
-def asked(question: str, option: str) -> str:
-    """Ask the person at the terminal. Raises UserError where nobody is."""
-    if not sys.stdin.isatty():
-        raise UserError(f"There is no terminal to ask at; give {option}.")
-    return str(typer.prompt(question)).strip()
 
 
 def person_of(settings: Settings) -> str:

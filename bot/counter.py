@@ -13,6 +13,7 @@ from bot.router import Command, CommandKind, Router
 from bot.services.cards import PlanCard, PlanState
 from bot.services.deliveries import Deliveries
 from bot.services.desk import Desk
+from bot.visible import visible, visible_lines
 from storage import outbox, plans, requests
 from storage.session import Database
 from storage.tables import RequestRow
@@ -124,7 +125,7 @@ def report_text(report: Report) -> str:
     """A report as aligned text."""
     lines = [report.title, *report.lines]
     if report.rows:
-        table = [report.columns, *report.rows]
+        table = [tuple(map(visible, row)) for row in (report.columns, *report.rows)]
         widths = [max(len(row[index]) for row in table) for index in range(len(report.columns))]
         lines += [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
@@ -132,7 +133,7 @@ def report_text(report: Report) -> str:
     for finding in report.findings:
         hint = f" Next: {finding.hint}" if finding.hint else ""
         lines.append(f"{finding.verdict.upper():5} {finding.check}: {finding.detail}{hint}")
-    return "\n".join(lines)
+    return "\n".join(map(_inside, lines))
 
 
 def plan_text(card: PlanCard) -> str:
@@ -150,11 +151,16 @@ def plan_text(card: PlanCard) -> str:
         lines.append(f"{step.number:3}. [{step.state}] {step.summary}{seconds}")
         if step.before or step.after:
             lines.append(f"       {step.before} -> {step.after}")
-        lines += [f"       $ {command}" for command in step.by_hand]
+        lines += [f"       $ {visible(command)}" for command in step.by_hand]
         if step.detail:
             lines.append(f"       {step.detail}")
     lines += [f"Holds: {item}" for item in card.preconditions]
     lines += [f"{item.verdict.upper()}: {item.detail} {item.hint}".rstrip() for item in card.findings]
     lines += [f"{item.name}: {item.value}" for item in card.observations]
     lines += [f"{item.at:%H:%M:%S} UTC {item.person}: {item.act} ({item.reason})" for item in card.signers]
-    return "\n".join(lines)
+    return "\n".join(map(_inside, lines))
+
+
+def _inside(line: str) -> str:
+    """A line end within a text opens no line of its own, which could pass for the bot's."""
+    return visible_lines(line).replace("\n", "\n      | ")

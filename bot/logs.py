@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-import unicodedata
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +16,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from bot.redaction import Mask
+from bot.visible import visible, visible_lines
 
 LONGEST = 2_000
 """Characters of one value. Nobody can fill the disk with one sentence."""
@@ -24,7 +24,6 @@ LONGEST = 2_000
 LONGEST_TRACE = 30_000
 
 _TRACES = {"exception", "traceback"}
-_CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def configure(form: str, mask: Mask) -> None:
@@ -69,7 +68,7 @@ def configure(form: str, mask: Mask) -> None:
     def crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         # Python's own hook prints the error's text as it is.
         text = "".join(traceback.format_exception(kind, error, trace))
-        sys.stderr.write(mask(text))
+        sys.stderr.write(visible_lines(mask(text)))
 
     sys.excepthook = crashed
 
@@ -86,8 +85,4 @@ def _bounded(key: str, value: Any) -> Any:
     limit = LONGEST_TRACE if trace else LONGEST
     # The end of a traceback says what happened, the beginning of a sentence what it is about.
     cut = value if len(value) <= limit else f"… {value[-limit:]}" if trace else f"{value[:limit]} …"
-    return "".join(_visible(sign) if not (trace and sign == "\n") else sign for sign in cut)
-
-
-def _visible(sign: str) -> str:
-    return sign if unicodedata.category(sign) not in _CONTROL else sign.encode("unicode_escape", "replace").decode()
+    return visible_lines(cut) if trace else visible(cut)

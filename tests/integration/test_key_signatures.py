@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from actions.approval import Act
 from actions.errors import UserError
+from bot.cli_sign import sign_plan
 from bot.services.cards import PlanCard, PlanState
 from bot.services.statements import Proof
 from storage.session import Database, NotAllowedError
@@ -45,6 +46,23 @@ async def test_slack_and_keys_count_together(keyed: KeyedOffice) -> None:
         await keyed.sign("daniel", card)
         await office.until(card, PlanState.SUCCEEDED)
     assert WORLD[card.plan_id] == ["do 1", "do 2"]
+
+
+async def test_what_is_shown_before_signing_cannot_steer_the_terminal(
+    keyed: KeyedOffice, capsys: pytest.CaptureFixture[str]
+) -> None:
+    office = keyed.office
+    async with office.working():
+        card = await office.planned(await office.ask("olivia", "toy.run", reason="gone\x1b[2J\x1b]0;safe\x07"))
+    said = await sign_plan(
+        keyed.signing("daniel"), card.plan_id, Act.APPROVE, reason="seen\u202e", target="toy", key=keyed.keys["daniel"]
+    )
+    shown = capsys.readouterr().out
+
+    assert "starts now" in said
+    assert r"Olivia Ortega: request (gone\x1b[2J\x1b]0;safe\x07)" in shown
+    assert "reason: seen\\u202e\n" in shown
+    assert not set(shown) & {"\x1b", "\x07", "\u202e"}
 
 
 async def test_a_denial_and_a_withdrawal_by_key_end_a_plan(keyed: KeyedOffice) -> None:

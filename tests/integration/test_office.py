@@ -249,6 +249,7 @@ async def test_an_incident_from_opening_to_its_achieved_rto(office: OfficeForTes
 async def test_incidents_are_read_at_a_terminal_and_nothing_is_sent_to_slack(office: OfficeForTests) -> None:
     await incident(office, "open", title="Orders are gone", impact="10m")
     await incident(office, "note", text="the vendor\nhas called")
+    await incident(office, "note", text="\x1b[2J\u202e\u200b rang")
     waiting = await office.deliveries.due(10)
     terminal = Counter(office.at_terminal, office.terminal, office.deliveries, person="daniel", channel=CHANNEL)
 
@@ -258,11 +259,13 @@ async def test_incidents_are_read_at_a_terminal_and_nothing_is_sent_to_slack(off
     assert said["show"] == said["show 1"]
     assert "Incident 1: Orders are gone\nSeverity: SEV1\nCommander: Olivia" in said["show"][0]
     assert "the vendor has called" in said["timeline"][0]
+    assert r"\x1b[2J\u202e\u200b rang" in said["timeline"][0]
+    assert not set(said["timeline"][0]) & {"\x1b", "\u202e", "\u200b"}
     for form, begin in (("html", "<!doctype html>"), ("md", "# Incident 1"), ("json", "{")):
         text, _ = await terminal.ask("incident", ["timeline", form])
         assert text.startswith(begin)
         assert "has called" in text
-    assert len(waiting) == 2
+    assert len(waiting) == 3
     assert await office.deliveries.due(10) == []
     with pytest.raises(UserError, match="There is no incident 7; see"):
         await terminal.ask("incident", ["show", "7"])
