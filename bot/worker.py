@@ -396,8 +396,9 @@ class Worker:
                 return
             else:
                 state, message = str(decision.state), decision.reason
+                if not await runs.close_unsigned(session, run.id, state=state, message=message, at=now):
+                    return  # told by the worker that was quicker
                 await provenance.record(session, row, decision)
-                await runs.close_unsigned(session, run.id, state=state, message=message, at=now)
                 await note_plan(
                     session, row, kind="run", text=f"Plan {row.id} {state}: {message}", at=now, data={"plan": row.id}
                 )

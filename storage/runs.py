@@ -266,13 +266,15 @@ async def end(
     await notify(session, "signature")  # a run that waited for these locks may start
 
 
-async def close_unsigned(session: AsyncSession, run_id: str, *, state: str, message: str, at: datetime) -> None:
-    """End a run that never started: denied, expired or void."""
-    await session.execute(
+async def close_unsigned(session: AsyncSession, run_id: str, *, state: str, message: str, at: datetime) -> bool:
+    """End a run that never started: denied, expired or void. False when another worker has ended or started it."""
+    closed = await session.execute(
         update(RunRow)
         .where(col(RunRow.id) == run_id, col(RunRow.state) == "awaiting")
         .values(state=state, message=message, ended_at=at)
+        .returning(col(RunRow.id))
     )
+    return closed.first() is not None
 
 
 async def order(session: AsyncSession, run_id: str, *, order: str, message: str) -> bool:

@@ -21,7 +21,7 @@ from bot.ports import Who
 from bot.services.keys import SOURCE as BY_KEY
 from bot.services.paging import page
 from bot.services.policy import Policy, stored
-from storage import inbox, outbox, plans, requests, timeline
+from storage import inbox, outbox, requests, timeline
 from storage.tables import InboxRow, PlanRow, SignatureRow
 
 BREAK_GLASS = "break_glass"
@@ -172,13 +172,10 @@ async def flaw(
 
 async def record(session: AsyncSession, row: PlanRow, decision: Decision) -> None:
     """Put the worker's refusal of a plan into the audit record: signatures that cannot be derived again, a policy or a
-    roster that changed, whatever makes it void; and signatures that were given and not used in time."""
-    code = decision.code if decision.state is State.VOID and decision.code is not Code.WITHDRAWN else None
-    if decision.state is State.EXPIRED:
-        signed = [item for item in await plans.signatures(session, row.id) if item.act == Act.APPROVE]
-        code = Code.EXPIRED if signed else None
-    if code is not None:
-        await refuse(session, row, code, decision.reason)
+    roster that changed, whatever makes it void; and a plan whose time is over, signed or not: silence is a no. A denial
+    is on record as the signature that it is."""
+    if decision.state in (State.VOID, State.EXPIRED) and decision.code not in (None, Code.WITHDRAWN):
+        await refuse(session, row, decision.code, decision.reason)
 
 
 async def tell_unseen(session: AsyncSession, row: PlanRow, decision: Decision, now: datetime) -> None:

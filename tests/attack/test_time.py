@@ -140,7 +140,7 @@ async def test_c4_the_last_moment_is_too_late(setting: Setting, late: int) -> No
         clock.offset = expires - datetime.now(UTC) - timedelta(seconds=-late)
         told = await stage.submit(view)
         assert "expired" in told or "in time" in told
-        await stage.refused("expired", plan)
+        await stage.refused("expired", plan, by_worker=1)
         await stage.until(plan, PlanState.EXPIRED)
 
 
@@ -163,7 +163,7 @@ async def test_c5_a_clock_set_back_revives_nothing(setting: Setting) -> None:
         clock.offset = timedelta(hours=-2)
         await stage.submit(view)
         assert await stage.state(plan) is PlanState.EXPIRED
-        await stage.refused("expired", plan)
+        await stage.refused("expired", plan, by_worker=1)
         numbers = await stage.values("SELECT seq FROM timeline_entry ORDER BY recorded_at")
         assert numbers == sorted(numbers), "the order of the record is not the clock's"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,9 +18,12 @@ from bot.router import Command
 from bot.services.cards import PlanState
 from bot.services.statements import CLEAR, statement
 from bot.services.suspicion import Suspicion
+from storage import runs
+from storage.session import Database
+from tests.fakes.clock import TravellingClock
 from tests.fakes.toy import Toy, ToyCatalogue, ToyParams
 from tests.fixtures.keyed import KeyedOffice
-from tests.fixtures.office import OfficeForTests
+from tests.fixtures.office import OfficeForTests, shipped_plan
 from tests.integration.test_answers import a_run
 from tests.integration.test_orders import begun
 
@@ -82,6 +87,37 @@ async def test_a_run_that_may_not_go_on(office: OfficeForTests) -> None:
             await session.execute(text("""UPDATE plan SET document = jsonb_set(document, '{target}', '"other"')"""))
         assert "no longer suffice" in await office.ordered("sam", "run.resume", card)
     assert await refusals(office) == [(None, "sam", "U0SAM", "bad_proof")]
+
+
+async def test_silence_is_a_refusal_once_over_all_workers(memory: Database) -> None:
+    """Nobody has signed; every worker sees that the time is over, and one of them says so."""
+    clock = TravellingClock()
+    office = OfficeForTests(memory, shipped_plan(), clock=clock)
+    try:
+        async with office.working():
+            card = await office.planned(await office.ask("olivia", "toy.run"))
+        clock.ahead = timedelta(days=1)
+        async with office.working(workers=4):
+            await ended(office, card.plan_id)
+        assert await refusals(office) == [(card.plan_id, "drbot", "", "expired")]
+        async with memory.session() as session:
+            said = "SELECT count(*) FROM timeline_entry WHERE text LIKE 'Plan % expired: %'"
+            assert await session.scalar(text(said)) == 1
+            assert await session.scalar(text("SELECT count(*) FROM leaf WHERE kind = 'refusal'")) == 1
+    finally:
+        await office.close()
+
+
+async def ended(office: OfficeForTests, plan: str) -> None:
+    """The run has ended, and every worker has looked again since."""
+    async with asyncio.timeout(20):
+        while True:
+            async with office.memory.session() as session:
+                run = await runs.get(session, plan)
+            if run is not None and run.ended_at is not None:
+                break
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(1)
 
 
 async def test_proofs_about_what_there_is_not(keyed: KeyedOffice) -> None:
