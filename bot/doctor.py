@@ -18,6 +18,7 @@ from actions.steps.gitops import suspended_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
 from actions.steps.standby import standby_finding
+from actions.steps.strays import stray_findings
 from bot.plan_file import DrPlan
 from bot.plan_file.quorum import gaps
 from bot.services.approvals import Policy
@@ -53,6 +54,7 @@ class Doctor:
             checks += [("buckets", self._buckets), ("files", self._files), ("sealing keys", self._escrow)]
             checks += [("manifests", self._manifests)]
             checks += [("base backups", self._engines), ("standbys", self._standbys)]
+            checks += [("uploads", lambda: stray_findings(self._ports))]
             checks += [("images", self._images), ("recovery points", self._points)]
             checks += [("jobs", self._jobs)]
             checks += [("pager", self._pager)]

@@ -16,12 +16,13 @@ from pydantic import ValidationError
 
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest, StoredObject
 from actions.backup.pins import PIN, Pin, pin_of
+from actions.backup.uploads import MANIFEST
 from actions.backup.verification import SignedVerification
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import CatalogueEntry, ObjectFacts, ObjectStore
 from actions.site import BackupPolicy
 
-DUMP, MANIFEST, VERIFIED = "dump.age", "manifest.json", "verified-"
+DUMP, VERIFIED = "dump.age", "verified-"
 READERS = 16  # manifests read at the same time
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from actions.backup.stored import StoredDumps, only_in_the_copy, stored_as, writ
 from actions.backup.together import together
 from actions.backup.tools import PostgresTools, Snapshot
 from actions.backup.transfer import Transfer
+from actions.backup.uploads import sweep_uploads
 from actions.backup.verification import SignedVerification, Verification
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import (
@@ -41,7 +42,6 @@ from actions.ports import (
 from actions.site import BackupPolicy, Site
 
 FORMAT = "drbot 1"
-ABANDONED = timedelta(days=1)  # much longer than a job may take: an upload that old is nobody's any more
 TINY, TINY_FROM = 0.1, 1024 * 1024  # a dump under a tenth of the previous one, where that had at least 1 MiB
 
 
@@ -104,7 +104,7 @@ class LogicalEngine(BackupEngine):
         recipients = Recipients(policy.recipients)
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         if not request.copy_only:
-            await self._sweep(policy, folder)
+            await sweep_uploads(self._objects, policy.bucket, own=folder.prefix, everything=database_prefix(policy))
         previous = await self._previous(request)
         async with self._tools.snapshot(database.ref) as snapshot:
             facts = snapshot.facts
@@ -171,15 +171,10 @@ class LogicalEngine(BackupEngine):
         if copy is None:
             raise UserError(f"The local copy holds no whole backup `{backup}` of `{database}`. Make a new dump.")
         folder = Folder(policy, backup)
-        await self._sweep(policy, folder)
+        await sweep_uploads(self._objects, policy.bucket, own=folder.prefix, everything=database_prefix(policy))
         return await self._stored.upload(
             policy, folder, copy, Shown(progress, "upload", copy.manifest.stored.bytes).bytes
         )
-
-    async def _sweep(self, policy: BackupPolicy, folder: Folder) -> None:
-        """Half uploads: those of earlier tries of this dump, and old ones of dumps that nobody has tried again."""
-        await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
-        await self._objects.sweep_uploads(policy.bucket, database_prefix(policy), older_than=ABANDONED)
 
     async def _pack(
         self,

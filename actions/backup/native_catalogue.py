@@ -24,11 +24,12 @@ from actions.backup.manifest import StoredObject
 from actions.backup.physical import BackupKind, PhysicalEntry, PhysicalManifest, Proof
 from actions.backup.pins import PIN, Pin, pin_of
 from actions.backup.signing import Signed
+from actions.backup.uploads import MANIFEST
 from actions.errors import UserError, VerificationError
 from actions.ports import ObjectFacts, ObjectStore
 from actions.site import Frozen, PhysicalPolicy
 
-BASE, FILES, MANIFEST = "base.age", "files.zst", "manifest.json"
+BASE, FILES = "base.age", "files.zst"
 VERIFIED, PROVEN = "verified-", "proven-"
 
 R = TypeVar("R", bound=Frozen)

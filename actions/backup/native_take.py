@@ -14,7 +14,7 @@ import zstandard
 from actions.backup.chain import chain, parent_of_next
 from actions.backup.crypto import Recipients, signing_key
 from actions.backup.manifest import StoredObject
-from actions.backup.native_catalogue import BaseFolder, NativeCatalogue, checked
+from actions.backup.native_catalogue import BaseFolder, NativeCatalogue, checked, server_prefix
 from actions.backup.packing import Packed, pack
 from actions.backup.physical import BackupKind, BaseRequest, Lsn, PhysicalEntry, PhysicalManifest
 from actions.backup.physical_tools import PhysicalTools, SourceServer
@@ -23,6 +23,7 @@ from actions.backup.segments import Segment
 from actions.backup.signing import Signed
 from actions.backup.stages import disk, private
 from actions.backup.tar_stream import LARGEST_LIST, FileList, TarReader
+from actions.backup.uploads import sweep_uploads
 from actions.backup.wal import WalArchive
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import Clock, ObjectStore, Progress, Secrets
@@ -98,7 +99,7 @@ class Taking:
         tools = await self._tools.versions(policy.server)
         _refuse(policy.server, facts, tools["pg_basebackup"])
         parent = _parent(policy, request, entries, facts, begun)
-        await self._objects.sweep_uploads(policy.bucket, folder.prefix, older_than=timedelta(0))
+        await sweep_uploads(self._objects, policy.bucket, own=folder.prefix, everything=server_prefix(policy))
         shown = Shown(progress, request.kind.value, facts.bytes if parent is None else None)
         file_list = FileList()
         parent_list = self._work / f"parent-{request.id}.list" if parent is not None else None

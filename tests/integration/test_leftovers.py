@@ -11,6 +11,7 @@ import pytest_asyncio
 from sqlalchemy import select
 from sqlmodel import col
 
+from actions.backup.catalogue import database_prefix
 from actions.backup.leftovers import QUIET, QUIET_UNKNOWN
 from actions.contract import Step, Verdict
 from actions.ports import JobPhase, JobState, RoleFacts
@@ -177,6 +178,17 @@ async def test_doctor_shows_dumps_that_are_in_the_local_copy_alone(at_work: Data
     world.backups.entries["shop", "b-here"] = here
     findings = await Doctor(at_work, plan, Policy(plan), world).examine()
     assert not any("b-here" in finding.detail for finding in findings)
+
+
+async def test_doctor_shows_what_was_stored_and_never_became_a_backup(at_work: Database) -> None:
+    world, plan = a_world(), shipped_plan()
+    folder = f"{database_prefix(policy := world.site.backups['shop'])}b-half/"
+    await world.objects.put(policy.bucket, f"{folder}dump.age", b"x")
+    world.clock.advance(timedelta(days=2))
+    findings = await Doctor(at_work, plan, Policy(plan), world).examine()
+    [stray] = [finding for finding in findings if "b-half" in finding.detail]
+    assert "no manifest" in stray.detail
+    assert f"s3 rm --recursive s3://{policy.bucket}/{folder}`" in stray.hint
 
 
 async def test_doctor_shows_gitops_that_a_plan_left_suspended(at_work: Database) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from actions.backup.native_catalogue import BaseFolder
 from actions.backup.physical import SEGMENT, Phase, RecoveryTarget, ScratchFacts, ScratchState
 from actions.errors import UserError
 from actions.local_ports import free_port
 from actions.site import DatabaseRef, ScratchBudget
+from tests.fakes.s3 import MemoryObjects
 from tests.fixtures.physical import Past
-from tests.physical_world import MARK, SERVER, PhysicalWorld
+from tests.physical_world import BUCKET, MARK, SERVER, PhysicalWorld
 
 pytestmark = pytest.mark.integration
 
@@ -92,6 +95,15 @@ async def test_it_has_a_port_of_the_plans_range_for_as_long_as_it_is_there(past:
     finally:
         await world.scratch.discard("s1", mark=MARK)
     assert world.clean() == []
+
+
+async def test_a_base_backup_aborts_what_others_have_left_half_uploaded(world: PhysicalWorld) -> None:
+    assert isinstance(world.objects, MemoryObjects)
+    lost, late = BaseFolder(world.policy, "lost").base, BaseFolder(world.policy, "late").base
+    now = world.clock.now()
+    world.objects.uploads[BUCKET] = [(lost, now - timedelta(hours=25)), (late, now - timedelta(hours=23))]
+    await world.take("another")
+    assert [key for key, _ in world.objects.uploads[BUCKET]] == [late]
 
 
 async def only(world: PhysicalWorld) -> ScratchFacts:

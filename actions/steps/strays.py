@@ -1,0 +1,44 @@
+"""What lies in the buckets of backups and is none: stored by a job that ended before the manifest was written."""
+
+from __future__ import annotations
+
+from actions.backup.catalogue import database_prefix
+from actions.backup.native_catalogue import server_prefix
+from actions.backup.uploads import Stray, strays
+from actions.contract import Finding, Verdict
+from actions.ports import Ports
+from actions.site import EngineKind
+from actions.steps import byhand
+from actions.steps.phrases import moment, size
+
+
+async def stray_findings(ports: Ports) -> list[Finding]:
+    """One for each; pgBackRest sweeps its repositories itself."""
+    dumps = [(f"backups of {name}", each.bucket, database_prefix(each)) for name, each in ports.site.backups.items()]
+    bases = [
+        (f"base backups of {name}", each.bucket, server_prefix(each))
+        for name, each in ports.site.physical.items()
+        if each.engine is EngineKind.NATIVE
+    ]
+    now = ports.clock.now()
+    return [
+        _finding(ports, check, stray)
+        for check, bucket, prefix in sorted(dumps + bases)
+        for stray in await strays(ports.objects, bucket, prefix, now=now)
+    ]
+
+
+def _finding(ports: Ports, check: str, stray: Stray) -> Finding:
+    bucket = ports.site.buckets.get(stray.bucket)
+    remove = byhand.aws(
+        None if bucket is None else bucket.endpoint, "s3", "rm", "--recursive", f"s3://{stray.bucket}/{stray.folder}"
+    )
+    return Finding(
+        check=check,
+        verdict=Verdict.WARN,
+        detail=(
+            f"`{stray.backup}` in `{stray.bucket}` has {size(stray.bytes)} and no manifest: its job ended at "
+            f"{moment(stray.newest_at)}, before it was a backup, so nothing is restored from it"
+        ),
+        hint=f"Remove it, unless you want to look why: `{remove}`.",
+    )
