@@ -45,7 +45,7 @@ class Base(Action[BaseParams]):
         entries = await ports.physical.catalogue(server)
         now = ports.clock.now()
         wanted = params.kind is BackupKind.INCREMENTAL
-        parent = parent_for(entries, system_id=facts.system_id, now=now) if wanted else None
+        parent = await _parent(ports, server, entries, facts.system_id) if wanted else None
         step = _step(params, policy, parent, plan_id, endpoint(ports, policy))
         return Plan(
             id=plan_id,
@@ -95,6 +95,13 @@ def _step(
         recipients=policy.recipients,
         requested_by=params.requested_by,
     )
+
+
+async def _parent(ports: Ports, server: str, entries: Sequence[PhysicalEntry], system_id: str) -> PhysicalEntry | None:
+    """A backup of a branch that the server has left is nothing to go on from: no incremental fits on it."""
+    dead = {name for window in await ports.physical.windows(server) for name in window.dead_ends}
+    living = [entry for entry in entries if entry.manifest.id not in dead]
+    return parent_for(living, system_id=system_id, now=ports.clock.now())
 
 
 def _parent_is(server: str, parent: PhysicalEntry | None) -> tuple[Precondition, ...]:

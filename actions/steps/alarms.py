@@ -126,7 +126,7 @@ def _of_bases(bases: Bases, now: datetime) -> Iterator[Alarm]:
 def _full(bases: Bases, now: datetime) -> Iterator[Alarm]:
     server = bases.server
     again = f"Make one now: `/dr-backup base {server}`."
-    fulls = usable_bases(bases.entries, kind=BackupKind.FULL)
+    fulls = usable_bases(bases.living, kind=BackupKind.FULL)
     if not fulls:
         text = f"Server `{server}` has no usable full base backup: no point in time can be reached."
         yield Alarm(key=f"late-full/{bases.subject}", text=text, hint=again, wants_base=True)
@@ -158,7 +158,7 @@ def _full(bases: Bases, now: datetime) -> Iterator[Alarm]:
 
 def _incremental(bases: Bases, now: datetime) -> Iterator[Alarm]:
     rhythm = bases.policy.incremental_every
-    fit = usable_bases(bases.entries)
+    fit = usable_bases(bases.living)
     if rhythm is None or not fit:
         return
     newest = fit[0].manifest

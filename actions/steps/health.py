@@ -66,6 +66,12 @@ class Bases:
         """What can be reached from the copy that would survive the loss of the region."""
         return self.windows[0] if self.windows else None
 
+    @property
+    def living(self) -> Sequence[PhysicalEntry]:
+        """The base backups but those of a branch that the server has left, which lead to no moment of the window."""
+        dead = {} if self.window is None else self.window.dead_ends
+        return [entry for entry in self.entries if entry.manifest.id not in dead]
+
     def exposure(self, now: datetime) -> timedelta | None:
         """How much would be lost if the region were lost now; None where nothing at all could be reached."""
         window = self.window

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.backup.physical import BackupKind, Gap, PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
+from actions.backup.physical import BackupKind, DeadEnd, Gap, PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
 from actions.backup.wal_status import BaseWanted, WalStatus
 from actions.site import BackupPolicy, Database
 from actions.steps.alarms import alarms, sizes, subjects
@@ -141,6 +141,30 @@ def test_a_gap_wants_a_base_and_is_over_once_one_was_made_after_it() -> None:
 
     assert [alarm.wants_base for alarm in found] == [True]
     assert "wal-gap/server:primary" not in keys(bases=later)
+
+
+def test_backups_of_a_branch_that_was_left_stand_in_for_none() -> None:
+    end = DeadEnd(timeline_id=1, lsn="0/6000000", forked_at="0/3000090", living=2)
+
+    def dead(*names: str) -> set[str]:
+        window = good_bases().windows[0].model_copy(update={"dead_ends": dict.fromkeys(names, end)})
+        return keys(bases=replace(good_bases(), windows=[window]))
+
+    assert dead("full-3") == set()
+    assert dead("full-0") == {"late-full/server:primary"}  # yesterday's is the newest that leads to now
+    everything = [f"full-{number}" for number in range(4)] + ["hour"]
+    assert "late-full/server:primary" in dead(*everything)
+    health = Health(
+        NOW,
+        (),
+        (
+            replace(
+                good_bases(),
+                windows=[RecoveryWindow(server="primary", bucket="far", dead_ends=dict.fromkeys(everything, end))],
+            ),
+        ),
+    )
+    assert [alarm.wants_base for alarm in alarms(health) if alarm.key.startswith("late-full")] == [True]
 
 
 def test_a_window_that_nobody_can_tell_is_told_and_ends_no_other_alarm() -> None:

@@ -46,6 +46,7 @@ async def test_the_physical_backups_of_the_shipped_plan() -> None:
     assert (policy.minimum_fulls, policy.slot, policy.synchronous) == (2, "drbot_wal", False)
     assert policy.amcheck is False
     assert (site.scratch.disk, site.scratch.instances, site.scratch.lifetime) == (200 << 30, 3, timedelta(hours=12))
+    assert site.scratch.ports is None
 
 
 async def test_indexes_are_checked_where_the_plan_says_so() -> None:
@@ -56,6 +57,14 @@ async def test_indexes_are_checked_where_the_plan_says_so() -> None:
     checking = item.model_copy(update={"base": item.base.model_copy(update={"amcheck": True})})
     wanted = plan.model_copy(update={"backups": plan.backups.model_copy(update={"databases": (checking,)})})
     assert (await site_of(wanted, SecretReferences(values))).physical_of("primary").amcheck
+
+
+async def test_scratch_instances_get_the_ports_of_the_plan() -> None:
+    values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
+    plan = load(SHIPPED)
+    limits = plan.backups.scratch.model_copy(update={"ports": "55400-55499"})
+    wanted = plan.model_copy(update={"backups": plan.backups.model_copy(update={"scratch": limits})})
+    assert (await site_of(wanted, SecretReferences(values))).scratch.ports == (55400, 55499)
 
 
 async def test_the_archiver_knows_the_standbys_of_its_server() -> None:
