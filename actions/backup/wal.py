@@ -70,6 +70,11 @@ class WalStart:
         return Segment.holding(self.lsn, self.timeline_id, self.segment_bytes)
 
 
+def wal_folder(policy: PhysicalPolicy) -> str:
+    """What comes before the name of every closed segment of a server, in each bucket."""
+    return f"{policy.prefix}wal/{policy.server}/"
+
+
 class WalArchive:
     """The WAL of the server that the policy is about."""
 
@@ -81,7 +86,7 @@ class WalArchive:
     @property
     def folder(self) -> str:
         """Before the name of every closed segment."""
-        return f"{self.policy.prefix}wal/{self.policy.server}/"
+        return wal_folder(self.policy)
 
     @property
     def open_folder(self) -> str:

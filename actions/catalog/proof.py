@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar
 
+from actions.backup.chain import base_for
 from actions.backup.physical import Proof, RecoveryTarget
 from actions.backup.proofs import Proofs
 from actions.contract import Action, Lock, Observation, Plan, Precondition, Risk, Step
@@ -18,6 +19,7 @@ from actions.steps.choice import usable_entries
 from actions.steps.naming import job_name, scratch_mark
 from actions.steps.phrases import moment, span
 from actions.steps.proving import LookThrough, ProvenDatabase, RemoveScratch, RestoreForTest
+from actions.steps.stored_chain import StoredChain
 from actions.steps.windows import a_moment, ends_of, reachable
 
 
@@ -49,7 +51,7 @@ class Prove(Action[ProveParams]):
     async def plan(self, params: ProveParams, ports: Ports, plan_id: str) -> Plan:
         server = server_named(ports.site, params.server)
         policy = ports.site.physical_of(server)
-        target = await _target(ports, server, params.moment, plan_id)
+        target, stored = await _target(ports, server, params.moment, plan_id)
         tests = await Proofs(ports.objects, ports.secrets).newest(policy, limit=10)
         mark = scratch_mark(plan_id)
         protected = {
@@ -65,6 +67,7 @@ class Prove(Action[ProveParams]):
             endpoint=endpoint(ports, policy),
             prefix=policy.prefix,
             amcheck=policy.amcheck,
+            stored=stored,
         )
         look = LookThrough(
             server=server,
@@ -95,8 +98,8 @@ class Prove(Action[ProveParams]):
         )
 
 
-async def _target(ports: Ports, server: str, when: When, seed: str) -> RecoveryTarget:
-    """Raises UserError where nothing can be reached at all."""
+async def _target(ports: Ports, server: str, when: When, seed: str) -> tuple[RecoveryTarget, StoredChain | None]:
+    """And what it is restored from, as it stands now. Raises UserError where nothing can be reached at all."""
     entries = await ports.physical.catalogue(server)
     windows = await ports.physical.windows(server)
     if not ends_of(entries) or not windows:
@@ -104,17 +107,19 @@ async def _target(ports: Ports, server: str, when: When, seed: str) -> RecoveryT
             f"Server `{server}` has no usable base backup, so there is nothing to test. Make one with "
             f"`/dr-backup base {server}`."
         )
-    if when is When.LATEST:
-        return RecoveryTarget(latest=True)
-    if windows[0].problem:
-        raise UserError(windows[0].problem)
-    chosen = a_moment(reachable(windows[0], ends_of(entries, windows[0])), seed)
-    if chosen is None:
-        raise UserError(
-            f"Bucket `{windows[0].bucket}` holds no recovery window of server `{server}`. Look with "
-            "`/dr-backup status`, and test the newest moment meanwhile."
-        )
-    return RecoveryTarget(time=chosen, timeline_id=windows[0].timeline_id or None)
+    target = RecoveryTarget(latest=True)
+    if when is When.RANDOM:
+        if windows[0].problem:
+            raise UserError(windows[0].problem)
+        chosen = a_moment(reachable(windows[0], ends_of(entries, windows[0])), seed)
+        if chosen is None:
+            raise UserError(
+                f"Bucket `{windows[0].bucket}` holds no recovery window of server `{server}`. Look with "
+                "`/dr-backup status`, and test the newest moment meanwhile."
+            )
+        target = RecoveryTarget(time=chosen, timeline_id=windows[0].timeline_id or None)
+    base = base_for(entries, target, windows[0].dead_ends)
+    return target, None if base is None else StoredChain.of(ports.site, server, entries, base)
 
 
 async def _proven(ports: Ports, key: str, database: Database) -> ProvenDatabase:

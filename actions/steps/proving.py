@@ -20,6 +20,7 @@ from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
 from actions.steps.phrases import counted, names, span
 from actions.steps.scratch import instance, not_here, whether_removed
+from actions.steps.stored_chain import StoredChain
 
 
 class RestoreForTest(HeavyStep):
@@ -38,6 +39,7 @@ class RestoreForTest(HeavyStep):
     prefix: str
     # Left out where it is not so: a plan that was signed before it could be asked for keeps its digest.
     amcheck: bool = Field(default=False, exclude_if=operator.not_)
+    stored: StoredChain | None = Field(default=None, exclude_if=operator.not_)
 
     @property
     def summary(self) -> str:
@@ -53,12 +55,13 @@ class RestoreForTest(HeavyStep):
         return f"every member's signature and hashes, {checks} and the target reached; production is not touched"
 
     def by_hand(self) -> tuple[str, ...]:
-        stop = "" if self.target.time is None else f", recovery_target_time = '{self.target.time.isoformat()}'"
+        if self.stored is not None:
+            return self.stored.commands(self.target)
         return (
             byhand.aws(self.endpoint, "s3", "ls", "--recursive", f"s3://{self.bucket}/{self.prefix}"),
-            f"open the newest base backup before {self.target} with `age -d -i IDENTITY` into an empty folder",
-            f"set restore_command, archive_mode = off{stop} in its postgresql.conf; touch recovery.signal",
-            "pg_ctl start -D FOLDER",
+            f"restore the newest base backup before {self.target} into the empty folder PGDATA, and its WAL",
+            'echo "archive_mode = off" >> "$PGDATA/postgresql.auto.conf" && touch "$PGDATA/recovery.signal"',
+            'pg_ctl start -D "$PGDATA"',
         )
 
     @property

@@ -19,6 +19,7 @@ from actions.steps.recovery import Aim, Forecast, Measured, base_for, forecast, 
 from actions.steps.scratch import CheckScratch, RestoreScratch, StartScratch
 from actions.steps.scratch_facts import no_room
 from actions.steps.standby import catch_up, may_halt
+from actions.steps.stored_chain import StoredChain
 
 RECENT = 10  # restore tests that are looked through for measured rates
 ROOM = 1.3
@@ -47,6 +48,7 @@ class RestoreScene(Frozen):
     forecast: Forecast
     rates: tuple[Measured, ...]
     room: int  # bytes
+    stored: StoredChain | None  # None: only the engine can read it
 
 
 async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None) -> RestoreScene:
@@ -71,6 +73,7 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
         forecast=forecast(entries, base, aim, windows, rates),
         rates=tuple(rates),
         room=int(max(base.manifest.server_bytes, base.manifest.plain_bytes) * ROOM),
+        stored=StoredChain.of(ports.site, server, entries, base),
     )
 
 
@@ -125,6 +128,7 @@ def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -
             key=base.stored.key,
             sha256=base.stored.sha256,
             stanza=policy.stanza if policy.engine is EngineKind.PGBACKREST else "",
+            stored=scene.stored,
             amcheck=wish.amcheck or policy.amcheck,
             keep=wish.keep,
             mark=scratch_mark(plan_id),

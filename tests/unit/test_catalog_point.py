@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from actions.backup.physical import Change, DeadEnd, ScratchState
+from actions.backup.physical import BackupKind, Change, DeadEnd, ScratchState
 from actions.catalog.point import FindMoment, FindParams, PointParams, RestorePoint
+from actions.catalog.proof import Prove, ProveParams
 from actions.catalog.rescue import Rescue, RescueParams
 from actions.catalog.retention import Expire, ExpireParams
 from actions.catalog.scratch import NoParams, ScratchDiscard, ScratchList, ScratchParams
@@ -92,6 +93,28 @@ async def test_by_hand_rows_are_counted_not_estimated() -> None:
     counts, *_ = check.by_hand()
     assert counts == byhand.exact_rows(f"scratch-{PLAN_ID}", "shop")
     assert "n_live_tup" not in "".join(check.by_hand())
+
+
+async def test_the_plan_and_the_restore_test_print_the_whole_way_without_the_bot() -> None:
+    world = with_history()
+    old = world.physical.entries["primary", "base-old"].manifest
+    new = world.physical.entries["primary", "base-new"]
+    resting = new.manifest.model_copy(update={"kind": BackupKind.INCREMENTAL, "parent": "base-old"})
+    world.physical.entries["primary", "base-new"] = new.model_copy(update={"manifest": resting})
+
+    by_hand = (await point(world, before_delete="users")).steps[0].by_hand()
+    assert [line.split(" ")[3] for line in by_hand if line.startswith("aws ")] == [
+        f"s3://{old.stored.bucket}/{old.stored.key}",
+        f"s3://{resting.stored.bucket}/{resting.stored.key}",
+    ]
+    [combine] = [line for line in by_hand if line.startswith("pg_combinebackup")]
+    assert combine.endswith('--output "$PGDATA" "$PGDATA.0" "$PGDATA.1"')
+    [settings] = [line for line in by_hand if "restore_command" in line]
+    assert "/wal/primary/%f.sealed" in settings
+    assert "recovery_target_action = pause" in settings
+    tested = (await Prove().plan(ProveParams(server="primary"), world, PLAN_ID)).steps[0].by_hand()
+    assert combine in tested
+    assert 'touch "$PGDATA/standby.signal"' in tested
 
 
 async def test_the_report_shows_what_is_there_and_the_way_on() -> None:
