@@ -18,6 +18,7 @@ from tests.fixtures.notes import told
 from tests.fixtures.shared_s3 import SharedS3
 
 pytest_plugins = [
+    "tests.fixtures.postgres",  # others know it, and what is imported before it is registered is not rewritten
     "tests.fixtures.executors",
     "tests.fixtures.ledger",
     "tests.fixtures.local_slack",
@@ -26,7 +27,6 @@ pytest_plugins = [
     "tests.fixtures.office",
     "tests.fixtures.pgbackrest",
     "tests.fixtures.physical",
-    "tests.fixtures.postgres",
     "tests.fixtures.s3",
     "tests.fixtures.ssh_keys",
     "tests.fixtures.stories",
