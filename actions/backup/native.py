@@ -259,7 +259,8 @@ class NativeEngine(PhysicalBackups):
     async def _deletable(self, policy: PhysicalPolicy) -> Deletable:
         entries = await self._catalogue.entries(policy)
         archived = await self._archived(policy, entries)
-        return deletable(entries, archived, policy, self._clock.now())
+        dead = await dead_in(WalArchive(self._objects, policy), entries)
+        return deletable(entries, archived, policy, self._clock.now(), dead)
 
     async def _archived(self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry]) -> Mapping[Segment, int]:
         return stored_segments(await WalArchive(self._objects, policy).listings(), segment_size(entries))
@@ -289,7 +290,7 @@ class NativeEngine(PhysicalBackups):
         entries = await self._catalogue.entries(policy)
         if backup not in {entry.manifest.id for entry in entries}:
             return
-        if why := why_it_stays(entries, backup, policy):
+        if why := why_it_stays(entries, backup, policy, await dead_in(WalArchive(self._objects, policy), entries)):
             raise UserError(why)
         if not await self._delete(await self._keys_of(policy, backup)):
             raise PermanentError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,11 +28,16 @@ class Deletable:
 
 
 def deletable(
-    entries: Sequence[PhysicalEntry], archived: Mapping[Segment, int], policy: PhysicalPolicy, now: datetime
+    entries: Sequence[PhysicalEntry],
+    archived: Mapping[Segment, int],
+    policy: PhysicalPolicy,
+    now: datetime,
+    dead: Collection[str] = (),
 ) -> Deletable:
-    """`archived`: stored bytes of every closed segment that the archive holds."""
+    """`archived`: stored bytes of every closed segment that the archive holds. `dead`: backups of a branch that the
+    server has left."""
     ours = [entry for entry in entries if entry.trusted]
-    found = retained(ours, policy, now)
+    found = retained(ours, policy, now, dead)
     gone = {entry.manifest.id for entry in found.gone}
     left = [entry for entry in ours if entry.manifest.id not in gone]
     segments = _unneeded(left, archived, found.replay_from)

@@ -14,7 +14,7 @@ from actions.backup.dead_ends import leading
 from actions.backup.finder import WalRecords
 from actions.backup.native_window import start_of, window
 from actions.backup.pgbackrest_archive import place_of
-from actions.backup.pgbackrest_expiry import going, segments_of
+from actions.backup.pgbackrest_expiry import Going, going, segments_of
 from actions.backup.pgbackrest_find import PgBackRestFinder
 from actions.backup.pgbackrest_info import (
     ID,
@@ -226,8 +226,8 @@ class PgBackRestEngine(PhysicalBackups):
         return self._commits[key]
 
     async def expiry(self, server: str) -> Expiry:
-        stanza, policy = await self._program.info(server), self._site.physical_of(server)
-        parts = going(stanza, self._entries(server, stanza), policy, self._clock.now())
+        stanza = await self._program.info(server)
+        parts = await self._going(server, stanza)
         wal: list[tuple[str, str]] = []
         count = stored = 0
         for part in parts:
@@ -253,13 +253,18 @@ class PgBackRestEngine(PhysicalBackups):
             kept={name: why for part in parts for name, why in part.kept.items()},
         )
 
+    async def _going(self, server: str, stanza: Stanza) -> Sequence[Going]:
+        entries = self._entries(server, stanza)
+        dead = await dead_in(self._program, stanza, entries, server=server)
+        return going(stanza, entries, self._site.physical_of(server), self._clock.now(), dead)
+
     async def expire(self, server: str, expiry: Expiry) -> None:
         stanza, policy = await self._program.info(server), self._site.physical_of(server)
         ids = {backup.label: backup.id for backup in stanza.backup}
         size = segment_bytes(stanza)
         shown = segments_of(expiry.wal, size)
         # Looked at anew: what has become needed meanwhile stays, and nothing goes that was not shown.
-        for part in going(stanza, self._entries(server, stanza), policy, self._clock.now()):
+        for part in await self._going(server, stanza):
             for order in part.orders():
                 rehearsed = await self._program.expire(server, order, dry_run=True)
                 # A folder that is in no listing any more is rubbish, which pgBackRest sweeps with every call.
@@ -277,7 +282,8 @@ class PgBackRestEngine(PhysicalBackups):
         found = next((each for each in stanza.backup if each.id == backup), None)
         if found is None:
             return
-        if why := why_it_stays(self._entries(server, stanza), backup, policy):
+        entries = self._entries(server, stanza)
+        if why := why_it_stays(entries, backup, policy, await dead_in(self._program, stanza, entries, server=server)):
             raise UserError(why)
         order = ExpireOrder(repository=found.database.key, label=found.label, keep_wal_of=0)
         rehearsed = await self._program.expire(server, order, dry_run=True)

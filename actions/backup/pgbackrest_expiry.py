@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,7 +31,13 @@ class Going:
         ]
 
 
-def going(stanza: Stanza, entries: Sequence[PhysicalEntry], policy: PhysicalPolicy, now: datetime) -> Sequence[Going]:
+def going(
+    stanza: Stanza,
+    entries: Sequence[PhysicalEntry],
+    policy: PhysicalPolicy,
+    now: datetime,
+    dead: Collection[str] = (),
+) -> Sequence[Going]:
     """By repository. Of clusters that are no more, nothing goes by itself."""
     by_id = {entry.manifest.id: entry for entry in entries}
     found = []
@@ -40,7 +46,7 @@ def going(stanza: Stanza, entries: Sequence[PhysicalEntry], policy: PhysicalPoli
         if archive is None:
             continue
         mine = stanza.of(archive.database)
-        keep = retained([by_id[backup.id] for backup in mine], policy, now)
+        keep = retained([by_id[backup.id] for backup in mine], policy, now, dead)
         gone = {entry.manifest.id for entry in keep.gone}
         known = {backup.id: backup for backup in mine}
         left = [backup for backup in mine if backup.id not in gone]

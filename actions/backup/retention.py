@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,20 +19,24 @@ class Retained:
     replay_from: PhysicalEntry | None = None  # WAL from its start on is wanted; before it, only what each backup needs
 
 
-def retained(entries: Sequence[PhysicalEntry], policy: PhysicalPolicy, now: datetime) -> Retained:
+def retained(
+    entries: Sequence[PhysicalEntry], policy: PhysicalPolicy, now: datetime, dead: Collection[str] = ()
+) -> Retained:
     """A backup that is older than the policy says goes, unless it is pinned, one of the newest usable full backups that
-    the policy never goes under, or needed by one that stays."""
+    the policy never goes under, or needed by one that stays. Those of `dead` lead to nothing that the server has done
+    since it left their branch, so they stand in for no other."""
     newest = sorted(entries, key=lambda entry: (entry.manifest.finished_at, entry.manifest.id), reverse=True)
     known = {entry.manifest.id: entry for entry in newest}
     usable = [entry for entry in newest if entry.problem is None]
-    fulls = [entry for entry in usable if _usable_full(entry)]
+    living = [entry for entry in usable if entry.manifest.id not in dead] or usable
+    fulls = [entry for entry in living if _usable_full(entry)]
     reasons: dict[str, str] = {}
     for entry in newest:
         if entry.pinned:
             reasons[entry.manifest.id] = f"pinned: {entry.pinned}"
     for entry in fulls[: policy.minimum_fulls]:
         reasons.setdefault(entry.manifest.id, f"one of the {policy.minimum_fulls} newest full backups")
-    base = _replayed_from(usable, now - policy.wal_retention)
+    base = _replayed_from(living, now - policy.wal_retention)
     if base is not None:
         reasons.setdefault(base.manifest.id, "the oldest moment of the recovery window rests on it")
     stay = {entry.manifest.id for entry in newest if not _old(entry, policy, now)} | reasons.keys()
@@ -49,8 +53,11 @@ def retained(entries: Sequence[PhysicalEntry], policy: PhysicalPolicy, now: date
     )
 
 
-def why_it_stays(entries: Sequence[PhysicalEntry], backup: str, policy: PhysicalPolicy) -> str:
-    """Why not even people may delete it by name, as a sentence with the next thing to do; empty when they may."""
+def why_it_stays(
+    entries: Sequence[PhysicalEntry], backup: str, policy: PhysicalPolicy, dead: Collection[str] = ()
+) -> str:
+    """Why not even people may delete it by name, as a sentence with the next thing to do; empty when they may. Those of
+    `dead` are no part of the minimum."""
     known = {entry.manifest.id: entry for entry in entries}
     if backup not in known:
         return ""
@@ -61,7 +68,8 @@ def why_it_stays(entries: Sequence[PhysicalEntry], backup: str, policy: Physical
     if above:
         names = ", ".join(f"`{name}`" for name in above)
         return f"{names} rests on base backup `{backup}` and would be lost with it. Delete that first."
-    fulls = [name for name, entry in known.items() if _usable_full(entry)]
+    usable = [name for name, entry in known.items() if _usable_full(entry)]
+    fulls = [name for name in usable if name not in dead] or usable
     if backup in fulls and len(fulls) <= policy.minimum_fulls:
         return (
             f"`{policy.server}` has {len(fulls)} usable full backups, and the plan file wants {policy.minimum_fulls} "

@@ -18,6 +18,7 @@ from actions.steps.facts import ServerIs
 from actions.steps.naming import backup_id, job_name
 from actions.steps.phrases import moment, size
 from actions.steps.scratch_facts import BaseIs
+from actions.steps.windows import dead_ends
 
 
 class BaseParams(Frozen):
@@ -99,7 +100,7 @@ def _step(
 
 async def _parent(ports: Ports, server: str, entries: Sequence[PhysicalEntry], system_id: str) -> PhysicalEntry | None:
     """A backup of a branch that the server has left is nothing to go on from: no incremental fits on it."""
-    dead = {name for window in await ports.physical.windows(server) for name in window.dead_ends}
+    dead = dead_ends(await ports.physical.windows(server))
     living = [entry for entry in entries if entry.manifest.id not in dead]
     return parent_for(living, system_id=system_id, now=ports.clock.now())
 

@@ -15,6 +15,7 @@ from actions.site import Frozen
 from actions.steps.base_choice import server_named
 from actions.steps.bases import base
 from actions.steps.dump_expiry import why_dump_stays
+from actions.steps.windows import dead_ends
 
 
 class Sort(StrEnum):
@@ -94,7 +95,8 @@ async def find(ports: Ports, sort: Sort, owner: str, backup: str) -> Kept | None
 async def stays(ports: Ports, sort: Sort, owner: str, backup: str) -> str:
     """Why not even people may delete it by name, as a sentence with the next thing to do; empty when they may."""
     if sort is Sort.BASE:
-        return why_it_stays(await ports.physical.catalogue(owner), backup, ports.site.physical_of(owner))
+        dead = dead_ends(await ports.physical.windows(owner))
+        return why_it_stays(await ports.physical.catalogue(owner), backup, ports.site.physical_of(owner), dead)
     return why_dump_stays(await ports.backups.catalogue(owner), backup)
 
 

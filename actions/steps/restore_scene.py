@@ -20,6 +20,7 @@ from actions.steps.scratch import CheckScratch, RestoreScratch, StartScratch
 from actions.steps.scratch_facts import no_room
 from actions.steps.standby import catch_up, may_halt
 from actions.steps.stored_chain import StoredChain
+from actions.steps.windows import dead_ends
 
 RECENT = 10  # restore tests that are looked through for measured rates
 ROOM = 1.3
@@ -55,7 +56,7 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
     server = database.server
     entries = await ports.physical.catalogue(server)
     windows = tuple(await ports.physical.windows(server))
-    dead = {name: end for window in windows for name, end in window.dead_ends.items()}
+    dead = dead_ends(windows)
     base = base_for(server, entries, aim, backup=backup, dead=dead)
     why = unreachable(server, windows, base, aim)
     if why is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 
-from actions.backup.physical import PhysicalEntry, RecoveryWindow
+from actions.backup.physical import DeadEnd, PhysicalEntry, RecoveryWindow
 from actions.steps.base_choice import usable_bases
 
 
@@ -35,6 +35,11 @@ def reachable(window: RecoveryWindow, bases: Iterable[datetime]) -> tuple[Stretc
         else:
             found.append(Stretch(start, end))
     return tuple(found)
+
+
+def dead_ends(windows: Iterable[RecoveryWindow]) -> Mapping[str, DeadEnd]:
+    """The base backups of a branch that the server has left, by any bucket."""
+    return {name: end for window in windows for name, end in window.dead_ends.items()}
 
 
 def ends_of(entries: Sequence[PhysicalEntry], window: RecoveryWindow | None = None) -> tuple[datetime, ...]:

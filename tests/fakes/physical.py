@@ -331,7 +331,8 @@ class MemoryPhysical(PhysicalBackups):
     async def remove(self, server: str, backup: str) -> None:
         if (server, backup) not in self.entries:
             return
-        if why := why_it_stays(await self.catalogue(server), backup, self._site.physical_of(server)):
+        dead = self._history(server).dead_ends
+        if why := why_it_stays(await self.catalogue(server), backup, self._site.physical_of(server), dead):
             raise UserError(why)
         del self.entries[server, backup]
 

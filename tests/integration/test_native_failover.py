@@ -11,6 +11,7 @@ import pytest
 
 from actions.backup.physical import Change, FindRequest, Lsn, RecoveryTarget
 from actions.backup.wal import WalArchive
+from actions.errors import UserError
 from actions.ports import no_progress
 from actions.site import DatabaseRef
 from tests.fixtures.physical import SETTINGS, standing
@@ -100,3 +101,7 @@ async def test_with_a_base_of_its_own_the_new_timeline_is_where_everything_start
     assert dark.problem.endswith("which stores it again from its own disk, or copy it from another bucket.")
     await failed.archive_history(2)  # what a restart does
     assert await failed.engine.windows(SERVER) == [window]
+
+    await failed.engine.remove(SERVER, "beyond")  # the two others are as many as the plan wants
+    with pytest.raises(UserError, match="wants 2 of them"):
+        await failed.engine.remove(SERVER, "before")

@@ -12,6 +12,7 @@ import pytest
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.backup.physical import BackupKind, BaseRequest, Change, FindRequest, Lsn, RecoveryTarget, ScratchRequest
+from actions.errors import UserError
 from actions.ports import no_progress
 from tests.fixtures.pgbackrest import PROGRAMS, STANZA, archiving, configure, settings
 from tests.fixtures.shared_s3 import S3
@@ -107,6 +108,9 @@ async def test_a_base_beyond_the_fork_is_passed_over_and_only_its_name_brings_it
     request = FindRequest(server=SERVER, database="postgres", table="public.doc", changes=(Change.DROP,))
     (moment,) = await failed.new.engine.find(request.model_copy(update={"since": beyond.finished_at}), no_progress)
     assert (moment.timeline_id, moment.before_xid) == (2, failed.new.commits["b"])
+
+    with pytest.raises(UserError, match="wants 1 of them"):  # the other one does not count
+        await failed.new.engine.remove(SERVER, "before")
 
     # With a base of its own the new timeline is where everything starts from.
     await _take(failed.new, "after")

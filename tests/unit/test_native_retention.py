@@ -104,6 +104,33 @@ def test_what_may_be_deleted_by_name() -> None:
     assert "has 2 usable full backups, and the plan file wants 2" in refused("one", minimum=2)
 
 
+def test_backups_of_a_branch_that_was_left_keep_no_others_place() -> None:
+    """A failover eight days ago, and a full backup of the old primary half a day after it: 380 to 385 are WAL that the
+    new one has written since, and that a replay from the backup before the failover needs."""
+    entries = [
+        an_entry("today", NOW, segment=395),
+        an_entry("beyond", NOW - 8 * DAY, segment=386),
+        an_entry("before", NOW - 9 * DAY, segment=370),
+        an_entry("ancient", NOW - 40 * DAY, segment=100),
+    ]
+    blind = deletable(entries, wal(400), a_policy(), NOW)
+    found = deletable(entries, wal(400), a_policy(), NOW, {"beyond"})
+    assert {Segment(1, number) for number in range(380, 386)} <= set(blind.segments)
+    assert min(number for number in range(101, 401) if Segment(1, number) not in found.segments) == 370
+    assert found.expiry.backups == ("ancient",)
+
+    lonely = deletable([entries[1], entries[3]], wal(400), a_policy(1), NOW, {"beyond"})
+    assert lonely.expiry.kept == {"ancient": "one of the 1 newest full backups"}
+    assert deletable([entries[3]], wal(400), a_policy(1), NOW, {"ancient"}).expiry.backups == ()
+
+
+def test_one_of_a_branch_that_was_left_may_be_deleted_unless_it_is_all_there_is() -> None:
+    entries = [an_entry("beyond", NOW), an_entry("before", NOW - DAY)]
+    assert "wants 1" in why_it_stays(entries, "before", a_policy(1), {"beyond"})
+    assert why_it_stays(entries, "beyond", a_policy(1), {"beyond"}) == ""
+    assert "wants 1" in why_it_stays(entries[:1], "beyond", a_policy(1), {"beyond"})
+
+
 @pytest.mark.parametrize("mib", [1, 64, 1024])
 def test_wal_of_every_segment_size_goes_by_what_was_shown(mib: int) -> None:
     size = mib << 20
