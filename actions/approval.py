@@ -1,8 +1,8 @@
 """Who must sign, purely: state in, decision out. No applicable rule means no.
 
-A signature belongs to a person, not to an account, and fills at most one slot. The request is the requester's own
-signature. `admit` judges one act before it is recorded, `decide` judges all recorded acts of a plan; the worker calls
-`decide` again before it starts anything and before every step.
+A signature belongs to a person, not to an account, and fills at most one seat of all rules together. The request is the
+requester's own signature. `admit` judges one act before it is recorded, `decide` judges all recorded acts of a plan;
+the worker calls `decide` again before it starts anything and before every step.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from actions.policy import (
     Weekly,
     Window,
     frozen,
+    joint,
     lacking,
     minimum_others,
     others_needed,
@@ -61,6 +62,7 @@ __all__ = [
     "Window",
     "admit",
     "decide",
+    "joint",
     "minimum_others",
     "others_needed",
     "reviewers",
@@ -422,22 +424,20 @@ def _admit_request(case: Case, new: Signature) -> Refusal | None:
 def _useless(case: Case, new: Signature) -> Refusal | None:
     """Refuse an approval that brings the plan no nearer: every signature still missing must come from somebody else."""
     counted = _counted(case, standing(_heard(case), case.plan.digest))
+    if new.person in counted:
+        return None  # a key beside a click that counts: it needs no look at the account
     before = [_signer(case, person, items) for person, items in sorted(counted.items())]
     own = _signer(case, new.person, (new,))
-    to_come = others_needed(case.covering, case.plan.risk) - len(counted.keys() - {case.requester, new.person}) - 1
+    to_come = others_needed(case.covering, case.plan.risk) - len(counted.keys() - {case.requester}) - 1
     lacks_key = not any(Method.KEY in signer.methods for signer in before)
     if lacks_key and new.method is Method.KEY and _key_required(case):
         return None
-    closed: tuple[Slot, ...] = ()  # seats this person cannot take, with nobody left to come but for them
-    for rule in case.covering:
-        left = unfilled(rule.slots, [*before, own])
-        if len(left) < len(unfilled(rule.slots, before)):
-            return None
-        closed += left if len(left) > to_come else ()
-    if not closed:
-        return None
-    wanted = " and ".join(sorted({slot.words for slot in closed}))
-    if any(slot.roles & own.person.roles for slot in closed):
+    slots = joint(case.covering)
+    left = unfilled(slots, [*before, own])
+    if len(left) < len(unfilled(slots, before)) or len(left) <= max(0, to_come):
+        return None  # it takes a seat, or others are to come for each that is left
+    wanted = " and ".join(sorted({slot.words for slot in left}))
+    if any(slot.roles & own.person.roles for slot in left):
         text = f"Your account is not in the Slack group this needs: {wanted}. Sign with a key, or ask one of them."
         return Refusal(code=Code.NOT_IN_GROUP, text=text)
     return Refusal(code=Code.NO_ROLE, text=f"This plan needs a signature of {wanted}; ask one of them.")

@@ -1,6 +1,6 @@
 """The approval policy, purely: what a rule asks for, which plans it covers, when nothing may start, who can fill it.
 
-Several rules may cover one plan; every one of them must be satisfied, so a further rule can only ask for more.
+Several rules may cover one plan; all of them must be satisfied together, so a further rule can only ask for more.
 """
 
 from __future__ import annotations
@@ -141,9 +141,31 @@ def minimum_others(risk: Risk) -> int:
     return {Risk.READ: 0, Risk.REVERSIBLE: 0, Risk.DISRUPTIVE: 1, Risk.DESTRUCTIVE: 1, Risk.IRREVERSIBLE: 2}[risk]
 
 
-def others_needed(rules: Iterable[Rule], risk: Risk) -> int:
-    """How many persons besides the requester, whatever the rules say."""
-    return max([minimum_others(risk), *(rule.others for rule in rules)])
+def others_needed(rules: Sequence[Rule], risk: Risk) -> int:
+    """How many persons besides the requester at the least, whatever the rules say; he may hold one of their seats."""
+    return max([minimum_others(risk), sum(slot.count for slot in joint(rules)) - 1, *(rule.others for rule in rules)])
+
+
+def joint(rules: Iterable[Rule]) -> tuple[Slot, ...]:
+    """The seats of a plan that all of these rules cover. Those of different roles stand beside each other, whichever
+    rules name them: a signature fills at most one. Of the same role there are as many as the rule asks that asks for
+    most, so that a rule can sharpen another without doubling it; the same of each group."""
+    persons: Counter[frozenset[str]] = Counter()
+    members: Counter[tuple[frozenset[str], str]] = Counter()
+    for rule in rules:
+        of_rule: Counter[frozenset[str]] = Counter()
+        in_groups: Counter[tuple[frozenset[str], str]] = Counter()
+        for slot in rule.slots:
+            of_rule[slot.roles] += slot.count
+            in_groups[slot.roles, slot.group] += slot.count if slot.group else 0
+        persons |= of_rule
+        members |= in_groups
+    found: list[Slot] = []
+    for roles, count in persons.items():
+        grouped = [Slot(roles=roles, count=n, group=group) for (of, group), n in members.items() if of == roles]
+        anyone = count - sum(slot.count for slot in grouped)
+        found += [*grouped, *([Slot(roles=roles, count=anyone)] if anyone > 0 else [])]
+    return tuple(found)
 
 
 def frozen(rules: Iterable[Rule], now: datetime) -> tuple[Window, datetime] | None:
@@ -162,9 +184,7 @@ def lacking(rules: Sequence[Rule], risk: Risk, signers: Sequence[Signer], *, oth
     missing: list[str] = []
     if others < (needed := others_needed(rules, risk)):
         missing.append(f"{needed - others} more person(s) besides the requester")
-    open_seats: Counter[str] = Counter()
-    for rule in rules:
-        open_seats |= Counter(slot.words for slot in unfilled(rule.slots, signers))
+    open_seats = Counter(slot.words for slot in unfilled(joint(rules), signers))
     missing += [f"{count} of {words}" for words, count in sorted(open_seats.items())]
     if any(rule.key_required for rule in rules) and not any(Method.KEY in signer.methods for signer in signers):
         missing.append("one signature with a key (`drbot sign`)")
@@ -174,7 +194,7 @@ def lacking(rules: Sequence[Rule], risk: Risk, signers: Sequence[Signer], *, oth
 def shortfall(rules: Sequence[Rule], risk: Risk, persons: Iterable[Person]) -> tuple[str, ...]:
     """What is still missing when all of these persons sign with all they have, one of them as the requester. Groups are
     taken as given: Slack is asked when somebody signs."""
-    groups = frozenset(slot.group for rule in rules for slot in rule.slots)
+    groups = frozenset(slot.group for slot in joint(rules))
     able = [Signer(person=person, methods=person.means, groups=groups) for person in persons if person.means]
     return lacking(rules, risk, able, others=max(0, len(able) - 1))
 

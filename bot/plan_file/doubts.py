@@ -76,11 +76,12 @@ def _too_few_signers(plan: DrPlan) -> Iterator[Broken]:
 
 
 def _lonely_hours(plan: DrPlan) -> Iterator[Broken]:
-    """A rota that leaves hours in which something cannot be signed."""
-    if not plan.rota:
-        return
+    """A rota that leaves hours in which something cannot be signed; without one, narrow rules that meet in a plan."""
     for gap in gaps(plan, _A_MONDAY):
-        yield Broken(("rota",), gap.sentence, "add persons to these hours")
+        if plan.rota:
+            yield Broken(("rota",), gap.sentence, "add persons to these hours")
+        elif gap.narrow > 1:  # of one narrow rule is told where it stands
+            yield Broken(("approval", "rules"), gap.sentence, "add persons to the roster, or lower what the rules ask")
 
 
 def _idle_commander(plan: DrPlan) -> Iterator[Broken]:

@@ -28,6 +28,8 @@ class QuorumGap:
     lacks: str
     spans: tuple[Span, ...]
     """When; none when it is so at all times, for there is no rota."""
+    narrow: int = 0
+    """How many of the rules cover only some plans of the risk."""
 
     @property
     def hours(self) -> float:
@@ -89,7 +91,7 @@ def gaps(plan: DrPlan, week: datetime) -> Iterator[QuorumGap]:
             cover = " and ".join(", ".join((*part.actions, *part.targets, *part.services)) for part in narrow)
             empty = [(begin, end) for begin, end in zip(instants, ends, strict=True) if begin in lacking]
             lacks = "; ".join(next(iter(lacking.values())))
-            yield QuorumGap(risk, cover, lacks, tuple(_joined(empty)) if plan.rota else ())
+            yield QuorumGap(risk, cover, lacks, tuple(_joined(empty)) if plan.rota else (), len(narrow))
 
 
 def covers(plan: DrPlan, risk: Risk) -> list[frozenset[int]]:

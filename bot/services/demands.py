@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from actions.approval import Case, Decision, others_needed, reviewers, seats
+from actions.approval import Case, Decision, joint, others_needed, reviewers, seats
 from actions.policy import frozen
 from bot.services.cards import Demands, GlassLine
 from bot.services.policy import Policy
@@ -16,10 +16,9 @@ def demands(
 ) -> Demands:
     """The demands on a plan that some rule covers. `overruled` is the denial of the plan that this one replaces."""
     held = frozen(case.covering, now)
-    slots = dict.fromkeys(slot for rule in case.covering for slot in rule.slots)
     return Demands(
         persons=others_needed(case.covering, case.plan.risk) + 1,
-        slots=seats(slots),
+        slots=seats(joint(case.covering)),
         may_sign=tuple(f"{words}: {', '.join(names)}" for words, names in policy.who_may_sign(case.plan).items()),
         key_required=any(rule.key_required for rule in case.covering),
         freeze="" if held is None else f"{held[0].reason}, until {held[1].astimezone(UTC):%Y-%m-%d %H:%M} UTC",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -78,13 +79,24 @@ async def test_i2_the_second_account_of_a_signer_adds_nothing(setting: Setting) 
         assert await stage.signers(plan) == [("olivia", "request"), ("daniel", "approve")]
 
 
-@pytest.mark.parametrize("order", [(DANIEL, SAM), (SAM, DANIEL)])
-async def test_i3_one_person_of_two_roles_fills_one_seat(setting: Setting, order: tuple[str, str]) -> None:
-    def both(document: dict[str, Any]) -> None:
-        person(document, "daniel")["roles"] = ["dba", "security"]
-        rule(document, "DESTRUCTIVE")["slots"] = [{"role": "dba"}, {"role": "security"}]
+def in_one_rule(document: dict[str, Any]) -> None:
+    person(document, "daniel")["roles"] = ["dba", "security"]
+    rule(document, "DESTRUCTIVE")["slots"] = [{"role": "dba"}, {"role": "security"}]
 
-    async with setting(change=both) as stage:
+
+def in_two_rules(document: dict[str, Any]) -> None:
+    person(document, "daniel")["roles"] = ["dba", "security"]
+    general = rule(document, "DESTRUCTIVE")
+    narrow = {**general, "targets": [TARGET], "slots": [{"role": "security"}]}
+    document["approval"]["rules"].append(narrow)
+
+
+@pytest.mark.parametrize("rules", [in_one_rule, in_two_rules])
+@pytest.mark.parametrize("order", [(DANIEL, SAM), (SAM, DANIEL)])
+async def test_i3_one_person_of_two_roles_fills_one_seat(
+    setting: Setting, order: tuple[str, str], rules: Callable[[dict[str, Any]], None]
+) -> None:
+    async with setting(change=rules) as stage:
         plan = await stage.plan()
         assert "still missing: 1 of" in await stage.sign(plan, user=order[0])
         assert await stage.state(plan) is PlanState.PENDING

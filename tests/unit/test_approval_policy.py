@@ -150,7 +150,7 @@ def test_open_seats_are_counted_together() -> None:
     rules = (a_rule(slots=(Slot(roles=frozenset({"dba"}), count=3),)), a_rule(targets=("shop",), slots=(DBA, SECURITY)))
     signers = [signer("oncall", Method.SLACK), signer("dba", Method.SLACK)]
 
-    assert lacking(rules, Risk.DESTRUCTIVE, signers, others=1) == ("2 of dba", "1 of security")
+    assert lacking(rules, Risk.DESTRUCTIVE, signers, others=3) == ("2 of dba", "1 of security")
 
 
 # ---------------------------------------------------------------- whether anybody can

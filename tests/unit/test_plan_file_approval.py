@@ -15,7 +15,10 @@ from actions.approval import Method
 from actions.contract import Risk
 from actions.errors import UserError
 from actions.policy import Once, Weekly
+from bot.demo.keys import make_keys
+from bot.demo.plan import Addresses, demo_plan
 from bot.plan_file import DrPlan, Severity, check, load, load_activated
+from bot.plan_file.doubts import doubts
 from bot.plan_file.quorum import gaps, reachable
 from tests.fixtures.office import shipped_plan
 from tests.unit.test_plan_file_check import SHIPPED, broken, line_of
@@ -349,6 +352,55 @@ def test_without_a_rota_the_roster_is_looked_at_as_a_whole() -> None:
     assert list(gaps(shipped_plan(), A_MONDAY)) == []
     found = [gap.sentence for gap in gaps(changed(no_dba), A_MONDAY)]
     assert found[0] == "DESTRUCTIVE plans cannot be signed by this roster: 1 of dba is missing"
+
+
+def test_the_people_of_the_demo_and_of_the_shipped_plan_fill_every_seat(tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    demo = demo_plan(
+        Addresses(
+            workspace="T0000000000",
+            channel="C0000000000",
+            production_dsn=nothing,
+            production_host="127.0.0.1",
+            spare_dsn=nothing,
+            spare_host="127.0.0.1",
+            application_dsn=nothing,
+            health_url="http://127.0.0.1:9/",
+            kubeconfig=nothing,
+            s3_endpoint="http://127.0.0.1:9",
+            s3_access_key=nothing,
+            s3_secret_key=nothing,
+            copies=nothing,
+            keys=make_keys(tmp_path),
+        )
+    )
+    assert [gap.sentence for plan in (shipped_plan(), demo) for gap in gaps(plan, A_MONDAY)] == []
+
+
+def test_one_person_of_two_roles_leaves_a_seat_of_two_rules_empty() -> None:
+    def both(document: Document) -> None:
+        scoped(document, actions=["restore.dump"], persons_besides_requester=1, slots=[{"role": "security"}])
+        document["roster"][1]["roles"] = ["dba", "security"]
+        document["roster"][2]["roles"] = ["on_call"]
+
+    found = [gap.sentence for gap in gaps(changed(both), A_MONDAY) if gap.risk is Risk.DESTRUCTIVE]
+    assert found == [
+        "DESTRUCTIVE plans of restore.dump cannot be signed by this roster: 1 of security is missing",
+    ]
+
+
+def test_narrow_rules_that_meet_are_told_without_a_rota_too() -> None:
+    def two(document: Document) -> None:
+        scoped(document, actions=["restore.dump"], persons_besides_requester=1, slots=[{"role": "security"}])
+        scoped(document, targets=["superprismora"], persons_besides_requester=1, slots=[{"role": "on_call"}])
+        document["roster"][1]["roles"] = ["dba", "operator"]
+        document["roster"][0]["roles"] = ["security", "on_call", "incident_commander"]
+        document["roster"][2]["roles"] = ["incident_commander"]
+
+    told = [doubt.wrong for doubt in doubts(changed(two), today=None) if "cannot be signed" in doubt.wrong]
+    assert told == [
+        "DESTRUCTIVE plans of restore.dump and superprismora cannot be signed by this roster: 1 of on_call is missing",
+    ]
 
 
 def test_a_narrow_rule_is_looked_at_together_with_the_general_one() -> None:
