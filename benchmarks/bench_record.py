@@ -1,4 +1,4 @@
-"""The record under load: appends from several writers, how soon they are sealed and witnessed, how long a verification
+"""The record under load: appends from several writers, how soon they are sealed, how long a verification
 of a million entries takes."""
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def durable(server_directory: Path) -> AsyncIterator[Database]:
         await made.dispose()
 
 
-async def test_appends_are_sealed_and_witnessed_soon(durable: Database, tmp_path: Path) -> None:
+async def test_appends_are_sealed_soon(durable: Database, tmp_path: Path) -> None:
     """Every append is a transaction of its own. Delay: from the leaf's time to the time of the checkpoint over it."""
     ledger = LedgerForTests(durable, SystemClock())
     witness = FileWitness("file", tmp_path / "witness.jsonl")
