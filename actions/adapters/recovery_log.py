@@ -39,3 +39,9 @@ def why_it_ended(log: str, target: RecoveryTarget) -> DrError:
     fatal = _FATAL.findall(log)
     said = fatal[-1].rstrip(".") if fatal else " ".join(log.split())[-300:] or "it said nothing"
     return VerificationError(f"PostgreSQL cannot recover what was restored: {said}. Use another backup.")
+
+
+def damaged(said: str) -> VerificationError:
+    """The error for a server that runs and ends every connection with a FATAL."""
+    why = _FATAL.findall(said)[-1].rstrip(".")
+    return VerificationError(f"PostgreSQL runs on what was restored, but cannot be asked: {why}. Use another backup.")

@@ -15,7 +15,7 @@ import psycopg
 from actions.adapters.postgres_installation import installation, postgres_account, usable_programs
 from actions.adapters.postmaster import READY, Postmaster, socket_directory
 from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
-from actions.adapters.recovery_log import stopped_at_target, too_low, why_it_ended
+from actions.adapters.recovery_log import damaged, stopped_at_target, too_low, why_it_ended
 from actions.adapters.scratch_config import write_configuration
 from actions.backup.physical import Lsn, RecoveryTarget
 from actions.backup.physical_tools import Reached, Replay, ScratchServers
@@ -26,6 +26,7 @@ from actions.ports import Progress, ProgressReport
 from actions.site import Site
 
 LOOK = 0.05  # seconds between two looks at a replay
+REFUSES = timedelta(seconds=30)  # so long may a server that runs let nobody in: one that goes down does for a moment
 QUICK = timedelta(seconds=30)
 AMCHECK_LIMIT = timedelta(hours=12)
 RAISES = 5  # a primary has five such settings
@@ -47,6 +48,7 @@ class RecoveringServer:
         self._offset = 0  # of the log, where this start begins
         self._waited = 0
         self._lsn: str | None = None
+        self._refuses: float | None = None  # since when
 
     # ------------------------------------------------------------ life
 
@@ -64,6 +66,7 @@ class RecoveringServer:
         if Postmaster(place.data).process() is None:
             (place.data / "postmaster.pid").unlink(missing_ok=True)
         self.ended()  # one that was killed is waited for before it is forgotten
+        self._refuses = None
         self._program = Program.start(
             [self.programs / "postgres", "-D", place.data.absolute(), "-p", str(self._port())],
             account=self.account,
@@ -151,7 +154,7 @@ class RecoveringServer:
     def look(self, target: RecoveryTarget, shown: Lsn | None) -> Reached | None:
         """Where it rests, once it does. `shown`: for a recovery to the end of the WAL, where that was reached before.
 
-        Raises the error of a server that ended, and TooLowError.
+        Raises the error of a server that ended, TooLowError, and VerificationError for one that runs and is damaged.
         """
         if self.ended():
             raise why_it_ended(self.said(), target)
@@ -161,9 +164,18 @@ class RecoveringServer:
             return None
         try:
             with self.connect() as connection:
+                self._refuses = None
                 return self._rests(connection, target, shown)
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
+            self._refused(error)
             return None  # it is going down; the next look tells why
+
+    def _refused(self, error: psycopg.OperationalError) -> None:
+        """Its catalogs are read for every connection, so one whose pages are damaged lets nobody in, for ever."""
+        now = time.monotonic()
+        self._refuses = now if self._refuses is None else self._refuses
+        if "FATAL:" in str(error) and now - self._refuses > REFUSES.total_seconds():
+            raise damaged(str(error)) from error
 
     def _rests(
         self, connection: psycopg.Connection[tuple[object, ...]], target: RecoveryTarget, shown: Lsn | None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from actions.adapters.postgres_physical import PhysicalPrograms
 from actions.backup.crypto import Recipients
 from actions.backup.manifest import StoredObject
 from actions.backup.native_catalogue import BaseFolder
@@ -170,6 +172,24 @@ async def unpacked(world: PhysicalWorld, backup: str) -> bytes:
     identity = await world.engine._fetch.identity(world.policy)
     await unpack(chunks, backup=backup, identity=identity, sink=Keep(), done=lambda _: None)
     return b"".join(parts)
+
+
+async def test_a_server_that_runs_and_lets_nobody_in(
+    past: Past, world: PhysicalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of the catalogs that was damaged after every member was checked: page checksums are looked at only once
+    the replay has come to rest, and nobody could ever ask whether it has."""
+    combine = PhysicalPrograms.combine
+
+    async def damaging(self: PhysicalPrograms, server: str, members: Sequence[Path], into: Path) -> None:
+        await combine(self, server, members, into)
+        pg_class = into / "base" / "5" / "1259"
+        body = pg_class.read_bytes()
+        pg_class.write_bytes(body[:100] + bytes([body[100] ^ 1]) + body[101:])
+
+    monkeypatch.setattr(PhysicalPrograms, "combine", damaging)
+    monkeypatch.setattr("actions.adapters.scratch_server.REFUSES", timedelta(seconds=1))
+    await refused(world, past, "cannot be asked: .*invalid page in block 0 of relation .*Use another backup")
 
 
 async def test_another_identity(past: Past, world: PhysicalWorld) -> None:
