@@ -282,6 +282,13 @@ def _parent(
             f"Server `{policy.server}` is not the one that `{parent.manifest.id}` was made of (its system id is "
             f"{facts.system_id}). Take a full backup."
         )
+    if parent.manifest.checksums != facts.checksums:
+        # `pg_checksums` writes pages past the WAL, so the incremental would lack them.
+        raise UserError(
+            f"Page checksums of `{policy.server}` were turned {'on' if facts.checksums else 'off'} since "
+            f"`{parent.manifest.id}` was made, so nothing can rest on it. Take a full backup: "
+            f"`/dr-backup base {policy.server}`."
+        )
     return parent
 
 

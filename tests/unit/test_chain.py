@@ -53,6 +53,16 @@ def test_a_problem_reaches_all_that_rest_on_it() -> None:
     assert all(entry.problem for entry in with_chains(circle))
 
 
+def test_pages_with_checksums_never_rest_on_pages_without() -> None:
+    bare = FULL.model_copy(update={"manifest": FULL.manifest.model_copy(update={"checksums": False})})
+    [quarter, nine, full] = with_chains([QUARTER, NINE, bare])
+    assert (full.problem, usable([quarter, nine, full])) == (None, [full])
+    assert (
+        nine.problem == "Incremental `nine` has page checksums, backup `full` that it rests on has none. Use another."
+    )
+    assert "rests on backup `nine`, which must not be used" in (quarter.problem or "")
+
+
 @pytest.mark.parametrize(
     ("target", "base"),
     [

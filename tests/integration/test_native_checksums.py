@@ -1,0 +1,44 @@
+"""A server whose page checksums are turned on between two base backups, which `pg_combinebackup` would mix."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from actions.adapters.programs import run
+from actions.backup.physical import BackupKind, RecoveryTarget
+from actions.errors import UserError
+from tests.fixtures.physical import standing
+from tests.physical_world import PhysicalWorld
+
+pytestmark = [pytest.mark.integration, pytest.mark.corruption]
+
+
+async def turn(world: PhysicalWorld, way: str) -> None:
+    """As an administrator does, on a server that is stopped."""
+    server = world.server
+    await server.stop()
+    program: list[str | Path] = [server.tool("pg_checksums"), f"--{way}", "--pgdata", server.data]
+    await run(program, account=server.account, timeout=timedelta(minutes=1))
+    await server.start()
+    world.values["DSN"] = server.dsn()
+
+
+async def test_nothing_rests_on_a_backup_from_before_and_a_new_full_one_is_restored(run_directory: Path) -> None:
+    with standing(run_directory) as world:
+        await turn(world, "disable")
+        world.sql("CREATE TABLE ledger (row int PRIMARY KEY)", "INSERT INTO ledger VALUES (1)")
+        await world.take("bare")
+        await turn(world, "enable")
+
+        for parent in (None, "bare"):
+            with pytest.raises(UserError, match=r"turned on since `bare` was made.* Take a full backup"):
+                await world.take("next", BackupKind.INCREMENTAL, parent)
+        await world.take("full")
+        await world.take("next", BackupKind.INCREMENTAL)
+        await world.archive()
+
+        restored = await world.restore(RecoveryTarget(latest=True))
+        assert (restored.backup, restored.checked_pages) == ("next", True)
