@@ -66,6 +66,10 @@ class Files(Protocol):
     async def bring_back(self, request: BringBack, progress: Progress) -> FilesDifference:
         """Every byte is checked on its way where its hash is known. Returns the difference that is left."""
 
+    async def take_back(self, request: BringBack, progress: Progress) -> FilesDifference:
+        """Put on top again what stood there before `bring_back` of the same job replaced it. What was missing then
+        stays, and so does what somebody has written since. Deletes nothing; safe to repeat."""
+
     async def expiry(self, name: str) -> CopiesExpiry:
         """The copies older than the policy's retention, never the newest usable one, and the objects that no other
         copy lists. Changes nothing."""

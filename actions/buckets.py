@@ -179,6 +179,8 @@ class BringBack(Frozen):
 
     source: FilesSource
     replace: bool = False  # also where there is another version now; that one stays, under the old one
+    job: str = ""  # noted on what it stores, so that `take_back` knows it again
+    undo: bool = False  # `take_back` is meant
 
 
 class FilesDifference(Frozen):

@@ -6,14 +6,15 @@ is there now and was not then is left alone.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, islice
+from typing import TypeVar
 
 from actions.backup.file_catalogue import FileCatalogue, identity
+from actions.backup.together import together
 from actions.bucket_ports import Buckets
 from actions.buckets import BringBack, FileEntry, FilesDifference, FilesSource, ObjectAttributes, ObjectVersion
 from actions.errors import UserError, VerificationError
@@ -23,7 +24,10 @@ from actions.site import FilesPolicy
 AT_ONCE = 16
 EXAMPLES = 5
 NOTE = "drbot-restored"
+JOB = "."  # in the note, before the job that has put it there
 META_BYTES = 2000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Need:
     @property
     def note(self) -> str:
         """What tells, on the object, which version it was made from."""
-        return identity(self.entry)[:32]
+        return _identity(self.entry)
 
 
 @dataclass
@@ -91,17 +95,35 @@ class Returning:
                 "back only what is missing."
             )
         done, total = 0, sum(need.entry.bytes for need in needs)
-        for place in range(0, len(needs), AT_ONCE):
-            batch = needs[place : place + AT_ONCE]
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for need in batch:
-                        group.create_task(self._one(target, need))
-            except* Exception as errors:  # noqa: BLE001 - the first one is raised as it was
-                raise errors.exceptions[0] from None
+        for batch in _batches(needs):
+            async with together() as group:
+                for need in batch:
+                    group.create_task(self._one(target, need, request.job))
             done += sum(need.entry.bytes for need in batch)
             progress(ProgressReport(done=done, total=total, phase="bring back"))
         return await self.difference(request.source)
+
+    async def take_back(self, request: BringBack, progress: Progress) -> FilesDifference:
+        target, prefix = self._target(request.source), self._policy.prefix + request.source.prefix
+        beneath: list[ObjectVersion] = []  # the newest
+        for _, group in groupby(await self._buckets.versions(target, prefix), key=lambda item: item.key):
+            first_two = list(islice(group, 2))
+            if len(first_two) == 2 and not any(item.marker for item in first_two):
+                beneath.append(first_two[1])
+        done = 0
+        for batch in _batches(beneath):
+            async with together() as tasks:
+                for version in batch:
+                    tasks.create_task(self._back(target, version, request.job))
+            done += len(batch)
+            progress(ProgressReport(done=done, total=len(beneath), unit="steps", phase="take back"))
+        return await self.difference(request.source)
+
+    async def _back(self, target: str, before: ObjectVersion, job: str) -> None:
+        """Unless what lies on it is not what that job has put there."""
+        facts = await self._objects.head(target, before.key)
+        if facts is not None and facts.metadata.get(NOTE, "").endswith(f"{JOB}{job}"):
+            await self._buckets.put_on_top(target, before.key, before.version, note=_identity(before))
 
     # ------------------------------------------------------------ looking
 
@@ -167,21 +189,22 @@ class Returning:
             return True
         # The same bytes, stored in other parts or encrypted anew, have another tag: what we wrote ourselves says so.
         facts = await self._objects.head(target, need.key)
-        return facts is not None and facts.metadata.get(NOTE, "") == need.note
+        return facts is not None and facts.metadata.get(NOTE, "").partition(JOB)[0] == need.note
 
     # ------------------------------------------------------------ bringing back
 
-    async def _one(self, target: str, need: Need) -> None:
+    async def _one(self, target: str, need: Need, job: str) -> None:
+        note = f"{need.note}{JOB}{job}" if job else need.note
         if isinstance(need.entry, FileEntry):
-            await self._from_stored(target, need, need.entry)
+            await self._from_stored(target, need, need.entry, note)
         elif need.markers:
             # The newest last: until it goes the file stays hidden, and a rerun finds it so.
             for marker in reversed(need.markers):
                 await self._buckets.remove_marker(target, need.key, marker.version)
         else:
-            await self._buckets.put_on_top(target, need.key, need.entry.version, note=need.note)
+            await self._buckets.put_on_top(target, need.key, need.entry.version, note=note)
 
-    async def _from_stored(self, target: str, need: Need, entry: FileEntry) -> None:
+    async def _from_stored(self, target: str, need: Need, entry: FileEntry, note: str) -> None:
         """Out of the copy, the bytes checked on the way: the last part is not sent when they are wrong."""
 
         async def chunks() -> AsyncIterator[bytes]:
@@ -199,7 +222,15 @@ class Returning:
                 )
             yield held
 
-        await self._buckets.store(target, need.key, chunks(), _noted(entry.attributes, need.note))
+        await self._buckets.store(target, need.key, chunks(), _noted(entry.attributes, note))
+
+
+def _identity(entry: FileEntry | ObjectVersion) -> str:
+    return identity(entry)[:32]
+
+
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[place : place + AT_ONCE] for place in range(0, len(items), AT_ONCE))
 
 
 def _noted(attributes: ObjectAttributes, note: str) -> ObjectAttributes:

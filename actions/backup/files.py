@@ -68,6 +68,9 @@ class FileCopies(Files):
     async def bring_back(self, request: BringBack, progress: Progress) -> FilesDifference:
         return await self._returning(request.source.name).bring_back(request, progress)
 
+    async def take_back(self, request: BringBack, progress: Progress) -> FilesDifference:
+        return await self._returning(request.source.name).take_back(request, progress)
+
     async def expiry(self, name: str) -> CopiesExpiry:
         policy = self._site.files_of(name)
         copies = await self._catalogue.copies(policy)

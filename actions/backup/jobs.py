@@ -175,7 +175,8 @@ async def _files_copy(request: Mapping[str, Any], engines: Engines, progress: Pr
 
 
 async def _files_bring_back(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
-    left = await engines.files.bring_back(BringBack.model_validate(request), progress)
+    asked = BringBack.model_validate(request)
+    left = await (engines.files.take_back if asked.undo else engines.files.bring_back)(asked, progress)
     return left.model_dump(mode="json")
 
 

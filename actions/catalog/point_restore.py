@@ -2,7 +2,7 @@
 
 The order: copies are made and compared beside production; then GitOps and everything that writes stop, images are set
 back, databases are switched, files come back, and everything starts. Until the databases are switched nothing that
-users see has changed; from then on a failure puts databases, images and workloads back as they were.
+users see has changed; from then on a failure puts databases, images, replaced files and workloads back as they were.
 """
 
 from __future__ import annotations

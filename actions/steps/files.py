@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 
 from actions.buckets import BringBack, CopiesExpiry, FilesCopyRequest, FilesDifference, FilesSource
 from actions.contract import Precondition, Probe
-from actions.errors import VerificationError
-from actions.ports import JobKind, JobPhase, JobState, Ports
+from actions.errors import PermanentError, VerificationError
+from actions.ports import JobKind, JobPhase, JobSpec, JobState, Ports, no_progress
 from actions.steps import byhand
-from actions.steps.heavy import HeavyStep
+from actions.steps.heavy import JOB_LIMIT, HeavyStep, failure
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, names, size
 
@@ -210,7 +210,11 @@ class BringBackFiles(HeavyStep):
         return JobKind.FILES_BRING_BACK
 
     def request(self) -> Mapping[str, Any]:
-        return BringBack(source=self.source, replace=self.replace).model_dump(mode="json")
+        return self._asked.model_dump(mode="json")
+
+    @property
+    def _asked(self) -> BringBack:
+        return BringBack(source=self.source, replace=self.replace, job=self.job)
 
     async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the bucket tells all
         return Probe.TODO if self._left(await ports.files.difference(self.source)) else Probe.DONE
@@ -219,6 +223,46 @@ class BringBackFiles(HeavyStep):
         left = self._left(await ports.files.difference(self.source))
         if left:
             raise VerificationError(f"{left} in bucket `{self.bucket}`. Run it again; nothing was lost.")
+
+    async def undo(self, ports: Ports) -> None:
+        """What was replaced lies on top again. What was missing and has come back stays: it is in nobody's way."""
+        if not self.replace:
+            raise PermanentError(f"{self.summary}: what came back was missing, and nothing is deleted.")
+        await self.stop(ports)
+        job = self._undo_job
+        state = await ports.executor.find(job)
+        if state is not None and state.phase is not JobPhase.RUNNING:
+            await ports.executor.forget(job)  # of a try before: what it did is found done
+        request = self._asked.model_copy(update={"undo": True}).model_dump(mode="json")
+        await ports.executor.start(JobSpec(name=job, kind=self.job_kind, request=request, timeout=JOB_LIMIT))
+        ended = await ports.executor.wait(job, no_progress)
+        if ended.phase is not JobPhase.SUCCEEDED:
+            raise failure(self, ended)
+
+    @property
+    def _undo_job(self) -> str:
+        return f"{self.job}-undo"
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        if not self.replace:
+            return ()
+        where = ("--bucket", self.bucket, "--prefix", self.prefix, "--output", "text", "--query")
+        listing = byhand.aws(
+            self.endpoint, "s3api", "list-object-versions", *where, "Versions[].[Key,VersionId,LastModified]"
+        )
+        on_top = byhand.aws(self.endpoint, "s3api", "copy-object", "--bucket", self.bucket)
+        source = f'{shlex.quote(self.bucket)}/"$key?versionId=$version"'
+        copied = f'{on_top} --key "$key" --copy-source {source}'
+        return (
+            f"{listing} | sort -t $'\\t' -k1,1 -k3,3r | awk -F '\\t' 'seen[$1]++ == 1' > beneath.tsv",
+            f"# keep the keys whose newest version has `drbot-restored` ending in .{self.job} (s3api head-object)",
+            f"while IFS=$'\\t' read -r key version at; do {copied}; done < beneath.tsv",
+        )
+
+    async def undone(self, ports: Ports) -> None:
+        state = await ports.executor.find(self._undo_job)
+        if state is None or state.phase is not JobPhase.SUCCEEDED:
+            raise VerificationError(f"{self.summary}: it is not known to be put back. Look at job `{self._undo_job}`.")
 
     def _left(self, found: FilesDifference) -> str:
         if found.missing:

@@ -36,8 +36,9 @@ async def files_share(ports: Ports, point: RecoveryPoint, part: FilesPart, plan_
     step = brought_back(ports.site, source, found, replace=replace, manifest=manifest, job=job)
     stands = FilesAtMost(source=source, replace=replace, missing=found.missing, changed=found.changed)
     return Share(
-        # By then the databases stand: people decide whether files that do not come back undo all of it.
-        steps=(step.model_copy(update={"optional": True}),),
+        # By then the databases stand: people decide whether files that do not come back undo all of it. Those that were
+        # replaced go back together with the databases.
+        steps=(step.model_copy(update={"optional": True, "undo_on_failure": replace}),),
         preconditions=(*proof, stands),
         observations=(seen,),
         manual=manual,

@@ -262,6 +262,47 @@ async def test_files_come_back_as_of_a_moment(world: World) -> None:
     assert len(kept) == 4  # nothing was lost
 
 
+async def test_what_was_replaced_is_taken_back_and_nothing_else(world: World) -> None:
+    versioned(world)
+    await world.put("a/dog.jpg", b"another dog")
+    await world.put("a/empty", b"changed by people, before")
+    before = await moment_between(world)
+    for key in ("a/dog.jpg", "a/empty", "a/ours.txt"):
+        await world.put(key, b"now")
+    await world.store.delete(world.source, "a/cat.jpg")
+    source = FilesSource(name=NAME, as_of=before, prefix="a/")
+    asked = BringBack(source=source, replace=True, job="plan1-s4")
+    await world.files.bring_back(asked, no_progress)
+    await world.put("a/empty", b"written since")
+    restored = await world.content()
+    assert (restored["a/dog.jpg"], restored["a/cat.jpg"]) == (b"another dog", b"cat")
+
+    for other in ("", "plan1-s5"):
+        await world.files.take_back(asked.model_copy(update={"job": other}), no_progress)
+        assert await world.content() == restored
+    for _ in range(2):
+        left = await world.files.take_back(asked, no_progress)
+        assert (left.missing, left.changed) == (0, 2)
+        assert await world.content() == {**restored, "a/dog.jpg": b"now"}
+    kept = [item for item in await world.store.versions(world.source, "a/dog.jpg") if not item.marker]
+    assert len(kept) == 5  # nothing was lost, and once was enough
+
+    left = await world.files.bring_back(asked, no_progress)
+    assert (left.missing, left.changed) == (0, 0)
+    assert (await world.content())["a/dog.jpg"] == b"another dog"
+
+
+async def test_what_a_copy_has_replaced_is_taken_back_as_well(world: World) -> None:
+    await world.copied()
+    versioned(world)
+    await world.put("a/dog.jpg", b"another dog")
+    asked = BringBack(source=world.out_of(1), replace=True, job="plan1-s4")
+    assert (await world.files.bring_back(asked, no_progress)).changed == 0
+    assert (await world.files.bring_back(asked, no_progress)).changed == 0  # known again by its note
+    await world.files.take_back(asked, no_progress)
+    assert await world.content() == {**FILES, "a/dog.jpg": b"another dog"}
+
+
 async def moment_between(world: World) -> datetime:
     """A moment after all that was stored and before all that will be; S3 tells whole seconds."""
     newest = max(item.modified_at for item in await world.store.versions(world.source, ""))

@@ -25,7 +25,7 @@ from tests.fakes.history import (
     with_a_point,
     with_a_point_of_dumps,
 )
-from tests.fakes.world import API, APP_DIGEST, GOOD, SECRETS, START, World, a_world
+from tests.fakes.world import API, APP_DIGEST, GOOD, HEALTH, SECRETS, START, World, a_world
 
 
 async def planned(world: World, *, scratch: str | None = None) -> Plan:
@@ -220,3 +220,16 @@ async def test_secrets_that_may_not_be_listed_are_said_to_lack() -> None:
     point = await world.points.gather(POINT)
 
     assert "Versions of Secrets of `main` are not known: no right to it" in point.missing
+
+
+async def test_files_that_were_replaced_go_back_with_the_databases_when_the_application_fails() -> None:
+    world = with_a_point()
+    plan = await planned(world)
+    world.service.answers[HEALTH] = "503"
+
+    result = await run(plan, world, MemoryJournal())
+
+    assert result.outcome is Outcome.FAILED, result.message
+    assert world.postgres.database_behind(DatabaseRef("primary", "shop")).fingerprint.rows != GOOD.rows
+    assert await world.objects.get("uploads", "a/dog.jpg") == b"cow"
+    assert await world.objects.get("uploads", "b/tax.pdf") == b"tax"  # was missing, and is in nobody's way
