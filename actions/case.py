@@ -62,6 +62,8 @@ class Code(StrEnum):
     NOT_RECOVERY = "not_recovery"
     UNREACHABLE = "unreachable"
     UNKNOWN_NAME = "unknown_name"
+    NOT_POSSIBLE = "not_possible"  # mistyped, or not now
+    NOT_OPTIONAL = "not_optional"  # a step that was signed without saying that it may be left out
     STALE_WORLD = "stale_world"  # the preconditions do not hold any more
     RESTORED = "restored"  # the bot's database was restored since, or a witness knows that the plan has run
     UNWITNESSED = "unwitnessed"  # no witness would have seen the signatures of a destructive plan

@@ -1,8 +1,8 @@
 """Errors, told apart by who must act.
 
 DrError
-├── UserError             the person who asked: shown word for word, names the next thing to do
-│   └── RefusedError          what was asked for may not be, or is nothing we know; `code` goes on the record
+├── UserError             the person who asked: shown word for word, names the next thing to do; on record by its `code`
+│   └── RefusedError          what was asked for may not be, or is nothing we know; told to others too
 ├── TemporaryError        nobody: the same call may succeed after `retry_after`
 └── PermanentError        an operator: trying again without a change fails again
     ├── VerificationError     the world was read and is not what was promised
@@ -20,20 +20,26 @@ class DrError(Exception):
     """Base of every error this product raises on purpose."""
 
 
+NOT_POSSIBLE = "not_possible"
+"""Code of a request that is mistyped, or comes at a time when it cannot be done."""
+
+UNKNOWN_NAME = "unknown_name"
+"""Code of a request for something that the plan file does not know: looked up, and never passed on."""
+
+
 class UserError(DrError):
     """The person who asked can put this right; the text is shown to them word for word."""
 
+    code = NOT_POSSIBLE
+    """The reason code under which it is recorded that somebody was turned down."""
+
 
 class RefusedError(UserError):
-    """A request that is refused, not just mistyped: the refusal is recorded under this reason code."""
+    """A request that is refused, not just mistyped."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-UNKNOWN_NAME = "unknown_name"
-"""Code of a request for something that the plan file does not know: looked up, and never passed on."""
 
 
 class TemporaryError(DrError):

@@ -36,6 +36,7 @@ from bot.services.incidents import Incidents
 from bot.services.paging import page
 from bot.services.plans import Plans, RequestRefusedError, note_plan
 from bot.services.record.watch import Watch, restored
+from bot.services.refusals import Door
 from bot.services.run_control import ORDERS, RunControl
 from bot.services.wake import Wake
 from storage import incidents, outbox, plans, requests, runs
@@ -181,14 +182,12 @@ class Worker:
                     await self._answer(session, request, who)
             except RequestRefusedError as error:
                 refused = (error, who)
-            except RefusedError as error:
-                # Rolled back is what was written for it, not that it was asked for.
-                await self._approvals.record_turned_down(session, who, error.code, str(error))
-                await self._tell(session, request, str(error))
             except UserError as error:
-                await self._tell(session, request, str(error))
+                # Rolled back is what was written for it, not that it was asked for.
+                await self._turn_down(session, request, who, error)
             except ValidationError as error:
-                await self._tell(session, request, f"The arguments do not fit: {_first(error)}. See `/dr help`.")
+                told = f"The arguments do not fit: {_first(error)}. See `/dr help`."
+                await self._turn_down(session, request, who, RefusedError(told, code=Door.MALFORMED))
             except DrError as error:
                 log.warning("request_failed", request=request.id, error=str(error))
                 await self._tell(session, request, f"{error} (request {request.id})")
@@ -271,6 +270,10 @@ class Worker:
         if request.reply.get("ephemeral", True):
             payload |= {"user": request.slack_user, "response_url": request.reply.get("response_url")}
         await outbox.add(session, "report", request.channel, payload=payload)
+
+    async def _turn_down(self, session: AsyncSession, request: RequestRow, who: Who, error: UserError) -> None:
+        await self._approvals.record_turned_down(session, who, error.code, f"{request.name}: {error}")
+        await self._tell(session, request, str(error))
 
     async def _tell(self, session: AsyncSession, request: RequestRow, text: str) -> None:
         request.state, request.error = "failed", readable(session, text)

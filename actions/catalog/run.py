@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from actions.case import Code
 from actions.contract import Action, Finding, JournalState, Lock, Plan, Precondition, Risk, Step, Verdict
-from actions.errors import UserError
+from actions.errors import RefusedError, UserError
 from actions.ports import Answer, Ports, RunFacts
 from actions.site import Frozen
 from actions.steps.run_control import WORDS, AnswerRun, RunAsks, RunIs, UndoStep
@@ -150,9 +151,10 @@ class Skip(_Answering):
 
     def _check(self, facts: RunFacts, step: Step) -> None:
         if not step.optional or facts.backward:
-            raise UserError(
+            raise RefusedError(
                 f"Step {(facts.step or 0) + 1} of run `{facts.id}` is not optional, so it cannot be skipped. Answer "
-                "with `/dr run happened`, `/dr run repeat` or `/dr run undo`."
+                "with `/dr run happened`, `/dr run repeat` or `/dr run undo`.",
+                code=Code.NOT_OPTIONAL,
             )
 
 

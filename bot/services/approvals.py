@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from actions import approval
 from actions.approval import Act, Case, Code, Decision, Method, Refusal, State
 from actions.contract import Kinds, Plan
-from actions.errors import PermanentError, UserError
+from actions.errors import PermanentError
 from actions.ports import Clock
 from actions.site import Frozen
 from bot.ports import Who
@@ -19,6 +19,7 @@ from bot.services import announcements, provenance
 from bot.services.cases import Cases
 from bot.services.declared import ActionOf, Declared
 from bot.services.policy import METHODS, SCHEDULE, Policy
+from bot.services.refusals import OnRecordError
 from storage import outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import PlanRow, RunRow, SignatureRow
@@ -131,7 +132,7 @@ class Approvals:
             else:
                 await self.record_refusal(session, row, who, refusal)
         if refusal is not None:
-            raise UserError(refusal.text)
+            raise OnRecordError(refusal.text)
         return text
 
     async def _refused_by_flaw(self, session: AsyncSession, row: PlanRow) -> Refusal | None:
@@ -160,7 +161,7 @@ class Approvals:
         """Record a refusal that was decided outside (a guest, a deactivated account). Raises it as UserError."""
         async with self._database.session() as session:
             await self.record_refusal(session, row, who, refusal)
-        raise UserError(refusal.text)
+        raise OnRecordError(refusal.text)
 
     async def record_refusal(self, session: AsyncSession, row: PlanRow, who: Who, refusal: Refusal) -> None:
         """An audit row for every refusal, and a line on the incident's timeline."""

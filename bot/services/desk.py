@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from actions.approval import Act, Code, Refusal
 from actions.contract import Report
@@ -64,7 +64,7 @@ class Desk:
         self._clock = clock
         self._in_hand = in_hand  # how long a click may take before it counts as left behind
         self._limits = limits or RateLimits()
-        self._refusals = Refusals(database, approvals.policy, clock)
+        self.refusals = Refusals(database, approvals.policy, clock)
 
     async def store(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
         """Keep what arrived; False when it arrived before."""
@@ -101,7 +101,7 @@ class Desk:
             f"You have asked {self._limits.turns} times within {self._limits.within.total_seconds():.0f} s, so this "
             f"was not done. Try again at {wait.until.astimezone(UTC):%H:%M:%S} UTC; signatures are taken at any time."
         )
-        await self._refusals.record(who, Door.RATE_LIMITED, text, told=wait.first)
+        await self.refusals.record(who, Door.RATE_LIMITED, text, told=wait.first)
         raise UserError(text)
 
     async def _everywhere(self, person: str) -> Wait | None:
@@ -113,9 +113,9 @@ class Desk:
             oldest, first = await visits.refuse(session, person, within=limits.within)
         return Wait(until=(oldest or self._clock.now()) + limits.within, first=first)
 
-    async def turn_away(self, who: Who, code: str, text: str) -> None:
+    async def turn_away(self, who: Who, code: str, text: str) -> NoReturn:
         """Record that something was refused before it reached a plan. Raises UserError with the text."""
-        await self._refusals.turn_away(who, code, text)
+        await self.refusals.turn_away(who, code, text)
 
     async def ask(self, who: Who, command: Command, *, reply: ReplyTo, key: str | None = None) -> int | None:
         """Take one command. What only writes the record is done here; the rest becomes a request, whose id is
@@ -123,12 +123,9 @@ class Desk:
         Raises UserError for accounts the roster does not know, after recording it."""
         person = await self.admit(who, command)
         key = key or await self.keep(who, {"kind": "ask", "command": command.model_dump(mode="json")})
-        try:
+        async with self.refusals.on_record(who, command.name):
             if await self._done_here(who, person, command, reply, key=key):
                 return None
-        except RefusedError as error:
-            await self._refusals.record(who, error.code, str(error))
-            raise
         alone = {BREAK_GLASS: True} if command.break_glass else {}
         async with self._database.session() as session:
             incident = await incidents.open_in(session, who.channel) if who.channel else None
@@ -152,16 +149,17 @@ class Desk:
     async def read(self, who: Who, command: Command) -> Report | str:
         """The answer of a query about incidents, for a terminal. Raises UserError, as `ask` does, for strangers."""
         await self.admit(who, command)
-        return await self._incidents.read(who, command)
+        async with self.refusals.on_record(who, command.name):
+            return await self._incidents.read(who, command)
 
     async def admit(self, who: Who, command: Command) -> str:
         """The person of the roster who asks. Raises UserError, after recording it, for strangers and for what cannot be
         stored as it was said."""
         person = self._approvals.policy.person(who)
         if person is None:
-            await self._refusals.record(who, Code.NOT_ON_ROSTER, f"{command.name}: {NOT_ON_ROSTER.text}")
+            await self.refusals.record(who, Code.NOT_ON_ROSTER, f"{command.name}: {NOT_ON_ROSTER.text}")
             raise UserError(NOT_ON_ROSTER.text)
-        await self._refusals.check(who, [command.reason, command.typed, *_spoken(command)])
+        await self.refusals.check(who, [command.reason, command.typed, *_spoken(command)])
         return person.id
 
     async def _done_here(self, who: Who, person: str, command: Command, reply: ReplyTo, *, key: str) -> bool:
@@ -216,7 +214,7 @@ class Desk:
         """Record an act on the plan of this button; the sentence for the clicker. `key` is that of the stored click.
         Raises UserError for refusals."""
         row = await self._plan(who, token)
-        await self._refusals.check(who, [reason, typed])
+        await self.refusals.check(who, [reason, typed])
         if channel:
             await self._belongs(who, row, channel, ts)
         said = {"token": token, "act": act, "digest": digest, "typed": typed, "reason": reason}
@@ -267,7 +265,7 @@ class Desk:
         try:
             return await self._plans.by_token(token)
         except UserError as error:
-            await self._refusals.record(who, Door.UNKNOWN_BUTTON, str(error))
+            await self.refusals.record(who, Door.UNKNOWN_BUTTON, str(error))
             raise
 
     async def plan_card(self, token: str, who: Who | None = None) -> PlanCard:
@@ -301,7 +299,7 @@ class Desk:
     ) -> None:
         """Put a message on the timeline of the channel's incident, once."""
         if self._approvals.policy.person(who) is None and await self._has_incident(channel):
-            await self._refusals.record(who, Code.NOT_ON_ROSTER, f"pin: {NOT_ON_ROSTER.text}")
+            await self.refusals.record(who, Code.NOT_ON_ROSTER, f"pin: {NOT_ON_ROSTER.text}")
         await self._incidents.pin(
             who, channel=channel, ts=ts, text=text, author=author, permalink=permalink, occurred_at=occurred_at
         )

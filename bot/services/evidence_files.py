@@ -41,22 +41,24 @@ class EvidenceFiles:
         self._clock = clock
 
     async def add(self, who: Who, command: Command) -> str:
-        """Take up the file that the command names; the sentence for the person. Raises UserError, after recording it
-        for what is no plain file."""
+        """Take up the file that the command names; the sentence for the person. Raises UserError, once recorded."""
         person = await self._desk.admit(who, command)
+        async with self._desk.refusals.on_record(who, command.name):
+            return await self._add(who, person, command)
+
+    async def _add(self, who: Who, person: str, command: Command) -> str:
         async with self._database.session() as session:
             incident = await self._incidents.pick(session, who, command.params)
         path = str(command.params["file"])
         begun = self._clock.now()
         try:
             with opened(path) as source:
-                await self._compare(source, command.params.get("sha256"))
+                await self._compare(who, source, command.params.get("sha256"))
                 kept = None if self._vault is None else await self._vault.keep(source, str(incident.number))
                 sha256 = await sha256_of(source) if kept is None else kept.packed.plain_sha256
                 content = self._content(path, source) | {"sha256": sha256, "begun_at": begun.isoformat()}
         except UnsafeFileError as error:
             await self._desk.turn_away(who, Door.UNSAFE_FILE, str(error))
-            raise
         key = await self._desk.keep(who, {"kind": "ask", "command": command.model_dump(mode="json")})
         stored = None if kept is None else self._stored(kept)
         params = {**command.params, "incident": incident.number}
@@ -64,16 +66,18 @@ class EvidenceFiles:
         where = NOT_KEPT if stored is None else f"Stored as `{stored.location}`, read back and compared."
         return f"{label(row.item)} of incident {incident.number}: SHA-256 {row.sha256}. {where}"
 
-    async def _compare(self, source: Source, said: object) -> None:
-        """Raise UserError, before anything is stored, when the file is not the one whose hash was named."""
+    async def _compare(self, who: Who, source: Source, said: object) -> None:
+        """Raise UserError, before anything is stored and after recording it, when the file is not the one whose hash
+        was named."""
         if said is None:
             return
         found = await sha256_of(source)
         if found != said:
-            raise UserError(
+            text = (
                 f"The SHA-256 of this file is {found}, not {said}, so it was not taken up. Find out which of the two "
                 "is right, then name the file without `--sha256`, or with the right one."
             )
+            await self._desk.turn_away(who, Door.OTHER_CONTENT, text)
         source.file.seek(0)
 
     def _content(self, path: str, source: Source) -> dict[str, object]:
@@ -104,7 +108,7 @@ class EvidenceFiles:
         in vain, is an event of its item."""
         person = await self._desk.admit(who, command)
         number = command.params.get("incident")
-        async with self._database.session() as session:
+        async with self._desk.refusals.on_record(who, command.name), self._database.session() as session:
             row = None if number is None else await incidents.by_number(session, int(number))
             if number is not None and row is None:
                 raise UserError(f"There is no incident {number}; see `/dr-incident list`.")

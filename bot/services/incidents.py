@@ -127,9 +127,13 @@ class Incidents:
             session.add(row)
 
     async def _close(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
-        await self._refuse_to_close(who, person, params)
         async with self._database.session() as session:
             row = await self.pick(session, who, params)
+            if await self.suspicion.here(session, row) is not None:
+                # Who holds an account in wrong hands would have the suspicion forgotten.
+                how = HOW_TO_CLEAR.format(number=row.number)
+                text = f"Incident {row.number} stays open while Slack is under suspicion in it; to end that, {how}."
+                raise RefusedError(text, code=Code.SLACK_SUSPECT)
             if row.closed_at is not None:
                 raise UserError(f"Incident {row.number} is already closed, since {utc(row.closed_at)}.")
             busy = await self._running(session, row)
@@ -140,21 +144,6 @@ class Incidents:
             summary = str(params.get("summary") or params.get("text") or "no summary given")
             await self._record(session, row, "incident", self._policy.name(person), f"Incident closed: {summary}")
             await outbox.add(session, "incident", row.channel, ref=row.id)
-
-    async def _refuse_to_close(self, who: Who, person: str, params: Mapping[str, Any]) -> None:
-        """Who holds an account in wrong hands would have the suspicion forgotten. Raises UserError, once recorded."""
-        text = ""
-        async with self._database.session() as session:
-            row = await self.pick(session, who, params)
-            if await self.suspicion.here(session, row) is not None:
-                how = HOW_TO_CLEAR.format(number=row.number)
-                text = f"Incident {row.number} stays open while Slack is under suspicion in it; to end that, {how}."
-                account = who.slack_user or who.person
-                await timeline.refuse(
-                    session, plan_id=None, account=account, person=person, code=Code.SLACK_SUSPECT, text=text
-                )
-        if text:
-            raise UserError(text)
 
     async def _note(self, who: Who, person: str, params: Mapping[str, Any], key: str | None) -> None:
         async with self._database.session() as session:

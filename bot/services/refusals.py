@@ -1,18 +1,21 @@
 """Refusals that concern no plan: who was turned away at the door, and why. None goes unrecorded.
 
-Refusals of signatures are recorded by `Approvals`, with the codes of `actions.approval`.
+Refusals of signatures are recorded by `Approvals`, with the codes of `actions.approval`; requests that a worker turns
+down by the worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from enum import StrEnum
+from typing import NoReturn
 
-from actions.errors import UserError
+from actions.errors import RefusedError, UserError
 from actions.ports import Clock
 from bot.ports import Who
 from bot.redaction import Mask
-from bot.services.approvals import Policy
+from bot.services.policy import Policy
 from storage import incidents, outbox, timeline
 from storage.session import Database
 
@@ -33,8 +36,13 @@ class Door(StrEnum):
     UNKNOWN_BUTTON = "unknown_button"  # its token belongs to no plan
     RATE_LIMITED = "rate_limited"
     TOO_LONG = "too_long"
+    OTHER_CONTENT = "other_content"  # the file is not the one whose SHA-256 was named
     UNSAFE_FILE = "unsafe_file"  # named as evidence: a link, a pipe, a folder
     CREDENTIAL = "credential"  # somebody typed what is shaped like a token or a key
+
+
+class OnRecordError(UserError):
+    """A refusal that was recorded where it was decided."""
 
 
 class Refusals:
@@ -70,10 +78,22 @@ class Refusals:
                 )
             await outbox.add(session, "text", self._policy.audit_channel, payload={"text": line})
 
-    async def turn_away(self, who: Who, code: str, text: str) -> None:
+    async def turn_away(self, who: Who, code: str, text: str) -> NoReturn:
         """Record it and raise it as UserError."""
         await self.record(who, code, text)
-        raise UserError(text)
+        raise OnRecordError(text)
+
+    @asynccontextmanager
+    async def on_record(self, who: Who, name: str) -> AsyncIterator[None]:
+        """Whatever turns the command of this name down is recorded. Who was just mistaken is spared the crowd."""
+        try:
+            yield
+        except OnRecordError:
+            raise
+        except UserError as error:
+            told = isinstance(error, RefusedError)
+            await self.record(who, error.code, f"{name}: {error}", told=told)
+            raise
 
     async def check(self, who: Who, texts: Iterable[str]) -> None:
         """Refuse what cannot be stored as it was said. Raises UserError."""

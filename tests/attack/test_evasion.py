@@ -60,8 +60,8 @@ def jobs(plan_id: str, action: str, risk: Risk) -> Plan:
 async def command_of(stage: Stage, name: str) -> str:
     """The key under which a command of Olivia's is stored that she did type."""
     command = Command(name=name, params={}, reason=REASON)
-    await stage.office.desk.ask(stage.office.who("olivia"), command, reply=ReplyTo(channel=CHANNEL, user="olivia"))
-    return str(await stage.value("SELECT key FROM inbox WHERE kind = 'desk.slack' ORDER BY received_at DESC LIMIT 1"))
+    asked = {"kind": "ask", "command": command.model_dump(mode="json")}
+    return await stage.office.desk.keep(stage.office.who("olivia"), asked)
 
 
 async def written(stage: Stage, plan: Plan, key: str, **columns: Any) -> None:

@@ -221,7 +221,7 @@ async def unknown(stage: Stage, name: str) -> None:
     await stage.ask(f'"{name}" --from b-1 --reason "{REASON_TEXT}" --target "{name}"')
     await eventually(lambda: stage._is("SELECT state FROM request", "failed"))
     told = await stage.value("SELECT text FROM refusal")
-    assert told.startswith("The plan file knows no database")
+    assert told.startswith("restore.dump: The plan file knows no database")
     assert await stage.value("SELECT count(*) FROM plan") == 0
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pyrage
 import pytest
+from sqlalchemy import select
+from sqlmodel import col
 
 from actions.backup.evidence import Vault
 from actions.contract import JournalEntry, JournalState, Kept, Plan, Report, Risk, Step
@@ -34,7 +36,7 @@ from storage import custody as stored
 from storage import incidents, outbox, plans, runs
 from storage.custody import Event
 from storage.runs import LeaseLostError
-from storage.tables import CustodyEvent, Incident, PlanRow
+from storage.tables import CustodyEvent, Incident, PlanRow, RefusalRow
 from tests.fakes.clock import MemoryClock
 from tests.fakes.s3 import MemoryObjects
 from tests.fakes.toy import ToyStep
@@ -420,6 +422,13 @@ async def test_a_file_that_is_not_the_one_named_by_its_hash_is_not_taken_up(
     with pytest.raises(UserError, match=f"not {SHA}, so it was not taken up"):
         await files.add(*at_a_terminal(*words, SHA))
     assert (objects.buckets["vault"], await chain(office)) == ({}, [])
+    with pytest.raises(UserError, match="There is no incident 7"):
+        await files.add(*at_a_terminal(*words, SHA, "--incident", "7"))
+    async with office.memory.session() as session:
+        refused = await session.execute(select(RefusalRow).order_by(col(RefusalRow.id)))
+        [other, mistaken] = refused.scalars()
+    assert (other.person, other.code, mistaken.person, mistaken.code) == ("sam", "other_content", "sam", "not_possible")
+    assert SHA in other.text
     await files.add(*at_a_terminal(*words, hashlib.sha256(b"GET /").hexdigest()))
     rows = await chain(office)
     assert [row.sha256 for row in rows] == [hashlib.sha256(b"GET /").hexdigest()] * 2

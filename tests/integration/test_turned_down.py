@@ -13,7 +13,7 @@ from actions.approval import Act
 from actions.contract import Action, Finding, Plan, Verdict
 from actions.errors import UserError
 from actions.ports import Ports
-from bot.ports import ReplyTo
+from bot.ports import ReplyTo, Who
 from bot.router import Command
 from bot.services.cards import PlanState
 from bot.services.statements import CLEAR, statement
@@ -24,7 +24,7 @@ from tests.fakes.clock import TravellingClock
 from tests.fakes.toy import Toy, ToyCatalogue, ToyParams
 from tests.fixtures.keyed import KeyedOffice
 from tests.fixtures.office import OfficeForTests, shipped_plan
-from tests.integration.test_answers import a_run
+from tests.integration.test_answers import a_run, asked
 from tests.integration.test_orders import begun
 
 pytestmark = pytest.mark.integration
@@ -54,6 +54,77 @@ async def test_a_plan_that_its_own_findings_stop(office: OfficeForTests) -> None
         said = await office.refused(await office.ask("olivia", "toy.run"))
     assert said == "There is no room. Make some."
     assert await refusals(office) == [(None, "olivia", "U0OLIVIA", "stopped")]
+
+
+class Away(Toy):
+    async def plan(self, params: ToyParams, ports: Ports, plan_id: str) -> Plan:
+        raise UserError("No backup is newer; make one first.")
+
+
+class AwayCatalogue(ToyCatalogue):
+    def action(self, name: str, /) -> Action[Any]:
+        return Away() if name == "toy.run" else super().action(name)
+
+
+async def what(office: OfficeForTests) -> list[str]:
+    """What the rows say was asked for, and the end of why it was not done."""
+    async with office.memory.session() as session:
+        told = (await session.execute(text("SELECT text FROM refusal ORDER BY id"))).scalars().all()
+        assert await session.scalar(text("SELECT count(*) FROM leaf WHERE kind = 'refusal'")) == len(told)
+        return [f"{said.partition(':')[0]} ... {said[-22:]}" for said in told]
+
+
+async def test_what_cannot_be_planned_or_does_not_fit(office: OfficeForTests) -> None:
+    office.catalogue = AwayCatalogue()
+    async with office.working():
+        assert "make one first" in await office.refused(await office.ask("olivia", "toy.run"))
+        assert "do not fit" in await office.refused(await office.ask("sam", "toy.run", steps="many"))
+    assert await refusals(office) == [
+        (None, "olivia", "U0OLIVIA", "not_possible"),
+        (None, "sam", "U0SAM", "malformed"),
+    ]
+    assert await what(office) == ["toy.run ... newer; make one first.", "toy.run ... teger. See `/dr help`."]
+
+
+async def test_an_order_that_is_not_obeyed_and_a_step_that_is_not_skipped(office: OfficeForTests) -> None:
+    async with office.working():
+        waiting = await office.planned(await office.ask("olivia", "toy.run", key="waits"))
+        assert "has not started" in await office.ordered("sam", "run.abort", waiting)
+        card = await asked(office, key="no-skip")
+        assert "asks, so there is nothing to pause" in await office.ordered("daniel", "run.pause", card)
+        assert "not optional" in await office.refused(await office.ask("olivia", "run.skip", run=card.plan_id))
+    assert await refusals(office) == [
+        (None, "sam", "U0SAM", "not_possible"),
+        (None, "daniel", "U0DANIEL", "not_possible"),
+        (None, "olivia", "U0OLIVIA", "not_optional"),
+    ]
+    assert [said.partition(" ")[0] for said in await what(office)] == ["run.abort", "run.pause", "run.skip"]
+
+
+async def test_who_is_mistaken_is_on_record_and_not_told_to_the_crowd(office: OfficeForTests) -> None:
+    for name, params in (("incident.note", {"text": "gone"}), ("evidence.record", {"item": 7, "action": "sealed"})):
+        with pytest.raises(UserError, match=r"no open incident|no evidence"):
+            await office.desk.ask(office.who("sam"), Command(name=name, params=params), reply=ReplyTo())
+    show = Command(name="incident.show", params={"incident": 7})
+    with pytest.raises(UserError, match="no incident 7"):
+        await office.terminal.read(Who(source="cli", person="sam"), show)
+    assert await refusals(office) == [
+        (None, "sam", "U0SAM", "not_possible"),
+        (None, "sam", "U0SAM", "not_possible"),
+        (None, "sam", "sam", "not_possible"),
+    ]
+    async with office.memory.session() as session:
+        assert await session.scalar(text("SELECT count(*) FROM outbox")) == 0
+
+
+async def test_a_review_that_is_refused_is_on_record_once(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await office.planned(await office.ask("olivia", "toy.run"))
+    review = Command(name="review", params={"plan": card.plan_id, "text": "seen"})
+    with pytest.raises(UserError):
+        await office.desk.ask(office.who("daniel"), review, reply=ReplyTo())
+    [(plan, person, _, _)] = await refusals(office)
+    assert (plan, person) == (card.plan_id, "daniel")
 
 
 async def test_an_order_to_a_run_there_is_not(office: OfficeForTests) -> None:
