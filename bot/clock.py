@@ -45,17 +45,24 @@ class DrClock:
         self._clock = clock
         self._drills = Drills(database, plan, Policy(plan), clock)
 
-    async def run(self) -> None:
-        """Fire until cancelled."""
+    def scheduled(self) -> AsyncIOScheduler:
+        """What fires when; not started yet."""
         scheduler = AsyncIOScheduler(timezone=UTC)
         options = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         # Every instant of the plan is at the beginning of a minute. What was missed is seen at the next one.
-        scheduler.add_job(self._tick, CronTrigger(second=1, timezone=UTC), next_run_time=self._clock.now(), **options)
+        at_once = {"next_run_time": self._clock.now()} | options
+        scheduler.add_job(self._tick, CronTrigger(second=1, timezone=UTC), **at_once)
         scheduler.add_job(self._hold_drills, IntervalTrigger(minutes=1, timezone=UTC), **options)
         scheduler.add_job(self._marks, IntervalTrigger(seconds=10, timezone=UTC), **options)
         scheduler.add_job(self._forget, CronTrigger(hour=3, minute=17, timezone=UTC), **options)
         scheduler.add_job(self._catch_up, IntervalTrigger(minutes=5, timezone=UTC), **options)
-        scheduler.add_job(self._signers, CronTrigger(hour=6, minute=30, timezone=UTC), **options)
+        # Also at the start: no clock may have run at that hour. It is told once a day whoever looks.
+        scheduler.add_job(self._signers, CronTrigger(hour=6, minute=30, timezone=UTC), **at_once)
+        return scheduler
+
+    async def run(self) -> None:
+        """Fire until cancelled."""
+        scheduler = self.scheduled()
         scheduler.start()
         log.info("clock_started")
         try:

@@ -295,3 +295,28 @@ async def test_a_restore_drill_that_fails_stays_overdue_and_is_tried_next_month(
     assert "Page 7" in overdue
     await clocks.drills(DUE.replace(year=2027, month=1, day=4))
     assert len(await asked(memory, "backup.prove")) == 2
+
+
+async def test_running_clocks_tell_once_a_day_when_too_few_can_sign(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    document = shipped_plan().model_dump(mode="json")
+    document["rota"] = [{"persons": ["olivia", "daniel", "sam"], "since": "08:00", "until": "20:00"}]
+    clocks = replicas(DrPlan.model_validate(document))
+    tasks = [asyncio.create_task(clock.run()) for clock in clocks.clocks]
+    try:
+        async with asyncio.timeout(10):
+            while not [text for text in await posted(memory) if "Not enough signers" in text]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # for the other two
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    [told] = [text for text in await posted(memory) if "Not enough signers" in text]
+    assert "DESTRUCTIVE plans cannot be signed in 84 of 168 hours" in told
+
+    [daily] = [job for job in clocks.clocks[0].scheduled().get_jobs() if job.name.endswith("_signers")]
+    next_one = daily.trigger.get_next_fire_time(None, MORNING)
+    assert next_one == MORNING.replace(hour=6, minute=30, second=0)
+    assert daily.trigger.get_next_fire_time(next_one, next_one + timedelta(seconds=1)) == next_one + timedelta(days=1)
