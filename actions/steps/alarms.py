@@ -14,6 +14,7 @@ from actions.steps.choice import usable_entries
 from actions.steps.health import Bases, Dumps, Health
 from actions.steps.mirrors import Mirror, mirror_trouble
 from actions.steps.phrases import counted, moment, names, size, span
+from actions.steps.postures import moved
 
 DUMP_GRACE = timedelta(hours=1)
 FULL_GRACE = timedelta(hours=3)
@@ -196,6 +197,8 @@ def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
             text=f"Nobody can tell what {buckets} would give back of `{server}`: {said}",
             hint="Until then a restore needs a bucket that has it whole.",
         )
+    if bases.left_behind:
+        yield Alarm(key=f"left-behind/{bases.subject}", text=bases.left_behind, hint=moved(bases.policy))
     exposure = bases.exposure(now)
     if exposure is not None and exposure > bases.rpo:
         bucket = "" if bases.window is None else f", measured in bucket `{bases.window.bucket}`"

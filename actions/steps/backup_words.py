@@ -68,7 +68,9 @@ def exposure_words(bases: Bases, now: datetime) -> str:
             f"region, would give back. {bases.window.problem}"
         )
     if exposure is None or bases.window is None:
-        return f"{names} on `{bases.server}`: everything since the newest dump would be lost."
+        return (
+            f"{names} on `{bases.server}`: everything since the newest dump would be lost. {bases.left_behind}".rstrip()
+        )
     lost = f"{span(exposure)} would be lost now ({rpo_words(exposure, bases.rpo)})"
     return (
         f"{names} on `{bases.server}`: {lost}, measured in bucket `{bases.window.bucket}`, which outlives the region."

@@ -15,6 +15,7 @@ from actions.errors import DrError, UserError
 from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, Database, EngineKind, PhysicalPolicy
 from actions.steps.mirrors import Mirror, mirrors
+from actions.steps.postures import left_behind
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Bases:
     archiver: Archiver | None = None
     archived: bool = False  # an archiver of ours is wanted, so that its silence is a fault
     problem: str = ""
+    left_behind: str = ""  # why they are of no use once the region is lost; empty where they are
 
     @property
     def server(self) -> str:
@@ -75,7 +77,7 @@ class Bases:
     def exposure(self, now: datetime) -> timedelta | None:
         """How much would be lost if the region were lost now; None where nothing at all could be reached."""
         window = self.window
-        if window is None or window.newest is None:
+        if self.left_behind or window is None or window.newest is None:
             return None
         covered = window.newest
         # A server on which nobody writes loses nothing, however old its newest commit is: only the archiver knows.
@@ -134,7 +136,9 @@ async def _bases(ports: Ports, server: str) -> Bases:
     except DrError as error:
         return Bases(policy, tuple(sorted(here)), rpo, problem=str(error))
     archiver = None if said is None else archiver_of(said, windows, entries)
-    return Bases(policy, tuple(sorted(here)), rpo, entries, windows, proofs, archiver, archived=archived)
+    behind = left_behind(ports.site, policy)
+    databases = tuple(sorted(here))
+    return Bases(policy, databases, rpo, entries, windows, proofs, archiver, archived=archived, left_behind=behind)
 
 
 async def _nothing_said() -> None:

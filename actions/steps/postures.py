@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from actions.buckets import BucketFacts, LifecycleRule, Trial
 from actions.contract import Finding, Verdict
-from actions.site import Bucket, LockMode, Site
+from actions.site import Bucket, EngineKind, LockMode, PhysicalPolicy, Site
 from actions.steps.phrases import names, span
 
 WITNESS = "witness"
@@ -46,7 +46,7 @@ def apart_findings(site: Site) -> list[Finding]:
         for policy in site.physical.values()
         if len(policy.wal_buckets) == 2
     ]
-    return [
+    together = [
         _warn(
             what,
             f"The {what} is in `{first}` and `{second}`, which are in one region (`{site.buckets[first].region}`) "
@@ -54,9 +54,37 @@ def apart_findings(site: Site) -> list[Finding]:
             "Name a bucket of another region in the plan file.",
         )
         for first, second, what in pairs
-        if (site.buckets[first].region, site.buckets[first].endpoint)
-        == (site.buckets[second].region, site.buckets[second].endpoint)
+        if _place(site, first) == _place(site, second)
     ]
+    alone = [(policy, why) for policy in site.physical.values() if (why := left_behind(site, policy))]
+    return together + [_stop(f"base backups of {policy.server}", why, moved(policy)) for policy, why in alone]
+
+
+def left_behind(site: Site, policy: PhysicalPolicy) -> str:
+    """Why nothing could be made of the second copy of the WAL once the first one's region is lost: the base backups are
+    lost with it. Empty where they are not."""
+    if policy.engine is not EngineKind.NATIVE or len(policy.wal_buckets) != 2:
+        return ""
+    near, far = policy.wal_buckets
+    if _place(site, policy.bucket) != _place(site, near) or _place(site, near) == _place(site, far):
+        return ""
+    return (
+        f"The base backups of `{policy.server}` are in `{policy.bucket}` alone, in the region of `{near}`: lost with "
+        f"it, they leave WAL in `{far}` that can be replayed on nothing."
+    )
+
+
+def moved(policy: PhysicalPolicy) -> str:
+    """What to do about base backups that are left behind."""
+    return (
+        f"Name `{policy.wal_buckets[-1]}` as the store of `base` and `incremental` in the plan file, and take a full "
+        f"backup at once, since those before are not looked for there: `/dr-backup base {policy.server}`."
+    )
+
+
+def _place(site: Site, bucket: str) -> tuple[str | None, str | None]:
+    """What is lost together."""
+    return site.buckets[bucket].region, site.buckets[bucket].endpoint
 
 
 def _versioning(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:

@@ -116,6 +116,7 @@ GAP = Gap(
         ({"archiver": Archiver(NOW, NOW, wants_base="its disk was lost")}, "wal-gap"),
         ({"archiver": Archiver(NOW, NOW, trouble={"disk_low": "Its disk is 95 % full."})}, "archiver-disk-low"),
         ({"archiver": None, "archived": True}, "archiver-silent"),
+        ({"left_behind": "They are in one region."}, "left-behind"),
     ],
 )
 def test_each_thing_that_can_be_wrong_of_a_server_is_told(changes: dict[str, object], wanted: str) -> None:

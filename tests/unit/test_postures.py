@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from actions import registry
 from actions.buckets import BucketFacts, LifecycleRule, Trial
+from actions.catalog.backup_status import BackupsParams
 from actions.catalog.buckets import BucketsParams
 from actions.contract import Finding, Verdict
 from actions.errors import UserError
-from actions.site import Bucket, BucketPosture, LockMode, Site
+from actions.site import Bucket, BucketPosture, EngineKind, LockMode, Site
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
+from tests.fakes.history import with_history
+from tests.fakes.physical_world import a_policy
 from tests.fakes.world import a_world
 
 FULL = BucketFacts(
@@ -125,6 +129,50 @@ def test_copies_in_the_region_they_are_for_are_found() -> None:
 
     assert apart_findings(site) == []
     assert "lost together" in apart_findings(near)[0].detail
+
+
+@pytest.mark.parametrize(
+    ("base", "far", "engine", "lost"),
+    [
+        ("near", "us-west-2", EngineKind.NATIVE, True),
+        ("beside", "us-west-2", EngineKind.NATIVE, True),
+        ("far", "us-west-2", EngineKind.NATIVE, False),
+        ("near", "us-east-1", EngineKind.NATIVE, False),  # both copies of the WAL are lost, which is told for itself
+        ("near", "us-west-2", EngineKind.PGBACKREST, False),
+    ],
+)
+def test_base_backups_that_are_lost_with_the_region_that_the_wal_outlives(
+    base: str, far: str, engine: EngineKind, lost: bool
+) -> None:
+    regions = {"near": "us-east-1", "beside": "us-east-1", "far": far}
+    buckets = {
+        name: Bucket(name=name, region=region, access_key="env:A", secret_key="env:S")
+        for name, region in regions.items()
+    }
+    changes = {"bucket": base, "wal_buckets": ("near", "far"), "engine": engine}
+    policy = a_policy().model_copy(update=changes)
+    findings = apart_findings(Site(buckets=buckets, physical={"primary": policy}))
+
+    told = [finding for finding in findings if finding.verdict is Verdict.STOP]
+    assert bool(told) is lost
+    if lost:
+        assert f"are in `{base}` alone, in the region of `near`" in told[0].detail
+        assert "Name `far` as the store of `base`" in told[0].hint
+        assert "take a full backup at once" in told[0].hint
+
+
+async def test_the_status_says_so_instead_of_seconds() -> None:
+    world = with_history()
+    policy = world.site.physical["primary"].model_copy(update={"bucket": "backups", "wal_buckets": ("backups", "far")})
+    far = world.site.buckets["backups"].model_copy(update={"name": "far", "region": "elsewhere"})
+    world.objects.buckets["far"] = {}
+    changes = {"physical": {"primary": policy}, "buckets": {**world.site.buckets, "far": far}}
+    world = replace(world, site=world.site.model_copy(update=changes))
+
+    report = await registry.query("status.backups").read(BackupsParams(), world)
+
+    assert "everything since the newest dump would be lost. The base backups of `primary` are in" in report.lines[0]
+    assert "left-behind" in {finding.check for finding in report.findings}
 
 
 def test_a_store_that_garbles_or_overwrites_is_found() -> None:

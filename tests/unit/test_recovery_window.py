@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from hypothesis import given
@@ -115,6 +116,14 @@ def test_a_window_that_nobody_can_tell_is_no_empty_one() -> None:
         "`shop` on `primary`: nobody can tell what bucket `far`, which outlives the region, would give back. "
         "`2.history.sealed` was changed. Copy it."
     )
+
+
+def test_no_loss_is_promised_where_the_base_backups_do_not_outlive_the_region() -> None:
+    good = Bases(a_policy(), ("shop",), timedelta(minutes=15), entries=[a_base("one", at(0))], windows=[a_window(600)])
+    assert "would be lost now (RPO 15 min: within), measured in bucket `far`" in window_words(good, at(600))
+
+    said = window_words(replace(good, left_behind="They are in `near` alone."), at(600)).splitlines()
+    assert said[0] == "`shop` on `primary`: everything since the newest dump would be lost. They are in `near` alone."
 
 
 def test_a_stretch_of_one_moment_is_drawn_full() -> None:
