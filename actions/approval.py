@@ -360,7 +360,8 @@ def _over(case: Case, now: datetime) -> Refusal | None:
 
 
 def _admit_review(case: Case, person: str, reason: str) -> Refusal | None:
-    if case.break_glass is None or not case.started:
+    # A policy that drops break-glass drops no review of what was started under it.
+    if not (case.alone or case.break_glass is not None) or not case.started:
         text = "Only a run that was started under break-glass is reviewed, once it has started."
         return Refusal(code=Code.NOT_STARTED, text=text)
     if person == case.requester:

@@ -144,6 +144,7 @@ class Case(Frozen):
     policy_then: PolicyVersion | None = None  # when it was asked for
     policy_now: PolicyVersion | None = None
     break_glass: BreakGlass | None = None
+    alone: bool = False  # it was asked for under break-glass, whatever the policy in force says of that
     recovery: bool = False  # the action may be started under break-glass
     overrules: str = ""  # the denied plan that this one replaces, as its message shows
     denied: str = ""  # the newest denied plan that would do the same to the same target

@@ -65,6 +65,7 @@ class Cases:
             policy_then=read(row.policy),
             policy_now=policy.version,
             break_glass=self._break_glass(row, incident),
+            alone=row.break_glass,
             recovery=plan.action in self._recoveries,
             overrules=row.overrules,
             denied="" if denied is None else denied.id,

@@ -15,6 +15,7 @@ from bot.plan_file import BreakGlass
 from bot.services.announcements import utc
 from bot.services.approvals import Approvals
 from bot.services.paging import page
+from bot.services.policy import stored
 from storage import outbox, plans, runs, timeline
 from storage.session import Database
 from storage.tables import PlanRow
@@ -24,6 +25,9 @@ log = structlog.get_logger()
 LOOK_EVERY = timedelta(seconds=30)
 BEFORE, AFTER = timedelta(hours=4), timedelta(hours=1)
 """How often the on-call channel is reminded of a review, before its deadline and after it."""
+
+DROPPED = BreakGlass(delay=timedelta(minutes=1), review_within=timedelta(hours=24))
+"""By what a run is reviewed that was started under break-glass when the plan file in force has none any more."""
 
 
 class Reviews:
@@ -45,9 +49,7 @@ class Reviews:
 
     async def remind(self, now: datetime) -> list[str]:
         """Remind of each review that is open, once for each stretch of time; the plans that were reminded of."""
-        allowed = self._approvals.policy.break_glass
-        if allowed is None:
-            return []
+        allowed = self._approvals.policy.break_glass or DROPPED
         async with self._database.session() as session:
             rows = await plans.unreviewed(session)
         return [row.id for row in rows if await self._look(row, allowed, now)]
@@ -60,7 +62,8 @@ class Reviews:
                 return False
             done = reviewers(await self._approvals.case(session, row, started=True))
             decision = await self._approvals.decision(session, row, now, started=True)
-            if decision.state is State.APPROVED and decision.review_by is None:
+            same = row.policy == stored(policy.version)  # a later one says nothing on what had been signed
+            if same and decision.state is State.APPROVED and decision.review_by is None:
                 text = f"Run {row.id} had all its signatures, so it needs no review."
                 await self._note(session, row, text, now, key=plans.reviewed_key(row.id))
                 return False

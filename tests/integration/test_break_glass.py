@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from actions.approval import Act
 from actions.errors import UserError
+from bot.plan_file import DrPlan
 from bot.ports import ReplyTo
 from bot.router import Command
 from bot.services.cards import PlanCard, PlanState
@@ -87,6 +91,61 @@ async def test_one_key_starts_a_recovery_after_the_delay_and_two_others_review_i
     assert await told(keyed, "Review complete") == [("text", on_call)]
     assert await nag.remind(late + timedelta(days=9)) == []
     assert (await office.desk.plan_card(card.token)).state is PlanState.SUCCEEDED
+
+
+async def test_a_plan_file_without_break_glass_ends_no_review(keyed: KeyedOffice) -> None:
+    async with keyed.office.working():
+        card = await alone(keyed)
+        keyed.clock.ahead += DELAY
+        await keyed.office.until(card, PlanState.SUCCEEDED)
+
+    def without(document: dict[str, Any]) -> None:
+        document["approval"]["break_glass"] = None
+
+    async with under_another_plan_file(keyed, without) as later:
+        nag, now = reviews(later), keyed.clock.now()
+        assert await nag.remind(now) == [card.plan_id]
+        assert await nag.remind(now + timedelta(hours=23, minutes=50)) == [card.plan_id]
+        assert await told(later, "OVERDUE") == []
+        assert await nag.remind(now + timedelta(hours=24)) == [card.plan_id]
+        assert ("page", "") in await told(later, "OVERDUE: the run that Daniel Dietrich started alone")
+        with pytest.raises(UserError, match="two other persons must review"):
+            await review(later, "daniel", card)
+        await review(later, "sam", card)
+        assert await nag.remind(now + timedelta(hours=25)) == [card.plan_id]
+        await later.sign("olivia", card, Act.REVIEW, target="", reason="read it")
+        assert await nag.remind(now + timedelta(hours=26)) == []
+        assert len(await told(later, "Review complete")) == 1
+
+
+@asynccontextmanager
+async def under_another_plan_file(
+    keyed: KeyedOffice, change: Callable[[dict[str, Any]], None]
+) -> AsyncIterator[KeyedOffice]:
+    document = keyed.office.plan.model_dump(mode="json")
+    change(document)
+    office = OfficeForTests(keyed.office.memory, DrPlan.model_validate(document), clock=keyed.clock)
+    yield KeyedOffice(office, keyed.keys, keyed.clock)
+    await office.close()
+
+
+async def test_rules_that_are_lowered_afterwards_end_no_review(keyed: KeyedOffice) -> None:
+    """What would be enough today was not enough when one person started it."""
+
+    def rule_of(document: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = next(rule for rule in document["approval"]["rules"] if rule["risk"] == "DESTRUCTIVE")
+        return found
+
+    def raised(document: dict[str, Any]) -> None:
+        rule_of(document)["persons_besides_requester"] = 2
+
+    async with under_another_plan_file(keyed, raised) as strict, strict.office.working():
+        card = await alone(strict)
+        await strict.sign("erik", card)
+        strict.clock.ahead += DELAY
+        await strict.office.until(card, PlanState.SUCCEEDED)
+
+    assert await reviews(keyed).remind(keyed.clock.now()) == [card.plan_id]
 
 
 async def test_with_all_signatures_it_starts_at_once_and_needs_no_review(keyed: KeyedOffice) -> None:

@@ -246,6 +246,19 @@ def test_two_others_review_what_one_has_started() -> None:
     assert reviewers(case) == ("dba", "security")
 
 
+def test_a_policy_that_drops_break_glass_drops_no_review() -> None:
+    dropped = RUNNING.model_copy(update={"break_glass": None})
+
+    assert admit_review(dropped) is Code.NOT_STARTED
+    assert admit_review(dropped.model_copy(update={"alone": True})) is None
+    assert admit_review(dropped.model_copy(update={"alone": True, "started": False})) is Code.NOT_STARTED
+
+
+def admit_review(case: Case) -> Code | None:
+    refusal = admit(case, "dba", Act.REVIEW, digest=case.plan.digest, typed="", reason="read it", now=NOW)
+    return None if refusal is None else refusal.code
+
+
 def test_suspect_slack_does_not_review() -> None:
     case = alone(sign("security", Act.REVIEW), key("dba", Act.REVIEW), slack_suspect_since=LATER)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from actions import registry
+from actions.contract import Risk
 from bot.router import TABLE, CommandKind, Entry
 from bot.services.run_control import ORDERS
 
@@ -39,3 +42,32 @@ def test_every_action_can_be_asked_for() -> None:
     # A plan file is a document; `drbot plan activate FILE` asks for it, on the command line alone.
     assert {action.name for action in registry.ACTIONS} - reachable == {"plan.activate"}
     assert {query.name for query in registry.QUERIES} <= reachable
+
+
+def test_one_person_alone_starts_these_and_nothing_else() -> None:
+    """A new action is no recovery until somebody adds it here."""
+    assert registry.recoveries() == {
+        "restore.dump",
+        "restore.rescue",
+        "restore.swap",
+        "restore.promote",
+        "restore.recovery_point",
+        "application.scale",
+        "application.rollout",
+    }
+
+
+def test_nothing_that_one_person_starts_alone_takes_away_what_others_need() -> None:
+    """No backup, evidence or hold is deleted, no key changed, no roster, policy or answer to a run; whether Slack is
+    trusted is no action at all."""
+    alone = [action for action in registry.ACTIONS if action.recovery]
+    taking = {"backup.expire", "backup.delete", "backup.unpin", "scratch.discard", "secrets.escrow", "plan.activate"}
+    steps = {step for action in registry.ACTIONS if action.name in taking or action.of_a_run for step in action.steps}
+
+    assert len([action for action in registry.ACTIONS if action.name in taking]) == len(taking)
+    assert not [action.name for action in alone if action.of_a_run or action.risk is Risk.IRREVERSIBLE]
+    assert not {step for action in alone for step in action.steps} & steps
+    kinds = {str(step.model_fields["kind"].default) for action in alone for step in action.steps}
+    words = r"delete|expire|discard|drop|rotate|pin|escrow|activate|clear"
+    assert not [kind for kind in kinds if re.search(words, kind)]
+    assert not [action.name for action in registry.ACTIONS if "suspect" in action.name]
