@@ -24,8 +24,7 @@ from bot import cli_evidence, cli_record, cli_sign
 from bot.demo.command import demo_app
 from bot.redaction import Mask
 from bot.roles import Role
-from bot.terminal import hand_out, say
-from bot.visible import visible_lines
+from bot.terminal import at_a_terminal, hand_out, say
 
 if TYPE_CHECKING:
     from bot.settings import Settings
@@ -86,9 +85,9 @@ def main() -> None:
         if not isinstance(error, ValidationError):
             raise
         problems = "; ".join(str(item["msg"]) for item in error.errors(include_url=False, include_input=False))
-        sys.exit(visible_lines(_mask(f"The settings do not fit: {problems}.")))
+        sys.exit(at_a_terminal(_mask(f"The settings do not fit: {problems}.")))
     except DrError as error:
-        sys.exit(visible_lines(_mask(str(error))))
+        sys.exit(at_a_terminal(_mask(str(error))))
     finally:
         gc.freeze()  # the last search for garbage, of a process that ends anyway, takes longer than many a command
 

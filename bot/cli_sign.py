@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from actions.errors import UserError
-from bot.terminal import asked, hand_out, say
+from bot.terminal import asked, hand_out, quote, say
 
 if TYPE_CHECKING:  # they are slow to import
     from actions.approval import Act
@@ -183,7 +183,7 @@ async def proven(said: Statement, key: Path) -> Proof:
     from actions.adapters import ssh_keygen
     from bot.services.statements import NAMESPACE, Proof
 
-    say(f"You sign:\n{said.text}")
+    quote(f"You sign:\n{said.text}")
     armored = await ssh_keygen.sign(said.text, namespace=NAMESPACE, key=key)
     return Proof(statement=said, armored=armored)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import typer
@@ -9,9 +10,24 @@ import typer
 from actions.errors import UserError
 from bot.visible import visible_lines
 
+_HELP = re.compile(r"`/dr(?: help(?P<about> [a-z]+)?)?`")
+_SLASH = re.compile(r"`/dr[- ](?=[a-z-]+[ `])")
+"""Slash commands as the sentences of the product name them."""
+
+
+def at_a_terminal(text: str) -> str:
+    """The text with slash commands as they are typed here, in which no name, note or reason can steer the terminal."""
+    text = _HELP.sub(lambda found: f"`drbot{found['about'] or ''} --help`", text)
+    return visible_lines(_SLASH.sub("`drbot ", text))
+
 
 def say(text: str) -> None:
-    """Print it; no name, note or reason in it can steer the terminal."""
+    """Print it, for people at a terminal."""
+    typer.echo(at_a_terminal(text))
+
+
+def quote(text: str) -> None:
+    """Print what somebody signs: as `say` does, but word for word."""
     typer.echo(visible_lines(text))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import unicodedata
 from io import StringIO
@@ -16,8 +17,9 @@ from actions.errors import UserError
 from bot import cli, logs
 from bot.counter import plan_text, report_text
 from bot.redaction import Mask
+from bot.router import Entry, Router
 from bot.services.cards import SignerLine
-from bot.terminal import hand_out, say
+from bot.terminal import at_a_terminal, hand_out, quote, say
 from bot.visible import visible, visible_lines
 from tests.fakes.cards import NOW, a_card, a_step
 
@@ -99,6 +101,43 @@ def test_whatever_is_said_is_shown_and_a_document_is_handed_out_as_it_is(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     hand_out(document)
     assert capsys.readouterr().out == "name: \\u202eà\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("Next: `/dr-restore` for a database", "Next: `drbot restore` for a database"),
+        ("`/dr run happened`, `/dr run repeat b7`.", "`drbot run happened`, `drbot run repeat b7`."),
+        ("see `/dr help`, `/dr`", "see `drbot --help`, `drbot --help`"),
+        ("`/etc/dr-plan.yml`, `/dr-plan.yml` and /dr-restore", "`/etc/dr-plan.yml`, `/dr-plan.yml` and /dr-restore"),
+    ],
+)
+def test_slash_commands_are_told_as_they_are_typed_here(
+    told: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(told)
+    assert capsys.readouterr().out == f"{shown}\n"
+
+    def fail() -> None:
+        raise UserError(told)
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == shown
+    quote(told)
+    hand_out(f"{told}\n")
+    assert capsys.readouterr().out == f"{told}\n" * 2, "what somebody signs or has written stays as it is"
+
+
+@pytest.mark.parametrize("entry", Router().table, ids=lambda entry: entry.name)
+def test_what_is_told_here_means_what_it_means_in_slack(entry: Entry) -> None:
+    slash, _, words = entry.example.partition(" ")
+    typed = at_a_terminal(f"`/{entry.example}`")[1:-1]
+
+    program, *argv = shlex.split(typed)
+    assert program == "drbot"
+    assert Router().parse_argv(argv) == Router().parse_slash(f"/{slash}", words)
 
 
 def test_an_error_cannot_steer_the_terminal_either(monkeypatch: pytest.MonkeyPatch) -> None:
