@@ -27,6 +27,9 @@ class Broken:
 
 _OURS = frozenset({"drbot", "schedule", "thescheduleoftheplan"})
 
+_ALIKE = str.maketrans("аӏсԁеһорѕтьвгн" + "αβερτουι" + "015i", "alcdehopstbbrh" + "abeptoul" + "olsl")
+"""Small letters of other alphabets, and digits, that look like those of these names."""
+
 # (where a name is used, where it is defined, what it names, names that always exist)
 _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("servers.*.standby_of", "servers.*.name", "server", ()),
@@ -154,8 +157,8 @@ def _unannounced_glass(data: Mapping[str, object]) -> Iterator[Broken]:
 def _names_of_the_bot(data: Mapping[str, object]) -> Iterator[Broken]:
     """In the record nobody could tell such a person's acts from those of the bot."""
     for path, word in (*find(data, "roster.*.id"), *find(data, "roster.*.name")):
-        plain = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", str(word)).casefold()))
-        if plain in _OURS:
+        signs = unicodedata.normalize("NFKD", str(word).casefold()).casefold()
+        if "".join(filter(str.isalnum, signs)).translate(_ALIKE) in _OURS:
             yield Broken(path, f"`{word}` is how the record names the bot itself", "use the person's own name")
 
 

@@ -488,7 +488,21 @@ def test_one_slack_account_is_one_person(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["drbot", "DrBot", "Dr. Bot", "\uff24\uff52\uff42\uff4f\uff54", "The schedule of the plan"]
+    "name",
+    [
+        "drbot",
+        "DrBot",
+        "Dr. Bot",
+        "\uff24\uff52\uff42\uff4f\uff54",
+        "The schedule of the plan",
+        "dr\u200bbot",
+        "Dr\u00adB\u043et",  # a soft hyphen, and an o of the Cyrillic alphabet
+        "dr\u0412\u03bf\u03c4",
+        "drb\u0336ot",
+        "drb0t",
+        "SCHEDU1E",
+        "ScheduIe",
+    ],
 )
 def test_nobody_is_called_as_the_bot_calls_itself(tmp_path: Path, name: str) -> None:
     path = broken(tmp_path, ("name: TBD", f"name: {name}"))

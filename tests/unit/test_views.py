@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from actions.approval import Act
 from actions.contract import Report
+from bot.counter import report_text
 from bot.ports import TimelinePage
 from bot.router import Router
 from bot.services.cards import Demands, GlassLine, PlanState, SignerLine, StepState
@@ -321,6 +322,13 @@ def test_reports_are_tables_in_fixed_width() -> None:
     found = report_message(report)
     check_message(found)
     assert "140 more rows" in shown(found)
+
+
+def test_a_hash_in_a_table_is_shown_whole() -> None:
+    sha256 = "0123456789abcdef" * 4
+    report = Report(title="E-1: Disk", columns=("no.", "what", "SHA-256"), rows=(("1", "collected", sha256),))
+    assert sha256 in shown(report_message(report))
+    assert sha256 in report_text(report)
 
 
 def test_help_names_every_command_and_its_example() -> None:

@@ -21,8 +21,8 @@ from bot.slack.views.blocks import (
 )
 from bot.slack.views.plan import finding
 
-CELL = 60
-"""Widest cell of a table; the full value is on the command line."""
+CELL = 64
+"""Widest cell of a table: a SHA-256 is compared whole. The full value is on the command line."""
 
 ROWS = 60
 LINES = 25
