@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import NoReturn
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from actions.approval import Code
+from actions.approval import Code, Refusal
 from actions.errors import UserError
 from actions.ports import Clock
 from bot.services.keys import Claim, Keys
@@ -116,8 +117,11 @@ class Suspicion:
 
     async def statement(self, person: str, number: int | None, reason: str) -> Statement:
         """What this person signs to end the suspicion of an incident; without a number of the only one there is."""
-        async with self._database.session() as session:
-            row, since = await self._suspected(session, number)
+        try:
+            async with self._database.session() as session:
+                row, since = await self._suspected(session, number)
+        except UserError as error:
+            await self._refuse(person, Refusal(code=Code.NOT_POSSIBLE, text=str(error)))
         return statement(
             act=CLEAR,
             subject=f"incident {row.id}",
@@ -130,39 +134,41 @@ class Suspicion:
     async def hand_in(self, person: str, proof: Proof) -> str:
         """Record a signed statement; the second person's ends the suspicion. The sentence for the signer."""
         said, now = proof.statement, self._clock.now()
-        text = ""
         async with self._database.session() as session:
             row = await incidents.get(session, said.subject.removeprefix("incident "))
-            unknown = "This statement is about no incident; run `drbot incident clear-suspect-slack` again."
-            if row is None:
-                await timeline.refuse(
-                    session, plan_id=None, account=person, person=person, code=Code.UNKNOWN_NAME, text=unknown
-                )
         if row is None:
-            raise UserError(unknown)
+            text = "This statement is about no incident; run `drbot incident clear-suspect-slack` again."
+            return await self._refuse(person, Refusal(code=Code.UNKNOWN_NAME, text=text))
         async with self._database.session() as session:
             await plans.hold(session, f"incident {row.id}")
             since, signed = await _standing(session, row.id, self._policy.keys)
             if since is None:
-                raise UserError(f"Slack is not under suspicion in incident {row.number}; nothing was changed.")
-            problem = self._refusal(_claim(row.id, since, person=person, reason=said.reason, at=now), proof, signed)
-            if problem:
-                await timeline.refuse(
-                    session, plan_id=None, account=person, person=person, code=Code.BAD_PROOF, text=problem
-                )
+                text = f"Slack is not under suspicion in incident {row.number}; nothing was changed."
+                refusal: Refusal | None = Refusal(code=Code.NOT_POSSIBLE, text=text)
             else:
-                text = await self._record(session, row, person, proof, over=len(signed | {person}) >= CLEARERS)
-        if problem:
-            raise UserError(problem)
-        return text
+                claim = _claim(row.id, since, person=person, reason=said.reason, at=now)
+                refusal = self._refusal(claim, proof, signed)
+            if refusal is None:
+                return await self._record(session, row, person, proof, over=len(signed | {person}) >= CLEARERS)
+        return await self._refuse(person, refusal)
 
-    def _refusal(self, claim: Claim, proof: Proof, signed: frozenset[str]) -> str:
+    def _refusal(self, claim: Claim, proof: Proof, signed: frozenset[str]) -> Refusal | None:
         if claim.person not in self._policy.roster:
-            return f"`{claim.person}` is not on the roster, so nothing was done. Ask a person who is."
+            text = f"`{claim.person}` is not on the roster, so nothing was done. Ask a person who is."
+            return Refusal(code=Code.NOT_ON_ROSTER, text=text)
         if claim.person in signed:
-            return "Your signature is already recorded; a second person must sign with a key of their own."
+            text = "Your signature is already recorded; a second person must sign with a key of their own."
+            return Refusal(code=Code.ALREADY_SIGNED, text=text)
         wrong = self._policy.keys.problem(claim, proof.text)
-        return f"This signature does not count: {wrong}." if wrong else ""
+        return Refusal(code=Code.BAD_PROOF, text=f"This signature does not count: {wrong}.") if wrong else None
+
+    async def _refuse(self, person: str, refusal: Refusal) -> NoReturn:
+        """Record it and raise it as UserError."""
+        async with self._database.session() as session:
+            await timeline.refuse(
+                session, plan_id=None, account=person, person=person, code=refusal.code, text=refusal.text
+            )
+        raise UserError(refusal.text)
 
     async def _record(self, session: AsyncSession, row: Incident, person: str, proof: Proof, *, over: bool) -> str:
         name = self._policy.name(person)

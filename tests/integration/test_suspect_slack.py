@@ -12,6 +12,7 @@ from actions.errors import UserError
 from bot.ports import ReplyTo
 from bot.router import Command
 from bot.services.cards import IncidentCard, PlanState
+from bot.services.statements import Statement
 from bot.services.suspicion import Suspicion
 from storage import incidents
 from tests.fakes.toy import WORLD
@@ -37,8 +38,8 @@ def suspicion(keyed: KeyedOffice) -> Suspicion:
     return keyed.office.services(keyed.office.at_terminal)[2].suspicion
 
 
-async def clear(keyed: KeyedOffice, person: str, *, key_of: str = "") -> str:
-    said = await suspicion(keyed).statement(person, None, "sessions revoked")
+async def clear(keyed: KeyedOffice, person: str, said: Statement | None = None, *, key_of: str = "") -> str:
+    said = said or await suspicion(keyed).statement(person, None, "sessions revoked")
     return await suspicion(keyed).hand_in(person, keyed.proof(said, keyed.keys[key_of or person]))
 
 
@@ -101,6 +102,30 @@ async def test_a_plan_that_slack_had_signed_does_not_start(keyed: KeyedOffice) -
 async def codes(keyed: KeyedOffice) -> list[str]:
     async with keyed.office.memory.session() as session:
         return list((await session.execute(text("SELECT code FROM refusal ORDER BY id"))).scalars())
+
+
+async def test_who_is_turned_down_when_it_is_to_be_cleared_stands_in_the_record(keyed: KeyedOffice) -> None:
+    async def refused(words: str, person: str, said: Statement | None = None, *, key_of: str = "") -> str:
+        with pytest.raises(UserError, match=words):
+            await clear(keyed, person, said, key_of=key_of)
+        async with keyed.office.memory.session() as session:
+            query = text("SELECT code || ' ' || person FROM refusal ORDER BY id DESC LIMIT 1")
+            return str((await session.execute(query)).scalar_one())
+
+    assert await refused("in no incident", "sam") == "not_possible sam"
+    await incident(keyed, "open", title="Orders are gone")
+    await incident(keyed, "suspect_slack", "sam")
+    sams, eriks = [await suspicion(keyed).statement(person, 1, "all is well") for person in ("sam", "erik")]
+
+    assert await refused("not on the roster", "nobody", key_of="sam") == "not_on_roster nobody"
+    assert await refused("none of sam's keys", "sam", key_of="erik") == "bad_proof sam"
+    nowhere = sams.model_copy(update={"subject": "plan x"})
+    assert await refused("about no incident", "sam", nowhere) == "unknown_name sam"
+    await clear(keyed, "sam")
+    assert await refused("already recorded", "sam") == "already_signed sam"
+    await clear(keyed, "erik")
+    assert await refused("not under suspicion", "erik", eriks) == "not_possible erik"
+    assert len(await codes(keyed)) == 6
 
 
 async def test_the_incident_of_a_suspicion_stays_open(keyed: KeyedOffice) -> None:
