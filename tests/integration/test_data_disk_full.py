@@ -17,7 +17,7 @@ from actions.site import DatabaseRef
 from tests.dump_world import SERVER, DumpWorld, a_dump_world
 from tests.fixtures.shared_s3 import S3
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.corruption, pytest.mark.timeout(240)]
 
 MB = 1024 * 1024
 DISK, RESERVE = 480 * MB, 128 * MB

@@ -112,6 +112,7 @@ async def test_damaged_object_is_refused(world: DumpWorld, damage: Callable[[byt
         await world.engine.verify(world.database, "b1", no_progress)
 
 
+@pytest.mark.corruption
 async def test_missing_object_is_refused_and_listed(world: DumpWorld) -> None:
     await world.objects.delete(world.bucket, await dumped(world))
     await refused(world, VerificationError, "object of backup `b1` is missing")
@@ -120,6 +121,7 @@ async def test_missing_object_is_refused_and_listed(world: DumpWorld) -> None:
     assert "missing" in entry.problem
 
 
+@pytest.mark.corruption
 async def test_backup_of_another_key_is_not_among_recipients(world: DumpWorld) -> None:
     await dumped(world)
     world.values["IDENTITY"] = str(pyrage.x25519.Identity.generate())
@@ -127,6 +129,7 @@ async def test_backup_of_another_key_is_not_among_recipients(world: DumpWorld) -
 
 
 @pytest.mark.attack
+@pytest.mark.corruption
 async def test_forged_manifests_are_refused_and_listed(world: DumpWorld) -> None:
     key = (await dumped(world)).replace("dump.age", "manifest.json")
     genuine = await world.objects.get(world.bucket, key)
@@ -191,6 +194,7 @@ def forger_trusting_itself(world: DumpWorld) -> DumpWorld:
     return made
 
 
+@pytest.mark.corruption
 async def test_spool_disk_without_room_is_told_before_anything(
     world: DumpWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,9 +206,9 @@ async def test_spool_disk_without_room_is_told_before_anything(
 class Breaking(S3Store):
     """A store that dies after some bytes of a stream."""
 
-    def __init__(self, world: DumpWorld, after: int) -> None:
+    def __init__(self, world: DumpWorld, after: int, *, said: str = "it does not answer") -> None:
         super().__init__(world.site, world.secrets)
-        self._after = after
+        self._after, self._said = after, said
 
     async def put_stream(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> int:
         async def some() -> AsyncIterator[bytes]:
@@ -212,15 +216,17 @@ class Breaking(S3Store):
             async for chunk in chunks:
                 taken += len(chunk)
                 if taken > self._after:
-                    raise TemporaryError(f"Bucket `{bucket}` did not store `{key}`: it does not answer.")
+                    raise TemporaryError(f"Bucket `{bucket}` did not store `{key}`: {self._said}.")
                 yield chunk
 
         return await super().put_stream(bucket, key, some())
 
 
-async def test_bucket_dying_in_a_dump_leaves_no_backup_and_no_upload(world: DumpWorld) -> None:
-    engine = world.engine_over(Breaking(world, after=1000))
-    with pytest.raises(TemporaryError, match="does not answer"):
+@pytest.mark.corruption
+@pytest.mark.parametrize("said", ["it does not answer", "InternalError. Its disk may be full"])
+async def test_bucket_dying_in_a_dump_leaves_no_backup_and_no_upload(world: DumpWorld, said: str) -> None:
+    engine = world.engine_over(Breaking(world, after=1000, said=said))
+    with pytest.raises(TemporaryError, match=said):
         await engine.dump(DumpRequest(id="b1", database=world.database), no_progress)
     assert await world.engine.catalogue(world.database) == []
     assert await world.objects.sweep_uploads(world.bucket, "", older_than=timedelta(0)) == 0
@@ -249,6 +255,7 @@ async def test_half_upload_of_a_dump_that_nobody_tried_again_goes_with_a_later_d
     assert await world.objects.sweep_uploads(world.bucket, "", older_than=timedelta(0)) == 0
 
 
+@pytest.mark.corruption
 async def test_bucket_dying_in_a_dump_leaves_the_local_copy(world: DumpWorld) -> None:
     with_copy = world.with_policy(local_directory=str(world.directory / "local"))
     engine = with_copy.engine_over(Breaking(with_copy, after=1000))
@@ -274,6 +281,7 @@ def deaf(world: DumpWorld) -> DumpWorld:
     return replace(world, site=world.site.model_copy(update={"buckets": {world.bucket: bucket}}))
 
 
+@pytest.mark.corruption
 async def test_dump_goes_into_the_local_copy_while_the_bucket_is_away(world: DumpWorld) -> None:
     with_copy = world.with_policy(local_directory=str(world.directory / "local"))
     away = deaf(with_copy)

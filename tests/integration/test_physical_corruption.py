@@ -20,13 +20,14 @@ from actions.backup.packing import pack
 from actions.backup.physical import BackupKind, PhysicalManifest, RecoveryTarget
 from actions.backup.signing import Signed
 from actions.backup.unpacking import Plain, unpack
-from actions.errors import UserError, VerificationError
+from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import no_progress
 from tests.dump_world import Keys
 from tests.fakes.s3 import MemoryObject, MemoryObjects
 from tests.fixtures.physical import Past
 from tests.fixtures.waiting import until
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
+from tests.wal_world import UnsteadyObjects
 
 pytestmark = [pytest.mark.integration, pytest.mark.corruption]
 
@@ -110,6 +111,11 @@ async def test_a_forged_but_well_formed_manifest(past: Past, world: PhysicalWorl
     await refused(world, past, match)
     (entry,) = [each for each in await world.engine.catalogue(SERVER) if each.manifest.id == "quarter"]
     assert (entry.trusted, entry.problem is not None) == (False, True)
+
+
+async def test_a_flipped_byte_in_the_manifest(past: Past, world: PhysicalWorld) -> None:
+    change(world, BaseFolder(world.policy, "quarter").manifest, flipped)
+    assert "`quarter`" in await refused(world, past, "cannot be read|does not match its signature")
 
 
 async def test_a_manifest_of_another_backup(past: Past, world: PhysicalWorld) -> None:
@@ -237,6 +243,55 @@ async def test_a_disk_that_runs_full_while_it_is_fetched(past: Past, world: Phys
     # It seems to have room at first: somebody else fills it meanwhile.
     small = replace(world, directory=small_disk, reserve=-(1 << 40))
     await refused(small, past, "is full. Free space there", kind=UserError)
+
+
+@pytest.fixture
+def unsteady(past: Past, world: PhysicalWorld) -> UnsteadyObjects:
+    """The bucket of the world, which may be away or full from some call on."""
+    made = UnsteadyObjects(BUCKET)
+    made.buckets = objects_of(world).buckets
+    return made
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+async def test_a_bucket_that_goes_away_while_it_is_read(
+    past: Past, world: PhysicalWorld, unsteady: UnsteadyObjects, after: int
+) -> None:
+    """Nothing of production is near; the same restore goes through once the bucket is back."""
+
+    class Leaving(UnsteadyObjects):
+        opened = 0
+
+        async def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
+            if key.endswith("/base.age"):
+                self.away |= {bucket} if self.opened == after else set()
+                self.opened += 1
+            async for chunk in super().get_stream(bucket, key):
+                yield chunk
+
+    leaving = Leaving(BUCKET)
+    leaving.buckets = unsteady.buckets
+    if after == 3:  # the chain has three members: the last of all calls are those of WAL
+        leaving.away = {BUCKET}
+    broken = replace(world, objects=leaving)
+    await refused(broken, past, f"Bucket `{BUCKET}` does not answer", kind=TemporaryError)
+    leaving.away, leaving.opened = set(), 99
+    assert (await broken.restore(RecoveryTarget(time=past.commits[4].after))).backup == "quarter"
+
+
+@pytest.mark.parametrize("fault", ["away", "full"])
+async def test_a_bucket_that_takes_nothing_while_a_backup_is_made(
+    world: PhysicalWorld, unsteady: UnsteadyObjects, fault: str
+) -> None:
+    broken = replace(world, objects=unsteady)
+    before = set(unsteady.buckets[BUCKET])
+    setattr(unsteady, fault, {BUCKET})
+    with pytest.raises(TemporaryError, match=f"Bucket `{BUCKET}` did not store .*full|`{BUCKET}` does not answer"):
+        await broken.take("next")
+    unsteady.away, unsteady.full = set(), set()
+    assert set(unsteady.buckets[BUCKET]) == before
+    assert "next" not in {entry.manifest.id for entry in await broken.engine.catalogue(SERVER)}
+    assert (await broken.take("next")).problem is None
 
 
 async def test_a_cancelled_restore_leaves_nothing(past: Past, world: PhysicalWorld) -> None:

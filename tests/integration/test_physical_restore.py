@@ -137,3 +137,17 @@ async def test_every_kind_of_target(
     assert restored.backup == base
     await world.scratch.start("s1")
     assert await rows(world) == expected
+
+
+@pytest.mark.parametrize(
+    "target",
+    [RecoveryTarget(xid=99_999, inclusive=False), RecoveryTarget(name="never_made"), RecoveryTarget(lsn="0/99")],
+)
+async def test_a_server_that_starts_and_never_reaches_its_target_is_no_success(
+    world: PhysicalWorld, target: RecoveryTarget
+) -> None:
+    """It is ready, answers, and ends when the WAL does, or began beyond the target."""
+    with pytest.raises(UserError, match=r"ends before|before the end of the base backup"):
+        await world.restore(target, backup="quarter")
+    assert await world.scratch.find("s1") is None
+    assert world.clean() == []

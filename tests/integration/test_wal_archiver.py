@@ -149,14 +149,21 @@ async def test_a_bucket_that_is_away_for_a_while_holds_nothing_up(
 
 
 @pytest.mark.corruption
-async def test_buckets_that_are_full_keep_the_segments_on_the_disk(world: WalWorld) -> None:
+async def test_buckets_that_are_full_keep_the_segments_on_the_disk(
+    world: WalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actions.backup.wal_alarms.BUCKET_PATIENCE", timedelta(0))
     async with world.archiving():
         await world.following()
         world.memory.full |= {HERE, THERE}
         world.fill("kept")
         name = world.switch()
         await eventually((world.spool / "closed" / name).exists)
-        await asyncio.sleep(0.5)
+        await eventually(lambda: world.warns(AlarmKind.BUCKET_AWAY))
+        status = await world.status()
+        [told] = [alarm.text for alarm in status.alarms if alarm.kind is AlarmKind.BUCKET_AWAY] if status else [""]
+        assert f"`{HERE}` lacks 1 segment(s), `{THERE}` lacks 1 segment(s)" in told
+        assert "Its disk may be full" in told
         assert name not in await world.stored(HERE)
     assert (world.spool / "closed" / name).exists()
     world.memory.full.clear()

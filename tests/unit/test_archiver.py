@@ -103,6 +103,7 @@ async def test_a_base_is_wanted_until_one_begins_behind_the_gap(world: _World) -
     assert world.spool.state.base_wanted is None
 
 
+@pytest.mark.corruption
 async def test_a_disk_that_was_full_for_a_moment_is_no_alarm_afterwards(
     world: _World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
