@@ -39,8 +39,8 @@ test-cluster: setup ## Run the cluster tests against your own cluster (KUBECONFI
 bench: setup ## Measure; leave the machine alone meanwhile
 	@exec $(PYTEST) -m bench -p no:xdist --timeout 3600 -s benchmarks $(ARGS)
 
-soak: setup ## Run the long random suites
-	@exec $(PYTEST) -m soak -n $(WORKERS) --dist loadgroup --timeout 3600 $(ARGS)
+soak: setup ## Run the long random suites, and all that kills
+	@exec $(PYTEST) -m "soak or kill" -n $(WORKERS) --dist loadgroup --timeout 3600 $(ARGS)
 
 mutate: setup ## Change approval.py and runner.py in every small way: does a test notice? (some minutes)
 	@.venv/bin/mutmut run $(ARGS)

@@ -59,7 +59,8 @@ class Barman:
         self._own(self._directory)
         # The interpreter of .venv may lie where the account of PostgreSQL must not look.
         await run([uv, "venv", "--quiet", "--python", "/usr/bin/python3", self._directory / "venv"], timeout=HOUR)
-        options = ["--quiet", "--no-deps", "--require-hashes", "--python", self._directory / "venv" / "bin" / "python"]
+        python = str(self._directory / "venv" / "bin" / "python")
+        options = ["--quiet", "--no-deps", "--require-hashes", "--python", python]
         await run([uv, "pip", "install", *options, "-r", ROOT / "locks" / "barman.txt"], timeout=HOUR)
 
     def _own(self, path: Path) -> None:
@@ -93,7 +94,7 @@ class Barman:
         async with self._running(folder, f"restore_command={' '.join(fetch)}") as port:
             await self._until(folder, port, "SELECT NOT pg_is_in_recovery()")
         replayed = time.monotonic()
-        check = [self._server.tool("pg_checksums"), "--check", "-D", folder]
+        check = [str(self._server.tool("pg_checksums")), "--check", "-D", str(folder)]
         await run(check, account=self._server.account, cwd=Path("/"), timeout=HOUR)
         checked = time.monotonic()
         async with self._running(folder) as port:
@@ -109,7 +110,7 @@ class Barman:
         return self._directory / "venv" / "bin" / f"barman-cloud-{name}"
 
     async def _barman(self, name: str, *words: str) -> None:
-        argv = [self._program(name), *words]
+        argv = [str(self._program(name)), *words]
         await run(argv, env=self._environment, account=self._server.account, cwd=self._directory, timeout=HOUR)
 
     def _running(self, folder: Path, *settings: str) -> _Running:

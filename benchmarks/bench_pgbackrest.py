@@ -103,9 +103,9 @@ async def _bare(world: PgBackRestWorld, moment: datetime, label: str, folder: Pa
     await asyncio.to_thread(lambda: archived.bare(*options, *target, "restore", timeout=HOUR))
     port = free_port()
     settings = ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "archive_mode=off"]
+    words = [word for setting in settings for word in ("-c", setting)]
     with Program.start(
-        [PROGRAMS / "bin" / "postgres", "-D", folder / "data", "-p", str(port)]
-        + [word for setting in settings for word in ("-c", setting)],
+        [PROGRAMS / "bin" / "postgres", "-D", str(folder / "data"), "-p", str(port), *words],
         secrets=archived.secrets,
         account=archived.account,
         cwd=folder,
@@ -114,7 +114,7 @@ async def _bare(world: PgBackRestWorld, moment: datetime, label: str, folder: Pa
         while not await asyncio.to_thread(_paused, folder, port):
             assert program.code() is None, program.stderr()
             await asyncio.sleep(0.05)
-        stop = [PROGRAMS / "bin" / "pg_ctl", "-D", folder / "data", "-m", "fast", "stop"]
+        stop = [str(PROGRAMS / "bin" / "pg_ctl"), "-D", str(folder / "data"), "-m", "fast", "stop"]
         await run(stop, account=archived.account, cwd=Path("/"), timeout=HOUR)
         took = time.monotonic() - begun
     await asyncio.to_thread(shutil.rmtree, folder)

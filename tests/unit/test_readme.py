@@ -7,6 +7,7 @@ from actions.registry import ACTIONS, recoveries
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def test_table_of_actions_is_the_registry() -> None:
@@ -27,5 +28,9 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_every_make_target_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, flags=re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+
+
+def test_the_soak_plays_all_that_kills() -> None:
+    assert re.search(r'^soak: .*\n\t.* -m "soak or kill" ', MAKEFILE, flags=re.MULTILINE)
