@@ -18,9 +18,9 @@ COPIED = "the copied line"
 
 def checkpoints(source: str, *, endpoint: str | None = None) -> Iterator[tuple[str, str]]:
     """Every line there, with where it stands. `s3://bucket/folder/` is read with the credentials of the environment, as
-    AWS programs do; a line in braces is itself one. Raises NoCheckpointsError."""
+    AWS programs do; lines in braces are checkpoints themselves. Raises NoCheckpointsError."""
     if source.lstrip().startswith("{"):
-        yield COPIED, source
+        yield from ((COPIED, line) for line in source.splitlines() if line.strip())
         return
     if source.startswith("s3://"):
         yield from _bucket(source, endpoint)

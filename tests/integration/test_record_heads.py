@@ -116,6 +116,7 @@ async def test_two_heads_say_between_which_entries(notes: LedgerForTests) -> Non
     tamper(notes, f"UPDATE timeline_entry SET actor = 'Mallory' WHERE seq = ({last})")
     rehash(notes, f"seq = ({last})")
     assert first(checked(notes, early, late)) == (Tampering.REWRITTEN, 9)
+    assert first(checked(notes, f"{early}\n\n{late}\n")) == (Tampering.REWRITTEN, 9)
 
 
 async def test_a_head_beside_a_witness_takes_nothing_from_it(notes: LedgerForTests, tmp_path: Path) -> None:
