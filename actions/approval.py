@@ -19,6 +19,7 @@ from actions.case import (
     PolicyVersion,
     Refusal,
     Signature,
+    Start,
     State,
 )
 from actions.contract import Risk
@@ -57,6 +58,7 @@ __all__ = [
     "Signature",
     "Signer",
     "Slot",
+    "Start",
     "State",
     "Weekly",
     "Window",
@@ -97,8 +99,23 @@ def standing(signatures: Sequence[Signature], digest: str) -> dict[str, tuple[Si
 
 
 def decide(case: Case, now: datetime) -> Decision:
-    """Where the plan stands now. Deny wins over everything but a void plan. There are two deadlines: one for the
-    signatures, and, from the last of them, one for the start; a plan that waited long is not started on old words."""
+    """Where the plan stands now, and whether a run that has started may go on: its signatures must count now, and must
+    have sufficed for the start when that was. Who can write into the bot's database could mark any plan as started."""
+    decision = _standing(case, now)
+    if case.start is None or decision.state is not State.APPROVED:
+        return decision
+    then = _standing(case.start.case, case.start.at)
+    if then.state is State.APPROVED:
+        return decision
+    why = then.reason or f"Missing was {', '.join(then.missing)}."
+    text = f"Its run is marked as started at {_clock(case.start.at)}, when it could not start. {why} "
+    text += "Have somebody find out who wrote into the bot's database."
+    return Decision(state=State.VOID, reason=text, code=Code.UNDUE_START)
+
+
+def _standing(case: Case, now: datetime) -> Decision:
+    """Deny wins over everything but a void plan. There are two deadlines: one for the signatures, and, from the last of
+    them, one for the start; a plan that waited long is not started on old words."""
     void = _void(case)
     if void is not None:
         return Decision(state=State.VOID, reason=void.text, code=void.code)

@@ -67,6 +67,7 @@ class Code(StrEnum):
     STALE_WORLD = "stale_world"  # the preconditions do not hold any more
     RESTORED = "restored"  # the bot's database was restored since, or a witness knows that the plan has run
     UNWITNESSED = "unwitnessed"  # no witness would have seen the signatures of a destructive plan
+    UNDUE_START = "undue_start"  # its run is marked as started at a moment when it could not start
     UNSEEN = "unseen"  # nobody has looked at a signer's Slack account for too long to start on it
     # said by services, which look at how an act came in, before any rule
     UNSIGNED = "unsigned"
@@ -125,9 +126,17 @@ class PolicyVersion(Frozen):
     roster: str
 
 
+class Start(Frozen):
+    """The start of a run: when it was, by the clock of the bot's database, and the case as it stood under the version
+    of the plan file that was in force then."""
+
+    at: datetime
+    case: Case
+
+
 class Case(Frozen):
-    """All that a decision rests on. `started` means that deadlines, delays and freezes have done their work: they limit
-    the start, not the run."""
+    """All that a decision rests on. Deadlines, delays, freezes and changes around the plan limit the start, not the
+    run: once there is a `start`, they are judged as of that moment."""
 
     plan: Plan
     requester: str
@@ -135,7 +144,7 @@ class Case(Frozen):
     roster: Mapping[str, Person]
     signatures: tuple[Signature, ...]
     expires_at: datetime
-    started: bool = False
+    start: Start | None = None
     service: str = ""  # the application the plan acts on
     channels: frozenset[str] = frozenset()  # names of the place where it was asked for
     unwitnessed: bool = False  # nobody outside the bot's database would vouch for its signatures, and somebody must
@@ -150,6 +159,11 @@ class Case(Frozen):
     denied: str = ""  # the newest denied plan that would do the same to the same target
     barred: Mapping[str, str] = {}  # Slack accounts that may not sign now, and why
     groups: Mapping[str, frozenset[str]] = {}  # Slack groups of the plan file: their accounts
+
+    @property
+    def started(self) -> bool:
+        """Whether the run of the plan has started."""
+        return self.start is not None
 
     @property
     def covering(self) -> tuple[Rule, ...]:

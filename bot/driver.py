@@ -193,8 +193,11 @@ class Driver:
         if footing is not None:
             await footing.holds()
         async with self._database.session() as session:
+            run = await runs.get(session, row.id)
+            started_at, now = None if run is None else run.started_at, self._ports.clock.now()
+            decision = await self._approvals.decision(session, row, now, started_at=started_at)
+            # Only now: the lease is renewed meanwhile, and what is ours at the end was so all along.
             await runs.ours(session, row.id, owner=self._owner, epoch=epoch)
-            decision = await self._approvals.decision(session, row, self._ports.clock.now(), started=True)
             await provenance.record(session, row, decision)
         if decision.state is not approval.State.APPROVED:
             why = decision.reason or ", ".join(decision.missing)

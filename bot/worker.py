@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions import approval, registry
-from actions.contract import PLAN_SCHEMA, Action, Kinds, ParamsT, Query, Report, UnknownKindError
+from actions.contract import PLAN_SCHEMA, Action, Kinds, ParamsT, Plan, Query, Report, UnknownKindError
 from actions.errors import DrError, RefusedError, TemporaryError, UserError
 from actions.ports import Ports
 from actions.steps.moments import moment_of
@@ -41,7 +41,7 @@ from bot.services.run_control import ORDERS, RunControl
 from bot.services.wake import Wake
 from storage import incidents, outbox, plans, requests, runs
 from storage.session import Database, readable
-from storage.tables import RequestRow, RunRow
+from storage.tables import PlanRow, RequestRow, RunRow
 
 log = structlog.get_logger()
 
@@ -53,6 +53,11 @@ JUST_AFTER = timedelta(milliseconds=50)
 
 UNREADABLE_FOR = 2
 """So many leases a run that this version cannot read is left to a newer worker, before people are asked."""
+
+NOT_NOW = (
+    "By the clock of the bot's database, or under a version of the plan file that has just come into force, it may not "
+    "start at this moment. It is looked at again; if this stays so, set the clocks of the bot and of its database."
+)
 
 
 class Catalogue(Protocol):
@@ -381,9 +386,8 @@ class Worker:
                 decision = await self._record.judged(session, row, decision)
             if decision.state is approval.State.APPROVED:
                 plan = self._catalogue.kinds().plan(row.document)
-                epoch = await runs.claim(session, run.id, owner=self.id, lease=self._lease, locks=plan.locks)
+                epoch = await self._start(session, row, plan)
                 if epoch is None:
-                    await self._control.make_way(session, row, plan)
                     return
                 await note_plan(
                     session,
@@ -407,6 +411,24 @@ class Worker:
                 )
                 return
         tasks.create_task(self._driver.drive(row, plan, epoch))
+
+    async def _start(self, session: AsyncSession, row: PlanRow, plan: Plan) -> int | None:
+        """The epoch of the run that starts now; None when it waits for a lock, or for the clock of the database: what
+        may not start at the moment that is noted there could not go on."""
+        async with session.begin_nested() as start:
+            epoch = await runs.claim(session, row.id, owner=self.id, lease=self._lease, locks=plan.locks)
+            run = None if epoch is None else await runs.held(session, row.id)
+            if run is not None:
+                now = self._ports.clock.now()
+                decision = await self._approvals.decision(session, row, now, started_at=run.started_at)
+                if decision.state is approval.State.APPROVED:
+                    return epoch
+                await start.rollback()
+        if run is None:
+            await self._control.make_way(session, row, plan)
+        elif await runs.waits(session, row.id, message=NOT_NOW):
+            await outbox.add(session, "plan", row.channel, ref=row.id)
+        return None
 
     async def _take_over(self, run_id: str, tasks: asyncio.TaskGroup) -> None:
         async with self._database.session() as session:

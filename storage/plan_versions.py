@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -9,11 +11,13 @@ from sqlmodel import col
 from storage.tables import PlanVersion
 
 
-async def newest(session: AsyncSession) -> PlanVersion | None:
-    """The version in force; None before the first start of a bot on this database."""
-    return (
-        await session.execute(select(PlanVersion).order_by(col(PlanVersion.seq).desc()).limit(1))
-    ).scalar_one_or_none()
+async def newest(session: AsyncSession, *, at: datetime | None = None) -> PlanVersion | None:
+    """The version in force, now or at a moment of the database's clock; None before the first start of a bot on this
+    database."""
+    statement = select(PlanVersion).order_by(col(PlanVersion.seq).desc()).limit(1)
+    if at is not None:
+        statement = statement.where(col(PlanVersion.activated_at) <= at)
+    return (await session.execute(statement)).scalar_one_or_none()
 
 
 async def known(session: AsyncSession, sha256: str) -> bool:

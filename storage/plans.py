@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import case, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -42,9 +42,10 @@ DENIAL_STANDS = timedelta(days=7)
 from leave; later on the world it was said about is another one."""
 
 
-async def denied(session: AsyncSession, plan: PlanRow, target: str) -> PlanRow | None:
+async def denied(session: AsyncSession, plan: PlanRow, target: str, *, until: datetime | None = None) -> PlanRow | None:
     """The plan that would do the same to the same target and was denied last, in whichever incident or outside of any:
-    asking in another place is no answer to a denial. Trying a run again does what the run did."""
+    asking in another place is no answer to a denial. Trying a run again does what the run did. With `until` a later
+    denial is left out."""
     about = col(PlanRow.document)["about"].astext
     does = case((col(PlanRow.action) == RETRY, about), else_=col(PlanRow.action))
     statement = (
@@ -57,6 +58,8 @@ async def denied(session: AsyncSession, plan: PlanRow, target: str) -> PlanRow |
         .order_by(col(SignatureRow.id).desc())
         .limit(1)
     )
+    if until is not None:
+        statement = statement.where(col(SignatureRow.at) <= until)
     return (await session.execute(statement)).scalar_one_or_none()
 
 

@@ -79,7 +79,7 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
             insert=True,
             update=(
                 "state", "owner", "epoch", "lease_until", "progress", "message",
-                "order", "approved_at", "started_at", "ended_at",
+                "order", "approved_at", "ended_at",
             ),
         ),
         _C: _READ,

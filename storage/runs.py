@@ -97,7 +97,8 @@ async def silence(session: AsyncSession) -> timedelta | None:
 async def claim(
     session: AsyncSession, run_id: str, *, owner: str, lease: timedelta, locks: Iterable[Lock]
 ) -> int | None:
-    """Make the run ours and return its epoch; None when it is somebody else's or a lock is taken (try later)."""
+    """Make the run ours and return its epoch; None when it is somebody else's or a lock is taken (try later). When it
+    started the database notes by itself (revision 0009)."""
     statement = (
         select(RunRow)
         .where(
@@ -115,8 +116,6 @@ async def claim(
     values: dict[str, Any] = {"state": "running", "owner": owner, "epoch": run.epoch + 1}
     if run.state == "awaiting":
         values["message"] = ""  # why it waited
-    if run.started_at is None:
-        values["started_at"] = text("clock_timestamp()")
     await session.execute(
         update(RunRow)
         .where(col(RunRow.id) == run_id)

@@ -215,7 +215,7 @@ class RunRow(SQLModel, table=True):
     message: str = ""
     order: str = Field(default="", sa_column_kwargs={"server_default": ""})  # what a person ordered: pause, abort, stop
     approved_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
-    started_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
+    started_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))  # a trigger's to write
     ended_at: datetime | None = Field(default=None, sa_column=_moment(nullable=True))
 
 

@@ -46,34 +46,45 @@ class Approvals:
         self._cases = Cases(policy, recoveries)
         self._declared = Declared(kinds, action)
 
-    async def case(self, session: AsyncSession, row: PlanRow, *, started: bool) -> Case:
+    async def case(self, session: AsyncSession, row: PlanRow, *, started_at: datetime | None = None) -> Case:
         """All a decision rests on, as stored now."""
-        signatures = await plans.signatures(session, row.id)
-        return await self._cases.case(session, row, self._kinds.plan(row.document), signatures, started=started)
+        plan, signatures = self._kinds.plan(row.document), await plans.signatures(session, row.id)
+        return await self._cases.case(session, row, plan, signatures, started_at=started_at)
 
-    async def decision(self, session: AsyncSession, row: PlanRow, now: datetime, *, started: bool = False) -> Decision:
+    async def decision(
+        self, session: AsyncSession, row: PlanRow, now: datetime, *, started_at: datetime | None = None
+    ) -> Decision:
         """Where the plan stands, re-derived from the stored acts. A document that no longer has the digest it was
-        stored under is VOID: somebody changed it behind our back. With `started`, whether its run may go on."""
+        stored under is VOID: somebody changed it behind our back. With `started_at`, whether its run may go on."""
         plan = self._kinds.plan(row.document)
         signatures = await plans.signatures(session, row.id)
-        flaw = await self._flaw(session, row, plan, signatures, started=started)
+        flaw = await self._flaw(session, row, plan, signatures, started_at=started_at)
         # The very rows that were derived again: one that came in since is judged the next time.
-        return flaw or approval.decide(await self._cases.case(session, row, plan, signatures, started=started), now)
+        return flaw or approval.decide(
+            await self._cases.case(session, row, plan, signatures, started_at=started_at), now
+        )
 
     async def _flaw(
-        self, session: AsyncSession, row: PlanRow, plan: Plan, signatures: Sequence[SignatureRow], *, started: bool
+        self,
+        session: AsyncSession,
+        row: PlanRow,
+        plan: Plan,
+        signatures: Sequence[SignatureRow],
+        *,
+        started_at: datetime | None,
     ) -> Decision | None:
         """VOID with the reason when what is stored is not what the bot made and people did; no rule is asked."""
         if plan.digest != row.digest:
             reason = f"The stored plan does not match its digest. {provenance.WHO_WROTE}"
             return Decision(state=State.VOID, reason=reason, code=Code.BAD_PROOF)
-        if not started and plan.commands != plan.worded():
+        if started_at is None and plan.commands != plan.worded():
             return Decision(state=State.VOID, reason=WORDED_ELSEWHERE, code=Code.NOT_DECLARED)
         misfit = await self._declared.misfit(session, plan)
         if misfit is not None:
             reason = f"No action of this bot makes such a plan: {misfit}. {provenance.WHO_WROTE}"
             return Decision(state=State.VOID, reason=reason, code=Code.NOT_DECLARED)
-        return await provenance.astray(session, row, plan, signatures, self.policy) or await provenance.flaw(
+        at_start = self._cases if started_at is None else await self._cases.then(session, started_at)
+        return await provenance.astray(session, row, plan, signatures, at_start.policy) or await provenance.flaw(
             session, row, plan, signatures, self.policy.person
         )
 
@@ -86,7 +97,7 @@ class Approvals:
             return NO_BREAK_GLASS
         if row.break_glass and not self.policy.pages:
             return UNANNOUNCED
-        case = await self.case(session, row, started=False)
+        case = await self.case(session, row)
         reason = row.reason
         if approval.others_needed(case.covering, plan.risk) == 0 and not reason.strip():
             reason = provenance.ASKED_FOR
@@ -118,17 +129,14 @@ class Approvals:
         async with self._database.session() as session:
             await plans.hold(session, row.id)
             run = await runs.get(session, row.id)
-            started = has_started(run)
-            case = await self.case(session, row, started=started)
-            refusal = self._admit(case, new)
-            if refusal is not None and refusal.code is Code.ALREADY_STARTED:
-                refusal = _closed(run) or refusal
+            started_at = None if run is None else run.started_at
+            refusal = self._admit(await self.case(session, row, started_at=started_at), new) or _closed(run)
             if refusal is None and act in (Act.REQUEST, Act.APPROVE):  # a denial is taken in doubt as well
                 refusal = await self._refused_by_flaw(session, row)
             if refusal is None:
                 refusal = await self._record(session, row, new)
             if refusal is None:
-                text = await self._said(session, row, act, started=started)
+                text = await self._said(session, row, act, started_at=started_at)
             else:
                 await self.record_refusal(session, row, who, refusal)
         if refusal is not None:
@@ -138,7 +146,7 @@ class Approvals:
     async def _refused_by_flaw(self, session: AsyncSession, row: PlanRow) -> Refusal | None:
         """Nobody signs in good faith what no worker would start; the rules alone do not see it."""
         plan, signatures = self._kinds.plan(row.document), await plans.signatures(session, row.id)
-        flaw = await self._flaw(session, row, plan, signatures, started=False)
+        flaw = await self._flaw(session, row, plan, signatures, started_at=None)
         if flaw is None or flaw.code is None:
             return None
         return Refusal(code=flaw.code, text=f"Your signature was not taken: this plan is void. {flaw.reason}")
@@ -242,12 +250,12 @@ class Approvals:
             payload = {"text": text} | ({"said": said} if said else {})
             await outbox.add(session, "text", self.policy.audit_channel, payload=payload)
 
-    async def _said(self, session: AsyncSession, row: PlanRow, act: Act, *, started: bool) -> str:
+    async def _said(self, session: AsyncSession, row: PlanRow, act: Act, *, started_at: datetime | None) -> str:
         if act is Act.DENY:
             return "Your denial is recorded; this plan will not run. Ask for a new plan to overrule it."
         if act is Act.WITHDRAW:
             return "Your signature is withdrawn."
-        decision = await self.decision(session, row, self._clock.now(), started=started)
+        decision = await self.decision(session, row, self._clock.now(), started_at=started_at)
         if act is Act.REVIEW:
             return "Your review is recorded."
         if decision.state is State.APPROVED:
@@ -276,11 +284,6 @@ def _closed(run: RunRow | None) -> Refusal | None:
     return Refusal(code=codes[run.state], text=f"{run.message} This plan will not run; ask for a new one.".strip())
 
 
-def has_started(run: RunRow | None) -> bool:
-    """Whether the run of a plan has left the state in which signatures are collected."""
-    return run is not None and run.state != "awaiting"
-
-
 _VERBS = {
     Act.REQUEST: "requested",
     Act.APPROVE: "approved",
@@ -302,7 +305,7 @@ UNANNOUNCED = Refusal(
     ),
 )
 
-__all__ = ["NOT_ON_ROSTER", "SCHEDULE", "Approvals", "Policy", "has_started"]
+__all__ = ["NOT_ON_ROSTER", "SCHEDULE", "Approvals", "Policy"]
 
 WORDED_ELSEWHERE = (
     "The commands by hand in this plan are not those that this version of the bot has for its steps, so its signatures "

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from actions.approval import Act, BreakGlass, Case, Method, Person, Signature
+from actions.approval import Act, BreakGlass, Case, Method, Person, Signature, Start
 from actions.contract import Plan
 from bot.services.keys import Claim, once
+from bot.services.plan_versions import of_row
 from bot.services.policy import METHODS, SCHEDULE, SCHEDULE_PERSON, Policy, read
 from bot.services.suspicion import suspected_since
-from storage import accounts, inbox, incidents, plans
+from storage import accounts, inbox, incidents, plan_versions, plans
 from storage.tables import AccountRow, Incident, PlanRow, SignatureRow
 
 log = structlog.get_logger()
@@ -28,12 +30,23 @@ ACTIVATION = "plan.activate"
 
 
 class Cases:
-    """Builds cases under the policy and the roster in force now. `recoveries` are the actions that one person may start
-    under break-glass."""
+    """Builds cases under one policy and its roster. `recoveries` are the actions that one person may start under
+    break-glass."""
 
     def __init__(self, policy: Policy, recoveries: Collection[str]) -> None:
-        self._policy = policy
+        self.policy = policy
         self._recoveries = frozenset(recoveries)
+        self._earlier: dict[str, Cases] = {}
+
+    async def then(self, session: AsyncSession, at: datetime) -> Cases:
+        """Under the version of the plan file that was in force at a moment of the database's clock."""
+        row = await plan_versions.newest(session, at=at)
+        if row is None:
+            return self  # nothing has been activated yet: the file alone says what holds
+        if row.sha256 not in self._earlier:
+            version = await asyncio.to_thread(of_row, row)
+            self._earlier[row.sha256] = Cases(Policy(version.plan), self._recoveries)
+        return self._earlier[row.sha256]
 
     async def case(
         self,
@@ -42,13 +55,32 @@ class Cases:
         plan: Plan,
         signatures: Sequence[SignatureRow],
         *,
-        started: bool,
+        started_at: datetime | None,
     ) -> Case:
         """All a decision rests on. Signatures by key whose proof does not hold are left out."""
-        known = await accounts.of(session, self._policy.accounts)
+        case = await self.unstarted(session, row, plan, signatures)
+        if started_at is None:
+            return case
+        then = await self.then(session, started_at)
+        before = await then.unstarted(session, row, plan, signatures, until=started_at)
+        # Whether Slack may be believed is asked of the keys in force: who cleared it may have come since.
+        before = before.model_copy(update={"slack_suspect_since": case.slack_suspect_since})
+        return case.model_copy(update={"start": Start(at=started_at, case=before)})
+
+    async def unstarted(
+        self,
+        session: AsyncSession,
+        row: PlanRow,
+        plan: Plan,
+        signatures: Sequence[SignatureRow],
+        *,
+        until: datetime | None = None,
+    ) -> Case:
+        """The same without the start of its run, and without denials that came after `until`."""
+        policy = self.policy
+        known = await accounts.of(session, policy.accounts)
         incident = None if row.incident_id is None else await incidents.get(session, row.incident_id)
-        denied = await plans.denied(session, row, plan.target)
-        policy = self._policy
+        denied = await plans.denied(session, row, plan.target, until=until)
         return Case(
             plan=plan,
             requester=row.requester,
@@ -56,7 +88,6 @@ class Cases:
             roster=self._roster(row, known),
             signatures=tuple(self._read(row, signatures, await _looks(session, signatures, known))),
             expires_at=row.expires_at,
-            started=started,
             service=policy.service(plan),
             channels=policy.places(row.channel, incident=incident is not None),
             unwitnessed=not policy.witnessed and plan.action != ACTIVATION,
@@ -90,7 +121,7 @@ class Cases:
             reason=row.reason,
             at=row.at,
         )
-        return self._policy.keys.problem(claim, row.proof)
+        return self.policy.keys.problem(claim, row.proof)
 
     def _read(
         self, row: PlanRow, signatures: Sequence[SignatureRow], looks: Mapping[int | None, datetime]
@@ -119,20 +150,20 @@ class Cases:
     def _roster(self, row: PlanRow, known: Sequence[AccountRow]) -> Mapping[str, Person]:
         """The roster, where a person all of whose Slack accounts are barred has a key to sign with or nothing."""
         barred = {item.account for item in known if item.problem}
-        free = {person for account, person in self._policy.accounts.items() if account not in barred}
+        free = {person for account, person in self.policy.accounts.items() if account not in barred}
         roster = {
             name: person if name in free else person.model_copy(update={"means": person.means - {Method.SLACK}})
-            for name, person in self._policy.roster.items()
+            for name, person in self.policy.roster.items()
         }
         return roster | {SCHEDULE: SCHEDULE_PERSON} if row.requester == SCHEDULE else roster
 
     def _break_glass(self, row: PlanRow, incident: Incident | None) -> BreakGlass | None:
         """None also when the plan file allows no break-glass: then the plan needs all signatures like any other."""
-        allowed = self._policy.break_glass
+        allowed = self.policy.break_glass
         if not row.break_glass or allowed is None:
             return None
-        commander = "" if incident is None else self._policy.accounts.get(incident.commander, incident.commander)
-        person = self._policy.roster.get(commander)
+        commander = "" if incident is None else self.policy.accounts.get(incident.commander, incident.commander)
+        person = self.policy.roster.get(commander)
         return BreakGlass(
             commander=commander if person is not None and COMMANDER_ROLE in person.roles else "",
             delay=allowed.delay,

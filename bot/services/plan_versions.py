@@ -55,7 +55,7 @@ async def in_force(database: Database, file: Path) -> InForce:
     """For whoever only looks: the version in force, or the file where nothing was activated yet."""
     async with database.session() as session:
         row = await plan_versions.newest(session)
-    return _of_file(file) if row is None else _of_row(row)
+    return _of_file(file) if row is None else of_row(row)
 
 
 async def begin(database: Database, file: Path, *, records: bool, adopts: bool) -> InForce:
@@ -70,7 +70,7 @@ async def begin(database: Database, file: Path, *, records: bool, adopts: bool) 
             await plan_versions.hold(session)
         row = await plan_versions.newest(session)
         if row is not None and (not there or await _known(session, file, row)):
-            return _of_row(row)
+            return of_row(row)
         if row is not None and not adopts:
             raise UserError(
                 f"`{file}` is not the plan in force (version {row.seq}, {row.sha256[:8]}). Put it in force with `drbot "
@@ -127,7 +127,8 @@ def _of_file(file: Path) -> InForce:
     return InForce(number=0, sha256=sha256_of(document), document=document, plan=load_text(document, name=str(file)))
 
 
-def _of_row(row: PlanVersion) -> InForce:
+def of_row(row: PlanVersion) -> InForce:
+    """The version as it was activated. Raises PermanentError when it was changed since."""
     if sha256_of(row.document) != row.sha256:
         raise PermanentError(
             f"Version {row.seq} of the plan file does not have the hash it was activated with: it was changed in the "
@@ -175,7 +176,7 @@ class StoredPlanVersions(PlanVersions):
             row = await plan_versions.newest(session)
         if row is None:
             raise UserError("No plan is in force yet; start `drbot run` once, it records the first version.")
-        return _of_row(row)
+        return of_row(row)
 
 
 def difference(before: DrPlan, after: DrPlan) -> tuple[str, ...]:

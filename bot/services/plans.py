@@ -16,7 +16,7 @@ from actions.errors import RefusedError, UserError
 from actions.ports import Clock, Ports
 from actions.site import Frozen
 from bot.ports import Who
-from bot.services.approvals import Approvals, has_started
+from bot.services.approvals import Approvals
 from bot.services.cards import Demands, PlanCard, PlanState, SignerLine, StepLine, StepState
 from bot.services.demands import demands
 from bot.services.policy import stored
@@ -95,9 +95,10 @@ class Plans:
         run = await runs.get(session, row.id)
         journal = await runs.journal(session, row.id)
         incident = None if row.incident_id is None else await incidents.get(session, row.incident_id)
-        decision = await self._approvals.decision(session, row, self._clock.now(), started=has_started(run))
+        started_at = None if run is None else run.started_at
+        decision = await self._approvals.decision(session, row, self._clock.now(), started_at=started_at)
         signed = await plans.signatures(session, row.id)
-        case = await self._approvals.case(session, row, started=has_started(run))
+        case = await self._approvals.case(session, row)
         name = self._approvals.policy.name
         return PlanCard(
             plan_id=row.id,
@@ -127,7 +128,7 @@ class Plans:
             demands=await self._demands(session, row, case, decision),
             incident="" if incident is None else incident.title,
             rto_deadline=None if incident is None else incident.impact_started_at + timedelta(seconds=incident.rto_s),
-            started_at=None if run is None else run.started_at,
+            started_at=started_at,
             ended_at=None if run is None else run.ended_at,
             message=(run.message if run is not None else "") or decision.reason,
         )
@@ -152,7 +153,7 @@ class RequestRefusedError(UserError):
 
 
 def _state(run: RunRow | None, decision: approval.Decision) -> PlanState:
-    if run is not None and has_started(run):
+    if run is not None and run.state != "awaiting":
         return PlanState(run.state)
     return PlanState(decision.state)
 

@@ -145,7 +145,8 @@ def read(text: str) -> PolicyVersion:
 
 
 _UNSAID = {"unwitnessed": False, "seen_within": Approval.model_fields["seen_within"].default}
-"""Keys that came later: an upgrade must not void what waits for signatures under a file that does not name them."""
+"""Keys that came later: an upgrade must not void what waits for signatures, nor stop what runs, under a file
+that does not name them."""
 
 
 def _rules(plan: DrPlan) -> dict[str, object]:

@@ -60,8 +60,8 @@ class Reviews:
             run = await runs.get(session, row.id)
             if run is None or run.started_at is None:
                 return False
-            done = reviewers(await self._approvals.case(session, row, started=True))
-            decision = await self._approvals.decision(session, row, now, started=True)
+            done = reviewers(await self._approvals.case(session, row))
+            decision = await self._approvals.decision(session, row, now, started_at=run.started_at)
             same = row.policy == stored(policy.version)  # a later one says nothing on what had been signed
             if same and decision.state is State.APPROVED and decision.review_by is None:
                 text = f"Run {row.id} had all its signatures, so it needs no review."

@@ -102,7 +102,7 @@ class RunControl:
     async def _resume(self, session: AsyncSession, row: PlanRow, run: RunRow) -> None:
         if run.state != "paused":
             raise UserError(f"Run `{run.id}` is {run.state}, not paused. Look at its card.")
-        decision = await self._approvals.decision(session, row, self._clock.now(), started=True)
+        decision = await self._approvals.decision(session, row, self._clock.now(), started_at=run.started_at)
         if decision.state is not approval.State.APPROVED:
             why = decision.reason or ", ".join(decision.missing)
             raise RefusedError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from alembic.config import Config
 
-NEWEST = "0008"
+NEWEST = "0009"
 """The revision that this version of the bot works with, which is the last one of `versions/`."""
 
 

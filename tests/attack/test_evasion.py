@@ -3,6 +3,7 @@ docs/reference/attacks.md."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,12 +14,18 @@ from actions.contract import Plan, Risk, new_plan_id
 from actions.errors import UserError
 from bot.ports import ReplyTo
 from bot.router import Command
+from bot.services.cards import PlanState
 from bot.services.policy import stored
 from storage import plans
+from storage.session import NotAllowedError
 from storage.tables import PlanRow
+from tests.attack.conftest import Setting
 from tests.attack.launch import TARGET, StartJob
-from tests.attack.stage import OLIVIA, REASON, Stage
-from tests.fixtures.office import CHANNEL
+from tests.attack.stage import OLIVIA, REASON, Stage, with_roster
+from tests.attack.test_identity import rule
+from tests.fakes.clock import TravellingClock
+from tests.fixtures.memory import put_forward
+from tests.fixtures.office import CHANNEL, OfficeForTests, put_in_force
 
 pytestmark = [pytest.mark.attack, pytest.mark.integration]
 
@@ -116,3 +123,96 @@ async def test_e2_a_plan_that_no_action_makes_needs_no_approver_and_does_not_run
     await written(stage, jobs(new_plan_id(), action, risk), key)
     await stage.refused("not_declared")
     assert words in await stage.value("SELECT text FROM refusal")
+
+
+async def marked(stage: Stage, set_to: str = "state = 'running'") -> None:
+    """A run that the stolen login of a worker marks, as one whose worker fell silent."""
+    lease = "epoch = 1, lease_until = clock_timestamp() - interval '1 minute'"
+    async with stage.office.at_work.session() as session:
+        await session.execute(text(f"UPDATE run SET {set_to}, {lease}"))
+        await session.execute(text("SELECT pg_notify('drbot', 'signature')"))
+
+
+Happening = Callable[[Stage, TravellingClock], Awaitable[OfficeForTests]]
+
+
+async def an_hour_goes_by(stage: Stage, clock: TravellingClock) -> OfficeForTests:
+    clock.ahead = timedelta(hours=1)
+    await put_forward(stage.memory, clock.ahead)
+    return stage.office
+
+
+async def a_freeze_begins(stage: Stage, clock: TravellingClock) -> OfficeForTests:
+    clock.ahead = timedelta(minutes=10)
+    await put_forward(stage.memory, clock.ahead)
+    return stage.office
+
+
+async def the_policy_is_lowered(stage: Stage, clock: TravellingClock) -> OfficeForTests:
+    def lower(document: dict[str, Any]) -> None:
+        rule(document, "DESTRUCTIVE")["slots"] = []
+
+    later = OfficeForTests(stage.memory, with_roster(stage.office.plan, lower), catalogue=stage.catalogue, clock=clock)
+    later.ports = stage.office.ports
+    await put_in_force(stage.memory, later.plan)
+    return later
+
+
+def with_a_freeze(document: dict[str, Any]) -> None:
+    since, until = (datetime.now(UTC) + timedelta(minutes=minutes) for minutes in (5, 300))
+    times = {"since": f"{since:%Y-%m-%d %H:%M} UTC", "until": f"{until:%Y-%m-%d %H:%M} UTC"}
+    rule(document, "DESTRUCTIVE")["freezes"] = [{"reason": "Black Friday", **times}]
+    rule(document, "DESTRUCTIVE")["execution_expiry"] = "2h"
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "asking"])
+@pytest.mark.parametrize(
+    ("happening", "words"),
+    [
+        (an_hour_goes_by, "it was signed, but could not start in time"),
+        (a_freeze_begins, "Missing was the end of the freeze (Black Friday)"),
+        (the_policy_is_lowered, "The approval policy has changed since"),
+    ],
+)
+async def test_e5_a_signed_plan_that_may_not_start_is_not_started_by_a_mark(
+    setting: Setting, happening: Happening, words: str, state: str
+) -> None:
+    """The stolen login of a worker: all signatures are genuine, and their time is over. A run that has started is not
+    held to it, so the thief says that this one has."""
+    clock = TravellingClock()
+    change = with_a_freeze if happening is a_freeze_begins else lambda _: None
+    async with setting(workers=0, clock=clock, change=change) as stage:
+        await put_in_force(stage.memory, stage.office.plan)
+        async with stage.office.working(1):
+            plan = await stage.plan()
+        assert "starts now" in await stage.sign(plan)
+        office = await happening(stage, clock)
+        await marked(stage, f"state = '{state}'")
+        if state != "running":
+            await marked(stage)
+        try:
+            async with office.working(1):
+                ended = await office.until(plan.card, PlanState.FAILED)
+                await stage.refused_by_worker("undue_start", plan)
+        finally:
+            if office is not stage.office:
+                await office.close()
+        assert words in ended.message
+        assert "who wrote into the bot's database" in ended.message
+
+
+async def test_e5_a_mark_is_not_dated_back(setting: Setting) -> None:
+    clock = TravellingClock()
+    async with setting(workers=0, clock=clock) as stage:
+        async with stage.office.working(1):
+            plan = await stage.plan()
+        assert "starts now" in await stage.sign(plan)
+        await an_hour_goes_by(stage, clock)
+        with pytest.raises(NotAllowedError, match="permission denied"):
+            await marked(stage, "state = 'running', started_at = clock_timestamp()")
+        await marked(stage)
+        async with stage.office.working(1):
+            await stage.until(plan, PlanState.FAILED)
+            await stage.refused_by_worker("undue_start", plan)
+        with pytest.raises(NotAllowedError, match="is failed, and never running again"):
+            await marked(stage)

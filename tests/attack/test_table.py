@@ -24,7 +24,7 @@ WANTED = [
     *(f"T{number}" for number in range(1, 14)),
     *(f"C{number}" for number in range(1, 15)),
     *(f"J{number}" for number in range(1, 16)),
-    *(f"E{number}" for number in range(1, 5)),
+    *(f"E{number}" for number in range(1, 6)),
     *(f"K{number}" for number in range(1, 6)),
 ]
 

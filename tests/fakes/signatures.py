@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from actions.approval import Act, BreakGlass, Case, Method, Person, Rule, Signature, Signer, Slot
+from actions.approval import Act, BreakGlass, Case, Method, Person, Rule, Signature, Signer, Slot, Start
 from actions.contract import Finding, Plan, Risk, Verdict
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
@@ -57,6 +57,11 @@ def a_case(*signatures: Signature, plan: Plan | None = None, rule: Rule | None =
         "expires_at": LATER,
     }
     return Case(**(values | changes))
+
+
+def begun(case: Case, at: datetime = NOW, **then: Any) -> Case:
+    """The same after a start, at which it was what it is now but for `then`."""
+    return case.model_copy(update={"start": Start(at=at, case=case.model_copy(update=then))})
 
 
 def sign(

@@ -66,7 +66,7 @@ async def test_one_key_starts_a_recovery_after_the_delay_and_two_others_review_i
         with pytest.raises(UserError, match="once it has started"):
             await review(keyed, "sam", card)
         assert card.plan_id not in WORLD
-        keyed.clock.ahead += DELAY
+        await keyed.pass_by(DELAY)
         await office.until(card, PlanState.SUCCEEDED)
     assert WORLD[card.plan_id] == ["do 1", "do 2"]
 
@@ -96,7 +96,7 @@ async def test_one_key_starts_a_recovery_after_the_delay_and_two_others_review_i
 async def test_a_plan_file_without_break_glass_ends_no_review(keyed: KeyedOffice) -> None:
     async with keyed.office.working():
         card = await alone(keyed)
-        keyed.clock.ahead += DELAY
+        await keyed.pass_by(DELAY)
         await keyed.office.until(card, PlanState.SUCCEEDED)
 
     def without(document: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ async def test_rules_that_are_lowered_afterwards_end_no_review(keyed: KeyedOffic
     async with under_another_plan_file(keyed, raised) as strict, strict.office.working():
         card = await alone(strict)
         await strict.sign("erik", card)
-        strict.clock.ahead += DELAY
+        await strict.pass_by(DELAY)
         await strict.office.until(card, PlanState.SUCCEEDED)
 
     assert await reviews(keyed).remind(keyed.clock.now()) == [card.plan_id]
@@ -164,7 +164,7 @@ async def test_a_veto_of_anybody_ends_it(keyed: KeyedOffice) -> None:
         card = await alone(keyed)
         await keyed.sign("sam", card, Act.DENY, target="", reason="the backup is from before the migration")
         await keyed.office.until(card, PlanState.DENIED)
-        keyed.clock.ahead += DELAY * 2
+        await keyed.pass_by(DELAY * 2)
         assert (await keyed.office.desk.plan_card(card.token)).state is PlanState.DENIED
     assert card.plan_id not in WORLD
     assert ("page", "") in await told(keyed, "Sam Sato has vetoed")
@@ -180,7 +180,7 @@ async def test_the_incident_commander_may_in_slack_and_nobody_else(keyed: KeyedO
         assert "incident commander" in await office.refused(other or 0)
         request = await office.desk.ask(office.who("olivia"), toy, reply=ReplyTo(channel=CHANNEL))
         card = await office.planned(request or 0)
-        keyed.clock.ahead += DELAY
+        await keyed.pass_by(DELAY)
         await office.until(card, PlanState.SUCCEEDED)
     assert WORLD[card.plan_id] == ["do 1", "do 2"]
 
@@ -193,7 +193,7 @@ async def test_a_flag_that_nobody_asked_for_voids_the_plan(keyed: KeyedOffice) -
         card = await office.planned(await office.ask("olivia", "toy.run"))
         async with office.memory.session() as session:
             await session.execute(text("UPDATE plan SET break_glass = true"))
-        keyed.clock.ahead += DELAY
+        await keyed.pass_by(DELAY)
         await office.until(card, PlanState.VOID)
     assert card.plan_id not in WORLD
 

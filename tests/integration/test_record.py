@@ -49,7 +49,7 @@ async def a_plan(ledger: LedgerForTests, plan_id: str = "plan000001", *, started
     async with ledger.memory.session() as session:
         session.add(row)
         await session.flush()
-        session.add(RunRow(id=plan_id, plan_schema=1, state="running", started_at=now if started else None))
+        session.add(RunRow(id=plan_id, plan_schema=1, state="running" if started else "awaiting"))
         session.add(
             SignatureRow(
                 plan_id=plan_id, person="olivia", act="request", digest=row.digest, reason="gone", source="slack",
@@ -433,6 +433,7 @@ async def test_what_a_witness_knows_as_used_never_starts(ledger: LedgerForTests)
     row = await a_plan(ledger)
     await ledger.sealed()
     async with ledger.memory.session() as session:
+        await session.execute(text("SET LOCAL session_replication_role = replica"))  # as a restore writes it
         await session.execute(text("UPDATE run SET started_at = NULL, state = 'awaiting'"))
         assert "has run already" in await ledger.watch().void(session, row, started=False)
         assert await ledger.watch().void(session, row, started=True) == ""

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ async def test_with_the_workers_login_a_run_can_be_marked_and_no_worker_carries_
         async with office.at_work.session() as session:
             await session.execute(
                 text("""
-                    UPDATE run SET state = 'running', epoch = 1, started_at = clock_timestamp(),
+                    UPDATE run SET state = 'running', epoch = 1,
                         lease_until = clock_timestamp() - interval '1 minute' WHERE id = :plan
                 """),
                 {"plan": card.plan_id},
@@ -153,6 +154,102 @@ async def test_with_the_workers_login_a_run_can_be_marked_and_no_worker_carries_
         ended = await office.until(card, PlanState.FAILED)
     assert "signatures no longer suffice" in ended.message
     assert card.plan_id not in WORLD
+
+
+MARK = "UPDATE run SET state = 'running' WHERE id = 'p1'"
+DATED_BACK = """
+    INSERT INTO run (id, state, plan_schema, owner, epoch, progress, message, started_at)
+    VALUES (:plan, :state, 1, '', 0, '{}', '', '2026-01-01')
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "mark"),
+    [
+        ((), MARK),
+        ((), "UPDATE run SET state = 'asking' WHERE id = 'p1'"),
+        ((), "UPDATE run SET state = 'succeeded' WHERE id = 'p1'"),
+        ((), DATED_BACK.replace(":plan, :state", "'p2', 'running'")),
+        ((), "INSERT INTO run SELECT * FROM run WHERE id = 'p1' ON CONFLICT (id) DO UPDATE SET state = 'running'"),
+        (
+            (
+                "CREATE FUNCTION lent.clock_timestamp() RETURNS timestamptz RETURN timestamptz '2026-01-01'",
+                "SET search_path = lent, public, pg_catalog",
+            ),
+            MARK,
+        ),
+    ],
+)
+async def test_with_the_workers_login_a_start_has_the_time_of_the_database(
+    pg_server: EmbeddedPostgres, office: OfficeForTests, before: Sequence[str], mark: str
+) -> None:
+    """Also where somebody has lent it a schema, and it brings a clock along."""
+    worker = await logged_in(pg_server, office)
+    for plan in ("p1", "p2"):
+        await activation(office, plan, "", ())
+    async with office.memory.session() as session:
+        await session.execute(text("CREATE SCHEMA lent"))
+        await session.execute(text(f"GRANT CREATE, USAGE ON SCHEMA lent TO {DatabaseRole.WORKER}"))
+    async with office.at_work.session() as session:
+        await session.execute(text(DATED_BACK), {"plan": "p1", "state": "awaiting"})
+    try:
+        async with office.memory.session() as session:
+            assert (await session.execute(text("SELECT started_at FROM run"))).scalar_one() is None
+        async with worker.session() as session:
+            for statement in (*before, mark):
+                await session.execute(text(statement))
+        started = text("SELECT clock_timestamp() - started_at AS ago FROM run WHERE state <> 'awaiting'")
+        for _ in range(2):  # the second time after another touch
+            async with office.memory.session() as session:
+                assert timedelta(0) <= (await session.execute(started)).scalar_one() < timedelta(minutes=1)
+            async with worker.session() as session:
+                await session.execute(text("UPDATE run SET epoch = epoch + 1"))
+    finally:
+        await worker.dispose()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE run SET started_at = '2026-01-01'",
+        "UPDATE run SET started_at = NULL",
+        "UPDATE run SET state = 'awaiting' WHERE id = 'p1'",
+        "UPDATE run SET state = 'running' WHERE id = 'p2'",
+        "UPDATE run SET state = 'awaiting' WHERE id = 'p2'",
+        "UPDATE run SET state = 'succeeded' WHERE id = 'p2'",
+        "INSERT INTO run SELECT * FROM run WHERE id = 'p2' ON CONFLICT (id) DO UPDATE SET state = 'running'",
+        "DELETE FROM run",
+        "TRUNCATE run CASCADE",
+        "ALTER TABLE run DISABLE TRIGGER kept",
+        "DROP TRIGGER kept ON run",
+        "ALTER TABLE run ENABLE REPLICA TRIGGER kept",
+        "SET session_replication_role = replica",
+        "CREATE OR REPLACE FUNCTION keep_run() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$",
+        "ALTER FUNCTION keep_run() RESET ALL",
+    ],
+)
+async def test_with_the_workers_login_no_start_is_moved_and_no_run_that_is_over_begins_again(
+    pg_server: EmbeddedPostgres, office: OfficeForTests, statement: str
+) -> None:
+    worker = await logged_in(pg_server, office)
+    for plan in ("p1", "p2"):
+        await activation(office, plan, "", ())
+    async with office.at_work.session() as session:
+        for plan, state in (("p1", "running"), ("p2", "failed")):
+            await session.execute(text(DATED_BACK), {"plan": plan, "state": state})
+    try:
+        with pytest.raises(NotAllowedError):
+            async with worker.session() as session:
+                await session.execute(text(statement))
+    finally:
+        await worker.dispose()
+
+
+async def logged_in(pg_server: EmbeddedPostgres, office: OfficeForTests) -> Database:
+    """Not acting as the worker's role, but by the login that is a member of it and of nothing else."""
+    name = psycopg.conninfo.conninfo_to_dict(office.memory.url)["dbname"]
+    urls = await make_logins(pg_server, str(name))
+    return Database(urls[DatabaseRole.WORKER], role=DatabaseRole.WORKER, pool_size=1)
 
 
 async def test_with_the_clocks_login_only_the_schedule_can_ask_and_it_signs_nothing(office: OfficeForTests) -> None:
@@ -187,9 +284,7 @@ async def test_with_the_workers_login_no_plan_file_is_put_in_force_that_nobody_s
     pg_server: EmbeddedPostgres, office: OfficeForTests
 ) -> None:
     """It would put its thief on the roster. `session_user` counts, so this needs the login and not the role alone."""
-    name = psycopg.conninfo.conninfo_to_dict(office.memory.url)["dbname"]
-    urls = await make_logins(pg_server, str(name))
-    worker = Database(urls[DatabaseRole.WORKER], role=DatabaseRole.WORKER, pool_size=1)
+    worker = await logged_in(pg_server, office)
     sha256 = hashlib.sha256(DOCUMENT.encode()).hexdigest()
     values = {"sha256": sha256, "document": DOCUMENT, "plan": "p1"}
     try:
@@ -204,8 +299,15 @@ async def test_with_the_workers_login_no_plan_file_is_put_in_force_that_nobody_s
         with pytest.raises(NotAllowedError, match="nobody has signed for this version"):
             async with worker.session() as session:
                 await session.execute(text(VERSION), {**values, "plan": "p3", "document": DOCUMENT + "# and more"})
+        dated = "INSERT INTO plan_version (sha256, document, plan_id, activated_at) VALUES (:sha256, :document, :plan, "
         async with worker.session() as session:
-            await session.execute(text(VERSION), {**values, "plan": "p3"})
+            made = text(dated + "clock_timestamp() - interval '1 day') RETURNING clock_timestamp() - activated_at")
+            ago = (await session.execute(made, {**values, "plan": "p3"})).scalar_one()
+        assert timedelta(0) <= ago < timedelta(minutes=1), "it came into force when it did"
+        # Nor does what two have signed for once come back after another one.
+        with pytest.raises(NotAllowedError, match="plan p3 has put its version of the plan file in force already"):
+            async with worker.session() as session:
+                await session.execute(text(VERSION), {**values, "plan": "p3"})
     finally:
         await worker.dispose()
 

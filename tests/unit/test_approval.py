@@ -21,6 +21,7 @@ from tests.fakes.signatures import (
     a_case,
     a_plan,
     a_rule,
+    begun,
     sign,
     signer,
 )
@@ -194,7 +195,7 @@ REFUSALS = {
     Code.ALREADY_SIGNED: lambda: refused(a_case(REQUEST, sign("dba")), "dba"),
     Code.EXPIRED: lambda: refused(PENDING, "dba", now=LATER),
     Code.STALE_REVISION: lambda: refused(PENDING, "dba", digest="0" * 64),
-    Code.ALREADY_STARTED: lambda: refused(a_case(REQUEST, started=True), "dba"),
+    Code.ALREADY_STARTED: lambda: refused(begun(a_case(REQUEST)), "dba"),
     Code.DENIED: lambda: refused(a_case(REQUEST, sign("security", Act.DENY)), "dba"),
     Code.WRONG_TARGET: lambda: refused(TYPED, "dba", typed="shopp"),
     Code.NO_REASON: lambda: refused(PENDING, "dba", reason=" \n"),
@@ -224,7 +225,7 @@ def test_a_denial_needs_no_role_and_no_target() -> None:
 
 
 def test_after_the_start_even_a_denial_is_too_late() -> None:
-    assert refused(a_case(REQUEST, started=True), "dba", Act.DENY) is Code.ALREADY_STARTED
+    assert refused(begun(a_case(REQUEST)), "dba", Act.DENY) is Code.ALREADY_STARTED
 
 
 # ---------------------------------------------------------------- laws

@@ -23,6 +23,7 @@ from tests.fakes.signatures import (
     a_case,
     a_plan,
     a_rule,
+    begun,
     key,
     sign,
 )
@@ -164,11 +165,11 @@ def test_it_too_must_start_in_time(seconds: int, state: State) -> None:
     over = READY + timedelta(hours=1)
 
     assert decide(alone(KEY_REQUEST), over + timedelta(seconds=seconds)).state is state
-    assert decide(alone(KEY_REQUEST, started=True), over).state is State.APPROVED
+    assert decide(begun(alone(KEY_REQUEST), READY), over).state is State.APPROVED
 
 
 def test_once_it_runs_the_delay_is_over_whatever_the_clock_says() -> None:
-    decision = decide(alone(KEY_REQUEST, started=True), NOW - timedelta(hours=1))
+    decision = decide(begun(alone(KEY_REQUEST), READY), NOW - timedelta(hours=1))
 
     assert (decision.state, decision.review_by) == (State.APPROVED, READY + GLASS.review_within)
 
@@ -227,7 +228,7 @@ def test_what_is_no_recovery_cannot_be_asked_for_alone() -> None:
 
 # ---------------------------------------------------------------- the review
 
-RUNNING = alone(KEY_REQUEST, started=True)
+RUNNING = begun(alone(KEY_REQUEST), READY)
 
 
 def test_two_others_review_what_one_has_started() -> None:
@@ -240,7 +241,6 @@ def test_two_others_review_what_one_has_started() -> None:
         sign("dba2", Act.REVIEW, digest="0" * 64),
         sign("guest", Act.REVIEW, method=Method.HOST),
         sign("guest", Act.APPROVE),
-        started=True,
     )
 
     assert reviewers(case) == ("dba", "security")
@@ -251,7 +251,7 @@ def test_a_policy_that_drops_break_glass_drops_no_review() -> None:
 
     assert admit_review(dropped) is Code.NOT_STARTED
     assert admit_review(dropped.model_copy(update={"alone": True})) is None
-    assert admit_review(dropped.model_copy(update={"alone": True, "started": False})) is Code.NOT_STARTED
+    assert admit_review(dropped.model_copy(update={"alone": True, "start": None})) is Code.NOT_STARTED
 
 
 def admit_review(case: Case) -> Code | None:
@@ -272,7 +272,7 @@ def test_a_review_changes_no_decision() -> None:
     assert decide(a_case(REQUEST, sign("dba", Act.REVIEW)), NOW).state is State.PENDING
 
 
-REVIEWED = alone(KEY_REQUEST, sign("dba", Act.REVIEW), started=True)
+REVIEWED = begun(alone(KEY_REQUEST, sign("dba", Act.REVIEW)), READY)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ REVIEWED = alone(KEY_REQUEST, sign("dba", Act.REVIEW), started=True)
             Code.NOT_STARTED,
             "Only a run that was started under break-glass is reviewed, once it has started.",
         ),
-        (a_case(REQUEST, sign("dba"), started=True), "security", {}, Code.NOT_STARTED, "Only a run"),
+        (begun(a_case(REQUEST, sign("dba"))), "security", {}, Code.NOT_STARTED, "Only a run"),
     ],
 )
 def test_who_may_review(case: Case, person: str, changes: dict[str, Any], code: Code | None, text: str) -> None:

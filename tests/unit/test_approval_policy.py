@@ -23,6 +23,7 @@ from tests.fakes.signatures import (
     a_case,
     a_plan,
     a_rule,
+    begun,
     key,
     sign,
     signer,
@@ -310,9 +311,10 @@ def test_a_freeze_without_a_reason_is_told_without_one() -> None:
 
 
 def test_a_freeze_does_not_stop_what_has_started() -> None:
-    case = a_case(REQUEST, sign("dba"), rule=a_rule(freezes=(FREEZE,)), started=True)
+    signed = (sign("oncall", Act.REQUEST, at=-60), sign("dba", at=-30))
+    case = a_case(*signed, rule=a_rule(freezes=(FREEZE,)))
 
-    assert decide(case, NOW).state is State.APPROVED
+    assert decide(begun(case, FREEZE.since - timedelta(seconds=1)), NOW).state is State.APPROVED
 
 
 def test_a_freeze_outlasts_old_signatures() -> None:

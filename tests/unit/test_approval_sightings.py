@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actions.approval import Case, Signature, State, decide
-from tests.fakes.signatures import GLASS, KEY_REQUEST, NOW, REQUEST, a_case, key, sign
+from tests.fakes.signatures import GLASS, KEY_REQUEST, NOW, REQUEST, a_case, begun, key, sign
 
 WITHIN = timedelta(minutes=15)
 OLD = NOW + WITHIN + timedelta(seconds=1)
@@ -58,7 +58,7 @@ def test_keys_need_no_look() -> None:
 
 
 def test_a_run_that_has_started_never_waits_for_slack() -> None:
-    assert decide(case(REQUEST, sign("dba"), started=True), OLD).state is State.APPROVED
+    assert decide(begun(case(REQUEST, sign("dba"))), OLD).state is State.APPROVED
 
 
 def test_it_expires_with_the_reason() -> None:

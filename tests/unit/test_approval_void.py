@@ -34,6 +34,7 @@ from tests.fakes.signatures import (
     a_case,
     a_plan,
     a_rule,
+    begun,
     key,
     sign,
 )
@@ -138,7 +139,8 @@ def test_a_withdrawal_in_suspect_slack_takes_nothing_away() -> None:
 
 @pytest.mark.parametrize("act", list(Act))
 def test_suspect_slack_takes_no_act(act: Act) -> None:
-    refusal = told(a_case(REQUEST, slack_suspect_since=SINCE, started=act is Act.REVIEW), act=act)
+    case = a_case(REQUEST, slack_suspect_since=SINCE)
+    refusal = told(begun(case) if act is Act.REVIEW else case, act=act)
 
     assert refusal is not None
     assert (refusal.code, refusal.text) == (
@@ -223,16 +225,17 @@ def test_a_changed_policy_or_roster_voids_and_says_which(now: PolicyVersion | No
 def test_the_same_policy_voids_nothing_and_a_run_goes_on_under_a_new_one() -> None:
     assert decide(a_case(REQUEST, sign("dba"), policy_then=THEN, policy_now=THEN), NOW).state is State.APPROVED
     later = THEN.model_copy(update={"rules": "r2"})
-    running = a_case(REQUEST, sign("dba"), started=True, policy_then=THEN, policy_now=later)
+    running = begun(a_case(REQUEST, sign("dba"), policy_then=THEN, policy_now=later), policy_now=THEN)
     assert decide(running, NOW).state is State.APPROVED
 
 
 def test_a_run_needs_its_signatures_under_the_roster_in_force() -> None:
     left = {name: person for name, person in ROSTER.items() if name != "dba"}
 
-    assert decide(a_case(REQUEST, sign("dba"), started=True, roster=left), LATER).state is State.PENDING
-    assert decide(a_case(REQUEST, sign("dba"), started=True, rules=()), LATER).code is Code.NO_RULE
-    assert decide(a_case(REQUEST, sign("dba"), started=True), LATER + timedelta(days=9)).state is State.APPROVED
+    running = begun(a_case(REQUEST, sign("dba")))
+    assert decide(running.model_copy(update={"roster": left}), LATER).state is State.PENDING
+    assert decide(running.model_copy(update={"rules": ()}), LATER).code is Code.NO_RULE
+    assert decide(running, LATER + timedelta(days=9)).state is State.APPROVED
 
 
 def test_a_denial_of_the_same_elsewhere_voids_what_does_not_show_it() -> None:
@@ -243,7 +246,7 @@ def test_a_denial_of_the_same_elsewhere_voids_what_does_not_show_it() -> None:
     assert decision.reason == ("Plan x1 for the same was denied meanwhile; ask for a new plan, which will show that.")
     assert decide(a_case(*signed, denied="x1", overrules="x1"), NOW).state is State.APPROVED
     assert decide(a_case(*signed, denied="x2", overrules="x1"), NOW).state is State.VOID
-    assert decide(a_case(*signed, denied="x1", started=True), NOW).state is State.APPROVED
+    assert decide(begun(a_case(*signed, denied="x1"), denied=""), NOW).state is State.APPROVED
 
 
 @pytest.mark.parametrize(
@@ -301,7 +304,7 @@ def test_only_who_holds_a_signature_can_withdraw_it() -> None:
         Code.NOT_SIGNED,
         "You hold no signature on this plan, so there is none to withdraw.",
     )
-    assert code(a_case(REQUEST, sign("dba"), started=True), "dba", Act.WITHDRAW) is Code.ALREADY_STARTED
+    assert code(begun(a_case(REQUEST, sign("dba"))), "dba", Act.WITHDRAW) is Code.ALREADY_STARTED
 
 
 def test_who_has_only_reviewed_has_withdrawn_nothing() -> None:
@@ -428,7 +431,7 @@ STOPPED = a_plan(stopped=True)
             "This plan was replaced; sign the newest message instead.",
         ),
         (
-            a_case(REQUEST, started=True),
+            begun(a_case(REQUEST)),
             {},
             Code.ALREADY_STARTED,
             "The run has started, so signatures change nothing any more; follow it on its message.",
@@ -534,4 +537,4 @@ def test_what_destroys_needs_somebody_outside_who_vouches_for_it(risk: Risk, sta
         else ""
     )
     assert decide(case.model_copy(update={"unwitnessed": False}), NOW).state is State.APPROVED
-    assert decide(case.model_copy(update={"started": True}), NOW).state is State.APPROVED
+    assert decide(begun(case, unwitnessed=False), NOW).state is State.APPROVED
