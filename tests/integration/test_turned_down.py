@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.fixtures.keyed import KeyedOffice
 from tests.fixtures.office import OfficeForTests, shipped_plan
 from tests.integration.test_answers import a_run, asked
 from tests.integration.test_orders import begun
+from tests.integration.test_policy import act
 
 pytestmark = pytest.mark.integration
 
@@ -175,6 +177,28 @@ async def test_silence_is_a_refusal_once_over_all_workers(memory: Database) -> N
             said = "SELECT count(*) FROM timeline_entry WHERE text LIKE 'Plan % expired: %'"
             assert await session.scalar(text(said)) == 1
             assert await session.scalar(text("SELECT count(*) FROM leaf WHERE kind = 'refusal'")) == 1
+    finally:
+        await office.close()
+
+
+async def test_a_denial_and_what_it_voids_are_in_the_export_however_old(memory: Database) -> None:
+    clock = TravellingClock()
+    office = OfficeForTests(memory, shipped_plan(), clock=clock)
+    try:
+        opened = Command(name="incident.open", params={"title": "Orders are gone"})
+        await office.desk.ask(office.who("olivia"), opened, reply=ReplyTo())
+        async with office.working():
+            denied = await office.planned(await office.ask("olivia", "toy.run", key="denied"))
+            same = await office.planned(await office.ask("olivia", "toy.run", key="the same"))
+        await office.posted(denied)
+        await act(office, "daniel", denied, Act.DENY)
+        clock.ahead = timedelta(days=30)
+        async with office.working():
+            await ended(office, same.plan_id)
+        lines = (await office.incidents.exported(1, "jsonl")).splitlines()[1:]
+        leaves = [json.loads(json.loads(line)["leaf"]) for line in lines]
+        told = {(leaf["kind"], leaf["row"].get("act", leaf["row"].get("code"))) for leaf in leaves}
+        assert {("signature", "deny"), ("refusal", "denied")} <= told
     finally:
         await office.close()
 
