@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import ClassVar
 
 from pydantic import Field
@@ -18,9 +17,7 @@ from actions.steps.files import BringBackFiles, CopyFiles, CopyIs, ExpireCopies,
 from actions.steps.moments import moment_of
 from actions.steps.naming import backup_id, job_name
 from actions.steps.phrases import counted, moment, names, size, span
-
-LATE = timedelta(hours=26)
-"""Age of the newest copy from which it is late: a day, and time to make it."""
+from actions.steps.side_copies import late_files
 
 
 class FilesParams(Frozen):
@@ -83,15 +80,11 @@ def copy_findings(policy: FilesPolicy, copies: Sequence[FilesCopy], ports: Ports
         for copy in copies
         if copy.problem is not None
     ]
-    usable = [copy.manifest for copy in copies if copy.problem is None]
-    if not usable:
-        detail = f"`{policy.component}` has no usable copy in `{policy.copy_bucket}`."
-        return [_stop(check, detail, f"Make one now: `/dr files copy {policy.name}`."), *found]
-    age = ports.clock.now() - usable[0].state_of
-    if age > LATE:
-        detail = f"The newest copy of `{policy.component}` is {span(age)} old; one a day is planned."
-        found.insert(0, _warn(check, detail, f"Look at its last run, then `/dr files copy {policy.name}`."))
-    return found or [Finding(check=check, verdict=Verdict.OK, detail=f"newest copy {span(age)} old")]
+    now = ports.clock.now()
+    usable = [copy.manifest.state_of for copy in copies if copy.problem is None]
+    if late := late_files(policy, copies, now):
+        return [(_warn if usable else _stop)(check, late.text, late.hint), *found]
+    return found or [Finding(check=check, verdict=Verdict.OK, detail=f"newest copy {span(now - max(usable))} old")]
 
 
 class CopyParams(Frozen):

@@ -15,6 +15,7 @@ from actions.steps.health import Bases, Dumps, Health
 from actions.steps.mirrors import Mirror, mirror_trouble
 from actions.steps.phrases import counted, moment, names, size, span
 from actions.steps.postures import moved
+from actions.steps.side_copies import SideCopies
 
 DUMP_GRACE = timedelta(hours=1)
 FULL_GRACE = timedelta(hours=3)
@@ -54,6 +55,7 @@ def alarms(health: Health) -> tuple[Alarm, ...]:
     found = [alarm for dumps in health.dumps for alarm in _of_dumps(dumps, health.at)]
     found += [alarm for bases in health.bases for alarm in _of_bases(bases, health.at)]
     found += [alarm for mirror in health.mirrors for alarm in _of_mirrors(mirror, health.at)]
+    found += [alarm for copies in health.beside for alarm in _of_side_copies(copies)]
     return tuple(found)
 
 
@@ -62,6 +64,7 @@ def subjects(health: Health) -> frozenset[str]:
     answer says nothing of its other alarms, which are left as they are."""
     known = {dumps.key for dumps in health.dumps if not dumps.problem}
     known |= {mirror.subject for mirror in health.mirrors if not mirror.problem}
+    known |= {copies.subject for copies in health.beside if copies.looked and not copies.problem}
     answered = [
         bases for bases in health.bases if not bases.problem and not any(each.problem for each in bases.windows)
     ]
@@ -255,6 +258,14 @@ def _gaps(bases: Bases, now: datetime) -> Iterator[Alarm]:
 def _of_mirrors(mirror: Mirror, now: datetime) -> Iterator[Alarm]:
     for trouble in mirror_trouble(mirror, now):
         yield Alarm(key=f"{trouble.kind}/{mirror.subject}", text=trouble.text, hint=trouble.hint)
+
+
+def _of_side_copies(copies: SideCopies) -> Iterator[Alarm]:
+    if copies.problem:
+        yield _unreadable(copies.subject, copies.what, copies.problem)
+    elif copies.trouble is not None:
+        trouble = copies.trouble
+        yield Alarm(key=f"{trouble.kind}/{copies.subject}", text=trouble.text, hint=trouble.hint)
 
 
 # ---------------------------------------------------------------- words

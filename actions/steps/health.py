@@ -16,6 +16,7 @@ from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, Database, EngineKind, PhysicalPolicy
 from actions.steps.mirrors import Mirror, mirrors
 from actions.steps.postures import left_behind
+from actions.steps.side_copies import SideCopies, side_copies
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,30 @@ class Health:
     dumps: tuple[Dumps, ...] = ()
     bases: tuple[Bases, ...] = ()
     mirrors: tuple[Mirror, ...] = ()
+    beside: tuple[SideCopies, ...] = ()
 
     def base_of(self, server: str) -> Bases | None:
         """None where the plan file has no base backups of this server."""
         return next((item for item in self.bases if item.server == server), None)
 
 
-async def health(ports: Ports, *, databases: Sequence[str] | None = None) -> Health:
-    """Read it all, or what concerns some databases. What does not answer is told by its `problem`."""
+async def health(ports: Ports, *, databases: Sequence[str] | None = None, beside: bool = True) -> Health:
+    """Read it all, or what concerns some databases. What does not answer is told by its `problem`. Without `beside`
+    nobody looks at the copies that are made once a day beside those of databases."""
     site = ports.site
     keys = sorted(site.backups) if databases is None else list(databases)
     servers = sorted(site.physical) if databases is None else sorted({site.database(key).server for key in keys})
     dumps = await asyncio.gather(*(_dumps(ports, key) for key in keys))
     bases = await asyncio.gather(*(_bases(ports, name) for name in servers if name in site.physical))
     repositories = await mirrors(ports) if databases is None else ()
-    return Health(at=ports.clock.now(), dumps=tuple(dumps), bases=tuple(bases), mirrors=tuple(repositories))
+    others = await side_copies(ports, look=beside) if databases is None else ()
+    return Health(
+        at=ports.clock.now(),
+        dumps=tuple(dumps),
+        bases=tuple(bases),
+        mirrors=tuple(repositories),
+        beside=tuple(others),
+    )
 
 
 async def _dumps(ports: Ports, key: str) -> Dumps:

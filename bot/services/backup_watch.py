@@ -22,6 +22,9 @@ from storage.tables import AlarmRow
 log = structlog.get_logger()
 
 EVERY = timedelta(minutes=1)
+BESIDE_EVERY = timedelta(hours=1)
+"""What is made once a day need not be read every minute."""
+
 TURN = "backups"
 
 
@@ -32,6 +35,7 @@ class BackupWatch:
         self._database = database
         self._ports = ports
         self._on_call = on_call
+        self._looked_beside: datetime | None = None
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -40,10 +44,18 @@ class BackupWatch:
                 async with self._database.session() as session:
                     mine = await stored.turn(session, TURN, every=EVERY * 0.9)
                 if mine:
-                    await self.note(await health(self._ports))
+                    await self.note(await self.look())
             except DrError as error:
                 log.warning("backups_not_watched", error=str(error))
             await asyncio.sleep(EVERY.total_seconds())
+
+    async def look(self) -> Health:
+        """How everything stands; once an hour also what is made beside the backups of databases."""
+        now = self._ports.clock.now()
+        beside = self._looked_beside is None or now - self._looked_beside >= BESIDE_EVERY
+        seen = await health(self._ports, beside=beside)
+        self._looked_beside = now if beside else self._looked_beside
+        return seen
 
     async def note(self, seen: Health) -> list[str]:
         """Record what stands now; the sentences that were told, which is each change once over all processes."""
@@ -83,7 +95,7 @@ def over(key: str, wrong: Collection[str], seen: Health) -> bool:
     longer in the plan file has none."""
     subject = key.partition("/")[2]
     named = {dumps.key for dumps in seen.dumps} | {bases.subject for bases in seen.bases}
-    named |= {mirror.subject for mirror in seen.mirrors}
+    named |= {mirror.subject for mirror in seen.mirrors} | {copies.subject for copies in seen.beside}
     return key not in wrong and (subject in subjects(seen) or subject not in named)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,13 +13,15 @@ from hypothesis import strategies as st
 
 from actions.backup.physical import BackupKind, DeadEnd, Gap, PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
 from actions.backup.wal_status import BaseWanted, WalStatus
+from actions.buckets import FilesCopyRequest
+from actions.ports import no_progress
 from actions.site import BackupPolicy, Database
 from actions.steps.alarms import alarms, sizes, subjects
-from actions.steps.health import Archiver, Bases, Dumps, Health, archiver_of
-from bot.services.backup_watch import over
+from actions.steps.health import Archiver, Bases, Dumps, Health, archiver_of, health
+from bot.services.backup_watch import BackupWatch, over
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import a_base, a_policy
-from tests.fakes.world import START
+from tests.fakes.world import START, a_world
 
 NOW = START
 TODAY = NOW.replace(hour=2, minute=30)
@@ -256,3 +259,43 @@ def test_what_does_not_answer_ends_no_alarm(dumps_answer: bool, bases_answer: bo
     assert over(key, {key} if wrong else set(), seen) == (dumps_answer and not wrong)
     assert over("late-full/server:gone", set(), seen)
     assert ("server:primary" in subjects(seen)) == bases_answer
+
+
+async def test_a_copy_of_files_and_an_escrow_that_were_not_made_are_told_until_they_are() -> None:
+    world = a_world()
+
+    async def told(*, beside: bool = True) -> set[str]:
+        return {alarm.key for alarm in alarms(await health(world, beside=beside)) if ":" in alarm.key}
+
+    assert {"late-files/files:uploads", "late-escrow/escrow:main"} <= await told()
+    await world.files.copy(FilesCopyRequest(id="uploads-1", name="uploads"), no_progress)
+    await world.escrow.make("escrow-1", "main")
+    assert not {"late-files/files:uploads", "late-escrow/escrow:main"} & await told()
+
+    world.clock.advance(timedelta(days=1))
+    seen = await health(world)
+    texts = {alarm.key: alarm.text for alarm in alarms(seen)}
+    assert "due 2026-11-24 03:00 UTC is missing; the newest is of 2026-11-23" in texts["late-files/files:uploads"]
+    assert "a new cluster could not decrypt" in texts["late-escrow/escrow:main"]
+    # Nobody looks at them each minute: meanwhile nothing is raised, and nothing is over.
+    between = await health(world, beside=False)
+    assert not {"late-files/files:uploads"} & await told(beside=False)
+    assert not over("late-files/files:uploads", set(), between)
+    world.objects.down = True
+    assert "unreadable/files:uploads" in await told()
+    assert over("late-files/files:gone", set(), seen)
+
+
+async def test_a_worker_reads_what_is_made_once_a_day_once_an_hour() -> None:
+    world = a_world()
+    nothing: Any = None
+    watch = BackupWatch(nothing, world, on_call="C0ONCALL")
+
+    async def looked() -> bool:
+        return all(copies.looked for copies in (await watch.look()).beside)
+
+    assert await looked()
+    world.clock.advance(timedelta(minutes=59))
+    assert not await looked()
+    world.clock.advance(timedelta(minutes=1))
+    assert await looked()

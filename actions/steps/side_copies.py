@@ -1,0 +1,95 @@
+"""Copies beside those of databases, files in another region and sealing keys in escrow: whether they are late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from actions.buckets import FilesCopy
+from actions.errors import DrError
+from actions.ports import Ports
+from actions.schedules import Schedule
+from actions.site import EscrowPolicy, FilesPolicy
+from actions.steps.mirrors import Trouble
+from actions.steps.phrases import moment
+
+GRACE = timedelta(hours=2)
+"""How long after its instant one may be made before it is late; as long again as the last one took is added."""
+
+
+@dataclass(frozen=True)
+class SideCopies:
+    """One kind of them. `problem` says why they could not be read; what was not looked at is as it was."""
+
+    subject: str  # what its alarms are about; never the same as a database's or a server's
+    what: str
+    trouble: Trouble | None = None
+    problem: str = ""
+    looked: bool = True
+
+
+async def side_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
+    """All of the plan, by name."""
+    site = ports.site
+    found = [_files(ports, policy, look=look) for _, policy in sorted(site.files.items())]
+    if site.escrow is not None:
+        sealed = sorted(name for name, cluster in site.clusters.items() if cluster.sealed_secrets)
+        found += [_keys(ports, site.escrow, name, look=look) for name in sealed]
+    return await asyncio.gather(*found)
+
+
+async def _files(ports: Ports, policy: FilesPolicy, *, look: bool) -> SideCopies:
+    found = SideCopies(f"files:{policy.name}", f"copies of files `{policy.name}`", looked=look)
+    if not look:
+        return found
+    try:
+        copies = await ports.files.copies(policy.name)
+    except DrError as error:
+        return replace(found, problem=str(error))
+    return replace(found, trouble=late_files(policy, copies, ports.clock.now()))
+
+
+async def _keys(ports: Ports, policy: EscrowPolicy, cluster: str, *, look: bool) -> SideCopies:
+    found = SideCopies(f"escrow:{cluster}", f"escrow of cluster `{cluster}`", looked=look)
+    if not look:
+        return found
+    try:
+        entries = await ports.escrow.entries(cluster)
+    except DrError as error:
+        return replace(found, problem=str(error))
+    newest = max((entry.manifest.made_at for entry in entries if entry.problem is None), default=None)
+    return replace(found, trouble=_late_escrow(policy, cluster, newest, ports.clock.now()))
+
+
+def late_files(policy: FilesPolicy, copies: Sequence[FilesCopy], now: datetime) -> Trouble | None:
+    """None while the newest usable copy is the one that was due last."""
+    usable = [copy.manifest for copy in copies if copy.problem is None]
+    if not usable:
+        text = f"`{policy.component}` has no usable copy in `{policy.copy_bucket}`."
+        return Trouble("late-files", text, f"Make one now: `/dr files copy {policy.name}`.")
+    newest = max(usable, key=lambda manifest: manifest.state_of)
+    due = _missed(policy.schedule, newest.state_of, now - (newest.finished_at - newest.state_of))
+    if due is None:
+        return None
+    text = f"The copy of `{policy.component}` due {moment(due)} is missing; the newest is of {moment(newest.state_of)}."
+    return Trouble("late-files", text, f"Look at its last run, then `/dr files copy {policy.name}`.")
+
+
+def _late_escrow(policy: EscrowPolicy, cluster: str, newest: datetime | None, now: datetime) -> Trouble | None:
+    due = None if newest is None else _missed(policy.schedule, newest, now)
+    if newest is not None and due is None:
+        return None
+    since = "never" if newest is None or due is None else f"last {moment(newest)}, and not at {moment(due)}"
+    text = (
+        f"The sealing keys of cluster `{cluster}` were put into escrow {since}. A key made since is in none: what it "
+        "seals, a new cluster could not decrypt."
+    )
+    return Trouble("late-escrow", text, f"Look at its last run, then `/dr secrets escrow {cluster}`.")
+
+
+def _missed(schedule: str, newest: datetime, now: datetime) -> datetime | None:
+    """The instant that nothing was made at, although there was time."""
+    due = Schedule(schedule).until(now - GRACE)
+    return due if due is not None and newest < due - timedelta(minutes=1) else None
