@@ -187,6 +187,30 @@ def test_a_running_plan_follows_its_steps() -> None:
     assert "RTO left 41 min" in text
 
 
+@pytest.mark.parametrize(
+    ("running_for", "state", "words"),
+    [
+        (90, PlanState.RUNNING, ">, in 10 min 30 s"),
+        (780, PlanState.RUNNING, "1 min beyond its estimate"),
+        (90, PlanState.ASKING, ""),
+    ],
+)
+def test_a_running_plan_says_when_it_ends_by_what_was_forecast(running_for: int, state: PlanState, words: str) -> None:
+    started = NOW - timedelta(seconds=running_for)
+    card = a_card(state=state, started_at=started, estimate=timedelta(minutes=12))
+    text = shown(plan_message(card, now=NOW))
+    assert words in text
+    assert ("its estimate" in text) is bool(words)
+    assert "beyond the RTO" not in text
+
+
+def test_a_running_plan_that_will_miss_the_rto_says_so_before_it_does() -> None:
+    card = a_card(
+        state=PlanState.RUNNING, started_at=NOW, estimate=timedelta(minutes=12), rto_deadline=NOW + timedelta(minutes=9)
+    )
+    assert "in 12 min, 3 min beyond the RTO" in shown(plan_message(card, now=NOW))
+
+
 def test_the_report_compares_with_the_rto() -> None:
     card = a_card(state=PlanState.SUCCEEDED, started_at=NOW - timedelta(minutes=3), ended_at=NOW)
     assert "within the RTO, spare 41 min" in shown(plan_message(card, now=NOW + timedelta(days=1)))

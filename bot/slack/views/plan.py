@@ -217,6 +217,8 @@ def _clock(card: PlanCard, now: datetime) -> Block:
         end = card.ended_at or now
         word = "took" if card.ended_at else "running for"
         texts.append(f"Started {moment(card.started_at)}, {word} {span(end - card.started_at)}")
+        if card.state is PlanState.RUNNING and card.estimate is not None:
+            texts.append(_expected(card.started_at + card.estimate, card, now))
     done = sum(step.state is StepState.VERIFIED for step in card.steps)
     texts.append(f"{done} of {len(card.steps)} steps done")
     if card.rto_deadline is not None and card.ended_at is None:
@@ -226,6 +228,15 @@ def _clock(card: PlanCard, now: datetime) -> Block:
         word = "within the RTO, spare" if spare >= timedelta(0) else "beyond the RTO by"
         texts.append(f"Ended {word} {span(spare)}")
     return context(*texts)
+
+
+def _expected(end: datetime, card: PlanCard, now: datetime) -> str:
+    """When it ends by what was forecast before anybody signed; a run that is late says so, and by how much."""
+    if end < now:
+        return f"{span(now - end)} beyond its estimate"
+    late = card.rto_deadline is not None and end > card.rto_deadline
+    beyond = f", {span(end - card.rto_deadline)} beyond the RTO" if late and card.rto_deadline is not None else ""
+    return f"By its estimate done at {moment(end)}, in {span(end - now)}{beyond}"
 
 
 def _uncounted(card: PlanCard) -> list[Block]:
