@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest, StoredObject
 from actions.backup.pins import PIN, Pin, pin_of
 from actions.backup.uploads import MANIFEST
-from actions.backup.verification import SignedVerification
+from actions.backup.verification import SignedVerification, Verification, found_damaged
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import CatalogueEntry, ObjectFacts, ObjectStore
 from actions.site import BackupPolicy
@@ -141,11 +141,13 @@ class Catalogue:
             problem = str(error)
             manifest = _shown(body, policy, backup, files[MANIFEST])
         pin = await self._pin(policy, backup, files)
-        verified = [] if problem else await self._verifications(policy, files, digest)
+        name, read = ("", None) if problem else await self._verification(policy, files, digest)
+        if read is not None and read.problem:
+            problem, read = found_damaged(read.problem, read.verified_at, files[name].key), None
         return CatalogueEntry(
             manifest=manifest,
             manifest_sha256=digest,
-            verified_at=max((entry.verification.verified_at for entry in verified), default=None),
+            verified_at=None if read is None else read.verified_at,
             problem=problem,
             pinned=pin.reason if pin is not None else "",
         )
@@ -158,18 +160,18 @@ class Catalogue:
                 return found
         return None
 
-    async def _verifications(
+    async def _verification(
         self, policy: BackupPolicy, files: Mapping[str, ObjectFacts], digest: str
-    ) -> list[SignedVerification]:
-        """The newest record that holds, as a list of at most one."""
+    ) -> tuple[str, Verification | None]:
+        """The newest record that holds, and the name of its file."""
         for name in sorted((name for name in files if name.startswith(VERIFIED)), reverse=True):
             try:
                 record = SignedVerification.model_validate_json(await self._objects.get(policy.bucket, files[name].key))
             except ValidationError:
                 continue
             if record.holds(policy.trusted_signers, manifest_sha256=digest):
-                return [record]
-        return []
+                return name, record.verification
+        return "", None
 
 
 def _copies(policy: BackupPolicy) -> list[Copy]:

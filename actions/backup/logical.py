@@ -7,6 +7,9 @@ import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions.backup.adoption import Adoption
 from actions.backup.archive import Contents, readable
@@ -247,25 +250,35 @@ class LogicalEngine(BackupEngine):
             raise VerificationError(entry.problem)
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         shown = Shown(progress, "verify", entry.manifest.stored.bytes)
-        read, contents = await self._stored.read(policy, entry.manifest, shown.bytes)
+        try:
+            read, contents = await self._stored.read(policy, entry.manifest, shown.bytes)
+        except VerificationError as error:
+            # Whoever restores next must not have to find it out anew.
+            await self._record(policy, Verification(**self._of(entry), problem=str(error)), key)
+            raise
         head = self._work / f"verify-{backup}.toc"
         try:
             await asyncio.to_thread(write_private, head, contents.header)
             await self._tools.check_archive(self._site.database(database).server, head)
         finally:
             await asyncio.to_thread(head.unlink, missing_ok=True)
-        now = self._clock.now()
         record = Verification(
-            backup=backup,
-            manifest_sha256=entry.manifest_sha256,
+            **self._of(entry),
             stored_sha256=read.stored_sha256,
             plain_sha256=read.plain_sha256,
             entries=len(contents.entries),
-            verified_at=now,
         )
-        name = f"{Folder(policy, backup).prefix}{VERIFIED}{now:%Y%m%dT%H%M%S%fZ}.json"
+        await self._record(policy, record, key)
+        return entry.model_copy(update={"verified_at": record.verified_at})
+
+    def _of(self, entry: CatalogueEntry) -> dict[str, Any]:
+        """What every record of a complete reading says."""
+        known = {"backup": entry.manifest.id, "manifest_sha256": entry.manifest_sha256}
+        return {**known, "verified_at": self._clock.now()}
+
+    async def _record(self, policy: BackupPolicy, record: Verification, key: Ed25519PrivateKey) -> None:
+        name = f"{Folder(policy, record.backup).prefix}{VERIFIED}{record.verified_at:%Y%m%dT%H%M%S%fZ}.json"
         await self._objects.put(policy.bucket, name, SignedVerification.sign(record, key).model_dump_json().encode())
-        return entry.model_copy(update={"verified_at": now})
 
     async def adopt(self, request: AdoptRequest, progress: Progress) -> SignedManifest:
         adoption = Adoption(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from actions.backup.crypto import signing_key
 from actions.backup.dead_ends import dead_ends, dead_in, leading, living_way
 from actions.backup.finder import WalRecords
@@ -116,14 +118,26 @@ class NativeEngine(PhysicalBackups):
         await asyncio.to_thread(shutil.rmtree, into, ignore_errors=True)
         try:
             identity = await self._fetch.identity(policy)
-            await self._fetch.fetch(policy, entry.manifest, identity, into, shown.bytes)
+            try:
+                await self._fetch.read(policy, entry.manifest, identity, into, shown.bytes)
+            except VerificationError as error:
+                # Whoever restores next must not have to find it out anew.
+                await self._record(policy, entry, key, problem=str(error))
+                raise
+            await self._tools.check_files(policy.server, backup, into)
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, into, ignore_errors=True))
-        now = self._clock.now()
-        record = BaseVerification(backup=backup, manifest_sha256=entry.manifest_sha256, verified_at=now)
+        return entry.model_copy(update={"verified_at": await self._record(policy, entry, key)})
+
+    async def _record(
+        self, policy: PhysicalPolicy, entry: PhysicalEntry, key: Ed25519PrivateKey, *, problem: str = ""
+    ) -> datetime:
+        """What a complete reading has found; when."""
+        now, backup = self._clock.now(), entry.manifest.id
+        found = BaseVerification(backup=backup, manifest_sha256=entry.manifest_sha256, verified_at=now, problem=problem)
         name = BaseFolder(policy, backup).record(VERIFIED, now)
-        await self._objects.put(policy.bucket, name, Signed[BaseVerification].sign(record, key).body())
-        return entry.model_copy(update={"verified_at": now})
+        await self._objects.put(policy.bucket, name, Signed[BaseVerification].sign(found, key).body())
+        return now
 
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         policy = self._site.physical_of(request.server)

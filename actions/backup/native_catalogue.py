@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import operator
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from actions.backup.catalogue import ID, READERS
 from actions.backup.chain import with_chains
@@ -25,6 +26,7 @@ from actions.backup.physical import BackupKind, PhysicalEntry, PhysicalManifest,
 from actions.backup.pins import PIN, Pin, pin_of
 from actions.backup.signing import Signed
 from actions.backup.uploads import MANIFEST
+from actions.backup.verification import found_damaged
 from actions.errors import UserError, VerificationError
 from actions.ports import ObjectFacts, ObjectStore
 from actions.site import Frozen, PhysicalPolicy
@@ -44,11 +46,13 @@ class Written(NamedTuple):
 
 
 class BaseVerification(Frozen):
-    """The whole object was read, both hashes were right, and every file was what the server had listed."""
+    """The whole object was read, both hashes were right, and every file was what the server had listed; or, with a
+    `problem`, they were not."""
 
     backup: str
     manifest_sha256: str
     verified_at: AwareDatetime
+    problem: str = Field(default="", exclude_if=operator.not_)  # older records have none, and stay signed
 
 
 class BaseFolder:
@@ -111,15 +115,21 @@ class NativeCatalogue:
             shown = _shown(body, policy, backup, files[MANIFEST])
             return PhysicalEntry(manifest=shown, manifest_sha256=digest, problem=str(error), trusted=False)
         verified = await self._newest(policy, files, VERIFIED, BaseVerification)
+        problem = _object_problem(manifest, files)
+        if verified is not None and verified.manifest_sha256 != digest:
+            verified = None
+        if verified is not None and verified.problem:
+            key = BaseFolder(policy, backup).record(VERIFIED, verified.verified_at)
+            problem, verified = problem or found_damaged(verified.problem, verified.verified_at, key), None
         proven = await self._newest(policy, files, PROVEN, Proof)
         pin = await self._pin(policy, backup, files)
         return PhysicalEntry(
             manifest=manifest,
             manifest_sha256=digest,
-            verified_at=verified.verified_at if verified and verified.manifest_sha256 == digest else None,
+            verified_at=None if verified is None else verified.verified_at,
             proven_at=proven.proven_at if proven and proven.problem is None and proven.backup == backup else None,
             pinned=pin.reason if pin else "",
-            problem=_object_problem(manifest, files),
+            problem=problem,
         )
 
     async def _newest(

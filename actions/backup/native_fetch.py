@@ -34,7 +34,20 @@ class BaseFetch:
         into: Path,
         done: Callable[[int], None],
     ) -> None:
-        """Into a new folder; raises VerificationError, naming the backup, unless all of it is what was stored."""
+        """Into a new folder; raises VerificationError, naming the backup, unless all of it is what was stored and every
+        file what the server had listed."""
+        await self.read(policy, manifest, identity, into, done)
+        await self._tools.check_files(policy.server, manifest.id, into)
+
+    async def read(
+        self,
+        policy: PhysicalPolicy,
+        manifest: PhysicalManifest,
+        identity: Identity,
+        into: Path,
+        done: Callable[[int], None],
+    ) -> None:
+        """The same without the list of the server: what a VerificationError says here, no other program can change."""
         key = BaseFolder(policy, manifest.id).base
         identity.check_opens(manifest.id, manifest.recipients)
         found = await self._objects.head(policy.bucket, key)
@@ -45,4 +58,3 @@ class BaseFetch:
             )
         chunks = self._objects.get_stream(policy.bucket, key)
         await unpack_checked(chunks, manifest=manifest, identity=identity, sink=Extraction(into), done=done)
-        await self._tools.check_files(policy.server, manifest.id, into)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median
 
@@ -87,6 +87,8 @@ def _of_dumps(dumps: Dumps, now: datetime) -> Iterator[Alarm]:
     if dumps.problem:
         yield _unreadable(key, f"dumps of `{key}`", dumps.problem)
         return
+    spoiled = {entry.manifest.id: entry.problem for entry in dumps.entries if entry.problem is not None}
+    yield from _unusable(f"unusable-dump/{key}", f"dump of `{key}`", spoiled)
     fit = usable_entries(dumps.entries, before=None)
     if not fit:
         yield Alarm(key=f"late-dump/{key}", text=f"Database `{key}` has no usable dump.", hint=again)
@@ -121,6 +123,8 @@ def _of_bases(bases: Bases, now: datetime) -> Iterator[Alarm]:
     if bases.problem:
         yield _unreadable(bases.subject, f"base backups of `{server}`", bases.problem)
         return
+    spoiled = {entry.manifest.id: entry.problem for entry in bases.entries if entry.problem is not None}
+    yield from _unusable(f"unusable-base/{bases.subject}", f"base backup of `{server}`", spoiled)
     yield from _full(bases, now)
     yield from _incremental(bases, now)
     yield from _unproven(bases, now)
@@ -276,6 +280,20 @@ def _unreadable(subject: str, what: str, problem: str) -> Alarm:
         key=f"unreadable/{subject}",
         text=f"The {what} cannot be read: {problem}",
         hint="Look whether the bucket answers, with `/dr doctor`.",
+    )
+
+
+def _unusable(key: str, what: str, spoiled: Mapping[str, str]) -> Iterator[Alarm]:
+    """What was stored and is not there any more as it was: damage, or somebody in the bucket."""
+    if not spoiled:
+        return
+    first = sorted(spoiled)[0]
+    more = f" So must {counted(len(spoiled) - 1, 'other')}." if len(spoiled) > 1 else ""
+    yield Alarm(
+        key=key,
+        text=f"A {what} must not be used, `{first}`: {spoiled[first]}{more}",
+        hint="`/dr-backup status` lists them. Find out what has changed the bucket; make a new one, and delete what is "
+        "spoiled with `/dr-backup delete`.",
     )
 
 

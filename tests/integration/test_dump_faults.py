@@ -113,6 +113,24 @@ async def test_damaged_object_is_refused(world: DumpWorld, damage: Callable[[byt
 
 
 @pytest.mark.corruption
+async def test_what_a_complete_reading_has_found_is_in_the_catalogue_from_then_on(world: DumpWorld) -> None:
+    key = await dumped(world)
+    whole = await world.objects.get(world.bucket, key)
+    await world.objects.put(world.bucket, key, whole[:-1] + bytes([whole[-1] ^ 128]))
+    with pytest.raises(VerificationError, match="b1"):
+        await world.engine.verify(world.database, "b1", no_progress)
+    (entry,) = await world.engine.catalogue(world.database)
+    assert entry.verified_at is None
+    assert "found when it was read at" in (entry.problem or "")
+
+    [record] = [facts.key for facts in await world.objects.list(world.bucket, "") if "/verified-" in facts.key]
+    assert f"remove `{record}` and check it again" in (entry.problem or "")
+    await world.objects.put(world.bucket, key, whole)
+    await world.objects.delete(world.bucket, record)
+    assert (await world.engine.verify(world.database, "b1", no_progress)).problem is None
+
+
+@pytest.mark.corruption
 async def test_missing_object_is_refused_and_listed(world: DumpWorld) -> None:
     await world.objects.delete(world.bucket, await dumped(world))
     await refused(world, VerificationError, "object of backup `b1` is missing")

@@ -74,6 +74,27 @@ async def test_a_flipped_byte_in_any_member(past: Past, world: PhysicalWorld, ba
     assert world.clean() == []
 
 
+async def test_what_a_complete_reading_has_found_is_passed_over_by_every_restore_after_it(
+    past: Past, world: PhysicalWorld
+) -> None:
+    """The size is right, so only who reads it all knows; nobody fetches gigabytes at night to learn it again."""
+    change(world, BaseFolder(world.policy, "quarter").base, flipped)
+    with pytest.raises(VerificationError, match="not what was stored"):
+        await world.engine.verify(SERVER, "quarter", no_progress)
+    problems = {entry.manifest.id: entry.problem for entry in await world.engine.catalogue(SERVER)}
+    assert "not what was stored" in (problems.pop("quarter") or "")
+    assert set(problems.values()) == {None}
+
+    restored = await world.restore(RecoveryTarget(time=past.commits[4].after))
+    assert restored.backup == "hour"
+    [record] = [key for key in objects_of(world).buckets[BUCKET] if "/quarter/verified-" in key]
+    with pytest.raises(VerificationError, match=f"Once its object was put right, remove `{record}`"):
+        await world.engine.verify(SERVER, "quarter", no_progress)
+    change(world, BaseFolder(world.policy, "quarter").base, flipped)  # back to what it was
+    await world.objects.delete(BUCKET, record)
+    assert (await world.engine.verify(SERVER, "quarter", no_progress)).problem is None
+
+
 async def test_a_missing_member_is_told_for_all_that_rest_on_it(past: Past, world: PhysicalWorld) -> None:
     del objects_of(world).buckets[BUCKET][BaseFolder(world.policy, "hour").base]
     problems = {entry.manifest.id: entry.problem for entry in await world.engine.catalogue(SERVER)}

@@ -231,6 +231,19 @@ def test_a_dump_is_late_an_hour_after_its_instant_and_not_before() -> None:
     assert keys(dumps=replace(good_dumps(), problem="no answer")) == {"unreadable/shop"}
 
 
+def test_what_must_not_be_used_is_told_as_long_as_it_is_there() -> None:
+    bases = good_bases()
+    spoiled = bases.entries[1].model_copy(update={"problem": "its object is missing."})
+    seen = Health(NOW, (good_dumps(),), (replace(bases, entries=[*bases.entries, spoiled, spoiled]),))
+    [alarm] = alarms(seen)
+    assert alarm.key == "unusable-base/server:primary"
+    assert "must not be used, `full-1`: its object is missing." in alarm.text
+
+    dumps = good_dumps()
+    bad = [dumps.entries[-1].model_copy(update={"problem": "It was forged."}), *dumps.entries[:-1]]
+    assert keys(dumps=replace(dumps, entries=bad)) == {"unusable-dump/shop"}
+
+
 def test_what_was_never_read_completely_is_told_after_a_week() -> None:
     unread = [entry.model_copy(update={"verified_at": None}) for entry in good_dumps().entries]
 
