@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,9 +181,15 @@ class PhysicalWorld:
 
     async def take(self, backup: str, kind: BackupKind = BackupKind.FULL, parent: str | None = None) -> PhysicalEntry:
         request = BaseRequest(id=backup, server=SERVER, kind=kind, parent=parent)
+        async with self.archiving():
+            return await self.engine.take(request, no_progress)
+
+    @asynccontextmanager
+    async def archiving(self) -> AsyncIterator[None]:
+        """Meanwhile what is closed is archived."""
         archiving = asyncio.create_task(self._archive_soon())
         try:
-            return await self.engine.take(request, no_progress)
+            yield
         finally:
             archiving.cancel()
             await asyncio.gather(archiving, return_exceptions=True)

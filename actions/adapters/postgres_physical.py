@@ -16,7 +16,7 @@ from actions.adapters.postgres_fingerprint import relfilenodes
 from actions.adapters.postgres_installation import installation
 from actions.adapters.program_output import ProgramOutput
 from actions.adapters.programs import Program, ProgramError, run
-from actions.backup.physical_tools import PhysicalTools, SourceServer, SourceState
+from actions.backup.physical_tools import PhysicalTools, SourceServer, SourceState, UnknownChangesError
 from actions.backup.tools import ArchiveSource
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import Secrets
@@ -172,17 +172,16 @@ async def _summaries(connection: AsyncConnection, version: int) -> tuple[bool, s
 
 _ALLOW = "Allow it in its `pg_hba.conf`: `host replication {user} <address> scram-sha-256`, then reload."
 _GRANT = "Give the role the right: `ALTER ROLE {user} REPLICATION`."
-_NOT_SUMMARISED = "Its WAL was not summarised since the parent was made. Take a full backup."
 _REFUSED = (
     ("no pg_hba.conf entry for replication", _ALLOW),
     ("permission denied to start WAL sender", _GRANT),
     ("must be superuser or replication role", _GRANT),
     ("max_wal_senders", "Raise `max_wal_senders` there, or end a sender that nobody needs."),
-    ("WAL summaries are required", _NOT_SUMMARISED),
-    ("could not find WAL summar", _NOT_SUMMARISED),
     ("incremental", "Take a full backup."),
     ("manifest", "Take a full backup."),
 )
+_UNKNOWN_CHANGES = ("WAL summaries are required", "manifest requires WAL", "found in manifest, but not in this server")
+"""What PostgreSQL says of a parent from before its own summaries, or on a branch that it never was on."""
 
 
 def _base_failed(server: str, user: str, error: ProgramError) -> DrError:
@@ -192,6 +191,9 @@ def _base_failed(server: str, user: str, error: ProgramError) -> DrError:
             f"Server `{server}` has damaged pages: {said} The backup was not kept. Look at its disk now, and restore "
             "from the newest backup before the damage."
         )
+    if any(sign in said for sign in _UNKNOWN_CHANGES):
+        why = said.rpartition("ERROR:")[2].strip()
+        return UnknownChangesError(f"Server `{server}` cannot tell what has changed since its parent: {why}")
     for sign, advice in _REFUSED:
         if sign in said:
             return UserError(f"Server `{server}` refused the base backup: {said} {advice.format(user=user)}")

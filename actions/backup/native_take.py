@@ -11,13 +11,13 @@ from pathlib import Path
 
 import zstandard
 
-from actions.backup.chain import chain, parent_of_next
+from actions.backup.chain import chain, parent_of_next, usable
 from actions.backup.crypto import Recipients, signing_key
 from actions.backup.manifest import StoredObject
 from actions.backup.native_catalogue import BaseFolder, NativeCatalogue, checked, server_prefix
 from actions.backup.packing import Packed, pack
 from actions.backup.physical import BackupKind, BaseRequest, Lsn, PhysicalEntry, PhysicalManifest
-from actions.backup.physical_tools import PhysicalTools, SourceServer
+from actions.backup.physical_tools import PhysicalTools, SourceServer, UnknownChangesError
 from actions.backup.progress import Shown
 from actions.backup.segments import Segment
 from actions.backup.signing import Signed
@@ -83,14 +83,32 @@ class Taking:
         entries = await self._catalogue.entries(policy)
         entry = next((each for each in entries if each.manifest.id == request.id), None)
         if entry is None:
-            entry = await self._made(policy, request, entries, progress)
+            entry = await self._made_somehow(policy, request, entries, progress)
         elif entry.problem is not None:
             raise VerificationError(entry.problem)
         await self._await_wal(policy, entry.manifest, progress)
         return entry
 
-    async def _made(
+    async def _made_somehow(
         self, policy: PhysicalPolicy, request: BaseRequest, entries: list[PhysicalEntry], progress: Progress
+    ) -> PhysicalEntry:
+        """A full one where an incremental is asked for and cannot be: after a failover the new primary has no summaries
+        of the WAL from before it was made."""
+        try:
+            return await self._made(policy, request, entries, progress)
+        except UnknownChangesError as error:
+            facts = await self._tools.facts(policy.server)
+            _refuse_another(policy.server, entries, facts.timeline_id, error)
+            full = request.model_copy(update={"kind": BackupKind.FULL, "parent": None})
+            return await self._made(policy, full, entries, progress, because=str(error))
+
+    async def _made(
+        self,
+        policy: PhysicalPolicy,
+        request: BaseRequest,
+        entries: list[PhysicalEntry],
+        progress: Progress,
+        because: str = "",
     ) -> PhysicalEntry:
         folder, begun = BaseFolder(policy, request.id), self._clock.now()
         recipients = Recipients(policy.recipients)
@@ -117,6 +135,7 @@ class Taking:
             server=policy.server,
             kind=request.kind,
             parent=parent.manifest.id if parent is not None else None,
+            full_because=because,
             system_id=facts.system_id,
             server_version=facts.server_version,
             timeline_id=span.timeline_id,
@@ -284,12 +303,23 @@ def _parent(
         )
     if parent.manifest.checksums != facts.checksums:
         # `pg_checksums` writes pages past the WAL, so the incremental would lack them.
-        raise UserError(
+        raise UnknownChangesError(
             f"Page checksums of `{policy.server}` were turned {'on' if facts.checksums else 'off'} since "
-            f"`{parent.manifest.id}` was made, so nothing can rest on it. Take a full backup: "
-            f"`/dr-backup base {policy.server}`."
+            f"`{parent.manifest.id}` was made, so nothing can rest on it."
         )
     return parent
+
+
+def _refuse_another(server: str, entries: list[PhysicalEntry], timeline_id: int, error: UnknownChangesError) -> None:
+    """A failover takes one full backup. Where the next incremental cannot be either, something else is wrong, and a
+    full one every quarter of an hour would be a load that nobody has asked for."""
+    newest = next((each.manifest for each in usable(entries) if each.manifest.kind is BackupKind.FULL), None)
+    if newest is not None and newest.full_because and newest.timeline_id == timeline_id:
+        raise UserError(
+            f"{error} `{newest.id}` was already made full for such a reason, so no other one is. Look there whether "
+            "`summarize_wal` stays on and `wal_summary_keep_time` is longer than a day; a full backup now: "
+            f"`/dr-backup base {server}`."
+        ) from error
 
 
 def _write(path: Path, body: bytes) -> None:

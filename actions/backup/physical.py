@@ -51,6 +51,7 @@ class PhysicalManifest(Frozen):
     server: str
     kind: BackupKind
     parent: str | None = None  # id of the backup an incremental rests on
+    full_because: str = Field(default="", exclude_if=operator.not_)  # why it is full where an incremental was asked for
     system_id: str
     server_version: int  # server_version_num
     timeline_id: int

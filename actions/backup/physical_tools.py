@@ -45,6 +45,10 @@ class SourceState(Frozen):
     relfilenodes: Mapping[str, Mapping[str, int]]  # database -> "schema.table" -> relfilenode
 
 
+class UnknownChangesError(UserError):
+    """A server cannot tell what has changed since another backup, so no incremental can rest on that one."""
+
+
 class PhysicalTools(Protocol):
     """Base backups. Errors are translated: UserError, TemporaryError, PermanentError, VerificationError."""
 
@@ -54,7 +58,7 @@ class PhysicalTools(Protocol):
 
     async def base(self, server: str, label: str, parent_list: Path | None) -> ArchiveSource:
         """Start `pg_basebackup`: one tar with all files and, last, their list. With `parent_list` (the file list of
-        another backup) what changed since that one."""
+        another backup) what changed since that one; its end raises UnknownChangesError where the server cannot tell."""
 
     async def check_files(self, server: str, backup: str, folder: Path) -> None:
         """Raise VerificationError, naming the backup and the file, unless the folder is what its own list says."""

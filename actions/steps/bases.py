@@ -35,6 +35,8 @@ class MakeBase(HeavyStep):
     @property
     def summary(self) -> str:
         rests = "" if self.parent is None else f", the pages changed since `{self.parent}`"
+        if rests and self.engine is EngineKind.NATIVE:
+            rests += ", or all pages where the server cannot tell those"
         return f"Make {self.backup_kind} backup `{self.backup}` of server `{self.server}`{rests}"
 
     @property
@@ -79,6 +81,12 @@ class MakeBase(HeavyStep):
 
     async def verify(self, ports: Ports) -> None:
         await usable_base(ports, self.server, self.backup)
+
+    async def outcome(self, ports: Ports) -> str:
+        entry = await base(ports, self.server, self.backup)
+        if entry is None or not entry.manifest.full_because:
+            return ""
+        return f"A full backup was made instead of an incremental. {entry.manifest.full_because}"
 
     async def undo(self, ports: Ports) -> None:
         """Nothing of production was changed; the backup is kept, since deleting backups is an action of its own."""

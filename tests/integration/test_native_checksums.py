@@ -33,10 +33,11 @@ async def test_nothing_rests_on_a_backup_from_before_and_a_new_full_one_is_resto
         await world.take("bare")
         await turn(world, "enable")
 
-        for parent in (None, "bare"):
-            with pytest.raises(UserError, match=r"turned on since `bare` was made.* Take a full backup"):
-                await world.take("next", BackupKind.INCREMENTAL, parent)
-        await world.take("full")
+        instead = (await world.take("full", BackupKind.INCREMENTAL)).manifest
+        assert (instead.kind, instead.parent) == (BackupKind.FULL, None)
+        assert "turned on since `bare` was made, so nothing can rest on it." in instead.full_because
+        with pytest.raises(UserError, match=r"`full` was already made full .* `/dr-backup base main`\."):
+            await world.take("next", BackupKind.INCREMENTAL, "bare")
         await world.take("next", BackupKind.INCREMENTAL)
         await world.archive()
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from actions.backup.physical import Change, FindRequest, Lsn, RecoveryTarget
+from actions import registry
+from actions.backup.physical import BackupKind, Change, FindRequest, Lsn, RecoveryTarget
 from actions.backup.wal import WalArchive
+from actions.catalog.base import BaseParams
+from actions.contract import JournalState
 from actions.errors import UserError
-from actions.ports import no_progress
+from actions.ports import Ports, no_progress
+from actions.runner import Outcome
 from actions.site import DatabaseRef
+from tests.contract.kit import MemoryJournal, run
+from tests.fakes.executor import MemoryExecutor
+from tests.fakes.world import a_world
 from tests.fixtures.physical import SETTINGS, standing
 from tests.physical_world import BUCKET, MARK, SERVER, PhysicalWorld
 from tests.wal_world import eventually, standby_of
@@ -105,3 +113,37 @@ async def test_with_a_base_of_its_own_the_new_timeline_is_where_everything_start
     await failed.engine.remove(SERVER, "beyond")  # the two others are as many as the plan wants
     with pytest.raises(UserError, match="wants 2 of them"):
         await failed.engine.remove(SERVER, "before")
+
+
+async def quarter(world: PhysicalWorld, plan: str) -> tuple[str, str]:
+    """What a quarter of an hour asks for, carried out: the words of its plan, and its report."""
+    memory = a_world()
+    parts: dict[str, Any] = {part.name: getattr(memory, part.name) for part in fields(Ports)}
+    parts |= {"site": world.site, "postgres": world.postgres, "objects": world.objects, "physical": world.engine}
+    parts |= {"secrets": world.secrets, "clock": world.clock}
+    parts["executor"] = MemoryExecutor(replace(memory.executor._engines, physical=world.engine))
+    ports, journal = Ports(**parts), MemoryJournal()
+    asked = BaseParams(server=SERVER, kind=BackupKind.INCREMENTAL)
+    made = await registry.action("backup.base").plan(asked, ports, plan)
+    result = await run(made, ports, journal)
+    assert result.outcome is Outcome.SUCCEEDED, result.message
+    [report] = [entry.detail for entry in await journal.entries() if entry.state is JournalState.VERIFIED]
+    return made.steps[0].summary, report
+
+
+async def test_the_first_incremental_of_a_new_primary_is_a_full_one_and_the_next_rests_on_it(
+    failed: PhysicalWorld,
+) -> None:
+    async with failed.archiving():
+        summary, report = await quarter(failed, "aaaaaaaaaa")
+        following = await quarter(failed, "bbbbbbbbbb")
+    assert "changed since `before`, or all pages where the server cannot tell those" in summary
+    assert report.startswith(
+        "A full backup was made instead of an incremental. Server `main` cannot tell what has changed since its "
+        "parent: WAL summaries are required on timeline 2 from "
+    )
+    [second, first] = [entry.manifest for entry in await failed.engine.catalogue(SERVER)][:2]
+    assert following == (summary.replace("aaaaaaaaaa", "bbbbbbbbbb").replace("`before`", f"`{first.id}`"), "")
+    assert (first.kind, first.parent, first.timeline_id) == (BackupKind.FULL, None, 2)
+    assert (second.kind, second.parent) == (BackupKind.INCREMENTAL, first.id)
+    assert await restored(failed, "s1") == (second.id, ["a", "b", "c"])
