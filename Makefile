@@ -42,7 +42,7 @@ bench: setup ## Measure; leave the machine alone meanwhile
 soak: setup ## Run the long random suites, and all that kills
 	@exec $(PYTEST) -m "soak or kill" -n $(WORKERS) --dist loadgroup --timeout 3600 $(ARGS)
 
-mutate: setup ## Change approval.py and runner.py in every small way: does a test notice? (some minutes)
+mutate: setup ## Change approvals, seats and the runner in every small way: does a test notice? (some minutes)
 	@.venv/bin/mutmut run $(ARGS)
 	@.venv/bin/mutmut results
 

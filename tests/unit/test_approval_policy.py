@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actions.approval import Act, Code, Method, Person, Rule, Slot, State, admit, decide
 from actions.contract import Risk
-from actions.policy import Once, Weekly, frozen, lacking, others_needed, seats, shortfall
+from actions.policy import Once, Weekly, frozen, lacking, minimum_others, others_needed, seats, shortfall
 from tests.fakes.signatures import (
     DBA,
     KEY_REQUEST,
@@ -140,6 +140,15 @@ def test_a_key_that_counts_for_nothing_does_not_count_as_the_key() -> None:
     assert decide(a_case(REQUEST, sign("security"), late, rule=a_rule(key_required=True)), NOW).state is State.PENDING
 
 
+@pytest.mark.parametrize(
+    ("risk", "others"),
+    [(Risk.READ, 0), (Risk.REVERSIBLE, 0), (Risk.DISRUPTIVE, 1), (Risk.DESTRUCTIVE, 1), (Risk.IRREVERSIBLE, 2)],
+)
+def test_no_policy_goes_below_so_many_others(risk: Risk, others: int) -> None:
+    assert minimum_others(risk) == others
+    assert others_needed((), risk) == others
+
+
 def test_slots_are_named_in_words() -> None:
     both = Slot(roles=frozenset({"sre", "dba"}), count=2)
 
@@ -245,6 +254,44 @@ def test_a_weekly_night_ends_on_the_next_day(moment: datetime, ends: datetime | 
 )
 def test_a_weekly_window_within_a_day(moment: datetime, ends: datetime | None) -> None:
     assert Weekly(days=frozenset({1}), since=time(8), until=time(9)).ends(moment) == ends
+
+
+BERLIN = Weekly(days=frozenset({0, 6}), since=time(0, 30), until=time(23, 30), zone="Europe/Berlin")
+
+
+def test_every_begin_and_end_between_two_instants_is_known() -> None:
+    monday = [datetime(2026, 1, 4, 23, 30, tzinfo=UTC), datetime(2026, 1, 5, 22, 30, tzinfo=UTC)]
+    sunday = [edge + timedelta(days=6) for edge in monday]
+
+    def turns(since: datetime, until: datetime) -> list[datetime]:
+        found = BERLIN.turns(since, until)
+        assert all(edge.tzinfo is UTC for edge in found)
+        return found
+
+    assert turns(monday[0] - timedelta(days=1, seconds=1), monday[0] + timedelta(days=7)) == [
+        monday[0] - timedelta(days=1),
+        monday[0] - timedelta(hours=1),
+        *monday,
+        *sunday,
+    ]
+    assert turns(monday[0], monday[1]) == []  # those at the two instants are not between them
+    assert turns(monday[0] - timedelta(seconds=1), monday[0] + timedelta(seconds=1)) == [monday[0]]
+    assert turns(monday[1] - timedelta(seconds=1), monday[1] + timedelta(seconds=1)) == [monday[1]]
+    assert len(turns(monday[0], monday[0] + timedelta(days=28))) == 15
+
+
+def test_a_night_that_began_before_ends_between() -> None:
+    assert NIGHT.turns(at(4, 1), at(4, 12)) == [at(4, 6)]
+    assert NIGHT.turns(at(3, 12), at(3, 23)) == [at(3, 22)]
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])
+def test_no_turn_is_missed_in_zones_a_day_away(zone: str) -> None:
+    daily = Weekly(days=frozenset(range(7)), since=time(12), until=time(11), zone=zone)
+
+    for hour in range(48):
+        since = at(0, 0) + timedelta(hours=hour, minutes=-1)
+        assert len(daily.turns(since, since + timedelta(days=1))) == 2
 
 
 def test_a_whole_day_ends_where_it_began() -> None:

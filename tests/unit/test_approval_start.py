@@ -17,6 +17,7 @@ from tests.fakes.signatures import (
     NOW,
     REQUEST,
     ROSTER,
+    SECURITY,
     a_case,
     a_rule,
     begun,
@@ -78,6 +79,10 @@ def test_nor_on_signers_whom_nobody_had_looked_at() -> None:
         ({"denied": "x1"}, "Plan x1 for the same was denied meanwhile"),
         ({"rules": (a_rule(channels=("C0ELSEWHERE",)),)}, "This is not allowed in this channel"),
         ({"rules": (a_rule(others=2),)}, "Missing was 1 more person(s)"),
+        (
+            {"rules": (a_rule(others=2, slots=(SECURITY,)),)},
+            "Missing was 1 more person(s) besides the requester, 1 of security.",
+        ),
         ({"roster": {name: item for name, item in ROSTER.items() if name != "dba"}}, "Missing was 1 more person(s)"),
     ],
 )
