@@ -192,31 +192,41 @@ async def test_an_export_of_an_incident_is_not_accused_by_the_heads_of_a_channel
     assert verify(str(path), "--checkpoints", early, "--checkpoints", late, "--key", notes.public).returncode == 1
 
 
+def test_the_end_of_an_incident_is_told_in_the_audit_channel_as_well() -> None:
+    heads = Heads("C0AUDIT", every=timedelta(minutes=10))
+    begin, end = head_at(1), head_at(1, minutes=1)
+    assert heads.due(begin, {"one": "C0AUDIT"}) == ["C0AUDIT"]
+    heads.told(["C0AUDIT"], begin, {"one": "C0AUDIT"})
+    assert heads.due(end, {"one": "C0AUDIT"}) == []
+    assert heads.due(end, {}) == ["C0AUDIT"]
+
+
+def head_at(number: int, *, minutes: int = 0, plans: int = 0) -> Checkpoint:
+    return Checkpoint(
+        number=number,
+        epoch=0,
+        base=0,
+        size=number + minutes,
+        root="ab" * 32,
+        at=START + timedelta(hours=number, minutes=minutes),
+        key="cd" * 8,
+        consumed=(Consumed(plan="plan-1a2b3c4d", digest="ef" * 32),) * plans,
+    )
+
+
 def test_a_head_too_long_for_a_message_gives_way_to_the_next() -> None:
     heads = Heads("C0AUDIT", every=timedelta(minutes=10))
     incident = {"one": "C0ONE"}
-
-    def at(number: int, plans: int = 0) -> Checkpoint:
-        return Checkpoint(
-            number=number,
-            epoch=0,
-            base=0,
-            size=number,
-            root="ab" * 32,
-            at=START + timedelta(hours=number),
-            key="cd" * 8,
-            consumed=(Consumed(plan="plan-1a2b3c4d", digest="ef" * 32),) * plans,
-        )
 
     def told_of(checkpoint: Checkpoint, incidents: dict[str, str]) -> list[str]:
         channels = heads.due(checkpoint, incidents)
         heads.told(channels, checkpoint, incidents)
         return channels
 
-    assert told_of(at(1), incident) == ["C0AUDIT"]
-    assert told_of(at(2, plans=50), {}) == []
-    assert told_of(at(3, plans=20), {}) == ["C0AUDIT", "C0ONE"]
-    longest = at(3, plans=20)
+    assert told_of(head_at(1), incident) == ["C0AUDIT"]
+    assert told_of(head_at(2, plans=50), {}) == []
+    assert told_of(head_at(3, plans=20), {}) == ["C0AUDIT", "C0ONE"]
+    longest = head_at(3, plans=20)
     assert len(longest.body()) > LONGEST - 100
     text = sentence(longest, Signed(body=longest.body(), signature=bytes(64)))
     assert text in message_of(text)["blocks"][0]["text"]["text"]

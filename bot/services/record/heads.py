@@ -35,7 +35,7 @@ class Heads:
         closed = {channel for name, channel in self._open.items() if name not in incidents}
         late = {name for name in incidents.values() if name in self._told and self._late(name, checkpoint)}
         audit = {self._audit} if self._late(self._audit, checkpoint) else set()
-        return sorted(audit | ((closed | late) - {self._audit}))
+        return sorted(audit | closed | (late - {self._audit}))
 
     def _late(self, channel: str, checkpoint: Checkpoint) -> bool:
         told = self._told.get(channel)
