@@ -3,7 +3,7 @@
 WAL knows files, not tables. A DROP is a commit that lists the table's file among those it removes, and its oid among
 the statistics it drops; a TRUNCATE removes the file and makes a new one in its place; a rewrite (`VACUUM FULL`, some
 `ALTER TABLE`) does so as well, but fills the new one, and harms nobody. A DELETE or an UPDATE is a heap record on the
-file. Seen with PostgreSQL 17 and 18.
+file. A DROP DATABASE removes its folder, before it commits. Seen with PostgreSQL 17 and 18.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Protocol
 from actions.backup.physical import Change, FindRequest, Lsn, Moment, NamedPoint, PointRequest
 from actions.errors import UserError, VerificationError
 
-RESOURCES = ("Transaction", "Heap", "Heap2", "Storage", "Standby", "XLOG")
+RESOURCES = ("Transaction", "Heap", "Heap2", "Storage", "Standby", "XLOG", "Database")
 """The resource managers whose records are needed."""
 
 _HEAD = re.compile(
@@ -32,6 +32,8 @@ _LOCK = re.compile(r"xid \d+ db (\d+) rel (\d+)")
 _FILE = re.compile(r"(\d+)/(\d+)$")
 _RELATION_STATISTICS = "2"  # PGSTAT_KIND_RELATION
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
+_LIST_OF_DATABASES = " rel 1664/0/1262 "
+_NEAR = 1000  # commits of others between two records that one DROP DATABASE writes at its beginning
 _HARMS = {"DELETE": Change.DELETE, "UPDATE": Change.UPDATE, "HOT_UPDATE": Change.UPDATE}
 
 
@@ -44,13 +46,19 @@ class WalRecords(Protocol):
 
 
 @dataclass(frozen=True)
-class _Lock:
-    """A relation locked against everybody, and what had been committed until then."""
+class _Place:
+    """A place in the WAL, and what had been committed until then."""
 
-    oid: int
     lsn: str
     commits: int
     last: tuple[int, datetime] | None
+
+
+@dataclass(frozen=True)
+class _Lock(_Place):
+    """A relation locked against everybody."""
+
+    oid: int
 
 
 @dataclass
@@ -61,12 +69,14 @@ class _Transaction:
     created: list[int] = field(default_factory=list)  # files of our database, in the order they were made
     filled: set[int] = field(default_factory=set)  # those of them that got pages
     locks: list[_Lock] = field(default_factory=list)
+    unmade: _Place | None = None  # where it began to drop our database as a whole
 
     def take(self, other: _Transaction) -> None:
         self.rows += other.rows
         self.created += other.created
         self.filled |= other.filled
         self.locks += other.locks
+        self.unmade = self.unmade or other.unmade
 
 
 class Finder:
@@ -82,6 +92,8 @@ class Finder:
         self._commits = 0
         self._last: tuple[int, datetime] | None = None
         self._place = f"/{self._database}/"
+        self._begun: dict[int, _Place] = {}  # open transactions, where each wrote first
+        self._marked: _Place | None = None  # where the list of databases was last changed in place
 
     def moments(self) -> list[Moment]:
         """Newest first."""
@@ -93,14 +105,23 @@ class Finder:
         if head is None:
             return
         resource, xid, lsn, word = head[1], int(head[2]), head[3], head[4]
+        if xid and xid not in self._begun:
+            self._begun[xid] = self._at(lsn)
         if resource == "Transaction":
             self._ended(word, xid, lsn, line[head.end() :])
         elif resource == "Standby":
             self._locked(word, xid, lsn, line[head.end() :])
             return
-        elif self._place not in line:
-            return
-        elif resource == "Heap" and word in _HARMS:
+        elif self._place in line:
+            self._changed(resource, word, xid, line)
+        elif resource == "Database":
+            self._unmade(word, xid, lsn, line[head.end() :])
+        elif word == "INPLACE" and _LIST_OF_DATABASES in line:
+            self._marked = self._at(lsn)
+
+    def _changed(self, resource: str, word: str, xid: int, line: str) -> None:
+        """What a record does to a file of our database."""
+        if resource == "Heap" and word in _HARMS:
             if any(file in self._files for file in self._touched(line)):
                 self._of(xid).rows[_HARMS[word]] += 1
         elif resource == "Storage" and word == "CREATE":
@@ -110,12 +131,25 @@ class Finder:
         if resource != "Storage" and xid in self._open and self._open[xid].created:
             self._open[xid].filled.update(self._touched(line))
 
+    def _at(self, lsn: str) -> _Place:
+        return _Place(lsn, self._commits, self._last)
+
+    def _unmade(self, word: str, xid: int, lsn: str, text: str) -> None:
+        """A database is first marked as invalid, which nothing takes back, and its files go long before the commit."""
+        if word != "DROP" or not any(path.endswith(f"/{self._database}") for path in text.split()):
+            return
+        begun, marked = self._begun.get(xid, self._at(lsn)), self._marked
+        # The mark belongs to no transaction, and `VACUUM` writes such records as well.
+        near = marked is not None and abs(begun.commits - marked.commits) < _NEAR
+        places = [begun, marked] if near and marked is not None else [begun]
+        self._of(xid).unmade = min(places, key=lambda place: Lsn.parse(place.lsn))
+
     def _locked(self, word: str, xid: int, lsn: str, text: str) -> None:
         if word != "LOCK":
             return
         for database, oid in _LOCK.findall(text):
             if database == self._database:
-                self._of(xid).locks.append(_Lock(int(oid), lsn, self._commits, self._last))
+                self._of(xid).locks.append(_Lock(lsn, self._commits, self._last, int(oid)))
 
     def _of(self, xid: int) -> _Transaction:
         return self._open.setdefault(xid, _Transaction())
@@ -129,7 +163,9 @@ class Finder:
             xid = int(prepared[1])
         parts = {name: words.split() for name, _, words in (part.partition(": ") for part in text.split("; "))}
         whole = self._open.pop(xid, _Transaction())
+        self._begun.pop(xid, None)
         for sub in parts.get("subxacts", []):
+            self._begun.pop(int(sub), None)
             whole.take(self._open.pop(int(sub), _Transaction()))
         if word.startswith("COMMIT"):
             self._committed(xid, lsn, _committed_at(text, lsn), whole, parts)
@@ -144,9 +180,12 @@ class Finder:
         self._unfollowed = 0
         files = frozenset(self._files)
         removed = self._removed(done, parts)
+        if done.unmade is not None:
+            removed = Change.DROP
         change = removed or self._rows(done)
         if change is not None and change in self._request.changes and self._asked_for(at):
-            lock = None if removed is None else self._lock_of_table(done, parts, files)
+            lock: _Place | None = None if removed is None else self._lock_of_table(done, parts, files)
+            lock = done.unmade or lock
             before = (self._last if lock is None else lock.last) or (None, None)
             moment = Moment(
                 change=change,
@@ -285,6 +324,18 @@ def _switches(directory: Path) -> dict[int, Lsn]:
         return {}
     lines = [line.split() for line in newest.read_text().splitlines() if line.strip() and not line.startswith("#")]
     return {int(words[0]): Lsn.parse(words[1]) for words in lines}
+
+
+def databases_of(request: FindRequest, maps: Iterable[Mapping[str, int]]) -> Sequence[int]:
+    """The oid of the database that is there now, and those that base backups hold under its name: it may have been
+    dropped and made anew. Raises UserError when nobody knows it."""
+    held = [known.get(request.database) for known in maps]
+    found = [oid for oid in dict.fromkeys([request.database_oid, *held]) if oid]
+    if not found:
+        raise UserError(
+            f"No base backup holds a database `{request.database}`. Look for its name with `/dr-backup status`."
+        )
+    return found
 
 
 def files_of(table: str, maps: Iterable[Mapping[str, int]], *, now: int | None = None) -> set[int]:

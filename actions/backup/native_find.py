@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from actions.backup.chain import usable
-from actions.backup.finder import WalRecords, files_of, find, find_points
+from actions.backup.finder import WalRecords, databases_of, files_of, find, find_points
 from actions.backup.native_window import start_of
 from actions.backup.physical import FindRequest, Moment, NamedPoint, PhysicalEntry, PointRequest, RecoveryTarget
 from actions.backup.wal_fetch import WalFetch
@@ -32,15 +32,16 @@ class NativeFinder:
         self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry], request: FindRequest, progress: Progress
     ) -> Sequence[Moment]:
         good = _usable(policy, entries)
-        oid = request.database_oid or _oid(good, request.database)
         maps = [entry.manifest.relfilenodes.get(request.database, {}) for entry in good]
         files = files_of(request.table, maps, now=request.relfilenode)
+        oids = databases_of(request, (entry.manifest.database_oids for entry in good))
         records = self._records(policy.server)
         for entry in _beginnings(good, request.since):
             async with self._wal(entry, policy, request.until, progress) as folder:
-                found = await asyncio.to_thread(find, records, folder, request, database_oid=oid, files=files)
-            if found:
-                return found
+                for oid in oids:
+                    found = await asyncio.to_thread(find, records, folder, request, database_oid=oid, files=files)
+                    if found:
+                        return found
         return ()
 
     async def find_points(
@@ -76,13 +77,6 @@ def _usable(policy: PhysicalPolicy, entries: Sequence[PhysicalEntry]) -> Sequenc
     if not good:
         raise UserError(f"`{policy.server}` has no base backup that can be used, so nothing can be looked through.")
     return good
-
-
-def _oid(entries: Sequence[PhysicalEntry], database: str) -> int:
-    for entry in entries:
-        if database in entry.manifest.database_oids:
-            return entry.manifest.database_oids[database]
-    raise UserError(f"No base backup holds a database `{database}`. Look for its name with `/dr-backup status`.")
 
 
 def _beginnings(entries: Sequence[PhysicalEntry], since: datetime | None) -> Sequence[PhysicalEntry]:

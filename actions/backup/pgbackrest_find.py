@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from actions.backup.finder import WalRecords, files_of, find, find_points
+from actions.backup.finder import WalRecords, databases_of, files_of, find, find_points
 from actions.backup.native_window import start_of
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Stanza
-from actions.backup.pgbackrest_relations import RelationRecords, Relations
+from actions.backup.pgbackrest_relations import RelationRecords
 from actions.backup.pgbackrest_tools import PgBackRest
 from actions.backup.pgbackrest_wal import PgBackRestWal
 from actions.backup.physical import FindRequest, Moment, NamedPoint, PhysicalEntry, PointRequest, RecoveryTarget
@@ -50,11 +50,15 @@ class PgBackRestFinder:
         policy = self._site.physical_of(request.server)
         relations = await self._relations.read(policy, wanted, begin.manifest.system_id)
         maps = [dict(each.relfilenodes.get(request.database, {})) for each in relations]
-        oid = request.database_oid or _oid(relations, request.database)
+        oids = databases_of(request, (each.database_oids for each in relations))
         files = files_of(request.table, maps, now=request.relfilenode)
         records = self._records(request.server)
         async with self._wal(stanza, request.server, begin, request.until, progress) as folder:
-            return await asyncio.to_thread(find, records, folder, request, database_oid=oid, files=files)
+            for oid in oids:
+                found = await asyncio.to_thread(find, records, folder, request, database_oid=oid, files=files)
+                if found:
+                    return found
+        return ()
 
     async def find_points(
         self, stanza: Stanza, entries: Sequence[PhysicalEntry], request: PointRequest, progress: Progress
@@ -104,13 +108,6 @@ def _sweep(work: Path) -> None:
     for folder in work.glob(f"{FIND}*"):
         if time.time() - folder.stat().st_mtime > LEFT.total_seconds():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _oid(relations: Sequence[Relations], database: str) -> int:
-    for each in relations:
-        if database in each.database_oids:
-            return each.database_oids[database]
-    raise UserError(f"No base backup tells of a database `{database}`. Look for its name with `/dr-backup status`.")
 
 
 def _bytes(progress: Progress, phase: str) -> Callable[[int], None]:
