@@ -130,6 +130,7 @@ def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -
             sha256=base.stored.sha256,
             stanza=policy.stanza if policy.engine is EngineKind.PGBACKREST else "",
             stored=scene.stored,
+            superuser="" if scene.stored is not None else base.superuser,
             amcheck=wish.amcheck or policy.amcheck,
             keep=wish.keep,
             mark=scratch_mark(plan_id),

@@ -21,7 +21,7 @@ from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, names, span
-from actions.steps.stored_chain import StoredChain, StoredMember
+from actions.steps.stored_chain import StoredChain, StoredMember, replay_by_hand
 
 SHOWN = 5
 
@@ -43,6 +43,7 @@ class RestoreScratch(HeavyStep):
     stanza: str = ""  # of pgBackRest, which then brings the files; its backup is the last folder of `key`
     # For people alone. Left out where there is none: a plan that was signed before there was one keeps its digest.
     stored: StoredChain | None = Field(default=None, exclude_if=operator.not_)
+    superuser: str = Field(default="", exclude_if=operator.not_)  # of what pgBackRest brings
     amcheck: bool
     keep: timedelta | None
     mark: str
@@ -65,12 +66,14 @@ class RestoreScratch(HeavyStep):
             member = StoredMember(bucket=self.bucket, key=self.key, sha256=self.sha256, endpoint=self.endpoint)
             return (self.stored or StoredChain(members=(member,))).commands(self.target)
         label = self.key.rstrip("/").rpartition("/")[2]
-        options = f'--pg1-path="$PGDATA" --tablespace-map-all="$PGDATA.tablespaces" --set={label} --type=none'
+        pgbackrest = f'pgbackrest --stanza={shlex.quote(self.stanza)} --reset-pg1-host --pg1-path="$PGDATA"'
+        options = f'--tablespace-map-all="$PGDATA.tablespaces" --set={label} --type=none'
         return (
-            f"pgbackrest --stanza={shlex.quote(self.stanza)} {options} restore",
-            'touch "$PGDATA/recovery.signal"  # and archive_mode=off, recovery_target_action=pause, restore_command',
-            f'echo {_recovery_setting(self.target)} >> "$PGDATA/postgresql.auto.conf"',
-            "pg_ctl start -w && psql -XAtc 'SELECT pg_get_wal_replay_pause_state(), pg_last_xact_replay_timestamp()'",
+            'umask 077 && mkdir -p "$PGDATA" "$PGDATA.tablespaces"  # export PGDATA, and PGBACKREST_CONFIG if need be',
+            f"{pgbackrest} {options} restore",
+            *replay_by_hand(
+                self.target, superuser=self.superuser or "postgres", restore_command=f'{pgbackrest} archive-get %f "%p"'
+            ),
         )
 
     @property
@@ -327,16 +330,6 @@ async def not_here(ports: Ports, scratch: str) -> str:
         "ended well, it stands on another machine or in the pod of a Job, and goes from there when its time is over. "
         "Let workers and jobs share the volume, or set `DRBOT_EXECUTOR=subprocess`."
     )
-
-
-def _recovery_setting(target: RecoveryTarget) -> str:
-    inclusive = "" if target.inclusive else " recovery_target_inclusive=off"
-    if target.time is not None:
-        return f"\"recovery_target_time='{target.time.isoformat()}'{inclusive}\""
-    for name, value in (("lsn", target.lsn), ("xid", target.xid), ("name", target.name)):
-        if value is not None:
-            return f"\"recovery_target_{name}='{value}'{inclusive}\""
-    return "\"recovery_target_timeline='latest'\""
 
 
 def _compared(there: Fingerprint, here: Fingerprint | None) -> str:

@@ -65,39 +65,44 @@ class StoredChain(Frozen):
             lines += _unpacked(member, folder)
         if len(folders) > 1:
             lines.append(f'pg_combinebackup --no-manifest --output "$PGDATA" {" ".join(folders)}')
-        socket = "\"unix_socket_directories = '$PGDATA'\""  # a folder that nobody else can enter
-        start = 'pg_ctl start -w -t 3600 -D "$PGDATA" -l "$PGDATA.log"'
-        asked = "SELECT pg_get_wal_replay_pause_state(), pg_last_xact_replay_timestamp(), pg_last_wal_replay_lsn()"
-        connected = f'psql -XAt -h "$PGDATA" -U {shlex.quote(self.superuser)} -d postgres'
-        return (
-            *lines,
-            'touch "$PGDATA/postgresql.conf" && echo "local all all trust" > "$PGDATA/pg_hba.conf"',
-            f'printf "%s\\n" {socket} {shlex.join(self._settings(target))} >> "$PGDATA/postgresql.auto.conf"',
-            # A recovery without a target would end with a promotion; a standby waits at the end of the WAL.
-            f'touch "$PGDATA/{"standby" if target.latest else "recovery"}.signal"',
-            f"{start}  # as an account that is not root",
-            f'{connected} -c "{asked}"  # {_there(target)}',
-            f'pg_ctl stop -w -D "$PGDATA" && pg_checksums --check -D "$PGDATA" && {start}',
-        )
+        return (*lines, *replay_by_hand(target, superuser=self.superuser, restore_command=self._restore_command()))
 
-    def _settings(self, target: RecoveryTarget) -> list[str]:
-        own = [
-            "archive_mode = off",
-            "listen_addresses = ''",
-            "ssl = off",
-            "shared_preload_libraries = ''",
-            "primary_conninfo = ''",
-        ]
+    def _restore_command(self) -> str:
         fetched = [
             byhand.aws(wal.endpoint, "s3", "cp", "--quiet", f"s3://{wal.bucket}/{wal.folder}%f{SEALED}", f"%p{SEALED}")
             for wal in self.wal
         ]
         if not fetched:
-            return [*own, *_stop(target)]
+            return ""
         # Its first line says what a segment is; the rest is what `age` has made.
         opened = f'tail -n +2 %p{SEALED} | age -d -i "$AGE_IDENTITY_FILE" | zstd -qdfo %p && rm %p{SEALED}'
-        command = f"{{ {' || '.join(fetched)}; }} && {opened}"
-        return [*own, f"restore_command = {byhand.literal(command)}", *_stop(target)]
+        return f"{{ {' || '.join(fetched)}; }} && {opened}"
+
+
+def replay_by_hand(target: RecoveryTarget, *, superuser: str, restore_command: str) -> tuple[str, ...]:
+    """From the files of a base backup in `PGDATA` to a server that rests at the target, looked at and checked."""
+    settings = [
+        "archive_mode = off",
+        "listen_addresses = ''",
+        "ssl = off",
+        "shared_preload_libraries = ''",
+        "primary_conninfo = ''",
+        *([f"restore_command = {byhand.literal(restore_command)}"] if restore_command else []),
+        *_stop(target),
+    ]
+    socket = "\"unix_socket_directories = '$PGDATA'\""  # a folder that nobody else can enter
+    start = 'pg_ctl start -w -t 3600 -D "$PGDATA" -l "$PGDATA.log"'
+    asked = "SELECT pg_get_wal_replay_pause_state(), pg_last_xact_replay_timestamp(), pg_last_wal_replay_lsn()"
+    connected = f'psql -XAt -h "$PGDATA" -U {shlex.quote(superuser)} -d postgres'
+    return (
+        'touch "$PGDATA/postgresql.conf" && echo "local all all trust" > "$PGDATA/pg_hba.conf"',
+        f'printf "%s\\n" {socket} {shlex.join(settings)} >> "$PGDATA/postgresql.auto.conf"',
+        # A recovery without a target would end with a promotion; a standby waits at the end of the WAL.
+        f'touch "$PGDATA/{"standby" if target.latest else "recovery"}.signal"',
+        f"{start}  # as an account that is not root",
+        f'{connected} -c "{asked}"  # {_there(target)}',
+        f'pg_ctl stop -w -D "$PGDATA" && pg_checksums --check -D "$PGDATA" && {start}',
+    )
 
 
 def _unpacked(member: StoredMember, folder: str) -> list[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psutil
 import pytest
 
+from actions.adapters.programs import run
 from actions.backup.pgbackrest_info import Stanza
 from actions.backup.pgbackrest_tools import ExpireOrder
 from actions.backup.physical import (
@@ -29,9 +32,10 @@ from actions.errors import UserError, VerificationError
 from actions.ports import Ports, no_progress
 from actions.runner import Outcome, Runner
 from actions.site import Database, DatabaseRef, Service
+from actions.steps.scratch import RestoreScratch
 from tests.contract.kit import MemoryJournal
 from tests.fakes.world import API, World, a_world
-from tests.fixtures.pgbackrest import CIPHER_PASS, STANZA
+from tests.fixtures.pgbackrest import CIPHER_PASS, PROGRAMS, STANZA
 from tests.fixtures.waiting import eventually
 from tests.pgbackrest_world import MARK, SERVER, PgBackRestWorld
 
@@ -79,6 +83,52 @@ async def test_back_to_just_before_a_transaction(backed_up: PgBackRestWorld) -> 
         _no_secret_in_sight(backed_up)
     finally:
         await backed_up.scratch.discard("s1", mark=MARK)
+
+
+async def test_a_transaction_is_reached_by_typing_what_the_plan_says(
+    backed_up: PgBackRestWorld, server_directory: Path
+) -> None:
+    backup = next(each for each in (await backed_up.program.info(SERVER)).backup if each.id == "diff-1")
+    step = RestoreScratch(
+        job="j",
+        scratch="s7",
+        server=SERVER,
+        target=RecoveryTarget(xid=backed_up.commits["d"], inclusive=False),
+        target_words="before a transaction",
+        backup="diff-1",
+        bucket=backed_up.archived.bucket,
+        endpoint=None,
+        key=f"repository/backup/{STANZA}/{backup.label}/",
+        sha256="",
+        stanza=STANZA,
+        amcheck=False,
+        keep=None,
+        mark=MARK,
+    )
+    account = backed_up.archived.account
+    if account is not None:
+        shutil.chown(server_directory, account.uid, account.gid)
+    env = {
+        "PATH": f"{PROGRAMS / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+        "PGDATA": str(server_directory / "data"),
+        "PGBACKREST_CONFIG": str(backed_up.archived.config),
+        "PGBACKREST_REPO1_CIPHER_PASS": CIPHER_PASS,
+    }
+
+    async def type_in(*lines: str) -> str:
+        script = ["bash", "-euo", "pipefail", "-c", "\n".join(lines)]
+        return (await run(script, env=env, cwd=server_directory, account=account, timeout=timedelta(minutes=2))).text
+
+    *lines, asked, checked = step.by_hand()
+    await type_in(*lines)
+    try:
+        while (await type_in(asked)).split("|")[0] != "paused":
+            continue
+        await type_in(checked)
+        query = 'psql -XAt -h "$PGDATA" -U postgres -d postgres -c "SELECT row FROM ledger ORDER BY row"'
+        assert (await type_in(query)).split() == ["a", "b", "c"]
+    finally:
+        await type_in('pg_ctl stop -w -m immediate -D "$PGDATA"')
 
 
 async def test_one_that_follows_replays_what_pgbackrest_has_archived(backed_up: PgBackRestWorld) -> None:

@@ -81,7 +81,8 @@ def test_the_restore_by_hand_is_pgbackrest_where_it_has_the_backup() -> None:
         keep=None,
         mark="drbot:scratch:plan1",
     )
-    first, *others = step.by_hand()
-    assert first.startswith("pgbackrest --stanza=main ")
-    assert "--set=20261127-080000F" in first
-    assert any("recovery_target_xid='7'" in line for line in others)
+    _, restore, *others = step.by_hand()
+    assert restore.startswith("pgbackrest --stanza=main ")
+    assert "--set=20261127-080000F" in restore
+    assert any("recovery_target_xid = '\"'\"'7" in line for line in others)
+    assert any('archive-get %f "%p"' in line for line in others)
