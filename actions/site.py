@@ -130,6 +130,8 @@ class Bucket(Frozen):
     region: str = "us-east-1"
     access_key: SecretRef
     secret_key: SecretRef
+    prover_access_key: SecretRef = ""  # reads it for a restore test; empty: `access_key` does
+    prover_secret_key: SecretRef = ""
     posture: BucketPosture = BucketPosture()
 
 
@@ -299,6 +301,7 @@ class JobPlace(Frozen):
     image: str
     plan_config_map: str  # holds the plan file under the key `dr-plan.yml`
     service_account: str = ""  # with its token; empty: none, the usual case
+    prover_service_account: str = ""  # of restore tests; empty: that of the others
     claims: tuple[JobClaim, ...] = ()
     secrets: tuple[JobSecret, ...] = ()
     cpu: str = "2"
@@ -351,12 +354,19 @@ class Site(Frozen):
         return _known(self.physical, server, "base backup for server")
 
     def as_prover(self) -> Site:
-        """The site as restore tests see it: physical backups are opened with the identity of the prover."""
+        """The site as restore tests see it: physical backups are read and opened with what the prover has."""
         proven = {
             server: policy.model_copy(update={"identity": policy.prover_identity or policy.identity})
             for server, policy in self.physical.items()
         }
-        return self.model_copy(update={"physical": proven})
+        read = {
+            name: bucket.model_copy(
+                update={"access_key": bucket.prover_access_key, "secret_key": bucket.prover_secret_key}
+            )
+            for name, bucket in self.buckets.items()
+            if bucket.prover_access_key
+        }
+        return self.model_copy(update={"physical": proven, "buckets": {**self.buckets, **read}})
 
 
 def _known(table: Mapping[str, T], name: str, noun: str) -> T:

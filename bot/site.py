@@ -74,6 +74,8 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             region=await required(bucket.region),
             access_key=bucket.access_key or "",
             secret_key=bucket.secret_key or "",
+            prover_access_key=bucket.prover_access_key or "",
+            prover_secret_key=bucket.prover_secret_key or "",
             posture=_posture(plan, bucket.name),
         )
     return Site(
@@ -250,6 +252,7 @@ def _jobs(plan: DrPlan) -> JobPlace | None:
         image=found.image,
         plan_config_map=found.plan_config_map,
         service_account=found.service_account or "",
+        prover_service_account=found.prover_service_account or "",
         claims=tuple(JobClaim(name=claim.name, path=claim.path) for claim in found.claims),
         secrets=tuple(
             JobSecret(name=secret.name, path=secret.path or "", kinds=tuple(kind.value for kind in secret.kinds))

@@ -61,7 +61,8 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
     engine = _engine(settings, site, postgres, objects, references, clock, spool=spool)
     physical = _physical(settings, site, postgres, objects, references, clock, spool=spool)
     tables, files = _tables(settings, site, references, spool), _files(site, objects, references)
-    prover = _physical(settings, site.as_prover(), postgres, objects, references, clock, spool=spool)
+    proving = site.as_prover()
+    prover = _physical(settings, proving, postgres, S3Buckets(proving, references), references, clock, spool=spool)
     engines = Engines(engine, physical, prover, tables, files)
     return await job_main(spec, engines, hide=settings.mask, folder=folder, message=message)
 

@@ -43,7 +43,9 @@ def hash_of(job: Json) -> str:
 
 def manifest(spec: JobSpec, place: JobPlace, *, attempt: str, plan_digest: str) -> Json:
     """The Job. `attempt` tells two Jobs of one name apart, one after the other, in the folder they leave."""
-    labels = {"app.kubernetes.io/name": "drbot", "app.kubernetes.io/component": "job", LABEL: spec.name}
+    # Restore tests by themselves, so that a network policy can keep them from production.
+    component = "prover" if spec.kind is JobKind.PROVE else "job"
+    labels = {"app.kubernetes.io/name": "drbot", "app.kubernetes.io/component": component, LABEL: spec.name}
     text = spec.model_dump_json()
     return {
         "apiVersion": "batch/v1",
@@ -102,10 +104,11 @@ def _pod(spec: JobSpec, place: JobPlace, attempt: str, plan_digest: str) -> Json
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts,
     }
-    account = {"serviceAccountName": place.service_account} if place.service_account else {}
+    name = (place.prover_service_account if spec.kind is JobKind.PROVE else "") or place.service_account
+    account = {"serviceAccountName": name} if name else {}
     return {
         **account,
-        "automountServiceAccountToken": bool(place.service_account),
+        "automountServiceAccountToken": bool(name),
         "enableServiceLinks": False,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": int(GRACE.total_seconds()),

@@ -43,6 +43,8 @@ class Jobs(Part):
     """ConfigMap with this very file under the key dr-plan.yml."""
     service_account: KubernetesName | None = None
     """Account whose token jobs see, for `k8s:` references; empty: no token."""
+    prover_service_account: KubernetesName | None = None
+    """The same for restore tests alone; empty: `service_account`."""
     claims: tuple[JobClaim, ...] = ()
     """Volumes; without one for /var/lib/drbot the spool is limited by `ephemeral_storage`."""
     secrets: tuple[JobSecret, ...] = ()

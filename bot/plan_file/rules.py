@@ -241,6 +241,10 @@ def _unreachable_quorum(data: Mapping[str, object]) -> Iterator[Broken]:
             )
 
 
+_KEYS = (("access_key", "secret_key"), ("prover_access_key", "prover_secret_key"))
+_TOGETHER = (*_KEYS, *((second, first) for first, second in _KEYS))
+
+
 def _odd_pairs(data: Mapping[str, object]) -> Iterator[Broken]:
     for path, spare in find(data, "databases.*.spare_server"):
         if ((*path[:-1], "server"), spare) in find(data, "databases.*.server"):
@@ -254,7 +258,7 @@ def _odd_pairs(data: Mapping[str, object]) -> Iterator[Broken]:
             if bucket.get("name") in witnesses and bucket.get("object_lock") != "compliance":
                 wrong = f"`{bucket['name']}` is a witness, and what is in it could be deleted"
                 yield Broken(path, wrong, "make it a bucket under Object Lock, and set `object_lock: compliance`")
-            for has, lacks in (("access_key", "secret_key"), ("secret_key", "access_key")):
+            for has, lacks in _TOGETHER:
                 if bucket.get(has) is not None and bucket.get(lacks) is None:
                     yield Broken((*path, has), f"`{has}` without `{lacks}`", f"add `{lacks}`, or leave both out")
 

@@ -186,6 +186,10 @@ class Bucket(Part):
     """Reference to the access key id; empty: the identity of the pod."""
     secret_key: SecretRef | None = None
     """Reference to the secret access key."""
+    prover_access_key: SecretRef | None = None
+    """Reference to the access key id of restore tests, which only read; empty: `access_key`."""
+    prover_secret_key: SecretRef | None = None
+    """Reference to their secret access key."""
     versioning: Flag = True
     """Whether versioning is expected."""
     object_lock: ObjectLock = ObjectLock.OFF

@@ -15,8 +15,10 @@ from actions.adapters import kubernetes_jobs as jobs
 from actions.adapters.kubernetes import KubernetesCluster
 from actions.adapters.sealing_keys import ClusterSealingKeys
 from actions.adapters.secrets import SecretReferences
-from actions.ports import JobKind, JobSpec, no_progress
+from actions.backup.physical import RecoveryTarget, ScratchRequest
+from actions.ports import JobKind, JobSpec, JobState, no_progress
 from actions.site import ClusterAccess, JobPlace, Site, WorkloadKind, WorkloadRef
+from bot import world as job_world
 from bot.demo.cluster import ClusterStandIn
 from bot.demo.cluster.requests import Use
 from bot.plan_file import DrPlan, load
@@ -24,6 +26,7 @@ from bot.roles import Role
 from bot.settings import ExecutorKind, Settings
 from bot.site import site_of
 from tests.contract.test_executor_port import begun, spec
+from tests.dump_world import Keys
 from tests.fakes.cluster_worlds import manifest
 from tests.fixtures.executors import ExecutorWorld
 from tests.fixtures.waiting import until
@@ -35,6 +38,10 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 SEALING = "sealed-secrets"
 """The namespace of the SealedSecrets controller, which holds nothing but its keys."""
+JOBS = ("job", "prover")
+"""The components of Jobs, which the worker makes."""
+PROVER = ("dr", "superprismora-prover")
+"""The Secret with the keys that only read."""
 Rights = set[tuple[str, str, str]]  # group, resource, verb
 
 
@@ -64,6 +71,21 @@ def granted(namespace: str, account: str = "drbot-worker") -> Rights:
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
+    }
+
+
+def readable(account: str) -> set[tuple[str, str]]:
+    """The Secrets that the account may read."""
+    return {
+        (role["metadata"]["namespace"], name)
+        for binding in of_kind("RoleBinding")
+        if any(subject["name"] == account for subject in binding["subjects"])
+        for role in of_kind("Role")
+        if role["metadata"]["namespace"] == binding["metadata"]["namespace"]
+        and role["metadata"]["name"] == binding["roleRef"]["name"]
+        for rule in role["rules"]
+        if "secrets" in rule["resources"] and role["metadata"]["namespace"] != SEALING
+        for name in rule["resourceNames"]
     }
 
 
@@ -176,8 +198,7 @@ def test_network_policies_name_pods_that_exist() -> None:
     labels = [
         (found["metadata"]["namespace"], found["spec"]["template"]["metadata"]["labels"]) for found, _ in pod_specs()
     ]
-    made = {"app.kubernetes.io/name": "drbot", "app.kubernetes.io/component": "job"}
-    labels.append(("dr", made))
+    labels += [("dr", {"app.kubernetes.io/name": "drbot", "app.kubernetes.io/component": own}) for own in JOBS]
     chosen = []
     for policy in of_kind("NetworkPolicy"):
         wanted = policy["spec"]["podSelector"].get("matchLabels")
@@ -210,24 +231,12 @@ def test_references_of_the_plan_can_be_read_by_who_needs_them_and_by_nobody_else
     text = plan.model_dump_json()
     wanted = {tuple(found.split("/")[:2]) for found in re.findall(r"k8s:([^\"#]+)", text)}
 
-    def readable(account: str) -> set[tuple[str, str]]:
-        return {
-            (role["metadata"]["namespace"], name)
-            for binding in of_kind("RoleBinding")
-            if any(subject["name"] == account for subject in binding["subjects"])
-            for role in of_kind("Role")
-            if role["metadata"]["namespace"] == binding["metadata"]["namespace"]
-            and role["metadata"]["name"] == binding["roleRef"]["name"]
-            for rule in role["rules"]
-            if "secrets" in rule["resources"] and role["metadata"]["namespace"] != SEALING
-            for name in rule["resourceNames"]
-        }
-
     world, record, witness = ("dr", "superprismora-dr"), ("dr-front", "drbot-record"), ("dr-front", "drbot-witness")
-    assert wanted == {world, record, witness}
+    assert wanted == {world, PROVER, record, witness}
     assert readable("drbot-worker") == {world, witness}
     assert readable("drbot-clock") == {record, witness}
     assert readable("drbot-job") == {world}
+    assert readable("drbot-prover") == {PROVER}
     assert readable("drbot-wal") == {world}
     assert readable("drbot-slack") == set()
 
@@ -342,10 +351,58 @@ def controllers() -> list[Json]:
 @pytest.mark.parametrize("kind", list(JobKind))
 async def test_only_jobs_that_open_dumps_see_the_identity(place: JobPlace, kind: JobKind) -> None:
     made = jobs.manifest(JobSpec(name="j", kind=kind, request={}), place, attempt="a", plan_digest="d")
-    secrets = {
-        volume["secret"]["secretName"] for volume in made["spec"]["template"]["spec"]["volumes"] if "secret" in volume
-    }
+    secrets = files_of(made["spec"]["template"]["spec"])
     physical = (JobKind.BASE_VERIFY, JobKind.SCRATCH, JobKind.FIND)
     opens = kind in (JobKind.LOAD, JobKind.VERIFY, JobKind.ADOPT, *physical)
     tests = {"drbot-prover-identity"} if kind is JobKind.PROVE else set()
     assert secrets == ({"drbot-age-identity"} if opens else tests)
+
+
+async def test_a_restore_test_sees_its_identity_and_keys_that_read_and_nothing_else(
+    plan: DrPlan, place: JobPlace
+) -> None:
+    prove = JobSpec(name="j", kind=JobKind.PROVE, request={})
+    pod = jobs.manifest(prove, place, attempt="a", plan_digest="d")["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "drbot-prover"
+    assert readable("drbot-prover") == {PROVER}
+    assert granted("dr", "drbot-prover") == {("", "secrets", "get")}
+    assert files_of(pod) == {"drbot-prover-identity"}
+    [container] = pod["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "drbot-addresses"}}]
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts == {jobs.ORDER, jobs.PLAN, jobs.SCRATCH, jobs.DATA, "/run/drbot/prover"}
+
+    # What it resolves on its way: the keys of the buckets with base backups and WAL, and the identity.
+    site = await site_of(plan, Blank())
+    assert site.jobs == place
+    proving = site.as_prover()
+    for policy in proving.physical.values():
+        assert policy.identity == "file:/run/drbot/prover/age-identity"
+        for name in {policy.bucket, *policy.wal_buckets, policy.open_bucket} - {""}:
+            bucket = proving.buckets[name]
+            for key in (bucket.access_key, bucket.secret_key):
+                assert key.startswith("k8s:{}/{}/".format(*PROVER)), name
+            assert site.buckets[name].access_key != bucket.access_key
+
+
+def files_of(pod: Json) -> set[str]:
+    """The Secrets that are folders of it."""
+    return {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+
+
+@pytest.mark.parametrize(
+    ("kind", "secret"), [(JobKind.PROVE, "superprismora-prover"), (JobKind.SCRATCH, "superprismora-dr")]
+)
+async def test_the_job_of_a_restore_test_reads_the_bucket_with_its_own_key(
+    plan: DrPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: JobKind, secret: str
+) -> None:
+    for name in re.findall(r'"env:([A-Z_]+)"', plan.model_dump_json()):
+        monkeypatch.setenv(name, Keys().recipient if "RECIPIENT" in name else "http://127.0.0.1:9")
+    asked = ScratchRequest(id="s1", server="primary", target=RecoveryTarget(latest=True)).model_dump(mode="json")
+    file = tmp_path / "spec.json"
+    file.write_text(JobSpec(name="j", kind=kind, request=asked).model_dump_json())
+    settings = Settings(plan_file=ROOT / "dr-plan.yml", data_directory=tmp_path / "data")
+    assert await job_world.job(settings, file) == 1
+    state = JobState.model_validate_json((tmp_path / "result.json").read_text())
+    # Outside a cluster nobody resolves it: its name tells which one was wanted first.
+    assert f"`k8s:dr/{secret}/backup-access-key` can be read only by a process inside the cluster" in state.error

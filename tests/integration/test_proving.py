@@ -18,6 +18,7 @@ from actions.catalog.backup_status import BackupsParams
 from actions.catalog.base import BaseParams, CheckBaseParams
 from actions.catalog.proof import ProveParams, When
 from actions.contract import Report
+from actions.errors import UserError
 from actions.ports import Ports
 from actions.runner import Outcome, RunResult
 from actions.site import Database, Frozen, Invariant
@@ -50,6 +51,20 @@ class Proving:
         return await registry.query("status.backups").read(BackupsParams(), self.ports)
 
 
+class ReadOnly(MemoryObjects):
+    """The same buckets by a key that can only list and read."""
+
+    def __init__(self, whole: MemoryObjects) -> None:
+        super().__init__()
+        self.buckets = whole.buckets
+
+    async def put(self, bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> None:
+        raise UserError(f"Bucket `{bucket}` refused to store `{key}`.")
+
+    async def delete(self, bucket: str, key: str) -> None:
+        raise UserError(f"Bucket `{bucket}` refused to delete `{key}`.")
+
+
 @pytest.fixture
 async def proving(past: Past, server_directory: Path) -> AsyncIterator[Proving]:
     restores = past.anew(server_directory)
@@ -57,6 +72,8 @@ async def proving(past: Past, server_directory: Path) -> AsyncIterator[Proving]:
     apart: dict[str, object] = {"identity": "env:OF_RESTORES", "prover_identity": "env:IDENTITY"}
     world = replace(restores, policy_changes=apart)
     world.archived = restores.archived
+    assert isinstance(world.objects, MemoryObjects)
+    prover = replace(world, objects=ReadOnly(world.objects)).prover
     [[name]] = world.sql("SELECT current_database()")
     counted = Invariant(name="documents", sql="SELECT count(*) FROM doc")
     database = Database(name=str(name), server=SERVER, owner="app", invariants=(counted,))
@@ -69,7 +86,7 @@ async def proving(past: Past, server_directory: Path) -> AsyncIterator[Proving]:
         "objects": world.objects,
         "physical": world.engine,
         "scratch": world.scratch,
-        "executor": MemoryExecutor(replace(memory.executor._engines, physical=restores.engine, prover=world.prover)),
+        "executor": MemoryExecutor(replace(memory.executor._engines, physical=restores.engine, prover=prover)),
         "secrets": world.secrets,
         "clock": world.clock,
     }

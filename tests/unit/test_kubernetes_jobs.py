@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from actions.adapters.kubernetes_jobs import manifest, spec_hash, standing
 from actions.backup.jobs import MESSAGE_BYTES, Ending, digest_of
 from actions.ports import JobKind, JobPhase, JobSpec, JobState
@@ -149,6 +151,27 @@ def secrets_of(kind: JobKind, *secrets: JobSecret) -> list[str]:
     made = manifest(JobSpec(name="j", kind=kind, request={}), place, attempt="a", plan_digest="d")
     volumes = made["spec"]["template"]["spec"]["volumes"]
     return [volume["secret"]["secretName"] for volume in volumes if "secret" in volume]
+
+
+@pytest.mark.parametrize(
+    ("kind", "accounts", "seen"),
+    [
+        (JobKind.PROVE, ("job", "prover"), "prover"),
+        (JobKind.PROVE, ("", "prover"), "prover"),
+        (JobKind.PROVE, ("job", ""), "job"),
+        (JobKind.PROVE, ("", ""), None),
+        (JobKind.SCRATCH, ("job", "prover"), "job"),
+        (JobKind.SCRATCH, ("", "prover"), None),
+    ],
+)
+def test_restore_tests_run_under_their_own_account(kind: JobKind, accounts: tuple[str, str], seen: str | None) -> None:
+    place = PLACE.model_copy(update={"service_account": accounts[0], "prover_service_account": accounts[1]})
+    spec = JobSpec(name="j", kind=kind, request={})
+    template = manifest(spec, place, attempt="a", plan_digest="d")["spec"]["template"]
+    pod = template["spec"]
+    assert (pod.get("serviceAccountName"), pod["automountServiceAccountToken"]) == (seen, seen is not None)
+    component = "prover" if kind is JobKind.PROVE else "job"
+    assert template["metadata"]["labels"]["app.kubernetes.io/component"] == component
 
 
 def test_restore_tests_get_their_own_identity_or_that_of_restores() -> None:

@@ -173,6 +173,14 @@ MISTAKES = [
         "add",
     ),
     (
+        "    prover_secret_key: k8s:dr/superprismora-prover/backup-secret-key\n",
+        "",
+        "prover_access_key:",
+        "buckets[0].prover_access_key",
+        "without `prover_secret_key`",
+        "add",
+    ),
+    (
         "sql: SELECT COUNT(*) FROM users",
         "sql: DELETE FROM users",
         "DELETE",
