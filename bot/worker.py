@@ -108,7 +108,8 @@ class Worker:
         self._parallel = parallel
         self._watching = asyncio.Lock()
         # Unique for each process: two processes with one id once ran a step twice in another engine.
-        self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.machine = socket.gethostname()  # what it leaves on its disk is there alone
+        self.id = f"{self.machine}-{os.getpid()}-{secrets.token_hex(3)}"
         self._driver = Driver(
             database,
             ports,
@@ -393,7 +394,7 @@ class Worker:
                     session,
                     row,
                     kind="run",
-                    text=f"Run {row.id} started: {plan.summary}",
+                    text=f"Run {row.id} started on `{self.machine}`: {plan.summary}",
                     at=now,
                     data={"plan": row.id},
                 )
@@ -441,13 +442,13 @@ class Worker:
                     await provenance.tell_unmet(session, row, self._ports.clock.now())
                 return
             before = await runs.get(session, run_id)
-            stood_still = before is not None and not before.owner
             epoch = await runs.claim(session, run_id, owner=self.id, lease=self._lease, locks=plan.locks)
             if epoch is None:
                 return
-            text = f"Run {run_id} taken over by another worker after its worker fell silent"
-            if stood_still:
-                text = f"Run {run_id} goes on"
+            text = f"Run {run_id} goes on, on `{self.machine}`"
+            if before is not None and before.owner:
+                silent = before.owner.rsplit("-", 2)[0]
+                text = f"Run {run_id} taken over by a worker on `{self.machine}`: its worker on `{silent}` fell silent"
             now = self._ports.clock.now()
             void = "" if self._record is None else await self._record.void(session, row, started=True)
             if void:

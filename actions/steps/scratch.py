@@ -309,7 +309,9 @@ async def whether_removed(ports: Ports, scratch: str) -> Probe:
         return Probe.DONE
     raise UnknownOutcomeError(
         f"Scratch instance `{scratch}` is not on `{this_machine()}` and was not removed from there, so it stands on "
-        "another machine, or was removed there or by hand. Look where it was restored, then answer."
+        "another machine, or was removed there or by hand. The timeline of this run names the machines it was on: look "
+        f"there for the folder `scratch/{scratch}` in the data directory of the worker. Where it is gone, answer that "
+        "this step has happened; where it stands, stop its server and remove the folder first."
     )
 
 

@@ -7,12 +7,14 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlmodel import col
 
 from actions.contract import Action, JournalState, Kinds, Plan, Step
 from bot.driver import Driver
 from bot.services.cards import PlanCard, PlanState
 from storage.session import Database
+from storage.tables import TimelineEntry
 from tests.fakes.toy import WORLD, Toy, ToyCatalogue, ToyPatience, ToyStep
 from tests.fixtures.office import OfficeForTests, shipped_plan
 from tests.fixtures.waiting import eventually
@@ -173,3 +175,19 @@ def test_a_new_optional_field_does_not_change_what_was_signed() -> None:
     read = Newer().kinds().plan(document)
     assert isinstance(read.steps[0], NewerStep)
     assert read.digest == plan.digest
+
+
+async def test_the_timeline_names_the_machines_that_a_run_was_on(
+    office: OfficeForTests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.worker.socket.gethostname", lambda: "worker-of-old")
+    card = await killed_in_the_middle(office, monkeypatch, "machines")
+    monkeypatch.setattr("bot.worker.socket.gethostname", lambda: "worker-2")
+    async with office.working():
+        await office.until(card, PlanState.SUCCEEDED, PlanState.FAILED, PlanState.ASKING)
+    async with office.memory.session() as session:
+        found = await session.execute(select(col(TimelineEntry.text)).where(col(TimelineEntry.kind) == "run"))
+        told = [line for line in found.scalars() if card.plan_id in line]
+    assert told[0].startswith(f"Run {card.plan_id} started on `worker-of-old`: ")
+    taken = f"Run {card.plan_id} taken over by a worker on `worker-2`: its worker on `worker-of-old` fell silent"
+    assert taken in told

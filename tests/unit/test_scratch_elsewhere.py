@@ -41,7 +41,9 @@ async def test_a_discard_that_another_machines_worker_takes_up_asks() -> None:
     assert result.outcome is Outcome.ASKING
     assert result.message == (
         f"Scratch instance `{SCRATCH_ID}` is not on `{this_machine()}` and was not removed from there, so it stands on "
-        "another machine, or was removed there or by hand. Look where it was restored, then answer."
+        "another machine, or was removed there or by hand. The timeline of this run names the machines it was on: look "
+        f"there for the folder `scratch/{SCRATCH_ID}` in the data directory of the worker. Where it is gone, answer "
+        "that this step has happened; where it stands, stop its server and remove the folder first."
     )
 
     world.scratch.made[SCRATCH_ID] = facts  # on its own machine it is found, and people have it removed there
