@@ -23,7 +23,7 @@ from tests.integration.test_orders import begun, locks
 
 pytestmark = [pytest.mark.integration, pytest.mark.kill]
 
-LEASE = timedelta(seconds=1)
+LEASE = timedelta(seconds=2)
 
 
 class NewerStep(ToyStep):
