@@ -1,10 +1,13 @@
-"""Several tasks that succeed or fail as one."""
+"""Several tasks that succeed or fail as one, and threads that nobody leaves behind."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -15,3 +18,15 @@ async def together() -> AsyncIterator[asyncio.TaskGroup]:
             yield group
     except* Exception as errors:  # noqa: BLE001 - raised again, alone
         raise errors.exceptions[0] from None
+
+
+async def finished(work: Callable[..., T], *values: object) -> T:
+    """`work` in a thread, which has ended when this has, also when it is cancelled: whoever is told so may remove the
+    files that the thread writes, or begin anew in the same place."""
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *values))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        thread.exception()  # taken note of: whoever cancels does not care
+        raise

@@ -17,6 +17,7 @@ from actions.backup.physical import Lsn, RecoveryTarget
 from actions.backup.sealed import SealedHeader, SealedKind, unseal
 from actions.backup.segments import Segment, Timelines, history_name
 from actions.backup.stages import private
+from actions.backup.together import finished
 from actions.backup.wal import OpenRange, WalArchive, WalListing, WalStart
 from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectStore, Progress, ProgressReport, Secrets
@@ -195,7 +196,7 @@ class WalFetch:
             elif last and str(segment) in shelf.ranges:
                 found = await self._opened(segment, shelf.ranges[str(segment)], start, identity, into)
             if found is not None:
-                await asyncio.to_thread(_cut, into / str(segment), segment, shelf.way.end_of(segment))
+                await finished(_cut, into / str(segment), segment, shelf.way.end_of(segment))
                 return found
         if last or not await self._anything_genuine(shelf, number, start):
             return None
@@ -238,7 +239,7 @@ class WalFetch:
                 continue
             try:
                 # A full disk or another identity would be no better with another bucket's copy.
-                await asyncio.to_thread(_write, body, header, key, identity, into / name)
+                await finished(_write, body, header, key, identity, into / name)
             except VerificationError as error:
                 failures.append(type(error)(f"{error} (bucket `{bucket}`)"))
                 continue
@@ -286,7 +287,7 @@ class WalFetch:
             log.warning("open_range_passed_over: %s", problem)
         if not have:
             return None
-        await asyncio.to_thread(_write_plain, bytes(plain), into / str(segment))
+        await finished(_write_plain, bytes(plain), into / str(segment))
         end = Lsn(segment.start + have)
         return _Found(segment, closed_at, end, stored, open=True, problems=problems)
 

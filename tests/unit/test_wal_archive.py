@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from actions.backup import wal_fetch
+from actions.backup.crypto import Identity
 from actions.backup.physical import Gap, Lsn, RecoveryTarget
+from actions.backup.sealed import SealedHeader, unseal
 from actions.backup.segments import Segment
 from actions.errors import TemporaryError, UserError, VerificationError
 from tests.dump_world import Keys
@@ -184,6 +189,30 @@ async def test_a_forged_segment_is_refused_and_a_forged_end_is_passed_over(wal: 
     with pytest.raises(VerificationError, match=rf"{name(2)}.*a key the plan file does not trust"):
         await wal.fetch(tmp_path, LATEST)
     assert (await wal.fetch(tmp_path, LATEST, start=wal.start(3))).last == name(3)
+
+
+async def test_a_fetch_that_fails_leaves_nobody_writing(
+    wal: MemoryWal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await wal.closed(1, 2, 3)
+    for bucket in (HERE, THERE):
+        wal.flip(bucket, wal.key(2), 200)
+    begun, ended = list[str](), list[str]()
+
+    def slowly(body: bytes, header: SealedHeader, key: str, identity: Identity, out: IO[bytes]) -> None:
+        begun.append(key)
+        if key == wal.key(3):
+            time.sleep(0.3)
+        try:
+            unseal(body, header, key, identity, out)
+        finally:
+            ended.append(key)
+
+    monkeypatch.setattr(wal_fetch, "unseal", slowly)
+    with pytest.raises(VerificationError, match=name(2)):
+        await wal.fetch(tmp_path, LATEST)
+    assert wal.key(3) in begun
+    assert sorted(begun) == sorted(ended)
 
 
 @pytest.mark.corruption
