@@ -17,6 +17,7 @@ from actions.ports import Ports
 from actions.steps.gitops import suspended_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
+from actions.steps.restore_kit import kit_findings
 from actions.steps.standby import standby_finding
 from actions.steps.strays import stray_findings
 from bot.plan_file import DrPlan
@@ -52,6 +53,7 @@ class Doctor:
             checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
             checks += [("buckets", self._buckets), ("files", self._files), ("sealing keys", self._escrow)]
+            checks += [("restore kit", lambda: kit_findings(self._ports))]
             checks += [("manifests", self._manifests)]
             checks += [("base backups", self._engines), ("standbys", self._standbys)]
             checks += [("uploads", lambda: stray_findings(self._ports))]

@@ -34,6 +34,7 @@ class Backups(Query[BackupsParams]):
         covered = {name for bases in seen.bases for name in bases.databases}
         lines = [window_words(bases, seen.at) for bases in seen.bases]
         lines += [dump_words(dumps, seen.at) for dumps in seen.dumps if dumps.key not in covered]
+        lines += [beside.told for beside in seen.beside if beside.told]
         rows = [dump_row(dumps, seen.at) for dumps in seen.dumps]
         rows += [row for bases in seen.bases for row in base_rows(bases, seen.at)]
         return Report(

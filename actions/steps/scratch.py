@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import shlex
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Literal
@@ -21,7 +20,7 @@ from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, names, span
-from actions.steps.stored_chain import StoredChain, StoredMember, replay_by_hand
+from actions.steps.stored_chain import StoredChain, StoredMember, pgbackrest_by_hand
 
 SHOWN = 5
 
@@ -66,15 +65,7 @@ class RestoreScratch(HeavyStep):
             member = StoredMember(bucket=self.bucket, key=self.key, sha256=self.sha256, endpoint=self.endpoint)
             return (self.stored or StoredChain(members=(member,))).commands(self.target)
         label = self.key.rstrip("/").rpartition("/")[2]
-        pgbackrest = f'pgbackrest --stanza={shlex.quote(self.stanza)} --reset-pg1-host --pg1-path="$PGDATA"'
-        options = f'--tablespace-map-all="$PGDATA.tablespaces" --set={label} --type=none'
-        return (
-            'umask 077 && mkdir -p "$PGDATA" "$PGDATA.tablespaces"  # export PGDATA, and PGBACKREST_CONFIG if need be',
-            f"{pgbackrest} {options} restore",
-            *replay_by_hand(
-                self.target, superuser=self.superuser or "postgres", restore_command=f'{pgbackrest} archive-get %f "%p"'
-            ),
-        )
+        return pgbackrest_by_hand(self.stanza, label, self.target, superuser=self.superuser or "postgres")
 
     @property
     def job_kind(self) -> JobKind:

@@ -1,4 +1,5 @@
-"""Copies beside those of databases, files in another region and sealing keys in escrow: whether they are late."""
+"""What is kept beside the backups of databases: files in another region and sealing keys in escrow, whether they are
+late, and the way back without the bot, whether it is there."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from actions.schedules import Schedule
 from actions.site import EscrowPolicy, FilesPolicy
 from actions.steps.mirrors import Trouble
 from actions.steps.phrases import moment
+from actions.steps.restore_kit import KIT_HINT, KitState, kit_places, kit_states, kit_trouble, kit_words
 
 GRACE = timedelta(hours=2)
 """How long after its instant one may be made before it is late; as long again as the last one took is added."""
@@ -28,6 +30,7 @@ class SideCopies:
     trouble: Trouble | None = None
     problem: str = ""
     looked: bool = True
+    told: str = ""  # what is good about it, where that is told
 
 
 async def side_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
@@ -37,7 +40,21 @@ async def side_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
     if site.escrow is not None:
         sealed = sorted(name for name, cluster in site.clusters.items() if cluster.sealed_secrets)
         found += [_keys(ports, site.escrow, name, look=look) for name in sealed]
-    return await asyncio.gather(*found)
+    return [*await asyncio.gather(*found), *await _kits(ports, look=look)]
+
+
+async def _kits(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
+    found = await kit_states(ports) if look else [KitState(place) for place in kit_places(ports.site)]
+    return [_kit(state, looked=look) for state in found]
+
+
+def _kit(state: KitState, *, looked: bool) -> SideCopies:
+    found = SideCopies(f"kit:{state.place}", f"way back without the bot in `{state.place}`", looked=looked)
+    if state.silent:
+        return replace(found, problem=state.problem)
+    if state.problem:
+        return replace(found, trouble=Trouble("restore-kit", kit_trouble(state), KIT_HINT))
+    return replace(found, told=kit_words(state)) if looked else found
 
 
 async def _files(ports: Ports, policy: FilesPolicy, *, look: bool) -> SideCopies:

@@ -105,6 +105,17 @@ def replay_by_hand(target: RecoveryTarget, *, superuser: str, restore_command: s
     )
 
 
+def pgbackrest_by_hand(stanza: str, label: str, target: RecoveryTarget, *, superuser: str) -> tuple[str, ...]:
+    """The same out of a repository of pgBackRest."""
+    pgbackrest = f'pgbackrest --stanza={shlex.quote(stanza)} --reset-pg1-host --pg1-path="$PGDATA"'
+    options = f'--tablespace-map-all="$PGDATA.tablespaces" --set={label} --type=none'
+    return (
+        'umask 077 && mkdir -p "$PGDATA" "$PGDATA.tablespaces"  # export PGDATA, and PGBACKREST_CONFIG if need be',
+        f"{pgbackrest} {options} restore",
+        *replay_by_hand(target, superuser=superuser, restore_command=f'{pgbackrest} archive-get %f "%p"'),
+    )
+
+
 def _unpacked(member: StoredMember, folder: str) -> list[str]:
     stored = f'{folder[:-1]}.age"'
     return [

@@ -9,11 +9,13 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from actions.backup.physical import BackupKind
 from actions.errors import DrError
 from actions.ports import Ports
 from actions.steps.alarms import Alarm, alarms, subjects
 from actions.steps.health import Health, health
 from actions.steps.phrases import span
+from actions.steps.restore_kit import place_kits
 from storage import alarms as stored
 from storage import outbox, timeline
 from storage.session import Database
@@ -36,6 +38,7 @@ class BackupWatch:
         self._ports = ports
         self._on_call = on_call
         self._looked_beside: datetime | None = None
+        self._fulls: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -50,12 +53,28 @@ class BackupWatch:
             await asyncio.sleep(EVERY.total_seconds())
 
     async def look(self) -> Health:
-        """How everything stands; once an hour also what is made beside the backups of databases."""
+        """How everything stands; once an hour also what is made beside the backups of databases, and before the first, and after
+        every full backup, the way back without the bot is put beside them."""
         now = self._ports.clock.now()
         beside = self._looked_beside is None or now - self._looked_beside >= BESIDE_EVERY
+        if beside:
+            await self._place_kits()
         seen = await health(self._ports, beside=beside)
+        fulls = frozenset(
+            entry.manifest.id
+            for bases in seen.bases
+            for entry in bases.entries
+            if entry.manifest.kind is BackupKind.FULL and not bases.problem
+        )
+        if not beside and fulls - self._fulls:
+            await self._place_kits()
+        self._fulls |= fulls
         self._looked_beside = now if beside else self._looked_beside
         return seen
+
+    async def _place_kits(self) -> None:
+        for folder in await place_kits(self._ports):
+            log.info("restore_kit_placed", folder=folder)
 
     async def note(self, seen: Health) -> list[str]:
         """Record what stands now; the sentences that were told, which is each change once over all processes."""

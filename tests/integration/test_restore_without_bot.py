@@ -1,0 +1,342 @@
+"""What the bot puts beside the backups for the day it is away, used as it says, by a process that has nothing of ours:
+out of the bucket, with what a bare machine has."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import shlex
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from actions.adapters.clock import SystemClock
+from actions.adapters.embedded_postgres import EmbeddedPostgres
+from actions.adapters.programs import Account, ProgramError, run
+from actions.adapters.s3 import S3Store
+from actions.backup.crypto import Identity
+from actions.backup.sealed import SealedKind, Sealer, What, header_of, unseal
+from actions.backup.segments import Segment
+from actions.backup.wal import WalArchive
+from actions.ports import DumpRequest, Ports, no_progress
+from actions.site import DatabaseRef
+from actions.steps.restore_kit import kit_places, place_kits
+from tests.dump_world import SERVER as DUMPED
+from tests.dump_world import DumpWorld, a_dump_world
+from tests.fakes.s3 import MemoryObjects
+from tests.fixtures.physical import Past
+from tests.fixtures.shared_s3 import S3
+from tests.nasty_database import make_nasty_database
+from tests.physical_world import BUCKET, SERVER, PhysicalWorld
+
+PYTHON = "/usr/bin/python3"
+"""Not ours: the account of PostgreSQL may not enter the folder of that one, and nothing of ours is on its path."""
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(shutil.which("zstd") is None, reason="no `zstd` on this machine"),
+    pytest.mark.skipif(not Path(PYTHON).exists(), reason="no Python of the system's own"),
+]
+
+LIMIT = timedelta(minutes=2)
+NASTY = 'Nästy "db" %s x'
+AGE = """#!/bin/sh
+[ "$1 $2" = "-d -i" ] || exit 2
+exec env PYTHONPATH={packages} {python} -c 'import pyrage, sys
+identity = pyrage.x25519.Identity.from_str(open(sys.argv[1]).read().strip())
+with open(sys.argv[2], "rb") as stored: pyrage.decrypt_io(stored, sys.stdout.buffer, [identity])' "$3" "$4"
+"""
+"""For machines that have no `age`."""
+
+
+class Bare:
+    """A folder, an account, and the programs that RESTORE.md asks for."""
+
+    def __init__(self, folder: Path, server: EmbeddedPostgres, s3: S3, identity: str) -> None:
+        self.folder, self.account = folder, server.account
+        programs = folder / "programs"
+        programs.mkdir()
+        (programs / "python3").symlink_to(PYTHON)
+        if shutil.which("age") is None:
+            packages = sysconfig.get_paths()["purelib"]
+            (programs / "age").write_text(AGE.format(packages=packages, python=PYTHON))
+            (programs / "age").chmod(0o755)
+        (folder / "identity").write_text(identity)
+        self.env = {
+            "PATH": f"{programs}:{server.tool('psql').parent}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(folder),
+            "AGE_IDENTITY_FILE": str(folder / "identity"),
+            "AWS_ACCESS_KEY_ID": s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+        }
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        account: Account | None = self.account
+        for path in (self.folder, *self.folder.rglob("*")):
+            if account is not None and not path.is_symlink():
+                shutil.chown(path, account.uid, account.gid)
+
+    def fetched(self, s3: S3, bucket: str, prefix: str) -> str:
+        """What lies beside the backups, as files; the page."""
+        client = s3.client()
+        for found in client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}restore/")["Contents"]:
+            body = client.get_object(Bucket=bucket, Key=found["Key"])["Body"].read()
+            (self.folder / Path(found["Key"]).name).write_bytes(body)
+        self.hand_over()
+        return (self.folder / "RESTORE.md").read_text()
+
+    async def type(self, *lines: str, **env: str) -> str:
+        script = "\n".join(("set -euo pipefail", *lines))
+        argv = ["bash", "-c", script]
+        output = await run(argv, env={**self.env, **env}, cwd=self.folder, account=self.account, timeout=LIMIT)
+        return output.text + output.stderr
+
+
+def commands(page: str, word: str, of: str) -> list[str]:
+    """The lines of the page that call the program with this word for that server or database."""
+    return [line for line in page.splitlines() if line.startswith(f"python3 restore.py {word} ") and of in line]
+
+
+async def refused(bare: Bare, *lines: str, **env: str) -> str:
+    """What it said when it stopped."""
+    return await bare.type(*lines[:-1], f"! {{ {lines[-1]} ; }}", **env)
+
+
+# ---------------------------------------------------------------- a dump
+
+
+@pytest.fixture
+def dumped(pg_server: EmbeddedPostgres, s3: S3, bucket: str, tmp_path: Path) -> Iterator[DumpWorld]:
+    make_nasty_database(pg_server.dsn(), NASTY)
+    made = a_dump_world(
+        tmp_path,
+        dsn=pg_server.dsn(),
+        endpoint=s3.endpoint,
+        access_key=s3.access_key,
+        secret_key=s3.secret_key,
+        bucket=bucket,
+        database=NASTY,
+    )
+    yield made
+    made.objects.close()
+    with psycopg.connect(pg_server.dsn(), autocommit=True) as connection:
+        for name in (NASTY, f"{NASTY}_restored"):
+            connection.execute(f'DROP DATABASE IF EXISTS "{name.replace(chr(34), chr(34) * 2)}" WITH (FORCE)'.encode())
+
+
+def ports_of(world: DumpWorld | PhysicalWorld, objects: S3Store) -> Ports:
+    physical = getattr(world, "engine", None) if isinstance(world, PhysicalWorld) else None
+    few = SimpleNamespace(
+        site=world.site, objects=objects, secrets=world.secrets, clock=SystemClock(), physical=physical
+    )
+    return cast(Ports, few)
+
+
+async def test_a_dump_comes_back(
+    dumped: DumpWorld, pg_server: EmbeddedPostgres, s3: S3, server_directory: Path
+) -> None:
+    await dumped.engine.dump(DumpRequest(id="b1", database=NASTY), no_progress)
+    await dumped.engine.dump(DumpRequest(id="b2", database=NASTY), no_progress)
+    assert len(await place_kits(ports_of(dumped, dumped.objects))) == 1
+    bare = Bare(server_directory, pg_server, s3, dumped.keys.identity)
+    page = bare.fetched(s3, dumped.bucket, "dumps/")
+    [listing], [restoring] = commands(page, "list", "--database"), commands(page, "dump", "--database")
+    to = {f"PG{name.upper()}": str(value) for name, value in conninfo_to_dict(pg_server.dsn()).items()}
+    to = {{"PGDBNAME": "PGDATABASE"}.get(name, name): value for name, value in to.items()}
+
+    assert [line.split()[0] for line in (await bare.type(listing, **to)).splitlines()] == ["b1", "b2"]
+    said = await bare.type(restoring, **to)
+    assert "b2, as of" in said
+    assert "tables with the rows they had" in said
+    invariants = dumped.site.database(NASTY).invariants
+    before = await dumped.postgres.fingerprint(DatabaseRef(DUMPED, NASTY), invariants)
+    after = await dumped.postgres.fingerprint(DatabaseRef(DUMPED, f"{NASTY}_restored"), invariants)
+    assert (after.rows, after.sequences) == (before.rows, before.sequences)
+
+    # Nothing is written over, and what was changed is not used.
+    assert "already exists" in await refused(bare, restoring, **to)
+    client = s3.client()
+    [key] = [
+        each["Key"]
+        for each in client.list_objects_v2(Bucket=dumped.bucket)["Contents"]
+        if each["Key"].endswith("/b2/dump.age")
+    ]
+    body = bytearray(client.get_object(Bucket=dumped.bucket, Key=key)["Body"].read())
+    body[len(body) // 2] ^= 1
+    client.put_object(Bucket=dumped.bucket, Key=key, Body=bytes(body))
+    assert "is not what was stored" in await refused(bare, restoring, **to)
+    stranger = re.sub(r"--trust \S+", "--trust AAAA", restoring)
+    assert "which --trust does not name" in await refused(bare, stranger, **to)
+
+
+# ---------------------------------------------------------------- a server
+
+
+@pytest.fixture
+def stored(past: Past, s3: S3, bucket: str, server_directory: Path) -> Iterator[PhysicalWorld]:
+    """The server with a past, in a bucket of a real store."""
+    known = past.world.objects
+    assert isinstance(known, MemoryObjects)
+    client = s3.client()
+    for key, found in known.buckets[BUCKET].items():
+        client.put_object(Bucket=bucket, Key=key, Body=found.body)
+    values = {"ACCESS": s3.access_key, "SECRET": s3.secret_key}
+    changes: dict[str, object] = {"bucket": bucket, "wal_buckets": (bucket,), "open_bucket": bucket}
+    world = replace(
+        past.world,
+        directory=server_directory / "world",
+        bucket=bucket,
+        endpoint=s3.endpoint,
+        values={**past.world.values, **values},
+        policy_changes=changes,
+    )
+    store = S3Store(world.site, world.secrets)
+    world = replace(world, objects=store)
+    yield world
+    store.close()
+
+
+@pytest.fixture
+async def bare(stored: PhysicalWorld, s3: S3, server_directory: Path) -> Bare:
+    assert isinstance(stored.objects, S3Store)
+    assert len(await place_kits(ports_of(stored, stored.objects))) == 1
+    folder = server_directory / "bare"
+    folder.mkdir()
+    return Bare(folder, stored.server, s3, stored.keys.identity)
+
+
+async def rows(bare: Bare) -> list[int]:
+    """Of the server that it has left running, which is ended."""
+    data = bare.folder / "restored"
+    count = f"psql -XAt -h {data} -U postgres -d postgres -c 'SELECT row FROM ledger ORDER BY row'"
+    settings = f"psql -XAt -h {data} -U postgres -d postgres -c 'SHOW archive_mode' -c 'SELECT pg_is_in_recovery()'"
+    try:
+        assert (await bare.type(settings)).split() == ["off", "t"]
+        return [int(row) for row in (await bare.type(count)).split()]
+    finally:
+        await bare.type(f"pg_ctl stop -w -m immediate -D {data}")
+
+
+async def test_a_server_comes_back_as_it_was_at_a_moment(
+    past: Past, stored: PhysicalWorld, bare: Bare, s3: S3, bucket: str
+) -> None:
+    page = bare.fetched(s3, bucket, "physical/")
+    _, to_moment, to_lsn = commands(page, "server", f"--server {SERVER}")
+
+    listed = await bare.type(commands(page, "list", "--server")[0])
+    assert [line.split()[0] for line in listed.splitlines()] == ["full", "hour", "quarter"]
+    moment = past.commits[4].after.astimezone(UTC).isoformat()
+    said = await bare.type(to_moment.replace("2026-11-23T10:29:58+00:00", moment))
+    assert "incremental backup quarter" in said
+    assert "every page checked" in said
+    assert await rows(bare) == [1, 2, 3, 4]
+    assert "must be a folder that is not there yet" in await refused(bare, to_moment)
+
+    shutil.rmtree(bare.folder / "restored")
+    await bare.type(to_lsn.replace("16/B374D848", past.commits[2].lsn) + " --backup full")
+    assert await rows(bare) == [1, 2]
+
+
+async def test_a_server_comes_back_to_the_end_with_the_pieces_of_the_open_segment(
+    stored: PhysicalWorld, bare: Bare, s3: S3, bucket: str
+) -> None:
+    """The last segment is taken away and laid there in two pieces, as the archiver sends them while it is open."""
+    archive = WalArchive(stored.objects, stored.policy)
+    listing = await archive.listing(bucket)
+    last = max(listing.segments)
+    body, plain = await stored.objects.get(bucket, archive.key(last)), io.BytesIO()
+    header = header_of(body, last, stored.policy.trusted_signers)
+    await asyncio.to_thread(unseal, body, header, last, Identity(stored.keys.identity, "ours"), plain)
+    await stored.objects.delete(bucket, archive.key(last))
+    sealer, whole = Sealer(stored.policy.recipients, stored.keys.signing), plain.getvalue()
+    for first, end in ((0, 1 << 20), (1 << 20, len(whole))):
+        what = What(
+            kind=SealedKind.RANGE,
+            name=last,
+            system_id=header.system_id,
+            timeline_id=Segment.parse(last).timeline_id,
+            first=first,
+            segment_bytes=len(whole),
+        )
+        piece = sealer.seal(what, io.BytesIO(whole[first:end]), datetime.now(UTC))
+        await archive.put_range(*piece)
+
+    page = bare.fetched(s3, bucket, "physical/")
+    to_end, to_moment, _ = commands(page, "server", f"--server {SERVER}")
+    said = await bare.type(f"{to_end} --settle 6")
+    assert "rests at" in said
+    assert await rows(bare) == [1, 2, 3, 4, 5]
+
+    shutil.rmtree(bare.folder / "restored")
+    for each in await stored.objects.list(bucket, archive.open_folder):
+        await stored.objects.delete(bucket, each.key)
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    said = await refused(bare, to_moment.replace("2026-11-23T10:29:58+00:00", later))
+    assert "The archive ends at" in said
+    assert not (bare.folder / "restored").exists()
+
+
+async def test_what_was_changed_or_is_missing_ends_it_before_it_starts(
+    past: Past, stored: PhysicalWorld, bare: Bare, s3: S3, bucket: str
+) -> None:
+    page = bare.fetched(s3, bucket, "physical/")
+    to_end, to_moment, _ = commands(page, "server", f"--server {SERVER}")
+    client = s3.client()
+
+    archive = WalArchive(stored.objects, stored.policy)
+    names = sorted((await archive.listing(bucket)).segments)
+    gone = names[-2]
+    held = client.get_object(Bucket=bucket, Key=archive.key(gone))["Body"].read()
+    client.delete_object(Bucket=bucket, Key=archive.key(gone))
+    said = await refused(bare, f"{to_end} --backup full")
+    assert f"WAL segment {gone} is missing" in said or "needs to become consistent is missing" in said
+
+    client.put_object(Bucket=bucket, Key=archive.key(gone), Body=held[:-1] + bytes([held[-1] ^ 1]))
+    moment = past.commits[4].after.astimezone(UTC).isoformat()
+    said = await refused(bare, to_moment.replace("2026-11-23T10:29:58+00:00", moment) + " --backup full")
+    log = bare.folder / "restored.log"
+    assert "were changed or cut off" in said + (log.read_text() if log.exists() else "")
+    client.put_object(Bucket=bucket, Key=archive.key(gone), Body=held)
+
+    shutil.rmtree(bare.folder / "restored", ignore_errors=True)
+    key = "physical/base/main/hour/base.age"
+    body = bytearray(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    body[len(body) // 2] ^= 1
+    client.put_object(Bucket=bucket, Key=key, Body=bytes(body))
+    said = await refused(bare, to_moment.replace("2026-11-23T10:29:58+00:00", moment))
+    assert "base/main/hour/base.age is not what was stored" in said
+    assert not (bare.folder / "restored" / "postmaster.pid").exists()
+
+
+# ---------------------------------------------------------------- the page itself
+
+
+@pytest.mark.skipif(
+    shutil.which("jq") is None or shutil.which("openssl") is None, reason="no `jq` or no `openssl` on this machine"
+)
+async def test_the_page_shows_how_its_own_signature_is_checked(
+    stored: PhysicalWorld, bare: Bare, s3: S3, bucket: str
+) -> None:
+    page = bare.fetched(s3, bucket, "physical/")
+    [place] = kit_places(stored.site)
+    block = page.split("```")[1].splitlines()[1:]
+    lines = [f"KEY={shlex.quote(place.trusted_signers[0])}", *block[1:]]
+    assert "Verified Successfully" in await bare.type(*lines)
+    (bare.folder / "RESTORE.md").write_text(page.replace("--server", "--servers"))
+    assert "did NOT match" in await refused(bare, *lines)
+    (bare.folder / "RESTORE.md").write_text(page)
+    kit = (bare.folder / "kit.json").read_text()
+    (bare.folder / "kit.json").write_text(kit.replace('"made_at": "2', '"made_at": "3'))
+    with pytest.raises(ProgramError):
+        await bare.type(*lines)
