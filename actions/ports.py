@@ -177,6 +177,10 @@ class ObjectFacts(Frozen):
     modified_at: datetime
     version: str | None = None
     metadata: Mapping[str, str] = {}  # of `head` alone
+    etag: str = ""
+    replication: str = (
+        ""  # of `head` alone: COMPLETED, PENDING, FAILED, REPLICA, as S3 names it; empty: it does not tell
+    )
 
 
 class ObjectStore(Protocol):

@@ -17,6 +17,7 @@ from actions.ports import Ports
 from actions.steps.gitops import suspended_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
+from actions.steps.replicas import replica_findings, replicas
 from actions.steps.restore_kit import kit_findings
 from actions.steps.standby import standby_finding
 from actions.steps.strays import stray_findings
@@ -208,7 +209,9 @@ class Doctor:
                     findings += trial_findings(name, await self._ports.buckets.trials(name, bucket.posture.used[0]))
             except DrError as error:
                 findings.append(_stop(f"bucket {name}", str(error), "Look at the store and at the bucket's keys."))
-        return findings
+        site = self._ports.site
+        copies = await replicas(self._ports, markers=True)
+        return [*findings, *(finding for copy in copies for finding in replica_findings(site, copy))]
 
     async def _files(self) -> list[Finding]:
         findings = []

@@ -96,6 +96,8 @@ class S3Store(ObjectStore):
             modified_at=found["LastModified"].astimezone(UTC),
             version=found.get("VersionId"),
             metadata=found.get("Metadata", {}),
+            etag=found.get("ETag", "").strip('"'),
+            replication=found.get("ReplicationStatus", ""),
         )
 
     async def list(self, bucket: str, prefix: str) -> Sequence[ObjectFacts]:
@@ -103,7 +105,12 @@ class S3Store(ObjectStore):
 
         def pages() -> list[ObjectFacts]:
             return [
-                ObjectFacts(key=entry["Key"], bytes=entry["Size"], modified_at=entry["LastModified"].astimezone(UTC))
+                ObjectFacts(
+                    key=entry["Key"],
+                    bytes=entry["Size"],
+                    modified_at=entry["LastModified"].astimezone(UTC),
+                    etag=entry.get("ETag", "").strip('"'),
+                )
                 for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
                 for entry in page.get("Contents", [])
             ]

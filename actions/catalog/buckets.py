@@ -11,6 +11,7 @@ from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.phrases import counted, span
 from actions.steps.postures import apart_findings, posture_findings
+from actions.steps.replicas import Replica, replica, replica_findings, replica_words, replicated
 
 UNSEEN = "cannot be seen"
 
@@ -44,6 +45,11 @@ class BucketState(Query[BucketsParams]):
                 continue
             rows.append((name, *_row(facts)))
             findings += posture_findings(ports.site, ports.site.buckets[name], facts)
+        copies: list[Replica] = []
+        for name in replicated(ports.site):
+            if params.bucket in (None, name):
+                copies.append(await replica(ports, name, markers=True))
+                findings += replica_findings(ports.site, copies[-1])
         if params.bucket is None:
             findings += apart_findings(ports.site)
         odd = [finding for finding in findings if finding.verdict is not Verdict.OK]
@@ -51,6 +57,7 @@ class BucketState(Query[BucketsParams]):
         said = "as planned" if not odd else counted(len(odd), "finding")
         return Report(
             title=f"{counted(len(rows), 'bucket')}: {said}",
+            lines=tuple(replica_words(copy) for copy in copies if not copy.problem),
             columns=("bucket", "versions", "Object Lock", "encryption", "lifecycle", "replicated to"),
             rows=tuple(rows),
             findings=tuple(worst_first),

@@ -16,7 +16,7 @@ from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, Database, EngineKind, PhysicalPolicy
 from actions.steps.mirrors import Mirror, mirrors
 from actions.steps.postures import left_behind
-from actions.steps.side_copies import SideCopies, side_copies
+from actions.steps.side_copies import SideCopies, replica_copies, side_copies
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,12 @@ class Health:
         return next((item for item in self.bases if item.server == server), None)
 
 
-async def health(ports: Ports, *, databases: Sequence[str] | None = None, beside: bool = True) -> Health:
+async def health(
+    ports: Ports, *, databases: Sequence[str] | None = None, beside: bool = True, replicas: bool = True
+) -> Health:
     """Read it all, or what concerns some databases. What does not answer is told by its `problem`. Without `beside`
-    nobody looks at the copies that are made once a day beside those of databases."""
+    nobody looks at the copies that are made once a day beside those of databases, without `replicas` not at those that
+    the store makes."""
     site = ports.site
     keys = sorted(site.backups) if databases is None else list(databases)
     servers = sorted(site.physical) if databases is None else sorted({site.database(key).server for key in keys})
@@ -112,12 +115,13 @@ async def health(ports: Ports, *, databases: Sequence[str] | None = None, beside
     bases = await asyncio.gather(*(_bases(ports, name) for name in servers if name in site.physical))
     repositories = await mirrors(ports) if databases is None else ()
     others = await side_copies(ports, look=beside) if databases is None else ()
+    copied = await replica_copies(ports, look=replicas) if databases is None else ()
     return Health(
         at=ports.clock.now(),
         dumps=tuple(dumps),
         bases=tuple(bases),
         mirrors=tuple(repositories),
-        beside=tuple(others),
+        beside=(*others, *copied),
     )
 
 

@@ -15,6 +15,8 @@ from actions.schedules import Schedule
 from actions.site import EscrowPolicy, FilesPolicy
 from actions.steps.mirrors import Trouble
 from actions.steps.phrases import moment
+from actions.steps.replicas import HINT as REPLICA_HINT
+from actions.steps.replicas import replica_faults, replicas, replicated
 from actions.steps.restore_kit import KIT_HINT, KitState, kit_places, kit_states, kit_trouble, kit_words
 
 GRACE = timedelta(hours=2)
@@ -55,6 +57,22 @@ def _kit(state: KitState, *, looked: bool) -> SideCopies:
     if state.problem:
         return replace(found, trouble=Trouble("restore-kit", kit_trouble(state), KIT_HINT))
     return replace(found, told=kit_words(state)) if looked else found
+
+
+async def replica_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
+    """What the store itself copies into a bucket of another region."""
+    if not look:
+        return [_replica(name, looked=False) for name in replicated(ports.site)]
+    found = []
+    for each in await replicas(ports, markers=False):
+        faults = " ".join(replica_faults(ports.site, each))
+        trouble = Trouble("replica", faults, REPLICA_HINT) if faults else None
+        found.append(replace(_replica(each.bucket), trouble=trouble, problem=each.problem))
+    return found
+
+
+def _replica(bucket: str, *, looked: bool = True) -> SideCopies:
+    return SideCopies(f"replica:{bucket}", f"replica of bucket `{bucket}`", looked=looked)
 
 
 async def _files(ports: Ports, policy: FilesPolicy, *, look: bool) -> SideCopies:

@@ -27,6 +27,9 @@ EVERY = timedelta(minutes=1)
 BESIDE_EVERY = timedelta(hours=1)
 """What is made once a day need not be read every minute."""
 
+REPLICAS_EVERY = timedelta(minutes=5)
+"""The whole bucket is listed on both sides."""
+
 TURN = "backups"
 
 
@@ -38,6 +41,7 @@ class BackupWatch:
         self._ports = ports
         self._on_call = on_call
         self._looked_beside: datetime | None = None
+        self._looked_replicas: datetime | None = None
         self._fulls: frozenset[str] = frozenset()
 
     async def run(self) -> None:
@@ -53,13 +57,15 @@ class BackupWatch:
             await asyncio.sleep(EVERY.total_seconds())
 
     async def look(self) -> Health:
-        """How everything stands; once an hour also what is made beside the backups of databases, and before the first, and after
+        """How everything stands; once an hour also what is made beside the backups of databases, every few minutes what
+        the store replicates. Before the first, and after
         every full backup, the way back without the bot is put beside them."""
         now = self._ports.clock.now()
         beside = self._looked_beside is None or now - self._looked_beside >= BESIDE_EVERY
+        copied = self._looked_replicas is None or now - self._looked_replicas >= REPLICAS_EVERY
         if beside:
             await self._place_kits()
-        seen = await health(self._ports, beside=beside)
+        seen = await health(self._ports, beside=beside, replicas=copied)
         fulls = frozenset(
             entry.manifest.id
             for bases in seen.bases
@@ -70,6 +76,7 @@ class BackupWatch:
             await self._place_kits()
         self._fulls |= fulls
         self._looked_beside = now if beside else self._looked_beside
+        self._looked_replicas = now if copied else self._looked_replicas
         return seen
 
     async def _place_kits(self) -> None:

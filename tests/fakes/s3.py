@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class MemoryObjects(ObjectStore):
         self.buckets: dict[str, dict[str, MemoryObject]] = {name: {} for name in buckets}
         self.uploads: dict[str, list[tuple[str, datetime]]] = defaultdict(list)  # half-done: key, begun
         self.down = False
+        self.replication: dict[tuple[str, str], str] = {}  # what the store says of its own copies
         self._clock = clock or MemoryClock()
 
     async def put(self, bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> None:
@@ -57,11 +59,20 @@ class MemoryObjects(ObjectStore):
 
     async def head(self, bucket: str, key: str) -> ObjectFacts | None:
         found = self._bucket(bucket).get(key)
-        return ObjectFacts(key=key, bytes=len(found.body), modified_at=found.modified_at) if found else None
+        if found is None:
+            return None
+        status = self.replication.get((bucket, key), "")
+        return ObjectFacts(
+            key=key,
+            bytes=len(found.body),
+            modified_at=found.modified_at,
+            etag=_etag(found.body),
+            replication=status,
+        )
 
     async def list(self, bucket: str, prefix: str) -> Sequence[ObjectFacts]:
         return [
-            ObjectFacts(key=key, bytes=len(found.body), modified_at=found.modified_at)
+            ObjectFacts(key=key, bytes=len(found.body), modified_at=found.modified_at, etag=_etag(found.body))
             for key, found in sorted(self._bucket(bucket).items())
             if key.startswith(prefix)
         ]
@@ -83,3 +94,7 @@ class MemoryObjects(ObjectStore):
         if name not in self.buckets:
             raise UserError(f"There is no bucket `{name}`. Create it or correct the plan file.")
         return self.buckets[name]
+
+
+def _etag(body: bytes) -> str:
+    return hashlib.md5(body).hexdigest()
