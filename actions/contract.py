@@ -120,6 +120,8 @@ class Step(Frozen, ABC):
 
     interruptible: ClassVar[bool] = False
     """Whether it may be broken off at once when an incident needs its locks: nothing is lost but the work done."""
+    afterwards: ClassVar[bool] = False
+    """Whether service is back before it, in a plan that recovers: its time is no part of the achieved RTO."""
 
     @property
     @abstractmethod

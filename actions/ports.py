@@ -70,6 +70,26 @@ class ServerFacts(Frozen):
     free_bytes: int | None = None
     address: str = ""  # host:port, for people
     timeline_id: int = 0  # that it writes; 0 in recovery
+    started_at: datetime | None = None  # by its own clock, to the microsecond: no two servers started at the same one
+
+
+class Pulse(StrEnum):
+    """What is heard of a server from here, without a login."""
+
+    ANSWERS = "answers"
+    REFUSES = "refuses"  # everybody for now: it starts, recovers or shuts down
+    SILENT = "silent"  # nothing listens at its address
+    UNREACHABLE = "unreachable"  # there is no way to its address, so nobody can tell
+
+
+class StopFacts(Frozen):
+    """How a server would go down, asked for by its administrator."""
+
+    hindrance: str = ""  # why it cannot be asked from here; empty: it can
+    directory: str = ""  # of its data; empty where the administrator may not know
+    followers: tuple[str, ...] = ()  # who streams from it, as they call themselves: they get the last WAL first
+    unarchived: int | None = None  # closed segments that wait for its archiver; None where that cannot be seen
+    archiving_fails: bool = False
 
 
 class FenceFacts(Frozen):
@@ -142,6 +162,16 @@ class PostgresAdmin(Protocol):
 
     async def unfence(self, server: str, *, closed: Sequence[str], limit: int) -> None:
         """Undo `fence`; the databases in `closed` stay closed, the administrator's own gets its limit back."""
+
+    async def pulse(self, server: str) -> Pulse: ...
+
+    async def stopping(self, server: str) -> StopFacts:
+        """What asking the server to shut down would meet. Changes nothing."""
+
+    async def stop(self, server: str, *, started_at: datetime) -> None:
+        """Ask the server itself for a clean, fast shutdown; it is asked when this returns, and ends in its own time.
+        Nothing of its data is touched. Raises PreconditionError, and asks nothing, unless it is the very server that
+        started then, no standby, and fenced; UserError or PermanentError when it does not let itself be asked."""
 
     async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
         """In one transaction rename `current` to `aside` (closed, with `mark`) and `replacement` to `current` (open,
@@ -528,6 +558,7 @@ class WorkloadFacts(Frozen):
     containers: Mapping[str, str] = {}  # container -> the image that it asks for; init containers are not among them
     autoscaler: Autoscaler | None = None
     gitops: GitOps | None = None
+    lasting: tuple[str, ...] = ()  # paths in its containers whose content outlives a scaling to zero
 
     @property
     def images(self) -> tuple[str, ...]:

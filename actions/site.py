@@ -63,6 +63,7 @@ class Server(Frozen):
     admin_dsn: SecretRef
     tools: str = ""  # directory of pg_dump, pg_restore; empty: the bundled ones
     host: str | None = None  # what applications connect to; None: the address the server itself reports
+    workload: WorkloadRef | None = None  # what runs it, where it runs in a cluster
 
 
 class Invariant(Frozen):

@@ -78,7 +78,7 @@ class Driver:
         )
         beat = asyncio.create_task(self._beat(row.id, epoch))
         try:
-            await self._finish(row, epoch, await self._carried_out(row, runner, beat))
+            await self._finish(row, epoch, await self._carried_out(row, runner, beat), plan)
         except LeaseLostError as error:
             log.warning("lease_lost", run=row.id, error=str(error))
         except (BrokenOffError, TemporaryError) as error:
@@ -205,13 +205,13 @@ class Driver:
         if self._record is not None and plan.risk in (Risk.DESTRUCTIVE, Risk.IRREVERSIBLE):
             await self._record.covered(row)
 
-    async def _finish(self, row: PlanRow, epoch: int, result: RunResult) -> None:
+    async def _finish(self, row: PlanRow, epoch: int, result: RunResult, plan: Plan | None = None) -> None:
         now = self._ports.clock.now()
         async with self._database.session() as session:
             state = str(result.outcome)
             await runs.end(session, row.id, owner=self._owner, epoch=epoch, state=state, message=result.message, at=now)
             if result.outcome is Outcome.SUCCEEDED and self._recovers(row):
-                await _mark_recovered(session, row, now)
+                await _mark_recovered(session, row, await _back_since(session, row, plan, now), now)
             texts = {
                 Outcome.SUCCEEDED: f"Run {row.id} succeeded",
                 Outcome.FAILED: f"Run {row.id} failed: {result.message}",
@@ -245,12 +245,20 @@ async def _end(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _mark_recovered(session: AsyncSession, row: PlanRow, now: datetime) -> None:
+async def _back_since(session: AsyncSession, row: PlanRow, plan: Plan | None, now: datetime) -> datetime:
+    """When the last step had ended that service waits for."""
+    later = {number for number, step in enumerate(plan.steps) if step.afterwards} if plan is not None else set()
+    if not later:
+        return now
+    return max((line.at for line in await runs.journal(session, row.id) if line.step not in later), default=now)
+
+
+async def _mark_recovered(session: AsyncSession, row: PlanRow, back: datetime, now: datetime) -> None:
     incident = None if row.incident_id is None else await incidents.get(session, row.incident_id)
     if incident is not None and incident.recovered_at is None:
-        incident.recovered_at = now
+        incident.recovered_at = back
         session.add(incident)
-        achieved = timedelta(seconds=round((now - incident.impact_started_at).total_seconds()))
+        achieved = timedelta(seconds=round((back - incident.impact_started_at).total_seconds()))
         met = "met" if achieved <= timedelta(seconds=incident.rto_s) else "missed"
         text = f"Recovered: achieved RTO {achieved}, target {timedelta(seconds=incident.rto_s)} ({met})"
         await note_plan(

@@ -29,6 +29,7 @@ from actions.site import (
     Server,
     Service,
     Site,
+    WorkloadKind,
     WorkloadRef,
 )
 from bot.plan_file import (
@@ -38,6 +39,7 @@ from bot.plan_file import (
     FileBackup,
     FilesCopy,
     ManifestsRepository,
+    ServerWorkload,
     is_reference,
     parse_bytes,
     parse_ports,
@@ -81,7 +83,11 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
     return Site(
         servers={
             server.name: Server(
-                name=server.name, admin_dsn=server.admin_dsn, tools=server.tools, host=await text(server.host)
+                name=server.name,
+                admin_dsn=server.admin_dsn,
+                tools=server.tools,
+                host=await text(server.host),
+                workload=_workload(plan, server.workload),
             )
             for server in plan.servers
         },
@@ -122,6 +128,13 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             ports=parse_ports(plan.backups.scratch.ports) if plan.backups.scratch.ports else None,
         ),
     )
+
+
+def _workload(plan: DrPlan, found: ServerWorkload | None) -> WorkloadRef | None:
+    if found is None:
+        return None
+    namespace = found.namespace or plan.cluster(found.cluster).namespace
+    return WorkloadRef(found.cluster, namespace, WorkloadKind(found.kind), found.name)
 
 
 def _posture(plan: DrPlan, name: str) -> BucketPosture:

@@ -18,6 +18,7 @@ from actions.adapters import kubernetes_gitops as gitops
 from actions.adapters import kubernetes_rollout as rollouts
 from actions.adapters.kubernetes_session import Resource, Session, StaleError
 from actions.adapters.kubernetes_sessions import Connect, Sessions
+from actions.adapters.kubernetes_volumes import lasting
 from actions.errors import PreconditionError, TemporaryError, UserError
 from actions.ports import Autoscaler, NamespaceFacts, PodLog, Rollout, Secrets, WorkloadFacts
 from actions.site import Site, WorkloadKind, WorkloadRef
@@ -274,6 +275,7 @@ def _facts(ref: WorkloadRef, found: Json, autoscalers: Sequence[Json]) -> Worklo
         restarted=_annotations(found).get(RESTARTED, ""),
         containers={each["name"]: each["image"] for each in _pod_spec(ref, found)["containers"]},
         autoscaler=_autoscaler(ref, autoscalers),
+        lasting=lasting(found["spec"], _pod_spec(ref, found)),
     )
 
 

@@ -8,7 +8,7 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from actions.adapters.postgres_fence import fence, fencing, unfence
 from actions.adapters.postgres_fingerprint import measure
 from actions.adapters.postgres_globals import apply_to_database, create_roles, created_as
 from actions.adapters.postgres_roles import discard_loading_role, loading_roles
+from actions.adapters.postgres_stop import pulse, stop, stopping
 from actions.backup.manifest import Fingerprint, Globals
 from actions.errors import PermanentError, PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, FenceFacts, PostgresAdmin, RoleFacts, Secrets, ServerFacts
+from actions.ports import DatabaseFacts, FenceFacts, PostgresAdmin, Pulse, RoleFacts, Secrets, ServerFacts, StopFacts
 from actions.site import DatabaseRef, Invariant, Site
 
 SCRATCH = "drbot:scratch:"
@@ -58,10 +59,11 @@ class PostgresServers(PostgresAdmin):
                 "SELECT current_setting('server_version_num')::int, system_identifier::text, pg_is_in_recovery(),"
                 " (SELECT setting FROM pg_settings WHERE name = 'data_directory'),"
                 " CASE WHEN pg_is_in_recovery() THEN 0 ELSE"
-                " ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END FROM pg_control_system()",
+                " ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, pg_postmaster_start_time()"
+                " FROM pg_control_system()",
             )
             info = connection.info
-            version, system_id, in_recovery, directory, timeline_id = row
+            version, system_id, in_recovery, directory, timeline_id, started_at = row
             return ServerFacts(
                 name=server,
                 version=version,
@@ -70,6 +72,7 @@ class PostgresServers(PostgresAdmin):
                 free_bytes=await asyncio.to_thread(_free_bytes, directory, int(system_id)) if directory else None,
                 address=f"{info.host}:{info.port}",
                 timeline_id=timeline_id,
+                started_at=started_at.astimezone(UTC),
             )
 
     async def database(self, database: DatabaseRef) -> DatabaseFacts | None:
@@ -209,6 +212,17 @@ class PostgresServers(PostgresAdmin):
     async def unfence(self, server: str, *, closed: Sequence[str], limit: int) -> None:
         async with self._connections.session(server) as connection:
             await unfence(connection, server, closed=closed, limit=limit)
+
+    async def pulse(self, server: str) -> Pulse:
+        return await pulse(self._connections, server)
+
+    async def stopping(self, server: str) -> StopFacts:
+        async with self._connections.session(server) as connection:
+            return await stopping(connection)
+
+    async def stop(self, server: str, *, started_at: datetime) -> None:
+        async with self._connections.session(server) as connection:
+            await stop(connection, server, started_at)
 
     async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
         _check_name(aside)

@@ -1,4 +1,6 @@
-"""Make a scratch instance the new primary: applications pointed there, the old primary closed for good and kept."""
+"""Make a scratch instance the new primary: applications pointed there, the old primary closed for good, shut down and
+kept.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,20 @@ from pydantic import Field
 
 from actions.backup.physical import SCRATCH, ScratchState
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
-from actions.ports import Ports
+from actions.ports import Ports, WorkloadFacts
 from actions.site import DatabaseRef, Frozen
 from actions.steps.application import CheckApplication, Repoint
 from actions.steps.choice import SWITCH
 from actions.steps.facts import ConfigIs, ServerIs, WorkloadIs
 from actions.steps.gitops import SuspendGitOps, controller_locks, controllers_of
 from actions.steps.moments import exact
+from actions.steps.old_primary import StopPrimary
+from actions.steps.old_primary_scene import stop_findings
 from actions.steps.phrases import names, span
 from actions.steps.promotion import Fenced, FencePrimary, OpenScratch, PromoteScratch, StaysDead
 from actions.steps.promotion_scene import PromotionScene, host_of, look
 from actions.steps.scratch_facts import ScratchIs
-from actions.steps.writers import StartWriters, StopWriters, writers_of
+from actions.steps.writers import StartWriters, StopWriters, Writer, writers_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "")
 
@@ -50,12 +54,13 @@ class Promote(Action[PromoteParams]):
         Repoint,
         StartWriters,
         CheckApplication,
+        StopPrimary,
     )
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (ScratchIs, ServerIs, StaysDead, WorkloadIs, ConfigIs)
 
     async def plan(self, params: PromoteParams, ports: Ports, plan_id: str) -> Plan:
         scene = await look(ports, params.scratch, params.database, dead=params.old_primary_is_dead)
-        facts = scene.facts
+        facts, workloads = scene.facts, _held(scene)
         return Plan(
             id=plan_id,
             action=self.name,
@@ -67,13 +72,13 @@ class Promote(Action[PromoteParams]):
                 Lock(key=f"scratch:{facts.id}"),
                 *(Lock(key=f"database:{key}") for key in scene.keys),
                 *(Lock(key=f"service:{name}") for name in scene.services),
-                *controller_locks(scene.workloads),
+                *controller_locks(workloads),
             ),
             steps=_steps(scene, plan_id),
             preconditions=(
                 ScratchIs.of(facts, promoted=True),
                 _home_is(scene),
-                *(WorkloadIs.of(found) for found in scene.workloads),
+                *(WorkloadIs.of(found) for found in workloads),
                 *(
                     ConfigIs(
                         cluster=repoint.cluster,
@@ -94,7 +99,7 @@ class Promote(Action[PromoteParams]):
 
 
 def _steps(scene: PromotionScene, plan_id: str) -> tuple[Step, ...]:
-    facts, controllers, writers = scene.facts, controllers_of(scene.workloads), writers_of(scene.workloads)
+    facts, controllers, writers = scene.facts, controllers_of(_held(scene)), writers_of(scene.workloads)
     steps: list[Step] = [OpenScratch(scratch=facts.id, host=scene.host, port=scene.port)]
     if controllers:
         steps.append(SuspendGitOps(controllers=controllers, mark=plan_id))
@@ -135,7 +140,32 @@ def _steps(scene: PromotionScene, plan_id: str) -> tuple[Step, ...]:
                     address=scene.address,
                 )
             )
-    return tuple(steps)
+    return (*steps, *_stop(scene, plan_id))
+
+
+def _held(scene: PromotionScene) -> tuple[WorkloadFacts, ...]:
+    """Every workload that is scaled, so that no controller of it may go on."""
+    return scene.workloads if scene.stopped is None else (*scene.workloads, scene.stopped)
+
+
+def _stop(scene: PromotionScene, plan_id: str) -> tuple[Step, ...]:
+    """The end of the old primary, where it lives and can be ended from here."""
+    if scene.home is None or scene.stop is None or scene.stop.refusal:
+        return ()
+    place = scene.stopped
+    return (
+        StopPrimary(
+            server=scene.server,
+            scratch=scene.facts.id,
+            system_id=scene.home.system_id,
+            timeline_id=scene.home.timeline_id,
+            address=scene.home.address,
+            directory=scene.stop.facts.directory,
+            workload=None if place is None else Writer(ref=place.ref, replicas=place.replicas),
+            mark=plan_id,
+            optional=True,  # the application runs by then
+        ),
+    )
 
 
 def _home_is(scene: PromotionScene) -> Precondition:
@@ -151,6 +181,7 @@ def _observations(scene: PromotionScene) -> tuple[Observation, ...]:
         Observation(name="address", value=scene.address),
         Observation(name="logins", value=access),
         Observation(name="configuration", value=shown or "PostgreSQL's own defaults"),
+        *(() if scene.stop is None else (Observation(name="old primary", value=scene.stop.how),)),
     )
 
 
@@ -199,8 +230,7 @@ def _of_the_old(scene: PromotionScene) -> list[Finding]:
         text = f"Server `{server}` is a standby now, so closing it would not close the primary."
         hint = "Find the primary it follows and correct the plan file."
         return [Finding(check=check, verdict=Verdict.STOP, detail=text, hint=hint)]
-    text = f"`{server}` is closed to everybody but administrators, over restarts, and kept."
-    return [Finding(check=check, verdict=Verdict.OK, detail=text)]
+    return [] if scene.stop is None else stop_findings(scene.stop)
 
 
 def _of_the_place(scene: PromotionScene) -> list[Finding]:

@@ -151,7 +151,7 @@ class FencePrimary(Step):
             return
         found = await ports.postgres.fencing(self.server)
         if not found.holds:
-            raise VerificationError(f"`{self.server}` may still take writes: {_left(found)}. Nothing is promoted.")
+            raise VerificationError(f"`{self.server}` may still take writes: {left_open(found)}. Nothing is promoted.")
 
     async def undo(self, ports: Ports) -> None:
         await refuse_once_promoted(ports, self.scratch)
@@ -290,7 +290,8 @@ async def _answers(ports: Ports, server: str) -> str | None:
     return f"`{server}` answers again. Ask anew without `--old-primary-is-dead`, so that it is closed first."
 
 
-def _left(found: FenceFacts) -> str:
+def left_open(found: FenceFacts) -> str:
+    """What lets it still take writes, in words."""
     left = [] if found.read_only else ["its transactions are not read only"]
     if found.open:
         left.append(f"{names(found.open)} open")

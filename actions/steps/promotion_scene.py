@@ -7,6 +7,7 @@ from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import DatabaseFacts, FenceFacts, Ports, ServerFacts, WorkloadFacts
 from actions.site import Database, Frozen
 from actions.steps.application import Repoint
+from actions.steps.old_primary_scene import StopScene, look_at_stop
 from actions.steps.scene import Application, application_of, config_place, host_value
 from actions.steps.standing import database_of, known, standing
 
@@ -35,6 +36,7 @@ class PromotionScene(Frozen):
     server: str  # the old primary
     home: ServerFacts | None  # None: it does not answer
     fence: FenceFacts | None
+    stop: StopScene | None  # how it is going to be shut down
     databases: tuple[DatabaseFacts, ...]  # of the old primary
     repoints: tuple[Repoint, ...]
     dead: bool  # as the request says
@@ -47,6 +49,11 @@ class PromotionScene(Frozen):
     def workloads(self) -> tuple[WorkloadFacts, ...]:
         found = {facts.ref: facts for item in self.moved for facts in item.application.workloads}
         return tuple(found.values())
+
+    @property
+    def stopped(self) -> WorkloadFacts | None:
+        """What is scaled to zero to shut the old primary down."""
+        return None if self.stop is None or self.stop.refusal else self.stop.place
 
     @property
     def address(self) -> str:
@@ -67,7 +74,7 @@ async def look(ports: Ports, scratch: str, wanted: str | None, *, dead: bool) ->
     if database.name not in there:
         raise UserError(f"`{facts.name}` holds no database `{database.name}`. Restore to a later moment.")
     moved, stranded = await _moved(ports, mine)
-    home, fence, databases = await _home(ports, database.server)
+    home, fence, stop, databases = await _home(ports, database.server)
     configured = await _configured(ports, moved)
     host, port = _address(ports, facts, tuple(configured.values()), home)
     if facts.state is ScratchState.PROMOTED and home is not None:
@@ -87,6 +94,7 @@ async def look(ports: Ports, scratch: str, wanted: str | None, *, dead: bool) ->
         server=database.server,
         home=home,
         fence=fence,
+        stop=stop,
         databases=databases,
         repoints=_repoints(configured, f"{host}:{port}"),
         dead=dead,
@@ -128,13 +136,15 @@ async def _moved(ports: Ports, databases: dict[str, Database]) -> tuple[tuple[Mo
     return tuple(item for name, item in found.items() if name not in stranded), stranded
 
 
-async def _home(ports: Ports, server: str) -> tuple[ServerFacts | None, FenceFacts | None, tuple[DatabaseFacts, ...]]:
+async def _home(
+    ports: Ports, server: str
+) -> tuple[ServerFacts | None, FenceFacts | None, StopScene | None, tuple[DatabaseFacts, ...]]:
     """The old primary, where it answers."""
     try:
-        facts = await ports.postgres.server(server)
-        return facts, await ports.postgres.fencing(server), tuple(await ports.postgres.databases(server))
+        facts, fence = await ports.postgres.server(server), await ports.postgres.fencing(server)
+        return facts, fence, await look_at_stop(ports, server), tuple(await ports.postgres.databases(server))
     except (TemporaryError, PermanentError):
-        return None, None, ()
+        return None, None, None, ()
 
 
 async def _configured(ports: Ports, moved: tuple[Moved, ...]) -> dict[tuple[str, str, str, str], str]:

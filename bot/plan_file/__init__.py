@@ -62,6 +62,7 @@ from bot.plan_file.world import (
     ObjectLock,
     Server,
     ServerRole,
+    ServerWorkload,
     Service,
     Workload,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "SecretsEscrow",
     "Server",
     "ServerRole",
+    "ServerWorkload",
     "Service",
     "Severity",
     "Shift",

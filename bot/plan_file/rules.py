@@ -33,6 +33,7 @@ _ALIKE = str.maketrans("аӏсԁеһорѕтьвгн" + "αβερτουι" + "01
 # (where a name is used, where it is defined, what it names, names that always exist)
 _REFERENCES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("servers.*.standby_of", "servers.*.name", "server", ()),
+    ("servers.*.workload.cluster", "clusters.*.name", "cluster", ()),
     ("databases.*.server", "servers.*.name", "server", ()),
     ("databases.*.spare_server", "servers.*.name", "server", ()),
     ("databases.*.application", "services.*.name", "service", ()),

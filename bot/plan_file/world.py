@@ -31,6 +31,19 @@ class ServerRole(StrEnum):
     SPARE = "spare"
 
 
+class ServerWorkload(Part):
+    """What runs a server in a cluster."""
+
+    cluster: Name
+    """Cluster that runs the server."""
+    namespace: KubernetesName | None = None
+    """Namespace of the server; empty: the cluster's."""
+    kind: Literal[WorkloadKind.STATEFUL_SET, WorkloadKind.DEPLOYMENT]
+    """StatefulSet or Deployment."""
+    name: KubernetesName
+    """Name of the workload that runs the server."""
+
+
 class Server(Part):
     """A PostgreSQL server (instance)."""
 
@@ -46,6 +59,8 @@ class Server(Part):
     """Directory with pg_dump and pg_restore; empty: the bundled ones."""
     host: TextRef | None = None
     """Host name applications use; written to the service's config map when it is repointed."""
+    workload: ServerWorkload | None = None
+    """What runs it in a cluster, scaled to 0 when another server has taken its place; empty: it runs in none."""
 
 
 def _single_select(sql: str) -> str:

@@ -123,8 +123,9 @@ async def _kept(session: AsyncSession, row: PlanRow, kept: Kept, at: datetime) -
             await _taken_up(session, row, row.incident_id, kept, at)
         return
     rows = await custody.chain(session, first.item)
-    if rows[-1].action == Act.RELEASED:  # undone, and done again by a retry
-        reason = f"set aside again by run {row.id}"
+    again = rows[-1].action == Act.RELEASED  # undone, and done again by a retry
+    if again or all(each.location != kept.location for each in rows):
+        reason = f"set aside {'again ' if again else ''}by run {row.id}"
         event = Event(action=Act.STORED, actor=BOT, holder=BOT, occurred_at=at, location=kept.location, reason=reason)
         await follow(session, first.item, event)
 

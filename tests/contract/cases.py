@@ -39,6 +39,7 @@ from tests.fakes.history import (
     with_a_point,
     with_a_point_of_dumps,
     with_a_scratch,
+    with_a_scratch_and_a_primary_in_the_cluster,
     with_a_standby,
     with_history,
 )
@@ -97,6 +98,13 @@ def with_a_scratch_and_a_dead_primary() -> World:
     """An instance from before the primary was lost."""
     world = with_a_scratch()
     world.postgres.servers["primary"].down = True
+    return world
+
+
+def with_a_scratch_and_a_supervised_primary() -> World:
+    """An instance whose primary is started again by somebody as soon as it ends."""
+    world = with_a_scratch()
+    world.postgres.servers["primary"].supervised = True
     return world
 
 
@@ -170,7 +178,7 @@ def that_succeeded() -> World:
     return with_a_run("succeeded", JournalState.APPLYING, JournalState.VERIFIED, scaled=5)
 
 
-FENCE = frozenset({"fence_primary"})
+FENCE = frozenset({"fence_primary", "stop_primary"})
 """Once promoted, nothing is put back: the old primary stays closed, and people are asked."""
 RESUME = frozenset({"resume_gitops"})
 POINT_ASKS = frozenset({"bring_back_files", "compare_point", "resume_gitops"})
@@ -295,6 +303,22 @@ CASES = (
         asks=POINT_ASKS,
     ),
     ActionCase("promote", "restore.promote", PromoteParams(scratch=SCRATCH_ID), with_a_scratch, asks=FENCE, final=True),
+    ActionCase(
+        "promote-supervised-primary",
+        "restore.promote",
+        PromoteParams(scratch=SCRATCH_ID),
+        with_a_scratch_and_a_supervised_primary,
+        asks=FENCE,
+        final=True,
+    ),
+    ActionCase(
+        "promote-primary-in-the-cluster",
+        "restore.promote",
+        PromoteParams(scratch=SCRATCH_ID),
+        with_a_scratch_and_a_primary_in_the_cluster,
+        asks=FENCE,
+        final=True,
+    ),
     ActionCase(
         "promote-dead-primary",
         "restore.promote",

@@ -14,6 +14,7 @@ async def seen(ports: World) -> dict[str, Any]:
     how often a load began."""
     return {
         "databases": _databases(ports),
+        "down": sorted(name for name, server in ports.postgres.servers.items() if server.down),
         "tables": _tables(ports),
         "scratch": {
             name: (found.state, found.mark, found.address) for name, found in sorted(ports.scratch.made.items())

@@ -37,6 +37,8 @@ class MemoryWorkload:
     gitops: GitOps | None = None
     git_replicas: int = 0
     lines: tuple[str, ...] = ()
+    lasting: tuple[str, ...] = ()
+    stopped: Callable[[], None] | None = None  # what its pods take along when the last one ends
 
     @property
     def containers(self) -> dict[str, str]:
@@ -202,6 +204,8 @@ class MemoryCluster:
     def _set(self, found: MemoryWorkload, replicas: int) -> None:
         found.replicas = replicas
         self.writes += 1
+        if replicas == 0 and found.stopped is not None:
+            found.stopped()
 
     def _config(self, cluster: str, namespace: str, name: str) -> dict[str, str]:
         if (cluster, namespace, name) not in self.configs:
@@ -222,6 +226,7 @@ def _facts(found: MemoryWorkload) -> WorkloadFacts:
         containers=found.containers,
         autoscaler=found.autoscaler,
         gitops=found.gitops,
+        lasting=found.lasting,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,13 +22,15 @@ from actions.backup.physical import (
     ScratchState,
     Waiting,
 )
-from actions.site import DatabaseRef
+from actions.ports import GitOps
+from actions.site import DatabaseRef, WorkloadKind, WorkloadRef
 from tests.fakes.physical import Commit, MemoryHistory
 from tests.fakes.world import ADVERTISED, API, APP_DIGEST, DAMAGED, GOOD, START, World, a_world
 
 SCRATCH_ID = "s3s4s5s6s7"
 MARK = f"drbot:scratch:{SCRATCH_ID}"
 HARMED_AT = START - timedelta(seconds=41)
+POSTGRES = WorkloadRef("main", "data", WorkloadKind.STATEFUL_SET, "postgres")
 POINT = "point-p3p4p5p6p7"
 POINT_AT = HARMED_AT - timedelta(seconds=2)
 
@@ -95,6 +98,18 @@ def with_a_scratch(*, running: bool = True, dropped: str = "") -> World:
         rows = {name: count for name, count in production.fingerprint.rows.items() if name != dropped}
         production.fingerprint = production.fingerprint.model_copy(update={"rows": rows})
     return world
+
+
+def with_a_scratch_and_a_primary_in_the_cluster() -> World:
+    """An instance whose primary is a StatefulSet that GitOps reconciles."""
+    world = with_a_scratch()
+    primary = world.postgres.servers["primary"]
+    controller = GitOps(tool="flux", kind="Kustomization", namespace="flux", name="platform", suspended=False)
+    placed = world.cluster.add(POSTGRES, replicas=1, gitops=controller)
+    placed.lasting = ("/var/lib/postgresql",)
+    placed.stopped = lambda: setattr(primary, "down", True)
+    server = world.site.servers["primary"].model_copy(update={"workload": POSTGRES})
+    return replace(world, site=world.site.model_copy(update={"servers": {**world.site.servers, "primary": server}}))
 
 
 def with_a_point(*, scratch: bool = True) -> World:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from actions.backup.manifest import Fingerprint, Globals
 from actions.errors import PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, FenceFacts, PostgresAdmin, RoleFacts, ServerFacts
+from actions.ports import DatabaseFacts, FenceFacts, PostgresAdmin, Pulse, RoleFacts, ServerFacts, StopFacts
 from actions.site import DatabaseRef, Invariant
 
 SCRATCH = "drbot:scratch:"
+BEGUN = datetime(2026, 11, 1, tzinfo=UTC)
+starts = itertools.count(1)
 EMPTY = Fingerprint(rows={}, sequences={}, schema_hash="empty", invariants={})
 
 
@@ -46,6 +49,11 @@ class MemoryServer:
     databases: dict[str, MemoryDatabase] = field(default_factory=dict)
     roles: dict[str, bool] = field(default_factory=lambda: {"postgres": True})  # name -> superuser
     loading: dict[str, RoleFacts] = field(default_factory=dict)  # short-lived roles of loads
+    started_at: datetime = field(default_factory=lambda: BEGUN + timedelta(microseconds=next(starts)))
+    supervised: bool = False  # somebody starts it again at once
+    heard: Pulse | None = None  # instead of what `down` says, once it was asked to stop
+    stop_facts: StopFacts = field(default_factory=lambda: StopFacts(directory="/var/lib/postgresql/18/main"))
+    asked: int = 0  # to stop
 
 
 class MemoryPostgres(PostgresAdmin):
@@ -95,6 +103,7 @@ class MemoryPostgres(PostgresAdmin):
             free_bytes=found.free_bytes,
             address=f"{server}:5432",
             timeline_id=0 if found.in_recovery else found.timeline_id,
+            started_at=found.started_at,
         )
 
     async def database(self, database: DatabaseRef) -> DatabaseFacts | None:
@@ -176,6 +185,31 @@ class MemoryPostgres(PostgresAdmin):
         found.read_only = False
         for name, item in found.databases.items():
             item.allows_connections = item.allows_connections or name not in closed
+
+    async def pulse(self, server: str) -> Pulse:
+        if server not in self.servers:
+            raise UserError(f"The plan file knows no server `{server}`.")
+        found = self.servers[server]
+        if found.asked and found.heard is not None:
+            return found.heard
+        return Pulse.SILENT if found.down else Pulse.ANSWERS
+
+    async def stopping(self, server: str) -> StopFacts:
+        return self._server(server).stop_facts
+
+    async def stop(self, server: str, *, started_at: datetime) -> None:
+        found = self._server(server)
+        wrong = [f"`{server}` was started at another moment"] if found.started_at != started_at else []
+        wrong += [f"`{server}` is a standby"] if found.in_recovery else []
+        closed = found.read_only and not any(item.allows_connections for item in found.databases.values())
+        wrong += [] if closed else [f"`{server}` is not closed"]
+        if wrong:
+            raise PreconditionError(wrong)
+        if found.stop_facts.hindrance:
+            raise UserError(f"The administrator of server `{server}` lacks a right: {found.stop_facts.hindrance}.")
+        found.asked += 1
+        found.down = not found.supervised
+        found.started_at = BEGUN + timedelta(microseconds=next(starts))
 
     async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
         _check_name(aside)

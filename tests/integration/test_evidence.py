@@ -21,6 +21,7 @@ from actions.contract import JournalEntry, JournalState, Kept, Plan, Report, Ris
 from actions.errors import RefusedError, UserError
 from actions.site import EvidencePolicy
 from actions.steps.databases import SwapDatabases
+from actions.steps.old_primary import StopPrimary
 from actions.steps.promotion import PromoteScratch
 from actions.steps.run_control import UndoStep
 from bot import cli_evidence
@@ -249,6 +250,16 @@ SWAP = SwapDatabases(
     copy_mark="c",
     live_mark="l",
 )
+STOP = StopPrimary(
+    server="primary",
+    scratch="s3s4s5s6s7",
+    system_id="7",
+    timeline_id=1,
+    address="db1:5432",
+    directory="/data",
+    mark="p1",
+    optional=True,
+)
 PROMOTE = PromoteScratch(scratch="s3s4s5s6s7", server="primary", timeline_id=1)
 
 
@@ -315,6 +326,12 @@ async def test_the_former_primary_of_a_promotion_is_an_item(office: OfficeForTes
     await noted(office, row, PROMOTE, JournalState.VERIFIED)
     [only] = await chain(office)
     assert only.data["title"] == "Former primary `primary`, whose place `scratch-s3s4s5s6s7` has taken"
+    for _ in range(2):
+        for step in (PROMOTE, STOP):
+            await noted(office, row, step, JournalState.VERIFIED)
+    events = await chain(office)
+    assert [event.action for event in events] == ["collected", "stored"]
+    assert events[1].location == "server at db1:5432, data in `/data`, closed; its run says whether it is down"
 
 
 async def test_outside_an_incident_nothing_is_evidence(office: OfficeForTests) -> None:

@@ -16,7 +16,7 @@ from bot.services.approvals import SCHEDULE
 from bot.services.cards import PlanCard, PlanState, StepState
 from storage import inbox, outbox, requests
 from storage.tables import RequestRow
-from tests.fakes.toy import CLEAR, WORLD
+from tests.fakes.toy import CLEAR, WORLD, ToyStep
 from tests.fixtures.office import CHANNEL, OfficeForTests
 from tests.fixtures.waiting import eventually
 from tests.integration.test_answers import a_run, answered, asked, journal, signed
@@ -295,6 +295,20 @@ async def test_a_retry_counts_as_recovery_of_the_incident(office: OfficeForTests
     async with office.memory.session() as session:
         recovered = await session.execute(text("SELECT recovered_at FROM incident"))
         assert recovered.scalar_one() is not None
+
+
+async def test_what_comes_after_service_is_back_is_no_part_of_the_rto(
+    office: OfficeForTests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyStep, "afterwards", property(lambda step: step.number == 2))
+    await an_incident(office)
+    async with office.working():
+        card = await a_run(office, PlanState.SUCCEEDED, steps=2, seconds=0.5, key="later")
+    async with office.memory.session() as session:
+        recovered = (await session.execute(text("SELECT recovered_at FROM incident"))).scalar_one()
+        lines = "SELECT at FROM journal WHERE run_id = :run AND state = 'verified' ORDER BY step"
+        first, second = (await session.execute(text(lines), {"run": card.plan_id})).scalars().all()
+    assert recovered == first < second
 
 
 async def test_a_plan_of_another_version_starts_nothing_and_holds_nobody_up(office: OfficeForTests) -> None:

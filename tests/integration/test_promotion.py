@@ -300,13 +300,16 @@ async def test_the_application_goes_on_at_the_new_primary_and_the_old_one_is_clo
     assert await proof.prove(new, live.marks) == live.whole
     await answers(live.url)
     await live.works(facts.name)
-    # The old one keeps the harm, refuses the application, and goes on refusing it after a restart.
-    for _ in range(2):
-        with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
-            psycopg.connect(live.old(application=True))
-        assert (await live.ports.postgres.fencing(SERVER)).holds
-        await server.stop()
-        assert await server.start() is Start.NEW
+    # The old one is down and keeps the harm. Whoever starts it to look at it finds it closed to the application.
+    assert server.postmaster() is None
+    down = f"is down: nothing listens there. Its data is kept in `{server.data}`"
+    assert await side.value("SELECT count(*) FROM timeline_entry WHERE text LIKE :said", said=f"%{down}%") == 1
+    await server.stop()
+    assert await server.start() is Start.NEW
+    with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
+        psycopg.connect(live.old(application=True))
+    assert (await live.ports.postgres.fencing(SERVER)).holds
+    assert await live.orders(SERVER) < await live.orders(facts.name)
     # The machine is started again: it is found at the same address.
     Postmaster(live.world.scratch_directory / scratch / "data").kill()
     step = StartScratch(scratch=scratch)

@@ -366,6 +366,18 @@ def test_a_dump_is_never_kept_on_one_machine_alone(tmp_path: Path) -> None:
             "servers[1].standby_of",
             "`secondary` has no WAL that `drbot wal` archives",
         ),
+        (
+            "    host: env:DR_PRIMARY_HOST",
+            "    workload: {cluster: staging, kind: StatefulSet, name: postgres}\n    host: env:DR_PRIMARY_HOST",
+            "servers[0].workload.cluster",
+            "there is no cluster `staging`",
+        ),
+        (
+            "    host: env:DR_PRIMARY_HOST",
+            "    workload: {cluster: production, kind: CronJob, name: postgres}\n    host: env:DR_PRIMARY_HOST",
+            "servers[0].workload.kind",
+            "not one of those allowed",
+        ),
         ("open_store: superprismora-wal-open", "open_store: superprismora-backups", "wal.open_store", "Object Lock"),
         ("open_store: superprismora-wal-open", "open_store: elsewhere", "wal.open_store", "there is no bucket"),
         (

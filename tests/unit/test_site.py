@@ -4,9 +4,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from actions.adapters.secrets import SecretReferences
-from actions.site import EngineKind
+from actions.site import EngineKind, WorkloadKind, WorkloadRef
 from bot.plan_file import load
-from bot.plan_file.world import ServerRole
+from bot.plan_file.world import ServerRole, ServerWorkload
 from bot.site import site_of
 
 SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
@@ -77,6 +77,20 @@ async def test_the_archiver_knows_the_standbys_of_its_server() -> None:
     site = await site_of(wanted, SecretReferences(values))
     assert site.physical_of("primary").standbys == ("replica",)
     assert "replica" in site.servers
+
+
+async def test_a_server_names_the_workload_that_runs_it() -> None:
+    values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
+    plan = load(SHIPPED)
+    assert (await site_of(plan, SecretReferences(values))).servers["primary"].workload is None
+    found = {"cluster": "production", "kind": "StatefulSet", "name": "postgres"}
+    for namespace, wanted in ((None, "production"), ("data", "data")):
+        workload = ServerWorkload.model_validate({**found, "namespace": namespace})
+        server = plan.servers[0].model_copy(update={"workload": workload})
+        site = await site_of(plan.model_copy(update={"servers": (server, *plan.servers[1:])}), SecretReferences(values))
+        assert site.servers["primary"].workload == WorkloadRef(
+            "production", wanted, WorkloadKind.STATEFUL_SET, "postgres"
+        )
 
 
 async def test_the_files_and_buckets_of_the_shipped_plan() -> None:
