@@ -212,4 +212,4 @@ class Bucket(Part):
     encryption: Literal["AES256", "aws:kms"] | None = None
     """What the store is asked to encrypt every object with (AES256, aws:kms), beside the bot's own; empty: nothing."""
     replicates_to: Text | None = None
-    """Bucket the store itself replicates this one into."""
+    """Bucket the store itself replicates this one into; both sides are compared, so its keys must read it."""
