@@ -26,6 +26,7 @@ from actions.backup.physical import (
     ScratchRequest,
     ScratchRestored,
     Serving,
+    Uncopied,
 )
 from actions.backup.tables import Difference, Rescued, RescueRequest, TableFacts, TableName
 from actions.bucket_ports import Buckets, Files
@@ -344,7 +345,19 @@ class PhysicalBackups(Protocol):
         """Make a base backup or an incremental. A rerun returns what is there."""
 
     async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
-        """Read the stored object completely, check both hashes and every file; record the result beside it."""
+        """Read the stored object completely, in each bucket that has it, check both hashes and every file; record the
+        result beside it."""
+
+    async def copy(self, server: str, backup: str, progress: Progress) -> Sequence[str]:  # noqa: ARG002 - as below
+        """Bring this base backup, what it rests on, and what else was left over into the bucket that lacks it, each
+        held against its signed manifest on its way; which were brought. Safe to repeat. Raises TemporaryError while a
+        bucket does not answer; what is there stays as it is, whatever is raised."""
+        return ()
+
+    async def uncopied(self, server: str) -> Uncopied:  # noqa: ARG002 - an engine that copies nothing says so here
+        """What is not in every bucket that the plan file names for base backups, by what the policy keeps. Changes
+        nothing."""
+        return Uncopied()
 
     async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         """Every member's signature and hashes, then combine, page checksums, replay to the target and proof that it
@@ -464,6 +477,7 @@ class JobKind(StrEnum):
     ADOPT = "adopt"
     BASE = "base"  # BaseRequest
     BASE_VERIFY = "base_verify"  # {"server", "backup"}
+    BASE_COPY = "base_copy"  # {"server", "backup"}
     SCRATCH = "scratch"  # ScratchRequest
     PROVE = "prove"  # ScratchRequest, opened with the identity of the prover
     FIND = "find"  # FindRequest or PointRequest

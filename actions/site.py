@@ -164,6 +164,7 @@ class PhysicalPolicy(Frozen):
     server: str
     engine: EngineKind = EngineKind.NATIVE
     bucket: str  # of base backups and incrementals
+    copy_bucket: str = ""  # in another region, for a copy of each of them; empty: there is none
     prefix: str = "physical/"
     wal_buckets: tuple[str, ...]  # closed segments go into every one of them, in different regions where there are two
     open_bucket: str = ""  # of the byte ranges of the open segment: a bucket without Object Lock; empty: none are sent
@@ -185,6 +186,11 @@ class PhysicalPolicy(Frozen):
     stanza: str = ""  # of pgBackRest
     stanza_config: str = ""  # path of its configuration file; empty: pgBackRest's own default
     stanza_secrets: Mapping[str, SecretRef] = {}  # option such as `repo1-cipher-pass` -> its value
+
+    @property
+    def base_buckets(self) -> tuple[str, ...]:
+        """Where base backups are: the one they are made into first."""
+        return (self.bucket, self.copy_bucket) if self.copy_bucket else (self.bucket,)
 
 
 class FilesPolicy(Frozen):

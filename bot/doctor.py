@@ -14,6 +14,7 @@ from actions.catalog.points import image_findings, point_findings
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
+from actions.steps.base_copies import base_copy_findings
 from actions.steps.gitops import suspended_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
@@ -57,6 +58,7 @@ class Doctor:
             checks += [("restore kit", lambda: kit_findings(self._ports))]
             checks += [("manifests", self._manifests)]
             checks += [("base backups", self._engines), ("standbys", self._standbys)]
+            checks += [("base backups", lambda: base_copy_findings(self._ports))]
             checks += [("uploads", lambda: stray_findings(self._ports))]
             checks += [("images", self._images), ("recovery points", self._points)]
             checks += [("jobs", self._jobs)]

@@ -324,6 +324,7 @@ async def _physical(plan: DrPlan, item: DatabaseBackup, secrets: Secrets) -> Phy
         server=server,
         engine=base.engine,
         bucket=bucket.name,
+        copy_bucket=base.stores[1] if len(base.stores) > 1 else "",
         prefix=f"{bucket.prefix}physical/",
         wal_buckets=wal.stores if wal else (),
         open_bucket=wal.open_store or "" if wal else "",

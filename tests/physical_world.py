@@ -46,7 +46,8 @@ MARK = "drbot:scratch:plan1"
 
 @dataclass
 class PhysicalWorld:
-    """One server and one bucket. The archiver is `archive`, called when a test wants WAL to be there."""
+    """One server and one bucket, or two by `policy_changes`. The archiver is `archive`, called when a test wants WAL to
+    be there."""
 
     server: EmbeddedPostgres
     objects: ObjectStore
@@ -81,9 +82,14 @@ class PhysicalWorld:
         self.site = Site(
             servers={SERVER: Server(name=SERVER, admin_dsn="env:DSN")},
             buckets={
-                self.bucket: Bucket(
-                    name=self.bucket, endpoint=self.endpoint, access_key="env:ACCESS", secret_key="env:SECRET"
+                name: Bucket(
+                    name=name,
+                    endpoint=self.endpoint,
+                    region="us-east-1" if name == self.bucket else "us-west-2",
+                    access_key="env:ACCESS",
+                    secret_key="env:SECRET",
                 )
+                for name in {*self.policy.base_buckets, *self.policy.wal_buckets}
             },
             physical={SERVER: self.policy},
             scratch=self.budget,
@@ -157,7 +163,8 @@ class PhysicalWorld:
             )
             with path.open("rb") as stream:
                 header, body = await asyncio.to_thread(sealer.seal, what, stream, datetime.now(UTC))
-            await archive.put(self.bucket, header, body)
+            for bucket in self.policy.wal_buckets:
+                await archive.put(bucket, header, body)
             self.archived.add(path.name)
 
     async def archive_history(self, timeline_id: int) -> None:
@@ -175,7 +182,8 @@ class PhysicalWorld:
             history=str(text),
         )
         sealed = await asyncio.to_thread(sealer.seal, what, io.BytesIO(str(text).encode()), datetime.now(UTC))
-        await archive.put(self.bucket, *sealed)
+        for bucket in self.policy.wal_buckets:
+            await archive.put(bucket, *sealed)
 
     # ------------------------------------------------------------ backups
 

@@ -42,6 +42,19 @@ def with_chains(entries: Sequence[PhysicalEntry]) -> list[PhysicalEntry]:
     return [each.model_copy(update={"problem": problem(each)}) for each in entries]
 
 
+def as_in(entries: Sequence[PhysicalEntry], bucket: str) -> list[PhysicalEntry]:
+    """The same as they are once there is nothing but this bucket: with a problem where it does not have all that a
+    restore needs."""
+    return with_chains(
+        [
+            entry
+            if entry.problem is not None or bucket in entry.whole_in
+            else entry.model_copy(update={"problem": f"Bucket `{bucket}` does not have it whole."})
+            for entry in entries
+        ]
+    )
+
+
 def usable(entries: Sequence[PhysicalEntry]) -> list[PhysicalEntry]:
     """Those that can be restored, newest first."""
     good = [entry for entry in entries if entry.problem is None and chain(entries, entry) is not None]

@@ -16,6 +16,7 @@ from actions.backup.physical import (
     RecoveryWindow,
     ScratchRequest,
     ScratchRestored,
+    Uncopied,
 )
 from actions.errors import UserError
 from actions.ports import PhysicalBackups, Progress
@@ -46,6 +47,12 @@ class PhysicalEngines(PhysicalBackups):
 
     async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
         return await self._of(server).verify(server, backup, progress)
+
+    async def copy(self, server: str, backup: str, progress: Progress) -> Sequence[str]:
+        return await self._of(server).copy(server, backup, progress)
+
+    async def uncopied(self, server: str) -> Uncopied:
+        return await self._of(server).uncopied(server)
 
     async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         return await self._of(request.server).restore(request, progress)

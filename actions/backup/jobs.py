@@ -144,6 +144,11 @@ async def _base_verify(request: Mapping[str, Any], engines: Engines, progress: P
     return entry.model_dump(mode="json")
 
 
+async def _base_copy(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    copied = await engines.physical.copy(str(request["server"]), str(request["backup"]), progress)
+    return {"copied": list(copied)}
+
+
 async def _scratch(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
     return (await engines.physical.restore(ScratchRequest.model_validate(request), progress)).model_dump(mode="json")
 
@@ -193,6 +198,7 @@ _KINDS: Mapping[JobKind, Callable[[Mapping[str, Any], Engines, Progress], Awaita
     JobKind.ADOPT: _adopt,
     JobKind.BASE: _base,
     JobKind.BASE_VERIFY: _base_verify,
+    JobKind.BASE_COPY: _base_copy,
     JobKind.SCRATCH: _scratch,
     JobKind.PROVE: _prove,
     JobKind.FIND: _find,

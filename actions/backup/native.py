@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from actions.backup.crypto import signing_key
+from actions.backup.chain import as_in
 from actions.backup.dead_ends import dead_ends, dead_in, leading, living_way
 from actions.backup.finder import WalRecords
-from actions.backup.native_catalogue import VERIFIED, BaseFolder, BaseVerification, NativeCatalogue
+from actions.backup.native_catalogue import BaseFolder, NativeCatalogue
+from actions.backup.native_check import Checking
+from actions.backup.native_copy import BaseCopying, in_order
 from actions.backup.native_fetch import BaseFetch
 from actions.backup.native_find import NativeFinder
+from actions.backup.native_records import BaseRecords
 from actions.backup.native_restore import Restoring
 from actions.backup.native_retention import Deletable, deletable, segment_size, stored_segments, within
 from actions.backup.native_take import Taking
@@ -33,15 +34,13 @@ from actions.backup.physical import (
     RecoveryWindow,
     ScratchRequest,
     ScratchRestored,
+    Uncopied,
 )
 from actions.backup.physical_tools import PhysicalTools, ScratchServers
-from actions.backup.pins import Pin, pin_name
-from actions.backup.progress import Shown
-from actions.backup.retention import why_it_stays
+from actions.backup.retention import old, why_it_stays
 from actions.backup.scratch_budget import RESERVE
 from actions.backup.sealed import SealedKind
 from actions.backup.segments import Segment, Timelines
-from actions.backup.signing import Signed
 from actions.backup.wal import WalArchive, WalListing
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import Clock, ObjectStore, PhysicalBackups, Progress, Secrets
@@ -70,10 +69,12 @@ class NativeEngine(PhysicalBackups):
         work_directory: Path,
         reserve: int = RESERVE,
     ) -> None:
-        self._site, self._objects, self._secrets, self._clock = site, objects, secrets, clock
-        self._tools, self._work = tools, work_directory
+        self._site, self._objects, self._clock = site, objects, clock
         self._catalogue = NativeCatalogue(objects)
-        self._fetch = BaseFetch(objects, secrets, tools)
+        self._records = BaseRecords(objects, secrets, clock)
+        fetch = BaseFetch(objects, secrets, tools, self._records)
+        self._checking = Checking(fetch, self._records, tools, work_directory)
+        self._copying = BaseCopying(objects, clock, self._catalogue, self._records)
         self._finder = NativeFinder(objects, secrets, records, work_directory)
         self._taking = Taking(
             objects=objects,
@@ -81,6 +82,7 @@ class NativeEngine(PhysicalBackups):
             clock=clock,
             tools=tools,
             catalogue=self._catalogue,
+            records=self._records,
             work_directory=work_directory,
         )
         self._restoring = Restoring(
@@ -90,6 +92,7 @@ class NativeEngine(PhysicalBackups):
             tools=tools,
             servers=servers,
             catalogue=self._catalogue,
+            fetch=fetch,
             budget=site.scratch,
             directory=scratch_directory,
             reserve=reserve,
@@ -109,35 +112,28 @@ class NativeEngine(PhysicalBackups):
 
     async def verify(self, server: str, backup: str, progress: Progress) -> PhysicalEntry:
         policy = self._site.physical_of(server)
-        entry = await self._catalogue.known(policy, backup)
-        if entry.problem is not None:
-            raise VerificationError(entry.problem)
-        key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
-        shown = Shown(progress, "verify", entry.manifest.stored.bytes)
-        into = self._work / f"verify-{backup}"
-        await asyncio.to_thread(shutil.rmtree, into, ignore_errors=True)
-        try:
-            identity = await self._fetch.identity(policy)
-            try:
-                await self._fetch.read(policy, entry.manifest, identity, into, shown.bytes)
-            except VerificationError as error:
-                # Whoever restores next must not have to find it out anew.
-                await self._record(policy, entry, key, problem=str(error))
-                raise
-            await self._tools.check_files(policy.server, backup, into)
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, into, ignore_errors=True))
-        return entry.model_copy(update={"verified_at": await self._record(policy, entry, key)})
+        return await self._checking.verify(policy, await self._catalogue.known(policy, backup), progress)
 
-    async def _record(
-        self, policy: PhysicalPolicy, entry: PhysicalEntry, key: Ed25519PrivateKey, *, problem: str = ""
-    ) -> datetime:
-        """What a complete reading has found; when."""
-        now, backup = self._clock.now(), entry.manifest.id
-        found = BaseVerification(backup=backup, manifest_sha256=entry.manifest_sha256, verified_at=now, problem=problem)
-        name = BaseFolder(policy, backup).record(VERIFIED, now)
-        await self._objects.put(policy.bucket, name, Signed[BaseVerification].sign(found, key).body())
-        return now
+    async def copy(self, server: str, backup: str, progress: Progress) -> Sequence[str]:
+        policy, wanted = self._site.physical_of(server), (await self.uncopied(server)).backups
+        return await self._copying.copy(policy, backup, tuple(wanted), progress)
+
+    async def uncopied(self, server: str) -> Uncopied:
+        policy = self._site.physical_of(server)
+        if not policy.copy_bucket:
+            return Uncopied()
+        found = await self._catalogue.read(policy)
+        behind = [entry for entry in in_order(found.entries) if entry.behind]
+        # What the policy lets go anyway is not copied any more. Mostly nothing is that old.
+        if any(old(entry, policy, self._clock.now()) for entry in behind):
+            with contextlib.suppress(DrError):  # where nobody can tell what goes, all of it is copied
+                gone = set((await self._deletable(policy)).expiry.backups)
+                behind = [entry for entry in behind if entry.manifest.id not in gone]
+        return Uncopied(
+            backups={entry.manifest.id: entry.behind for entry in behind},
+            spoiled={entry.manifest.id: entry.spoiled for entry in found.entries if entry.spoiled},
+            silent=found.silent,
+        )
 
     async def find(self, request: FindRequest, progress: Progress) -> Sequence[Moment]:
         policy = self._site.physical_of(request.server)
@@ -190,8 +186,13 @@ class NativeEngine(PhysicalBackups):
         if way is None:
             way = await archive.timelines(start, None, [listing])
         newest, lsn = await self._newest(policy, archive, good[0], listing, way)
-        found = window(policy, entries, listing, way, newest=newest, newest_lsn=lsn, now=self._clock.now())
-        return found.model_copy(update={"dead_ends": dead})
+        beside = [bucket for bucket in policy.base_buckets if self._together(bucket, listing.bucket)]
+        # A loss of the other region leaves this WAL, and of the base backups what is beside it.
+        here = as_in(entries, beside[0]) if policy.copy_bucket and len(beside) == 1 else entries
+        found = window(policy, here, listing, way, newest=newest, newest_lsn=lsn, now=self._clock.now())
+        kept = {entry.manifest.id for entry in here if entry.problem is None}
+        elsewhere = tuple(entry.manifest.id for entry in good if entry.manifest.id not in kept)
+        return found.model_copy(update={"dead_ends": dead, "elsewhere": elsewhere})
 
     async def _newest(
         self,
@@ -230,7 +231,12 @@ class NativeEngine(PhysicalBackups):
         at: datetime | None,
         end: Lsn | None,
     ) -> tuple[datetime | None, Lsn | None]:
-        for name, ranges in (await archive.open_ranges()).items():
+        try:
+            found = await archive.open_ranges()
+        except (TemporaryError, UserError) as error:  # what would be left without it is told, and that is less
+            log.warning("open_ranges_not_listed: %s", error)
+            found = {}
+        for name, ranges in found.items():
             following = [each for each in way.numbers([name], size) if number is None or each == number + 1]
             have = 0
             last = None
@@ -250,28 +256,29 @@ class NativeEngine(PhysicalBackups):
 
     def _beside(self, policy: PhysicalPolicy, bucket: str) -> bool:
         """Whether the ranges of the open segment would survive together with this bucket."""
+        return self._together(policy.open_bucket, bucket)
+
+    def _together(self, one: str, other: str) -> bool:
+        """Whether they are lost together."""
         known = self._site.buckets
-        if policy.open_bucket not in known or bucket not in known:
+        if one not in known or other not in known:
             return False
-        return bucket == policy.open_bucket or known[bucket].region == known[policy.open_bucket].region
+        return (known[one].region, known[one].endpoint) == (known[other].region, known[other].endpoint)
 
     # ------------------------------------------------------------ retention
 
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         policy = self._site.physical_of(server)
-        entry = await self._catalogue.known(policy, backup)
-        if entry.pinned == reason:
-            return
-        key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
-        now = self._clock.now()
-        body = Signed[Pin].sign(Pin(backup=backup, reason=reason, at=now), key).body()
-        await self._objects.put(policy.bucket, f"{BaseFolder(policy, backup).prefix}{pin_name(now)}", body)
+        if (await self._catalogue.known(policy, backup)).pinned != reason:
+            await self._records.pin(policy, backup, reason)
 
     async def expiry(self, server: str) -> Expiry:
         return (await self._deletable(self._site.physical_of(server))).expiry
 
     async def _deletable(self, policy: PhysicalPolicy) -> Deletable:
-        entries = await self._catalogue.entries(policy)
+        found = await self._catalogue.read(policy)
+        found.refuse_silence(policy.server)
+        entries = found.entries
         archived = await self._archived(policy, entries)
         dead = await dead_in(WalArchive(self._objects, policy), entries)
         return deletable(entries, archived, policy, self._clock.now(), dead)
@@ -286,7 +293,7 @@ class NativeEngine(PhysicalBackups):
         refused = [
             f"`{backup}`"
             for backup in now.expiry.backups
-            if backup in expiry.backups and not await self._delete(await self._keys_of(policy, backup))
+            if backup in expiry.backups and await self._refused(policy, backup)
         ]
         segments = within(now.segments, expiry.wal)
         archive = WalArchive(self._objects, policy)
@@ -301,22 +308,31 @@ class NativeEngine(PhysicalBackups):
 
     async def remove(self, server: str, backup: str) -> None:
         policy = self._site.physical_of(server)
-        entries = await self._catalogue.entries(policy)
+        found = await self._catalogue.read(policy)
+        found.refuse_silence(server)
+        entries = found.entries
         if backup not in {entry.manifest.id for entry in entries}:
             return
         if why := why_it_stays(entries, backup, policy, await dead_in(WalArchive(self._objects, policy), entries)):
             raise UserError(why)
-        if not await self._delete(await self._keys_of(policy, backup)):
+        if refused := await self._refused(policy, backup):
             raise PermanentError(
-                f"Bucket `{policy.bucket}` refused to delete `{backup}` of `{server}`: Object Lock or a right of the "
-                "key. It stays. Look until when it is locked."
+                f"Bucket `{refused}` refused to delete `{backup}` of `{server}`: Object Lock or a right of the key. "
+                "It stays. Look until when it is locked."
             )
 
-    async def _keys_of(self, policy: PhysicalPolicy, backup: str) -> list[tuple[str, str]]:
+    async def _refused(self, policy: PhysicalPolicy, backup: str) -> str:
+        """Delete it everywhere, the copy first; the bucket that refused, after which nothing else of it is touched."""
+        for bucket in reversed(policy.base_buckets):
+            if not await self._delete(await self._keys_of(policy, bucket, backup)):
+                return bucket
+        return ""
+
+    async def _keys_of(self, policy: PhysicalPolicy, bucket: str, backup: str) -> list[tuple[str, str]]:
         """Its manifest last: while something of it is left, it is still listed, and the next expiry goes on."""
         folder = BaseFolder(policy, backup)
-        listed = [facts.key for facts in await self._objects.list(policy.bucket, folder.prefix)]
-        return [(policy.bucket, key) for key in sorted(listed, key=lambda key: key == folder.manifest)]
+        listed = [facts.key for facts in await self._objects.list(bucket, folder.prefix)]
+        return [(bucket, key) for key in sorted(listed, key=lambda key: key == folder.manifest)]
 
     async def _delete(self, keys: Sequence[tuple[str, str]]) -> bool:
         """Delete in order, several at a time; the last one alone, once the others are gone. False when refused."""

@@ -5,29 +5,30 @@
                                           backups can make the next incremental without a key that opens them
 <prefix>base/<server>/<id>/manifest.json  signed, written last
 <prefix>base/<server>/<id>/verified-*.json, proven-*.json, pin-*.json   signed, each written once
+
+Where the plan names two buckets both hold the same, byte for byte; `native_copies` says what one entry is made of.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import operator
 from collections import defaultdict
-from collections.abc import Mapping
-from datetime import datetime
-from typing import NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from actions.backup.catalogue import ID, READERS
 from actions.backup.chain import with_chains
 from actions.backup.manifest import StoredObject
+from actions.backup.native_copies import BaseCopy, BaseVerification, Verified, Written, joined
 from actions.backup.physical import BackupKind, PhysicalEntry, PhysicalManifest, Proof
 from actions.backup.pins import PIN, Pin, pin_of
 from actions.backup.signing import Signed
 from actions.backup.uploads import MANIFEST
-from actions.backup.verification import found_damaged
-from actions.errors import UserError, VerificationError
+from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectFacts, ObjectStore
 from actions.site import Frozen, PhysicalPolicy
 
@@ -35,24 +36,6 @@ BASE, FILES = "base.age", "files.zst"
 VERIFIED, PROVEN = "verified-", "proven-"
 
 R = TypeVar("R", bound=Frozen)
-
-
-class Written(NamedTuple):
-    """An object as it was written at one moment."""
-
-    key: str
-    bytes: int
-    at: datetime
-
-
-class BaseVerification(Frozen):
-    """The whole object was read, both hashes were right, and every file was what the server had listed; or, with a
-    `problem`, they were not."""
-
-    backup: str
-    manifest_sha256: str
-    verified_at: AwareDatetime
-    problem: str = Field(default="", exclude_if=operator.not_)  # older records have none, and stay signed
 
 
 class BaseFolder:
@@ -64,9 +47,9 @@ class BaseFolder:
         self.prefix = f"{server_prefix(policy)}{backup}/"
         self.base, self.files, self.manifest = (self.prefix + name for name in (BASE, FILES, MANIFEST))
 
-    def record(self, kind: str, at: AwareDatetime) -> str:
-        """The key of a document that is kept beside the backup."""
-        return f"{self.prefix}{kind}{at:%Y%m%dT%H%M%S%fZ}.json"
+    def record(self, kind: str, at: AwareDatetime, about: str = "") -> str:
+        """The key of a document that is kept beside the backup. `about`: the bucket, where it speaks of one of two."""
+        return f"{self.prefix}{kind}{at:%Y%m%dT%H%M%S%fZ}{f'-{about}' if about else ''}.json"
 
 
 def server_prefix(policy: PhysicalPolicy) -> str:
@@ -74,8 +57,24 @@ def server_prefix(policy: PhysicalPolicy) -> str:
     return f"{policy.prefix}base/{policy.server}/"
 
 
+@dataclass(frozen=True)
+class Catalogued:
+    """What the buckets show. `silent`: those that could not be looked at, and why; one of them always could."""
+
+    entries: list[PhysicalEntry]
+    silent: Mapping[str, str] = field(default_factory=dict)
+
+    def refuse_silence(self, server: str) -> None:
+        """Raises TemporaryError while a bucket is silent: what is pinned or needed there is known to nobody."""
+        for bucket, why in self.silent.items():
+            raise TemporaryError(
+                f"Bucket `{bucket}` cannot be looked at, so nothing of the base backups of `{server}` is deleted: "
+                f"nobody knows what is pinned there. {why}"
+            )
+
+
 class NativeCatalogue:
-    """Reads; never writes."""
+    """Reads; never writes. A backup that several buckets hold is one entry."""
 
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
@@ -83,21 +82,31 @@ class NativeCatalogue:
 
     async def entries(self, policy: PhysicalPolicy) -> list[PhysicalEntry]:
         """All base backups, newest first; one whose parent cannot be used has a problem itself."""
-        prefix = server_prefix(policy)
-        folders: dict[str, dict[str, ObjectFacts]] = defaultdict(dict)
-        for facts in await self._objects.list(policy.bucket, prefix):
-            backup, _, name = facts.key.removeprefix(prefix).partition("/")
-            folders[backup][name] = facts
-        room = asyncio.Semaphore(READERS)
+        return (await self.read(policy)).entries
 
-        async def one(backup: str, files: Mapping[str, ObjectFacts]) -> PhysicalEntry:
-            async with room:
-                return await self._entry(policy, backup, files)
-
-        found = await asyncio.gather(*(one(name, files) for name, files in folders.items() if MANIFEST in files))
-        present = {_written(facts) for files in folders.values() for facts in files.values()}
-        self._read = {written: body for written, body in self._read.items() if written in present}
-        return sorted(with_chains(found), key=lambda entry: entry.manifest.finished_at, reverse=True)
+    async def read(self, policy: PhysicalPolicy) -> Catalogued:
+        """The same, from the buckets that answer. Raises the first one's error when none does."""
+        buckets = policy.base_buckets
+        read = await asyncio.gather(*(self._bucket(policy, bucket) for bucket in buckets), return_exceptions=True)
+        shelves: dict[str, Mapping[str, BaseCopy]] = {}
+        silent: dict[str, str] = {}
+        for bucket, found in zip(buckets, read, strict=True):
+            if not isinstance(found, BaseException):
+                shelves[bucket] = found
+            elif isinstance(found, DrError) and len(buckets) > 1:
+                silent[bucket] = str(found)
+            else:
+                raise found
+        if not shelves:
+            raise next(found for found in read if isinstance(found, BaseException))
+        present = {written for shelf in shelves.values() for copy in shelf.values() for written in copy.written}
+        self._read = {key: body for key, body in self._read.items() if key in present or key.bucket in silent}
+        names = dict.fromkeys(name for shelf in shelves.values() for name in shelf)
+        entries = [
+            joined(policy, name, {bucket: shelf.get(name) for bucket, shelf in shelves.items()}) for name in names
+        ]
+        found_all = with_chains([entry for entry in entries if entry is not None])
+        return Catalogued(sorted(found_all, key=lambda entry: entry.manifest.finished_at, reverse=True), silent)
 
     async def known(self, policy: PhysicalPolicy, backup: str) -> PhysicalEntry:
         """Raises UserError when there is no such base backup."""
@@ -106,61 +115,98 @@ class NativeCatalogue:
             raise UserError(f"There is no base backup `{backup}` of `{policy.server}`. Choose one of the catalogue.")
         return found
 
-    async def _entry(self, policy: PhysicalPolicy, backup: str, files: Mapping[str, ObjectFacts]) -> PhysicalEntry:
-        body = await self._body(policy, files[MANIFEST])
+    async def _bucket(self, policy: PhysicalPolicy, bucket: str) -> Mapping[str, BaseCopy]:
+        """What one bucket shows, by backup; what is there without a manifest as well."""
+        prefix = server_prefix(policy)
+        folders: dict[str, dict[str, ObjectFacts]] = defaultdict(dict)
+        for facts in await self._objects.list(bucket, prefix):
+            backup, _, name = facts.key.removeprefix(prefix).partition("/")
+            folders[backup][name] = facts
+        room = asyncio.Semaphore(READERS)
+
+        async def one(backup: str, files: Mapping[str, ObjectFacts]) -> BaseCopy:
+            async with room:
+                return await self._copy(policy, bucket, backup, files)
+
+        found = await asyncio.gather(*(one(name, files) for name, files in folders.items()))
+        return dict(zip(folders, found, strict=True))
+
+    async def _copy(
+        self, policy: PhysicalPolicy, bucket: str, backup: str, files: Mapping[str, ObjectFacts]
+    ) -> BaseCopy:
+        written = tuple(_written(bucket, facts) for facts in files.values())
+        if MANIFEST not in files:
+            # A pin may be here before the backup is.
+            return BaseCopy(bucket, written=written, pin=await self._pin(policy, bucket, backup, files))
+        body = await self._body(bucket, files[MANIFEST])
         digest = hashlib.sha256(body).hexdigest()
         try:
             manifest = checked(body, policy, backup)
         except VerificationError as error:
             shown = _shown(body, policy, backup, files[MANIFEST])
-            return PhysicalEntry(manifest=shown, manifest_sha256=digest, problem=str(error), trusted=False)
-        verified = await self._newest(policy, files, VERIFIED, BaseVerification)
-        problem = _object_problem(manifest, files)
-        if verified is not None and verified.manifest_sha256 != digest:
-            verified = None
-        if verified is not None and verified.problem:
-            key = BaseFolder(policy, backup).record(VERIFIED, verified.verified_at)
-            problem, verified = problem or found_damaged(verified.problem, verified.verified_at, key), None
-        proven = await self._newest(policy, files, PROVEN, Proof)
-        pin = await self._pin(policy, backup, files)
-        return PhysicalEntry(
-            manifest=manifest,
-            manifest_sha256=digest,
-            verified_at=None if verified is None else verified.verified_at,
-            proven_at=proven.proven_at if proven and proven.problem is None and proven.backup == backup else None,
-            pinned=pin.reason if pin else "",
-            problem=problem,
+            return BaseCopy(bucket, digest, shown, refused=str(error), written=written)
+        missing, odd = _object_problem(manifest, bucket, files)
+        return BaseCopy(
+            bucket,
+            digest,
+            manifest,
+            missing=missing,
+            odd=odd,
+            verified=await self._verified(policy, bucket, files),
+            proven=await self._proven(policy, bucket, files),
+            pin=await self._pin(policy, bucket, backup, files),
+            written=written,
         )
 
-    async def _newest(
-        self, policy: PhysicalPolicy, files: Mapping[str, ObjectFacts], kind: str, document: type[R]
-    ) -> R | None:
-        """The newest record of a kind that a trusted key has signed."""
-        for name in sorted((name for name in files if name.startswith(kind)), reverse=True):
-            body = await self._body(policy, files[name])
-            try:
-                return Signed[document].parse(body, policy.trusted_signers, what=f"`{name}`")  # type: ignore[valid-type]
-            except VerificationError:
-                continue
+    async def _verified(
+        self, policy: PhysicalPolicy, bucket: str, files: Mapping[str, ObjectFacts]
+    ) -> tuple[Verified, ...]:
+        """The newest record that a trusted key has signed, of each bucket that one speaks of."""
+        found: dict[str, Verified] = {}
+        async for name, record in self._records(policy, bucket, files, VERIFIED, BaseVerification):
+            # Records from before there were copies speak of where they are.
+            found.setdefault(record.bucket or bucket, Verified(files[name].key, record.bucket or bucket, record))
+            if len(found) == len(policy.base_buckets):
+                break
+        return tuple(found.values())
+
+    async def _proven(self, policy: PhysicalPolicy, bucket: str, files: Mapping[str, ObjectFacts]) -> Proof | None:
+        """The newest."""
+        async for _, proof in self._records(policy, bucket, files, PROVEN, Proof):
+            return proof
         return None
 
-    async def _pin(self, policy: PhysicalPolicy, backup: str, files: Mapping[str, ObjectFacts]) -> Pin | None:
+    async def _records(
+        self, policy: PhysicalPolicy, bucket: str, files: Mapping[str, ObjectFacts], kind: str, document: type[R]
+    ) -> AsyncIterator[tuple[str, R]]:
+        """The records of a kind that a trusted key has signed, newest first."""
+        for name in sorted((name for name in files if name.startswith(kind)), reverse=True):
+            body = await self._body(bucket, files[name])
+            try:
+                found = Signed[document].parse(body, policy.trusted_signers, what=f"`{name}`")  # type: ignore[valid-type]
+            except VerificationError:
+                continue
+            yield name, found
+
+    async def _pin(
+        self, policy: PhysicalPolicy, bucket: str, backup: str, files: Mapping[str, ObjectFacts]
+    ) -> Pin | None:
         """The newest."""
         for name in sorted((name for name in files if name.startswith(PIN)), reverse=True):
-            body = await self._body(policy, files[name])
+            body = await self._body(bucket, files[name])
             if (found := pin_of(body, name, backup, policy.trusted_signers)) is not None:
                 return found
         return None
 
-    async def _body(self, policy: PhysicalPolicy, facts: ObjectFacts) -> bytes:
-        written = _written(facts)
+    async def _body(self, bucket: str, facts: ObjectFacts) -> bytes:
+        written = _written(bucket, facts)
         if written not in self._read:
-            self._read[written] = await self._objects.get(policy.bucket, facts.key)
+            self._read[written] = await self._objects.get(bucket, facts.key)
         return self._read[written]
 
 
-def _written(facts: ObjectFacts) -> Written:
-    return Written(facts.key, facts.bytes, facts.modified_at)
+def _written(bucket: str, facts: ObjectFacts) -> Written:
+    return Written(bucket, facts.key, facts.bytes, facts.modified_at)
 
 
 def checked(body: bytes, policy: PhysicalPolicy, backup: str) -> PhysicalManifest:
@@ -174,19 +220,21 @@ def checked(body: bytes, policy: PhysicalPolicy, backup: str) -> PhysicalManifes
     return manifest
 
 
-def _object_problem(manifest: PhysicalManifest, files: Mapping[str, ObjectFacts]) -> str | None:
+def _object_problem(manifest: PhysicalManifest, bucket: str, files: Mapping[str, ObjectFacts]) -> tuple[str, str]:
+    """What is missing, and what is there but cannot be what was stored; a sentence each, empty where it is not so."""
+    missing = odd = ""
     for name, wanted in ((BASE, manifest.stored), (FILES, manifest.files)):
         if wanted is None:
             continue
         found = files.get(name)
         if found is None:
-            return f"The object `{name}` of base backup `{manifest.id}` is missing in bucket `{wanted.bucket}`."
-        if found.bytes != wanted.bytes:
-            return (
-                f"The object `{name}` of base backup `{manifest.id}` has {found.bytes} bytes, its manifest says "
-                f"{wanted.bytes}: it was cut off or replaced. Use another."
+            missing = missing or f"The object `{name}` of base backup `{manifest.id}` is missing in bucket `{bucket}`."
+        elif found.bytes != wanted.bytes:
+            odd = odd or (
+                f"The object `{name}` of base backup `{manifest.id}` in bucket `{bucket}` has {found.bytes} bytes, its "
+                f"manifest says {wanted.bytes}: it was cut off or replaced. Use another."
             )
-    return None
+    return missing, odd
 
 
 def _shown(body: bytes, policy: PhysicalPolicy, backup: str, facts: ObjectFacts) -> PhysicalManifest:

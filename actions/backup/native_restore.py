@@ -60,6 +60,7 @@ class Restoring:
         tools: PhysicalTools,
         servers: ScratchServers,
         catalogue: NativeCatalogue,
+        fetch: BaseFetch,
         budget: ScratchBudget,
         directory: Path,
         reserve: int = RESERVE,
@@ -67,7 +68,7 @@ class Restoring:
         self._objects, self._secrets, self._clock = objects, secrets, clock
         self._tools, self._servers, self._catalogue = tools, servers, catalogue
         self._budget, self._directory, self._reserve = budget, directory, reserve
-        self._fetch = BaseFetch(objects, secrets, tools)
+        self._fetch = fetch
 
     async def restore(self, policy: PhysicalPolicy, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         place = ScratchPlace(self._directory, request.id)
@@ -104,7 +105,7 @@ class Restoring:
         wanted = claim_of(request, base, self._clock.now(), self._budget, plain=plain, wal=wal_bytes)
         await asyncio.to_thread(claim, self._directory, place, wanted, self._budget, self._reserve)
         with seconds.of(Phase.FETCH):
-            wal = await self._fetched(policy, request.target, place, members, progress)
+            wal, passed_over = await self._fetched(policy, request.target, place, members, progress)
         check_span(base.stop_lsn, base.id, wal.end_lsn, wal.last)
         with seconds.of(Phase.COMBINE):
             await self._combine(policy.server, place, members, progress)
@@ -134,6 +135,7 @@ class Restoring:
             bytes=sum(member.manifest.stored.bytes for member in members) + wal.bytes,
             plain_bytes=plain,
             wal_bytes=max(0, reached.place - Lsn.parse(base.start_lsn)),
+            passed_over=passed_over,
         )
         await asyncio.to_thread(place.write_restored, restored)
         return restored
@@ -173,12 +175,13 @@ class Restoring:
         place: ScratchPlace,
         members: Sequence[PhysicalEntry],
         progress: Progress,
-    ) -> FetchedWal:
-        """Members and WAL side by side."""
+    ) -> tuple[FetchedWal, tuple[str, ...]]:
+        """Members and WAL side by side; and which copies of a member were passed over, each with why."""
         base = members[-1].manifest
         start = WalStart(base.system_id, base.timeline_id, Lsn.parse(base.start_lsn), base.segment_bytes)
         identity = await self._fetch.identity(policy)
         done = dict.fromkeys(range(len(members)), 0)
+        passed: list[str] = []
         wal_done = 0
         shown = Shown(progress, "fetch", sum(member.manifest.stored.bytes for member in members))
         room = asyncio.Semaphore(AT_ONCE)
@@ -198,7 +201,7 @@ class Restoring:
         async def member(number: int, entry: PhysicalEntry) -> None:
             async with room:
                 into = place.folder / MEMBERS / f"{number}"
-                await self._fetch.fetch(policy, entry.manifest, identity, into, of_member(number))
+                passed.extend(await self._fetch.fetch(policy, entry, identity, into, of_member(number)))
 
         async with together() as group:
             wal = group.create_task(
@@ -206,7 +209,7 @@ class Restoring:
             )
             for number, entry in enumerate(members):
                 group.create_task(member(number, entry))
-        return wal.result()
+        return wal.result(), tuple(passed)
 
     async def _combine(
         self, server: str, place: ScratchPlace, members: Sequence[PhysicalEntry], progress: Progress

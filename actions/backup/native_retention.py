@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from actions.backup.chain import as_in
 from actions.backup.physical import SEGMENT, Expiry, Lsn, PhysicalEntry
-from actions.backup.retention import retained
+from actions.backup.retention import Retained, retained
 from actions.backup.segments import Segment
 from actions.backup.wal import WalListing
 from actions.errors import PermanentError
@@ -37,7 +38,7 @@ def deletable(
     """`archived`: stored bytes of every closed segment that the archive holds. `dead`: backups of a branch that the
     server has left."""
     ours = [entry for entry in entries if entry.trusted]
-    found = retained(ours, policy, now, dead)
+    found = _everywhere(ours, policy, now, dead)
     gone = {entry.manifest.id for entry in found.gone}
     left = [entry for entry in ours if entry.manifest.id not in gone]
     segments = _unneeded(left, archived, found.replay_from)
@@ -52,6 +53,27 @@ def deletable(
         ),
         tuple(segments),
     )
+
+
+def _everywhere(
+    ours: Sequence[PhysicalEntry], policy: PhysicalPolicy, now: datetime, dead: Collection[str]
+) -> Retained:
+    """What may go by every bucket alone as well: each keeps what it would need, were it the only one that is left."""
+    found = retained(ours, policy, now, dead)
+    if not policy.copy_bucket:
+        return found
+    gone, kept, base = list(found.gone), dict(found.kept), found.replay_from
+    for bucket in policy.base_buckets:
+        here = retained(as_in(ours, bucket), policy, now, dead)
+        if here.replay_from is None:
+            continue  # nothing there could be restored, so it stands in for nothing
+        stay = {entry.manifest.id for entry in ours} - {entry.manifest.id for entry in here.gone}
+        gone = [entry for entry in gone if entry.manifest.id not in stay]
+        for name, why in here.kept.items():
+            kept.setdefault(name, f"in `{bucket}`: {why}")
+        if base is not None and Lsn.parse(here.replay_from.manifest.start_lsn) < Lsn.parse(base.manifest.start_lsn):
+            base = here.replay_from
+    return Retained(tuple(gone), kept, base)
 
 
 def _unneeded(

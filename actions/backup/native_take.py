@@ -15,6 +15,7 @@ from actions.backup.chain import chain, parent_of_next, usable
 from actions.backup.crypto import Recipients, signing_key
 from actions.backup.manifest import StoredObject
 from actions.backup.native_catalogue import BaseFolder, NativeCatalogue, checked, server_prefix
+from actions.backup.native_records import BaseRecords
 from actions.backup.packing import Packed, pack
 from actions.backup.physical import BackupKind, BaseRequest, Lsn, PhysicalEntry, PhysicalManifest
 from actions.backup.physical_tools import PhysicalTools, SourceServer, UnknownChangesError
@@ -73,11 +74,13 @@ class Taking:
         clock: Clock,
         tools: PhysicalTools,
         catalogue: NativeCatalogue,
+        records: BaseRecords,
         work_directory: Path,
         wal_patience: timedelta = WAL_PATIENCE,
     ) -> None:
         self._objects, self._secrets, self._clock, self._tools = objects, secrets, clock, tools
-        self._catalogue, self._work, self._wal_patience = catalogue, work_directory, wal_patience
+        self._catalogue, self._records = catalogue, records
+        self._work, self._wal_patience = work_directory, wal_patience
 
     async def take(self, policy: PhysicalPolicy, request: BaseRequest, progress: Progress) -> PhysicalEntry:
         entries = await self._catalogue.entries(policy)
@@ -123,7 +126,7 @@ class Taking:
         parent_list = self._work / f"parent-{request.id}.list" if parent is not None else None
         try:
             if parent is not None and parent_list is not None:
-                await self._fetch_list(policy, parent.manifest, parent_list)
+                await self._fetch_list(policy, parent, parent_list)
             packed = await self._pack(policy, request, folder, recipients, file_list, parent_list, shown)
         finally:
             if parent_list is not None:
@@ -196,17 +199,34 @@ class Taking:
             bucket=policy.bucket, key=folder.files, bytes=len(stored), sha256=hashlib.sha256(stored).hexdigest()
         )
 
-    async def _fetch_list(self, policy: PhysicalPolicy, parent: PhysicalManifest, path: Path) -> None:
+    async def _fetch_list(self, policy: PhysicalPolicy, entry: PhysicalEntry, path: Path) -> None:
+        parent = entry.manifest
         if parent.files is None:
             raise UserError(f"Base backup `{parent.id}` has no list of files to rest on. Take a full backup.")
-        stored = await self._objects.get(policy.bucket, BaseFolder(policy, parent.id).files)
-        if hashlib.sha256(stored).hexdigest() != parent.files.sha256:
-            raise VerificationError(
-                f"The list of files of base backup `{parent.id}` was changed: it does not have the SHA-256 of its "
-                "manifest. Take a full backup."
-            )
+        stored = await self._stored_list(policy, entry, parent.files)
         body = zstandard.ZstdDecompressor().decompress(stored, max_output_size=LARGEST_LIST)
         await asyncio.to_thread(_write, path, body)
+
+    async def _stored_list(self, policy: PhysicalPolicy, entry: PhysicalEntry, wanted: StoredObject) -> bytes:
+        """From the first bucket that gives it as it was stored."""
+        backup = entry.manifest.id
+        failed: list[DrError] = []
+        for bucket in entry.whole_in:
+            try:
+                stored = await self._objects.get(bucket, BaseFolder(policy, backup).files)
+            except DrError as error:
+                failed.append(error)
+                continue
+            if hashlib.sha256(stored).hexdigest() == wanted.sha256:
+                return stored
+            problem = (
+                f"The list of files of base backup `{backup}` in bucket `{bucket}` was changed: it does not have the "
+                "SHA-256 of its manifest. Take a full backup."
+            )
+            failed.append(VerificationError(problem))
+            if policy.copy_bucket:
+                await self._records.damaged(policy, entry, bucket, problem)
+        raise failed[0]
 
     async def _publish(
         self, policy: PhysicalPolicy, folder: BaseFolder, manifest: PhysicalManifest, body: bytes
@@ -222,7 +242,8 @@ class Taking:
             there = checked(await self._objects.get(policy.bucket, folder.manifest), policy, manifest.id)
             if there.stored.sha256 != manifest.stored.sha256:
                 raise
-        return PhysicalEntry(manifest=manifest, manifest_sha256=hashlib.sha256(body).hexdigest())
+        digest = hashlib.sha256(body).hexdigest()
+        return PhysicalEntry(manifest=manifest, manifest_sha256=digest, whole_in=(policy.bucket,))
 
     async def _await_wal(self, policy: PhysicalPolicy, manifest: PhysicalManifest, progress: Progress) -> None:
         """Return once a bucket has the WAL of the backup's own span: without it nothing can be restored from it."""

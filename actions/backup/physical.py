@@ -87,6 +87,27 @@ class PhysicalEntry(Frozen):
     pinned: str = ""  # why nothing may delete it (pin or legal hold); empty when it is not pinned
     problem: str | None = None  # why it must not be used
     trusted: bool = True  # its manifest is signed by a trusted key, whatever else is wrong with it
+    whole_in: tuple[str, ...] = ()  # buckets that have all of it; empty where an engine keeps that to itself
+    behind: tuple[str, ...] = ()  # buckets that answered and lack something of it, which another one may give
+    spoiled: Mapping[str, str] = {}  # bucket -> why what it has of it must not be used; it never gets better by itself
+
+    @property
+    def bucket(self) -> str:
+        """Where people find it."""
+        return self.whole_in[0] if self.whole_in else self.manifest.stored.bucket
+
+
+class Uncopied(Frozen):
+    """What of the base backups is not in every bucket that the plan file names for them."""
+
+    backups: Mapping[str, tuple[str, ...]] = {}  # backup -> buckets that lack it, or its pin; parents first
+    spoiled: Mapping[str, Mapping[str, str]] = {}  # backup -> bucket -> why its copy there must not be used
+    silent: Mapping[str, str] = {}  # bucket that cannot be looked at -> why
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that can be copied was."""
+        return not self.backups and not self.silent
 
 
 class Gap(Frozen):
@@ -123,6 +144,7 @@ class RecoveryWindow(Frozen):
     wal_bytes: int = 0
     dead_ends: Mapping[str, DeadEnd] = {}  # base backup -> why it leads to no moment of this window
     problem: str = ""  # why nobody can tell what can be reached, and what to do
+    elsewhere: tuple[str, ...] = ()  # base backups that would not survive together with this bucket
 
 
 class RecoveryTarget(Frozen):
@@ -209,6 +231,9 @@ class ScratchRestored(Frozen):
     bytes: int = 0  # fetched, as stored
     plain_bytes: int = 0  # of the base backup and what it rests on, unpacked
     wal_bytes: int = 0  # replayed
+    passed_over: tuple[str, ...] = Field(
+        default=(), exclude_if=operator.not_
+    )  # copies that were no good, each with why
 
 
 class Change(StrEnum):

@@ -1,22 +1,23 @@
 """Proofs: what each restore test found and measured, signed, kept beside the base backups.
 
-<prefix>proofs/<server>/<id>.json; a test that failed is kept as well, with its `problem`. The native engine's own
-catalogue shows the newest one beside the backup that was restored (`proven-*.json`).
+In every bucket of base backups: <prefix>proofs/<server>/<id>.json; a test that failed is kept as well, with its
+`problem`. The native engine's own catalogue shows the newest one beside the backup that was restored (`proven-*.json`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from actions.backup.crypto import signing_key
 from actions.backup.native_catalogue import PROVEN, BaseFolder
+from actions.backup.native_records import put_beside
 from actions.backup.physical import Proof
 from actions.backup.signing import Signed
-from actions.errors import VerificationError
-from actions.ports import ObjectStore, Secrets
+from actions.errors import DrError, VerificationError
+from actions.ports import ObjectFacts, ObjectStore, Secrets
 from actions.site import EngineKind, PhysicalPolicy
 
 READERS = 16  # proofs read at the same time
@@ -39,29 +40,50 @@ class Proofs:
         body = Signed[Proof].sign(proof, key).body()
         if policy.engine is EngineKind.NATIVE and proof.backup:
             beside = BaseFolder(policy, proof.backup).record(PROVEN, proof.proven_at)
-            await self._objects.put(policy.bucket, beside, body)
-        await self._objects.put(policy.bucket, _key(policy, proof.id), body)
+            await put_beside(self._objects, policy, beside, body)
+        await put_beside(self._objects, policy, _key(policy, proof.id), body)
 
     async def find(self, policy: PhysicalPolicy, proof: str) -> Proof | None:
         """None where there is none, or none that a trusted key has signed."""
         key = _key(policy, proof)
-        if await self._objects.head(policy.bucket, key) is None:
-            return None
-        return _read(await self._objects.get(policy.bucket, key), policy, proof)
+        failed: list[DrError] = []
+        for bucket in policy.base_buckets:
+            try:
+                if await self._objects.head(bucket, key) is not None:
+                    return _read(await self._objects.get(bucket, key), policy, proof)
+            except DrError as error:
+                failed.append(error)
+        if len(failed) == len(policy.base_buckets):
+            raise failed[0]
+        return None
 
     async def newest(self, policy: PhysicalPolicy, *, limit: int = NEWEST) -> Sequence[Proof]:
         """Newest first. What is not signed by a trusted key, or is about something else, does not count."""
-        listed = await self._objects.list(policy.bucket, _prefix(policy))
-        recent = sorted(listed, key=lambda facts: facts.modified_at, reverse=True)[:limit]
+        known = await self._listed(policy)
+        recent = sorted(known.values(), key=lambda item: item[1].modified_at, reverse=True)[:limit]
         room = asyncio.Semaphore(READERS)
 
-        async def one(key: str) -> Proof | None:
+        async def one(bucket: str, key: str) -> Proof | None:
             async with room:
-                body = await self._objects.get(policy.bucket, key)
+                body = await self._objects.get(bucket, key)
             return _read(body, policy, key.removeprefix(_prefix(policy)).removesuffix(".json"))
 
-        found = await asyncio.gather(*(one(facts.key) for facts in recent))
+        found = await asyncio.gather(*(one(bucket, facts.key) for bucket, facts in recent))
         return sorted((proof for proof in found if proof is not None), key=lambda proof: proof.proven_at, reverse=True)
+
+    async def _listed(self, policy: PhysicalPolicy) -> Mapping[str, tuple[str, ObjectFacts]]:
+        """By key, in a bucket that has it. Raises the first one's error when none answers."""
+        known: dict[str, tuple[str, ObjectFacts]] = {}
+        failed: list[DrError] = []
+        for bucket in policy.base_buckets:
+            try:
+                for facts in await self._objects.list(bucket, _prefix(policy)):
+                    known.setdefault(facts.key, (bucket, facts))
+            except DrError as error:
+                failed.append(error)
+        if len(failed) == len(policy.base_buckets):
+            raise failed[0]
+        return known
 
 
 def _prefix(policy: PhysicalPolicy) -> str:

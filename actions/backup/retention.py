@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from actions.backup.chain import as_in
 from actions.backup.physical import BackupKind, PhysicalEntry
 from actions.site import PhysicalPolicy
 
@@ -39,7 +40,7 @@ def retained(
     base = _replayed_from(living, now - policy.wal_retention)
     if base is not None:
         reasons.setdefault(base.manifest.id, "the oldest moment of the recovery window rests on it")
-    stay = {entry.manifest.id for entry in newest if not _old(entry, policy, now)} | reasons.keys()
+    stay = {entry.manifest.id for entry in newest if not old(entry, policy, now)} | reasons.keys()
     for name in sorted(stay):
         child, parent = name, known[name].manifest.parent
         while parent in known and parent not in stay:
@@ -48,7 +49,7 @@ def retained(
             child, parent = parent, known[parent].manifest.parent
     return Retained(
         gone=tuple(entry for entry in newest if entry.manifest.id not in stay),
-        kept={name: why for name, why in reasons.items() if _old(known[name], policy, now)},
+        kept={name: why for name, why in reasons.items() if old(known[name], policy, now)},
         replay_from=base,
     )
 
@@ -68,21 +69,34 @@ def why_it_stays(
     if above:
         names = ", ".join(f"`{name}`" for name in above)
         return f"{names} rests on base backup `{backup}` and would be lost with it. Delete that first."
-    usable = [name for name, entry in known.items() if _usable_full(entry)]
-    fulls = [name for name in usable if name not in dead] or usable
-    if backup in fulls and len(fulls) <= policy.minimum_fulls:
-        return (
-            f"`{policy.server}` has {len(fulls)} usable full backups, and the plan file wants {policy.minimum_fulls} "
-            f"of them. Make another first: `/dr-backup base {policy.server} full`."
-        )
+    if (fulls := _living_fulls(entries, dead)) and backup in fulls and len(fulls) <= policy.minimum_fulls:
+        return _too_few(policy, len(fulls), "")
+    # Each bucket keeps as many as would be wanted, were it the only one that is left.
+    for bucket in known[backup].whole_in:
+        fulls = _living_fulls(as_in(entries, bucket), dead)
+        if backup in fulls and len(fulls) <= policy.minimum_fulls:
+            return _too_few(policy, len(fulls), f" in `{bucket}`")
     return ""
+
+
+def _living_fulls(entries: Sequence[PhysicalEntry], dead: Collection[str]) -> list[str]:
+    usable = [entry.manifest.id for entry in entries if _usable_full(entry)]
+    return [name for name in usable if name not in dead] or usable
+
+
+def _too_few(policy: PhysicalPolicy, fulls: int, where: str) -> str:
+    return (
+        f"`{policy.server}` has {fulls} usable full backups{where}, and the plan file wants {policy.minimum_fulls} "
+        f"of them. Make another first: `/dr-backup base {policy.server} full`."
+    )
 
 
 def _usable_full(entry: PhysicalEntry) -> bool:
     return entry.problem is None and entry.manifest.kind is BackupKind.FULL
 
 
-def _old(entry: PhysicalEntry, policy: PhysicalPolicy, now: datetime) -> bool:
+def old(entry: PhysicalEntry, policy: PhysicalPolicy, now: datetime) -> bool:
+    """Older than the policy says."""
     full = entry.manifest.kind is BackupKind.FULL
     return entry.manifest.finished_at < now - (policy.full_retention if full else policy.incremental_retention)
 

@@ -12,7 +12,7 @@ from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Frozen, PhysicalPolicy
 from actions.steps.base_choice import base_estimate, parent_for, server_named, usable_bases
-from actions.steps.bases import CheckBase, MakeBase, base, endpoint
+from actions.steps.bases import CheckBase, CopyBases, MakeBase, base, endpoint
 from actions.steps.choice import READ_RATE
 from actions.steps.facts import ServerIs
 from actions.steps.naming import backup_id, job_name
@@ -36,7 +36,7 @@ class Base(Action[BaseParams]):
     summary: ClassVar[str] = "Make a base backup of a server now, full or incremental"
     risk: ClassVar[Risk] = Risk.REVERSIBLE
     params = BaseParams
-    steps: ClassVar[tuple[type[Step], ...]] = (MakeBase,)
+    steps: ClassVar[tuple[type[Step], ...]] = (MakeBase, CopyBases)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (ServerIs, BaseIs)
     drillable: ClassVar[bool] = True
 
@@ -64,7 +64,7 @@ class Base(Action[BaseParams]):
                 ),
                 Lock(key=f"base:{server}"),
             ),
-            steps=(step,),
+            steps=(step, *_copied(ports, policy, step, plan_id)),
             preconditions=(
                 ServerIs(server=server, system_id=facts.system_id),
                 *_parent_is(server, parent),
@@ -96,6 +96,28 @@ def _step(
         recipients=policy.recipients,
         requested_by=params.requested_by,
     )
+
+
+def _copied(ports: Ports, policy: PhysicalPolicy, step: MakeBase, plan_id: str) -> tuple[CopyBases, ...]:
+    if not policy.copy_bucket:
+        return ()
+    return (
+        CopyBases(
+            job=job_name(plan_id, 2),
+            server=step.server,
+            backup=step.backup,
+            bucket=step.bucket,
+            endpoint=step.endpoint,
+            copy_bucket=policy.copy_bucket,
+            copy_endpoint=_endpoint(ports, policy.copy_bucket),
+            prefix=step.prefix,
+        ),
+    )
+
+
+def _endpoint(ports: Ports, bucket: str) -> str | None:
+    known = ports.site.buckets.get(bucket)
+    return None if known is None else known.endpoint
 
 
 async def _parent(ports: Ports, server: str, entries: Sequence[PhysicalEntry], system_id: str) -> PhysicalEntry | None:
@@ -146,15 +168,14 @@ class Check(Action[CheckBaseParams]):
 
     async def plan(self, params: CheckBaseParams, ports: Ports, plan_id: str) -> Plan:
         server = server_named(ports.site, params.server)
-        policy = ports.site.physical_of(server)
         entry = await _chosen(ports, server, params.backup)
         manifest = entry.manifest
         step = CheckBase(
             job=job_name(plan_id, 1),
             server=server,
             backup=manifest.id,
-            bucket=manifest.stored.bucket,
-            endpoint=endpoint(ports, policy),
+            bucket=entry.bucket,
+            endpoint=_endpoint(ports, entry.bucket),
             key=manifest.stored.key,
             sha256=manifest.stored.sha256,
         )

@@ -107,7 +107,14 @@ def _base_step(ports: Ports, expiry: Expiry) -> DeleteBases:
         bucket=policy.bucket,
         endpoint=endpoint(ports, policy),
         prefix=policy.prefix,
+        copy_bucket=policy.copy_bucket,
+        copy_endpoint=_endpoint(ports, policy.copy_bucket),
     )
+
+
+def _endpoint(ports: Ports, bucket: str) -> str | None:
+    known = ports.site.buckets.get(bucket)
+    return None if known is None else known.endpoint
 
 
 async def _refuse_the_last(ports: Ports, expiry: Expiry) -> None:
@@ -230,7 +237,7 @@ class Delete(Action[DeleteParams]):
         if why := await stays(ports, found.sort, found.owner, found.backup):
             raise UserError(why)
         due = await is_due(ports, found.sort, found.owner, found.backup)
-        age, known = ports.clock.now() - found.finished_at, ports.site.buckets.get(found.stored.bucket)
+        age, other = ports.clock.now() - found.finished_at, _other_bucket(ports, found)
         return Plan(
             id=plan_id,
             action=self.name,
@@ -248,8 +255,10 @@ class Delete(Action[DeleteParams]):
                     due=due,
                     bucket=found.stored.bucket,
                     key=found.stored.key,
-                    endpoint=None if known is None else known.endpoint,
+                    endpoint=_endpoint(ports, found.stored.bucket),
                     stanza=_stanza(ports, found),
+                    copy_bucket=other,
+                    copy_endpoint=_endpoint(ports, other),
                 ),
             ),
             preconditions=(
@@ -278,6 +287,13 @@ class Delete(Action[DeleteParams]):
             ),
             data_loss="" if due else f"The {found.words} can be restored no more, nor a moment that only it leads to.",
         )
+
+
+def _other_bucket(ports: Ports, found: Kept) -> str:
+    """The one that has it as well; empty where one alone is to have it."""
+    policy = ports.site.physical_of(found.owner) if found.sort is Sort.BASE else None
+    both = () if policy is None or not policy.copy_bucket else policy.base_buckets
+    return next((bucket for bucket in both if bucket != found.stored.bucket), "")
 
 
 def _stanza(ports: Ports, found: Kept) -> str:

@@ -10,6 +10,7 @@ from actions.backup.physical import BackupKind, Proof
 from actions.schedules import Schedule
 from actions.site import Frozen
 from actions.steps.base_choice import usable_bases
+from actions.steps.base_copies import copy_trouble
 from actions.steps.choice import usable_entries
 from actions.steps.health import Bases, Dumps, Health
 from actions.steps.mirrors import Mirror, mirror_trouble
@@ -128,6 +129,8 @@ def _of_bases(bases: Bases, now: datetime) -> Iterator[Alarm]:
     yield from _full(bases, now)
     yield from _incremental(bases, now)
     yield from _unproven(bases, now)
+    for trouble in copy_trouble(bases.policy, bases.entries, bases.uncopied, now):
+        yield Alarm(key=f"{trouble.kind}/{bases.subject}", text=trouble.text, hint=trouble.hint)
     yield from _wal(bases, now)
 
 
@@ -216,6 +219,13 @@ def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
             hint="Look at the archiver (`drbot wal`): its log, its disk, and whether the bucket answers.",
         )
     if archiver is None and not bases.archived:
+        return
+    if bases.unheard:
+        yield Alarm(
+            key=f"archiver-unheard/{bases.subject}",
+            text=f"What the archiver of `{server}` says of itself cannot be read: {bases.unheard}",
+            hint="Look at the bucket of `open_store`, or the last one of `wal`, and at the archiver's own log.",
+        )
         return
     if archiver is None or now - archiver.said_at > SILENT:
         since = "never said anything" if archiver is None else f"said nothing since {moment(archiver.said_at)}"

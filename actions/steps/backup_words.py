@@ -10,6 +10,7 @@ from actions.backup.physical import BackupKind, PhysicalEntry
 from actions.schedules import Schedule, every
 from actions.steps.alarms import sizes
 from actions.steps.base_choice import usable_bases
+from actions.steps.base_copies import copy_words
 from actions.steps.choice import checked_words, loss, rpo_words, usable_entries
 from actions.steps.health import Bases, Dumps
 from actions.steps.phrases import counted, moment, size, span
@@ -40,20 +41,25 @@ def bar(stretches: Sequence[Stretch], *, cells: int = CELLS) -> str:
 
 
 def window_words(bases: Bases, now: datetime) -> str:
-    """Two or three lines of one server: what would be lost now, the picture, what can be reached."""
+    """Two to four lines of one server: what would be lost now, the picture, what can be reached, what lies where."""
+    copies = copy_words(bases.policy, bases.entries, bases.uncopied)
+    return "\n".join([*_window_lines(bases, now), *([copies] if copies and not bases.problem else [])])
+
+
+def _window_lines(bases: Bases, now: datetime) -> list[str]:
     lines = [exposure_words(bases, now)]
     window = bases.window
     stretches = () if window is None else reachable(window, ends_of(bases.entries, window))
     if window is not None and window.problem:
-        return lines[0]
+        return lines
     if not stretches:
-        return "\n".join([*lines, "No point in time can be reached from base backups and WAL."])
+        return [*lines, "No point in time can be reached from base backups and WAL."]
     oldest, newest = stretches[0].start, stretches[-1].end
     lines.append(f"`▕{bar(stretches)}▏` {_second(oldest)} to {_second(newest)}")
     gaps = [f"not from {_second(before.end)} to {_second(after.start)}" for before, after in pairwise(stretches)]
     but = f", but {'; '.join(gaps[:3])} ({counted(len(gaps), 'gap')} in the WAL)" if gaps else ", without a gap"
     lines.append(f"Every moment in it can be reached{but}.{_older(bases, oldest)}{_other_copies(bases, newest)}")
-    return "\n".join(lines)
+    return lines
 
 
 def exposure_words(bases: Bases, now: datetime) -> str:

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from actions.backup.physical import BackupKind, BaseRequest, PhysicalEntry
 from actions.contract import Probe
-from actions.errors import VerificationError
+from actions.errors import TemporaryError, VerificationError
 from actions.ports import JobKind, JobPhase, JobState, Ports
 from actions.site import EngineKind, PhysicalPolicy
 from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
+from actions.steps.phrases import counted, names
 
 
 class MakeBase(HeavyStep):
@@ -90,6 +91,72 @@ class MakeBase(HeavyStep):
 
     async def undo(self, ports: Ports) -> None:
         """Nothing of production was changed; the backup is kept, since deleting backups is an action of its own."""
+
+
+class CopyBases(HeavyStep):
+    """The base backup in the second bucket as well, with whatever earlier runs could not bring there."""
+
+    interruptible: ClassVar[bool] = True
+    kind: Literal["copy_bases"] = "copy_bases"
+    server: str
+    backup: str
+    bucket: str
+    endpoint: str | None
+    copy_bucket: str
+    copy_endpoint: str | None
+    prefix: str
+
+    @property
+    def summary(self) -> str:
+        return (
+            f"Copy `{self.backup}`, and what earlier runs have left over, so that `{self.bucket}` and "
+            f"`{self.copy_bucket}` both have it"
+        )
+
+    @property
+    def before(self) -> str:
+        return f"`{self.backup}` in one bucket alone"
+
+    @property
+    def after(self) -> str:
+        return f"`{self.backup}` in both, with the same signed manifest"
+
+    def by_hand(self) -> tuple[str, ...]:
+        place, manifest = f"{self.prefix}base/{self.server}/{self.backup}/", "manifest.json"
+        source, target = f"s3://{self.bucket}/{place}", f"s3://{self.copy_bucket}/{place}"
+        return (
+            byhand.aws(self.endpoint, "s3", "cp", "--recursive", source, f"{self.backup}/"),
+            # The manifest makes it a backup, so it goes last.
+            byhand.aws(self.copy_endpoint, "s3", "cp", "--recursive", "--exclude", manifest, f"{self.backup}/", target),
+            byhand.aws(self.copy_endpoint, "s3", "cp", f"{self.backup}/{manifest}", f"{target}{manifest}"),
+        )
+
+    @property
+    def job_kind(self) -> JobKind:
+        return JobKind.BASE_COPY
+
+    def request(self) -> Mapping[str, Any]:
+        return {"server": self.server, "backup": self.backup}
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the buckets tell all
+        return Probe.DONE if (await ports.physical.uncopied(self.server)).complete else Probe.TODO
+
+    async def verify(self, ports: Ports) -> None:
+        left = await ports.physical.uncopied(self.server)
+        for bucket, why in left.silent.items():
+            raise TemporaryError(f"Whether `{bucket}` has base backup `{self.backup}` cannot be looked at: {why}")
+        if self.backup in left.backups:
+            raise VerificationError(
+                f"Base backup `{self.backup}` was copied, and {names(left.backups[self.backup])} lacks something of "
+                "it. Look who deletes there; the next base backup copies it again."
+            )
+
+    async def outcome(self, ports: Ports) -> str:
+        left = len((await ports.physical.uncopied(self.server)).backups)
+        return f"{counted(left, 'older base backup')} left for the next run." if left else ""
+
+    async def undo(self, ports: Ports) -> None:
+        """A copy is kept, as the backup is."""
 
 
 class CheckBase(HeavyStep):

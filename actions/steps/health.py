@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from actions.backup.physical import PhysicalEntry, Proof, RecoveryWindow
+from actions.backup.physical import PhysicalEntry, Proof, RecoveryWindow, Uncopied
 from actions.backup.proofs import Proofs
 from actions.backup.wal_source import AlarmKind
 from actions.backup.wal_status import WalStatus, read_status
@@ -54,6 +54,8 @@ class Bases:
     archived: bool = False  # an archiver of ours is wanted, so that its silence is a fault
     problem: str = ""
     left_behind: str = ""  # why they are of no use once the region is lost; empty where they are
+    uncopied: Uncopied = field(default_factory=Uncopied)
+    unheard: str = ""  # why nobody knows what the archiver says of itself, while its bucket is away
 
     @property
     def server(self) -> str:
@@ -141,18 +143,42 @@ async def _bases(ports: Ports, server: str) -> Bases:
     archived = policy.engine is EngineKind.NATIVE and bool(policy.wal_buckets)
     rpo = min((database.rpo for database in here.values()), default=timedelta(minutes=15))
     try:
-        entries, windows, proofs, said = await asyncio.gather(
+        entries, windows, uncopied, proofs, said = await asyncio.gather(
             ports.physical.catalogue(server),
             ports.physical.windows(server),
+            ports.physical.uncopied(server),
             Proofs(ports.objects, ports.secrets).newest(policy),
-            read_status(ports.objects, policy) if archived else _nothing_said(),
+            _said(ports, policy) if archived else _nothing_said(),
         )
     except DrError as error:
         return Bases(policy, tuple(sorted(here)), rpo, problem=str(error))
-    archiver = None if said is None else archiver_of(said, windows, entries)
+    unheard = said if isinstance(said, str) else ""
+    archiver = archiver_of(said, windows, entries) if isinstance(said, WalStatus) else None
     behind = left_behind(ports.site, policy)
     databases = tuple(sorted(here))
-    return Bases(policy, databases, rpo, entries, windows, proofs, archiver, archived=archived, left_behind=behind)
+    return Bases(
+        policy,
+        databases,
+        rpo,
+        entries,
+        windows,
+        proofs,
+        archiver,
+        archived=archived,
+        left_behind=behind,
+        uncopied=uncopied,
+        unheard=unheard,
+    )
+
+
+async def _said(ports: Ports, policy: PhysicalPolicy) -> WalStatus | str | None:
+    """The archiver's status; why it cannot be read where base backups are in two regions, one of which may be lost."""
+    try:
+        return await read_status(ports.objects, policy)
+    except DrError as error:
+        if not policy.copy_bucket:
+            raise
+        return str(error)
 
 
 async def _nothing_said() -> None:

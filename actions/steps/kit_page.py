@@ -97,7 +97,8 @@ def _server(site: Site, server: str, entries: Sequence[PhysicalEntry]) -> Iterat
         yield f"It is backed up by pgBackRest, stanza `{policy.stanza}`: see part 5.\n"
         return
     wal = ", ".join(f"`s3://{bucket}/{wal_folder(policy)}`" for bucket in policy.wal_buckets)
-    yield f"Base backups are in `s3://{policy.bucket}/{server_prefix(policy)}`, WAL in {wal}.\n"
+    bases = ", ".join(f"`s3://{bucket}/{server_prefix(policy)}`" for bucket in policy.base_buckets)
+    yield f"Base backups are in {bases}, WAL in {wal}.\n"
     yield _opened(policy)
     yield "To the end of the archive; to a moment; to a place in the WAL:\n\n"
     begin = ["--from", place(site, policy.bucket, policy.prefix), *_trust(policy), "--server", server]
@@ -114,6 +115,9 @@ def _server(site: Site, server: str, entries: Sequence[PhysicalEntry]) -> Iterat
         ["server", *whole, "--until", "2026-11-23T10:29:58+00:00"],
         ["server", *whole, "--lsn", "16/B374D848"],
     )
+    if policy.copy_bucket:
+        other = shlex.join(["--from", place(site, policy.copy_bucket, policy.prefix)])
+        yield f"Where the second bucket alone is left, or the first one has it damaged: `{other}`.\n\n"
     yield (
         "It ends with a server that rests at the target, read only and reached through its data directory alone. How "
         "it is promoted, it says at its end.\n"

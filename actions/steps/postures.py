@@ -46,6 +46,11 @@ def apart_findings(site: Site) -> list[Finding]:
         for policy in site.physical.values()
         if len(policy.wal_buckets) == 2
     ]
+    pairs += [
+        (policy.bucket, policy.copy_bucket, f"base backups of server `{policy.server}`")
+        for policy in site.physical.values()
+        if policy.copy_bucket
+    ]
     together = [
         _warn(
             what,
@@ -66,19 +71,21 @@ def left_behind(site: Site, policy: PhysicalPolicy) -> str:
     if policy.engine is not EngineKind.NATIVE or len(policy.wal_buckets) != 2:
         return ""
     near, far = policy.wal_buckets
-    if _place(site, policy.bucket) != _place(site, near) or _place(site, near) == _place(site, far):
+    if _place(site, near) == _place(site, far):
+        return ""
+    if any(_place(site, bucket) != _place(site, near) for bucket in policy.base_buckets):
         return ""
     return (
-        f"The base backups of `{policy.server}` are in `{policy.bucket}` alone, in the region of `{near}`: lost with "
-        f"it, they leave WAL in `{far}` that can be replayed on nothing."
+        f"The base backups of `{policy.server}` are in {names(policy.base_buckets)} alone, in the region of `{near}`: "
+        f"lost with it, they leave WAL in `{far}` that can be replayed on nothing."
     )
 
 
 def moved(policy: PhysicalPolicy) -> str:
     """What to do about base backups that are left behind."""
     return (
-        f"Name `{policy.wal_buckets[-1]}` as the store of `base` and `incremental` in the plan file, and take a full "
-        f"backup at once, since those before are not looked for there: `/dr-backup base {policy.server}`."
+        f"Name `{policy.wal_buckets[-1]}` as the second store of `base` and `incremental` in the plan file, and take a "
+        f"base backup at once, which copies those before as well: `/dr-backup base {policy.server}`."
     )
 
 

@@ -22,6 +22,9 @@ from actions.steps.phrases import counted, names, span
 from actions.steps.scratch import instance, not_here, whether_removed
 from actions.steps.stored_chain import StoredChain
 
+COPIES = "copies"
+"""Of the checks: which copies of a base backup were no good, so that another one was restored."""
+
 
 class RestoreForTest(HeavyStep):
     """The server's past in a scratch instance, which is left stopped at its target. When it cannot be restored, that is
@@ -172,6 +175,8 @@ class LookThrough(Step):
         checks, problems = _of_restore(facts.restored), list[str]()
         if ports.site.physical_of(self.server).amcheck:
             checks["indexes"] = _indexes(facts.restored)
+        if facts.restored.passed_over:
+            checks[COPIES] = " ".join(facts.restored.passed_over)
         for item in self.databases:
             try:
                 found = await ports.postgres.fingerprint(DatabaseRef(facts.name, item.name), item.invariants)
@@ -228,7 +233,8 @@ class LookThrough(Step):
             return ""
         counts = [f"`{name.removesuffix(': rows')}`: {text}" for name, text in proof.checks.items() if "rows" in name]
         measured = f"RTO {span(proof.rto)}, RPO {span(proof.rpo)}, from base backup `{proof.backup}`"
-        return f"{'; '.join([measured, *counts])}."
+        said = f"{'; '.join([measured, *counts])}."
+        return f"{said} {proof.checks[COPIES]}" if COPIES in proof.checks else said
 
     async def undo(self, ports: Ports) -> None:
         """A recorded test is kept: it is true."""

@@ -73,7 +73,7 @@ def kit_places(site: Site) -> Sequence[KitPlace]:
     found: dict[tuple[str, str], KitPlace] = {}
     native = [policy for policy in site.physical.values() if policy.engine is EngineKind.NATIVE]
     places = [_place(policy, policy.bucket) for policy in site.backups.values()]
-    places += [_place(policy, bucket) for policy in native for bucket in (policy.bucket, *policy.wal_buckets)]
+    places += [_place(policy, bucket) for policy in native for bucket in (*policy.base_buckets, *policy.wal_buckets)]
     for place in places:
         found.setdefault((place.bucket, place.prefix), place)
     return [found[key] for key in sorted(found)]

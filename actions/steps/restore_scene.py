@@ -115,7 +115,7 @@ def branch_findings(scene: RestoreScene) -> list[Finding]:
 def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -> tuple[Step, ...]:
     """Restored, started and checked, under the plan's own id."""
     database, base, aim = scene.database, scene.base.manifest, wish.aim
-    policy, bucket = ports.site.physical_of(database.server), ports.site.buckets.get(base.stored.bucket)
+    policy, bucket = ports.site.physical_of(database.server), ports.site.buckets.get(scene.base.bucket)
     return (
         RestoreScratch(
             job=job_name(plan_id, 1),
@@ -124,7 +124,7 @@ def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -
             target=aim.target,
             target_words=aim.words,
             backup=base.id,
-            bucket=base.stored.bucket,
+            bucket=scene.base.bucket,
             endpoint=None if bucket is None else bucket.endpoint,
             key=base.stored.key,
             sha256=base.stored.sha256,

@@ -89,6 +89,9 @@ class DeleteBases(Step):
     bucket: str
     endpoint: str | None
     prefix: str
+    # Left out where there is none: a plan that was signed before there could be two keeps its digest.
+    copy_bucket: str = Field(default="", exclude_if=operator.not_)
+    copy_endpoint: str | None = Field(default=None, exclude_if=operator.not_)
 
     @property
     def summary(self) -> str:
@@ -103,12 +106,16 @@ class DeleteBases(Step):
     @property
     def after(self) -> str:
         kept = "; ".join(f"`{name}` stays: {why}" for name, why in self.expiry.kept.items())
-        return f"gone from bucket `{self.bucket}`" + (f"; {kept}" if kept else "")
+        both = f" and `{self.copy_bucket}`" if self.copy_bucket else ""
+        return f"gone from bucket `{self.bucket}`{both}" + (f"; {kept}" if kept else "")
 
     def by_hand(self) -> tuple[str, ...]:
-        listed = f"s3://{self.bucket}/{self.prefix}"
         return (
-            byhand.aws(self.endpoint, "s3", "ls", "--recursive", listed),
+            *(
+                byhand.aws(endpoint, "s3", "ls", "--recursive", f"s3://{bucket}/{self.prefix}")
+                for bucket, endpoint in ((self.bucket, self.endpoint), (self.copy_bucket, self.copy_endpoint))
+                if bucket
+            ),
             shlex.join(["drbot", "backup", "expire", self.server]),
         )
 
@@ -154,6 +161,8 @@ class DeleteBackup(Step):
     stanza: str  # of pgBackRest, where that keeps it
     # Signed with fewer signatures, for what the policy lets go anyway: then it must still be so when it is deleted.
     due: bool = Field(default=False, exclude_if=operator.not_)
+    copy_bucket: str = Field(default="", exclude_if=operator.not_)  # likewise, where there is one
+    copy_endpoint: str | None = Field(default=None, exclude_if=operator.not_)
 
     @property
     def summary(self) -> str:
@@ -172,7 +181,11 @@ class DeleteBackup(Step):
             label = self.key.rstrip("/").rpartition("/")[2]
             return (shlex.join(["pgbackrest", f"--stanza={self.stanza}", f"--set={label}", "expire"]),)
         folder = self.key.rpartition("/")[0]
-        return (byhand.aws(self.endpoint, "s3", "rm", "--recursive", f"s3://{self.bucket}/{folder}/"),)
+        return tuple(
+            byhand.aws(endpoint, "s3", "rm", "--recursive", f"s3://{bucket}/{folder}/")
+            for bucket, endpoint in ((self.copy_bucket, self.copy_endpoint), (self.bucket, self.endpoint))
+            if bucket
+        )
 
     async def probe(self, ports: Ports) -> Probe:
         there = await find(ports, self.sort, self.owner, self.backup)

@@ -105,7 +105,8 @@ class RestoreScratch(HeavyStep):
             return ""
         last = "" if restored.reached_at is None else f", last commit in it {exact(restored.reached_at)}"
         took = ", ".join(f"{phase} {span(timedelta(seconds=seconds))}" for phase, seconds in restored.seconds.items())
-        return f"Reached {restored.reached_lsn} on timeline id {restored.timeline_id}{last}. {took}".rstrip()
+        reached = f"Reached {restored.reached_lsn} on timeline id {restored.timeline_id}{last}. {took}".rstrip()
+        return " ".join([reached, *restored.passed_over])
 
     async def undo(self, ports: Ports) -> None:
         await self.sweep(ports)

@@ -46,8 +46,13 @@ class StoredChain(Frozen):
         stores = {name: bucket.endpoint for name, bucket in site.buckets.items()}
         return cls(
             members=tuple(
-                StoredMember(bucket=each.bucket, key=each.key, sha256=each.sha256, endpoint=stores.get(each.bucket))
-                for each in (member.manifest.stored for member in members)
+                StoredMember(
+                    bucket=member.bucket,
+                    key=member.manifest.stored.key,
+                    sha256=member.manifest.stored.sha256,
+                    endpoint=stores.get(member.bucket),
+                )
+                for member in members
             ),
             # The last one named is the one in the other region, so it is asked first.
             wal=tuple(

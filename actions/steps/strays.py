@@ -16,15 +16,24 @@ async def stray_findings(ports: Ports) -> list[Finding]:
     """One for each; pgBackRest sweeps its repositories itself."""
     dumps = [(f"backups of {name}", each.bucket, database_prefix(each)) for name, each in ports.site.backups.items()]
     bases = [
-        (f"base backups of {name}", each.bucket, server_prefix(each))
+        (f"base backups of {name}", bucket, server_prefix(each))
         for name, each in ports.site.physical.items()
         if each.engine is EngineKind.NATIVE
+        for bucket in each.base_buckets
     ]
     now = ports.clock.now()
+    # Half a copy is brought to its end by the next base backup.
+    halves = {
+        (server_prefix(each), entry.manifest.id)
+        for name, each in ports.site.physical.items()
+        if each.copy_bucket
+        for entry in await ports.physical.catalogue(name)
+    }
     return [
         _finding(ports, check, stray)
         for check, bucket, prefix in sorted(dumps + bases)
         for stray in await strays(ports.objects, bucket, prefix, now=now)
+        if (prefix, stray.backup) not in halves
     ]
 
 

@@ -44,8 +44,8 @@ def dead_ends(windows: Iterable[RecoveryWindow]) -> Mapping[str, DeadEnd]:
 
 def ends_of(entries: Sequence[PhysicalEntry], window: RecoveryWindow | None = None) -> tuple[datetime, ...]:
     """When the usable base backups ended; of those that lead to moments of the window, where one is given."""
-    dead = {} if window is None else window.dead_ends
-    return tuple(entry.manifest.finished_at for entry in usable_bases(entries) if entry.manifest.id not in dead)
+    passed = () if window is None else (*window.dead_ends, *window.elsewhere)
+    return tuple(entry.manifest.finished_at for entry in usable_bases(entries) if entry.manifest.id not in passed)
 
 
 def a_moment(stretches: Sequence[Stretch], seed: str) -> datetime | None:

@@ -27,7 +27,7 @@ class JobSecret(Part):
     path: Folder | None = None
     """Folder its keys are files of, for `file:` references; empty: environment variables, for `env:`."""
     kinds: tuple[JobKind, ...] = ()
-    """Jobs that get it: dump, load, verify, upload, adopt, base, base_verify, scratch, prove, find; empty: all."""
+    """For dump, load, verify, upload, adopt, base, base_verify, base_copy, scratch, prove, find; empty: all."""
 
 
 class Jobs(Part):

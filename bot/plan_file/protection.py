@@ -107,8 +107,8 @@ class BaseBackup(Part):
     """How long it is kept."""
     minimum: Positive = 2
     """Usable ones that are kept whatever their age."""
-    stores: tuple[Text, ...] = Field(min_length=1, max_length=1)
-    """The bucket it is kept in."""
+    stores: tuple[Text, ...] = Field(min_length=1, max_length=2)
+    """The bucket it is kept in; a second one, in another region, gets a copy of each."""
     amcheck: bool = False
     """Compare indexes with tables (`pg_amcheck`) in restores and restore tests; needs the extension `amcheck`."""
     stanza: Text | None = None
@@ -126,8 +126,8 @@ class IncrementalBackup(Part):
     """Time between two."""
     retention: Duration
     """How long it is kept."""
-    stores: tuple[Text, ...] = Field(min_length=1, max_length=1)
-    """The bucket of the base backup."""
+    stores: tuple[Text, ...] = Field(min_length=1, max_length=2)
+    """The buckets of the base backup, in the same order."""
 
 
 class WalArchive(Part):

@@ -346,7 +346,10 @@ def _stores(data: Mapping[str, object], path: Path, backup: Mapping[str, object]
     base, incremental = strings(backup, "base.stores.*"), strings(backup, "incremental.stores.*")
     if base and incremental and base != incremental:
         wrong = "an incremental is useless without its base, and this is another bucket"
-        yield Broken((*path, "incremental", "stores"), wrong, f"name `{base[0]}`")
+        if len(base) + len(incremental) > 2:
+            wrong = "an incremental is useless without its base, and these are not the same buckets in the same order"
+        yield Broken((*path, "incremental", "stores"), wrong, f"name {' and '.join(f'`{name}`' for name in base)}")
+    yield from _two_stores(data, path, backup, base)
     wal = strings(backup, "wal.stores.*")
     if len(wal) == 2 and wal[0] == wal[1]:
         yield Broken((*path, "wal", "stores"), f"`{wal[0]}` is named twice", "name a bucket in another region")
@@ -361,6 +364,31 @@ def _stores(data: Mapping[str, object], path: Path, backup: Mapping[str, object]
         if locked:
             wrong = f"`{name}` is under Object Lock, and pieces of a segment come every few seconds and go again"
             yield Broken((*path, "wal", "open_store"), wrong, "name a bucket without Object Lock")
+
+
+def _two_stores(
+    data: Mapping[str, object], path: Path, backup: Mapping[str, object], stores: list[str]
+) -> Iterator[Broken]:
+    """A second bucket for base backups is there for the loss of the first one's region."""
+    if len(stores) != 2:
+        return
+    here = (*path, "base", "stores")
+    if stores[0] == stores[1]:
+        yield Broken(here, f"`{stores[0]}` is named twice", "name a bucket in another region")
+    elif len(places := {_place(data, name) for name in stores}) == 1 and places != {None}:
+        wrong = f"`{stores[0]}` and `{stores[1]}` are in one region of one store, so both are lost together"
+        yield Broken(here, wrong, "name a bucket in another region")
+    if strings(backup, "base.engine") == ["pgbackrest"]:
+        wrong = "pgBackRest keeps its copies itself"
+        yield Broken(here, wrong, "name one bucket, and set up `repo2` in the configuration of the stanza")
+
+
+def _place(data: Mapping[str, object], name: str) -> tuple[object, object] | None:
+    """What is lost together: as it is written, since references are not looked up here."""
+    for _, bucket in find(data, "buckets.*"):
+        if isinstance(bucket, Mapping) and bucket.get("name") == name:
+            return bucket.get("region"), bucket.get("endpoint")
+    return None
 
 
 def _file_copies(data: Mapping[str, object]) -> Iterator[Broken]:

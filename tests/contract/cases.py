@@ -44,7 +44,7 @@ from tests.fakes.history import (
     with_history,
 )
 from tests.fakes.manifests import an_entry
-from tests.fakes.physical_world import with_bases, with_old_backups
+from tests.fakes.physical_world import with_bases, with_old_backups, with_two_buckets
 from tests.fakes.s3 import MemoryObject
 from tests.fakes.world import ADOPTABLE, API, HEALTH, START, World, a_world, damage_files
 
@@ -206,6 +206,7 @@ CASES = (
     ),
     ActionCase("base", "backup.base", BaseParams(), with_bases),
     ActionCase("base-first", "backup.base", BaseParams(kind=BackupKind.INCREMENTAL), partial(with_bases, bases=False)),
+    ActionCase("base-copied", "backup.base", BaseParams(), with_two_buckets),
     ActionCase("incremental", "backup.base", BaseParams(server="shop", kind=BackupKind.INCREMENTAL), with_bases),
     ActionCase("check-base", "backup.check_base", CheckBaseParams(server="primary"), with_bases),
     ActionCase("prove", "backup.prove", ProveParams(), with_bases),

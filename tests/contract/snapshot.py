@@ -122,7 +122,13 @@ def _catalogue(ports: World) -> dict[str, Any]:
 
 def _bases(ports: World) -> dict[str, Any]:
     return {
-        f"{server}/{backup}": (entry.manifest.kind, entry.manifest.parent, entry.verified_at is not None, entry.pinned)
+        f"{server}/{backup}": (
+            entry.manifest.kind,
+            entry.manifest.parent,
+            entry.verified_at is not None,
+            entry.pinned,
+            entry.whole_in,
+        )
         for (server, backup), entry in sorted(ports.physical.entries.items())
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from actions.errors import DrError, UserError, VerificationError
 from actions.ports import PhysicalBackups, ProgressReport, Scratch, no_progress
 from tests.fakes.history import with_history
 from tests.fakes.physical import MemoryPhysical
+from tests.fakes.physical_world import FAR, with_two_buckets
+from tests.fakes.s3 import MemoryObjects
 from tests.fixtures.physical import Past
 from tests.pgbackrest_world import SERVER as ARCHIVED_SERVER
 from tests.pgbackrest_world import PgBackRestWorld
@@ -184,6 +186,45 @@ async def test_one_backup_is_deleted_by_name_unless_it_is_needed(world: World) -
     left = {entry.manifest.id for entry in await world.port.catalogue(world.server)}
     assert not left & {"b-full", "b-next"}
     assert world.newest in left
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
+async def two(request: pytest.FixtureRequest, server_directory: Path) -> World:
+    """The same where each base backup is to be in a second bucket as well, and none is there yet."""
+    if request.param == "fake":
+        memory = with_two_buckets()
+        return World(memory.physical, memory.scratch, "primary", "base-full", memory.clock.now())
+    past: Past = request.getfixturevalue("past")
+    real = past.anew(server_directory)
+    assert isinstance(real.objects, MemoryObjects)
+    real.objects.buckets[FAR] = {}
+    changes: dict[str, object] = {"copy_bucket": FAR}
+    real = replace(real, policy_changes=changes)
+    return World(real.engine, real.scratch, SERVER, "full", past.commits[4].after, real)
+
+
+async def test_what_lacks_in_the_second_bucket_is_told_and_brought_there_once(two: World) -> None:
+    before = {entry.manifest.id for entry in await two.port.catalogue(two.server)}
+    left = await two.port.uncopied(two.server)
+    assert {backup: tuple(buckets) for backup, buckets in left.backups.items()} == dict.fromkeys(before, (FAR,))
+    assert next(iter(left.backups)) == two.newest  # what nothing can be restored without goes first
+    assert (left.complete, dict(left.silent), dict(left.spoiled)) == (False, {}, {})
+
+    reports: list[ProgressReport] = []
+    assert set(await two.port.copy(two.server, two.newest, reports.append)) == before
+    assert reports
+    assert (await two.port.uncopied(two.server)).complete
+    assert {len(entry.whole_in) for entry in await two.port.catalogue(two.server)} == {2}
+    assert list(await two.port.copy(two.server, two.newest, no_progress)) == []
+    with pytest.raises(UserError, match="no base backup `nothing`"):
+        await two.port.copy(two.server, "nothing", no_progress)
+
+    await two.take("b-new")
+    assert dict((await two.port.uncopied(two.server)).backups) == {"b-new": (FAR,)}
+
+
+async def test_an_engine_with_one_bucket_lacks_nothing(world: World) -> None:
+    assert (await world.port.uncopied(world.server)).complete
 
 
 async def test_a_server_without_base_backups(world: World) -> None:

@@ -28,10 +28,11 @@ from actions.backup.physical import (
     ScratchRestored,
     ScratchState,
     Serving,
+    Uncopied,
     Waiting,
 )
 from actions.backup.retention import why_it_stays
-from actions.errors import UserError, VerificationError
+from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scratch, Wanted
 from actions.site import DatabaseRef, Site
 from tests.fakes.postgres import MemoryPostgres, MemoryServer
@@ -217,6 +218,11 @@ class MemoryPhysical(PhysicalBackups):
         self.entries: dict[tuple[str, str], PhysicalEntry] = {}
         self.history: dict[str, MemoryHistory] = {}
         self.old: dict[str, Expiry] = {}
+        self.silent: dict[str, str] = {}  # bucket -> what it says instead of an answer
+
+    def move_to(self, site: Site) -> None:
+        """From now on the plan file says this."""
+        self._site = site
 
     def spoil(self, server: str, backup: str, problem: str) -> None:
         """From now on this backup must not be used."""
@@ -258,6 +264,31 @@ class MemoryPhysical(PhysicalBackups):
         progress(ProgressReport(done=1000, total=1000, phase="verify"))
         self.entries[server, backup] = entry.model_copy(update={"verified_at": self._clock.now()})
         return self.entries[server, backup]
+
+    async def copy(self, server: str, backup: str, progress: Progress) -> Sequence[str]:
+        entry, left = self._usable(server, backup), await self.uncopied(server)
+        for bucket, why in left.silent.items():
+            raise TemporaryError(f"Base backup `{backup}` is whole in `{entry.bucket}` alone: `{bucket}`: {why}")
+        progress(ProgressReport(done=1000, total=1000, phase="copy"))
+        for name in left.backups:
+            both = {"whole_in": self._site.physical_of(server).base_buckets, "behind": ()}
+            self.entries[server, name] = self.entries[server, name].model_copy(update=both)
+        return tuple(left.backups)
+
+    async def uncopied(self, server: str) -> Uncopied:
+        policy = self._site.physical_of(server)
+        if not policy.copy_bucket:
+            return Uncopied()
+        entries = sorted(await self.catalogue(server), key=lambda entry: entry.manifest.finished_at)
+        return Uncopied(
+            backups={
+                entry.manifest.id: entry.behind or (policy.copy_bucket,)
+                for entry in entries
+                if entry.problem is None and set(entry.whole_in) != set(policy.base_buckets)
+            },
+            spoiled={entry.manifest.id: entry.spoiled for entry in entries if entry.spoiled},
+            silent=self.silent,
+        )
 
     async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         made = self._scratch.made.get(request.id)
@@ -381,7 +412,12 @@ class MemoryPhysical(PhysicalBackups):
             plain_sha256="1" * 64,
             recipients=policy.recipients,
         )
-        return PhysicalEntry(manifest=manifest, manifest_sha256="2" * 64)
+        return PhysicalEntry(
+            manifest=manifest,
+            manifest_sha256="2" * 64,
+            whole_in=(policy.bucket,),
+            behind=(policy.copy_bucket,) if policy.copy_bucket else (),
+        )
 
 
 def _reached(commits: Sequence[Commit], target: RecoveryTarget) -> Commit:

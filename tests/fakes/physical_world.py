@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from actions.backup.manifest import StoredObject
@@ -13,6 +14,7 @@ from tests.fakes.physical import Commit, MemoryHistory
 from tests.fakes.world import DAMAGED, GOOD, START, World, a_world
 
 SERVER = "primary"
+FAR = "backups-far"
 
 
 def a_policy(server: str = SERVER) -> PhysicalPolicy:
@@ -66,6 +68,21 @@ def with_bases(*, bases: bool = True) -> World:
         ]
     )
     return world
+
+
+def with_two_buckets() -> World:
+    """The same; each base backup is to be in a bucket of another region as well, and none of them is yet."""
+    world = with_bases()
+    policy = world.site.physical[SERVER].model_copy(update={"copy_bucket": FAR})
+    far = world.site.buckets["backups"].model_copy(update={"name": FAR, "region": "us-west-2"})
+    site = world.site.model_copy(
+        update={"physical": {SERVER: policy}, "buckets": {**world.site.buckets, FAR: far}},
+    )
+    world.objects.buckets[FAR] = {}
+    for key, entry in world.physical.entries.items():
+        world.physical.entries[key] = entry.model_copy(update={"whole_in": ("backups",), "behind": (FAR,)})
+    world.physical.move_to(site)
+    return replace(world, site=site)
 
 
 def with_old_backups() -> World:

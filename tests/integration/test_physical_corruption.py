@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from actions.adapters.postgres_physical import PhysicalPrograms
-from actions.backup.crypto import Recipients
+from actions.backup.crypto import Identity, Recipients
 from actions.backup.manifest import StoredObject
 from actions.backup.native_catalogue import BaseFolder
 from actions.backup.packing import pack
@@ -110,7 +110,7 @@ async def test_a_missing_member_is_told_for_all_that_rest_on_it(past: Past, worl
 
 async def test_a_truncated_upload(past: Past, world: PhysicalWorld) -> None:
     change(world, BaseFolder(world.policy, "quarter").base, lambda body: body[:-100])
-    await refused(world, past, "`quarter` has .* bytes, its manifest says")
+    await refused(world, past, "`quarter` in bucket `backups` has .* bytes, its manifest says")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ async def unpacked(world: PhysicalWorld, backup: str) -> bytes:
                 parts.append(block)
 
     chunks = world.objects.get_stream(BUCKET, BaseFolder(world.policy, backup).base)
-    identity = await world.engine._fetch.identity(world.policy)
+    identity = Identity(world.keys.identity, world.policy.identity)
     await unpack(chunks, backup=backup, identity=identity, sink=Keep(), done=lambda _: None)
     return b"".join(parts)
 
@@ -237,7 +237,9 @@ async def test_a_damaged_segment_and_a_missing_one(past: Past, world: PhysicalWo
 
 async def test_a_changed_list_of_files_is_never_rested_on(world: PhysicalWorld) -> None:
     change(world, BaseFolder(world.policy, "quarter").files, flipped)
-    with pytest.raises(VerificationError, match="list of files of base backup `quarter` was changed"):
+    with pytest.raises(
+        VerificationError, match="list of files of base backup `quarter` in bucket `backups` was changed"
+    ):
         await world.take("next", BackupKind.INCREMENTAL, "quarter")
     assert not [key for key in objects_of(world).buckets[BUCKET] if "/next/" in key]
 

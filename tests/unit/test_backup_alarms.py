@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.backup.physical import BackupKind, DeadEnd, Gap, PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
+from actions.backup.physical import (
+    BackupKind,
+    DeadEnd,
+    Gap,
+    PhysicalEntry,
+    Proof,
+    RecoveryTarget,
+    RecoveryWindow,
+    Uncopied,
+)
 from actions.backup.wal_status import BaseWanted, WalStatus
 from actions.buckets import FilesCopyRequest
 from actions.ports import no_progress
@@ -120,6 +129,10 @@ GAP = Gap(
         ({"archiver": Archiver(NOW, NOW, trouble={"disk_low": "Its disk is 95 % full."})}, "archiver-disk-low"),
         ({"archiver": None, "archived": True}, "archiver-silent"),
         ({"left_behind": "They are in one region."}, "left-behind"),
+        ({"archiver": None, "archived": True, "unheard": "It does not answer."}, "archiver-unheard"),
+        ({"uncopied": Uncopied(silent={"far": "It does not answer."})}, "late-copy"),
+        ({"uncopied": Uncopied(backups={"full-0": ("far",)})}, "late-copy"),
+        ({"uncopied": Uncopied(spoiled={"full-0": {"far": "It was cut off."}})}, "spoiled-copy"),
     ],
 )
 def test_each_thing_that_can_be_wrong_of_a_server_is_told(changes: dict[str, object], wanted: str) -> None:

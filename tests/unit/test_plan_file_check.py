@@ -343,6 +343,61 @@ def test_what_is_not_a_plan_at_all_is_told(tmp_path: Path, text: str, line: int,
     assert problem.line == line
 
 
+BOTH = "stores: [superprismora-backups, superprismora-files-copy]"
+BASE = "        minimum: 2\n        stores: [superprismora-backups]"
+INCREMENTAL = "        retention: 7d\n        stores: [superprismora-backups]\n      wal:"
+
+
+def in_two(stores: str = BOTH, incremental: str = BOTH) -> tuple[tuple[str, str], ...]:
+    return (
+        (BASE, f"        minimum: 2\n        {stores}"),
+        (INCREMENTAL, f"        retention: 7d\n        {incremental}\n      wal:"),
+    )
+
+
+def test_base_backups_may_be_in_two_buckets_of_different_regions(tmp_path: Path) -> None:
+    assert errors(check(broken(tmp_path, *in_two()))) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "wrong"),
+    [
+        (in_two(incremental="stores: [superprismora-backups]"), "incremental.stores", "not the same buckets"),
+        (
+            in_two(incremental="stores: [superprismora-files-copy, superprismora-backups]"),
+            "incremental.stores",
+            "in the same order",
+        ),
+        (
+            in_two(*["stores: [superprismora-backups, superprismora-backups]"] * 2),
+            "base.stores",
+            "`superprismora-backups` is named twice",
+        ),
+        (
+            in_two(*["stores: [superprismora-backups, superprismora-wal-open]"] * 2),
+            "base.stores",
+            "in one region of one store",
+        ),
+        (
+            in_two(*["stores: [superprismora-backups, superprismora-files-copy, superprismora-files]"] * 2),
+            "base.stores",
+            "at most 2",
+        ),
+        (in_two(*["stores: [superprismora-backups, nowhere]"] * 2), "base.stores[1]", "no bucket `nowhere`"),
+        (
+            (*in_two(), ("engine: native  ", "engine: pgbackrest  ")),
+            "base.stores",
+            "pgBackRest keeps its copies itself",
+        ),
+    ],
+)
+def test_mistakes_with_two_buckets_are_told(
+    tmp_path: Path, changes: tuple[tuple[str, str], ...], key: str, wrong: str
+) -> None:
+    problems = [problem for problem in errors(check(broken(tmp_path, *changes))) if problem.key.endswith(key)]
+    assert [wrong in f"{problem.wrong}; {problem.right}" for problem in problems] == [True], problems
+
+
 def test_a_dump_is_never_kept_on_one_machine_alone(tmp_path: Path) -> None:
     (problem,) = errors(check(broken(tmp_path, ("stores: [local, superprismora-backups]", "stores: [local]"))))
     assert problem.key == "backups.databases[0].dump.stores"

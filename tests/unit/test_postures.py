@@ -157,8 +157,24 @@ def test_base_backups_that_are_lost_with_the_region_that_the_wal_outlives(
     assert bool(told) is lost
     if lost:
         assert f"are in `{base}` alone, in the region of `near`" in told[0].detail
-        assert "Name `far` as the store of `base`" in told[0].hint
-        assert "take a full backup at once" in told[0].hint
+        assert "Name `far` as the second store of `base`" in told[0].hint
+        assert "take a base backup at once" in told[0].hint
+
+
+@pytest.mark.parametrize(("copy", "lost", "together"), [("far", False, False), ("beside", True, True)])
+def test_a_copy_of_the_base_backups_counts_where_it_outlives_the_region(
+    copy: str, *, lost: bool, together: bool
+) -> None:
+    regions = {"near": "us-east-1", "beside": "us-east-1", "far": "us-west-2"}
+    buckets = {
+        name: Bucket(name=name, region=region, access_key="env:A", secret_key="env:S")
+        for name, region in regions.items()
+    }
+    changes = {"bucket": "near", "copy_bucket": copy, "wal_buckets": ("near", "far")}
+    policy = a_policy().model_copy(update=changes)
+    findings = apart_findings(Site(buckets=buckets, physical={"primary": policy}))
+    assert any("leave WAL in `far`" in finding.detail for finding in findings) is lost
+    assert any("base backups of server `primary` is in" in finding.detail for finding in findings) is together
 
 
 async def test_the_status_says_so_instead_of_seconds() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from actions.backup.physical import Gap, RecoveryWindow
 from actions.steps.backup_words import CELLS, NOT_THERE, THERE, bar, window_words
 from actions.steps.health import Bases
-from actions.steps.windows import Stretch, a_moment, reachable
+from actions.steps.windows import Stretch, a_moment, ends_of, reachable
 from tests.fakes.physical_world import a_base, a_policy
 from tests.fakes.world import START
 
@@ -128,3 +128,15 @@ def test_no_loss_is_promised_where_the_base_backups_do_not_outlive_the_region() 
 
 def test_a_stretch_of_one_moment_is_drawn_full() -> None:
     assert bar((Stretch(START, START),)) == THERE * CELLS
+
+
+def test_a_base_backup_that_is_in_the_other_region_alone_begins_no_stretch() -> None:
+    gap = Gap(timeline_id=1, first="0" * 24, last="0" * 24, after=at(100), before=at(200))
+    window = a_window(600).model_copy(update={"gaps": (gap,)})
+    entries = [a_base("one", at(0)), a_base("two", at(300))]
+
+    def drawn(shown: RecoveryWindow) -> list[tuple[datetime, datetime]]:
+        return [(each.start, each.end) for each in reachable(shown, ends_of(entries, shown))]
+
+    assert drawn(window) == [(at(0), at(100)), (at(300), at(600))]
+    assert drawn(window.model_copy(update={"elsewhere": ("two",)})) == [(at(0), at(100))]

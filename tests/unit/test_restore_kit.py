@@ -29,7 +29,7 @@ from actions.steps.restore_kit import (
     program,
 )
 from bot.services.backup_watch import BackupWatch
-from tests.fakes.physical_world import SERVER, a_base, with_bases
+from tests.fakes.physical_world import FAR, SERVER, a_base, with_bases, with_two_buckets
 from tests.fakes.world import SECRETS, START, World
 
 
@@ -206,3 +206,12 @@ async def test_the_signature_is_over_what_the_page_says_it_is(*, document: bool)
 
 def test_the_program_is_the_file_that_is_tested() -> None:
     assert program().startswith(b"#!/usr/bin/env python3\n")
+
+
+async def test_it_lies_beside_both_copies_of_the_base_backups_and_its_page_names_them() -> None:
+    world = with_two_buckets()
+    assert FAR in {place.bucket for place in kit_places(world.site)}
+    await place_kits(world)
+    [body] = [item.body.decode() for key, item in world.objects.buckets[FAR].items() if key.endswith("RESTORE.md")]
+    assert f"`s3://backups/physical/base/primary/`, `s3://{FAR}/physical/base/primary/`, WAL in" in body
+    assert f"`--from 's3://{FAR}/physical/?region=us-west-2'`" in body

@@ -49,6 +49,20 @@ async def test_the_physical_backups_of_the_shipped_plan() -> None:
     assert site.scratch.ports is None
 
 
+async def test_base_backups_are_copied_where_the_plan_names_a_second_bucket() -> None:
+    values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
+    plan = load(SHIPPED)
+    [item] = plan.backups.databases
+    assert item.base is not None
+    assert (await site_of(plan, SecretReferences(values))).physical_of("primary").base_buckets == (
+        "superprismora-backups",
+    )
+    both = ("superprismora-backups", "superprismora-files-copy")
+    copied = item.model_copy(update={"base": item.base.model_copy(update={"stores": both})})
+    wanted = plan.model_copy(update={"backups": plan.backups.model_copy(update={"databases": (copied,)})})
+    assert (await site_of(wanted, SecretReferences(values))).physical_of("primary").base_buckets == both
+
+
 async def test_indexes_are_checked_where_the_plan_says_so() -> None:
     values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
     plan = load(SHIPPED)
