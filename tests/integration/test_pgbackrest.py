@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from actions.adapters.clock import SystemClock
 from actions.adapters.programs import run
 from actions.backup.pgbackrest_info import Stanza
 from actions.backup.pgbackrest_tools import ExpireOrder
@@ -32,6 +33,7 @@ from actions.errors import UserError, VerificationError
 from actions.ports import Ports, no_progress
 from actions.runner import Outcome, Runner
 from actions.site import Database, DatabaseRef, Service
+from actions.steps import old_primary
 from actions.steps.scratch import RestoreScratch
 from tests.contract.kit import MemoryJournal
 from tests.fakes.world import API, World, a_world
@@ -167,8 +169,11 @@ def _no_secret_in_sight(world: PgBackRestWorld) -> None:
                 assert secret not in environment
 
 
-async def test_back_to_a_time_from_the_full_backup_and_on_as_the_new_primary(backed_up: PgBackRestWorld) -> None:
-    moment = backed_up.moments["c"]
+async def test_back_to_a_time_from_the_full_backup_and_on_as_the_new_primary(
+    backed_up: PgBackRestWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(old_primary, "WATCH", timedelta(seconds=2))
+    moment, server = backed_up.moments["c"], backed_up.archived.server
     request = ScratchRequest(id="s4", server=SERVER, target=RecoveryTarget(time=moment), backup="base-1", mark=MARK)
     restored = await backed_up.engine.restore(request, no_progress)
     try:
@@ -189,7 +194,9 @@ async def test_back_to_a_time_from_the_full_backup_and_on_as_the_new_primary(bac
         [said] = [line.detail for line in journal.lines if "timeline id" in line.detail]
         assert "on timeline id 2, branched off timeline id 1" in said
         assert f"`archive_command = 'pgbackrest --stanza={STANZA} archive-push %p'`" in said
-        assert (await backed_up.postgres.fencing(SERVER)).holds
+        # Its shutdown has waited until pgBackRest had taken the last segment.
+        assert not server.running()
+        assert f"Its data is kept in `{server.data}`" in journal.lines[-1].detail
         facts = await backed_up.scratch.find("s4")
         assert facts is not None
         assert memory.cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"] == facts.address
@@ -199,8 +206,10 @@ async def test_back_to_a_time_from_the_full_backup_and_on_as_the_new_primary(bac
         )
         assert dict(row) == {"r": False, "setting": "off"}
     finally:
-        await backed_up.postgres.unfence(SERVER, closed=(), limit=-1)
         await backed_up.scratch.stop("s4")
+        await server.stop()
+        await server.start()
+        await backed_up.postgres.unfence(SERVER, closed=(), limit=-1)
         ScratchPlace(backed_up.directory / "scratch", "s4").remove()
 
 
@@ -217,7 +226,8 @@ def _shop(real: PgBackRestWorld, memory: World) -> Ports:
         }
     )
     there = {part.name: getattr(memory, part.name) for part in dataclasses.fields(Ports)}
-    return Ports(**{**there, "site": site, "postgres": real.postgres, "scratch": real.scratch})
+    parts = {"site": site, "postgres": real.postgres, "scratch": real.scratch, "clock": SystemClock()}
+    return Ports(**{**there, **parts})
 
 
 async def test_who_dropped_the_table(backed_up: PgBackRestWorld) -> None:

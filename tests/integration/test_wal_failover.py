@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import psycopg
 import pytest
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
+from actions.adapters.postgres import PostgresServers
+from actions.adapters.programs import run
+from actions.adapters.secrets import SecretReferences
 from actions.backup.physical import SEGMENT, Lsn
 from actions.backup.segments import Timelines
 from actions.backup.wal_source import AlarmKind
-from tests.wal_world import HERE, THERE, WalWorld, eventually, standby_of
+from actions.site import Server, Site
+from tests.wal_world import HERE, SERVER, THERE, WalWorld, eventually, standby_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("wal"), pytest.mark.asyncio(loop_scope="module")]
 
@@ -55,6 +61,43 @@ async def test_it_follows_a_promotion_with_its_slot_and_the_new_timeline(world: 
         assert slots == 1
     finally:
         await standby.stop()
+
+
+async def test_the_end_of_an_old_primary_reaches_its_standby_and_the_archive(world: WalWorld) -> None:
+    """Nobody keeps it waiting: its shutdown ends when both have its last WAL."""
+    old, admin = world.server, admin_of(world)
+    standby = await standby_of(old, world.directory / "standby")
+    try:
+        async with world.archiving():
+            await world.following()
+            await eventually(lambda: world.execute("SELECT count(*) FROM pg_stat_replication") == [(2,)])
+            await admin.fence(SERVER)
+            facts = await admin.stopping(SERVER)
+            assert world.slot in facts.followers
+            assert len(facts.followers) == 2
+            begun = (await admin.server(SERVER)).started_at
+            assert begun is not None
+            await admin.stop(SERVER, started_at=begun)
+            await eventually(lambda: not old.running(), within=20)
+            said = (await run([old.tool("pg_controldata"), old.data], timeout=timedelta(seconds=30))).text
+            found = re.search(r"Latest checkpoint location: +(\S+)", said)
+            assert found is not None
+            assert "shut down\n" in said
+            await world.open_until(found[1])
+            world.point_to(standby)
+            [(received,)] = world.execute("SELECT pg_last_wal_receive_lsn()::text")
+            assert Lsn.parse(str(received)) > Lsn.parse(found[1])
+    finally:
+        await standby.stop()
+        await old.stop()
+        await old.start()
+        await admin.unfence(SERVER, closed=(), limit=-1)
+
+
+def admin_of(world: WalWorld) -> PostgresServers:
+    """Of the server that is the primary now."""
+    site = Site(servers={SERVER: Server(name=SERVER, admin_dsn="env:DSN")})
+    return PostgresServers(site, SecretReferences({"DSN": world.server.dsn()}))
 
 
 async def test_it_goes_back_to_where_a_new_primary_branched_off(world: WalWorld) -> None:
