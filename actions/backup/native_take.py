@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -83,10 +83,11 @@ class Taking:
         self._work, self._wal_patience = work_directory, wal_patience
 
     async def take(self, policy: PhysicalPolicy, request: BaseRequest, progress: Progress) -> PhysicalEntry:
-        entries = await self._catalogue.entries(policy)
+        found = await self._catalogue.read(policy)
+        entries = found.entries
         entry = next((each for each in entries if each.manifest.id == request.id), None)
         if entry is None:
-            entry = await self._made_somehow(policy, request, entries, progress)
+            entry = await self._made_somehow(_into(policy, found.silent), request, entries, progress)
         elif entry.problem is not None:
             raise VerificationError(entry.problem)
         await self._await_wal(policy, entry.manifest, progress)
@@ -275,6 +276,14 @@ class Taking:
         if failures and len(failures) == len(policy.wal_buckets):
             raise failures[0]
         return False
+
+
+def _into(policy: PhysicalPolicy, silent: Collection[str]) -> PhysicalPolicy:
+    """The same, or with the buckets the other way round while the first one cannot be looked at: after the loss of its
+    region a server still gets base backups, and a copy brings them back."""
+    if policy.bucket not in silent:
+        return policy
+    return policy.model_copy(update={"bucket": policy.copy_bucket, "copy_bucket": policy.bucket})
 
 
 def _refuse(server: str, facts: SourceServer, tools: str) -> None:

@@ -85,9 +85,14 @@ class MakeBase(HeavyStep):
 
     async def outcome(self, ports: Ports) -> str:
         entry = await base(ports, self.server, self.backup)
-        if entry is None or not entry.manifest.full_because:
+        if entry is None:
             return ""
-        return f"A full backup was made instead of an incremental. {entry.manifest.full_because}"
+        said, into = [], entry.manifest.stored.bucket
+        if entry.manifest.full_because:
+            said.append(f"A full backup was made instead of an incremental. {entry.manifest.full_because}")
+        if self.engine is EngineKind.NATIVE and into != self.bucket:
+            said.append(f"It was made into bucket `{into}`, since `{self.bucket}` did not answer.")
+        return " ".join(said)
 
     async def undo(self, ports: Ports) -> None:
         """Nothing of production was changed; the backup is kept, since deleting backups is an action of its own."""

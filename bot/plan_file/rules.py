@@ -375,20 +375,28 @@ def _two_stores(
     here = (*path, "base", "stores")
     if stores[0] == stores[1]:
         yield Broken(here, f"`{stores[0]}` is named twice", "name a bucket in another region")
-    elif len(places := {_place(data, name) for name in stores}) == 1 and places != {None}:
-        wrong = f"`{stores[0]}` and `{stores[1]}` are in one region of one store, so both are lost together"
-        yield Broken(here, wrong, "name a bucket in another region")
+    else:
+        first, second = (_bucket_named(data, name) for name in stores)
+        if first is not None and second is not None:
+            if _place(first) == _place(second):
+                wrong = f"`{stores[0]}` and `{stores[1]}` are in one region of one store, so both are lost together"
+                yield Broken(here, wrong, "name a bucket in another region")
+            if first.get("prefix", "") != second.get("prefix", ""):
+                wrong = f"`{stores[0]}` and `{stores[1]}` have different prefixes, and base backups lie under one"
+                yield Broken(here, wrong, "give both the same `prefix`: once one is lost, the other is named alone")
     if strings(backup, "base.engine") == ["pgbackrest"]:
         wrong = "pgBackRest keeps its copies itself"
         yield Broken(here, wrong, "name one bucket, and set up `repo2` in the configuration of the stanza")
 
 
-def _place(data: Mapping[str, object], name: str) -> tuple[object, object] | None:
+def _bucket_named(data: Mapping[str, object], name: str) -> Mapping[str, object] | None:
+    found = [bucket for _, bucket in find(data, "buckets.*") if isinstance(bucket, Mapping)]
+    return next((bucket for bucket in found if bucket.get("name") == name), None)
+
+
+def _place(bucket: Mapping[str, object]) -> tuple[object, object]:
     """What is lost together: as it is written, since references are not looked up here."""
-    for _, bucket in find(data, "buckets.*"):
-        if isinstance(bucket, Mapping) and bucket.get("name") == name:
-            return bucket.get("region"), bucket.get("endpoint")
-    return None
+    return bucket.get("region"), bucket.get("endpoint")
 
 
 def _file_copies(data: Mapping[str, object]) -> Iterator[Broken]:

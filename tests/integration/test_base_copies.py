@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from actions.adapters.s3 import S3Store
 from actions.adapters.secrets import SecretReferences
 from actions.backup.native_catalogue import BaseFolder
 from actions.backup.physical import BackupKind, RecoveryTarget
-from actions.errors import VerificationError
-from actions.ports import no_progress
+from actions.errors import TemporaryError, VerificationError
+from actions.ports import ObjectFacts, no_progress
 from actions.site import Bucket, DatabaseRef, Site
 from tests.fakes.s3 import MemoryObjects
 from tests.fixtures.physical import Past
@@ -91,6 +91,34 @@ async def test_the_server_comes_back_once_the_first_bucket_is_gone(
     restored = await world.restore(RecoveryTarget(time=past.commits[4].after))
     assert (restored.backup, restored.passed_over) == ("quarter", ())
     assert await rows(world) == [1, 2, 3, 4]
+
+
+async def test_base_backups_go_on_in_the_second_bucket_while_the_first_is_away(
+    world: PhysicalWorld, far_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.engine.copy(SERVER, "full", no_progress)
+    here, listed = world.bucket, world.objects.list
+
+    async def away(bucket: str, prefix: str) -> Sequence[ObjectFacts]:
+        if bucket == here:
+            raise TemporaryError(f"Bucket `{bucket}` does not answer.")
+        return await listed(bucket, prefix)
+
+    monkeypatch.setattr(world.objects, "list", away)
+    entry = await world.take("next", BackupKind.INCREMENTAL)
+    assert (entry.manifest.stored.bucket, entry.whole_in, entry.manifest.full_because) == (
+        far_bucket,
+        (far_bucket,),
+        "",
+    )
+    with pytest.raises(TemporaryError, match="`next` is whole in"):
+        await world.engine.copy(SERVER, "next", no_progress)
+
+    monkeypatch.undo()
+    assert dict((await world.engine.uncopied(SERVER)).backups)["next"] == (here,)
+    await world.engine.copy(SERVER, "next", no_progress)
+    assert (await world.engine.uncopied(SERVER)).complete
+    assert (await world.restore(RecoveryTarget(latest=True), backup="next")).backup == "next"
 
 
 @pytest.mark.corruption

@@ -352,6 +352,7 @@ def in_two(stores: str = BOTH, incremental: str = BOTH) -> tuple[tuple[str, str]
     return (
         (BASE, f"        minimum: 2\n        {stores}"),
         (INCREMENTAL, f"        retention: 7d\n        {incremental}\n      wal:"),
+        ("prefix: copies/", "prefix: backups/"),
     )
 
 
@@ -374,10 +375,14 @@ def test_base_backups_may_be_in_two_buckets_of_different_regions(tmp_path: Path)
             "`superprismora-backups` is named twice",
         ),
         (
-            in_two(*["stores: [superprismora-backups, superprismora-wal-open]"] * 2),
+            (
+                *in_two(*["stores: [superprismora-backups, superprismora-wal-open]"] * 2),
+                ("short-lived: no Object Lock, no versions\n", "short-lived\n    prefix: backups/\n"),
+            ),
             "base.stores",
             "in one region of one store",
         ),
+        (in_two()[:2], "base.stores", "have different prefixes"),
         (
             in_two(*["stores: [superprismora-backups, superprismora-files-copy, superprismora-files]"] * 2),
             "base.stores",
