@@ -93,6 +93,18 @@ def stop_findings(scene: StopScene) -> list[Finding]:
     return found
 
 
+async def workload_findings(ports: Ports, server: str) -> list[Finding]:
+    """Of a server that runs as a workload, by the plan file: that a promotion could not scale it away, long before."""
+    if ports.site.servers[server].workload is None:
+        return []
+    scene = await look_at_stop(ports, server)
+    if not scene.refusal:
+        return []
+    detail = f"a promotion would leave it running, closed: {scene.refusal}"
+    hint = "Correct its `workload` in the plan file, or the volume of its data."
+    return [Finding(check=f"server {server}", verdict=Verdict.WARN, detail=detail, hint=hint)]
+
+
 def _hint(scene: StopScene) -> str:
     if scene.place is not None:
         return "Stop it by hand when the application runs on the new one, so that its data stays."

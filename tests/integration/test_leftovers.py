@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from actions.backup.catalogue import database_prefix
 from actions.backup.leftovers import QUIET, QUIET_UNKNOWN
-from actions.contract import Step, Verdict
+from actions.contract import Finding, Step, Verdict
 from actions.ports import JobPhase, JobState, RoleFacts
 from actions.site import DatabaseRef
 from actions.steps.copies import LoadDump
@@ -26,6 +26,7 @@ from storage.roles import DatabaseRole
 from storage.session import Database
 from storage.tables import JournalRow, PlanRow, TimelineEntry
 from tests.fakes.executor import MemoryJob
+from tests.fakes.history import POSTGRES, with_a_scratch_and_a_primary_in_the_cluster
 from tests.fakes.manifests import an_entry
 from tests.fakes.world import API, START, World, a_world
 from tests.fixtures.office import shipped_plan
@@ -189,6 +190,19 @@ async def test_doctor_shows_what_was_stored_and_never_became_a_backup(at_work: D
     [stray] = [finding for finding in findings if "b-half" in finding.detail]
     assert "no manifest" in stray.detail
     assert f"s3 rm --recursive s3://{policy.bucket}/{folder}`" in stray.hint
+
+
+async def test_doctor_shows_a_server_that_a_promotion_could_not_scale_away(at_work: Database) -> None:
+    world, plan = with_a_scratch_and_a_primary_in_the_cluster(), shipped_plan()
+
+    async def found() -> list[Finding]:
+        findings = await Doctor(at_work, plan, Policy(plan), world).examine()
+        return [each for each in findings if each.check == "server primary" and each.verdict is Verdict.WARN]
+
+    assert await found() == []
+    world.cluster.workloads[POSTGRES].lasting = ()
+    [only] = await found()
+    assert "would leave it running, closed: at 0 StatefulSet/postgres in main/data would lose its data" in only.detail
 
 
 async def test_doctor_shows_gitops_that_a_plan_left_suspended(at_work: Database) -> None:

@@ -219,8 +219,9 @@ async def test_a_primary_of_another_timeline_is_not_the_old_one() -> None:
     assert old(world).asked == 0
 
 
-async def test_nothing_ends_while_the_new_primary_does_not_serve() -> None:
-    world = with_a_scratch()
+@pytest.mark.parametrize("made", [with_a_scratch, with_a_scratch_and_a_primary_in_the_cluster])
+async def test_nothing_ends_while_the_new_primary_does_not_serve(made: Callable[[], World]) -> None:
+    world = made()
     step = await last_step(world)
     await world.scratch.stop(SCRATCH_ID)
     with pytest.raises(TemporaryError, match="so nothing is done to the old"):
