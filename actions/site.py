@@ -151,18 +151,15 @@ class BackupPolicy(Frozen):
     schedule: str = "02:00 UTC"
 
 
-class EngineKind(StrEnum):
-    """What makes the physical backups of a server."""
-
-    NATIVE = "native"
-    PGBACKREST = "pgbackrest"
+DEFAULT_ENGINE = "native"
+"""Makes base backups where the plan file does not say."""
 
 
 class PhysicalPolicy(Frozen):
     """How one server is backed up physically: base backups, incrementals and WAL of all its databases at once."""
 
     server: str
-    engine: EngineKind = EngineKind.NATIVE
+    engine: str = DEFAULT_ENGINE  # by its name in `actions.engines`
     bucket: str  # of base backups and incrementals
     copy_bucket: str = ""  # in another region, for a copy of each of them; empty: there is none
     prefix: str = "physical/"
@@ -183,9 +180,7 @@ class PhysicalPolicy(Frozen):
     slot: str = "drbot_wal"  # of `drbot wal`
     standbys: tuple[str, ...] = ()  # servers that `drbot wal` keeps its slot on as well, for after a failover
     synchronous: bool = False  # commits wait until the archiver's disk has them
-    stanza: str = ""  # of pgBackRest
-    stanza_config: str = ""  # path of its configuration file; empty: pgBackRest's own default
-    stanza_secrets: Mapping[str, SecretRef] = {}  # option such as `repo1-cipher-pass` -> its value
+    own: BaseModel | None = None  # keys that this engine alone has, as it declares them
 
     @property
     def base_buckets(self) -> tuple[str, ...]:

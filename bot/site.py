@@ -343,9 +343,7 @@ async def _physical(plan: DrPlan, item: DatabaseBackup, secrets: Secrets) -> Phy
         slot=wal.slot if wal else "",
         standbys=tuple(each.name for each in plan.servers if each.standby_of == server) if wal else (),
         synchronous=wal.synchronous if wal else False,
-        stanza=base.stanza or server,
-        stanza_config=base.stanza_config or "",
-        stanza_secrets={secret.option: secret.value for secret in base.stanza_secrets},
+        own=base.own(),
     )
 
 

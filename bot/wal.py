@@ -14,6 +14,8 @@ from actions.adapters.wal_receiver import PostgresWal
 from actions.backup.archiver import Archiver
 from actions.backup.crypto import signing_key
 from actions.backup.wal_spool import WalSpool
+from actions.engines import engine_of
+from actions.errors import UserError
 from bot.plan_file import DrPlan
 from bot.site import site_of
 
@@ -27,6 +29,12 @@ async def archive(
     """
     site = await site_of(plan, SecretReferences())
     policy = site.physical_of(site.database(database).server)
+    engine = engine_of(policy)
+    if not engine.archived_by_us:
+        raise UserError(
+            f"The WAL of `{policy.server}` is not archived by `drbot wal`: the plan file gives it to "
+            f"{engine.title}, and the server archives it by its `archive_command`. Stop this process."
+        )
     key = signing_key(await secrets.resolve(policy.signing_key), policy.signing_key)
     objects = S3Store(site, secrets)
     source = PostgresWal(site, secrets, policy.server, policy.slot)

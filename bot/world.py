@@ -16,7 +16,6 @@ from actions.adapters.clock import SystemClock
 from actions.adapters.containment import Limits
 from actions.adapters.executor import SubprocessExecutor
 from actions.adapters.pg_waldump import PgWaldump
-from actions.adapters.pgbackrest import PgBackRestProgram
 from actions.adapters.postgres import PostgresServers
 from actions.adapters.postgres_physical import PhysicalPrograms
 from actions.adapters.postgres_tables import PostgresTables
@@ -31,11 +30,11 @@ from actions.backup.finder import WalRecords
 from actions.backup.jobs import SPOOL, Engines
 from actions.backup.jobs import main as job_main
 from actions.backup.logical import LogicalEngine
-from actions.backup.native import NativeEngine
-from actions.backup.pgbackrest import PgBackRestEngine
+from actions.engine import Means
+from actions.engines import engine_of
 from actions.errors import UserError
 from actions.ports import Clock, Executor, ObjectStore, Ports, PostgresAdmin, Secrets
-from actions.site import EngineKind, Site
+from actions.site import Site
 from bot.plan_file import DrPlan, load
 from bot.redaction import texts
 from bot.settings import ExecutorKind, Settings
@@ -213,38 +212,25 @@ def _physical(
     spool: Path | None = None,
 ) -> PhysicalEngines:
     work = spool or settings.data_directory.resolve() / SPOOL
-    tools = PhysicalPrograms(site, secrets, private_directory=work / "private")
-    # As root, another account works there: it cannot enter what is ours alone.
-    shared = settings.data_directory.resolve() / "pgbackrest"
 
     def records(server: str) -> WalRecords:
         return PgWaldump(site.servers[server].tools)
 
-    native = NativeEngine(
-        site,
-        objects=objects,
-        secrets=secrets,
-        clock=clock,
-        tools=tools,
-        servers=ScratchPrograms(site),
-        records=records,
-        scratch_directory=_scratch(settings),
-        work_directory=work,
-    )
-    pgbackrest = PgBackRestEngine(
-        site,
-        PgBackRestProgram(site, secrets, directory=shared),
+    means = Means(
+        site=site,
         postgres=postgres,
         objects=objects,
         secrets=secrets,
         clock=clock,
-        tools=tools,
+        tools=PhysicalPrograms(site, secrets, private_directory=work / "private"),
         servers=ScratchPrograms(site),
         records=records,
         scratch_directory=_scratch(settings),
-        work_directory=shared,
+        work_directory=work,
+        data_directory=settings.data_directory.resolve(),
     )
-    return PhysicalEngines(site, {EngineKind.NATIVE: native, EngineKind.PGBACKREST: pgbackrest})
+    wanted = {engine.name: engine for engine in map(engine_of, site.physical.values())}
+    return PhysicalEngines(site, {name: engine.make(means) for name, engine in wanted.items()})
 
 
 def _scratch(settings: Settings) -> Path:

@@ -32,7 +32,8 @@ pytest_plugins = [
     "tests.fixtures.stories",
     "tests.fixtures.wal",
     "tests.fixtures.world",
-    "tests.fixtures.keyed",  # knows others, which must be registered first
+    "tests.fixtures.folder",  # knows others, which must be registered first
+    "tests.fixtures.keyed",
     "tests.fixtures.backed_up",
 ]
 

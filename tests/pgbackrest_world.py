@@ -21,9 +21,10 @@ from actions.adapters.scratch_server import ScratchPrograms
 from actions.adapters.secrets import SecretReferences
 from actions.backup.pgbackrest import PgBackRestEngine
 from actions.backup.pgbackrest_info import PROBLEM
+from actions.backup.pgbackrest_keys import PgBackRestKeys, StanzaSecret
 from actions.backup.pgbackrest_tools import ExpireOrder
 from actions.ports import Clock
-from actions.site import Bucket, DatabaseRef, EngineKind, PhysicalPolicy, Server, Site
+from actions.site import Bucket, DatabaseRef, PhysicalPolicy, Server, Site
 from tests.dump_world import Keys
 from tests.fakes.clock import MemoryClock
 from tests.fixtures.apart import run_apart
@@ -61,16 +62,18 @@ class PgBackRestWorld:
         )
         policy = PhysicalPolicy(
             server=SERVER,
-            engine=EngineKind.PGBACKREST,
+            engine="pgbackrest",
             bucket=bucket.name,
             wal_buckets=(bucket.name,),
             recipients=(keys.recipient,),
             identity="env:IDENTITY",
             signing_key="env:SIGNING",
             trusted_signers=(keys.signer,),
-            stanza=STANZA,
-            stanza_config=str(self.archived.config),
-            stanza_secrets={"repo1-cipher-pass": "env:CIPHER"},
+            own=PgBackRestKeys(
+                stanza=STANZA,
+                stanza_config=str(self.archived.config),
+                stanza_secrets=(StanzaSecret(option="repo1-cipher-pass", value="env:CIPHER"),),
+            ),
             minimum_fulls=1,
         )
         server = Server(name=SERVER, admin_dsn="env:DSN", tools=str(PROGRAMS / "bin"))

@@ -21,6 +21,7 @@ from actions.adapters.postgres_installation import postgres_account
 from actions.adapters.programs import Account, Program, ProgramError, run
 from actions.backup.pgbackrest_archive import listing_of
 from actions.backup.pgbackrest_info import Stanza, stanza_of
+from actions.backup.pgbackrest_keys import keys_of, stanza_name
 from actions.backup.pgbackrest_report import expired, verified
 from actions.backup.pgbackrest_tools import (
     ArchivePlace,
@@ -74,7 +75,7 @@ class PgBackRestProgram(PgBackRest):
         # pgBackRest repeats keys for lists and knows no interpolation.
         parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
         try:
-            parser.read(self._site.physical_of(server).stanza_config, encoding="utf-8")
+            parser.read(keys_of(self._site.physical_of(server)).stanza_config or "", encoding="utf-8")
         except (OSError, configparser.Error, UnicodeDecodeError):
             return {}
         found: dict[int, str] = {}
@@ -156,10 +157,10 @@ class PgBackRestProgram(PgBackRest):
     # ------------------------------------------------------------ inside
 
     def _stanza(self, server: str) -> str:
-        return self._site.physical_of(server).stanza or server
+        return stanza_name(self._site.physical_of(server))
 
     def _argv(self, server: str, options: Sequence[str], level: str, *, stanza: bool = True) -> list[str]:
-        config, (command, *rest) = self._site.physical_of(server).stanza_config, options
+        config, (command, *rest) = keys_of(self._site.physical_of(server)).stanza_config, options
         where = [
             *((f"--config={config}",) if config else ()),
             *((f"--stanza={self._stanza(server)}",) if stanza else ()),
@@ -168,10 +169,9 @@ class PgBackRestProgram(PgBackRest):
         return [PROGRAM, *where, *logs, command, *rest]
 
     async def _environment(self, server: str) -> dict[str, str]:
-        references = self._site.physical_of(server).stanza_secrets
         return {
-            f"PGBACKREST_{option.upper().replace('-', '_')}": await self._secrets.resolve(reference)
-            for option, reference in references.items()
+            f"PGBACKREST_{secret.option.upper().replace('-', '_')}": await self._secrets.resolve(secret.value)
+            for secret in keys_of(self._site.physical_of(server)).stanza_secrets
         }
 
     async def _run(self, server: str, options: Sequence[str], *, stanza: bool = True, level: str) -> str:

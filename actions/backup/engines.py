@@ -1,4 +1,4 @@
-"""The physical engine of each server, as the plan file names it. Adding one is a file and a line in `bot.world`."""
+"""The physical engine of each server, as the plan file names it: `actions.engines` has them all."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from actions.backup.physical import (
 )
 from actions.errors import UserError
 from actions.ports import PhysicalBackups, Progress
-from actions.site import EngineKind, Site
+from actions.site import Site
 
 
 class PhysicalEngines(PhysicalBackups):
     """Hands every call to the engine of its server. Raises UserError for a server without base backups."""
 
-    def __init__(self, site: Site, engines: Mapping[EngineKind, PhysicalBackups]) -> None:
+    def __init__(self, site: Site, engines: Mapping[str, PhysicalBackups]) -> None:
         self._site = site
         self._engines = engines
 

@@ -31,6 +31,7 @@ from actions.backup.pgbackrest_info import (
     problem_of,
     segment_bytes,
 )
+from actions.backup.pgbackrest_keys import stanza_name
 from actions.backup.pgbackrest_lacks import lacks_of
 from actions.backup.pgbackrest_relations import RelationRecords, Relations
 from actions.backup.pgbackrest_restore import PgBackRestRestoring
@@ -298,7 +299,7 @@ class PgBackRestEngine(PhysicalBackups):
 
     async def lacks(self, server: str) -> Sequence[Lack]:
         rpo = min((each.rpo for each in self._site.databases.values() if each.server == server), default=RPO)
-        stanza = self._site.physical_of(server).stanza or server
+        stanza = stanza_name(self._site.physical_of(server))
         return await lacks_of(self._program, self._postgres, server, stanza=stanza, rpo=rpo)
 
     # ------------------------------------------------------------ inside

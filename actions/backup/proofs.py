@@ -1,7 +1,7 @@
 """Proofs: what each restore test found and measured, signed, kept beside the base backups.
 
 In every bucket of base backups: <prefix>proofs/<server>/<id>.json; a test that failed is kept as well, with its
-`problem`. The native engine's own catalogue shows the newest one beside the backup that was restored (`proven-*.json`).
+`problem`. An engine whose own catalogue looks for the newest one beside the backup that was restored gets a copy there.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from actions.backup.crypto import signing_key
-from actions.backup.native_catalogue import PROVEN, BaseFolder
 from actions.backup.native_records import put_beside
 from actions.backup.physical import Proof
 from actions.backup.signing import Signed
 from actions.errors import DrError, VerificationError
 from actions.ports import ObjectFacts, ObjectStore, Secrets
-from actions.site import EngineKind, PhysicalPolicy
+from actions.site import PhysicalPolicy
 
 READERS = 16  # proofs read at the same time
 NEWEST = 100
@@ -34,12 +33,11 @@ class Proofs:
         self._objects = objects
         self._secrets = secrets
 
-    async def keep(self, policy: PhysicalPolicy, proof: Proof) -> None:
-        """Sign and store it. The same one again changes nothing that counts."""
+    async def keep(self, policy: PhysicalPolicy, proof: Proof, *, beside: str | None = None) -> None:
+        """Sign and store it, and once more under the key `beside`. The same one again changes nothing that counts."""
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         body = Signed[Proof].sign(proof, key).body()
-        if policy.engine is EngineKind.NATIVE and proof.backup:
-            beside = BaseFolder(policy, proof.backup).record(PROVEN, proof.proven_at)
+        if beside is not None:
             await put_beside(self._objects, policy, beside, body)
         await put_beside(self._objects, policy, _key(policy, proof.id), body)
 

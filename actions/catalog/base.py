@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from actions.backup.physical import BackupKind, PhysicalEntry
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
+from actions.engines import engine_of
 from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Frozen, PhysicalPolicy
@@ -89,7 +90,7 @@ def _step(
         backup_kind=BackupKind.FULL if parent is None else BackupKind.INCREMENTAL,
         parent=None if parent is None else parent.manifest.id,
         engine=policy.engine,
-        stanza=policy.stanza,
+        stanza=engine_of(policy).label(policy),
         bucket=policy.bucket,
         endpoint=store,
         prefix=policy.prefix,
@@ -168,6 +169,7 @@ class Check(Action[CheckBaseParams]):
 
     async def plan(self, params: CheckBaseParams, ports: Ports, plan_id: str) -> Plan:
         server = server_named(ports.site, params.server)
+        policy = ports.site.physical_of(server)
         entry = await _chosen(ports, server, params.backup)
         manifest = entry.manifest
         step = CheckBase(
@@ -178,6 +180,8 @@ class Check(Action[CheckBaseParams]):
             endpoint=_endpoint(ports, entry.bucket),
             key=manifest.stored.key,
             sha256=manifest.stored.sha256,
+            engine=policy.engine,
+            stanza=engine_of(policy).label(policy),
         )
         checked = "never" if entry.verified_at is None else moment(entry.verified_at)
         return Plan(

@@ -10,6 +10,7 @@ from actions.backup.chain import base_for
 from actions.backup.physical import Proof, RecoveryTarget
 from actions.backup.proofs import Proofs
 from actions.contract import Action, Lock, Observation, Plan, Precondition, Risk, Step
+from actions.engines import engine_of
 from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Database, Frozen
@@ -119,7 +120,8 @@ async def _target(ports: Ports, server: str, when: When, seed: str) -> tuple[Rec
             )
         target = RecoveryTarget(time=chosen, timeline_id=windows[0].timeline_id or None)
     base = base_for(entries, target, windows[0].dead_ends)
-    return target, None if base is None else StoredChain.of(ports.site, server, entries, base)
+    engine = engine_of(ports.site.physical_of(server))
+    return target, None if base is None else engine.chain(ports.site, server, entries, base)
 
 
 async def _proven(ports: Ports, key: str, database: Database) -> ProvenDatabase:

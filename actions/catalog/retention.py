@@ -9,9 +9,10 @@ from pydantic import StringConstraints
 
 from actions.backup.physical import Expiry
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
+from actions.engines import engine_of
 from actions.errors import UserError
 from actions.ports import Ports
-from actions.site import EngineKind, Frozen
+from actions.site import Frozen
 from actions.steps.base_choice import server_named
 from actions.steps.bases import endpoint
 from actions.steps.dump_expiry import OldDumps, old_dumps
@@ -256,7 +257,8 @@ class Delete(Action[DeleteParams]):
                     bucket=found.stored.bucket,
                     key=found.stored.key,
                     endpoint=_endpoint(ports, found.stored.bucket),
-                    stanza=_stanza(ports, found),
+                    engine=_engine(ports, found),
+                    stanza=_label(ports, found),
                     copy_bucket=other,
                     copy_endpoint=_endpoint(ports, other),
                 ),
@@ -296,12 +298,16 @@ def _other_bucket(ports: Ports, found: Kept) -> str:
     return next((bucket for bucket in both if bucket != found.stored.bucket), "")
 
 
-def _stanza(ports: Ports, found: Kept) -> str:
-    """Of pgBackRest, where that keeps it."""
+def _engine(ports: Ports, found: Kept) -> str:
+    return "" if found.sort is Sort.DUMP else ports.site.physical_of(found.owner).engine
+
+
+def _label(ports: Ports, found: Kept) -> str:
+    """What the engine calls the server of a base backup."""
     if found.sort is Sort.DUMP:
         return ""
     policy = ports.site.physical_of(found.owner)
-    return policy.stanza or policy.server if policy.engine is EngineKind.PGBACKREST else ""
+    return engine_of(policy).label(policy)
 
 
 def _locks_of(ports: Ports, found: Kept) -> tuple[Lock, ...]:

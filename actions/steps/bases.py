@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
+import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from actions.backup.physical import BackupKind, BaseRequest, PhysicalEntry
 from actions.contract import Probe
+from actions.engine import Stored, Wanted
+from actions.engines import engine_of_step
 from actions.errors import TemporaryError, VerificationError
 from actions.ports import JobKind, JobPhase, JobState, Ports
-from actions.site import EngineKind, PhysicalPolicy
+from actions.site import PhysicalPolicy
 from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
 from actions.steps.phrases import counted, names
@@ -25,8 +29,8 @@ class MakeBase(HeavyStep):
     backup: str
     backup_kind: BackupKind
     parent: str | None
-    engine: EngineKind
-    stanza: str
+    engine: str
+    stanza: str  # what that engine calls the server: see `Engine.label`
     bucket: str
     endpoint: str | None
     prefix: str
@@ -36,7 +40,7 @@ class MakeBase(HeavyStep):
     @property
     def summary(self) -> str:
         rests = "" if self.parent is None else f", the pages changed since `{self.parent}`"
-        if rests and self.engine is EngineKind.NATIVE:
+        if rests and engine_of_step(self.engine, self.stanza).full_instead:
             rests += ", or all pages where the server cannot tell those"
         return f"Make {self.backup_kind} backup `{self.backup}` of server `{self.server}`{rests}"
 
@@ -50,17 +54,17 @@ class MakeBase(HeavyStep):
         return f"base backup `{self.backup}` in bucket `{self.bucket}`, {sealed}"
 
     def by_hand(self) -> tuple[str, ...]:
-        if self.engine is EngineKind.PGBACKREST:
-            kind = "full" if self.backup_kind is BackupKind.FULL else "incr"
-            return (shlex.join(["pgbackrest", f"--stanza={self.stanza}", f"--type={kind}", "backup"]),)
-        recipients = " ".join(f"-r {shlex.quote(item)}" for item in self.recipients)
-        target = f"s3://{self.bucket}/{self.prefix}manual/{self.backup}.tar.age"
-        # By hand always a whole one: it needs nothing but itself.
-        source = shlex.quote(byhand.conninfo(self.server, "postgres"))
-        return (
-            f"pg_basebackup -d {source} -D - -Ft -X fetch -c fast | zstd -1 | age {recipients} > {self.backup}.tar.age",
-            byhand.aws(self.endpoint, "s3", "cp", f"{self.backup}.tar.age", target),
+        wanted = Wanted(
+            server=self.server,
+            backup=self.backup,
+            kind=self.backup_kind,
+            label=self.stanza,
+            bucket=self.bucket,
+            endpoint=self.endpoint,
+            prefix=self.prefix,
+            recipients=self.recipients,
         )
+        return engine_of_step(self.engine, self.stanza).take_by_hand(wanted)
 
     @property
     def job_kind(self) -> JobKind:
@@ -90,7 +94,7 @@ class MakeBase(HeavyStep):
         said, into = [], entry.manifest.stored.bucket
         if entry.manifest.full_because:
             said.append(f"A full backup was made instead of an incremental. {entry.manifest.full_because}")
-        if self.engine is EngineKind.NATIVE and into != self.bucket:
+        if not engine_of_step(self.engine, self.stanza).one_bucket and into != self.bucket:
             said.append(f"It was made into bucket `{into}`, since `{self.bucket}` did not answer.")
         return " ".join(said)
 
@@ -175,6 +179,9 @@ class CheckBase(HeavyStep):
     endpoint: str | None
     key: str
     sha256: str
+    # Left out where the plan was signed before they were there: it keeps its digest.
+    engine: str = Field(default="", exclude_if=operator.not_)
+    stanza: str = Field(default="", exclude_if=operator.not_)  # what that engine calls the server
 
     @property
     def summary(self) -> str:
@@ -189,12 +196,15 @@ class CheckBase(HeavyStep):
         return "the result of the check recorded beside it"
 
     def by_hand(self) -> tuple[str, ...]:
-        if not self.sha256:  # stored by an engine that has a format of its own
-            return (byhand.aws(self.endpoint, "s3", "ls", "--recursive", f"s3://{self.bucket}/{self.key}"),)
-        return (
-            byhand.aws(self.endpoint, "s3", "cp", f"s3://{self.bucket}/{self.key}", "base.age"),
-            f"echo {shlex.quote(f'{self.sha256}  base.age')} | sha256sum -c",
+        stored = Stored(
+            backup=self.backup,
+            label=self.stanza,
+            bucket=self.bucket,
+            endpoint=self.endpoint,
+            key=self.key,
+            sha256=self.sha256,
         )
+        return engine_of_step(self.engine, self.stanza).check_by_hand(stored)
 
     @property
     def job_kind(self) -> JobKind:

@@ -11,9 +11,10 @@ from actions.backup.physical import PhysicalEntry, Proof, RecoveryWindow, Uncopi
 from actions.backup.proofs import Proofs
 from actions.backup.wal_source import AlarmKind
 from actions.backup.wal_status import WalStatus, read_status
+from actions.engines import engine_of
 from actions.errors import DrError, UserError
 from actions.ports import CatalogueEntry, Ports
-from actions.site import BackupPolicy, Database, EngineKind, PhysicalPolicy
+from actions.site import BackupPolicy, Database, PhysicalPolicy
 from actions.steps.mirrors import Mirror, mirrors
 from actions.steps.postures import left_behind
 from actions.steps.side_copies import SideCopies, replica_copies, side_copies
@@ -140,7 +141,7 @@ async def _dumps(ports: Ports, key: str) -> Dumps:
 async def _bases(ports: Ports, server: str) -> Bases:
     policy = ports.site.physical_of(server)
     here = {key: database for key, database in ports.site.databases.items() if database.server == server}
-    archived = policy.engine is EngineKind.NATIVE and bool(policy.wal_buckets)
+    archived = engine_of(policy).archived_by_us and bool(policy.wal_buckets)
     rpo = min((database.rpo for database in here.values()), default=timedelta(minutes=15))
     try:
         entries, windows, uncopied, proofs, said = await asyncio.gather(
@@ -182,7 +183,7 @@ async def _said(ports: Ports, policy: PhysicalPolicy) -> WalStatus | str | None:
 
 
 async def _nothing_said() -> None:
-    """pgBackRest has an archiver of its own, which says nothing."""
+    """An engine with an archiver of its own, which says nothing."""
 
 
 def archiver_of(said: WalStatus, windows: Sequence[RecoveryWindow], entries: Sequence[PhysicalEntry]) -> Archiver:

@@ -10,10 +10,10 @@ from actions.backup.catalogue import database_prefix
 from actions.backup.native_catalogue import server_prefix
 from actions.backup.physical import BackupKind, PhysicalEntry, RecoveryTarget
 from actions.backup.wal import wal_folder
-from actions.site import BackupPolicy, EngineKind, PhysicalPolicy, Site
+from actions.engines import engine_of
+from actions.site import BackupPolicy, PhysicalPolicy, Site
 from actions.steps.base_choice import usable_bases
 from actions.steps.phrases import moment
-from actions.steps.stored_chain import StoredChain, pgbackrest_by_hand
 
 PROGRAM, PAGE = "restore.py", "RESTORE.md"
 
@@ -93,8 +93,9 @@ def _server(site: Site, server: str, entries: Sequence[PhysicalEntry]) -> Iterat
     fit = usable_bases(entries)
     if fit:
         yield f"PostgreSQL {fit[0].manifest.server_version // 10000}, superuser `{fit[0].manifest.superuser}`. "
-    if policy.engine is not EngineKind.NATIVE:
-        yield f"It is backed up by pgBackRest, stanza `{policy.stanza}`: see part 5.\n"
+    if not (engine := engine_of(policy)).read_by_kit:
+        label = engine.label(policy)
+        yield f"It is backed up by {engine.title}{f', as `{label}`' if label else ''}: see part 5.\n"
         return
     wal = ", ".join(f"`s3://{bucket}/{wal_folder(policy)}`" for bucket in policy.wal_buckets)
     bases = ", ".join(f"`s3://{bucket}/{server_prefix(policy)}`" for bucket in policy.base_buckets)
@@ -125,20 +126,14 @@ def _server(site: Site, server: str, entries: Sequence[PhysicalEntry]) -> Iterat
 
 
 def _steps(site: Site, server: str, entries: Sequence[PhysicalEntry]) -> Iterator[str]:
-    policy = site.physical_of(server)
+    engine = engine_of(site.physical_of(server))
     fulls = usable_bases(entries, kind=BackupKind.FULL)
     yield f"\n### Server `{server}`\n\n"
     if not fulls:
         yield "When this page was written there was no usable full backup.\n"
         return
     newest = fulls[0].manifest
-    target = RecoveryTarget(latest=True)
-    chain = StoredChain.of(site, server, entries, fulls[0])
-    if chain is not None:
-        lines = chain.commands(target)
-    else:
-        label = newest.stored.key.rstrip("/").rpartition("/")[2]
-        lines = pgbackrest_by_hand(policy.stanza, label, target, superuser=newest.superuser)
+    lines = engine.restore_by_hand(engine.stored(site, server, entries, fulls[0]), RecoveryTarget(latest=True))
     yield f"`{newest.id}`, which ended {moment(newest.finished_at)}, and all WAL after it:\n\n"
     yield "```\n" + "\n".join(lines) + "\n```\n"
 

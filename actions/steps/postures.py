@@ -7,7 +7,8 @@ from datetime import timedelta
 
 from actions.buckets import BucketFacts, LifecycleRule, Trial
 from actions.contract import Finding, Verdict
-from actions.site import Bucket, EngineKind, LockMode, PhysicalPolicy, Site
+from actions.engines import engine_of
+from actions.site import Bucket, LockMode, PhysicalPolicy, Site
 from actions.steps.phrases import names, span
 
 WITNESS = "witness"
@@ -68,7 +69,7 @@ def apart_findings(site: Site) -> list[Finding]:
 def left_behind(site: Site, policy: PhysicalPolicy) -> str:
     """Why nothing could be made of the second copy of the WAL once the first one's region is lost: the base backups are
     lost with it. Empty where they are not."""
-    if policy.engine is not EngineKind.NATIVE or len(policy.wal_buckets) != 2:
+    if not engine_of(policy).archived_by_us or len(policy.wal_buckets) != 2:
         return ""
     near, far = policy.wal_buckets
     if _place(site, near) == _place(site, far):

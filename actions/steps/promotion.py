@@ -11,9 +11,10 @@ from typing import Literal
 
 from actions.backup.physical import ScratchFacts, ScratchState
 from actions.contract import Kept, Precondition, Probe, Step
+from actions.engines import engine_of
 from actions.errors import PermanentError, TemporaryError, VerificationError
 from actions.ports import FenceFacts, Ports, Progress
-from actions.site import EngineKind, Frozen
+from actions.site import Frozen
 from actions.steps import byhand
 from actions.steps.phrases import counted, names
 from actions.steps.scratch import instance
@@ -273,13 +274,7 @@ async def refuse_once_promoted(ports: Ports, scratch: str) -> None:
 def _archiver(ports: Ports, server: str) -> str:
     """What makes the new primary's WAL go into the archive again."""
     policy = ports.site.physical.get(server)
-    if policy is None or policy.engine is not EngineKind.PGBACKREST:
-        return "start its archiver again (`drbot wal DATABASE`)"
-    push = f"pgbackrest --stanza={policy.stanza} archive-push %p"
-    return (
-        "name its folder, socket and port in pgBackRest's configuration (`pg1-path`, `pg1-socket-path`, `pg1-port`), "
-        f"set `archive_mode = on` and `archive_command = '{push}'` on it and restart it"
-    )
+    return "archive its WAL" if policy is None else engine_of(policy).archive_again(policy)
 
 
 async def _answers(ports: Ports, server: str) -> str | None:

@@ -13,6 +13,7 @@ from actions.backup.manifest import Fingerprint
 from actions.backup.physical import Proof, RecoveryTarget, ScratchFacts, ScratchRequest, ScratchRestored
 from actions.backup.proofs import Proofs
 from actions.contract import Probe, Step
+from actions.engines import engine_of
 from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import JobKind, JobPhase, JobState, Ports, Progress
 from actions.site import DatabaseRef, Frozen, Invariant
@@ -188,7 +189,7 @@ class LookThrough(Step):
             checks |= _counted(item, found)
             problems += _losses(item, found)
         proof = await self._proof(ports, facts, facts.restored, checks, problems)
-        await Proofs(ports.objects, ports.secrets).keep(ports.site.physical_of(self.server), proof)
+        await _keep(ports, proof)
         if proof.problem is not None:
             raise VerificationError(
                 f"The restore test of `{self.server}` failed: {proof.problem} Production was not touched. Make a new "
@@ -302,7 +303,13 @@ async def _failed(ports: Ports, step: RestoreForTest, began: datetime, problem: 
         rpo=timedelta(0) if newest is None else max(timedelta(0), began - newest),
         problem=problem,
     )
-    await Proofs(ports.objects, ports.secrets).keep(ports.site.physical_of(step.server), proof)
+    await _keep(ports, proof)
+
+
+async def _keep(ports: Ports, proof: Proof) -> None:
+    policy = ports.site.physical_of(proof.server)
+    beside = engine_of(policy).proof_beside(policy, proof)
+    await Proofs(ports.objects, ports.secrets).keep(policy, proof, beside=beside)
 
 
 async def _newest(ports: Ports, server: str) -> datetime | None:

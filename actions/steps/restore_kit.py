@@ -21,9 +21,10 @@ from actions.backup.crypto import signing_key
 from actions.backup.physical import PhysicalEntry
 from actions.backup.signing import Signed
 from actions.contract import Finding, Verdict
+from actions.engines import engine_of
 from actions.errors import DrError, VerificationError
 from actions.ports import ObjectFacts, Ports
-from actions.site import BackupPolicy, EngineKind, Frozen, PhysicalPolicy, SecretRef, Site
+from actions.site import BackupPolicy, Frozen, PhysicalPolicy, SecretRef, Site
 from actions.steps.kit_page import PAGE, PROGRAM, page
 from actions.steps.phrases import moment
 
@@ -69,11 +70,11 @@ class KitState:
 
 
 def kit_places(site: Site) -> Sequence[KitPlace]:
-    """Beside every dump, base backup and segment. pgBackRest's repository is its own: nobody else writes into it."""
+    """Beside every dump, base backup and segment that its program can read."""
     found: dict[tuple[str, str], KitPlace] = {}
-    native = [policy for policy in site.physical.values() if policy.engine is EngineKind.NATIVE]
+    readable = [policy for policy in site.physical.values() if engine_of(policy).read_by_kit]
     places = [_place(policy, policy.bucket) for policy in site.backups.values()]
-    places += [_place(policy, bucket) for policy in native for bucket in (*policy.base_buckets, *policy.wal_buckets)]
+    places += [_place(policy, bucket) for policy in readable for bucket in (*policy.base_buckets, *policy.wal_buckets)]
     for place in places:
         found.setdefault((place.bucket, place.prefix), place)
     return [found[key] for key in sorted(found)]

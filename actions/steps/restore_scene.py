@@ -8,9 +8,10 @@ from datetime import timedelta
 from actions.backup.physical import DeadEnd, PhysicalEntry, RecoveryWindow, ScratchFacts, ScratchState
 from actions.backup.proofs import Proofs
 from actions.contract import Finding, Step, Verdict
+from actions.engines import engine_of
 from actions.errors import DrError, UserError
 from actions.ports import Ports
-from actions.site import Database, EngineKind, Frozen
+from actions.site import Database, Frozen
 from actions.steps.choice import restore_estimate, usable_entries
 from actions.steps.moments import exact
 from actions.steps.naming import job_name, scratch_mark
@@ -53,7 +54,7 @@ class RestoreScene(Frozen):
 
 
 async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None) -> RestoreScene:
-    server = database.server
+    server, policy = database.server, ports.site.physical_of(database.server)
     entries = await ports.physical.catalogue(server)
     windows = tuple(await ports.physical.windows(server))
     dead = dead_ends(windows)
@@ -62,7 +63,7 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
     if why is not None:
         raise UserError(why)
     instances = tuple(await ports.scratch.instances())
-    tests = await Proofs(ports.objects, ports.secrets).newest(ports.site.physical_of(server), limit=RECENT)
+    tests = await Proofs(ports.objects, ports.secrets).newest(policy, limit=RECENT)
     rates = measured(server, instances, tests)
     return RestoreScene(
         database=database,
@@ -74,7 +75,7 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
         forecast=forecast(entries, base, aim, windows, rates),
         rates=tuple(rates),
         room=int(max(base.manifest.server_bytes, base.manifest.plain_bytes) * ROOM),
-        stored=StoredChain.of(ports.site, server, entries, base),
+        stored=engine_of(policy).chain(ports.site, server, entries, base),
     )
 
 
@@ -128,7 +129,8 @@ def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -
             endpoint=None if bucket is None else bucket.endpoint,
             key=base.stored.key,
             sha256=base.stored.sha256,
-            stanza=policy.stanza if policy.engine is EngineKind.PGBACKREST else "",
+            engine=policy.engine,
+            stanza=engine_of(policy).label(policy),
             stored=scene.stored,
             superuser="" if scene.stored is not None else base.superuser,
             amcheck=wish.amcheck or policy.amcheck,

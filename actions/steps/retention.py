@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import shlex
+from dataclasses import replace
 from datetime import timedelta
 from typing import ClassVar, Literal
 
@@ -11,6 +12,8 @@ from pydantic import Field
 
 from actions.backup.physical import Expiry
 from actions.contract import Probe, Step
+from actions.engine import Stored
+from actions.engines import engine_of_step
 from actions.errors import UserError, VerificationError
 from actions.ports import Ports, Progress, ProgressReport
 from actions.steps import byhand
@@ -158,11 +161,12 @@ class DeleteBackup(Step):
     bucket: str
     key: str  # of its object, in a folder of its own
     endpoint: str | None
-    stanza: str  # of pgBackRest, where that keeps it
+    stanza: str  # what the engine calls the server: see `Engine.label`
     # Signed with fewer signatures, for what the policy lets go anyway: then it must still be so when it is deleted.
     due: bool = Field(default=False, exclude_if=operator.not_)
     copy_bucket: str = Field(default="", exclude_if=operator.not_)  # likewise, where there is one
     copy_endpoint: str | None = Field(default=None, exclude_if=operator.not_)
+    engine: str = Field(default="", exclude_if=operator.not_)  # of a base backup
 
     @property
     def summary(self) -> str:
@@ -177,15 +181,14 @@ class DeleteBackup(Step):
         return "gone" if self.sort is Sort.DUMP else "gone; WAL that nothing else needs goes with the next expiry"
 
     def by_hand(self) -> tuple[str, ...]:
-        if self.stanza:
-            label = self.key.rstrip("/").rpartition("/")[2]
-            return (shlex.join(["pgbackrest", f"--stanza={self.stanza}", f"--set={label}", "expire"]),)
-        folder = self.key.rpartition("/")[0]
-        return tuple(
-            byhand.aws(endpoint, "s3", "rm", "--recursive", f"s3://{bucket}/{folder}/")
-            for bucket, endpoint in ((self.copy_bucket, self.copy_endpoint), (self.bucket, self.endpoint))
-            if bucket
-        )
+        if self.sort is Sort.DUMP:
+            folder = self.key.rpartition("/")[0]
+            return (byhand.aws(self.endpoint, "s3", "rm", "--recursive", f"s3://{self.bucket}/{folder}/"),)
+        engine = engine_of_step(self.engine, self.stanza)
+        there = Stored(backup=self.backup, label=self.stanza, bucket=self.bucket, endpoint=self.endpoint, key=self.key)
+        copy = replace(there, bucket=self.copy_bucket, endpoint=self.copy_endpoint)
+        both = (copy, there) if self.copy_bucket else (there,)
+        return tuple(line for each in both for line in engine.remove_by_hand(each))
 
     async def probe(self, ports: Ports) -> Probe:
         there = await find(ports, self.sort, self.owner, self.backup)

@@ -13,6 +13,8 @@ from actions.backup.manifest import Fingerprint
 from actions.backup.physical import RecoveryTarget, ScratchFacts, ScratchRequest, ScratchState
 from actions.backup.scratch_place import this_machine
 from actions.contract import Probe, Step
+from actions.engine import Stored
+from actions.engines import engine_of_step
 from actions.errors import DrError, TemporaryError, UnknownOutcomeError, VerificationError
 from actions.ports import JobKind, JobState, Ports, Progress
 from actions.site import DatabaseRef, Invariant
@@ -20,7 +22,7 @@ from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, names, span
-from actions.steps.stored_chain import StoredChain, StoredMember, pgbackrest_by_hand
+from actions.steps.stored_chain import StoredChain
 
 SHOWN = 5
 
@@ -39,10 +41,11 @@ class RestoreScratch(HeavyStep):
     endpoint: str | None
     key: str
     sha256: str
-    stanza: str = ""  # of pgBackRest, which then brings the files; its backup is the last folder of `key`
+    stanza: str = ""  # what the engine calls the server: see `Engine.label`
     # For people alone. Left out where there is none: a plan that was signed before there was one keeps its digest.
     stored: StoredChain | None = Field(default=None, exclude_if=operator.not_)
-    superuser: str = Field(default="", exclude_if=operator.not_)  # of what pgBackRest brings
+    superuser: str = Field(default="", exclude_if=operator.not_)  # where `stored` does not tell
+    engine: str = Field(default="", exclude_if=operator.not_)
     amcheck: bool
     keep: timedelta | None
     mark: str
@@ -61,11 +64,17 @@ class RestoreScratch(HeavyStep):
         return f"signatures, hashes and {checks} checked, the target proven to be reached; production is not touched"
 
     def by_hand(self) -> tuple[str, ...]:
-        if not self.stanza:
-            member = StoredMember(bucket=self.bucket, key=self.key, sha256=self.sha256, endpoint=self.endpoint)
-            return (self.stored or StoredChain(members=(member,))).commands(self.target)
-        label = self.key.rstrip("/").rpartition("/")[2]
-        return pgbackrest_by_hand(self.stanza, label, self.target, superuser=self.superuser or "postgres")
+        stored = Stored(
+            backup=self.backup,
+            label=self.stanza,
+            bucket=self.bucket,
+            endpoint=self.endpoint,
+            key=self.key,
+            sha256=self.sha256,
+            superuser=self.superuser,
+            chain=self.stored,
+        )
+        return engine_of_step(self.engine, self.stanza).restore_by_hand(stored, self.target)
 
     @property
     def job_kind(self) -> JobKind:

@@ -9,7 +9,7 @@ from typing import Self
 from actions.backup.chain import chain
 from actions.backup.physical import PhysicalEntry, RecoveryTarget
 from actions.backup.wal import SEALED, wal_folder
-from actions.site import EngineKind, Frozen, Site
+from actions.site import Frozen, Site
 from actions.steps import byhand
 
 
@@ -39,9 +39,9 @@ class StoredChain(Frozen):
 
     @classmethod
     def of(cls, site: Site, server: str, entries: Sequence[PhysicalEntry], base: PhysicalEntry) -> Self | None:
-        """None where an engine has a format of its own, or the chain is broken."""
+        """None where the chain is broken."""
         policy, members = site.physical_of(server), chain(entries, base)
-        if policy.engine is not EngineKind.NATIVE or members is None:
+        if members is None:
             return None
         stores = {name: bucket.endpoint for name, bucket in site.buckets.items()}
         return cls(
@@ -107,17 +107,6 @@ def replay_by_hand(target: RecoveryTarget, *, superuser: str, restore_command: s
         f"{start}  # as an account that is not root",
         f'{connected} -c "{asked}"  # {_there(target)}',
         f'pg_ctl stop -w -D "$PGDATA" && pg_checksums --check -D "$PGDATA" && {start}',
-    )
-
-
-def pgbackrest_by_hand(stanza: str, label: str, target: RecoveryTarget, *, superuser: str) -> tuple[str, ...]:
-    """The same out of a repository of pgBackRest."""
-    pgbackrest = f'pgbackrest --stanza={shlex.quote(stanza)} --reset-pg1-host --pg1-path="$PGDATA"'
-    options = f'--tablespace-map-all="$PGDATA.tablespaces" --set={label} --type=none'
-    return (
-        'umask 077 && mkdir -p "$PGDATA" "$PGDATA.tablespaces"  # export PGDATA, and PGBACKREST_CONFIG if need be',
-        f"{pgbackrest} {options} restore",
-        *replay_by_hand(target, superuser=superuser, restore_command=f'{pgbackrest} archive-get %f "%p"'),
     )
 
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from actions.backup.catalogue import database_prefix
-from actions.backup.native_catalogue import server_prefix
 from actions.backup.uploads import Stray, strays
 from actions.contract import Finding, Verdict
+from actions.engines import engine_of
 from actions.ports import Ports
-from actions.site import EngineKind
 from actions.steps import byhand
 from actions.steps.phrases import moment, size
 
 
 async def stray_findings(ports: Ports) -> list[Finding]:
-    """One for each; pgBackRest sweeps its repositories itself."""
+    """One for each. Engines that keep a repository of their own sweep it themselves."""
     dumps = [(f"backups of {name}", each.bucket, database_prefix(each)) for name, each in ports.site.backups.items()]
     bases = [
-        (f"base backups of {name}", bucket, server_prefix(each))
+        (f"base backups of {name}", bucket, prefix)
         for name, each in ports.site.physical.items()
-        if each.engine is EngineKind.NATIVE
+        if (prefix := engine_of(each).leftovers(each)) is not None
         for bucket in each.base_buckets
     ]
     now = ports.clock.now()
     # Half a copy is brought to its end by the next base backup.
     halves = {
-        (server_prefix(each), entry.manifest.id)
+        (engine_of(each).leftovers(each), entry.manifest.id)
         for name, each in ports.site.physical.items()
         if each.copy_bucket
         for entry in await ports.physical.catalogue(name)

@@ -37,7 +37,6 @@ from bot.plan_file.protection import (
     RecoveryPoints,
     ScratchLimits,
     SecretsEscrow,
-    StanzaSecret,
     WalArchive,
 )
 from bot.plan_file.record import EvidenceStore, Record, WitnessPlace
@@ -122,7 +121,6 @@ __all__ = [
     "Severity",
     "Shift",
     "Slot",
-    "StanzaSecret",
     "TextRef",
     "UnknownNameError",
     "WalArchive",

@@ -121,12 +121,14 @@ def _examine_text(
     ]
     if source.data is None:
         return None, problems
-    plan, invalid = _validate(source.data)
+    plan, invalid, unplaced = _validate(source.data)
     taken = {problem.key for problem in problems}
     for where, wrong, right, of_key in [*invalid, *_between(source.data, actions, rules)]:
         if _dotted(where) not in taken:
             problems.append(_problem(path, source.place(where, of_key=of_key), where, wrong, right))
             taken.add(_dotted(where))
+    if not problems and unplaced:  # nobody may be left with a refusal that says nothing
+        problems = [Problem(str(path), 1, 1, "", unplaced, "correct it")]
     if problems or plan is None:
         return None, _sorted(problems)
     warnings = [
@@ -140,22 +142,25 @@ _Misfit = tuple[Path, str, str, bool]
 """Where, what is wrong, what would be right, and whether the key rather than its value is meant."""
 
 
-def _validate(data: Any) -> tuple[DrPlan | None, list[_Misfit]]:
+def _validate(data: Any) -> tuple[DrPlan | None, list[_Misfit], str]:
+    """The plan, or what is wrong by its place; and the rules that the plan found broken, of which it knows no place."""
     try:
-        return DrPlan.model_validate(data), []
+        return DrPlan.model_validate(data), [], ""
     except ValidationError as error:
         # Inputs are left out: an error of a secret must not carry the secret.
         details = error.errors(include_url=False, include_input=False)
     found: list[_Misfit] = []
+    unplaced = ""
     for detail in details:
         if detail["type"] == RULES_ERROR:
+            unplaced = detail["msg"]
             continue  # the same rules are run on the data below, where places are known
         where = tuple(detail["loc"])
         if detail["type"] == "too_short" and _reach(data, where):
             continue  # pydantic counts only the entries that are valid; the others are told themselves
         wrong, right = sentence(detail, _reach(data, where), model_at(DrPlan, where[:-1]))
         found.append((where, wrong, right, detail["type"] == "extra_forbidden"))
-    return None, found
+    return None, found, unplaced
 
 
 def _between(data: Any, actions: Collection[str] | None, rules: Rules) -> Iterator[_Misfit]:

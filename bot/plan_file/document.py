@@ -98,7 +98,8 @@ class DrPlan(Part):
     @model_validator(mode="after")
     def parts_fit_together(self) -> Self:
         """Refuse unknown, repeated and contradicting names; `check` tells where they stand."""
-        broken = broken_rules(self.model_dump(mode="json"))
+        # What was not said is not there for the rules either: a default contradicts nobody.
+        broken = broken_rules(self.model_dump(mode="json", exclude_unset=True))
         if broken:
             sentences = "; ".join(f"{rule.wrong}, {rule.right}" for rule in broken)
             raise PydanticCustomError(RULES_ERROR, "{sentences}", {"sentences": sentences})

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
 from actions.contract import Risk
+from actions.engines import engines
 from actions.policy import shortfall
-from actions.site import EngineKind
 from bot.plan_file.document import DrPlan
 from bot.plan_file.quorum import gaps, roster_of, together
 from bot.plan_file.rules import Broken
@@ -93,7 +93,7 @@ def _idle_commander(plan: DrPlan) -> Iterator[Broken]:
 def _unkept_rpo(plan: DrPlan) -> Iterator[Broken]:
     archived = {plan.database(backup.database).server for backup in plan.backups.databases if backup.wal is not None}
     for index, backup in enumerate(plan.backups.databases):
-        archived_by_us = backup.base is not None and backup.base.engine is EngineKind.NATIVE
+        archived_by_us = backup.base is not None and engines()[backup.base.engine].archived_by_us
         if archived_by_us and backup.wal is not None and backup.wal.open_store is None:
             yield Broken(
                 ("backups", "databases", index, "wal"),

@@ -4,11 +4,12 @@ import base64
 import binascii
 import re
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, create_model, model_validator
 
-from actions.site import EngineKind
+from actions.engines import engines
+from actions.site import DEFAULT_ENGINE
 from bot.plan_file.values import (
     Bytes,
     Duration,
@@ -84,23 +85,24 @@ class DumpBackup(Part):
     """Where it is kept: `local`, and names of buckets."""
 
 
-class StanzaSecret(Part):
-    """A secret of a pgBackRest repository that its configuration file leaves out."""
-
-    option: Annotated[
-        str,
-        Shape(r"repo[1-9][0-9]*-[a-z0-9-]+", "name an option of pgBackRest such as `repo1-cipher-pass`", repeat=False),
-    ]
-    """Option of pgBackRest: repo1-cipher-pass, repo1-s3-key, repo1-s3-key-secret."""
-    value: SecretRef
-    """Reference to its value; pgBackRest gets it in its environment."""
+def _engine(name: str) -> str:
+    if name in engines():
+        return name
+    raise misfit("this value is not one of those allowed", f"use {' or '.join(f'`{each}`' for each in engines())}")
 
 
-class BaseBackup(Part):
+EngineName = Annotated[
+    str, AfterValidator(_engine), WithJsonSchema({"type": "string", "enum": list(engines()), "default": DEFAULT_ENGINE})
+]
+
+
+class BaseOfAnyEngine(Part):
     """Full physical backup of the whole server, the base that WAL is replayed on."""
 
-    engine: EngineKind = EngineKind.NATIVE
-    """native (PostgreSQL 17 and newer, over the replication protocol) or pgbackrest."""
+    engine: EngineName = Field(
+        default=DEFAULT_ENGINE,
+        description=f"{' or '.join(f'{engine.name} ({engine.about})' for engine in engines().values())}.",
+    )
     schedule: Schedule
     """When it starts."""
     retention: Duration
@@ -111,12 +113,25 @@ class BaseBackup(Part):
     """The bucket it is kept in; a second one, in another region, gets a copy of each."""
     amcheck: bool = False
     """Compare indexes with tables (`pg_amcheck`) in restores and restore tests; needs the extension `amcheck`."""
-    stanza: Text | None = None
-    """Stanza of pgBackRest; empty: the name of the server."""
-    stanza_config: Text | None = None
-    """Path of pgBackRest's configuration file on the worker's machine; empty: pgBackRest's own default."""
-    stanza_secrets: tuple[StanzaSecret, ...] = ()
-    """Secrets of the repository that the configuration file leaves out."""
+
+    def own(self) -> Part:
+        """The keys that its engine alone has."""
+        keys = engines()[self.engine].keys
+        return keys.model_construct(**{name: getattr(self, name) for name in keys.model_fields})
+
+
+if TYPE_CHECKING:
+
+    class BaseBackup(BaseOfAnyEngine):
+        """As it stands in the file: with the keys that engines declare as their own."""
+
+else:
+    BaseBackup = create_model(
+        "BaseBackup",
+        __base__=(*dict.fromkeys(engine.keys for engine in engines().values()), BaseOfAnyEngine),
+        __module__=__name__,
+        __doc__=BaseOfAnyEngine.__doc__,
+    )
 
 
 class IncrementalBackup(Part):

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from rapidfuzz import fuzz, process, utils
 
 from actions.backup.physical import SCRATCH
+from actions.engine import Engine
+from actions.engines import engines
+from actions.site import DEFAULT_ENGINE
 
 Path = tuple[str | int, ...]
 Found = tuple[Path, object]
@@ -297,7 +300,8 @@ def _archived(data: Mapping[str, object]) -> set[object]:
     for _, backup in find(data, "backups.databases.*"):
         if isinstance(backup, Mapping) and isinstance(backup.get("wal"), Mapping):
             base = backup.get("base")
-            if isinstance(base, Mapping) and base.get("engine", "native") != "pgbackrest":
+            # Of an engine that nobody knows is told where it is named.
+            if isinstance(base, Mapping) and ((engine := _named(base)) is None or engine.archived_by_us):
                 found.add(servers.get(backup.get("database")))
     return found
 
@@ -327,19 +331,23 @@ def _physical(data: Mapping[str, object]) -> Iterator[Broken]:
 def _engine(path: Path, backup: Mapping[str, object]) -> Iterator[Broken]:
     """Keys of one engine that another would pass over in silence."""
     base, wal = backup.get("base"), backup.get("wal")
-    if not isinstance(base, Mapping):
+    engine = _named(base) if isinstance(base, Mapping) else None
+    if not isinstance(base, Mapping) or engine is None:
         return
-    if base.get("engine", "native") != "pgbackrest":
-        for key in ("stanza", "stanza_config", "stanza_secrets"):
-            if base.get(key):
-                yield Broken(
-                    (*path, "base", key), f"`{key}` is of pgBackRest", "set `engine: pgbackrest`, or remove it"
-                )
-    elif isinstance(wal, Mapping):
+    for other in engines().values():
+        for key in other.keys.model_fields:
+            if other is not engine and base.get(key):
+                right = f"set `engine: {other.name}`, or remove it"
+                yield Broken((*path, "base", key), f"`{key}` is of {other.title}", right)
+    if not engine.archived_by_us and isinstance(wal, Mapping):
         for key in ("open_store", "slot", "synchronous"):
             if wal.get(key):
-                wrong = f"`{key}` is of `drbot wal`; pgBackRest archives by the server's `archive_command`"
+                wrong = f"`{key}` is of `drbot wal`; {engine.title} archives by the server's `archive_command`"
                 yield Broken((*path, "wal", key), wrong, "remove it; `archive_timeout` bounds what can be lost")
+
+
+def _named(base: Mapping[str, object]) -> Engine | None:
+    return engines().get(str(base.get("engine", DEFAULT_ENGINE)))
 
 
 def _stores(data: Mapping[str, object], path: Path, backup: Mapping[str, object]) -> Iterator[Broken]:
@@ -384,9 +392,10 @@ def _two_stores(
             if first.get("prefix", "") != second.get("prefix", ""):
                 wrong = f"`{stores[0]}` and `{stores[1]}` have different prefixes, and base backups lie under one"
                 yield Broken(here, wrong, "give both the same `prefix`: once one is lost, the other is named alone")
-    if strings(backup, "base.engine") == ["pgbackrest"]:
-        wrong = "pgBackRest keeps its copies itself"
-        yield Broken(here, wrong, "name one bucket, and set up `repo2` in the configuration of the stanza")
+    base = backup.get("base")
+    engine = _named(base) if isinstance(base, Mapping) else None
+    if engine is not None and engine.one_bucket:
+        yield Broken(here, f"{engine.title} keeps its copies itself", engine.one_bucket)
 
 
 def _bucket_named(data: Mapping[str, object], name: str) -> Mapping[str, object] | None:

@@ -1,84 +1,34 @@
-"""What every PhysicalBackups keeps: the fake, the native engine and pgBackRest on real servers."""
+"""What every PhysicalBackups keeps: the fake, and each engine on real servers, in its case of `physical_cases`."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from actions.backup.physical import BackupKind, BaseRequest, RecoveryTarget, ScratchRequest, ScratchState
+from actions.backup.physical import BackupKind, RecoveryTarget, ScratchState
+from actions.engines import engines
 from actions.errors import DrError, UserError, VerificationError
-from actions.ports import PhysicalBackups, ProgressReport, Scratch, no_progress
-from tests.fakes.history import with_history
-from tests.fakes.physical import MemoryPhysical
-from tests.fakes.physical_world import FAR, with_two_buckets
-from tests.fakes.s3 import MemoryObjects
-from tests.fixtures.physical import Past
-from tests.pgbackrest_world import SERVER as ARCHIVED_SERVER
-from tests.pgbackrest_world import PgBackRestWorld
-from tests.physical_world import BUCKET, SERVER, PhysicalWorld
+from actions.ports import ProgressReport, no_progress
+from tests.contract.physical_cases import CASES, FAKE, MARK, TWO_BUCKETS, World
+from tests.fakes.physical_world import FAR
 
-MARK = "drbot:scratch:contract"
+MARKS = {
+    FAKE: (),
+    **{name: (pytest.mark.integration, pytest.mark.xdist_group(name)) for name in ("pgbackrest", "folder")},
+}
 
 
-@dataclass
-class World:
-    port: PhysicalBackups
-    scratch: Scratch
-    server: str
-    newest: str  # the newest full backup
-    between: datetime  # a moment that the window holds
-    real: PhysicalWorld | None = None
-    pgbackrest: PgBackRestWorld | None = None
-
-    async def take(self, backup: str, kind: BackupKind = BackupKind.FULL, parent: str | None = None) -> None:
-        if self.real is not None:
-            await self.real.take(backup, kind, parent)
-        else:
-            request = BaseRequest(id=backup, server=self.server, kind=kind, parent=parent)
-            await self.port.take(request, no_progress)
-
-    def damage(self, backup: str) -> None:
-        """Make the backup unusable, so that the catalogue tells."""
-        if self.pgbackrest is not None:
-            self.pgbackrest.denounce(backup)
-        elif self.real is not None:
-            objects = self.real.objects.buckets[BUCKET]  # type: ignore[attr-defined]  # the fake that the world is made of
-            for key in [key for key in objects if key.endswith(f"/{backup}/base.age")]:
-                del objects[key]
-        else:
-            assert isinstance(self.port, MemoryPhysical)
-            self.port.spoil(self.server, backup, f"The object of base backup `{backup}` is missing.")
-
-    def request(self, **changes: object) -> ScratchRequest:
-        values = {"id": "s1", "server": self.server, "target": RecoveryTarget(time=self.between), "mark": MARK}
-        return ScratchRequest.model_validate(values | changes)
-
-
-ARCHIVED = pytest.param("pgbackrest", marks=[pytest.mark.integration, pytest.mark.xdist_group("pgbackrest")])
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration), ARCHIVED])
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, pytest.mark.integration)) for name in CASES])
 async def world(request: pytest.FixtureRequest, server_directory: Path) -> AsyncIterator[World]:
-    if request.param == "fake":
-        memory = with_history()
-        commits = memory.physical.history["primary"].commits
-        yield World(memory.physical, memory.scratch, "primary", "base-new", commits[-2].at)
-        return
-    if request.param == "pgbackrest":
-        backed_up: PgBackRestWorld = request.getfixturevalue("backed_up")
-        async with backed_up.borrowed(server_directory) as other:
-            usable = [entry for entry in await other.engine.catalogue(ARCHIVED_SERVER) if entry.problem is None]
-            newest = next(entry.manifest.id for entry in usable if entry.manifest.kind is BackupKind.FULL)
-            between = other.moment_between()
-            yield World(other.engine, other.scratch, ARCHIVED_SERVER, newest, between, pgbackrest=other)
-        return
-    past: Past = request.getfixturevalue("past")
-    real = past.anew(server_directory)
-    yield World(real.engine, real.scratch, SERVER, "full", past.commits[4].after, real)
+    async with CASES[request.param](request, server_directory) as made:
+        yield made
+
+
+def test_every_engine_has_a_case() -> None:
+    assert set(engines()) <= set(CASES)
 
 
 async def test_the_catalogue_is_newest_first_and_hides_nothing(world: World) -> None:
@@ -188,19 +138,15 @@ async def test_one_backup_is_deleted_by_name_unless_it_is_needed(world: World) -
     assert world.newest in left
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
-async def two(request: pytest.FixtureRequest, server_directory: Path) -> World:
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, pytest.mark.integration)) for name in TWO_BUCKETS])
+async def two(request: pytest.FixtureRequest, server_directory: Path) -> AsyncIterator[World]:
     """The same where each base backup is to be in a second bucket as well, and none is there yet."""
-    if request.param == "fake":
-        memory = with_two_buckets()
-        return World(memory.physical, memory.scratch, "primary", "base-full", memory.clock.now())
-    past: Past = request.getfixturevalue("past")
-    real = past.anew(server_directory)
-    assert isinstance(real.objects, MemoryObjects)
-    real.objects.buckets[FAR] = {}
-    changes: dict[str, object] = {"copy_bucket": FAR}
-    real = replace(real, policy_changes=changes)
-    return World(real.engine, real.scratch, SERVER, "full", past.commits[4].after, real)
+    async with TWO_BUCKETS[request.param](request, server_directory) as made:
+        yield made
+
+
+def test_every_engine_that_copies_into_a_second_bucket_has_a_case() -> None:
+    assert {engine.name for engine in engines().values() if not engine.one_bucket} <= set(TWO_BUCKETS)
 
 
 async def test_what_lacks_in_the_second_bucket_is_told_and_brought_there_once(two: World) -> None:

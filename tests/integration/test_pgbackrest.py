@@ -14,6 +14,7 @@ import pytest
 from actions.adapters.clock import SystemClock
 from actions.adapters.programs import run
 from actions.backup.pgbackrest_info import Stanza
+from actions.backup.pgbackrest_keys import keys_of
 from actions.backup.pgbackrest_tools import ExpireOrder
 from actions.backup.physical import (
     SEGMENT,
@@ -272,7 +273,8 @@ async def test_the_doctor_finds_what_would_lose_too_much_and_what_does_not_work(
     (lack,) = await backed_up.engine.lacks(SERVER)
     assert not lack.stops
     assert "archive_timeout" in lack.next
-    policy = backed_up.site.physical[SERVER].model_copy(update={"stanza": "other"})
+    policy = backed_up.site.physical[SERVER]
+    policy = policy.model_copy(update={"own": keys_of(policy).model_copy(update={"stanza": "other"})})
     elsewhere = backed_up.anew(backed_up.directory)
     elsewhere.site.physical[SERVER] = policy  # type: ignore[index]  # a mapping for those who read it
     assert "stanza-create" in (await elsewhere.engine.lacks(SERVER))[0].what

@@ -10,9 +10,10 @@ import pytest
 
 from actions.adapters.pgbackrest import PgBackRestProgram
 from actions.backup.pgbackrest_info import Repository
+from actions.backup.pgbackrest_keys import PgBackRestKeys, StanzaSecret
 from actions.backup.pgbackrest_tools import ArchivePlace, ExpireOrder, RestoreOrder
 from actions.errors import TemporaryError, UserError
-from actions.site import EngineKind, PhysicalPolicy, Server, Site
+from actions.site import PhysicalPolicy, Server, Site
 from tests.fakes.secrets import MemorySecrets
 
 PASS_PHRASE = "a pass phrase of the tests alone"
@@ -63,16 +64,18 @@ def program(tmp_path: Path) -> PgBackRestProgram:
     )
     policy = PhysicalPolicy(
         server="primary",
-        engine=EngineKind.PGBACKREST,
+        engine="pgbackrest",
         bucket="backups",
         wal_buckets=("backups",),
         recipients=("age1",),
         identity="env:IDENTITY",
         signing_key="env:KEY",
         trusted_signers=(),
-        stanza="main",
-        stanza_config=str(config),
-        stanza_secrets={"repo1-cipher-pass": "env:CIPHER"},
+        own=PgBackRestKeys(
+            stanza="main",
+            stanza_config=str(config),
+            stanza_secrets=(StanzaSecret(option="repo1-cipher-pass", value="env:CIPHER"),),
+        ),
     )
     server = Server(name="primary", admin_dsn="env:DSN", tools="/nowhere")
     site = Site(servers={"primary": server}, physical={"primary": policy})

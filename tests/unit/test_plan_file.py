@@ -1,6 +1,7 @@
 """The shipped plan represents every figure of the written one, and the models hold their promises."""
 
 import re
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -225,7 +226,8 @@ def test_the_schema_accepts_the_shipped_plan_and_refuses_a_literal_secret() -> N
 
 def test_the_reference_describes_every_key_in_the_models_words() -> None:
     reference = (SHIPPED.parent / "docs" / "reference" / "plan-file.md").read_text(encoding="utf-8")
-    for model in Part.__subclasses__():
+    # Those of an engine that another test has added are not gone before they are collected.
+    for model in (each for each in Part.__subclasses__() if each.__module__ in sys.modules):
         for name, field in model.model_fields.items():
             row = rf"^\| `{name}` \| [^|]+ \| {re.escape(field.description or '')} \| "
             assert re.search(row, reference, re.MULTILINE), f"{model.__name__}.{name} is not in plan-file.md"

@@ -7,6 +7,7 @@ import pytest
 
 from actions.errors import UserError
 from bot.plan_file import Problem, Severity, check, check_text, load, report
+from bot.plan_file.rules import Broken
 
 SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
 TEXT = SHIPPED.read_text(encoding="utf-8")
@@ -488,10 +489,20 @@ def test_a_pgbackrest_of_the_plan_gets_its_secrets_by_reference(tmp_path: Path) 
     secrets = "stanza_secrets:\n          - {option: repo1-cipher-pass, value: env:CIPHER}\n        # "
     without = [(line, "") for line in TEXT.splitlines(keepends=True) if "open_store: " in line or "slot: " in line]
     assert not errors(check(broken(tmp_path, (PGBACKREST[0], f"engine: pgbackrest\n        {secrets}"), *without)))
+    plan = load(tmp_path / "dr-plan.yml")
+    assert plan.backups.databases[0].base is not None
+    assert plan.backups.databases[0].base.engine == "pgbackrest"
     plain = secrets.replace("env:CIPHER", "correct-horse")
     (problem,) = errors(check(broken(tmp_path, (PGBACKREST[0], f"engine: pgbackrest\n        {plain}"), *without)))
     assert problem.key == "backups.databases[0].base.stanza_secrets[0].value"
     assert "correct-horse" not in report([problem])
+
+
+def test_a_rule_that_the_plan_alone_finds_broken_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Broken(("owner",), "nobody owns it", "name an owner")]
+    monkeypatch.setattr("bot.plan_file.document.broken_rules", lambda _: found)
+    with pytest.raises(UserError, match="nobody owns it, name an owner"):
+        load(broken(tmp_path))
 
 
 def test_keys_of_one_engine_are_not_given_to_the_other(tmp_path: Path) -> None:

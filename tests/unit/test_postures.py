@@ -13,7 +13,7 @@ from actions.catalog.backup_status import BackupsParams
 from actions.catalog.buckets import BucketsParams
 from actions.contract import Finding, Verdict
 from actions.errors import UserError
-from actions.site import Bucket, BucketPosture, EngineKind, LockMode, Site
+from actions.site import Bucket, BucketPosture, LockMode, Site
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
 from tests.fakes.history import with_history
 from tests.fakes.physical_world import a_policy
@@ -134,15 +134,15 @@ def test_copies_in_the_region_they_are_for_are_found() -> None:
 @pytest.mark.parametrize(
     ("base", "far", "engine", "lost"),
     [
-        ("near", "us-west-2", EngineKind.NATIVE, True),
-        ("beside", "us-west-2", EngineKind.NATIVE, True),
-        ("far", "us-west-2", EngineKind.NATIVE, False),
-        ("near", "us-east-1", EngineKind.NATIVE, False),  # both copies of the WAL are lost, which is told for itself
-        ("near", "us-west-2", EngineKind.PGBACKREST, False),
+        ("near", "us-west-2", "native", True),
+        ("beside", "us-west-2", "native", True),
+        ("far", "us-west-2", "native", False),
+        ("near", "us-east-1", "native", False),  # both copies of the WAL are lost, which is told for itself
+        ("near", "us-west-2", "pgbackrest", False),
     ],
 )
 def test_base_backups_that_are_lost_with_the_region_that_the_wal_outlives(
-    base: str, far: str, engine: EngineKind, lost: bool
+    base: str, far: str, engine: str, lost: bool
 ) -> None:
     regions = {"near": "us-east-1", "beside": "us-east-1", "far": far}
     buckets = {

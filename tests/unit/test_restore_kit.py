@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions import registry
+from actions.backup.pgbackrest_keys import PgBackRestKeys
 from actions.backup.signing import Signed
 from actions.catalog.backup_status import BackupsParams
 from actions.contract import Verdict
-from actions.site import EngineKind
 from actions.steps.alarms import alarms
 from actions.steps.health import health
 from actions.steps.kit_page import PAGE, PROGRAM, page
@@ -84,7 +84,9 @@ async def test_the_page_has_every_command_with_its_names_and_no_secret() -> None
 
 async def test_the_repository_of_pgbackrest_is_left_alone_and_its_commands_are_told() -> None:
     world = with_bases()
-    policy = world.site.physical[SERVER].model_copy(update={"engine": EngineKind.PGBACKREST, "stanza": "shop"})
+    policy = world.site.physical[SERVER].model_copy(
+        update={"engine": "pgbackrest", "own": PgBackRestKeys(stanza="shop")}
+    )
     site = world.site.model_copy(update={"physical": {SERVER: policy}})
 
     assert [place.prefix for place in kit_places(site)] == ["dumps/"]

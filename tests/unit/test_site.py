@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from actions.adapters.secrets import SecretReferences
-from actions.site import EngineKind, WorkloadKind, WorkloadRef
+from actions.site import WorkloadKind, WorkloadRef
 from bot.plan_file import load
 from bot.plan_file.world import ServerRole, ServerWorkload
 from bot.site import site_of
@@ -35,7 +35,7 @@ async def test_the_physical_backups_of_the_shipped_plan() -> None:
     site = await site_of(load(SHIPPED), SecretReferences(values))
     policy = site.physical_of("primary")
     assert (policy.engine, policy.bucket, policy.prefix) == (
-        EngineKind.NATIVE,
+        "native",
         "superprismora-backups",
         "backups/physical/",
     )

@@ -1,0 +1,95 @@
+"""An engine that is one file outside of the product: its copies on real servers, and what plans say of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from actions.backup.physical import (
+    Change,
+    FindRequest,
+    PhysicalEntry,
+    PointRequest,
+    RecoveryTarget,
+    ScratchRequest,
+)
+from actions.catalog.base import Base, BaseParams, Check, CheckBaseParams
+from actions.errors import VerificationError
+from actions.ports import Ports, no_progress
+from actions.site import DatabaseRef
+from tests.contract.kit import read_back
+from tests.fakes.world import a_world
+from tests.fixtures.folder import SERVER, FolderWorld, Shared, added
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("folder")]
+MARK = "drbot:scratch:plan1"
+
+
+async def rows(world: FolderWorld, scratch: str) -> list[int]:
+    await world.scratch.start(scratch)
+    found = await world.postgres.query(DatabaseRef(f"scratch-{scratch}", "postgres"), "SELECT row FROM ledger")
+    return sorted(int(str(each["row"])) for each in found)
+
+
+async def test_it_restores_to_the_transaction(shared: Shared, server_directory: Path) -> None:
+    world = await shared.borrowed(server_directory)
+    for scratch, inclusive, wanted in (("before", False, [1, 2, 3]), ("after", True, [1, 2, 3, 4])):
+        target = RecoveryTarget(xid=shared.xid, inclusive=inclusive)
+        request = ScratchRequest(id=scratch, server=SERVER, target=target, mark=MARK)
+        restored = await world.engine.restore(request, no_progress)
+        assert restored.backup == "next"
+        assert await rows(world, scratch) == wanted
+        await world.scratch.discard(scratch, mark=MARK)
+
+
+async def test_it_finds_who_dropped_a_table_and_a_restore_point(shared: Shared, server_directory: Path) -> None:
+    world = await shared.borrowed(server_directory)
+    await asyncio.to_thread(shared.sql, "SELECT pg_create_restore_point('here')")
+    await asyncio.to_thread(shared.sql, "DELETE FROM ledger WHERE row = 4")
+    await asyncio.to_thread(shared.archived)
+    try:
+        request = FindRequest(server=SERVER, database="postgres", table="ledger")
+        (moment,) = await world.engine.find(request, no_progress)
+        assert (moment.change, moment.rows) == (Change.DELETE, 1)
+        (point,) = await world.engine.find_points(PointRequest(server=SERVER, point="here"), no_progress)
+        assert point.name == "here"
+    finally:
+        await asyncio.to_thread(shared.sql, "INSERT INTO ledger VALUES (4) ON CONFLICT DO NOTHING")
+
+
+async def test_a_changed_copy_is_found_before_anything_starts(shared: Shared, server_directory: Path) -> None:
+    world = await shared.borrowed(server_directory)
+    with (world.folder / "base" / "full" / "base.tar").open("r+b") as stream:
+        stream.seek(3_000_000)
+        byte = stream.read(1)
+        stream.seek(3_000_000)
+        stream.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(VerificationError, match="`full`"):
+        await world.engine.verify(SERVER, "full", no_progress)
+    request = ScratchRequest(id="s1", server=SERVER, target=RecoveryTarget(latest=True), mark=MARK)
+    with pytest.raises(VerificationError, match="`full`"):
+        await world.engine.restore(request, no_progress)
+    assert list(await world.scratch.instances()) == []
+
+
+async def test_plans_show_its_own_commands(shared: Shared, server_directory: Path) -> None:
+    world = await shared.borrowed(server_directory)
+    with added():
+        ports = {each.name: getattr(a_world(), each.name) for each in fields(Ports)}
+        ports |= {"site": world.site, "physical": world.engine, "postgres": world.postgres}
+        plan = await Base().plan(BaseParams(), Ports(**ports), "plan-1")
+        assert plan.steps[0].by_hand()[0].startswith("pg_basebackup -d ")
+        assert f"-D {world.folder}/manual/" in plan.steps[0].by_hand()[0]
+        assert read_back(plan).steps[0].by_hand() == plan.steps[0].by_hand()
+
+        plan = await Check().plan(CheckBaseParams(backup="full"), Ports(**ports), "plan-2")
+        entry = await known(world, "full")
+        (command,) = plan.steps[0].by_hand()
+        assert command == f'echo "{entry.manifest.stored.sha256}  {entry.manifest.stored.key}" | sha256sum -c'
+
+
+async def known(world: FolderWorld, backup: str) -> PhysicalEntry:
+    return next(entry for entry in await world.engine.catalogue(SERVER) if entry.manifest.id == backup)
