@@ -12,6 +12,7 @@ import asyncio
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from actions.backup.physical import BackupKind, BaseRequest, RecoveryTarget, Scr
 from actions.ports import no_progress
 from actions.site import Bucket, Site
 from benchmarks.table import pairs
-from tests.fixtures.pgbackrest import PROGRAMS, Archived
+from tests.fixtures.pgbackrest import PROGRAMS, Archived, archiving
 from tests.fixtures.shared_s3 import S3
 from tests.pgbackrest_world import MARK, SERVER, PgBackRestWorld
 from tests.physical_world import PhysicalWorld
@@ -48,6 +49,14 @@ ROWS = MEGABYTES * 1000
 
 def fill() -> list[str]:
     return [statement.format(rows=ROWS) for statement in FILL]
+
+
+@pytest.fixture
+def archived(run_directory: Path, s3: S3) -> Iterator[Archived]:
+    """A server that waits for its disk: what the bare commands restore starts with its configuration, and the engine's
+    instance waits for the disk whatever that says."""
+    with archiving(run_directory, s3, "bench", durable=True) as made:
+        yield made
 
 
 async def test_delegated_restore(archived: Archived, s3: S3, bucket: str, run_directory: Path) -> None:
@@ -103,6 +112,7 @@ async def _bare(world: PgBackRestWorld, moment: datetime, label: str, folder: Pa
     await asyncio.to_thread(lambda: archived.bare(*options, *target, "restore", timeout=HOUR))
     port = free_port()
     settings = ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "archive_mode=off"]
+    settings += ["shared_buffers=128MB"]  # as the engine's instance has
     words = [word for setting in settings for word in ("-c", setting)]
     with Program.start(
         [PROGRAMS / "bin" / "postgres", "-D", str(folder / "data"), "-p", str(port), *words],

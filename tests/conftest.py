@@ -39,6 +39,9 @@ pytest_plugins = [
 
 SHARED_S3 = pytest.StashKey[SharedS3]()
 RUN_DIRECTORY = "DRBOT_TEST_RUN"
+PLACE = "DRBOT_TESTS_PLACE"
+"""Environment variable: a folder to keep servers in instead, for what is measured on a disk."""
+
 SHARED_MEMORY = "/dev/shm"
 ENOUGH = 8 << 30
 """Bytes: a whole run holds about a quarter of it at a time."""
@@ -56,6 +59,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def _quick_place() -> str | None:
     """Memory, where there is enough: the tests make thousands of files, which takes a third of their time on a disk.
     None, the usual place for temporary files, otherwise and where programs may not be run from it."""
+    if place := os.environ.get(PLACE):
+        return place
     try:
         found = os.statvfs(SHARED_MEMORY)
     except OSError:

@@ -37,6 +37,9 @@ _MEANINGS: Mapping[int, _Meaning] = {
     38: _Meaning(PermanentError, "Nothing is restored over a running server."),
     40: _Meaning(PermanentError, "Nothing is restored into a folder that holds something."),
     41: _Meaning(UserError, "Let the account that runs pgBackRest read the file."),
+    42: _Meaning(
+        VerificationError, "The file is damaged: verify the repository, and restore from another of its copies."
+    ),
     44: _Meaning(
         UserError, "The archive is of another cluster: check `stanza`, or run `stanza-upgrade` on the server."
     ),

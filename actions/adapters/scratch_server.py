@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -129,7 +130,8 @@ class RecoveringServer:
         """Give files to the account that runs PostgreSQL."""
         if self.account is not None:
             for path in paths:
-                os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
+                with suppress(FileNotFoundError):  # WAL may arrive meanwhile, and takes its last name then
+                    os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
 
     # ------------------------------------------------------------ watching
 

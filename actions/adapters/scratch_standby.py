@@ -14,8 +14,9 @@ from actions.adapters.scratch_server import WAITS_FOR_WAL, RecoveringServer, Scr
 from actions.backup.physical import Following, RecoveryTarget, ScratchFacts, ScratchRestored, Waiting
 from actions.backup.physical_tools import Reached, Replay
 from actions.backup.scratch_place import Follow, ScratchPlace
-from actions.backup.scratch_restore import copying_from, replayed, timeline_at
+from actions.backup.scratch_restore import replayed, timeline_at
 from actions.backup.standby import alone
+from actions.backup.wal_coming import copying_from
 from actions.errors import DrError, TemporaryError, UserError
 from actions.ports import Clock, no_progress
 

@@ -28,7 +28,6 @@ from actions.backup.scratch_restore import (
     Seconds,
     check_span,
     claim_of,
-    copying_from,
     in_place,
     nothing_before,
     replayed,
@@ -38,6 +37,7 @@ from actions.backup.segments import Segment
 from actions.backup.standby import Brought, feed
 from actions.backup.together import together
 from actions.backup.wal import WalArchive, WalStart
+from actions.backup.wal_coming import copying_from
 from actions.backup.wal_fetch import FetchedWal, WalFetch
 from actions.errors import VerificationError
 from actions.ports import Clock, ObjectStore, Progress, ProgressReport, Secrets, no_progress

@@ -84,7 +84,7 @@ class PgBackRestFinder:
             bucket = self._program.buckets(server).get(key, f"repo{key}")
             wal = await PgBackRestWal.of(self._program, place_of(stanza, archive, server=server, bucket=bucket))
             target = RecoveryTarget(time=until) if until else RecoveryTarget(latest=True)
-            await wal.fetch(start_of(begin), target, folder, _bytes(progress, "fetch"))
+            await wal.fetch(await wal.needed(start_of(begin), target), folder, _bytes(progress, "fetch"))
             progress(ProgressReport(phase="find", unit="steps"))
             yield folder
         finally:

@@ -15,7 +15,7 @@ from actions.backup.native_window import start_of
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Backup, Stanza, entries_of
 from actions.backup.pgbackrest_tools import PgBackRest, RestoreOrder
-from actions.backup.pgbackrest_wal import Fetched, PgBackRestWal, dead_in
+from actions.backup.pgbackrest_wal import NeededWal, PgBackRestWal, dead_in
 from actions.backup.physical import Lsn, Phase, PhysicalEntry, RecoveryTarget, ScratchRequest, ScratchRestored
 from actions.backup.physical_tools import Replay, ScratchServers
 from actions.backup.progress import Shown
@@ -25,7 +25,6 @@ from actions.backup.scratch_restore import (
     Seconds,
     check_span,
     claim_of,
-    copying_from,
     in_place,
     nothing_before,
     replayed,
@@ -34,6 +33,7 @@ from actions.backup.scratch_restore import (
 from actions.backup.standby import Brought, feed
 from actions.backup.together import together
 from actions.backup.wal import WalStart
+from actions.backup.wal_coming import Coming
 from actions.errors import UserError, VerificationError
 from actions.ports import Clock, Progress
 from actions.site import ScratchBudget
@@ -80,7 +80,8 @@ class PgBackRestRestoring:
             if newest is None or newest.number < start.segment.number:
                 return Brought(way=way.timeline_id, newest_way=ways)
             await self._program.own(place.wal)
-            brought = await wal.fetch(start, RecoveryTarget(latest=True), place.wal, lambda _: None)
+            brought = await wal.needed(start, RecoveryTarget(latest=True))
+            await wal.fetch(brought, place.wal, lambda _: None)
             at = wal.listing.segments[str(newest)].modified_at
             return Brought(
                 way=way.timeline_id,
@@ -107,23 +108,28 @@ class PgBackRestRestoring:
             raise VerificationError(f"The WAL of `{base.manifest.id}` is not archived. Use another backup.")
         where = place_of(stanza, archive, server=request.server, bucket=base.manifest.stored.bucket)
         archived = await PgBackRestWal.of(self._program, where)
-        wal_bytes = await archived.needed(start_of(base), request.target)
+        wal = await archived.needed(start_of(base), request.target)
+        check_span(base.manifest.stop_lsn, base.manifest.id, str(wal.end), str(wal.segments[-1]))
         plain = base.manifest.plain_bytes
-        wanted = claim_of(request, base.manifest, self._clock.now(), self._budget, plain=plain, wal=wal_bytes)
+        wanted = claim_of(request, base.manifest, self._clock.now(), self._budget, plain=plain, wal=wal.plain_bytes)
         await asyncio.to_thread(claim, self._directory, place, wanted, self._budget, self._reserve)
         with seconds.of(Phase.FETCH):
-            wal = await self._fetched(request, archived, backup, base, place, progress)
-        check_span(base.manifest.stop_lsn, base.manifest.id, str(wal.end), str(wal.segments[-1]))
+            await self._fetch(request, archived, backup, base, wal, place, progress)
+        coming = Coming(place.wal)
         order = Replay(
             target=request.target,
             timeline_id=wal.way.timeline_id,
             start_lsn=base.manifest.start_lsn,
             end_lsn=str(wal.end),
-            restore_command=copying_from(place.wal),
+            restore_command=coming.restore_command,
             amcheck=request.amcheck,
         )
         with seconds.of(Phase.REPLAY):
-            reached = await replayed(self._servers, place, order, progress, reaches=wal.reaches)
+            await asyncio.to_thread(coming.announce, [str(segment) for segment in wal.segments])
+            async with together() as group:
+                group.create_task(archived.bring(wal, coming, lambda _: None))
+                replay = group.create_task(replayed(self._servers, place, order, progress, reaches=wal.reaches))
+        reached = replay.result()
         restored = ScratchRestored(
             id=request.id,
             backup=base.manifest.id,
@@ -162,29 +168,19 @@ class PgBackRestRestoring:
                 return by_id[entry.manifest.id], entry
         raise UserError(f"There is no base backup `{request.backup}` of `{server}`. Choose one of the catalogue.")
 
-    async def _fetched(
+    async def _fetch(
         self,
         request: ScratchRequest,
         archived: PgBackRestWal,
         backup: Backup,
         base: PhysicalEntry,
+        wal: NeededWal,
         place: ScratchPlace,
         progress: Progress,
-    ) -> Fetched:
-        """Files and WAL side by side."""
-        files = wal_bytes = 0
+    ) -> None:
+        """Files and history. The WAL comes after them, while it is replayed: side by side with the files its many small
+        files, each of which is written through to the disk, would wait for their gigabytes."""
         shown = Shown(progress, "fetch", base.manifest.plain_bytes)
-
-        def of_files(percent: int) -> None:
-            nonlocal files
-            files = base.manifest.plain_bytes * percent // 100
-            shown.bytes(files + wal_bytes)
-
-        def of_wal(done: int) -> None:
-            nonlocal wal_bytes
-            wal_bytes = done
-            shown.bytes(files + wal_bytes)
-
         order = RestoreOrder(
             label=backup.label,
             repository=backup.database.key,
@@ -193,7 +189,7 @@ class PgBackRestRestoring:
         )
         for folder in (place.folder, place.wal):
             await self._program.own(folder)
-        async with together() as group:
-            fetched = group.create_task(archived.fetch(start_of(base), request.target, place.wal, of_wal))
-            group.create_task(self._program.restore(request.server, order, of_files))
-        return fetched.result()
+        await archived.fetch_history(wal.way, place.wal)
+        await self._program.restore(
+            request.server, order, lambda percent: shown.bytes(base.manifest.plain_bytes * percent // 100)
+        )

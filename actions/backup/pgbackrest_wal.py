@@ -19,6 +19,7 @@ from actions.backup.physical import DeadEnd, Lsn, PhysicalEntry, RecoveryTarget
 from actions.backup.segments import Segment, Timelines, history_name
 from actions.backup.together import together
 from actions.backup.wal import WalListing, WalStart
+from actions.backup.wal_coming import Coming
 from actions.errors import PermanentError, UserError, VerificationError
 
 AT_ONCE = 4
@@ -30,8 +31,8 @@ _COMMIT = re.compile(r"desc: COMMIT\w* (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """What lies in the directory."""
+class NeededWal:
+    """What a replay to a target reads."""
 
     way: Timelines
     segments: tuple[Segment, ...]
@@ -42,6 +43,11 @@ class Fetched:
     def end(self) -> Lsn:
         """Where this WAL ends."""
         return self.segments[-1].end
+
+    @property
+    def plain_bytes(self) -> int:
+        """Once it is fetched."""
+        return sum(segment.size for segment in self.segments)
 
 
 class PgBackRestWal:
@@ -77,31 +83,47 @@ class PgBackRestWal:
         way = await living_way(self.history, entries, [self.listing])
         return way, dead_ends(entries, way, [self.listing])
 
-    async def needed(self, start: WalStart, target: RecoveryTarget) -> int:
-        """Plain bytes of what `fetch` will bring. Raises what `fetch` raises."""
-        wanted, _ = self._wanted(await self.way(start, target.timeline_id), start, target)
-        return sum(segment.size for segment in wanted)
+    async def needed(self, start: WalStart, target: RecoveryTarget) -> NeededWal:
+        """Everything from `start` on that a replay to `target` needs, and its history; by the listing alone.
 
-    async def fetch(self, start: WalStart, target: RecoveryTarget, into: Path, shown: Callable[[int], None]) -> Fetched:
-        """Everything from `start` on that a replay to `target` needs, and its history.
-
-        A file comes into the archive no earlier than the commits in it. So for a time all segments are fetched up to
+        A file comes into the archive no earlier than the commits in it. So for a time all segments are needed up to
         the first that came later, and one more; for an LSN up to the one that holds it, and one more; else all of them.
         Raises VerificationError naming the segment when one is missing, UserError when there is none at all.
         """
         way = await self.way(start, target.timeline_id)
-        if way.timeline_id in self.listing.histories:
-            await self._one(history_name(way.timeline_id), into)
         wanted, reaches = self._wanted(way, start, target)
         if not wanted:
             raise UserError(
                 f"The archive of `{self.place.server}` has no WAL from {start.segment} on. Archive it first."
             )
-        await self.fetch_segments(wanted, into, shown)
         stored = sum(self.listing.segments[str(segment)].bytes for segment in wanted)
-        return Fetched(way, tuple(wanted), reaches or (target.time is None and target.lsn is None), stored)
+        return NeededWal(way, tuple(wanted), reaches or (target.time is None and target.lsn is None), stored)
 
-    async def fetch_segments(self, wanted: Sequence[Segment], into: Path, shown: Callable[[int], None]) -> None:
+    async def fetch(self, needed: NeededWal, into: Path, shown: Callable[[int], None]) -> None:
+        """History and segments."""
+        await self.fetch_history(needed.way, into)
+        await self.fetch_segments(needed.segments, into, shown)
+
+    async def fetch_history(self, way: Timelines, into: Path) -> None:
+        """Where the timelines of this way branch off, if they do."""
+        if way.timeline_id in self.listing.histories:
+            await self._one(history_name(way.timeline_id), into)
+
+    async def bring(self, needed: NeededWal, coming: Coming, shown: Callable[[int], None]) -> None:
+        """Segments for a server that waits for each of those which were announced."""
+        try:
+            await self.fetch_segments(needed.segments, coming.folder, shown, arrived=coming.arrived)
+        finally:
+            await asyncio.shield(asyncio.to_thread(coming.end))
+
+    async def fetch_segments(
+        self,
+        wanted: Sequence[Segment],
+        into: Path,
+        shown: Callable[[int], None],
+        *,
+        arrived: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Several at a time. Raises VerificationError naming the first that the archive does not have."""
         room, fetched = asyncio.Semaphore(AT_ONCE), 0
 
@@ -109,6 +131,7 @@ class PgBackRestWal:
             nonlocal fetched
             async with room:
                 await self._one(str(segment), into)
+            arrived(str(segment))
             fetched += segment.size
             shown(fetched)
 

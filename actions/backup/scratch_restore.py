@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -126,12 +125,6 @@ def nothing_before(server: str, entries: Sequence[PhysicalEntry], target: Recove
         f"No base backup of `{server}` ends before {target}; the oldest that can be used ends at "
         f"{oldest:%Y-%m-%d %H:%M:%S} UTC. Choose a later moment, or restore a dump."
     )
-
-
-def copying_from(wal: Path) -> str:
-    """A `restore_command` that finds the segments in this folder."""
-    folder = shlex.quote(str(wal.absolute())).replace("%", "%%")
-    return f"cp {folder}/%f %p"
 
 
 def timeline_at(place: Lsn, timeline_id: int, wal: Path) -> int:

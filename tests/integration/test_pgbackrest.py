@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -340,3 +341,29 @@ async def test_a_damaged_backup_is_found_named_and_refused_from_then_on(backed_u
         await backed_up.engine.restore(refused, no_progress)
     gone = ExpireOrder(repository=1, label=label, keep_wal_of=0)  # others use this repository after us
     await backed_up.program.expire(SERVER, gone, dry_run=False)
+
+
+@pytest.mark.corruption
+async def test_a_damaged_segment_is_named_in_the_middle_of_the_replay(backed_up: PgBackRestWorld) -> None:
+    """WAL is fetched while a server replays it: that one waits for a segment that cannot come."""
+    names = []
+    for _ in range(6):
+        names.append(str(backed_up.archived.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0]))
+        backed_up.commit(f"row-{uuid.uuid4().hex[:8]}")
+        backed_up.archive()
+    client, bucket = backed_up.s3.client(), backed_up.archived.bucket
+    found = client.list_objects_v2(Bucket=bucket, Prefix=f"repository/archive/{STANZA}/")
+    key = next(each["Key"] for each in found["Contents"] if names[3] in each["Key"])
+    whole = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    middle = len(whole) // 2
+    client.put_object(Bucket=bucket, Key=key, Body=whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :])
+    try:
+        request = ScratchRequest(id="torn", server=SERVER, target=RecoveryTarget(latest=True), mark=MARK)
+        with pytest.raises(VerificationError, match=names[3]):
+            await backed_up.engine.restore(request, no_progress)
+        assert await backed_up.scratch.find("torn") is None
+    finally:
+        client.put_object(Bucket=bucket, Key=key, Body=whole)
+    restored = await backed_up.engine.restore(request, no_progress)
+    assert restored.timeline_id == 1
+    await backed_up.scratch.discard("torn", mark=MARK)
