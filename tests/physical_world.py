@@ -7,7 +7,7 @@ import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -60,6 +60,7 @@ class PhysicalWorld:
     values: dict[str, str] = field(default_factory=dict)
     policy_changes: dict[str, object] = field(default_factory=dict)
     reserve: int = RESERVE
+    patience: timedelta = timedelta()  # a test that takes a store away wants to hear of it
 
     def __post_init__(self) -> None:
         self.values = {
@@ -112,6 +113,7 @@ class PhysicalWorld:
             scratch_directory=self.scratch_directory,
             work_directory=self.directory / "spool",
             reserve=self.reserve,
+            patience=self.patience,
         )
 
     def logical(self, site: Site, directory: Path) -> tuple[LogicalEngine, PostgresTables]:

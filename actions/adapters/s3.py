@@ -19,6 +19,7 @@ from botocore.exceptions import (
 from urllib3.exceptions import HTTPError
 
 from actions.adapters.s3_clients import s3_client
+from actions.backup.patience import PATIENCE, Patience
 from actions.errors import UNKNOWN_NAME, PermanentError, RefusedError, TemporaryError, UserError
 from actions.ports import ObjectFacts, ObjectStore, Secrets
 from actions.site import Bucket, Site
@@ -33,19 +34,26 @@ PART_LARGE = 512 * 1024 * 1024
 LARGE_FROM = 9_000  # part number
 UPLOADERS = 4
 READ = 4 * 1024 * 1024
-READ_TRIES = 4
 ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
 WRONG_KEY = frozenset(
     {"AccessDenied", "403", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken"}
 )
-RETRY = frozenset({"SlowDown", "ServiceUnavailable", "503", "RequestTimeout", "InternalError", "500", "Throttling"})
+AWAY = frozenset({"SlowDown", "ServiceUnavailable", "503", "RequestTimeout", "Throttling"})
+RETRY = AWAY | {"InternalError", "500"}
+
+
+class AwayError(TemporaryError):
+    """The store does not answer, or says that it cannot now."""
 
 
 class S3Store(ObjectStore):
-    """All buckets of the site. Credentials are resolved at first use, and again after a refusal."""
+    """All buckets of the site. Credentials are resolved at first use, and again after a refusal.
 
-    def __init__(self, site: Site, secrets: Secrets) -> None:
-        self._site = site
+    A stream in its middle waits so long (`patience`) for a store that is away. Everything else fails within seconds.
+    """
+
+    def __init__(self, site: Site, secrets: Secrets, *, patience: timedelta = PATIENCE) -> None:
+        self._site, self._patience = site, patience
         self._secrets = secrets
         self._clients: dict[str, S3Client] = {}
         self._pool = ThreadPoolExecutor(max_workers=3 * UPLOADERS, thread_name_prefix="s3")
@@ -172,7 +180,7 @@ class S3Store(ObjectStore):
                 call = functools.partial(
                     client.upload_part, Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=body
                 )
-                tags[number] = (await self._call(bucket, key, "store", call))["ETag"]
+                tags[number] = (await self._patiently(bucket, key, "store", call))["ETag"]
             finally:
                 room.release()
 
@@ -194,39 +202,48 @@ class S3Store(ObjectStore):
             UploadId=upload,
             MultipartUpload={"Parts": [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]},
         )
-        await self._call(bucket, key, "store", complete)
+        try:
+            await self._patiently(bucket, key, "store", complete)
+        except PermanentError:
+            # Its answer may have been lost: the second try is told that there is no such upload any more.
+            found = await self.head(bucket, key)
+            if found is None or found.bytes != total:
+                raise
         return total
 
     async def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
         """One request, read ahead by one chunk; taken up again where it broke off, at the same object."""
         client = await self._client(bucket)
-        place, total, tag, failures = 0, 1, "", 0
+        place, total, tag, patience = 0, 1, "", Patience(self._patience)
         while place < total:
             wanted: dict[str, Any] = {"Range": f"bytes={place}-", "IfMatch": tag} if tag else {}
             call = functools.partial(client.get_object, Bucket=bucket, Key=key, **wanted)
-            answer = await self._call(bucket, key, "read", call)
+            try:
+                answer = await self._call(bucket, key, "read", call)
+            except AwayError as error:
+                if not tag:
+                    raise
+                await patience.once_more(error)
+                continue
             if not tag:
                 total, tag = answer["ContentLength"], answer["ETag"]
-            body = answer["Body"]
+            body, broken = answer["Body"], None
             ahead = asyncio.ensure_future(self._threaded(body.read, READ))
             try:
                 while chunk := await ahead:
                     place += len(chunk)
-                    failures = 0
+                    patience.over()
                     ahead = asyncio.ensure_future(self._threaded(body.read, READ))
                     yield chunk
             except (BotoCoreError, HTTPError, OSError) as error:
-                failures += 1
-                if failures >= READ_TRIES:
-                    raise self._refused(bucket, key, "read", error) from error
-                await asyncio.sleep(0.5 * failures)
+                broken = self._refused(bucket, key, "read", error)
             finally:
                 await asyncio.gather(ahead, return_exceptions=True)
                 body.close()
-            if place < total and not failures:
-                failures += 1  # the server closed the stream early without an error
-                if failures >= READ_TRIES:
-                    raise TemporaryError(f"Bucket `{bucket}` gave {place} of {total} bytes of `{key}`. Try again.")
+            if place < total:  # broken off with an error or without one
+                await patience.once_more(
+                    broken or TemporaryError(f"Bucket `{bucket}` gave {place} of {total} bytes of `{key}`. Try again.")
+                )
 
     # ------------------------------------------------------------ calls
 
@@ -260,6 +277,14 @@ class S3Store(ObjectStore):
         except (BotoCoreError, ClientError, HTTPError) as error:
             raise self._refused(bucket, key, verb, error) from error
 
+    async def _patiently(self, bucket: str, key: str, verb: str, call: Callable[[], T]) -> T:
+        patience = Patience(self._patience)
+        while True:
+            try:
+                return await self._call(bucket, key, verb, call)
+            except AwayError as error:
+                await patience.once_more(error)
+
     async def _quietly(self, call: Callable[[], object]) -> None:
         # What cannot be aborted now is found by `sweep_uploads`.
         try:
@@ -273,7 +298,7 @@ class S3Store(ObjectStore):
             return UserError(f"{what}: {error}. Correct the bucket in the plan file.")
         if not isinstance(error, ClientError):
             where = self._site.buckets[bucket].endpoint or "S3"
-            return TemporaryError(f"{what}: {where} does not answer. Check that it runs and can be reached.")
+            return AwayError(f"{what}: {where} does not answer. Check that it runs and can be reached.")
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code == "NoSuchBucket":
@@ -287,7 +312,8 @@ class S3Store(ObjectStore):
                 f"{what}: {code}. Check the keys `{entry.access_key}` and `{entry.secret_key}` and their policy."
             )
         if code in RETRY or status >= 500:
-            return TemporaryError(
+            kind = AwayError if code in AWAY or status == 503 else TemporaryError
+            return kind(
                 f"{what}: {code}. Its disk may be full or the service overloaded; look at the storage, then try again.",
                 retry_after=timedelta(seconds=30),
             )

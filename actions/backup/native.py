@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from actions.backup.chain import as_in
@@ -22,6 +22,7 @@ from actions.backup.native_restore import Restoring
 from actions.backup.native_retention import Deletable, deletable, segment_size, stored_segments, within
 from actions.backup.native_take import Taking
 from actions.backup.native_window import start_of, window
+from actions.backup.patience import PATIENCE
 from actions.backup.physical import (
     BaseRequest,
     Expiry,
@@ -53,7 +54,7 @@ DELETERS = 16  # objects that are deleted at the same time
 
 class NativeEngine(PhysicalBackups):
     """`scratch_directory` takes the instances, `work_directory` what is read to be checked; `reserve` are bytes of the
-    disk that stay free."""
+    disk that stay free; `patience` is how long a restore that has begun waits for a store that went away."""
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class NativeEngine(PhysicalBackups):
         scratch_directory: Path,
         work_directory: Path,
         reserve: int = RESERVE,
+        patience: timedelta = PATIENCE,
     ) -> None:
         self._site, self._objects, self._clock = site, objects, clock
         self._catalogue = NativeCatalogue(objects)
@@ -96,6 +98,7 @@ class NativeEngine(PhysicalBackups):
             budget=site.scratch,
             directory=scratch_directory,
             reserve=reserve,
+            patience=patience,
         )
 
     async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:

@@ -12,6 +12,7 @@ from actions.backup.chain import base_for, chain
 from actions.backup.dead_ends import dead_in
 from actions.backup.native_catalogue import NativeCatalogue
 from actions.backup.native_fetch import BaseFetch
+from actions.backup.patience import PATIENCE, patiently
 from actions.backup.physical import (
     Lsn,
     Phase,
@@ -64,8 +65,9 @@ class Restoring:
         budget: ScratchBudget,
         directory: Path,
         reserve: int = RESERVE,
+        patience: timedelta = PATIENCE,
     ) -> None:
-        self._objects, self._secrets, self._clock = objects, secrets, clock
+        self._objects, self._secrets, self._clock, self._patience = objects, secrets, clock, patience
         self._tools, self._servers, self._catalogue = tools, servers, catalogue
         self._budget, self._directory, self._reserve = budget, directory, reserve
         self._fetch = fetch
@@ -199,14 +201,18 @@ class Restoring:
             shown.bytes(sum(done.values()) + wal_done)
 
         async def member(number: int, entry: PhysicalEntry) -> None:
-            async with room:
-                into = place.folder / MEMBERS / f"{number}"
-                passed.extend(await self._fetch.fetch(policy, entry, identity, into, of_member(number)))
+            into = place.folder / MEMBERS / f"{number}"
 
+            async def fetched() -> Sequence[str]:
+                await asyncio.to_thread(shutil.rmtree, into, ignore_errors=True)
+                return await self._fetch.fetch(policy, entry, identity, into, of_member(number))
+
+            async with room:
+                passed.extend(await patiently(fetched, self._patience))
+
+        archive = WalFetch(self._objects, self._secrets, policy, patience=self._patience)
         async with together() as group:
-            wal = group.create_task(
-                WalFetch(self._objects, self._secrets, policy).fetch(start, target, place.wal, of_wal)
-            )
+            wal = group.create_task(archive.fetch(start, target, place.wal, of_wal))
             for number, entry in enumerate(members):
                 group.create_task(member(number, entry))
         return wal.result(), tuple(passed)

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from actions.backup.crypto import Identity
+from actions.backup.patience import patiently
 from actions.backup.physical import Lsn, RecoveryTarget
 from actions.backup.sealed import SealedHeader, SealedKind, unseal
 from actions.backup.segments import Segment, Timelines, history_name
@@ -88,10 +89,12 @@ class _ClosedMeanwhileError(Exception):
 
 
 class WalFetch:
-    """Reads the archive of one server."""
+    """Reads the archive of one server. `patience`: how long a segment waits for buckets none of which answers."""
 
-    def __init__(self, objects: ObjectStore, secrets: Secrets, policy: PhysicalPolicy) -> None:
-        self._objects, self._secrets, self._policy = objects, secrets, policy
+    def __init__(
+        self, objects: ObjectStore, secrets: Secrets, policy: PhysicalPolicy, *, patience: timedelta = timedelta()
+    ) -> None:
+        self._objects, self._secrets, self._policy, self._patience = objects, secrets, policy, patience
         self._archive = WalArchive(objects, policy)
 
     async def fetch(
@@ -186,6 +189,11 @@ class WalFetch:
 
     async def _one(self, shelf: _Shelf, number: int, start: WalStart, identity: Identity, into: Path) -> _Found | None:
         """None: the archive ends before it."""
+        return await patiently(lambda: self._tried(shelf, number, start, identity, into), self._patience)
+
+    async def _tried(
+        self, shelf: _Shelf, number: int, start: WalStart, identity: Identity, into: Path
+    ) -> _Found | None:
         last = number == shelf.newest
         choices = shelf.choices(number)
         # Where a timeline branches off, the older file holds only what was before; more is needed if there is more.

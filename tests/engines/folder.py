@@ -59,7 +59,6 @@ from actions.backup.scratch_restore import (
     Seconds,
     check_span,
     claim_of,
-    copying_from,
     in_place,
     nothing_before,
     replayed,
@@ -71,6 +70,7 @@ from actions.backup.standby import Brought, feed
 from actions.backup.tar_stream import Extraction, FileList, TarReader
 from actions.backup.unpacking import Plain
 from actions.backup.wal import WalListing, WalStart
+from actions.backup.wal_coming import copying_from
 from actions.engine import Engine, Means, Stored, Wanted
 from actions.errors import UserError, VerificationError
 from actions.plan_values import Part, Text

@@ -1,4 +1,4 @@
-"""The `restore_command` of a server that replays WAL which is still being fetched, run by a shell as PostgreSQL does."""
+"""The `restore_command` of a server that replays WAL which is still being fetched, run by a shell as a server does."""
 
 from __future__ import annotations
 

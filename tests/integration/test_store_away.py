@@ -1,0 +1,177 @@
+"""S3 goes away in the middle of a restore and of an upload, for seconds here and for two minutes in `make soak`: the
+work waits, goes on where it was, and nothing is fetched or stored twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from actions.adapters.s3 import PART, S3Store
+from actions.adapters.secrets import SecretReferences
+from actions.backup.patience import PATIENCE
+from actions.backup.physical import RecoveryTarget
+from actions.errors import PermanentError, TemporaryError
+from actions.site import Bucket, DatabaseRef, Site
+from tests.fakes.s3 import MemoryObjects
+from tests.fixtures.physical import Past
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.shared_s3 import S3
+from tests.physical_world import BUCKET, SERVER
+
+pytestmark = [pytest.mark.integration, pytest.mark.corruption]
+
+AWAY = [
+    pytest.param(timedelta(seconds=4), id="seconds"),
+    pytest.param(timedelta(minutes=2), id="two-minutes", marks=[pytest.mark.soak, pytest.mark.timeout(400)]),
+]
+
+
+@pytest.fixture
+async def road(s3: S3) -> AsyncIterator[Proxy]:
+    """The network between the bot and S3."""
+    host, _, port = s3.endpoint.removeprefix("http://").partition(":")
+    async with Proxy(host, int(port)) as proxy:
+        yield proxy
+
+
+class Watched(S3Store):
+    """Counts what is begun, and takes the network away for a while in the middle of the n-th stream."""
+
+    def __init__(self, s3: S3, road: Proxy, bucket: str, *, patience: timedelta) -> None:
+        endpoint = f"http://127.0.0.1:{road.port}"
+        entry = Bucket(name=bucket, endpoint=endpoint, access_key="env:A", secret_key="env:S")
+        secrets = SecretReferences({"A": s3.access_key, "S": s3.secret_key})
+        super().__init__(Site(buckets={bucket: entry}), secrets, patience=patience)
+        self.road, self.streams = road, list[str]()
+        self.leave_in, self.leave_for = 0, timedelta()
+        self.away: asyncio.Task[None] | None = None
+
+    async def leave(self) -> None:
+        """Returns once it is away; it comes back by itself."""
+        await self.road.cut()
+        self.away = asyncio.create_task(self._back())
+
+    async def _back(self) -> None:
+        await asyncio.sleep(self.leave_for.total_seconds())
+        self.road.heal()
+
+    async def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
+        self.streams.append(key)
+        number = len(self.streams)
+        async for chunk in super().get_stream(bucket, key):
+            if number == self.leave_in and self.away is None:
+                await self.leave()
+            yield chunk
+
+
+@pytest.fixture
+async def store(s3: S3, bucket: str, road: Proxy) -> AsyncIterator[Watched]:
+    made = Watched(s3, road, bucket, patience=PATIENCE)
+    yield made
+    if made.away is not None:
+        made.away.cancel()
+    made.close()
+
+
+@pytest.mark.parametrize("away", AWAY)
+async def test_a_restore_goes_on_where_it_was(
+    past: Past, store: Watched, bucket: str, server_directory: Path, away: timedelta
+) -> None:
+    known = past.world.objects
+    assert isinstance(known, MemoryObjects)
+    for key, stored in known.buckets[BUCKET].items():
+        await store.put(bucket, key, stored.body)
+    world = replace(past.world, directory=server_directory, objects=store, bucket=bucket, patience=PATIENCE)
+    world.archived = set(past.world.archived)
+    await world.engine.catalogue(SERVER)  # what is written once is read once
+    store.streams.clear()
+    store.leave_in, store.leave_for = 3, away
+
+    begun = time.monotonic()
+    restored = await world.restore(RecoveryTarget(time=past.commits[4].after))
+    assert time.monotonic() - begun > away.total_seconds()
+    assert (restored.backup, restored.passed_over) == ("quarter", ())
+    bases = [key for key in store.streams if key.endswith("/base.age")]
+    assert len(bases) >= 3
+    assert store.away is not None
+    assert store.away.done()
+    await world.scratch.start("s1")
+    found = await world.postgres.query(DatabaseRef("scratch-s1", "postgres"), "SELECT row FROM ledger ORDER BY row")
+    assert [int(each["row"]) for each in found] == [1, 2, 3, 4]
+    await world.scratch.stop("s1")
+
+
+@pytest.mark.parametrize("away", AWAY)
+async def test_streams_go_on_where_they_were(
+    store: Watched, s3: S3, bucket: str, away: timedelta, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.leave_for = away
+    body = bytes(range(256)) * (PART // 64)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for place in range(0, len(body), PART // 2):
+            if place == 2 * PART:
+                await store.leave()
+            yield body[place : place + PART // 2]
+
+    with caplog.at_level(logging.WARNING):
+        assert await store.put_stream(bucket, "large", chunks()) == len(body)
+    assert "store_away_for_" in caplog.text
+    assert "Uploads" not in s3.client().list_multipart_uploads(Bucket=bucket)
+    store.away, store.leave_in = None, 1
+    assert b"".join([chunk async for chunk in store.get_stream(bucket, "large")]) == body
+    assert store.streams == ["large"]
+
+
+async def test_one_that_stays_away_is_told_in_the_end(s3: S3, bucket: str, road: Proxy) -> None:
+    store = Watched(s3, road, bucket, patience=timedelta(seconds=1))
+    body = bytes(3 * PART)
+
+    async def chunks(part: int) -> AsyncIterator[bytes]:
+        for number in range(3):
+            if number == part:
+                await road.cut()
+            yield body[:PART]
+
+    assert await store.put_stream(bucket, "whole", chunks(9)) == len(body)
+    with pytest.raises(TemporaryError, match="does not answer"):
+        await store.put_stream(bucket, "half", chunks(2))
+    with pytest.raises(TemporaryError, match="does not answer"):
+        await store.get(bucket, "whole")
+    road.heal()
+    got = 0
+
+    async def read() -> None:
+        nonlocal got
+        async for chunk in store.get_stream(bucket, "whole"):
+            if not got:
+                await road.cut()
+            got += len(chunk)
+
+    with pytest.raises(TemporaryError, match="does not answer"):
+        await read()
+    assert 0 < got < len(body)
+    road.heal()
+    assert await store.head(bucket, "half") is None
+    store.close()
+
+
+async def test_an_object_that_was_replaced_meanwhile_is_not_gone_on_with(store: Watched, s3: S3, bucket: str) -> None:
+    store.leave_for = timedelta(seconds=1)
+    store.leave_in = 1
+    body = bytes(3 * PART)
+    s3.client().put_object(Bucket=bucket, Key="k", Body=body)
+
+    async def read() -> None:
+        async for _ in store.get_stream(bucket, "k"):
+            s3.client().put_object(Bucket=bucket, Key="k", Body=body[:-1] + b"1")
+
+    with pytest.raises(PermanentError, match=r"did not read `k`: (412|PreconditionFailed)"):
+        await read()
