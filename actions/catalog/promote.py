@@ -17,7 +17,7 @@ from actions.steps.choice import SWITCH
 from actions.steps.facts import ConfigIs, ServerIs, WorkloadIs
 from actions.steps.gitops import SuspendGitOps, controller_locks, controllers_of
 from actions.steps.moments import exact
-from actions.steps.old_primary import StopPrimary
+from actions.steps.old_primary import SHUTDOWN, StopPrimary
 from actions.steps.old_primary_scene import stop_findings
 from actions.steps.phrases import names, span
 from actions.steps.promotion import Fenced, FencePrimary, OpenScratch, PromoteScratch, StaysDead
@@ -60,7 +60,7 @@ class Promote(Action[PromoteParams]):
 
     async def plan(self, params: PromoteParams, ports: Ports, plan_id: str) -> Plan:
         scene = await look(ports, params.scratch, params.database, dead=params.old_primary_is_dead)
-        facts, workloads = scene.facts, _held(scene)
+        facts, workloads, end = scene.facts, _held(scene), _stop(scene, plan_id)
         return Plan(
             id=plan_id,
             action=self.name,
@@ -74,7 +74,7 @@ class Promote(Action[PromoteParams]):
                 *(Lock(key=f"service:{name}") for name in scene.services),
                 *controller_locks(workloads),
             ),
-            steps=_steps(scene, plan_id),
+            steps=(*_steps(scene, plan_id), *end),
             preconditions=(
                 ScratchIs.of(facts, promoted=True),
                 _home_is(scene),
@@ -93,7 +93,7 @@ class Promote(Action[PromoteParams]):
             made_at=ports.clock.now(),
             findings=tuple(_findings(scene)),
             observations=_observations(scene),
-            estimate=SWITCH,
+            estimate=sum((SHUTDOWN for _ in end), SWITCH),
             data_loss=_loss(scene, ports),
         )
 
@@ -140,7 +140,7 @@ def _steps(scene: PromotionScene, plan_id: str) -> tuple[Step, ...]:
                     address=scene.address,
                 )
             )
-    return (*steps, *_stop(scene, plan_id))
+    return tuple(steps)
 
 
 def _held(scene: PromotionScene) -> tuple[WorkloadFacts, ...]:

@@ -32,6 +32,9 @@ REACH = timedelta(seconds=30)
 WATCH = timedelta(seconds=15)
 """Longer than systemd, Docker and Patroni take to start a server again that has ended."""
 
+SHUTDOWN = WATCH + timedelta(seconds=5)
+"""What it takes where nothing is waited for."""
+
 PAUSE = timedelta(seconds=1)
 
 

@@ -15,7 +15,8 @@ from actions.errors import TemporaryError
 from actions.ports import Pulse, StopFacts, no_progress
 from actions.runner import Outcome
 from actions.site import WorkloadRef
-from actions.steps.old_primary import StopPrimary
+from actions.steps.choice import SWITCH
+from actions.steps.old_primary import SHUTDOWN, StopPrimary
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import POSTGRES, SCRATCH_ID, with_a_scratch, with_a_scratch_and_a_primary_in_the_cluster
 from tests.fakes.postgres import MemoryServer
@@ -60,6 +61,7 @@ async def test_it_is_the_last_step_and_signers_see_how() -> None:
 
     assert isinstance(step, StopPrimary)
     assert step.optional
+    assert plan.estimate == SWITCH + SHUTDOWN
     assert plan.steps[-2].kind == "check_application"
     assert step.by_hand()[0].startswith("pg_ctl stop -m fast -D /var/lib/postgresql/18/main  # at primary:5432")
     assert "SIGINT to its postmaster" in shown(plan)
