@@ -17,6 +17,7 @@ from actions.backup.native_records import BaseRecords
 from actions.backup.physical import PhysicalEntry
 from actions.backup.pins import PIN
 from actions.backup.progress import Shown
+from actions.backup.proofs import proofs_prefix
 from actions.backup.uploads import sweep_uploads
 from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import Clock, ObjectStore, Progress
@@ -60,6 +61,7 @@ class BaseCopying:
                 await self._brought(policy, entry, shown)
             except DrError as error:
                 raise _not_copied(mine, entry, error) from error
+        await self._proofs(policy)
         begun = self._clock.now()
         for entry in others:
             if self._clock.now() - begun >= CATCH_UP:
@@ -178,6 +180,19 @@ class BaseCopying:
             for facts in await self._objects.list(bucket, folder.prefix):
                 if facts.key.removeprefix(folder.prefix).startswith((PIN, PROVEN)) and facts.key not in there:
                     await self._objects.put(target, facts.key, await self._objects.get(bucket, facts.key))
+
+    async def _proofs(self, policy: PhysicalPolicy) -> None:
+        """Restore tests that one bucket lacks, since it did not answer then. No backup waits for them."""
+        try:
+            listed = {
+                bucket: {facts.key for facts in await self._objects.list(bucket, proofs_prefix(policy))}
+                for bucket in policy.base_buckets
+            }
+            for source, target in (policy.base_buckets, policy.base_buckets[::-1]):
+                for key in sorted(listed[source] - listed[target]):
+                    await self._objects.put(target, key, await self._objects.get(source, key))
+        except DrError as error:
+            log.warning("proofs_not_copied: %s", error)
 
     async def _publish(self, target: str, key: str, body: bytes) -> None:
         try:

@@ -64,7 +64,7 @@ class Proofs:
         async def one(bucket: str, key: str) -> Proof | None:
             async with room:
                 body = await self._objects.get(bucket, key)
-            return _read(body, policy, key.removeprefix(_prefix(policy)).removesuffix(".json"))
+            return _read(body, policy, key.removeprefix(proofs_prefix(policy)).removesuffix(".json"))
 
         found = await asyncio.gather(*(one(bucket, facts.key) for bucket, facts in recent))
         return sorted((proof for proof in found if proof is not None), key=lambda proof: proof.proven_at, reverse=True)
@@ -75,7 +75,7 @@ class Proofs:
         failed: list[DrError] = []
         for bucket in policy.base_buckets:
             try:
-                for facts in await self._objects.list(bucket, _prefix(policy)):
+                for facts in await self._objects.list(bucket, proofs_prefix(policy)):
                     known.setdefault(facts.key, (bucket, facts))
             except DrError as error:
                 failed.append(error)
@@ -84,12 +84,13 @@ class Proofs:
         return known
 
 
-def _prefix(policy: PhysicalPolicy) -> str:
+def proofs_prefix(policy: PhysicalPolicy) -> str:
+    """Of all proofs of one server, in each bucket."""
     return f"{policy.prefix}proofs/{quote(policy.server, safe='')}/"
 
 
 def _key(policy: PhysicalPolicy, proof: str) -> str:
-    return f"{_prefix(policy)}{proof}.json"
+    return f"{proofs_prefix(policy)}{proof}.json"
 
 
 def _read(body: bytes, policy: PhysicalPolicy, name: str) -> Proof | None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from actions.backup.native_catalogue import BaseFolder
+from actions.backup.proofs import proofs_prefix
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectStore, no_progress
 from tests.contract.kit import Died, Fault, Fragile, Moment
@@ -261,6 +262,32 @@ async def test_a_pin_is_lost_with_neither_bucket(world: TwoBuckets) -> None:
     assert (await world.entry("full")).pinned == "case 4711"
     await world.engine().pin(SERVER, "full", reason="")
     assert (await world.entry("full")).pinned == ""
+
+
+async def test_restore_tests_of_which_one_bucket_was_not_told_are_brought_there(world: TwoBuckets) -> None:
+    await world.put("full")
+    for bucket, key in ((NEAR, "one"), (FAR, "two")):
+        await world.objects.put(bucket, f"{proofs_prefix(world.policy)}{key}.json", key.encode())
+    await world.engine().copy(SERVER, "full", no_progress)
+    for bucket in (NEAR, FAR):
+        found = [item.body for key, item in sorted(world.objects.buckets[bucket].items()) if "/proofs/" in key]
+        assert found == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("away", [NEAR, FAR])
+async def test_what_is_written_beside_a_backup_is_in_every_bucket_that_answers(world: TwoBuckets, away: str) -> None:
+    await world.put("full")
+    await world.engine().copy(SERVER, "full", no_progress)
+    await world.engine().pin(SERVER, "full", reason="case 4711")
+    world.objects.away = {away}
+    assert (await world.entry("full")).pinned == "case 4711"
+    world.clock.advance(HOUR)
+    await world.engine().pin(SERVER, "full", reason="case 4712")
+    assert (await world.entry("full")).pinned == "case 4712"
+    world.objects.away = set()
+    assert (await world.entry("full")).pinned == "case 4712"
+    world.objects.away = {NEAR, FAR} - {away}
+    assert (await world.entry("full")).pinned == "case 4711"
 
 
 # ---------------------------------------------------------------- retention

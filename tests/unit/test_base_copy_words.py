@@ -11,7 +11,9 @@ from actions.backup.physical import BackupKind, RecoveryTarget, Uncopied
 from actions.catalog.backup_status import BackupsParams
 from actions.catalog.base import BaseParams
 from actions.catalog.retention import DeleteParams
-from actions.contract import Report, Verdict
+from actions.contract import Probe, Report, Verdict
+from actions.errors import TemporaryError, VerificationError
+from actions.ports import no_progress
 from actions.runner import Outcome, RunResult
 from actions.steps.base_copies import base_copy_findings, copy_trouble
 from actions.steps.stored_chain import StoredChain
@@ -92,6 +94,23 @@ async def test_the_commands_by_hand_name_the_bucket_that_has_it() -> None:
     far, near = gone.steps[0].by_hand()
     assert f"s3://{FAR}/" in far
     assert "s3://backups/" in near
+
+
+async def test_a_copy_counts_once_the_buckets_show_it() -> None:
+    world = with_two_buckets()
+    plan = await registry.action("backup.base").plan(BaseParams(), world, "k7m2n3p4q5")
+    make, copy = plan.steps
+    await make.apply(world, no_progress)
+    assert await copy.probe(world) is Probe.TODO
+    with pytest.raises(VerificationError, match=f"`{FAR}` lacks something of it"):
+        await copy.verify(world)
+    world.physical.silent = {FAR: "It does not answer."}
+    with pytest.raises(TemporaryError, match="cannot be looked at: It does not answer"):
+        await copy.verify(world)
+    world.physical.silent = {}
+    await copy.apply(world, no_progress)
+    await copy.verify(world)
+    assert (await copy.probe(world), await copy.outcome(world)) == (Probe.DONE, "")
 
 
 async def test_one_bucket_makes_the_plans_of_before() -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions import registry
@@ -13,9 +14,10 @@ from actions.backup.physical import Proof
 from actions.backup.proofs import Proofs
 from actions.backup.signing import Signed
 from actions.catalog.proof import ProveParams, When
+from actions.errors import UserError
 from actions.runner import Outcome
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
-from tests.fakes.physical_world import SERVER, with_bases
+from tests.fakes.physical_world import FAR, SERVER, with_bases, with_two_buckets
 from tests.fakes.world import START, World
 
 
@@ -102,3 +104,20 @@ async def test_what_nobody_we_trust_has_signed_is_no_proof() -> None:
     await put(signed.model_dump_json())
     await world.objects.put("backups", key.replace(PLAN_ID, "another"), signed.model_dump_json().encode())
     assert [proof.id for proof in await proofs.newest(policy)] == [PLAN_ID]
+
+
+async def test_a_test_is_on_record_in_both_buckets_of_base_backups() -> None:
+    world = with_two_buckets()
+    await proven(world)
+    policy, proofs = world.site.physical_of(SERVER), Proofs(world.objects, world.secrets)
+    world.objects.buckets["backups"].clear()
+    assert [proof.id for proof in await proofs.newest(policy)] == [PLAN_ID]
+    assert await proofs.find(policy, PLAN_ID) is not None
+    del world.objects.buckets["backups"]
+    assert [proof.id for proof in await proofs.newest(policy)] == [PLAN_ID]
+    assert await proofs.find(policy, PLAN_ID) is not None
+    del world.objects.buckets[FAR]
+    with pytest.raises(UserError, match="no bucket"):
+        await proofs.newest(policy)
+    with pytest.raises(UserError, match="no bucket"):
+        await proofs.find(policy, PLAN_ID)
