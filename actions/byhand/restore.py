@@ -4,10 +4,10 @@
 One file that needs Python 3.9 alone and nothing of the bot, so it is longer than others. It uses the programs `age`,
 `zstd`, `tar` and those of PostgreSQL. RESTORE.md, which lies beside it, has the commands with every name filled in.
 
-A PLACE is `s3://BUCKET/PREFIX?endpoint=URL&region=REGION`, or a folder with a copy of what is under that prefix. The
-keys of S3 are taken from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, the identity that opens
-backups from the file that AGE_IDENTITY_FILE names. Whose signatures count is told by --trust: never take that from the
-bucket, since whoever can write there can write there what he likes.
+A PLACE is `s3://BUCKET/PREFIX?endpoint=URL&region=REGION&keys=NAME`, or a folder with a copy of what is under that
+prefix. The keys of S3 are taken from NAME_ACCESS_KEY_ID, NAME_SECRET_ACCESS_KEY and NAME_SESSION_TOKEN (NAME is AWS
+where it is left out), the identity that opens backups from the file that AGE_IDENTITY_FILE names. Whose signatures
+count is told by --trust: never take that from the bucket, since whoever can write there can write there what he likes.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ STOP_RECOVERY = 200
 
 class Stop(Exception):  # noqa: N818 - what ends the program, said to people
     """Nothing can be built on what was found. The text says why and what to do."""
+
+
+class Away(Stop):
+    """A place does not answer, or there is none."""
 
 
 FAILED = (Stop, OSError, http.client.HTTPException)
@@ -146,7 +150,7 @@ class Folder:
     def __init__(self, root: str) -> None:
         self.root = Path(root).resolve()
         if not self.root.is_dir():
-            raise Stop(f"There is no folder {self.root}.")
+            raise Away(f"There is no folder {self.root}.")
 
     def names(self, prefix: str) -> list[str]:
         found = [path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()]
@@ -166,10 +170,12 @@ class S3:
         self.prefix, self.region = parts.path.lstrip("/"), options.get("region", "us-east-1")
         amazon = f"https://{parts.netloc}.s3.{self.region}.amazonaws.com"
         self.base = f"{options['endpoint'].rstrip('/')}/{parts.netloc}" if "endpoint" in options else amazon
+        keys = options.get("keys", "AWS")
         try:
-            self.access, self.secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+            self.access, self.secret = os.environ[f"{keys}_ACCESS_KEY_ID"], os.environ[f"{keys}_SECRET_ACCESS_KEY"]
         except KeyError as error:
-            raise Stop(f"Set {error.args[0]}: the keys that read {parts.netloc}.") from error
+            raise Away(f"Set {error.args[0]}: the keys that read {parts.netloc}.") from error
+        self.token = os.environ.get(f"{keys}_SESSION_TOKEN", "")
 
     def names(self, prefix: str) -> list[str]:
         found: list[str] = []
@@ -177,7 +183,7 @@ class S3:
         while more is not None:
             answer = self._asked("/", {"list-type": "2", "prefix": self.prefix + prefix, **more})
             if answer is None:
-                raise Stop(f"There is no bucket at {self.base}.")
+                raise Away(f"There is no bucket at {self.base}.")
             with answer:
                 tree = ET.fromstring(answer.read())
             told = {each.tag.rpartition("}")[2]: each.text or "" for each in tree}
@@ -192,7 +198,7 @@ class S3:
 
     def _asked(self, path: str, query: dict[str, str]) -> IO[bytes] | None:
         """None: there is no such thing."""
-        for wait in (1, 4, 10, 0):
+        for wait in (1, 4, 0):
             try:
                 answer: IO[bytes] = urllib.request.urlopen(self._signed(path, query), timeout=60)
                 return answer
@@ -201,10 +207,10 @@ class S3:
                     return None
                 if error.code < 500 or not wait:
                     said = error.read().decode(errors="replace")[:300]
-                    raise Stop(f"The store answers {error.code} for {self.base}{path}: {said}") from error
+                    raise Away(f"The store answers {error.code} for {self.base}{path}: {said}") from error
             except OSError as error:
                 if not wait:
-                    raise Stop(f"The store at {self.base} does not answer: {error}.") from error
+                    raise Away(f"The store at {self.base} does not answer: {error}.") from error
             time.sleep(wait)
         return None
 
@@ -213,8 +219,8 @@ class S3:
         asked = urllib.parse.urlencode(sorted(query.items()), quote_via=urllib.parse.quote, safe="-_.~")
         base = urllib.parse.urlsplit(self.base)
         headers = {"host": base.netloc, "x-amz-content-sha256": hashlib.sha256(b"").hexdigest(), "x-amz-date": now}
-        if token := os.environ.get("AWS_SESSION_TOKEN"):
-            headers["x-amz-security-token"] = token
+        if self.token:
+            headers["x-amz-security-token"] = self.token
         names = ";".join(sorted(headers))
         lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
         request = "\n".join(("GET", base.path + path, asked, lines, names, headers["x-amz-content-sha256"]))
@@ -239,12 +245,47 @@ def place_of(text: str) -> Folder | S3:
     return S3(text) if text.startswith("s3://") else Folder(text)
 
 
-def read(place: Folder | S3, name: str) -> bytes | None:
-    found = place.open(name)
-    if found is None:
-        return None
-    with found:
-        return found.read()
+class Places:
+    """Where the same things may be, the best first. One that does not answer is told, and left out from then on."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.places: list[Folder | S3] = []
+        for text in texts:
+            with self._answering():
+                self.places.append(place_of(text))
+        if not self.places:
+            raise Away("None of the places can be read.")
+
+    @contextlib.contextmanager
+    def _answering(self, place: Folder | S3 | None = None) -> Iterator[None]:
+        try:
+            yield
+        except Away as error:
+            say(str(error))
+            self.places = [each for each in self.places if each is not place]
+
+    def names(self, prefix: str) -> list[str]:
+        found: set[str] = set()
+        for place in list(self.places):
+            with self._answering(place):
+                found |= set(place.names(prefix))
+        if not self.places:
+            raise Away("None of the places answers.")
+        return sorted(found)
+
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """From every place that has it."""
+        for place in list(self.places):
+            found = None
+            with self._answering(place):
+                found = place.open(name)
+            if found is not None:
+                with found:
+                    yield found
+
+    def bodies(self, name: str) -> Iterator[bytes]:
+        for found in self.opened(name):
+            yield found.read()
 
 
 # ---------------------------------------------------------------- programs
@@ -305,37 +346,41 @@ def opened(stored: Path, sink: Callable[[bytes], object], *, packed: bool = True
     return total, hashed.hexdigest()
 
 
-def fetched(place: Folder | S3, name: str, about: dict[str, Any], into: Path) -> None:
-    """A stored object as a file, when it is what the signed manifest says."""
-    source = place.open(name)
-    if source is None:
-        raise Stop(f"{name} is missing. Choose another backup.")
-    hashed, total = hashlib.sha256(), 0
-    with source, into.open("wb") as sink:
-        while block := source.read(BLOCK):
-            hashed.update(block)
-            total += len(block)
-            sink.write(block)
-    if (total, hashed.hexdigest()) != (about["bytes"], about["sha256"]):
-        raise Stop(f"{name} is not what was stored: its bytes were changed or cut off. Choose another backup.")
+def fetched(places: Places, name: str, about: dict[str, Any], into: Path) -> None:
+    """A stored object as a file, from the first place where it is what the signed manifest says."""
+    why = f"{name} is missing."
+    for source in places.opened(name):
+        hashed, total = hashlib.sha256(), 0
+        with into.open("wb") as sink:
+            while block := source.read(BLOCK):
+                hashed.update(block)
+                total += len(block)
+                sink.write(block)
+        if (total, hashed.hexdigest()) == (about["bytes"], about["sha256"]):
+            return
+        why = f"{name} is not what was stored: its bytes were changed or cut off."
+        say(why)
+    raise Stop(f"{why} Choose another backup.")
 
 
 # ---------------------------------------------------------------- which backups there are
 
 
-def manifests(place: Folder | S3, prefix: str, field: str, kind: bytes, trust: list[str]) -> Iterator[dict[str, Any]]:
-    for name in place.names(prefix):
+def manifests(places: Places, prefix: str, field: str, kind: bytes, trust: list[str]) -> Iterator[dict[str, Any]]:
+    for name in places.names(prefix):
         backup, _, rest = name[len(prefix) :].partition("/")
         if rest != "manifest.json":
             continue
-        try:
-            found = trusted(f"The manifest of {backup}", read(place, name) or b"", field, kind, trust)
-            if found["id"] != backup:
-                raise Stop(f"The manifest of {backup} belongs to {found['id']}: it was put there by somebody.")
-        except Stop as error:
-            say(f"Left out: {error}")
-        else:
-            yield found
+        for body in places.bodies(name):
+            try:
+                found = trusted(f"The manifest of {backup}", body, field, kind, trust)
+                if found["id"] != backup:
+                    raise Stop(f"The manifest of {backup} belongs to {found['id']}: it was put there by somebody.")
+            except Stop as error:
+                say(f"Left out: {error}")
+            else:
+                yield found
+                break
 
 
 def moment(text: str) -> dt.datetime:
@@ -352,15 +397,15 @@ def folder_of(database: str) -> str:
     return f"{part}/"
 
 
-def dumps(options: argparse.Namespace, place: Folder | S3) -> list[dict[str, Any]]:
+def dumps(options: argparse.Namespace, places: Places) -> list[dict[str, Any]]:
     prefix = folder_of(options.database)
-    found = manifests(place, prefix, "manifest", b"", options.trust)
+    found = manifests(places, prefix, "manifest", b"", options.trust)
     return sorted((each for each in found if each["database"] == options.database), key=_at("snapshot_at"))
 
 
-def bases(options: argparse.Namespace, place: Folder | S3) -> list[dict[str, Any]]:
+def bases(options: argparse.Namespace, places: Places) -> list[dict[str, Any]]:
     prefix = f"base/{options.server}/"
-    found = manifests(place, prefix, "document", b"PhysicalManifest\n", options.trust)
+    found = manifests(places, prefix, "document", b"PhysicalManifest\n", options.trust)
     return sorted((each for each in found if each["server"] == options.server), key=_at("finished_at"))
 
 
@@ -369,12 +414,12 @@ def _at(field: str) -> Callable[[dict[str, Any]], dt.datetime]:
 
 
 def listed(options: argparse.Namespace) -> None:
-    place = place_of(options.source)
+    places = Places(options.source)
     if options.database:
-        for each in dumps(options, place):
+        for each in dumps(options, places):
             print(f"{each['id']}  as of {each['snapshot_at']}  {each['stored']['bytes']} bytes")
     if options.server:
-        for each in bases(options, place):
+        for each in bases(options, places):
             rests = f" on {each['parent']}" if each["parent"] else ""
             reached = f"from {each['finished_at']} on"
             print(f"{each['id']}  {each['kind']}{rests}  {reached}  {each['stored']['bytes']} bytes")
@@ -384,15 +429,15 @@ def listed(options: argparse.Namespace) -> None:
 
 
 def dump(options: argparse.Namespace) -> None:
-    place = place_of(options.source)
-    found = [each for each in dumps(options, place) if options.backup in ("", each["id"])]
+    places = Places(options.source)
+    found = [each for each in dumps(options, places) if options.backup in ("", each["id"])]
     if not found:
         raise Stop(f"There is no dump {options.backup} of {options.database} with a good signature.".replace("  ", " "))
     manifest, work = found[-1], Path(options.work)
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
     stored, plain = work / "dump.age", work / "dump"
     say(f"{manifest['id']}, as of {manifest['snapshot_at']}: {manifest['stored']['bytes']} bytes")
-    fetched(place, f"{folder_of(options.database)}{manifest['id']}/dump.age", manifest["stored"], stored)
+    fetched(places, f"{folder_of(options.database)}{manifest['id']}/dump.age", manifest["stored"], stored)
     with plain.open("wb") as sink:
         measured = opened(stored, sink.write, packed=manifest["compression"] == "zstd")
     stored.unlink()
@@ -488,17 +533,16 @@ class Archive:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.server, self.trust, self.size = settings["server"], settings["trust"], int(settings["segment_bytes"])
         self.system, self.stretches = settings["system_id"], [Stretch(*each) for each in settings["stretches"]]
-        self.places = [place_of(each) for each in settings["wal"]]
-        self.open = place_of(settings["open"]) if settings["open"] else None
+        self.places = Places(settings["wal"])
+        self.open: Places | None = None
+        if settings["open"]:
+            with contextlib.suppress(Away):  # without it seconds are lost, not everything
+                self.open = Places([settings["open"]])
 
     def sealed(self, name: str, kind: str) -> tuple[dict[str, Any], bytes] | None:
         """The header and the stored bytes, from the first place that has it whole; None where none has it."""
-        problems = []
-        for place in self.places:
-            key = f"wal/{self.server}/{name}{SEALED}"
-            body = read(place, key)
-            if body is None:
-                continue
+        key, problems = f"wal/{self.server}/{name}{SEALED}", []
+        for body in self.places.bodies(key):
             try:
                 return self.checked(key, body, name, kind)
             except Stop as error:
@@ -519,7 +563,7 @@ class Archive:
 
     def segments(self) -> set[str]:
         prefix = f"wal/{self.server}/"
-        names = {name[len(prefix) : -len(SEALED)] for place in self.places for name in place.names(prefix)}
+        names = {name[len(prefix) : -len(SEALED)] for name in self.places.names(prefix)}
         return {name for name in names if re.fullmatch(r"[0-9A-F]{24}|[0-9A-F]{8}\.history", name)}
 
     def ranges(self, segment: str) -> list[tuple[int, int, str]]:
@@ -527,7 +571,12 @@ class Archive:
         if self.open is None:
             return []
         prefix = f"open/{self.server}/{segment}/"
-        found = [(re.fullmatch(r"(\d+)-(\d+)\.sealed", name[len(prefix) :]), name) for name in self.open.names(prefix)]
+        try:
+            listed = self.open.names(prefix)
+        except Away as error:
+            say(f"Without the pieces of the open segment: {error}")
+            return []
+        found = [(re.fullmatch(r"(\d+)-(\d+)\.sealed", name[len(prefix) :]), name) for name in listed]
         known = [(int(match[1]), int(match[2]), name) for match, name in found if match]
         return sorted(known, key=lambda each: (each[0], -each[1]))
 
@@ -575,7 +624,7 @@ class Archive:
         for first, last, key in self.ranges(name):
             if not (first <= len(plain) < last) or self.open is None:
                 continue
-            body = read(self.open, key)
+            body = next(self.open.bodies(key), None)
             if body is None:
                 continue
             try:
@@ -633,8 +682,8 @@ def server(options: argparse.Namespace) -> None:
         raise Stop(f"{data} must be a folder that is not there yet, in one that is.")
     if "'" in str(data) or "\n" in str(data):
         raise Stop("Choose a data directory without quotes in its name.")
-    place = place_of(options.source)
-    known = {each["id"]: each for each in bases(options, place)}
+    places = Places(options.source)
+    known = {each["id"]: each for each in bases(options, places)}
     archive, base = _start(options, known)
     members = _members(known, base)
     if members is None:
@@ -645,7 +694,7 @@ def server(options: argparse.Namespace) -> None:
     folders = [data] if len(members) == 1 else [data.with_name(f"{data.name}.{n}") for n in range(len(members))]
     for member, folder in zip(members, folders):
         say(f"{member['kind']} backup {member['id']}: {member['stored']['bytes']} bytes")
-        _unpacked(place, member, folder)
+        _unpacked(places, member, folder)
     if len(folders) > 1:
         run("pg_combinebackup", "--no-manifest", "--output", str(data), *map(str, folders))
         for folder in folders:
@@ -670,7 +719,7 @@ def _start(options: argparse.Namespace, known: dict[str, dict[str, Any]]) -> tup
     settings = {
         "server": options.server,
         "trust": options.trust,
-        "wal": options.wal or [options.source],
+        "wal": options.wal or options.source,
         "open": options.open,
         "segment_bytes": 1 << 24,
         "system_id": "",
@@ -738,10 +787,10 @@ def _reaches(options: argparse.Namespace, archive: Archive, base: dict[str, Any]
     return (number - 1) * archive.size
 
 
-def _unpacked(place: Folder | S3, member: dict[str, Any], folder: Path) -> None:
+def _unpacked(places: Places, member: dict[str, Any], folder: Path) -> None:
     folder.mkdir()
     stored = folder.with_name(f"{folder.name}.age")
-    fetched(place, f"base/{member['server']}/{member['id']}/base.age", member["stored"], stored)
+    fetched(places, f"base/{member['server']}/{member['id']}/base.age", member["stored"], stored)
     with subprocess.Popen(["tar", "-x", "-C", str(folder)], stdin=subprocess.PIPE) as tar:
         if tar.stdin is None:
             raise Stop("tar takes nothing.")
@@ -759,7 +808,7 @@ def _configured(options: argparse.Namespace, data: Path, archive: Archive) -> No
     kept = {
         "server": archive.server,
         "trust": archive.trust,
-        "wal": options.wal or [options.source],
+        "wal": options.wal or options.source,
         "open": options.open,
         "segment_bytes": archive.size,
         "system_id": archive.system,
@@ -845,7 +894,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="list|dump|server")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--from", dest="source", type=named, required=True, metavar="PLACE", help="where backups are")
+    where = "where backups are; again for every other place"
+    common.add_argument(
+        "--from", dest="source", type=named, action="append", required=True, metavar="PLACE", help=where
+    )
     common.add_argument("--trust", action="append", required=True, metavar="KEY", help="whose signatures count")
     common.add_argument("--backup", default="", metavar="ID", help="this one, not the newest that fits")
 

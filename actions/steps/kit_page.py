@@ -16,6 +16,7 @@ from actions.steps.base_choice import usable_bases
 from actions.steps.phrases import moment
 
 PROGRAM, PAGE = "restore.py", "RESTORE.md"
+AWS = "AWS"
 
 HEAD = """\
 # The way back without the bot
@@ -51,7 +52,7 @@ jq -r '.document.files | to_entries[] | .value + "  " + .key' kit.json | sha256s
 
 ```
 export AGE_IDENTITY_FILE=/path/to/identity
-export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...
+@KEYS@
 ```
 
 Without such keys, or where only another program reaches the store, copy what is under a prefix into a folder and name
@@ -61,7 +62,7 @@ the folder in the place of `s3://...`.
 
 def page(site: Site, catalogues: Mapping[str, Sequence[PhysicalEntry]]) -> str:
     """The same for every bucket, and the same again until the plan file or the newest full backup is another."""
-    parts = [HEAD, "\n## 3. A database from a dump\n"]
+    parts = [HEAD.replace("@KEYS@", _keys(site)), "\n## 3. A database from a dump\n"]
     parts += [line for name in sorted(site.backups) for line in _dump(site, site.backups[name])]
     parts.append("\n## 4. A whole server, as it was at a moment\n")
     parts += [line for name in sorted(site.physical) for line in _server(site, name, catalogues.get(name, ()))]
@@ -102,7 +103,8 @@ def _server(site: Site, server: str, entries: Sequence[PhysicalEntry]) -> Iterat
     yield f"Base backups are in {bases}, WAL in {wal}.\n"
     yield _opened(policy)
     yield "To the end of the archive; to a moment; to a place in the WAL:\n\n"
-    begin = ["--from", place(site, policy.bucket, policy.prefix), *_trust(policy), "--server", server]
+    begin = [word for bucket in policy.base_buckets for word in ("--from", place(site, bucket, policy.prefix))]
+    begin += [*_trust(policy), "--server", server]
     whole = [*begin]
     # The last one named is the one in the other region, so it is asked first.
     for bucket in reversed(policy.wal_buckets):
@@ -116,9 +118,6 @@ def _server(site: Site, server: str, entries: Sequence[PhysicalEntry]) -> Iterat
         ["server", *whole, "--until", "2026-11-23T10:29:58+00:00"],
         ["server", *whole, "--lsn", "16/B374D848"],
     )
-    if policy.copy_bucket:
-        other = shlex.join(["--from", place(site, policy.copy_bucket, policy.prefix)])
-        yield f"Where the second bucket alone is left, or the first one has it damaged: `{other}`.\n\n"
     yield (
         "It ends with a server that rests at the target, read only and reached through its data directory alone. How "
         "it is promoted, it says at its end.\n"
@@ -151,7 +150,27 @@ def place(site: Site, bucket: str, prefix: str) -> str:
     options = {} if known is None or known.endpoint is None else {"endpoint": known.endpoint}
     if known is not None:
         options["region"] = known.region
+        if (keys := keys_of(site)[known.access_key]) != AWS:
+            options["keys"] = keys
     return f"s3://{bucket}/{prefix}" + (f"?{urlencode(options, safe=':/')}" if options else "")
+
+
+def keys_of(site: Site) -> Mapping[str, str]:
+    """What the variables with the keys of each bucket are called, by the reference that the bot has: one name for all
+    where the plan file has one pair of keys."""
+    references = sorted({bucket.access_key for bucket in site.buckets.values()})
+    if len(references) == 1:
+        return {references[0]: AWS}
+    return {reference: f"KEYS_{number}" for number, reference in enumerate(references, start=1)}
+
+
+def _keys(site: Site) -> str:
+    """The exports of part 2."""
+    lines = [
+        f"export {name}_ACCESS_KEY_ID=... {name}_SECRET_ACCESS_KEY=...  # the bot has them as {reference or 'its role'}"
+        for reference, name in keys_of(site).items()
+    ]
+    return "\n".join(lines)
 
 
 def _trust(policy: BackupPolicy | PhysicalPolicy) -> list[str]:

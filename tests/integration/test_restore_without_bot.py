@@ -319,6 +319,35 @@ async def test_what_was_changed_or_is_missing_ends_it_before_it_starts(
     assert not (bare.folder / "restored" / "postmaster.pid").exists()
 
 
+async def test_it_comes_back_out_of_another_place_where_the_first_is_gone_or_damaged(
+    past: Past, stored: PhysicalWorld, bare: Bare, s3: S3, bucket: str
+) -> None:
+    """The first bucket does not answer; then it does, with a base backup that was damaged there. The second place is a
+    folder with a copy."""
+    page = bare.fetched(s3, bucket, "physical/")
+    _, to_moment, _ = commands(page, "server", f"--server {SERVER}")
+    to_moment = to_moment.replace("2026-11-23T10:29:58+00:00", past.commits[4].after.astimezone(UTC).isoformat())
+    copy, client = bare.folder / "copy", s3.client()
+    for facts in await stored.objects.list(bucket, "physical/"):
+        path = copy / facts.key.removeprefix("physical/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(await stored.objects.get(bucket, facts.key))
+    bare.hand_over()
+    both = f"{to_moment} --from {copy} --wal {copy}"
+
+    said = await bare.type(re.sub(r"endpoint=[^&']+", "endpoint=http://127.0.0.1:9", both))
+    assert "does not answer" in said
+    assert await rows(bare) == [1, 2, 3, 4]
+
+    shutil.rmtree(bare.folder / "restored")
+    body = bytearray(client.get_object(Bucket=bucket, Key="physical/base/main/hour/base.age")["Body"].read())
+    body[len(body) // 2] ^= 1
+    client.put_object(Bucket=bucket, Key="physical/base/main/hour/base.age", Body=bytes(body))
+    said = await bare.type(both)
+    assert "base/main/hour/base.age is not what was stored" in said
+    assert await rows(bare) == [1, 2, 3, 4]
+
+
 # ---------------------------------------------------------------- the page itself
 
 
