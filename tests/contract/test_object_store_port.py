@@ -70,6 +70,17 @@ async def test_put_get_head_list_delete(world: World) -> None:
         await world.port.get(world.bucket, keys[1])
 
 
+async def test_the_same_bytes_have_the_same_etag_in_a_listing_and_alone(world: World) -> None:
+    for key, body in (("k", b"one"), ("same", b"one"), ("other", b"two")):
+        await world.port.put(world.bucket, key, body)
+    listed = {facts.key: facts.etag for facts in await world.port.list(world.bucket, "")}
+    assert listed["k"] == listed["same"] != listed["other"]
+    for key in listed:
+        facts = await world.port.head(world.bucket, key)
+        assert facts is not None
+        assert (facts.etag, facts.replication) == (listed[key], "")
+
+
 async def test_put_only_if_absent_never_overwrites(world: World) -> None:
     await world.port.put(world.bucket, "k", b"first", only_if_absent=True)
     with pytest.raises(UserError, match="exists already"):

@@ -53,7 +53,7 @@ class _Old(BaseHTTPRequestHandler):
         if body is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
-            self._answer(200, body, ETag='"e"')
+            self._answer(200, body, **{"ETag": '"e"', "x-amz-replication-status": "FAILED"})
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -92,6 +92,13 @@ async def test_it_is_written_and_read_and_found_to_ignore_conditions(store: S3Bu
     assert "the store ignores `If-None-Match`" in trials["refuse to overwrite"]
     await store.put("old", "k", b"body")
     assert await store.get("old", "k") == b"body"
+
+
+async def test_what_a_store_says_of_its_own_copy_of_an_object_is_read(store: S3Buckets) -> None:
+    await store.put("old", "k", b"body")
+    facts = await store.head("old", "k")
+    assert facts is not None
+    assert (facts.etag, facts.replication) == ("e", "FAILED")
 
 
 async def test_one_that_gives_back_other_bytes_is_found(store: S3Buckets, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from actions.adapters.clock import SystemClock
 from actions.adapters.postmaster import Postmaster
+from actions.adapters.scratch_server import RecoveringServer
 from actions.backup.physical import Change, FindRequest, Following, PointRequest, RecoveryTarget, ScratchState, Waiting
 from actions.backup.scratch_place import ScratchPlace
 from actions.backup.sealed import SealedKind, Sealer, What
@@ -304,3 +306,27 @@ def connected(world: PhysicalWorld, scratch: str) -> psycopg.Connection[tuple[An
 class _Later(SystemClock):
     def now(self) -> datetime:
         return super().now() + timedelta(days=30)
+
+
+async def test_a_server_that_answers_or_is_paused_is_not_at_a_target_for_that(world: PhysicalWorld) -> None:
+    await restored(world)
+    await world.scratch.follow("s1", delay=NONE)
+    world.sql("INSERT INTO doc VALUES (1)")
+    await brought(world)
+    await shows(world, 1)
+    place = ScratchPlace(world.scratch_directory, "s1")
+    server = RecoveringServer(place, world.server.tool("postgres").parent, world.server.account)
+    later = RecoveryTarget(time=datetime.now(UTC) + timedelta(hours=1))
+
+    def paused() -> bool:
+        with server.connect() as connection:
+            row = connection.execute("SELECT pg_wal_replay_pause(), pg_get_wal_replay_pause_state()").fetchone()
+        return row is not None and row[1] == "paused"
+
+    assert await asyncio.to_thread(server.look, later, None) is None
+
+    async def rests() -> bool:
+        return await asyncio.to_thread(paused)
+
+    await eventually(rests)
+    assert await asyncio.to_thread(server.look, later, None) is None
