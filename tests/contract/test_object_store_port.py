@@ -75,10 +75,10 @@ async def test_the_same_bytes_have_the_same_etag_in_a_listing_and_alone(world: W
         await world.port.put(world.bucket, key, body)
     listed = {facts.key: facts.etag for facts in await world.port.list(world.bucket, "")}
     assert listed["k"] == listed["same"] != listed["other"]
-    for key in listed:
+    for key, etag in listed.items():
         facts = await world.port.head(world.bucket, key)
         assert facts is not None
-        assert (facts.etag, facts.replication) == (listed[key], "")
+        assert (facts.etag, facts.replication) == (etag, "")
 
 
 async def test_put_only_if_absent_never_overwrites(world: World) -> None:

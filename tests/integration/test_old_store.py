@@ -16,6 +16,11 @@ from actions.site import Bucket, Site
 
 pytestmark = pytest.mark.integration
 
+HEADERS = {
+    "ETag": '"e"',
+    "Last-Modified": "Mon, 23 Nov 2026 10:12:00 GMT",
+    "x-amz-replication-status": "FAILED",
+}
 UPLOAD = "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
 
 
@@ -53,7 +58,7 @@ class _Old(BaseHTTPRequestHandler):
         if body is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
-            self._answer(200, body, **{"ETag": '"e"', "x-amz-replication-status": "FAILED"})
+            self._answer(200, body, **HEADERS)
 
     do_HEAD = do_GET  # noqa: N815
 
