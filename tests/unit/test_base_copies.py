@@ -9,7 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from actions.adapters.clock import SystemClock
 from actions.backup.native_catalogue import BaseFolder
+from actions.backup.native_records import BaseRecords
 from actions.backup.proofs import proofs_prefix
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectStore, no_progress
@@ -17,6 +19,7 @@ from tests.contract.kit import Died, Fault, Fragile, Moment
 from tests.dump_world import Keys
 from tests.fakes.clock import START
 from tests.fakes.s3 import MemoryObject
+from tests.fakes.secrets import MemorySecrets
 from tests.fakes.two_buckets import FAR, NEAR, SERVER, TwoBuckets
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -163,6 +166,15 @@ async def test_what_was_replaced_there_is_left_as_it_is_until_people_remove_it(w
     assert world.bodies(FAR, "full") == world.bodies(NEAR, "full")
 
 
+async def test_half_uploads_of_earlier_copies_are_aborted(world: TwoBuckets) -> None:
+    await world.put("full")
+    now = SystemClock().now()  # that of the buckets
+    mine, fresh, lost = (f"physical/base/main/{name}/base.age" for name in ("full", "other", "lost"))
+    world.objects.uploads[FAR] = [(mine, now), (fresh, now), (lost, now - 2 * DAY)]
+    await world.engine().copy(SERVER, "full", no_progress)
+    assert [key for key, _ in world.objects.uploads[FAR]] == [fresh]
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -262,6 +274,24 @@ async def test_a_pin_is_lost_with_neither_bucket(world: TwoBuckets) -> None:
     assert (await world.entry("full")).pinned == "case 4711"
     await world.engine().pin(SERVER, "full", reason="")
     assert (await world.entry("full")).pinned == ""
+
+
+async def test_who_may_only_read_leaves_it_at_having_said_so(
+    world: TwoBuckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a restore test in a cluster, whose keys cannot write."""
+    await world.put("full")
+    records = BaseRecords(world.objects, MemorySecrets({"env:SIGNING": world.keys.pem}), world.clock)
+
+    async def refused(bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> None:
+        raise UserError(f"Bucket `{bucket}` did not store `{key}`: AccessDenied.")
+
+    monkeypatch.setattr(world.objects, "put", refused)
+    await records.damaged(world.policy, await world.entry("full"), NEAR, "it was changed.")
+    assert (await world.entry("full")).problem is None
+    monkeypatch.undo()
+    await records.damaged(world.policy, await world.entry("full"), NEAR, "it was changed.")
+    assert "it was changed" in str((await world.entry("full")).problem)
 
 
 async def test_restore_tests_of_which_one_bucket_was_not_told_are_brought_there(world: TwoBuckets) -> None:
