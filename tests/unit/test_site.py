@@ -3,11 +3,15 @@
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from actions.adapters.secrets import SecretReferences
+from actions.errors import UserError
 from actions.site import WorkloadKind, WorkloadRef
 from bot.plan_file import load
 from bot.plan_file.world import ServerRole, ServerWorkload
 from bot.site import site_of
+from bot.wal import archive
 
 SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
 ADDRESSES = (
@@ -125,3 +129,17 @@ async def test_the_files_and_buckets_of_the_shipped_plan() -> None:
     assert site.escrow is not None
     assert (site.escrow.bucket, site.escrow.prefix) == ("superprismora-backups", "backups/")
     assert site.clusters["production"].sealed_secrets == "sealed-secrets"
+
+
+async def test_an_archiver_of_ours_does_not_start_where_the_server_archives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ADDRESSES + KEYS:
+        monkeypatch.setenv(f"DR_{name}", name.lower())
+    plan = load(SHIPPED)
+    [item] = plan.backups.databases
+    assert item.base is not None
+    archiving = item.model_copy(update={"base": item.base.model_copy(update={"engine": "pgbackrest"})})
+    other = plan.model_copy(update={"backups": plan.backups.model_copy(update={"databases": (archiving,)})})
+    with pytest.raises(UserError, match=r"`primary` is not archived by `drbot wal`: .* pgBackRest, and the server"):
+        await archive(other, SecretReferences({}), item.database, tmp_path, open_every=timedelta(seconds=5))
