@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from actions.backup.physical import (
+    BackupKind,
+    BaseRequest,
     Change,
     FindRequest,
     PhysicalEntry,
@@ -23,9 +26,11 @@ from actions.site import DatabaseRef
 from tests.contract.kit import read_back
 from tests.fakes.world import a_world
 from tests.fixtures.folder import SERVER, FolderWorld, Shared, added
+from tests.fixtures.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("folder")]
 MARK = "drbot:scratch:plan1"
+NONE = timedelta(0)
 
 
 async def rows(world: FolderWorld, scratch: str) -> list[int]:
@@ -58,6 +63,52 @@ async def test_it_finds_who_dropped_a_table_and_a_restore_point(shared: Shared, 
         assert point.name == "here"
     finally:
         await asyncio.to_thread(shared.sql, "INSERT INTO ledger VALUES (4) ON CONFLICT DO NOTHING")
+
+
+async def test_a_standby_out_of_its_archive_follows(shared: Shared, server_directory: Path) -> None:
+    world = await shared.borrowed(server_directory)
+    request = ScratchRequest(id="s1", server=SERVER, target=RecoveryTarget(latest=True), mark=MARK)
+    await world.engine.restore(request, no_progress)
+    await world.scratch.start("s1")
+    await world.scratch.follow("s1", delay=timedelta(0))
+    await asyncio.to_thread(shared.sql, "CREATE TABLE later AS SELECT 7 AS row")
+    await asyncio.to_thread(shared.archived)
+
+    async def there() -> bool:
+        await world.engine.feed(SERVER, "s1")
+        following = (await world.scratch.tend("s1")).following
+        assert following is not None
+        assert following.problem == ""
+        query = "SELECT to_regclass('later') IS NOT NULL AS there"
+        (row,) = await world.postgres.query(DatabaseRef("scratch-s1", "postgres"), query)
+        return bool(row["there"])
+
+    try:
+        await eventually(there)
+    finally:
+        await asyncio.to_thread(shared.sql, "DROP TABLE later")
+        await world.scratch.stop("s1")
+        await world.scratch.discard("s1", mark=MARK)
+
+
+async def test_expiry_goes_by_what_is_needed(shared: Shared, server_directory: Path) -> None:
+    world = await shared.borrowed(server_directory, {"full_retention": NONE, "incremental_retention": NONE})
+    assert (await world.engine.expiry(SERVER)).backups == ("next",)  # the window's oldest moment rests on `full`
+    await world.engine.take(BaseRequest(id="later", server=SERVER, kind=BackupKind.FULL), no_progress)
+    await world.engine.pin(SERVER, "next", reason="case 4711")
+    assert (await world.engine.expiry(SERVER)).backups == ()
+    await world.engine.pin(SERVER, "next", reason="")
+
+    world = world.with_policy(wal_retention=NONE)
+    expiry = await world.engine.expiry(SERVER)
+    assert expiry.backups == ("next", "full")
+    assert expiry.segments > 0
+    await world.engine.expire(SERVER, expiry)
+    assert [entry.manifest.id for entry in await world.engine.catalogue(SERVER)] == ["later"]
+    left = await world.engine.expiry(SERVER)
+    assert (left.backups, left.segments) == ((), 0)
+    request = ScratchRequest(id="s1", server=SERVER, target=RecoveryTarget(latest=True), mark=MARK)
+    assert (await world.engine.restore(request, no_progress)).backup == "later"
 
 
 async def test_a_changed_copy_is_found_before_anything_starts(shared: Shared, server_directory: Path) -> None:

@@ -28,7 +28,7 @@ SIGNED = json.loads((Path(__file__).parent / "signed" / "base_steps.json").read_
 # ---------------------------------------------------------------- plans that were signed
 
 
-@pytest.mark.parametrize(("name", "text", "by_hand", "summary"), SIGNED)
+@pytest.mark.parametrize(("name", "text", "by_hand", "summary"), SIGNED, ids=[step[0] for step in SIGNED])
 def test_a_step_that_was_signed_reads_and_hashes_as_before(
     name: str, text: str, by_hand: list[str], summary: str
 ) -> None:
