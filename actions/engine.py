@@ -52,6 +52,19 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Copied:
+    """A base backup that is to be in a second bucket as well, as a step knows it."""
+
+    server: str
+    backup: str
+    prefix: str
+    bucket: str
+    endpoint: str | None
+    into: str
+    into_endpoint: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stored:
     """A base backup that is there, as a step knows it."""
 
@@ -112,6 +125,10 @@ class Engine(ABC):
     @abstractmethod
     def remove_by_hand(self, stored: Stored) -> tuple[str, ...]:
         """Commands that delete it."""
+
+    def copy_by_hand(self, copied: Copied) -> tuple[str, ...]:
+        """Commands that bring it into the second bucket, where the engine does that (`one_bucket` is empty)."""
+        return (f"# copy {copied.backup} from {copied.bucket} into {copied.into} as engine {self.name} keeps it",)
 
     def label(self, policy: PhysicalPolicy) -> str:  # noqa: ARG002 - most have no name of their own for a server
         """What its own commands call the server; steps carry it. Empty where they need nothing."""

@@ -112,6 +112,7 @@ def _copied(ports: Ports, policy: PhysicalPolicy, step: MakeBase, plan_id: str) 
             copy_bucket=policy.copy_bucket,
             copy_endpoint=_endpoint(ports, policy.copy_bucket),
             prefix=step.prefix,
+            engine=policy.engine,
         ),
     )
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from actions.backup.native_catalogue import PROVEN, BaseFolder, server_prefix
 from actions.backup.physical import PhysicalEntry, Proof, RecoveryTarget
-from actions.engine import Engine, Means, Stored, Wanted
+from actions.backup.uploads import MANIFEST
+from actions.engine import Copied, Engine, Means, Stored, Wanted
 from actions.ports import PhysicalBackups
 from actions.site import PhysicalPolicy, Site
 from actions.steps import byhand
@@ -63,6 +64,16 @@ class Native(Engine):
         return (
             byhand.aws(stored.endpoint, "s3", "cp", f"s3://{stored.bucket}/{stored.key}", "base.age"),
             f"echo {shlex.quote(f'{stored.sha256}  base.age')} | sha256sum -c",
+        )
+
+    def copy_by_hand(self, copied: Copied) -> tuple[str, ...]:
+        place, folder = f"{copied.prefix}base/{copied.server}/{copied.backup}/", f"{copied.backup}/"
+        source, target = f"s3://{copied.bucket}/{place}", f"s3://{copied.into}/{place}"
+        return (
+            byhand.aws(copied.endpoint, "s3", "cp", "--recursive", source, folder),
+            # The manifest makes it a backup, so it goes last.
+            byhand.aws(copied.into_endpoint, "s3", "cp", "--recursive", "--exclude", MANIFEST, folder, target),
+            byhand.aws(copied.into_endpoint, "s3", "cp", f"{folder}{MANIFEST}", f"{target}{MANIFEST}"),
         )
 
     def remove_by_hand(self, stored: Stored) -> tuple[str, ...]:

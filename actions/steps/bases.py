@@ -10,12 +10,11 @@ from pydantic import Field
 
 from actions.backup.physical import BackupKind, BaseRequest, PhysicalEntry
 from actions.contract import Probe
-from actions.engine import Stored, Wanted
+from actions.engine import Copied, Stored, Wanted
 from actions.engines import engine_of_step
 from actions.errors import TemporaryError, VerificationError
 from actions.ports import JobKind, JobPhase, JobState, Ports
 from actions.site import PhysicalPolicy
-from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
 from actions.steps.phrases import counted, names
 
@@ -114,6 +113,7 @@ class CopyBases(HeavyStep):
     copy_bucket: str
     copy_endpoint: str | None
     prefix: str
+    engine: str = Field(default="", exclude_if=operator.not_)  # older plans have none, and keep their digest
 
     @property
     def summary(self) -> str:
@@ -131,14 +131,16 @@ class CopyBases(HeavyStep):
         return f"`{self.backup}` in both, with the same signed manifest"
 
     def by_hand(self) -> tuple[str, ...]:
-        place, manifest = f"{self.prefix}base/{self.server}/{self.backup}/", "manifest.json"
-        source, target = f"s3://{self.bucket}/{place}", f"s3://{self.copy_bucket}/{place}"
-        return (
-            byhand.aws(self.endpoint, "s3", "cp", "--recursive", source, f"{self.backup}/"),
-            # The manifest makes it a backup, so it goes last.
-            byhand.aws(self.copy_endpoint, "s3", "cp", "--recursive", "--exclude", manifest, f"{self.backup}/", target),
-            byhand.aws(self.copy_endpoint, "s3", "cp", f"{self.backup}/{manifest}", f"{target}{manifest}"),
+        copied = Copied(
+            server=self.server,
+            backup=self.backup,
+            prefix=self.prefix,
+            bucket=self.bucket,
+            endpoint=self.endpoint,
+            into=self.copy_bucket,
+            into_endpoint=self.copy_endpoint,
         )
+        return engine_of_step(self.engine, "").copy_by_hand(copied)
 
     @property
     def job_kind(self) -> JobKind:
