@@ -11,14 +11,14 @@ import pytest
 from actions.adapters.s3 import S3Store
 from actions.adapters.secrets import SecretReferences
 from actions.backup.native_catalogue import BaseFolder
-from actions.backup.physical import BackupKind, RecoveryTarget
+from actions.backup.physical import BackupKind, FindRequest, RecoveryTarget, ScratchRequest
 from actions.errors import TemporaryError, VerificationError
 from actions.ports import ObjectFacts, no_progress
 from actions.site import Bucket, DatabaseRef, Site
 from tests.fakes.s3 import MemoryObjects
 from tests.fixtures.physical import Past
 from tests.fixtures.shared_s3 import S3
-from tests.physical_world import BUCKET, SERVER, PhysicalWorld
+from tests.physical_world import BUCKET, MARK, SERVER, PhysicalWorld
 
 pytestmark = pytest.mark.integration
 
@@ -90,6 +90,35 @@ async def test_the_server_comes_back_once_the_first_bucket_is_gone(
     assert far.oldest <= past.commits[4].after
     restored = await world.restore(RecoveryTarget(time=past.commits[4].after))
     assert (restored.backup, restored.passed_over) == ("quarter", ())
+    assert await rows(world) == [1, 2, 3, 4]
+    assert await world.engine.find(FindRequest(server=SERVER, database="postgres", table="ledger"), no_progress) == ()
+
+
+async def test_a_bucket_that_fails_while_a_member_is_fetched_is_passed_over(
+    past: Past, world: PhysicalWorld, far_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answered when the catalogue was read. A restore test does the same with the keys of the prover."""
+    await world.engine.copy(SERVER, "quarter", no_progress)
+    here, head, stream = world.bucket, world.objects.head, world.objects.get_stream
+
+    async def lost(bucket: str, key: str) -> ObjectFacts | None:
+        return None if bucket == here and "/hour/" in key else await head(bucket, key)
+
+    async def broken(bucket: str, key: str) -> AsyncIterator[bytes]:
+        async for chunk in stream(bucket, key):
+            if bucket == here and "/quarter/base.age" in key:
+                yield chunk[: len(chunk) // 2]
+                raise TemporaryError(f"Bucket `{bucket}` does not answer.")
+            yield chunk
+
+    monkeypatch.setattr(world.objects, "head", lost)
+    monkeypatch.setattr(world.objects, "get_stream", broken)
+    target = RecoveryTarget(time=past.commits[4].after)
+    restored = await world.prover.restore(ScratchRequest(id="s1", server=SERVER, target=target, mark=MARK), no_progress)
+    assert restored.backup == "quarter"
+    said = " ".join(sorted(restored.passed_over))
+    assert f"`hour` was not taken from bucket `{here}`: The object of base backup `hour` is missing" in said
+    assert f"`quarter` was not taken from bucket `{here}`: Bucket `{here}` does not answer." in said
     assert await rows(world) == [1, 2, 3, 4]
 
 
