@@ -765,7 +765,9 @@ def _reaches(options: argparse.Namespace, archive: Archive, base: dict[str, Any]
     """Where the last closed segment begins that can be replayed. Raises Stop when the archive ends before the target:
     told now, not after hours."""
     there, number = archive.segments(), number_of(base["start_lsn"]) // archive.size
-    newest = max([segment_number(name, archive.size) for name in there if len(name) == 24], default=-1)
+    numbers = {name: segment_number(name, archive.size) for name in there if len(name) == 24}
+    # What was archived of a timeline that the server has left is no part of the way.
+    newest = max([each for name, each in numbers.items() if name in archive.choices(each)], default=-1)
     first, last = number, ""
     while found := [name for name in archive.choices(number) if name in there][:1]:
         last, number = found[0], number + 1

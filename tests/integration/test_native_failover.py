@@ -19,6 +19,9 @@ from actions.errors import UserError
 from actions.ports import Ports, no_progress
 from actions.runner import Outcome
 from actions.site import DatabaseRef
+from actions.steps.kit_page import PROGRAM
+from actions.steps.restore_kit import program
+from tests.bare_machine import NEEDED, Bare, refused
 from tests.contract.kit import MemoryJournal, run
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.world import a_world
@@ -147,3 +150,32 @@ async def test_the_first_incremental_of_a_new_primary_is_a_full_one_and_the_next
     assert (first.kind, first.parent, first.timeline_id) == (BackupKind.FULL, None, 2)
     assert (second.kind, second.parent) == (BackupKind.INCREMENTAL, first.id)
     assert await restored(failed, "s1") == (second.id, ["a", "b", "c"])
+
+
+@pytest.mark.skipif(any(mark.args[0] for mark in NEEDED), reason="no `zstd`, or no Python of the system's own")
+async def test_without_the_bot_the_way_leads_along_the_living_timeline_too(
+    failed: PhysicalWorld, server_directory: Path
+) -> None:
+    folder = server_directory / "bare"
+    copy = folder / "copy"
+    for facts in await failed.objects.list(BUCKET, "physical/"):
+        path = copy / facts.key.removeprefix("physical/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(await failed.objects.get(BUCKET, facts.key))
+    (folder / PROGRAM).write_bytes(program())
+    bare = Bare(folder, failed.server, failed.keys.identity)
+    command = f"python3 {PROGRAM} server --from {copy} --trust {failed.keys.signer} --server {SERVER} --settle 6"
+
+    async def rows(data: str) -> list[str]:
+        try:
+            count = f"psql -XAt -h {folder / data} -U postgres -d postgres -c 'SELECT row FROM ledger ORDER BY row'"
+            return (await bare.type(count)).splitlines()
+        finally:
+            await bare.type(f"pg_ctl stop -w -m immediate -D {data} >&2")
+
+    said = await bare.type(f"{command} --data living")
+    assert "full backup before" in said
+    assert await rows("living") == ["a", "b", "c"]
+    assert "on timeline id 2" in await refused(bare, f"{command} --data left --backup beyond")
+    await bare.type(f"{command} --data left --backup beyond --timeline 1")
+    assert await rows("left") == ["a", "lost", "lost too"]

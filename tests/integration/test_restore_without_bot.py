@@ -8,7 +8,6 @@ import io
 import re
 import shlex
 import shutil
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from actions.adapters.clock import SystemClock
 from actions.adapters.embedded_postgres import EmbeddedPostgres
-from actions.adapters.programs import Account, ProgramError, run
+from actions.adapters.programs import ProgramError
 from actions.adapters.s3 import S3Store
 from actions.backup.crypto import Identity
 from actions.backup.sealed import SealedKind, Sealer, What, header_of, unseal
@@ -31,6 +30,7 @@ from actions.backup.wal import WalArchive
 from actions.ports import DumpRequest, Ports, no_progress
 from actions.site import DatabaseRef
 from actions.steps.restore_kit import kit_places, place_kits
+from tests.bare_machine import NEEDED, Bare, commands, refused
 from tests.dump_world import SERVER as DUMPED
 from tests.dump_world import DumpWorld, a_dump_world
 from tests.fakes.s3 import MemoryObjects
@@ -39,80 +39,9 @@ from tests.fixtures.shared_s3 import S3
 from tests.nasty_database import make_nasty_database
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 
-PYTHON = "/usr/bin/python3"
-"""Not ours: the account of PostgreSQL may not enter the folder of that one, and nothing of ours is on its path."""
+pytestmark = [pytest.mark.integration, *NEEDED]
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(shutil.which("zstd") is None, reason="no `zstd` on this machine"),
-    pytest.mark.skipif(not Path(PYTHON).exists(), reason="no Python of the system's own"),
-]
-
-LIMIT = timedelta(minutes=2)
 NASTY = 'Nästy "db" %s x'
-AGE = """#!/bin/sh
-[ "$1 $2" = "-d -i" ] || exit 2
-exec env PYTHONPATH={packages} {python} -c 'import pyrage, sys
-identity = pyrage.x25519.Identity.from_str(open(sys.argv[1]).read().strip())
-with open(sys.argv[2], "rb") as stored: pyrage.decrypt_io(stored, sys.stdout.buffer, [identity])' "$3" "$4"
-"""
-"""For machines that have no `age`."""
-
-
-class Bare:
-    """A folder, an account, and the programs that RESTORE.md asks for."""
-
-    def __init__(self, folder: Path, server: EmbeddedPostgres, s3: S3, identity: str) -> None:
-        self.folder, self.account = folder, server.account
-        programs = folder / "programs"
-        programs.mkdir()
-        (programs / "python3").symlink_to(PYTHON)
-        if shutil.which("age") is None:
-            packages = sysconfig.get_paths()["purelib"]
-            (programs / "age").write_text(AGE.format(packages=packages, python=PYTHON))
-            (programs / "age").chmod(0o755)
-        (folder / "identity").write_text(identity)
-        self.env = {
-            "PATH": f"{programs}:{server.tool('psql').parent}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(folder),
-            "AGE_IDENTITY_FILE": str(folder / "identity"),
-            "AWS_ACCESS_KEY_ID": s3.access_key,
-            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
-        }
-        self.hand_over()
-
-    def hand_over(self) -> None:
-        account: Account | None = self.account
-        for path in (self.folder, *self.folder.rglob("*")):
-            if account is not None and not path.is_symlink():
-                shutil.chown(path, account.uid, account.gid)
-
-    def fetched(self, s3: S3, bucket: str, prefix: str) -> str:
-        """What lies beside the backups, as files; the page."""
-        client = s3.client()
-        for found in client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}restore/")["Contents"]:
-            body = client.get_object(Bucket=bucket, Key=found["Key"])["Body"].read()
-            (self.folder / Path(found["Key"]).name).write_bytes(body)
-        self.hand_over()
-        return (self.folder / "RESTORE.md").read_text()
-
-    async def type(self, *lines: str, **env: str) -> str:
-        script = "\n".join(("set -euo pipefail", *lines))
-        argv = ["bash", "-c", script]
-        output = await run(argv, env={**self.env, **env}, cwd=self.folder, account=self.account, timeout=LIMIT)
-        return output.text + output.stderr
-
-
-def commands(page: str, word: str, of: str) -> list[str]:
-    """The lines of the page that call the program with this word for that server or database."""
-    return [line for line in page.splitlines() if line.startswith(f"python3 restore.py {word} ") and of in line]
-
-
-async def refused(bare: Bare, *lines: str, **env: str) -> str:
-    """What it said when it stopped."""
-    return await bare.type(*lines[:-1], f"! {{ {lines[-1]} ; }}", **env)
-
-
 # ---------------------------------------------------------------- a dump
 
 
@@ -149,7 +78,7 @@ async def test_a_dump_comes_back(
     await dumped.engine.dump(DumpRequest(id="b1", database=NASTY), no_progress)
     await dumped.engine.dump(DumpRequest(id="b2", database=NASTY), no_progress)
     assert len(await place_kits(ports_of(dumped, dumped.objects))) == 1
-    bare = Bare(server_directory, pg_server, s3, dumped.keys.identity)
+    bare = Bare(server_directory, pg_server, dumped.keys.identity, s3)
     page = bare.fetched(s3, dumped.bucket, "dumps/")
     [listing], [restoring] = commands(page, "list", "--database"), commands(page, "dump", "--database")
     to = {f"PG{name.upper()}": str(value) for name, value in conninfo_to_dict(pg_server.dsn()).items()}
@@ -213,7 +142,7 @@ async def bare(stored: PhysicalWorld, s3: S3, server_directory: Path) -> Bare:
     assert len(await place_kits(ports_of(stored, stored.objects))) == 1
     folder = server_directory / "bare"
     folder.mkdir()
-    return Bare(folder, stored.server, s3, stored.keys.identity)
+    return Bare(folder, stored.server, stored.keys.identity, s3)
 
 
 async def rows(bare: Bare) -> list[int]:

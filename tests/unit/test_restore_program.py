@@ -44,7 +44,7 @@ JSON = st.recursive(
 
 def test_it_uses_nothing_but_python_itself() -> None:
     names = set()
-    for node in ast.walk(ast.parse(PROGRAM.read_text())):
+    for node in ast.walk(ast.parse(PROGRAM.read_text(), feature_version=(3, 9))):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
