@@ -40,6 +40,7 @@ class EscrowEntry(Frozen):
 
     manifest: EscrowManifest
     problem: str | None = None  # why it must not be relied on
+    trusted: bool = True  # False: its manifest is not signed by us, so nothing is known of it
 
 
 class SealingKeys(Protocol):
@@ -65,6 +66,9 @@ class Escrow(Protocol):
     async def make(self, escrow: str, cluster: str, *, requested_by: str = "") -> EscrowEntry:
         """Encrypt all keys to the recipients of the plan, store them, read them back, then sign. A rerun returns what
         is there."""
+
+    async def remove(self, cluster: str, escrow: str) -> None:
+        """Delete the keys, then the manifest. One that is gone is no error."""
 
 
 def uncovered(current: Sequence[SealingKey], entries: Sequence[EscrowEntry]) -> tuple[SealingKey, ...]:

@@ -116,6 +116,7 @@ class PointEntry(Frozen):
 
     point: RecoveryPoint
     problem: str | None = None  # why it must not be believed
+    pinned: str = ""  # why it is kept whatever the policy says
 
 
 class Points(Protocol):
@@ -129,6 +130,17 @@ class Points(Protocol):
 
     async def entries(self) -> Sequence[PointEntry]:
         """Newest first. One that fails its check is listed with `problem`, never hidden."""
+
+    async def newest(self) -> RecoveryPoint | None:
+        """The newest that can be believed, by a listing and a few that are read, however many there are."""
+
+    async def pin(self, point: str, *, reason: str) -> None:
+        """Note, signed, that nothing may delete it; an empty reason takes an earlier pin off. Raises UserError where
+        there is no such point."""
+
+    async def remove(self, point: str) -> None:
+        """Delete it, and the notes of pins that were taken off. Raises UserError, and deletes nothing, while it is
+        pinned. One that is gone is no error."""
 
     async def images(self) -> Sequence[ImagePart]:
         """What runs now, each looked for in the registry of the recovery region. Raises UserError where the plan names

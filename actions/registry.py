@@ -21,6 +21,7 @@ from actions.catalog.point_restore import RestoreRecoveryPoint
 from actions.catalog.points import ImageState, PointState, Record
 from actions.catalog.promote import Promote
 from actions.catalog.proof import Prove
+from actions.catalog.record_retention import ExpireEscrows, ExpirePoints, PinPoint, UnpinPoint
 from actions.catalog.rescue import Rescue
 from actions.catalog.restore import Restore
 from actions.catalog.retention import Delete, Expire, Pin, Unpin
@@ -57,8 +58,12 @@ ACTIONS: tuple[type[Action[Any]], ...] = (
     ScratchDiscard,
     *FILE_ACTIONS,
     EscrowSecrets,
+    ExpireEscrows,
     MirrorManifests,
     Record,
+    ExpirePoints,
+    PinPoint,
+    UnpinPoint,
     Scale,
     Rollout,
     Resume,

@@ -209,6 +209,8 @@ class EscrowPolicy(Frozen):
     bucket: str
     prefix: str = ""
     schedule: str = "04:00 UTC"
+    retention: timedelta = timedelta(days=90)
+    minimum: int = Field(default=3, ge=1)  # of each cluster: so many of the newest usable ones stay whatever their age
     recipients: tuple[str, ...]  # age public keys, at least one
     signing_key: SecretRef  # Ed25519 private key, PEM
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
@@ -257,6 +259,8 @@ class PointsPolicy(Frozen):
     bucket: str
     prefix: str = ""
     every: timedelta = timedelta(hours=1)
+    retention: timedelta = timedelta(days=90)
+    minimum: int = Field(default=24, ge=1)  # so many of the newest usable ones stay whatever their age
     signing_key: SecretRef  # Ed25519 private key, PEM
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
 

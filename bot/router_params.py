@@ -208,6 +208,15 @@ class OptionalPoint(Frozen):
     point: Name | None = None
 
 
+class PinPoint(Frozen):
+    point: Name
+    why: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+
+class UnpinPoint(Frozen):
+    point: Name
+
+
 class OptionalBucket(Frozen):
     bucket: Name | None = None
 

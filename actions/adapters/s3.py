@@ -308,8 +308,9 @@ class S3Store(ObjectStore):
         if code in WRONG_KEY:
             self._clients.pop(bucket, None)
             entry = self._site.buckets[bucket]
+            lock = " An Object Lock or a legal hold may hold it, too." if verb == "delete" else ""
             return UserError(
-                f"{what}: {code}. Check the keys `{entry.access_key}` and `{entry.secret_key}` and their policy."
+                f"{what}: {code}. Check the keys `{entry.access_key}` and `{entry.secret_key}` and their policy.{lock}"
             )
         if code in RETRY or status >= 500:
             kind = AwayError if code in AWAY or status == 503 else TemporaryError

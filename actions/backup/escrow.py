@@ -81,6 +81,14 @@ class Escrows(Escrow):
             raise VerificationError(made.problem)
         return made
 
+    async def remove(self, cluster: str, escrow: str) -> None:
+        policy = self._policy()
+        folder = f"{policy.prefix}escrow/{cluster}/{escrow}/"
+        keys = [facts.key for facts in await self._objects.list(policy.bucket, folder)]
+        # The manifest last: what a store refuses to let go stays described, and is asked for again.
+        for key in sorted(keys, key=lambda key: key.endswith(f"/{MANIFEST}")):
+            await self._objects.delete(policy.bucket, key)
+
     def _policy(self) -> EscrowPolicy:
         if self._site.escrow is None:
             raise UserError("The plan file says nothing of an escrow. Add `backups.escrow` with a bucket.")
@@ -92,10 +100,10 @@ class Escrows(Escrow):
         try:
             manifest = opened(body, KIND, EscrowManifest, policy.trusted_signers, what=what)
         except VerificationError as error:
-            return EscrowEntry(manifest=_nothing(policy, cluster, escrow), problem=str(error))
+            return EscrowEntry(manifest=_nothing(policy, cluster, escrow), problem=str(error), trusted=False)
         if (manifest.id, manifest.cluster) != (escrow, cluster):
             problem = f"{what} belongs to `{manifest.id}` of `{manifest.cluster}`: somebody put it there."
-            return EscrowEntry(manifest=manifest, problem=problem)
+            return EscrowEntry(manifest=manifest, problem=problem, trusted=False)
         if size != manifest.bytes:
             return EscrowEntry(manifest=manifest, problem=f"The object of escrow `{escrow}` is missing or changed.")
         return EscrowEntry(manifest=manifest)

@@ -1,12 +1,14 @@
 """Recovery points, gathered from what each part says of itself, signed, and stored one document each.
 
 <prefix>recovery-points/<id>.json      signed
+<prefix>recovery-point-pins/<id>/      signed: pins of it, see `point_pins`
 <prefix>images/kept.json               signed: the images that must not expire, with when each was last seen
 <prefix>images/kept.txt                the same for the registry's own clean-up: one `repository@digest` a line
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from pydantic import AwareDatetime
 
 from actions.backup.crypto import signing_key
 from actions.backup.point_parts import Parts
+from actions.backup.point_pins import PointPins
 from actions.backup.signed_document import SignedDocument, opened
 from actions.errors import DrError, UserError, VerificationError
 from actions.points import ImagePart, PointEntry, Points, RecoveryPoint, SecretVersion
@@ -25,6 +28,8 @@ from actions.site import Frozen, PointsPolicy, SecretRef, Site
 KIND, KEPT_KIND = "recovery-point", "images-kept"
 WHAT = "Recovery point `{}`"
 DEFAULT_KEPT = timedelta(days=90)
+READ_AT_ONCE, READ_AT_MOST = 3, 12  # of the newest, by what the store says of their age
+READERS = 16  # points read at the same time
 
 
 class KeptImage(Frozen):
@@ -47,6 +52,7 @@ class RecoveryPoints(Points):
     def __init__(self, site: Site, parts: Parts, objects: ObjectStore, secrets: Secrets, clock: Clock) -> None:
         self._site, self._parts, self._objects = site, parts, objects
         self._secrets, self._clock = secrets, clock
+        self._pins = PointPins(objects)
 
     async def gather(self, point: str, *, requested_by: str = "") -> RecoveryPoint:
         found = await self._parts.gather(point, requested_by=requested_by)
@@ -93,18 +99,58 @@ class RecoveryPoints(Points):
 
     async def entries(self) -> Sequence[PointEntry]:
         policy = self._policy()
-        prefix = f"{policy.prefix}recovery-points/"
-        found = []
-        for facts in await self._objects.list(policy.bucket, prefix):
-            name = facts.key.removeprefix(prefix).removesuffix(".json")
-            try:
-                point = _read(await self._objects.get(policy.bucket, facts.key), policy, name)
-                found.append(PointEntry(point=point))
-            except VerificationError as error:
-                never = datetime.fromtimestamp(0, UTC)
-                nothing = RecoveryPoint(id=name, taken_at=never, moment=never)
-                found.append(PointEntry(point=nothing, problem=str(error)))
+        listed, pins = await asyncio.gather(self._objects.list(policy.bucket, _folder(policy)), self._pins.all(policy))
+        room = asyncio.Semaphore(READERS)
+
+        async def one(key: str) -> PointEntry | None:
+            async with room:
+                entry = await self._entry(policy, key)
+                if entry is None or not (held := pins.get(entry.point.id)):
+                    return entry
+                return entry.model_copy(update={"pinned": await self._pins.reason(policy, entry.point.id, held)})
+
+        read = await asyncio.gather(*(one(facts.key) for facts in listed))
+        found = [entry for entry in read if entry is not None]
         return sorted(found, key=lambda entry: entry.point.taken_at, reverse=True)
+
+    async def pin(self, point: str, *, reason: str) -> None:
+        policy = self._policy()
+        if await self._objects.head(policy.bucket, _key(policy, point)) is None:
+            raise UserError(f"There is no recovery point `{point}`. Look with `/dr point list`.")
+        signer = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
+        await self._pins.set(policy, point, reason, self._clock.now(), signer)
+
+    async def remove(self, point: str) -> None:
+        policy = self._policy()
+        await self._pins.forget(policy, point)
+        await self._objects.delete(policy.bucket, _key(policy, point))
+
+    async def newest(self) -> RecoveryPoint | None:
+        policy = self._policy()
+        listed = await self._objects.list(policy.bucket, _folder(policy))
+        keys = [facts.key for facts in sorted(listed, key=lambda facts: facts.modified_at, reverse=True)]
+        # More than one: whoever can write could put an old one there again, which is then the newest object.
+        for place in range(0, min(len(keys), READ_AT_MOST), READ_AT_ONCE):
+            read = [await self._entry(policy, key) for key in keys[place : place + READ_AT_ONCE]]
+            usable = [entry.point for entry in read if entry is not None and entry.problem is None]
+            if usable:
+                return max(usable, key=lambda point: point.taken_at)
+        return None
+
+    async def _entry(self, policy: PointsPolicy, key: str) -> PointEntry | None:
+        """None when it was deleted since it was listed."""
+        name = key.removeprefix(_folder(policy)).removesuffix(".json")
+        try:
+            body = await self._objects.get(policy.bucket, key)
+        except UserError:
+            if await self._objects.head(policy.bucket, key) is None:
+                return None
+            raise
+        try:
+            return PointEntry(point=_read(body, policy, name))
+        except VerificationError as error:
+            never = datetime.fromtimestamp(0, UTC)
+            return PointEntry(point=RecoveryPoint(id=name, taken_at=never, moment=never), problem=str(error))
 
     def _policy(self) -> PointsPolicy:
         if self._site.points is None:
@@ -112,7 +158,7 @@ class RecoveryPoints(Points):
         return self._site.points
 
     async def _kept(self, policy: PointsPolicy, point: RecoveryPoint) -> KeptImages:
-        """What runs now, and what ran within the time that the registry keeps images."""
+        """What runs now, what ran within the time that the registry keeps images, and what a pinned point needs."""
         key, now = f"{policy.prefix}images/kept.json", self._clock.now()
         before = KeptImages()
         if await self._objects.head(policy.bucket, key) is not None:
@@ -120,11 +166,19 @@ class RecoveryPoints(Points):
             before = opened(body, KEPT_KIND, KeptImages, policy.trusted_signers, what=f"The list `{key}`")
         limit = now - (self._site.images.retention if self._site.images is not None else DEFAULT_KEPT)
         seen = {(image.repository, image.digest): image for image in before.images if image.seen_at >= limit}
-        for image in point.images:
+        for image in (*await self._pinned_images(policy), *point.images):
             if image.digest and image.repository:
                 known = KeptImage(repository=image.repository, digest=image.digest, seen_at=now)
                 seen[image.repository, image.digest] = known
         return KeptImages(images=tuple(seen[key] for key in sorted(seen)))
+
+    async def _pinned_images(self, policy: PointsPolicy) -> list[ImagePart]:
+        found: list[ImagePart] = []
+        for point, held in (await self._pins.all(policy)).items():
+            if await self._pins.reason(policy, point, held):
+                entry = await self._entry(policy, _key(policy, point))
+                found += entry.point.images if entry is not None else ()
+        return found
 
 
 def fingerprint_key(signing_key: str) -> bytes:
@@ -145,8 +199,12 @@ def _keys_of(site: Site) -> set[SecretRef]:
     return found - {""}
 
 
+def _folder(policy: PointsPolicy) -> str:
+    return f"{policy.prefix}recovery-points/"
+
+
 def _key(policy: PointsPolicy, point: str) -> str:
-    return f"{policy.prefix}recovery-points/{point}.json"
+    return f"{_folder(policy)}{point}.json"
 
 
 def _read(body: bytes, policy: PointsPolicy, point: str) -> RecoveryPoint:

@@ -12,9 +12,10 @@ from actions.ports import Ports
 from actions.site import Frozen, Site
 from actions.steps.moments import exact
 from actions.steps.naming import label
-from actions.steps.phrases import counted, moment, names, span
+from actions.steps.phrases import counted, moment, names
 from actions.steps.point_compare import recorded
 from actions.steps.points import RecordPoint
+from actions.steps.side_copies import late_point
 
 SHOWN = 20
 UNREAD = "Images that the manifests name and that run nowhere are not known until then."
@@ -79,7 +80,7 @@ class PointState(Query[PointsParams]):
         entries = await ports.points.entries()
         return Report(
             title=f"{counted(len(entries), 'recovery point')}",
-            columns=("point", "databases as of", "files", "images", "commit", "escrow", "lacks"),
+            columns=("point", "databases as of", "files", "images", "commit", "escrow", "lacks", "pinned"),
             rows=tuple(_row(entry) for entry in entries[:SHOWN]),
             findings=tuple(point_findings(entries, ports)),
         )
@@ -88,7 +89,7 @@ class PointState(Query[PointsParams]):
 def _row(entry: PointEntry) -> tuple[str, ...]:
     point = entry.point
     if entry.problem is not None:
-        return (point.id, "", "", "", "", "", f"must not be used: {entry.problem}")
+        return (point.id, "", "", "", "", "", f"must not be used: {entry.problem}", entry.pinned)
     held = sum(part.held for part in point.images)
     return (
         point.id,
@@ -98,21 +99,19 @@ def _row(entry: PointEntry) -> tuple[str, ...]:
         ", ".join(sorted({part.revision[:12] for part in point.manifests})) or "not known",
         ", ".join(part.escrow for part in point.secrets) or "none",
         f"{len(point.missing)}: {point.missing[0]}" if point.missing else "nothing",
+        entry.pinned,
     )
 
 
 def point_findings(entries: Sequence[PointEntry], ports: Ports) -> Iterator[Finding]:
     """Whether there is a point, and a fresh one."""
     policy = ports.site.points
-    usable = [entry.point for entry in entries if entry.problem is None]
     if policy is None:
         return
-    age = ports.clock.now() - usable[0].taken_at if usable else None
-    if age is None or age > 2 * policy.every:
-        detail = "There is none." if age is None else f"The newest is {span(age)} old; one every {span(policy.every)}."
-        yield Finding(
-            check="recovery points", verdict=Verdict.WARN, detail=detail, hint="Record one: `/dr point record`."
-        )
+    newest = max((entry.point.taken_at for entry in entries if entry.problem is None), default=None)
+    trouble = late_point(policy, newest, ports.clock.now())
+    if trouble is not None:
+        yield Finding(check="recovery points", verdict=Verdict.WARN, detail=trouble.text, hint=trouble.hint)
 
 
 def _runbook(point: RecoveryPoint, site: Site) -> Report:

@@ -1,5 +1,5 @@
-"""What is kept beside the backups of databases: files in another region and sealing keys in escrow, whether they are
-late, and the way back without the bot, whether it is there."""
+"""What is kept beside the backups of databases: files in another region, sealing keys in escrow and recovery points,
+whether they are late, and the way back without the bot, whether it is there."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from actions.buckets import FilesCopy
 from actions.errors import DrError
 from actions.ports import Ports
 from actions.schedules import Schedule
-from actions.site import EscrowPolicy, FilesPolicy
+from actions.site import EscrowPolicy, FilesPolicy, PointsPolicy
 from actions.steps.mirrors import Trouble
-from actions.steps.phrases import moment
+from actions.steps.phrases import moment, span
 from actions.steps.replicas import HINT as REPLICA_HINT
 from actions.steps.replicas import replica_faults, replicas, replicated
 from actions.steps.restore_kit import KIT_HINT, KitState, kit_places, kit_states, kit_trouble, kit_words
 
 GRACE = timedelta(hours=2)
 """How long after its instant one may be made before it is late; as long again as the last one took is added."""
+
+MISSED_POINTS = 2
+"""A recovery point is late once this many could have been recorded."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ async def side_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
     if site.escrow is not None:
         sealed = sorted(name for name, cluster in site.clusters.items() if cluster.sealed_secrets)
         found += [_keys(ports, site.escrow, name, look=look) for name in sealed]
+    if site.points is not None:
+        found.append(_points(ports, site.points, look=look))
     return [*await asyncio.gather(*found), *await _kits(ports, look=look)]
 
 
@@ -96,6 +101,35 @@ async def _keys(ports: Ports, policy: EscrowPolicy, cluster: str, *, look: bool)
         return replace(found, problem=str(error))
     newest = max((entry.manifest.made_at for entry in entries if entry.problem is None), default=None)
     return replace(found, trouble=_late_escrow(policy, cluster, newest, ports.clock.now()))
+
+
+async def _points(ports: Ports, policy: PointsPolicy, *, look: bool) -> SideCopies:
+    """By the newest alone: there may be thousands."""
+    found = SideCopies("points:site", "recovery points", looked=look)
+    if not look:
+        return found
+    try:
+        newest = await ports.points.newest()
+    except DrError as error:
+        return replace(found, problem=str(error))
+    taken = None if newest is None else newest.taken_at
+    return replace(found, trouble=late_point(policy, taken, ports.clock.now()))
+
+
+def late_point(policy: PointsPolicy, newest: datetime | None, now: datetime) -> Trouble | None:
+    """None while the newest usable recovery point is young enough."""
+    again = "Look whether the worker reaches the cluster and the bucket, then `/dr point record`."
+    if newest is None:
+        text = "There is no usable recovery point, so nothing says which files, images and commit belong to a moment."
+        return Trouble("late-point", text, again)
+    age = now - newest
+    if age <= MISSED_POINTS * policy.every:
+        return None
+    text = (
+        f"The newest usable recovery point is {span(age)} old (of {moment(newest)}); one is due every "
+        f"{span(policy.every)}."
+    )
+    return Trouble("late-point", text, again)
 
 
 def late_files(policy: FilesPolicy, copies: Sequence[FilesCopy], now: datetime) -> Trouble | None:

@@ -184,6 +184,10 @@ class SecretsEscrow(Part):
     """The bucket, outside of the clusters."""
     schedule: Schedule = "04:00 UTC"
     """When it is made."""
+    retention: Duration | None = None
+    """How long one is kept that nothing needs; empty: as long as the longest copy that it may belong to."""
+    minimum: Positive = 3
+    """Usable ones of each cluster that are kept whatever their age."""
 
 
 class ManifestsRepository(Part):
@@ -250,6 +254,10 @@ class RecoveryPoints(Part):
     """The bucket, outside of the region."""
     every: Duration = timedelta(hours=1)
     """Time between two."""
+    retention: Duration | None = None
+    """How long one is kept; empty: as long as the longest copy of a database or of files."""
+    minimum: Positive = 24
+    """Usable ones that are kept whatever their age."""
 
 
 class ScratchLimits(Part):

@@ -22,6 +22,12 @@ from actions.catalog.point_restore import RestorePointParams
 from actions.catalog.points import RecordParams
 from actions.catalog.promote import PromoteParams
 from actions.catalog.proof import ProveParams, When
+from actions.catalog.record_retention import (
+    ExpireEscrowsParams,
+    ExpirePointsParams,
+    PinPointParams,
+    UnpinPointParams,
+)
 from actions.catalog.rescue import RescueParams
 from actions.catalog.restore import RestoreParams
 from actions.catalog.retention import DeleteParams, ExpireParams, PinParams, UnpinParams
@@ -42,6 +48,7 @@ from tests.fakes.history import (
     with_a_scratch_and_a_primary_in_the_cluster,
     with_a_standby,
     with_history,
+    with_old_records,
 )
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import with_bases, with_old_backups, with_two_buckets
@@ -357,6 +364,10 @@ CASES = (
         undoable=False,
     ),
     ActionCase("record-point", "point.record", RecordParams(), a_world),
+    ActionCase("expire-points", "point.expire", ExpirePointsParams(), partial(with_old_records, pinned=True)),
+    ActionCase("pin-point", "point.pin", PinPointParams(point="point-1", why="case 4711"), with_old_records),
+    ActionCase("unpin-point", "point.unpin", UnpinPointParams(point="point-0"), partial(with_old_records, pinned=True)),
+    ActionCase("expire-escrows", "secrets.expire", ExpireEscrowsParams(), partial(with_old_records, recorded=(4,))),
     ActionCase("mirror", "manifests.mirror", MirrorParams(), partial(a_world, mirrored=True)),
     ActionCase("escrow", "secrets.escrow", EscrowParams(), a_world),
     ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),

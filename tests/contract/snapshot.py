@@ -24,6 +24,7 @@ async def seen(ports: World) -> dict[str, Any]:
         "catalogue": _catalogue(ports),
         "objects": await _objects(ports),
         "bases": _bases(ports),
+        "points": {entry.point.id: entry.pinned for entry in await ports.points.entries()},
         "plan versions": list(ports.plan_versions.versions),
         "runs": {name: (found.state, list(found.lines)) for name, found in sorted(ports.runs.runs.items())},
     }
@@ -113,6 +114,7 @@ def _catalogue(ports: World) -> dict[str, Any]:
             "provenance": entry.manifest.provenance,
             "problem": entry.problem,
             "verified": entry.verified_at is not None,
+            "pinned": entry.pinned,
             "content": entry.manifest.fingerprint.model_dump(mode="json"),
         }
         for place, entries in (("bucket", ports.backups.entries), ("copy", ports.backups.local))
@@ -139,4 +141,5 @@ async def _objects(ports: Ports) -> list[str]:
         f"{bucket}/{facts.key}"
         for bucket in sorted(ports.site.buckets)
         for facts in sorted(await ports.objects.list(bucket, ""), key=lambda facts: facts.key)
+        if not facts.key.startswith("recovery-point-pins/")  # notes of what counts no more stay
     ]

@@ -99,6 +99,37 @@ async def test_a_forged_point_is_listed_and_not_believed() -> None:
         await registry.query("status.points").read(PointsParams(point="point-1"), world)
 
 
+@pytest.mark.corruption
+async def test_the_newest_point_is_found_by_reading_few_and_never_one_that_was_put_there_again() -> None:
+    world = a_world()
+    assert await world.points.newest() is None
+    for number in range(30):
+        await world.points.record(f"point-{number}")
+        world.clock.advance(timedelta(hours=1))
+    key = "recovery-points/point-{}.json"
+    await world.objects.put("uploads-copy", key.format(0), await world.objects.get("uploads-copy", key.format(0)))
+    read: list[str] = []
+    whole = world.objects.get
+
+    async def counted(bucket: str, name: str) -> bytes:
+        read.append(name)
+        return await whole(bucket, name)
+
+    world.objects.get = counted  # type: ignore[assignment, method-assign]
+
+    newest = await world.points.newest()
+
+    assert newest is not None
+    assert newest.id == "point-29"
+    assert len(read) == 3
+    world.clock.advance(timedelta(hours=1))
+    for number in range(26, 30):
+        await world.objects.put("uploads-copy", key.format(number), b"{}")
+    newest = await world.points.newest()
+    assert newest is not None
+    assert newest.id == "point-25"
+
+
 async def test_a_point_reads_as_the_commands_that_bring_it_back() -> None:
     world = a_world()
     await world.escrow.make("main-1", "main")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -139,6 +140,29 @@ def with_a_point_of_dumps() -> World:
     """A recovery point of a database that has dumps alone; nothing of the cluster has changed since."""
     world = a_world()
     record_a_point(world)
+    return world
+
+
+def with_old_records(*, recorded: Collection[int] = range(6), pinned: bool = False) -> World:
+    """Eight escrows of 120 to 85 days ago, and recovery points beside some of the first six. The oldest escrow alone
+    holds a key."""
+    world = a_world()
+    world.clock.advance(timedelta(days=-120))
+
+    async def make() -> None:
+        for number in range(8):
+            await world.escrow.make(f"escrow-{number}", "main")
+            if number in recorded:
+                await world.points.record(f"point-{number}")
+            if number == 0:
+                world.sealing.forget("main", "key-old")
+            world.clock.advance(timedelta(days=5))
+        world.clock.advance(timedelta(days=80))
+        if pinned:
+            await world.points.pin("point-0", reason="case 4711")
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(asyncio.run, make()).result()
     return world
 
 

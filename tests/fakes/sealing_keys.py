@@ -24,6 +24,10 @@ class MemorySealingKeys(SealingKeys):
         held.append((key, private))
         return key
 
+    def forget(self, cluster: str, name: str) -> None:
+        """Somebody has deleted it in the cluster."""
+        self.held[cluster] = [(key, private) for key, private in self.held[cluster] if key.name != name]
+
     async def keys(self, cluster: str) -> Sequence[SealingKey]:
         return sorted((key for key, _ in self._of(cluster)), key=lambda key: key.made_at, reverse=True)
 

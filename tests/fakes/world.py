@@ -190,13 +190,16 @@ def a_site(
         clusters={"main": ClusterAccess(name="main", kubeconfig="env:KUBECONFIG", sealed_secrets="kube-system")},
         escrow=EscrowPolicy(
             bucket="backups",
+            minimum=2,
             recipients=(CUSTODIAN_KEY,),
             signing_key="env:FILES_KEY",
             trusted_signers=(KEY_SIGNER,),
         ),
         manifests={"main": _repository()} if mirrored else {},
         images=ImagesPolicy(url="https://registry.example", mirrors={"library/": "mirror/"}),
-        points=PointsPolicy(bucket="uploads-copy", signing_key="env:FILES_KEY", trusted_signers=(KEY_SIGNER,)),
+        points=PointsPolicy(
+            bucket="uploads-copy", minimum=2, signing_key="env:FILES_KEY", trusted_signers=(KEY_SIGNER,)
+        ),
         backups={database: policy},
         physical={"primary": _physical()} if physical else {},
         scratch=ScratchBudget(advertised_host=ADVERTISED),

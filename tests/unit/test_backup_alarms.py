@@ -312,6 +312,30 @@ async def test_a_copy_of_files_and_an_escrow_that_were_not_made_are_told_until_t
     assert over("late-files/files:gone", set(), seen)
 
 
+async def test_a_late_recovery_point_is_told_until_there_is_one() -> None:
+    world, key = a_world(), "late-point/points:site"
+
+    async def told() -> dict[str, str]:
+        return {alarm.key: alarm.text for alarm in alarms(await health(world))}
+
+    assert "There is no usable recovery point" in (await told())[key]
+    await world.points.record("point-1")
+    assert key not in await told()
+    world.clock.advance(timedelta(hours=2))
+    assert key not in await told()
+    world.clock.advance(timedelta(minutes=1))
+    assert "is 2 h 1 min old (of 2026-11-23 10:12 UTC); one is due every 1 h" in (await told())[key]
+    seen = await health(world, beside=False)
+    assert not over(key, set(), seen)
+
+    await world.points.record("point-2")
+    seen = await health(world)
+    assert key not in {alarm.key for alarm in alarms(seen)}
+    assert over(key, set(), seen)
+    world.objects.down = True
+    assert "unreadable/points:site" in await told()
+
+
 async def test_a_worker_reads_what_is_made_once_a_day_once_an_hour() -> None:
     world = a_world()
     nothing: Any = None
