@@ -13,10 +13,12 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.errors import DrError
 from actions.ports import Clock
 from bot.plan_file import DrPlan
+from bot.services import second_tries
 from bot.services.approvals import SCHEDULE, Policy
 from bot.services.drills import Drills
 from bot.services.quorum import warn_of_gaps
@@ -85,8 +87,11 @@ class DrClock:
                     found = due(line, Past(newest, open=bool(opened)), now)
                     if found is not None and not found.asks:
                         await inbox.store(session, line.key(found.instant), "schedule", {"begins": line.name})
+                    again = newest is not None and found is None and await self._again(session, line, newest, now)
                 if found is not None and found.asks and await self._request(line, found.instant):
                     asked.append(line.key(found.instant))
+                elif again and newest is not None and not opened and await self._once_more(line, newest):
+                    asked.append(second_tries.second_key(line, newest))
             except DrError as error:
                 log.warning("schedule_failed", name=line.name, error=str(error))
         return asked
@@ -94,6 +99,18 @@ class DrClock:
     async def _request(self, line: Recurring, instant: datetime) -> bool:
         channel = "" if line.quiet else self._plan.channels.on_call
         return await self._ask(line.key(instant), line.action, dict(line.params), line.reason, channel=channel)
+
+    async def _again(self, session: AsyncSession, line: Recurring, newest: datetime, now: datetime) -> bool:
+        """Whether what its newest instant asked for was not done, and is to be asked for once more now."""
+        upcoming = line.until(now)
+        if upcoming is not None and upcoming > newest:
+            return False  # the next one is due, and waits
+        return await second_tries.wanted(session, line, newest, now, on_call=self._plan.channels.on_call)
+
+    async def _once_more(self, line: Recurring, instant: datetime) -> bool:
+        channel, key = "" if line.quiet else self._plan.channels.on_call, second_tries.second_key(line, instant)
+        reason = f"{line.reason}, once more after it failed"
+        return await self._ask(key, line.action, dict(line.params), reason, channel=channel)
 
     async def _wanted(self) -> list[str]:
         """The servers for which an alarm wants a new base backup."""

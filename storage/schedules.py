@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import text
@@ -29,6 +32,41 @@ ENDED = """
     WHERE q.source_key = :key AND (q.state = 'failed' OR r.ended_at IS NOT NULL)
 """
 
+NOT_DONE = ("failed", "stale", "expired", "void", "pre-empted")
+"""How a run ends without having done what it was for, when no person wanted it so."""
+
+FAILED = """
+    SELECT q.plan_id,
+           CASE WHEN q.state = 'failed' THEN 'refused' ELSE r.state END,
+           CASE WHEN q.state = 'failed' THEN q.error ELSE r.message END,
+           coalesce(r.ended_at, q.created_at)
+    FROM request q LEFT JOIN run r ON r.id = q.plan_id AND q.plan_id <> ''
+    WHERE q.source_key = :key AND (q.state = 'failed' OR r.state = ANY(:states) AND r.ended_at IS NOT NULL)
+"""
+
+SINCE = """
+    SELECT coalesce(bool_or(r.ended_at IS NULL), false),
+           coalesce(bool_or(r.state = 'succeeded' AND r.ended_at > :since), false)
+    FROM plan p JOIN run r ON r.id = p.id
+    WHERE p.created_at > :since - interval '7 days'
+      AND (
+        p.action = :action
+          AND (CAST(:target AS text) = '' OR p.document ->> 'target' = CAST(:target AS text))
+          AND p.document -> 'params' @> CAST(:params AS jsonb)
+        OR p.document #>> '{params,run}' = :failed
+      )
+"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How something that was asked for ended without being done. `plan` is empty where none could be made."""
+
+    plan: str
+    state: str  # of its run; "refused" where there was none
+    message: str
+    at: datetime
+
 
 async def newest(session: AsyncSession, prefix: str) -> datetime | None:
     """The newest instant that was taken under `prefix`, which ends in a slash; None when none was."""
@@ -51,3 +89,20 @@ async def ended(session: AsyncSession, key: str) -> tuple[str, str, str] | None:
     if asked == "failed":
         return "", "refused", str(error)
     return str(plan), str(state), str(message or found or "")
+
+
+async def failed(session: AsyncSession, key: str) -> Failure | None:
+    """What became of what was asked for under this key, where that is not done; None while it is open, done, or ended
+    by people."""
+    row = (await session.execute(text(FAILED), {"key": key, "states": list(NOT_DONE)})).first()
+    return None if row is None else Failure(str(row[0]), str(row[1]), str(row[2]), row[3])
+
+
+async def since(
+    session: AsyncSession, failure: Failure, *, action: str, target: str, params: Mapping[str, str]
+) -> tuple[bool, bool]:
+    """Whether the same is open now, whoever asked for it, and whether it was done since it failed: by another run, or
+    by a plan of people about the run that failed. An empty target is any."""
+    asked = {"since": failure.at, "action": action, "target": target, "params": json.dumps(dict(params))}
+    row = (await session.execute(text(SINCE), asked | {"failed": failure.plan or "-"})).one()
+    return bool(row[0]), bool(row[1])

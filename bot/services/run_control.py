@@ -157,9 +157,7 @@ class RunControl:
         if held.order == OrderKind.YIELD:
             return
         what = ", a recovery" if row.incident_id is None else " of an incident"
-        sentence = (
-            f"It gives way to run {row.id}{what} ({plan.summary}). The schedule asks for it again at its next time."
-        )
+        sentence = f"It gives way to run {row.id}{what} ({plan.summary}). The schedule asks for it again."
         if not await runs.order(session, held.id, order=OrderKind.YIELD, message=sentence):
             return
         now = self._clock.now()

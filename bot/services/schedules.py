@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -13,6 +13,9 @@ from bot.plan_file import DatabaseBackup, DrPlan
 EXPIRY = "03:40 UTC"
 """Old backups go once a day, after the new ones are made."""
 
+EXPIRE_POINTS, EXPIRE_ESCROWS = "03:50 UTC", "04:20 UTC"
+"""Recovery points go first: an escrow stays while one needs it."""
+
 CHECK_DUMP, CHECK_BASE = "sun 05:00 UTC", "sun 06:00 UTC"
 """The newest of each is read completely once a week, since what is never read may have rotted."""
 
@@ -20,6 +23,26 @@ WANTED = timedelta(hours=1)
 """How often a base backup is asked for while an alarm wants one."""
 
 KEY = "%Y-%m-%dT%H:%MZ"
+
+AGAIN_AFTER = timedelta(hours=1)
+"""How long after it failed something is asked for once more, where its rhythm is not a short one."""
+
+AGAIN_AT_LEAST = timedelta(minutes=5)
+INCREMENTAL_AGAIN = timedelta(hours=4)
+"""An incremental that comes more often is not asked for again: nothing is lost by it, and the next one is near."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """What failed is asked for once more, as long after it failed as `after` says."""
+
+    after: timedelta
+    what: str  # "dump of `superprismora`"
+    by_hand: str  # the command for people
+    target: str = ""  # of its plans; empty: any
+    same: Mapping[str, str] = field(default_factory=dict)  # parameters that what stands in for it must have
+    tells: bool = True  # in the on-call channel, also where its plans are quiet; else an alarm does
+    refused: bool = True  # whether a request that could not be planned has failed; else there was nothing to do
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,7 @@ class Recurring:
     """Whether no channel is told of its plans: what goes wrong with it is an alarm."""
     from_now: bool = True
     """Whether it begins with its next instant where nothing was ever asked for; else with the last one."""
+    again: Again | None = None
 
     def key(self, instant: datetime) -> str:
         return f"{self.prefix}{instant.strftime(KEY)}"
@@ -74,13 +98,29 @@ def due(line: Recurring, past: Past, now: datetime) -> Due | None:
     return None if past.open else Due(line, instant)
 
 
+def again_after(rhythm: timedelta) -> timedelta | None:
+    """An hour, or a quarter of the rhythm where that is less; None where the next instant is as near."""
+    after = min(AGAIN_AFTER, rhythm / 4)
+    return after if after >= AGAIN_AT_LEAST else None
+
+
+def second_at(line: Recurring, instant: datetime, failed_at: datetime) -> datetime | None:
+    """When what failed is asked for once more; None where its next instant is not later than that."""
+    if line.again is None:
+        return None
+    at = failed_at + line.again.after
+    following = line.until(at)
+    return at if following is None or following <= instant else None
+
+
 def recurring(plan: DrPlan, wanted: Iterable[str] = ()) -> Sequence[Recurring]:
     """The lines of the plan, in the order in which they are asked for; `wanted` are the servers that need a new base
     backup at once."""
     lines: list[Recurring] = []
     for backup in plan.backups.databases:
         lines += _of(plan, backup)
-    lines.append(_line("expiry/all", "backup.expire", {}, Schedule(EXPIRY).until, quiet=True))
+    expired = Again(AGAIN_AFTER, "deletion of old backups", "/dr-backup expire", "backups", refused=False)
+    lines.append(_line("expiry/all", "backup.expire", {}, Schedule(EXPIRY).until, quiet=True, again=expired))
     lines += [*_files(plan), *_escrows(plan), *_manifests(plan), *_points(plan)]
     known = {line.params.get("server") for line in lines}
     lines += [
@@ -101,26 +141,52 @@ def recurring(plan: DrPlan, wanted: Iterable[str] = ()) -> Sequence[Recurring]:
 
 def _of(plan: DrPlan, backup: DatabaseBackup) -> list[Recurring]:
     database, server = backup.database, plan.database(backup.database).server
+    dumped = Again(AGAIN_AFTER, f"dump of `{database}`", f"/dr-backup run {database}", database)
     lines = [
-        _line(f"dump/{database}", "backup.dump", {"database": database}, Schedule(backup.dump.schedule).until),
+        _line(
+            f"dump/{database}",
+            "backup.dump",
+            {"database": database},
+            Schedule(backup.dump.schedule).until,
+            again=dumped,
+        ),
         _line(f"check-dump/{database}", "backup.verify", {"database": database}, Schedule(CHECK_DUMP).until),
     ]
     if backup.base is None:
         return lines
     group = _bases(server)
     full, incremental = {"server": server, "kind": "full"}, {"server": server, "kind": "incremental"}
-    lines.append(_line(f"full/{server}", "backup.base", full, Schedule(backup.base.schedule).until, group))
+    based = Again(
+        AGAIN_AFTER, f"full base backup of `{server}`", f"/dr-backup base {server} full", server, {"kind": "full"}
+    )
+    until = Schedule(backup.base.schedule).until
+    lines.append(_line(f"full/{server}", "backup.base", full, until, group, again=based))
     if backup.incremental is not None:
-        rhythm = partial(every, backup.incremental.every)
-        lines.append(_line(f"incremental/{server}", "backup.base", incremental, rhythm, group, quiet=True))
+        lines.append(_incremental(server, incremental, backup.incremental.every, group))
     lines.append(_line(f"check-base/{server}", "backup.check_base", {"server": server}, Schedule(CHECK_BASE).until))
     return lines
+
+
+def _incremental(server: str, params: Mapping[str, str], rhythm: timedelta, group: tuple[str, ...]) -> Recurring:
+    again = None
+    if rhythm >= INCREMENTAL_AGAIN:
+        by_hand = f"/dr-backup base {server} incremental"
+        again = Again(AGAIN_AFTER, f"incremental base backup of `{server}`", by_hand, server, tells=False)
+    until = partial(every, rhythm)
+    return _line(f"incremental/{server}", "backup.base", params, until, group, quiet=True, again=again)
 
 
 def _files(plan: DrPlan) -> list[Recurring]:
     copied = [item.copy_to for item in plan.backups.files if item.copy_to is not None]
     return [
-        _line(f"files/{copy.name}", "files.copy", {"name": copy.name}, Schedule(copy.schedule).until) for copy in copied
+        _line(
+            f"files/{copy.name}",
+            "files.copy",
+            {"name": copy.name},
+            Schedule(copy.schedule).until,
+            again=Again(AGAIN_AFTER, f"copy of files `{copy.name}`", f"/dr files copy {copy.name}", copy.name),
+        )
+        for copy in copied
     ]
 
 
@@ -128,11 +194,19 @@ def _escrows(plan: DrPlan) -> list[Recurring]:
     escrow = plan.backups.escrow
     if escrow is None:
         return []
-    return [
-        _line(f"escrow/{cluster.name}", "secrets.escrow", {"cluster": cluster.name}, Schedule(escrow.schedule).until)
-        for cluster in plan.clusters
-        if cluster.sealed_secrets is not None
+    expired = Again(AGAIN_AFTER, "deletion of old escrows", "/dr secrets expire", "escrow", refused=False)
+    lines = [
+        _line(
+            f"escrow/{name}",
+            "secrets.escrow",
+            {"cluster": name},
+            Schedule(escrow.schedule).until,
+            again=Again(AGAIN_AFTER, f"escrow of cluster `{name}`", f"/dr secrets escrow {name}", name),
+        )
+        for name in [cluster.name for cluster in plan.clusters if cluster.sealed_secrets is not None]
     ]
+    until = Schedule(EXPIRE_ESCROWS).until
+    return [*lines, _line("expiry/escrow", "secrets.expire", {}, until, quiet=True, again=expired)] if lines else []
 
 
 def _manifests(plan: DrPlan) -> list[Recurring]:
@@ -146,7 +220,14 @@ def _points(plan: DrPlan) -> list[Recurring]:
     found = plan.backups.recovery_points
     if found is None:
         return []
-    return [_line("recovery-point", "point.record", {}, partial(every, found.every), quiet=True)]
+    after = again_after(found.every)
+    again = None if after is None else Again(after, "recovery point", "/dr point record", tells=False)
+    old = Again(AGAIN_AFTER, "deletion of old recovery points", "/dr point expire", "recovery-points", refused=False)
+    until = Schedule(EXPIRE_POINTS).until
+    return [
+        _line("recovery-point", "point.record", {}, partial(every, found.every), quiet=True, again=again),
+        _line("expiry/points", "point.expire", {}, until, quiet=True, again=old),
+    ]
 
 
 def _line(
@@ -157,8 +238,11 @@ def _line(
     group: tuple[str, ...] = (),
     *,
     quiet: bool = False,
+    again: Again | None = None,
 ) -> Recurring:
-    return Recurring(name=name, group=group or (name,), action=action, params=params, until=until, quiet=quiet)
+    return Recurring(
+        name=name, group=group or (name,), action=action, params=params, until=until, quiet=quiet, again=again
+    )
 
 
 def _bases(server: str) -> tuple[str, ...]:

@@ -87,16 +87,18 @@ async def entries(memory: Database, kind: str) -> list[dict[str, Any]]:
         return [row.data for row in rows.scalars()]
 
 
-async def end(memory: Database, request: RequestRow, state: str, message: str = "") -> None:
+async def end(
+    memory: Database, request: RequestRow, state: str, message: str = "", *, at: datetime | None = None
+) -> None:
     """As if a worker had planned it, and its run had ended so; `running` leaves it open."""
-    now = SystemClock().now()
+    now = at or SystemClock().now()
     async with memory.session() as session:
         name = f"plan{request.id}"
         if await plans.get(session, name) is None:
             row = PlanRow(
                 id=name,
                 action=request.name,
-                document={},
+                document={"params": request.params, "target": next(iter(request.params.values()), "")},
                 digest="d",
                 risk="REVERSIBLE",
                 plan_schema=1,
@@ -145,6 +147,8 @@ async def test_three_clocks_ask_once_for_each_instant_and_of_missed_ones_for_the
     await end(memory, full, "succeeded")
     assert await clocks.tick(MORNING + timedelta(hours=9)) == [
         "schedule/expiry/all/2026-11-23T03:40Z",
+        "schedule/expiry/escrow/2026-11-23T04:20Z",
+        "schedule/expiry/points/2026-11-23T03:50Z",
         f"schedule/incremental/{server}/2026-11-23T10:45Z",
     ]
 

@@ -224,7 +224,7 @@ async def test_a_routine_run_gives_way_to_an_incident_between_its_steps(office: 
     async with office.memory.session() as session:
         lines = (await session.execute(text("SELECT incident_id, text FROM timeline_entry WHERE kind = 'order'"))).all()
     way = f"It gives way to run {urgent.plan_id} of an incident (Count to 2)."
-    again = "The schedule asks for it again at its next time."
+    again = "The schedule asks for it again."
     assert [line.text for line in lines if line.incident_id is None] == [f"Run {dump.plan_id}: {way} {again}"]
     assert [line.text for line in lines if line.incident_id is not None] == [
         f"Run {urgent.plan_id} takes the place of routine run {dump.plan_id} (toy.run)"

@@ -61,7 +61,17 @@ def test_nothing_that_one_person_starts_alone_takes_away_what_others_need() -> N
     """No backup, evidence or hold is deleted, no key changed, no roster, policy or answer to a run; whether Slack is
     trusted is no action at all."""
     alone = [action for action in registry.ACTIONS if action.recovery]
-    taking = {"point.expire", "point.unpin", "secrets.expire", "backup.expire", "backup.delete", "backup.unpin", "scratch.discard", "secrets.escrow", "plan.activate"}
+    taking = {
+        "point.expire",
+        "point.unpin",
+        "secrets.expire",
+        "backup.expire",
+        "backup.delete",
+        "backup.unpin",
+        "scratch.discard",
+        "secrets.escrow",
+        "plan.activate",
+    }
     steps = {step for action in registry.ACTIONS if action.name in taking or action.of_a_run for step in action.steps}
 
     assert len([action for action in registry.ACTIONS if action.name in taking]) == len(taking)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actions.schedules import Schedule, every
-from bot.services.schedules import KEY, Past, Recurring, due, recurring
+from bot.services.schedules import KEY, Again, Past, Recurring, again_after, due, recurring, second_at
 from tests.fixtures.office import shipped_plan
 
 NOW = datetime(2026, 11, 23, 10, 12, tzinfo=UTC)
@@ -111,3 +111,39 @@ def test_a_new_plan_begins_with_its_next_instant_but_a_wanted_base_at_once() -> 
 @given(moments)
 def test_keys_sort_as_their_instants(moment: datetime) -> None:
     assert moment.strftime(KEY) < (moment + timedelta(minutes=1)).strftime(KEY)
+
+
+@given(rhythms, moments, st.timedeltas(timedelta(0), timedelta(days=1)))
+def test_a_second_try_is_never_later_than_its_next_instant(
+    rhythm: timedelta, failed_at: datetime, ran: timedelta
+) -> None:
+    after = again_after(rhythm)
+    instant = every(rhythm, failed_at - ran)
+    if after is None:
+        assert rhythm < timedelta(minutes=20)
+        return
+    line = Recurring("x", ("x",), "point.record", {}, partial(every, rhythm), again=Again(after, "point", "record"))
+
+    second = second_at(line, instant, failed_at)
+
+    assert second is None or (failed_at < second < instant + rhythm)
+    assert (
+        second is not None
+        or failed_at + after >= every(rhythm, failed_at) + rhythm
+        or every(rhythm, failed_at) > (instant)
+    )
+
+
+def test_what_is_made_once_a_day_is_asked_for_again_after_an_hour_and_checks_are_not() -> None:
+    lines = {line.name: line.again for line in recurring(shipped_plan())}
+    server = shipped_plan().database("superprismora").server
+
+    for name in ("dump/superprismora", f"full/{server}", "files/minio-data", "escrow/production", "expiry/all"):
+        again = lines[name]
+        assert again is not None
+        assert (again.after, again.tells) == (timedelta(hours=1), True)
+    point = lines["recovery-point"]
+    assert point is not None
+    assert (point.after, point.tells) == (timedelta(minutes=15), False)  # an alarm tells of a late one
+    assert lines[f"incremental/{server}"] is None
+    assert lines["check-dump/superprismora"] is None
