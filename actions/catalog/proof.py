@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from actions.backup.chain import base_for
-from actions.backup.physical import Proof, RecoveryTarget
+from actions.backup.physical import PhysicalEntry, Proof, RecoveryTarget
 from actions.backup.proofs import Proofs
 from actions.contract import Action, Lock, Observation, Plan, Precondition, Risk, Step
 from actions.engines import engine_of
@@ -17,10 +17,10 @@ from actions.site import Database, Frozen
 from actions.steps.base_choice import server_named
 from actions.steps.bases import endpoint
 from actions.steps.choice import usable_entries
+from actions.steps.engine_backup import EngineBackup
 from actions.steps.naming import job_name, scratch_mark
 from actions.steps.phrases import moment, span
 from actions.steps.proving import LookThrough, ProvenDatabase, RemoveScratch, RestoreForTest
-from actions.steps.stored_chain import StoredChain
 from actions.steps.windows import a_moment, ends_of, reachable
 
 
@@ -52,7 +52,8 @@ class Prove(Action[ProveParams]):
     async def plan(self, params: ProveParams, ports: Ports, plan_id: str) -> Plan:
         server = server_named(ports.site, params.server)
         policy = ports.site.physical_of(server)
-        target, stored = await _target(ports, server, params.moment, plan_id)
+        entries = await ports.physical.catalogue(server)
+        target, base = await _target(ports, server, entries, params.moment, plan_id)
         tests = await Proofs(ports.objects, ports.secrets).newest(policy, limit=10)
         mark = scratch_mark(plan_id)
         protected = {
@@ -68,7 +69,8 @@ class Prove(Action[ProveParams]):
             endpoint=endpoint(ports, policy),
             prefix=policy.prefix,
             amcheck=policy.amcheck,
-            stored=stored,
+            stored=None if base is None else engine_of(policy).chain(ports.site, server, entries, base),
+            tested=None if base is None else EngineBackup.of(ports.site, server, entries, base),
         )
         look = LookThrough(
             server=server,
@@ -99,9 +101,10 @@ class Prove(Action[ProveParams]):
         )
 
 
-async def _target(ports: Ports, server: str, when: When, seed: str) -> tuple[RecoveryTarget, StoredChain | None]:
+async def _target(
+    ports: Ports, server: str, entries: Sequence[PhysicalEntry], when: When, seed: str
+) -> tuple[RecoveryTarget, PhysicalEntry | None]:
     """And what it is restored from, as it stands now. Raises UserError where nothing can be reached at all."""
-    entries = await ports.physical.catalogue(server)
     windows = await ports.physical.windows(server)
     if not ends_of(entries) or not windows:
         raise UserError(
@@ -119,9 +122,7 @@ async def _target(ports: Ports, server: str, when: When, seed: str) -> tuple[Rec
                 "`/dr-backup status`, and test the newest moment meanwhile."
             )
         target = RecoveryTarget(time=chosen, timeline_id=windows[0].timeline_id or None)
-    base = base_for(entries, target, windows[0].dead_ends)
-    engine = engine_of(ports.site.physical_of(server))
-    return target, None if base is None else engine.chain(ports.site, server, entries, base)
+    return target, base_for(entries, target, windows[0].dead_ends)
 
 
 async def _proven(ports: Ports, key: str, database: Database) -> ProvenDatabase:

@@ -18,6 +18,7 @@ from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import JobKind, JobPhase, JobState, Ports, Progress
 from actions.site import DatabaseRef, Frozen, Invariant
 from actions.steps import byhand
+from actions.steps.engine_backup import EngineBackup
 from actions.steps.heavy import HeavyStep
 from actions.steps.phrases import counted, names, span
 from actions.steps.scratch import instance, not_here, whether_removed
@@ -44,6 +45,7 @@ class RestoreForTest(HeavyStep):
     # Left out where it is not so: a plan that was signed before it could be asked for keeps its digest.
     amcheck: bool = Field(default=False, exclude_if=operator.not_)
     stored: StoredChain | None = Field(default=None, exclude_if=operator.not_)
+    tested: EngineBackup | None = Field(default=None, exclude_if=operator.not_)  # where `stored` does not tell
 
     @property
     def summary(self) -> str:
@@ -61,6 +63,8 @@ class RestoreForTest(HeavyStep):
     def by_hand(self) -> tuple[str, ...]:
         if self.stored is not None:
             return self.stored.commands(self.target)
+        if self.tested is not None:
+            return self.tested.commands(self.target)
         return (
             byhand.aws(self.endpoint, "s3", "ls", "--recursive", f"s3://{self.bucket}/{self.prefix}"),
             f"restore the newest base backup before {self.target} into the empty folder PGDATA, and its WAL",

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import uuid
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,11 +32,14 @@ from actions.backup.physical import (
 )
 from actions.backup.scratch_place import ScratchPlace
 from actions.catalog.promote import Promote, PromoteParams
+from actions.contract import Step
 from actions.errors import UserError, VerificationError
 from actions.ports import Ports, no_progress
 from actions.runner import Outcome, Runner
 from actions.site import Database, DatabaseRef, Service
 from actions.steps import old_primary
+from actions.steps.engine_backup import EngineBackup
+from actions.steps.proving import RestoreForTest
 from actions.steps.scratch import RestoreScratch
 from tests.contract.kit import MemoryJournal
 from tests.fakes.world import API, World, a_world
@@ -89,15 +93,13 @@ async def test_back_to_just_before_a_transaction(backed_up: PgBackRestWorld) -> 
         await backed_up.scratch.discard("s1", mark=MARK)
 
 
-async def test_a_transaction_is_reached_by_typing_what_the_plan_says(
-    backed_up: PgBackRestWorld, server_directory: Path
-) -> None:
+async def a_restore(backed_up: PgBackRestWorld, target: RecoveryTarget) -> Step:
     backup = next(each for each in (await backed_up.program.info(SERVER)).backup if each.id == "diff-1")
-    step = RestoreScratch(
+    return RestoreScratch(
         job="j",
         scratch="s7",
         server=SERVER,
-        target=RecoveryTarget(xid=backed_up.commits["d"], inclusive=False),
+        target=target,
         target_words="before a transaction",
         backup="diff-1",
         bucket=backed_up.archived.bucket,
@@ -109,6 +111,31 @@ async def test_a_transaction_is_reached_by_typing_what_the_plan_says(
         keep=None,
         mark=MARK,
     )
+
+
+async def a_restore_test(backed_up: PgBackRestWorld, target: RecoveryTarget) -> Step:
+    entries = await backed_up.engine.catalogue(SERVER)
+    chosen = next(entry for entry in entries if entry.manifest.id == "diff-1")
+    return RestoreForTest(
+        job="j",
+        scratch="s7",
+        server=SERVER,
+        target=target,
+        bucket=backed_up.archived.bucket,
+        endpoint=None,
+        prefix="",
+        tested=EngineBackup.of(backed_up.site, SERVER, entries, chosen),
+        mark=MARK,
+    )
+
+
+@pytest.mark.parametrize("a_step", [a_restore, a_restore_test])
+async def test_a_transaction_is_reached_by_typing_what_the_plan_says(
+    backed_up: PgBackRestWorld,
+    server_directory: Path,
+    a_step: Callable[[PgBackRestWorld, RecoveryTarget], Awaitable[Step]],
+) -> None:
+    step = await a_step(backed_up, RecoveryTarget(xid=backed_up.commits["d"], inclusive=False))
     account = backed_up.archived.account
     if account is not None:
         shutil.chown(server_directory, account.uid, account.gid)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from pydantic import ValidationError
 
+from actions.backup.pgbackrest_keys import PgBackRestKeys
 from actions.backup.physical import BackupKind, Change, DeadEnd, ScratchState
 from actions.catalog.point import FindMoment, FindParams, PointParams, RestorePoint
 from actions.catalog.proof import Prove, ProveParams
@@ -115,6 +117,21 @@ async def test_the_plan_and_the_restore_test_print_the_whole_way_without_the_bot
     tested = (await Prove().plan(ProveParams(server="primary"), world, PLAN_ID)).steps[0].by_hand()
     assert combine in tested
     assert 'touch "$PGDATA/standby.signal"' in tested
+
+
+async def test_a_restore_test_of_pgbackrest_prints_the_backup_by_its_label() -> None:
+    world = with_history()
+    policy = world.site.physical_of("primary").model_copy(
+        update={"engine": "pgbackrest", "own": PgBackRestKeys(stanza="main")}
+    )
+    world = replace(world, site=world.site.model_copy(update={"physical": {"primary": policy}}))
+    stored = world.physical.entries["primary", "base-new"].manifest.stored
+
+    tested = (await Prove().plan(ProveParams(server="primary"), world, PLAN_ID)).steps[0].by_hand()
+    assert tested[1].startswith("pgbackrest --stanza=main ")
+    assert tested[1].endswith(f" --set={stored.key.rstrip('/').rpartition('/')[2]} --type=none restore")
+    assert 'touch "$PGDATA/standby.signal"' in tested
+    assert not any(line.startswith(("restore the newest", "aws ")) for line in tested)
 
 
 async def test_the_report_shows_what_is_there_and_the_way_on() -> None:
