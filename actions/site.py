@@ -170,6 +170,8 @@ class PhysicalPolicy(Frozen):
     prover_identity: SecretRef = ""  # opens them for a restore test; empty: `identity` does
     signing_key: SecretRef  # Ed25519 private key, PEM
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
+    proof_signing_key: SecretRef = ""  # signs the results of restore tests; empty: `signing_key` does
+    proof_signers: tuple[str, ...] = ()  # trusted for those alone, besides `trusted_signers`
     full_schedule: str = "02:30 UTC"
     incremental_every: timedelta | None = timedelta(minutes=15)  # None: full backups alone
     full_retention: timedelta = timedelta(days=30)

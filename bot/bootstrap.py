@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +21,8 @@ from actions.adapters.clock import SystemClock
 from actions.adapters.embedded_postgres import EmbeddedPostgres, Listen
 from actions.contract import Finding
 from actions.errors import TemporaryError, UserError
+from actions.ports import Ports
+from bot import prover
 from bot.counter import Counter, plan_text
 from bot.doctor import Doctor
 from bot.plan_file import DrPlan
@@ -38,6 +40,7 @@ from bot.services.paging import Paging
 from bot.services.plans import Plans
 from bot.services.record.adoption import Adoption
 from bot.services.record.export import write_log
+from bot.services.record.watch import Watch
 from bot.services.reviews import Reviews
 from bot.services.run_control import RunControl
 from bot.services.scratch_sweeps import ScratchSweeps
@@ -51,10 +54,12 @@ from bot.world import ports, secret_references
 from storage import plans as stored_plans
 from storage import processes
 from storage.roles import DatabaseRole
+from storage.runs import Share
 from storage.session import Database
 
 if TYPE_CHECKING:  # Slack, the worker and the clock are imported by the processes that run them alone: they are slow
     from bot.slack.runtime import SlackRuntime
+    from bot.worker import Worker
 
 log = structlog.get_logger()
 
@@ -64,6 +69,7 @@ DATABASE_ROLES = {
     Role.SLACK: DatabaseRole.SLACK,
     Role.WORKER: DatabaseRole.WORKER,
     Role.CLOCK: DatabaseRole.CLOCK,
+    Role.PROVER: DatabaseRole.PROVER,
 }
 """Even in one process, each of its parts has the rights of its own role alone."""
 
@@ -149,6 +155,7 @@ def _own_url(settings: Settings, role: DatabaseRole) -> SecretStr | None:
         DatabaseRole.WORKER: settings.worker_database_url,
         DatabaseRole.CLOCK: settings.clock_database_url,
         DatabaseRole.CLI: settings.cli_database_url,
+        DatabaseRole.PROVER: settings.prover_database_url,
     }.get(role)
 
 
@@ -255,6 +262,11 @@ async def plan_in_force(settings: Settings) -> str:
 
 async def run(settings: Settings, roles: Collection[Role]) -> None:
     """Run the roles until SIGTERM or SIGINT. Raises UserError when something needed is missing."""
+    if Role.PROVER in roles and len(set(roles)) > 1:
+        raise UserError(
+            "A prover has an account and keys of its own, so it shares no process with another role. Start "
+            "`drbot run --role prover` by itself."
+        )
     async with bot_databases(settings, *map(DATABASE_ROLES.__getitem__, roles)) as databases:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -301,33 +313,19 @@ async def _serve(
         serving = slack.run_beside_others() if len(roles) > 1 else slack.run()
         tasks.append(asyncio.create_task(serving, name="slack"))
     if Role.WORKER in roles:
-        from bot.worker import Worker
-
-        services = offices[Role.WORKER]
-        world = await ports(settings, plan, services.database)
-        watch = await watch_of(plan, services.database, secret_references(settings, plan), SystemClock())
-        worker = Worker(
-            services.database,
-            world,
-            services.approvals,
-            services.plans,
-            services.incidents,
-            Doctor(services.database, plan, services.policy, world, record=watch),
-            wake,
-            RunControl(
-                services.approvals, SystemClock(), on_call=plan.channels.on_call, recoveries=registry.recoveries()
-            ),
-            drills=services.drills,
-            record=watch,
-            lease=timedelta(seconds=settings.lease_s),
-        )
-        tasks.append(asyncio.create_task(worker.run(), name="worker"))
-        tasks.append(asyncio.create_task(_paging(settings, plan, services.database).run(), name="pages"))
-        tasks.append(asyncio.create_task(Leftovers(services.database, world).run(), name="leftovers"))
+        tasks += await _working(settings, plan, offices[Role.WORKER])
+    examination = None
+    if Role.PROVER in roles and prover.apart(plan):
+        services = offices[Role.PROVER]
+        world = await ports(settings, plan, services.database, prover=True)
+        examination = prover.Examination(plan, world)
+        # Without witnesses: an older copy of the database could have it repeat a test, and nothing else.
+        worker = _worker(settings, services, world, None, share=prover.PROVING)
+        tasks.append(asyncio.create_task(worker.run(), name="prover"))
+        tasks.append(asyncio.create_task(examination.run(), name="examination"))
         tasks.append(asyncio.create_task(ScratchSweeps(services.database, world).run(), name="scratch"))
-        tasks.append(asyncio.create_task(Standbys(world).run(), name="standbys"))
-        backups = BackupWatch(services.database, world, on_call=plan.channels.on_call)
-        tasks.append(asyncio.create_task(backups.run(), name="backups"))
+    elif Role.PROVER in roles:
+        log.warning("prover_idle", reason="the plan file does not say `backups.prover: apart`")
     if Role.CLOCK in roles:
         from bot.clock import DrClock
 
@@ -340,8 +338,48 @@ async def _serve(
         )
         if sealer is not None:
             tasks.append(asyncio.create_task(sealer.run(), name="sealer"))
-    tasks.append(asyncio.create_task(_beat(database, roles, slack), name="beat"))
+    tasks.append(asyncio.create_task(_beat(database, roles, slack, examination), name="beat"))
     await _until(stop, tasks)
+
+
+async def _working(settings: Settings, plan: DrPlan, services: Office) -> list[asyncio.Task[None]]:
+    """The tasks of a worker."""
+    world = await ports(settings, plan, services.database)
+    watch = await watch_of(plan, services.database, secret_references(settings, plan), SystemClock())
+    worker = _worker(settings, services, world, watch, share=prover.share_of_workers(plan))
+    backups = BackupWatch(services.database, world, on_call=plan.channels.on_call)
+    works: dict[str, Coroutine[None, None, None]] = {
+        "worker": worker.run(),
+        "pages": _paging(settings, plan, services.database).run(),
+        "leftovers": Leftovers(services.database, world).run(),
+        "scratch": ScratchSweeps(services.database, world).run(),
+        "standbys": Standbys(world).run(),
+        "backups": backups.run(),
+    }
+    if prover.apart(plan):
+        works["provers"] = prover.NobodyProves(services.database).run()
+    return [asyncio.create_task(work, name=name) for name, work in works.items()]
+
+
+def _worker(settings: Settings, services: Office, world: Ports, watch: Watch | None, *, share: Share) -> Worker:
+    from bot.worker import Worker
+
+    plan = services.plan
+    return Worker(
+        services.database,
+        world,
+        services.approvals,
+        services.plans,
+        services.incidents,
+        Doctor(services.database, plan, services.policy, world, record=watch),
+        services.wake,
+        RunControl(services.approvals, SystemClock(), on_call=plan.channels.on_call, recoveries=registry.recoveries()),
+        drills=services.drills,
+        record=watch,
+        share=share,
+        answers_requests=share.others,
+        lease=timedelta(seconds=settings.lease_s),
+    )
 
 
 def _paging(settings: Settings, plan: DrPlan, database: Database) -> Paging:
@@ -351,13 +389,18 @@ def _paging(settings: Settings, plan: DrPlan, database: Database) -> Paging:
     return Paging(database, pager)
 
 
-async def _beat(database: Database, roles: Collection[Role], slack: SlackRuntime | None) -> None:
-    """Say every few seconds that this process is alive, whether Slack takes its tokens, and what it does not allow."""
+async def _beat(
+    database: Database, roles: Collection[Role], slack: SlackRuntime | None, examination: prover.Examination | None
+) -> None:
+    """Say every few seconds that this process is alive, whether Slack takes its tokens, and what it does not allow; of
+    a prover, what it could do that it must not."""
     own = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    notes: dict[str, object]
     names = ",".join(sorted(roles))
     while True:
         lost = {} if slack is None else {item.method: f"{item.error}; {item.without}" for item in slack.lost}
         notes = {"lost": lost, "trouble": "" if slack is None else slack.trouble}
+        notes |= {} if examination is None else examination.notes()
         try:
             async with database.session() as session:
                 await processes.beat(session, own, names, notes)

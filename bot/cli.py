@@ -23,7 +23,7 @@ from actions.errors import DrError
 from bot import cli_evidence, cli_record, cli_sign
 from bot.demo.command import demo_app
 from bot.redaction import Mask
-from bot.roles import Role
+from bot.roles import TOGETHER, Role
 from bot.terminal import at_a_terminal, hand_out, say
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ TWIN = {"allow_extra_args": True, "ignore_unknown_options": True}
 @app.command(context_settings=TWIN)
 def run(
     context: typer.Context,
-    role: Annotated[list[Role] | None, typer.Option(help="Only these roles; all three when none is given.")] = None,
+    role: Annotated[
+        list[Role] | None, typer.Option(help="Only these roles; all but `prover` when none is given.")
+    ] = None,
 ) -> None:
     """Run the bot until SIGTERM. With words it is about one run: `drbot run pause RUN`, `abort`, `happened`, ..."""
     from bot import bootstrap
@@ -127,7 +129,7 @@ def run(
         return
 
     settings = _settings()
-    _wait(bootstrap.run(settings, role or list(Role)))
+    _wait(bootstrap.run(settings, role or list(TOGETHER)))
 
 
 @app.command()

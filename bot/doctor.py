@@ -25,6 +25,7 @@ from actions.steps.standby import standby_finding
 from actions.steps.strays import stray_findings
 from bot.plan_file import DrPlan
 from bot.plan_file.quorum import gaps
+from bot.prover import prover_findings
 from bot.services.approvals import Policy
 from bot.services.leftovers import Leftovers
 from bot.services.record.health import health
@@ -107,6 +108,7 @@ class Doctor:
                 findings.append(_ok(f"process {role}", f"{len(there)} alive"))
             else:
                 findings.append(_stop(f"process {role}", loss, f"Start `drbot run --role {role}`."))
+        findings += await prover_findings(self._plan, rows, self._ports.secrets)
         for row in rows:
             if trouble := str(row.notes.get("trouble") or ""):
                 hint = "Put it right and start that process again; until then use `drbot` at the command line."

@@ -6,8 +6,13 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a process of `drbot run` does; one machine runs all three together."""
+    """What a process of `drbot run` does; one machine runs the first three together."""
 
     SLACK = "slack"
     WORKER = "worker"
     CLOCK = "clock"
+    PROVER = "prover"
+
+
+TOGETHER = (Role.SLACK, Role.WORKER, Role.CLOCK)
+"""What one process may be at once; the prover is apart, or it is none."""

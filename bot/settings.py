@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     worker_database_url: SecretStr | None = None
     clock_database_url: SecretStr | None = None
     cli_database_url: SecretStr | None = None
+    prover_database_url: SecretStr | None = None
     """A login that is a member of `drbot_slack`, `drbot_worker`, ... alone. A process that has one needs no
     DATABASE_URL; one that has none uses DATABASE_URL and gives the owner's rights up at each connection."""
     slack_mode: SlackMode = SlackMode.SOCKET

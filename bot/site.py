@@ -349,6 +349,8 @@ async def _physical(plan: DrPlan, item: DatabaseBackup, secrets: Secrets) -> Phy
         prover_identity=plan.backups.prover_identity or "",
         signing_key=plan.backups.signing_key,
         trusted_signers=tuple([await _text(each, secrets) for each in plan.backups.signers]),
+        proof_signing_key=plan.backups.proof_signing_key or "",
+        proof_signers=await _resolved(plan.backups.proof_signers, secrets),
         full_schedule=base.schedule,
         incremental_every=incremental.every if incremental else None,
         full_retention=base.retention,

@@ -90,6 +90,8 @@ class Worker:
         drills: Drills,
         record: Watch | None = None,
         catalogue: Catalogue = registry,
+        share: runs.Share = runs.EVERY_RUN,
+        answers_requests: bool = True,
         lease: timedelta = timedelta(seconds=30),
         parallel: int = 4,
     ) -> None:
@@ -104,6 +106,8 @@ class Worker:
         self._control = control
         self._record = record  # None: the plan has no witnesses
         self._catalogue = catalogue
+        self._share = share
+        self._answers_requests = answers_requests
         self._lease = lease
         self._parallel = parallel
         self._watching = asyncio.Lock()
@@ -126,7 +130,7 @@ class Worker:
         """Work until cancelled; then hand over what is running."""
         log.info("worker_started", worker=self.id)
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(self._parallel):
+            for _ in range(self._parallel if self._answers_requests else 0):
                 tasks.create_task(self._requests())
             tasks.create_task(self._runs(tasks))
 
@@ -313,8 +317,8 @@ class Worker:
     async def _look_for_runs(self, tasks: asyncio.TaskGroup) -> timedelta | None:
         """Start and take over what may be; the time until the first lease in force runs out."""
         async with self._database.session() as session:
-            waiting = await runs.awaiting(session, plan_schema=PLAN_SCHEMA)
-            orphans = await runs.orphaned(session, plan_schema=PLAN_SCHEMA, lease=self._lease)
+            waiting = await runs.awaiting(session, plan_schema=PLAN_SCHEMA, share=self._share)
+            orphans = await runs.orphaned(session, plan_schema=PLAN_SCHEMA, lease=self._lease, share=self._share)
             silence = await runs.silence(session)
         for run in waiting:
             # One that cannot be judged must not keep others from starting.

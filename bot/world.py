@@ -66,8 +66,9 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
     return await job_main(spec, engines, hide=settings.mask, folder=folder, message=message)
 
 
-async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
-    """Everything an action may touch, on the site of the plan file; `database` is the bot's own."""
+async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover: bool = False) -> Ports:
+    """Everything an action may touch, on the site of the plan file; `database` is the bot's own. For a prover with the
+    keys of restore tests alone."""
     # Not needed by a job, and slow to import.
     from actions.adapters.git import GitMirrors
     from actions.adapters.kubernetes import KubernetesCluster
@@ -85,7 +86,8 @@ async def ports(settings: Settings, plan: DrPlan, database: Database) -> Ports:
     from bot.services.plan_versions import StoredPlanVersions
 
     references = secret_references(settings, plan)
-    site = await site_of(plan, SecretReferences())
+    whole = await site_of(plan, SecretReferences())
+    site = whole.as_prover() if prover else whole
     clock = SystemClock()
     postgres, objects = PostgresServers(site, references, scratch=_scratch(settings)), S3Buckets(site, references)
     cluster = KubernetesCluster(site, references)
@@ -249,5 +251,5 @@ def _same_plan(settings: Settings, plan: DrPlan) -> dict[str, str]:
 def _without_own_secrets() -> dict[str, str]:
     """What a job sees of our environment: the references of the plan file, but neither Slack nor the bot's database."""
     own = {"DATABASE_URL", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "SLACK_SIGNING_SECRET", "SLACK_API_URL"}
-    own |= {f"DRBOT_{role.upper()}_DATABASE_URL" for role in ("slack", "worker", "clock", "cli")}
+    own |= {f"DRBOT_{role.upper()}_DATABASE_URL" for role in ("slack", "worker", "clock", "cli", "prover")}
     return {name: value for name, value in os.environ.items() if name not in own}

@@ -27,21 +27,24 @@ class DatabaseRole(StrEnum):
     WORKER = "drbot_worker"
     CLOCK = "drbot_clock"
     CLI = "drbot_cli"
+    PROVER = "drbot_prover"
 
 
 _S, _W, _C, _L = DatabaseRole.SLACK, DatabaseRole.WORKER, DatabaseRole.CLOCK, DatabaseRole.CLI
-PROCESSES = (_S, _W, _C, _L)
+_P = DatabaseRole.PROVER
+PROCESSES = (_S, _W, _C, _L, _P)
 
 
 @dataclass(frozen=True, kw_only=True)
 class May:
     """What a role may do with a table besides reading it. `update` names columns; `rows` is the SQL condition on rows
-    that it may add."""
+    that it may add, `own` that on rows that it may change or remove."""
 
     insert: bool = False
     update: tuple[str, ...] = ()
     delete: bool = False
     rows: str = "true"
+    own: str = "true"
 
 
 _READ = May()
@@ -50,6 +53,12 @@ _ADD = May(insert=True)
 _QUEUE = May(insert=True, update=("due_at",))
 _BEAT = May(insert=True, update=("notes", "seen_at"), delete=True)
 _SOURCE = "reply #>> '{who,source}'"
+# Restore tests: asked for, tried again, or put back.
+_PROVES = (
+    "EXISTS (SELECT FROM plan WHERE plan.id = {run} AND (plan.action = 'backup.prove' OR "
+    "plan.document ->> 'about' = 'backup.prove' AND plan.action IN ('run.retry', 'run.undo_finished')))"
+)
+_PROVING, _PROVING_RUN = _PROVES.format(run="run_id"), _PROVES.format(run="run.id")
 
 RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
     "alembic_version": dict.fromkeys(PROCESSES, _READ),
@@ -58,19 +67,22 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
         _W: _READ,
         _C: May(insert=True, delete=True, rows="kind = 'schedule'"),
         _L: May(insert=True, update=("finished_at",), rows="kind IN ('desk.cli', 'desk.key')"),
+        _P: _READ,
     },
     "request": {
         _S: May(insert=True, rows=f"{_SOURCE} = 'slack' AND person <> 'schedule'"),
         _W: May(update=("state", "error", "plan_id")),
         _C: May(insert=True, rows=f"{_SOURCE} = 'clock' AND person = 'schedule'"),
         _L: May(insert=True, rows=f"{_SOURCE} IN ('cli', 'key') AND person <> 'schedule'"),
+        _P: _READ,
     },
-    "plan": {_S: _READ, _W: _ADD, _C: _READ, _L: _READ},
+    "plan": {_S: _READ, _W: _ADD, _C: _READ, _L: _READ, _P: _READ},
     "signature": {
         _S: May(insert=True, rows="source = 'slack'"),
         _W: May(insert=True, rows="act = 'request'"),
         _C: _READ,
         _L: May(insert=True, rows="source = 'key'"),
+        _P: _READ,
     },
     "refusal": dict.fromkeys(PROCESSES, _ADD),
     "run": {
@@ -84,9 +96,13 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
         ),
         _C: _READ,
         _L: _READ,
+        _P: May(
+            update=("state", "owner", "epoch", "lease_until", "progress", "message", "order", "ended_at"),
+            own=_PROVING_RUN,
+        ),
     },
-    "run_lock": {_W: May(insert=True, delete=True)},
-    "journal": {_S: _READ, _W: _ADD, _C: _READ, _L: _READ},
+    "run_lock": {_W: May(insert=True, delete=True), _P: May(insert=True, delete=True, rows=_PROVING, own=_PROVING)},
+    "journal": {_S: _READ, _W: _ADD, _C: _READ, _L: _READ, _P: May(insert=True, rows=_PROVING)},
     "timeline_entry": dict.fromkeys(PROCESSES, _ADD),
     # What a run has set aside is the worker's to say; that a person took, gave or looked at something is not.
     "custody_event": {
@@ -94,12 +110,14 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
         _W: May(insert=True, rows="actor = 'drbot'"),
         _C: _READ,
         _L: May(insert=True, rows="actor <> 'drbot'"),
+        _P: _READ,
     },
     "incident": {
         _S: May(insert=True, update=("channel", "closed_at", "slack_suspect_since")),
         _W: May(update=("recovered_at",)),
         _C: _READ,
         _L: May(insert=True, update=("closed_at", "slack_suspect_since")),
+        _P: _READ,
     },
     "outbox": {
         _S: May(insert=True, update=("state", "attempts", "error", "due_at", "sent_at")),
@@ -107,11 +125,14 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
         _W: May(insert=True, update=("state", "attempts", "error", "due_at", "sent_at")),
         _C: _QUEUE,
         _L: May(insert=True, update=("state", "error", "due_at", "sent_at")),
+        _P: _QUEUE,
     },
-    "card_message": {_S: May(insert=True, update=("ts",)), _W: _READ, _C: _READ, _L: _READ},
-    "process": {_S: _BEAT, _W: _BEAT, _C: _BEAT, _L: _READ},
-    "account": {_S: May(insert=True, update=("problem", "groups", "seen_at")), _W: _READ, _C: _READ, _L: _READ},
-    "plan_version": {_S: _READ, _W: _ADD, _C: _READ, _L: _READ},
+    "card_message": {_S: May(insert=True, update=("ts",)), _W: _READ, _C: _READ, _L: _READ, _P: _READ},
+    "process": {_S: _BEAT, _W: _BEAT, _C: _BEAT, _L: _READ, _P: _BEAT},
+    "account": {
+        _S: May(insert=True, update=("problem", "groups", "seen_at")), _W: _READ, _C: _READ, _L: _READ, _P: _READ,
+    },
+    "plan_version": {_S: _READ, _W: _ADD, _C: _READ, _L: _READ, _P: _READ},
     # Alarms are a worker's, who can read the backups; the clock asks for the base backup that one wants.
     "alarm": {
         _S: _READ,
@@ -128,12 +149,12 @@ RIGHTS: Mapping[str, Mapping[DatabaseRole, May]] = {
     },
     # Leaves are written by a trigger with its owner's rights; the sealer is the clock's.
     "leaf": dict.fromkeys(PROCESSES, _READ),
-    "unsealed_leaf": {_S: _READ, _W: _READ, _C: May(delete=True), _L: _READ},
-    "sealed_leaf": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
-    "subtree": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
-    "checkpoint": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
-    "consumed_plan": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
-    "log_epoch": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ},
+    "unsealed_leaf": {_S: _READ, _W: _READ, _C: May(delete=True), _L: _READ, _P: _READ},
+    "sealed_leaf": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ, _P: _READ},
+    "subtree": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ, _P: _READ},
+    "checkpoint": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ, _P: _READ},
+    "consumed_plan": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ, _P: _READ},
+    "log_epoch": {_S: _READ, _W: _READ, _C: _ADD, _L: _READ, _P: _READ},
 }  # fmt: skip
 
 
@@ -198,7 +219,7 @@ def _nothing(connection: Connection) -> Iterator[str]:
 def _rights() -> Iterator[str]:
     yield f"GRANT USAGE ON SCHEMA {SCHEMA} TO {', '.join(PROCESSES)}"
     for table, roles in RIGHTS.items():
-        limited = any(may.rows != "true" for may in roles.values())
+        limited = any((may.rows, may.own) != ("true", "true") for may in roles.values())
         yield f"ALTER TABLE {SCHEMA}.{table} {'ENABLE' if limited else 'DISABLE'} ROW LEVEL SECURITY"
         if limited:
             yield f"CREATE POLICY anybody_reads ON {SCHEMA}.{table} FOR SELECT USING (true)"
@@ -224,6 +245,6 @@ def _policies(table: str, role: DatabaseRole, may: May) -> Iterator[str]:
     if may.insert:
         yield f"CREATE POLICY {role}_adds ON {on} FOR INSERT TO {role} WITH CHECK ({may.rows})"
     if may.update:
-        yield f"CREATE POLICY {role}_changes ON {on} FOR UPDATE TO {role} USING (true)"
+        yield f"CREATE POLICY {role}_changes ON {on} FOR UPDATE TO {role} USING ({may.own})"
     if may.delete:
-        yield f"CREATE POLICY {role}_removes ON {on} FOR DELETE TO {role} USING (true)"
+        yield f"CREATE POLICY {role}_removes ON {on} FOR DELETE TO {role} USING ({may.own})"

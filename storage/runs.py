@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, text, true, update
+from sqlalchemy import ColumnElement, delete, func, not_, or_, select, text, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -19,6 +20,25 @@ from storage.tables import SHARED_SLOTS, JournalRow, PlanRow, RunLock, RunRow, l
 
 HELD = ("running", "paused", "asking")
 """States in which a run keeps its locks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The runs that one kind of worker looks after: those of `actions`, and those that carry one of them on (`again`),
+    or all the others."""
+
+    actions: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    others: bool = True
+
+    def holds(self) -> ColumnElement[bool]:
+        """The condition on a plan."""
+        about = func.coalesce(col(PlanRow.document)["about"].astext, "")
+        theirs = col(PlanRow.action).in_(self.actions) | (col(PlanRow.action).in_(self.again) & about.in_(self.actions))
+        return not_(theirs) if self.others else theirs
+
+
+EVERY_RUN = Share()
 
 
 class LeaseLostError(PermanentError):
@@ -35,11 +55,12 @@ async def held(session: AsyncSession, run_id: str) -> RunRow | None:
     return (await session.execute(statement.execution_options(populate_existing=True))).scalar_one_or_none()
 
 
-async def awaiting(session: AsyncSession, *, plan_schema: int) -> Sequence[RunRow]:
+async def awaiting(session: AsyncSession, *, plan_schema: int, share: Share = EVERY_RUN) -> Sequence[RunRow]:
     """Runs that wait for signatures or for a lock, oldest first."""
     statement = (
         select(RunRow)
-        .where(col(RunRow.state) == "awaiting", col(RunRow.plan_schema) <= plan_schema)
+        .join(PlanRow, col(PlanRow.id) == col(RunRow.id))
+        .where(col(RunRow.state) == "awaiting", col(RunRow.plan_schema) <= plan_schema, share.holds())
         .order_by(col(RunRow.id))
     )
     return (await session.execute(statement)).scalars().all()
@@ -66,14 +87,18 @@ async def open_heir(session: AsyncSession, run_id: str) -> RunRow | None:
     return (await session.execute(statement)).scalar_one_or_none()
 
 
-async def orphaned(session: AsyncSession, *, plan_schema: int, lease: timedelta) -> Sequence[str]:
+async def orphaned(
+    session: AsyncSession, *, plan_schema: int, lease: timedelta, share: Share = EVERY_RUN
+) -> Sequence[str]:
     """Runs whose owner has been silent for a lease. None while the server itself is younger than a lease: then it was
     the server that was away, and the owners must get the time to renew."""
     statement = (
         select(col(RunRow.id))
+        .join(PlanRow, col(PlanRow.id) == col(RunRow.id))
         .where(
             col(RunRow.state) == "running",
             col(RunRow.plan_schema) <= plan_schema,
+            share.holds(),
             text("lease_until < clock_timestamp()"),
             text("pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => :lease)").bindparams(
                 lease=lease.total_seconds()

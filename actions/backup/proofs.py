@@ -1,7 +1,8 @@
 """Proofs: what each restore test found and measured, signed, kept beside the base backups.
 
 In every bucket of base backups: <prefix>proofs/<server>/<id>.json; a test that failed is kept as well, with its
-`problem`. An engine whose own catalogue looks for the newest one beside the backup that was restored gets a copy there.
+`problem`. An engine whose own catalogue looks for the newest one beside the backup that was restored gets a copy there,
+unless a key of its own signs restore tests: whoever has that one writes under `proofs/` and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from actions.backup.crypto import signing_key
 from actions.backup.native_records import put_beside
 from actions.backup.physical import Proof
 from actions.backup.signing import Signed
-from actions.errors import DrError, VerificationError
+from actions.errors import DrError, UserError, VerificationError
 from actions.ports import ObjectFacts, ObjectStore, Secrets
 from actions.site import PhysicalPolicy
 
@@ -34,10 +35,17 @@ class Proofs:
         self._secrets = secrets
 
     async def keep(self, policy: PhysicalPolicy, proof: Proof, *, beside: str | None = None) -> None:
-        """Sign and store it, and once more under the key `beside`. The same one again changes nothing that counts."""
-        key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
-        body = Signed[Proof].sign(proof, key).body()
-        if beside is not None:
+        """Sign and store it, and once more under the key `beside`, where manifests and tests are signed by one key. The
+        same one again changes nothing that counts. Raises UserError when nobody would believe the signature."""
+        ref = policy.proof_signing_key or policy.signing_key
+        signed = Signed[Proof].sign(proof, signing_key(await self._secrets.resolve(ref), ref))
+        if policy.proof_signing_key and signed.signer not in policy.proof_signers:
+            raise UserError(
+                f"`{ref}` signs restore tests, and its public key is not among `backups.proof_signers`. Add "
+                f"`{signed.signer}` there and have the plan file activated."
+            )
+        body = signed.body()
+        if beside is not None and not policy.proof_signing_key:
             await put_beside(self._objects, policy, beside, body)
         await put_beside(self._objects, policy, _key(policy, proof.id), body)
 
@@ -86,7 +94,12 @@ class Proofs:
 
 def proofs_prefix(policy: PhysicalPolicy) -> str:
     """Of all proofs of one server, in each bucket."""
-    return f"{policy.prefix}proofs/{quote(policy.server, safe='')}/"
+    return f"{proofs_folder(policy)}{quote(policy.server, safe='')}/"
+
+
+def proofs_folder(policy: PhysicalPolicy) -> str:
+    """Where the results of every server that shares this prefix are."""
+    return f"{policy.prefix}proofs/"
 
 
 def _key(policy: PhysicalPolicy, proof: str) -> str:
@@ -95,7 +108,9 @@ def _key(policy: PhysicalPolicy, proof: str) -> str:
 
 def _read(body: bytes, policy: PhysicalPolicy, name: str) -> Proof | None:
     try:
-        proof = Signed[Proof].parse(body, policy.trusted_signers, what=f"Restore test `{name}`")
+        proof = Signed[Proof].parse(
+            body, (*policy.trusted_signers, *policy.proof_signers), what=f"Restore test `{name}`"
+        )
     except VerificationError as error:
         log.warning("proof_left_out: %s", error)
         return None

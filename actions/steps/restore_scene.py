@@ -64,6 +64,12 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
         raise UserError(why)
     instances = tuple(await ports.scratch.instances())
     tests = await Proofs(ports.objects, ports.secrets).newest(policy, limit=RECENT)
+    # Beside the backup itself nothing tells of a test that a prover of its own has signed.
+    proven = [
+        base.proven_at,
+        *(test.proven_at for test in tests if (test.backup, test.problem) == (base.manifest.id, None)),
+    ]
+    base = base.model_copy(update={"proven_at": max((at for at in proven if at is not None), default=None)})
     rates = measured(server, instances, tests)
     return RestoreScene(
         database=database,

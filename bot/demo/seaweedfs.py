@@ -34,18 +34,22 @@ VOLUME_MB = 1024
 READY_BUCKET = "drbot-ready"
 WITNESS_BUCKET = "superprismora-witness"
 WITNESS_RIGHTS = ("Read", "List", "Write", "PutObjectRetention", "GetBucketObjectLockConfiguration")
+PROVER_RIGHTS = ("Read", "List", "Write:superprismora-backups/backups/physical/proofs/*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The accounts of the server, one for everything and one for the witness's bucket alone, and the key it encrypts
-    objects with that ask for SSE-S3 (64 hex digits)."""
+    """The accounts of the server, one for everything, one for the witness's bucket alone and one that reads every
+    bucket and writes the results of restore tests alone; and the key it encrypts objects with that ask for SSE-S3 (64
+    hex digits)."""
 
     access_key: str
     secret_key: str
     sse_key: str
     witness_access_key: str
     witness_secret_key: str
+    prover_access_key: str
+    prover_secret_key: str
 
     @classmethod
     def random(cls) -> "Identity":
@@ -55,6 +59,8 @@ class Identity:
             sse_key=secrets.token_hex(32),
             witness_access_key="AKDW" + secrets.token_hex(8).upper(),
             witness_secret_key=secrets.token_urlsafe(30),
+            prover_access_key="AKDP" + secrets.token_hex(8).upper(),
+            prover_secret_key=secrets.token_urlsafe(30),
         )
 
 
@@ -109,6 +115,14 @@ class SeaweedFs:
     @property
     def witness_secret_key(self) -> str:
         return self._known().witness_secret_key
+
+    @property
+    def prover_access_key(self) -> str:
+        return self._known().prover_access_key
+
+    @property
+    def prover_secret_key(self) -> str:
+        return self._known().prover_secret_key
 
     @property
     def log(self) -> Path:
@@ -266,14 +280,21 @@ class SeaweedFs:
             "credentials": [{"accessKey": identity.witness_access_key, "secretKey": identity.witness_secret_key}],
             "actions": [f"{action}:{WITNESS_BUCKET}" for action in WITNESS_RIGHTS],
         }
-        _write_private(path, json.dumps({"identities": [account, witness]}))
+        prover = {
+            "name": "prover",
+            "credentials": [{"accessKey": identity.prover_access_key, "secretKey": identity.prover_secret_key}],
+            "actions": list(PROVER_RIGHTS),
+        }
+        _write_private(path, json.dumps({"identities": [account, witness, prover]}))
         return path
 
     def _kept_identity(self) -> Identity:
         path = self.directory / "identity.json"
-        if not path.exists():
-            _write_private(path, json.dumps(asdict(Identity.random())))
-        return Identity(**json.loads(path.read_text()))
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        identity = asdict(Identity.random()) | kept
+        if identity != kept:
+            _write_private(path, json.dumps(identity))
+        return Identity(**identity)
 
     async def _ready(self, *, until: float) -> bool:
         """True when an object was written and deleted, False when the server ended or the time is over."""

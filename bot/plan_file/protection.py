@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from datetime import timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, create_model, model_validator
@@ -322,6 +323,13 @@ class FileBackup(ComponentBackup):
     """Whether old versions in the bucket itself are the backup; they must then stay for `retention`."""
 
 
+class ProvenBy(StrEnum):
+    """Who carries out restore tests."""
+
+    WORKER = "worker"
+    APART = "apart"
+
+
 class Backups(Part):
     """Everything about copies, and the keys that protect them."""
 
@@ -333,6 +341,12 @@ class Backups(Part):
     """Reference to the age identity (private half) used by restores; empty where nothing is restored."""
     prover_identity: SecretRef | None = None
     """Reference to the age identity of restore tests, one of `recipients`; empty: they use `identity`."""
+    prover: ProvenBy = ProvenBy.WORKER
+    """Who carries out restore tests: worker, or apart (`drbot run --role prover`, with no key but its own)."""
+    proof_signing_key: SecretRef | None = None
+    """Reference to the Ed25519 private key that signs the results of restore tests; empty: `signing_key` does."""
+    proof_signers: tuple[Signer, ...] = ()
+    """Ed25519 public keys that are trusted for results of restore tests and for nothing else, besides `signers`."""
     signing_key: SecretRef
     """Reference to the Ed25519 private key that signs manifests."""
     signers: tuple[Signer, ...] = Field(min_length=1)

@@ -139,6 +139,7 @@ def broken_rules(data: Mapping[str, object]) -> list[Broken]:
         *_standbys(data),
         *_physical(data),
         *_file_copies(data),
+        *_prover(data),
     ]
 
 
@@ -423,3 +424,38 @@ def _file_copies(data: Mapping[str, object]) -> Iterator[Broken]:
         if item.get("retention") == "forever":
             wrong = "a whole copy a day for ever fills any bucket"
             yield Broken((*path, "retention"), wrong, "give the time a copy is kept, such as 30d")
+
+
+def _prover(data: Mapping[str, object]) -> Iterator[Broken]:
+    """A prover apart has everything of its own, or it is not apart."""
+    signers = strings(data, "backups.proof_signers.*")
+    for path, _ in find(data, "backups.proof_signing_key"):
+        if not signers:
+            yield Broken(path, "nobody trusts this key", "add `proof_signers`")
+    for each in sorted(set(signers) & set(strings(data, "backups.signers.*"))):
+        wrong = f"`{each}` is among `signers` too, so it is trusted for more than results of restore tests"
+        yield Broken(("backups", "proof_signers"), wrong, "give restore tests a key of their own")
+    if strings(data, "backups.prover") != ["apart"]:
+        return
+    for own, other in (("prover_identity", "identity"), ("proof_signing_key", "signing_key")):
+        given = strings(data, f"backups.{own}")
+        if not given:
+            yield Broken(("backups", "prover"), f"a prover apart needs `{own}`", f"add `backups.{own}`")
+        elif given == strings(data, f"backups.{other}"):
+            wrong = f"`{own}` and `{other}` are the same secret, so the prover would not be apart"
+            yield Broken(("backups", own), wrong, "give restore tests a secret of their own")
+    yield from _prover_keys(data)
+
+
+def _prover_keys(data: Mapping[str, object]) -> Iterator[Broken]:
+    parts = ("base.stores.*", "incremental.stores.*", "wal.stores.*", "wal.open_store")
+    read = {name for part in parts for name in strings(data, f"backups.databases.*.{part}")}
+    for path, bucket in find(data, "buckets.*"):
+        if not isinstance(bucket, Mapping) or bucket.get("name") not in read:
+            continue
+        if bucket.get("prover_access_key") is None:
+            wrong = f"a prover apart has no key for `{bucket['name']}`, which restore tests read"
+            yield Broken(path, wrong, "add `prover_access_key` and `prover_secret_key`")
+        elif bucket.get("prover_access_key") == bucket.get("access_key"):
+            wrong = "this is the key of the workers, so the prover would not be apart"
+            yield Broken((*path, "prover_access_key"), wrong, "give restore tests a key that only reads")

@@ -182,6 +182,41 @@ MISTAKES = [
         "add",
     ),
     (
+        "  prover_identity: file",
+        "  prover: apart\n  prover_identity: file",
+        "prover: apart",
+        "backups.prover",
+        "a prover apart needs `proof_signing_key`",
+        "add `backups.proof_signing_key`",
+    ),
+    (
+        "  prover_identity: file:/run/drbot/prover/age-identity ",
+        (
+            "  prover: apart\n  proof_signing_key: env:K\n  proof_signers: [env:P]\n"
+            "  prover_identity: file:/run/drbot/keys/dr-age-identity "
+        ),
+        "  prover_identity:",
+        "backups.prover_identity",
+        "the same secret, so the prover would not be apart",
+        "a secret of their own",
+    ),
+    (
+        "  prover_identity: file",
+        "  proof_signing_key: env:K\n  prover_identity: file",
+        "proof_signing_key",
+        "backups.proof_signing_key",
+        "nobody trusts this key",
+        "add `proof_signers`",
+    ),
+    (
+        "  prover_identity: file",
+        "  proof_signers: [env:DR_MANIFEST_SIGNER]\n  prover_identity: file",
+        "proof_signers",
+        "backups.proof_signers",
+        "among `signers` too",
+        "a key of their own",
+    ),
+    (
         "sql: SELECT COUNT(*) FROM users",
         "sql: DELETE FROM users",
         "DELETE",

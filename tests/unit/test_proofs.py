@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions import registry
-from actions.backup.physical import Proof
+from actions.backup.native_catalogue import checked
+from actions.backup.physical import PhysicalManifest, Proof
 from actions.backup.proofs import Proofs
 from actions.backup.signing import Signed
 from actions.catalog.proof import ProveParams, When
-from actions.errors import UserError
+from actions.errors import UserError, VerificationError
 from actions.runner import Outcome
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.physical_world import FAR, SERVER, with_bases, with_two_buckets
@@ -121,3 +124,44 @@ async def test_a_test_is_on_record_in_both_buckets_of_base_backups() -> None:
         await proofs.newest(policy)
     with pytest.raises(UserError, match="no bucket"):
         await proofs.find(policy, PLAN_ID)
+
+
+PROOF_KEY = Ed25519PrivateKey.generate()
+PROOF_SIGNER = base64.b64encode(PROOF_KEY.public_key().public_bytes_raw()).decode()
+
+
+def with_a_proof_key(signers: tuple[str, ...]) -> World:
+    world = with_bases()
+    pem = PROOF_KEY.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    world.secrets.values["env:PROOF_KEY"] = pem.decode()
+    policy = world.site.physical_of(SERVER).model_copy(
+        update={"proof_signing_key": "env:PROOF_KEY", "proof_signers": signers}
+    )
+    return replace(world, site=world.site.model_copy(update={"physical": {SERVER: policy}}))
+
+
+async def test_the_key_of_proofs_is_trusted_for_nothing_else() -> None:
+    world = with_a_proof_key((PROOF_SIGNER,))
+    assert await proven(world) == (Outcome.SUCCEEDED, "")
+
+    policy = world.site.physical_of(SERVER)
+    [signed] = await kept(world)
+    assert signed.signer == PROOF_SIGNER
+    assert [proof.id for proof in await Proofs(world.objects, world.secrets).newest(policy)] == [PLAN_ID]
+    # Beside the backup, where a prover may not write, nothing is written.
+    assert not [key for key in world.objects.buckets["backups"] if "proven-" in key]
+    manifest = world.physical.entries[SERVER, "base-hour"].manifest
+    body = Signed[PhysicalManifest].sign(manifest, PROOF_KEY).body()
+    with pytest.raises(VerificationError, match="signed by a key the plan file does not trust"):
+        checked(body, policy, manifest.id)
+
+
+async def test_a_key_of_proofs_that_nobody_trusts_signs_nothing() -> None:
+    world = with_a_proof_key(())
+    outcome, message = await proven(world)
+    assert outcome is Outcome.FAILED
+    assert f"its public key is not among `backups.proof_signers`. Add `{PROOF_SIGNER}` there" in message
+    assert await kept(world) == []
+    assert world.scratch.made == {}
