@@ -44,7 +44,8 @@ jq -r '.document.files | to_entries[] | .value + "  " + .key' kit.json | sha256s
 ## 2. What you need
 
 - A machine with Linux, Python 3.9 or newer, `age`, `zstd`, `tar` and PostgreSQL's programs on the `PATH`, of the major
-  version that is named below (Debian: `apt install age zstd postgresql`). Nothing is installed from Python's index.
+  version that is named below (Debian: `apt install age zstd postgresql`; for part 1 `jq` and `openssl`, for part 5
+  `awscli`). Nothing is installed from Python's index.
 - An account that is not root, and room: for a server three times the size of its data.
 - An age identity (`AGE-SECRET-KEY-1...`) that opens the backups, in a file of yours. It is never in the bucket. The
   custodians of the recipients below have one each.
@@ -69,6 +70,8 @@ def page(site: Site, catalogues: Mapping[str, Sequence[PhysicalEntry]]) -> str:
     if not site.physical:
         parts.append("\nThe plan has no base backups.\n")
     parts.append("\n## 5. The newest full backup step by step, without Python\n")
+    if site.physical:
+        parts.append("\n`aws` takes its keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.\n")
     parts += [line for name in sorted(site.physical) for line in _steps(site, name, catalogues.get(name, ()))]
     return "".join(parts)
 
@@ -77,7 +80,9 @@ def _dump(site: Site, policy: BackupPolicy) -> Iterator[str]:
     database = policy.database
     yield f"\n### Database `{database}`\n\n"
     yield f"Dumps are in `s3://{policy.bucket}/{database_prefix(policy)}`"
-    yield f", and in `{policy.local_directory}` of the bot's machine.\n" if policy.local_directory else ".\n"
+    if policy.local_directory:
+        yield f", and in `{policy.local_directory}` of the bot's machine (`--from` takes a folder too)"
+    yield ".\n"
     yield _opened(policy)
     yield "The newest one, into a new database of the server that `PGHOST`, `PGUSER` and so on name:\n\n"
     begin = ["--from", place(site, policy.bucket, policy.prefix), *_trust(policy), "--database", database]

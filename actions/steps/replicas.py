@@ -203,7 +203,9 @@ def replica_words(found: Replica) -> str:
     """How it stands."""
     waiting = len(found.missing) + len(found.differing)
     lag = f"{waiting} on the way, for {span(found.lag)} at most" if waiting else "nothing is missing there"
-    return f"{counted(found.objects, 'object')} of `{found.bucket}` compared with `{found.to}`: {lag}"
+    newest = "" if found.newest_here is None else f", newest here {_time(found.newest_here)}"
+    there = "" if found.newest_there is None else f", newest of them there {_time(found.newest_there)}"
+    return f"{counted(found.objects, 'object')} of `{found.bucket}` compared with `{found.to}`: {lag}{newest}{there}"
 
 
 def replica_faults(site: Site, found: Replica) -> list[str]:
@@ -216,7 +218,8 @@ def replica_faults(site: Site, found: Replica) -> list[str]:
         )
     late = [facts.key for facts in found.missing if found.at - facts.modified_at > rpo]
     if late:
-        newest = "" if found.newest_there is None else f"; the newest that is there was stored here at {_time(found)}"
+        at = found.newest_there
+        newest = "" if at is None else f"; the newest that is there was stored here at {_time(at)}"
         faults.append(
             f"`{found.to}` lacks {counted(len(late), 'object')} of `{found.bucket}` that are older than the RPO of "
             f"{span(rpo)}, the oldest for {span(found.lag)}: {_some(late)}{newest}."
@@ -229,8 +232,8 @@ def replica_faults(site: Site, found: Replica) -> list[str]:
     return faults
 
 
-def _time(found: Replica) -> str:
-    return "" if found.newest_there is None else f"{found.newest_there:%Y-%m-%d %H:%M:%S} UTC"
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _some(keys: Sequence[str]) -> str:
