@@ -545,15 +545,23 @@ class Folder(Engine):
         return (shlex.join(["pg_basebackup", "-d", source, "-D", target, "-X", "none", "-c", "fast"]),)
 
     def restore_by_hand(self, stored: Stored, target: RecoveryTarget) -> tuple[str, ...]:
-        tar, wal = shlex.quote(stored.key), shlex.quote(f"{stored.label}/wal")
+        base, wal, members = (
+            shlex.quote(f"{stored.label}/base"),
+            shlex.quote(f"{stored.label}/wal"),
+            '"$PGDATA.members"',
+        )
+        parent = f"""$(sed -n 's/^ *"parent": "\\(.*\\)",$/\\1/p' {base}/$backup/{MANIFEST})"""
+        unpacked = f"tar -x -C {members}/$backup -f {base}/$backup/{TAR} && pg_verifybackup -n {members}/$backup"
         return (
-            f'echo "{stored.sha256}  {tar}" | sha256sum -c',
-            f'umask 077 && mkdir -p "$PGDATA" && tar -x -C "$PGDATA" -f {tar} && pg_verifybackup -n "$PGDATA"',
+            f'echo "{stored.sha256}  "{shlex.quote(stored.key)} | sha256sum -c && umask 077 && mkdir {members}',
+            f'backup={stored.backup} && while [ -n "$backup" ]; do chain="$backup $chain" && backup={parent}; done',
+            f"for backup in $chain; do mkdir {members}/$backup && {unpacked}; done",
+            f'(cd {members} && pg_combinebackup --no-manifest --output "$PGDATA" $chain)',
             *replay_by_hand(target, superuser=stored.superuser, restore_command=f"cp {wal}/%f %p"),
         )
 
     def check_by_hand(self, stored: Stored) -> tuple[str, ...]:
-        return (f'echo "{stored.sha256}  {shlex.quote(stored.key)}" | sha256sum -c',)
+        return (f'echo "{stored.sha256}  "{shlex.quote(stored.key)} | sha256sum -c',)
 
     def remove_by_hand(self, stored: Stored) -> tuple[str, ...]:
         return (shlex.join(["rm", "-r", str(Path(stored.key).parent)]),)

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -27,6 +28,8 @@ from tests.contract.kit import read_back
 from tests.fakes.world import a_world
 from tests.fixtures.folder import SERVER, FolderWorld, Shared, added
 from tests.fixtures.waiting import eventually
+from tests.integration.test_restore_by_hand import ByHand
+from tests.physical_world import PhysicalWorld
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("folder")]
 MARK = "drbot:scratch:plan1"
@@ -63,6 +66,30 @@ async def test_it_finds_who_dropped_a_table_and_a_restore_point(shared: Shared, 
         assert point.name == "here"
     finally:
         await asyncio.to_thread(shared.sql, "INSERT INTO ledger VALUES (4) ON CONFLICT DO NOTHING")
+
+
+async def test_its_commands_restore_by_hand(shared: Shared, server_directory: Path) -> None:
+    world = await shared.borrowed(server_directory / "world")
+    hand = ByHand(cast("PhysicalWorld", world), server_directory)  # its server and keys are what is needed
+    hand.hand_over(server_directory)
+    entries = await world.engine.catalogue(SERVER)
+    base = next(entry for entry in entries if entry.manifest.id == "next")
+    stored = world.declared.stored(world.site, SERVER, entries, base)
+    # `chain` must be there for the shell of the first lines.
+    lines = ("chain=", *world.declared.restore_by_hand(stored, RecoveryTarget(xid=shared.xid, inclusive=False)))
+    start = next(number for number, line in enumerate(lines) if line.startswith("pg_ctl start"))
+    await hand.type(*lines[: start + 1])
+    try:
+
+        async def paused() -> bool:
+            return (await hand.type(lines[start + 1])).split("|")[0] == "paused"
+
+        await eventually(paused)
+        await hand.type(*lines[start + 2 :])
+        count = f"psql -XAt -h {hand.data} -U postgres -d postgres -c 'SELECT row FROM ledger ORDER BY row'"
+        assert (await hand.type(count)).split() == ["1", "2", "3"]
+    finally:
+        await hand.type('pg_ctl stop -w -m immediate -D "$PGDATA"')
 
 
 async def test_a_standby_out_of_its_archive_follows(shared: Shared, server_directory: Path) -> None:
@@ -139,7 +166,7 @@ async def test_plans_show_its_own_commands(shared: Shared, server_directory: Pat
         plan = await Check().plan(CheckBaseParams(backup="full"), Ports(**ports), "plan-2")
         entry = await known(world, "full")
         (command,) = plan.steps[0].by_hand()
-        assert command == f'echo "{entry.manifest.stored.sha256}  {entry.manifest.stored.key}" | sha256sum -c'
+        assert command == f'echo "{entry.manifest.stored.sha256}  "{entry.manifest.stored.key} | sha256sum -c'
 
 
 async def known(world: FolderWorld, backup: str) -> PhysicalEntry:
