@@ -10,7 +10,7 @@ from pydantic import StringConstraints
 from actions.backup.physical import Expiry
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.engines import engine_of
-from actions.errors import UserError
+from actions.errors import TemporaryError, UserError
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.base_choice import server_named
@@ -40,10 +40,12 @@ class Expire(Action[ExpireParams]):
     async def plan(self, params: ExpireParams, ports: Ports, plan_id: str) -> Plan:
         databases, servers = _chosen(ports, params.server)
         dumps = [await _old_dumps(ports, key) for key in databases]
-        bases = [await ports.physical.expiry(server) for server in servers]
+        bases, silent = await _expiries(ports, servers)
         steps: list[Step] = [_dump_step(ports, old) for old in dumps if old.gone]
         steps += [_base_step(ports, expiry) for expiry in bases if expiry.backups or expiry.segments]
         if not steps:
+            if silent:
+                raise TemporaryError(" ".join(silent.values()))
             raise UserError("Nothing is older than the policy says, so there is nothing to delete.")
         for expiry in bases:
             await _refuse_the_last(ports, expiry)
@@ -65,12 +67,33 @@ class Expire(Action[ExpireParams]):
             ),
             steps=tuple(steps),
             made_at=ports.clock.now(),
+            findings=tuple(
+                Finding(
+                    check=f"base backups of {server}",
+                    verdict=Verdict.WARN,
+                    detail=why,
+                    hint="The next expiry looks again. Take a bucket that is lost for good out of the plan file.",
+                )
+                for server, why in silent.items()
+            ),
             observations=tuple(
                 Observation(name=f"`{name}` stays", value=why)
                 for kept in (*(old.kept for old in dumps), *(expiry.kept for expiry in bases))
                 for name, why in kept.items()
             ),
         )
+
+
+async def _expiries(ports: Ports, servers: Sequence[str]) -> tuple[list[Expiry], dict[str, str]]:
+    """And the servers of which nothing can be said now, with why: they keep what they have, and hold up nobody else."""
+    found: list[Expiry] = []
+    silent: dict[str, str] = {}
+    for server in servers:
+        try:
+            found.append(await ports.physical.expiry(server))
+        except TemporaryError as error:
+            silent[server] = str(error)
+    return found, silent
 
 
 def _chosen(ports: Ports, name: str | None) -> tuple[list[str], list[str]]:

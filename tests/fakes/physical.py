@@ -352,6 +352,8 @@ class MemoryPhysical(PhysicalBackups):
         self.entries[server, backup] = self._known(server, backup).model_copy(update={"pinned": reason})
 
     async def expiry(self, server: str) -> Expiry:
+        for bucket, why in self.silent.items():
+            raise TemporaryError(f"Bucket `{bucket}` cannot be looked at, so nothing of `{server}` is deleted. {why}")
         return self.old.get(server, Expiry(server=server))
 
     async def expire(self, server: str, expiry: Expiry) -> None:

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.catalog.retention import Delete, DeleteParams
-from actions.contract import Risk
-from actions.errors import UserError
+from actions.catalog.retention import Delete, DeleteParams, Expire, ExpireParams
+from actions.contract import Risk, Verdict
+from actions.errors import TemporaryError, UserError
 from actions.ports import CatalogueEntry, no_progress
+from actions.runner import Outcome
 from actions.steps.dump_expiry import LAST_GOOD, old_dumps, why_dump_stays
+from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import with_old_backups
 from tests.fakes.world import START, a_site
@@ -110,3 +112,16 @@ async def test_a_deletion_that_claims_to_be_due_is_held_to_it() -> None:
     with pytest.raises(UserError, match="does not let base backup"):
         await claimed.steps[0].apply(world, no_progress)
     assert ("primary", "base-hour") in world.physical.entries
+
+
+async def test_a_silent_bucket_of_base_backups_keeps_no_dump_from_going() -> None:
+    world = with_old_backups()
+    world.physical.silent = {"backups-far": "It does not answer."}
+    plan = await Expire().plan(ExpireParams(), world, PLAN_ID)
+    assert [step.kind for step in plan.steps] == ["delete_dumps"]
+    [finding] = plan.findings
+    assert (finding.check, finding.verdict) == ("base backups of primary", Verdict.WARN)
+    assert "`backups-far` cannot be looked at, so nothing of `primary` is deleted" in finding.detail
+    assert (await run(plan, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
+    with pytest.raises(TemporaryError, match="nothing of `primary` is deleted"):
+        await Expire().plan(ExpireParams(), world, PLAN_ID)
