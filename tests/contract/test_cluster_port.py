@@ -261,10 +261,10 @@ async def test_restart_happens_once_per_mark(world: World, kind: WorkloadKind) -
     images, first = await world.images(ref), await world.version(ref)
     await world.cluster.restart(ref, mark="plan-1")
     second = await world.version(ref)
+    await asyncio.sleep(1.0)  # the time of a restart has a resolution of one second
     await world.cluster.restart(ref, mark="plan-1")
     assert (second != first, await world.version(ref)) == (True, second)
     assert (await seen(world, ref)).restarted == "plan-1"
-    await asyncio.sleep(1.0)  # the time of a restart has a resolution of one second
     await world.cluster.restart(ref, mark="plan-2")
     assert await world.version(ref) != second
     assert (await rolled_out(world, ref)).ready == 1
