@@ -7,6 +7,7 @@ the worker calls `decide` again before it starts anything and before every step.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -408,10 +409,9 @@ def _admit_signature(case: Case, new: Signature) -> Refusal | None:
     if not new.reason.strip():
         return _NO_REASON
     if case.typed_target and new.typed != case.plan.target:
-        return Refusal(
-            code=Code.WRONG_TARGET,
-            text=f"The typed name does not match the target; type exactly `{case.plan.target}`.",
-        )
+        wrong = "The typed name does not match the target" if new.typed else "The name of the target was not typed"
+        how = "type exactly" if new.typed else f"add `--target {shlex.quote(case.plan.target)}` to the command, or type"
+        return Refusal(code=Code.WRONG_TARGET, text=f"{wrong}; {how} `{case.plan.target}`.")
     return _admit_request(case, new) if new.act is Act.REQUEST else _useless(case, new)
 
 

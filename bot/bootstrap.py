@@ -220,7 +220,7 @@ async def show_plan(settings: Settings, plan_id: str) -> str:
         async with database.session() as session:
             row = await stored_plans.get(session, plan_id)
             if row is None:
-                raise UserError(f"There is no plan `{plan_id}`.")
+                raise UserError(f"There is no plan `{plan_id}`; its message and `drbot status` name it.")
             return plan_text(await services.plans.card(session, row))
 
 

@@ -114,7 +114,7 @@ class Counter:
             async with self._database.session() as session:
                 row = await plans.get(session, plan_id)
             if row is None:
-                raise UserError(f"There is no plan `{plan_id}`.")
+                raise UserError(f"There is no plan `{plan_id}`; its message and `drbot status` name it.")
             card = await self._desk.plan_card(row.token)
             if card.state in ENDED or card.state is PlanState.PENDING:
                 return plan_text(card), card.state in (PlanState.SUCCEEDED, PlanState.PENDING)

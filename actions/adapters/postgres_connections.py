@@ -67,7 +67,7 @@ class ServerConnections:
         place = ScratchPlace(self._scratch or Path(), server.removeprefix(SCRATCH))
         claim = place.claim()
         if claim is None:
-            raise UserError(f"There is no scratch instance `{place.folder.name}` on this machine.")
+            raise UserError(f"There is no scratch instance `{place.folder.name}` on this machine. Restore it again.")
         return place, claim
 
     def _of_scratch(self, server: str, database: str | None) -> dict[str, str]:

@@ -293,7 +293,7 @@ class ScratchPrograms(ScratchServers):
     def _made(self, place: ScratchPlace) -> RecoveringServer:
         claim = place.claim()
         if claim is None:
-            raise UserError(f"There is no scratch instance `{place.folder.name}` on this machine.")
+            raise UserError(f"There is no scratch instance `{place.folder.name}` on this machine. Restore it again.")
         account = postgres_account(None, must_enter=place.folder.parent)
         source = self._site.servers.get(claim.server)
         if source is not None and source.tools:

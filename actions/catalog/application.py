@@ -140,7 +140,10 @@ class Rollout(Action[RolloutParams]):
         application = await application_of(ports, params.service)
         chosen = _lasting(application) if params.workload is None else [_one(application, params.workload)]
         if not chosen:
-            raise UserError(f"Service `{params.service}` has no Deployment or StatefulSet to restart.")
+            raise UserError(
+                f"Service `{params.service}` has no Deployment or StatefulSet to restart. "
+                "Name another service, or add the workload to it in the plan file."
+            )
         # What is stopped first depends on what is stopped later, so the last one is restarted first.
         steps: list[Step] = [RestartWorkload(ref=facts.ref, mark=plan_id) for facts in reversed(chosen)]
         controllers = controllers_of(chosen)

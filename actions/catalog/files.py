@@ -195,7 +195,10 @@ def _chosen(wanted: str | None, copies: Sequence[FilesCopy], policy: FilesPolicy
     if usable:
         return usable[0]
     if fit and wanted is not None:
-        raise UserError(f"Copy `{wanted}` must not be used: {fit[0].problem}")
+        raise UserError(
+            f"Copy `{wanted}` must not be used: {fit[0].problem} Choose another one "
+            f"of `/dr files status {policy.name}`."
+        )
     what = "no usable copy" if wanted is None else f"no copy `{wanted}`"
     raise UserError(f"`{policy.name}` has {what}. Look with `/dr files status {policy.name}`.")
 

@@ -172,7 +172,10 @@ async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scen
         others=(*cluster_lines(point, now, ports), *await registry_lines(ports, point)),
     )
     if not returns and not changes and not scene.files.steps:
-        raise UserError(f"Recovery point `{point.id}` holds nothing that the bot could bring back and that differs.")
+        raise UserError(
+            f"Recovery point `{point.id}` holds nothing that the bot could bring back and that differs. "
+            f"What is left to people is in `/dr point list {point.id}`."
+        )
     return scene
 
 

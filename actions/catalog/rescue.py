@@ -141,7 +141,10 @@ def _check_rows(look: _Look, table: TableName) -> None:
             "another name with `--as`."
         )
     if look.difference is not None and not look.difference.only_source:
-        raise UserError(f"No row of `{table}` is missing in production; {look.difference.different} differ.")
+        raise UserError(
+            f"No row of `{table}` is missing in production; {look.difference.different} differ. "
+            "Bring the whole table beside it with `--as NAME`."
+        )
 
 
 async def _lost_keys(ports: Ports, production: DatabaseRef, there: TableFacts) -> tuple[ForeignKey, ...]:

@@ -182,7 +182,10 @@ class Retry(Action[RunParams]):
     async def plan(self, params: RunParams, ports: Ports, plan_id: str) -> Plan:
         facts = await _found(ports, params.run)
         if facts.state not in OVER or facts.state == "succeeded":
-            raise UserError(f"Run `{facts.id}` is {facts.state}; only one that failed or was aborted can be retried.")
+            raise UserError(
+                f"Run `{facts.id}` is {facts.state}; only one that failed or was aborted can be retried. "
+                "Look at its card."
+            )
         tried: Plan = facts.plan
         done = [index + 1 for index, state in sorted(facts.last.items()) if state == JournalState.VERIFIED]
         kept = f"Finished and kept: step(s) {', '.join(map(str, done))}." if done else "No finished step is left."
@@ -224,11 +227,17 @@ class UndoFinished(Action[RunParams]):
     async def plan(self, params: RunParams, ports: Ports, plan_id: str) -> Plan:
         facts = await _found(ports, params.run)
         if facts.state not in OVER:
-            raise UserError(f"Run `{facts.id}` is {facts.state}; only one that is over can be undone as a new plan.")
+            raise UserError(
+                f"Run `{facts.id}` is {facts.state}; only one that is over can be undone as a new plan. "
+                f"To turn back a run under way, `/dr run abort {facts.id}`."
+            )
         done: Plan = facts.plan
         numbers = put_back(facts)
         if not numbers:
-            raise UserError(f"Nothing of run `{facts.id}` is left that can be put back.")
+            raise UserError(
+                f"Nothing of run `{facts.id}` is left that can be put back: `drbot plan show {facts.id}` tells "
+                "what it did."
+            )
         fixed = [
             Finding(
                 check="undo",

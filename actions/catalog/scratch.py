@@ -121,7 +121,10 @@ class ScratchDiscard(Action[ScratchParams]):
     async def plan(self, params: ScratchParams, ports: Ports, plan_id: str) -> Plan:
         facts = await known(ports, params.scratch)
         if facts.state is ScratchState.PROMOTED:
-            raise UserError(f"`{facts.name}` was promoted: it is a server of its own, which nothing here removes.")
+            raise UserError(
+                f"`{facts.name}` was promoted: it is a server of its own, which nothing here removes. "
+                "Stop it and remove its folder by hand once nothing uses it."
+            )
         return Plan(
             id=plan_id,
             action=self.name,

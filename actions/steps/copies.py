@@ -95,7 +95,10 @@ class LoadDump(HeavyStep):
     async def verify(self, ports: Ports) -> None:
         facts = await ports.postgres.database(self.into)
         if facts is None or facts.mark != self.mark:
-            raise VerificationError(f"Database `{self.into}` was not made by this plan. Production was not touched.")
+            raise VerificationError(
+                f"Database `{self.into}` was not made by this plan. Production was not touched. "
+                "Rename it out of the way, then ask for a new plan."
+            )
 
 
 class CompareCopy(Step):
@@ -165,4 +168,7 @@ class CompareCopy(Step):
     async def verify(self, ports: Ports) -> None:
         facts = await ports.postgres.database(self.into)
         if facts is None or facts.mark != self.mark:
-            raise VerificationError(f"Database `{self.into}` is gone since it was loaded. Production was not touched.")
+            raise VerificationError(
+                f"Database `{self.into}` is gone since it was loaded. Production was not touched. "
+                "Ask for a new plan, which loads it again."
+            )

@@ -76,4 +76,7 @@ class ActivateVersion(Step):
     async def verify(self, ports: Ports) -> None:
         found = await ports.plan_versions.active()
         if found != self.sha256:
-            raise VerificationError(f"Version {short(found)} of the plan file is in force, not {short(self.sha256)}.")
+            raise VerificationError(
+                f"Version {short(found)} of the plan file is in force, not {short(self.sha256)}. "
+                "Look at it with `drbot plan export`, then ask again."
+            )

@@ -116,10 +116,16 @@ class RescueTable(HeavyStep):
         asked = self.asked
         made = await ports.tables.facts(asked.target, asked.made)
         if made is None or made.mark != asked.mark:
-            raise VerificationError(f"Table `{asked.made}` of `{asked.target}` was not made by this plan.")
+            raise VerificationError(
+                f"Table `{asked.made}` of `{asked.target}` was not made by this plan. "
+                "Rename it, or ask for another name with `--as`."
+            )
         if lacking := self._lacking(made):
             keys = names(f"{key.name} of {key.table}" for key in lacking)
-            raise VerificationError(f"`{asked.made}` of `{asked.target}` came back without {keys}.")
+            raise VerificationError(
+                f"`{asked.made}` of `{asked.target}` came back without {keys}. Add them by hand, or take it "
+                "away and rescue it again."
+            )
 
     async def outcome(self, ports: Ports) -> str:
         job = await ports.executor.find(self.job)

@@ -163,7 +163,10 @@ class StartScratch(Step):
         if not found.address or await _broken_off(ports, found):
             raise VerificationError(f"`{found.name}` does not run as it should: look at its log.")
         if found.restored is not None and found.system_id and server.system_id != found.system_id:
-            raise VerificationError(f"`{found.name}` answers with system id {server.system_id}, not {found.system_id}.")
+            raise VerificationError(
+                f"`{found.name}` answers with system id {server.system_id}, not "
+                f"{found.system_id}. Look who listens on its port, then discard it and restore it again."
+            )
 
     async def undo(self, ports: Ports) -> None:
         if await ports.scratch.find(self.scratch) is not None:

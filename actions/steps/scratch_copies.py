@@ -78,7 +78,10 @@ class CopyDatabase(HeavyStep):
     async def verify(self, ports: Ports) -> None:
         facts = await ports.postgres.database(self.into)
         if facts is None or facts.mark != self.mark:
-            raise VerificationError(f"Database `{self.into}` was not made by this plan. Production was not touched.")
+            raise VerificationError(
+                f"Database `{self.into}` was not made by this plan. Production was not touched. "
+                "Rename it out of the way, then ask for a new plan."
+            )
 
 
 class CompareScratch(Step):
@@ -123,4 +126,7 @@ class CompareScratch(Step):
     async def verify(self, ports: Ports) -> None:
         facts = await ports.postgres.database(self.into)
         if facts is None or facts.mark != self.mark:
-            raise VerificationError(f"Database `{self.into}` is gone since it was copied. Production was not touched.")
+            raise VerificationError(
+                f"Database `{self.into}` is gone since it was copied. Production was not touched. "
+                "Ask for a new plan, which copies it again."
+            )

@@ -33,8 +33,9 @@ async def known(ports: Ports, scratch: str) -> ScratchFacts:
     """The instance by its id or its name as a server. Raises UserError naming those there are."""
     found = await ports.scratch.find(scratch.removeprefix(SCRATCH))
     if found is None:
-        there = names(facts.id for facts in await ports.scratch.instances()) or "none"
-        raise UserError(f"There is no scratch instance `{scratch}` on `{this_machine()}`. There are: {there}.")
+        there = names(facts.id for facts in await ports.scratch.instances())
+        known = f"There are: {there}." if there else "There are none: make one with `/dr-restore DATABASE --at TIME`."
+        raise UserError(f"There is no scratch instance `{scratch}` on `{this_machine()}`. {known}")
     return found
 
 
@@ -44,7 +45,10 @@ def database_of(ports: Ports, facts: ScratchFacts, wanted: str | None) -> tuple[
     if wanted is not None:
         database = ports.site.database(wanted)
         if wanted not in mine:
-            raise UserError(f"`{facts.name}` holds server `{facts.server}`, `{wanted}` is on `{database.server}`.")
+            raise UserError(
+                f"`{facts.name}` holds server `{facts.server}`, `{wanted}` is on `{database.server}`. "
+                "Leave out `--database`, or restore that server."
+            )
         return wanted, database
     if len(mine) != 1:
         raise UserError(

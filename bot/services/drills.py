@@ -220,5 +220,7 @@ def _day(text: str, now: datetime) -> date:
         raise UserError(f"`{text}` is no day; write it as `{now + timedelta(days=7):%Y-%m-%d}`.") from error
     if not now.date() < day <= (now + LONGEST).date():
         last = (now + LONGEST).date()
-        raise UserError(f"A drill can be postponed to a day after today and not after {last}; `{day}` is none.")
+        raise UserError(
+            f"A drill can be postponed to a day after today and not after {last}; `{day}` is none. Give another day."
+        )
     return day

@@ -135,7 +135,10 @@ class Incidents:
                 text = f"Incident {row.number} stays open while Slack is under suspicion in it; to end that, {how}."
                 raise RefusedError(text, code=Code.SLACK_SUSPECT)
             if row.closed_at is not None:
-                raise UserError(f"Incident {row.number} is already closed, since {utc(row.closed_at)}.")
+                raise UserError(
+                    f"Incident {row.number} is already closed, since {utc(row.closed_at)}. "
+                    "Open a new one with `/dr-incident open TITLE`."
+                )
             busy = await self._running(session, row)
             if busy:
                 raise UserError(f"Incident {row.number} still has a run: {busy[0]}. Wait for it, then close.")
@@ -341,6 +344,11 @@ class Incidents:
             return row
         row = await incidents.open_in(session, who.channel)
         if row is None:
+            if who.source in ("cli", "key"):
+                raise UserError(
+                    "No incident is open in the on-call channel, which stands for a terminal; add `--incident NUMBER` "
+                    "(`/dr-incident list`), or open one with `/dr-incident open TITLE`."
+                )
             raise UserError("This channel has no open incident; give its number, or open one with `/dr-incident open`.")
         return row
 

@@ -128,7 +128,10 @@ class RunControl:
                 "that."
             )
         if run.state == "paused" and order in (OrderKind.PAUSE, OrderKind.STOP):
-            raise UserError(f"Run `{run.id}` is paused already; nothing of it runs.")
+            raise UserError(
+                f"Run `{run.id}` is paused already; nothing of it runs. "
+                f"`/dr run resume {run.id}` lets it go on, `/dr run abort {run.id}` ends it."
+            )
         if not await runs.order(session, run.id, order=order, message=sentence):
             raise UserError(f"Run `{run.id}` has been told to {run.order}, which outweighs this. Look at its card.")
 

@@ -103,6 +103,12 @@ async def test_an_order_that_is_not_obeyed_and_a_step_that_is_not_skipped(office
     assert [said.partition(" ")[0] for said in await what(office)] == ["run.abort", "run.pause", "run.skip"]
 
 
+async def test_at_a_terminal_a_missing_incident_is_told_with_what_to_add(office: OfficeForTests) -> None:
+    sam, note = Who(source="cli", person="sam"), Command(name="incident.note", params={"text": "gone"})
+    with pytest.raises(UserError, match="which stands for a terminal; add `--incident NUMBER`"):
+        await office.terminal.ask(sam, note, reply=ReplyTo())
+
+
 async def test_who_is_mistaken_is_on_record_and_not_told_to_the_crowd(office: OfficeForTests) -> None:
     for name, params in (("incident.note", {"text": "gone"}), ("evidence.record", {"item": 7, "action": "sealed"})):
         with pytest.raises(UserError, match=r"no open incident|no evidence"):

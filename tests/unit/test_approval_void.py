@@ -496,6 +496,12 @@ STOPPED = a_plan(stopped=True)
             Code.WRONG_TARGET,
             "The typed name does not match the target; type exactly `shop`.",
         ),
+        (
+            a_case(REQUEST, rule=a_rule(typed_target=True)),
+            {"typed": ""},
+            Code.WRONG_TARGET,
+            "The name of the target was not typed; add `--target shop` to the command, or type `shop`.",
+        ),
     ],
 )
 def test_a_refusal_says_what_to_do_next(case: Case, changes: dict[str, Any], code_: Code, text: str) -> None:

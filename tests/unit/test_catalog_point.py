@@ -119,6 +119,11 @@ async def test_the_plan_and_the_restore_test_print_the_whole_way_without_the_bot
     assert 'touch "$PGDATA/standby.signal"' in tested
 
 
+async def test_without_any_scratch_instance_people_are_told_how_to_make_one() -> None:
+    with pytest.raises(UserError, match="There are none: make one with `/dr-restore DATABASE --at TIME`"):
+        await ScratchDiscard().plan(ScratchParams(scratch="nothing"), with_history(), PLAN_ID)
+
+
 async def test_a_restore_test_of_pgbackrest_prints_the_backup_by_its_label() -> None:
     world = with_history()
     policy = world.site.physical_of("primary").model_copy(
