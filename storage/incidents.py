@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -35,6 +36,13 @@ async def open_channels(session: AsyncSession) -> dict[str, str]:
     statement = select(col(Incident.id), col(Incident.channel))
     rows = await session.execute(statement.where(col(Incident.closed_at).is_(None), col(Incident.channel) != ""))
     return {row.id: row.channel for row in rows}
+
+
+async def open_channels_since(session: AsyncSession, moment: datetime) -> dict[str, str]:
+    """Those, and every one that was closed since."""
+    recent = col(Incident.closed_at).is_(None) | (col(Incident.closed_at) >= moment)
+    statement = select(col(Incident.id), col(Incident.channel)).where(recent, col(Incident.channel) != "")
+    return {row.id: row.channel for row in await session.execute(statement)}
 
 
 async def at_hand(session: AsyncSession, incident_id: str | None) -> Incident | None:

@@ -201,6 +201,29 @@ def test_the_end_of_an_incident_is_told_in_the_audit_channel_as_well() -> None:
     assert heads.due(end, {}) == ["C0AUDIT"]
 
 
+async def test_an_incident_that_was_closed_while_nobody_sealed_gets_its_last_head(ledger: LedgerForTests) -> None:
+    await an_incident(ledger)
+    before = ledger.sealer(channel="C0AUDIT")
+    await ledger.note("opened")
+    await before.seal()
+    ledger.clock.advance(timedelta(hours=2))  # type: ignore[attr-defined]
+    async with ledger.memory.session() as session:
+        await session.execute(text("UPDATE incident SET closed_at = :now"), {"now": ledger.clock.now()})
+    await ledger.note("closed")
+    told_there = "SELECT count(*) FROM outbox WHERE channel = 'C1'"
+    assert await scalar(ledger, told_there) == 0
+
+    after = ledger.sealer(channel="C0AUDIT")  # of a clock that has started again meanwhile
+    await after.seal()
+    assert await scalar(ledger, told_there) == 1
+    await ledger.note("later")
+    ledger.clock.advance(timedelta(hours=2))  # type: ignore[attr-defined]
+    await after.seal()
+    await ledger.note("later still")
+    await ledger.sealer(channel="C0AUDIT").seal()
+    assert await scalar(ledger, told_there) == 1
+
+
 def head_at(number: int, *, minutes: int = 0, plans: int = 0) -> Checkpoint:
     return Checkpoint(
         number=number,

@@ -26,13 +26,22 @@ class Heads:
         self._audit = audit
         self._every = every
         self._told: dict[str, Checkpoint] = {}
-        self._open: Mapping[str, str] = {}  # incidents and their channels at the last checkpoint
+        self._open: Mapping[str, str] | None = None  # incidents and their channels at the last checkpoint
+
+    @property
+    def begun(self) -> bool:
+        """Whether it knows what was open at the last checkpoint."""
+        return self._open is not None
+
+    def begin(self, incidents: Mapping[str, str]) -> None:
+        """Of a process that was not there: what was open then. One that was closed while nobody sealed is told now."""
+        self._open = dict(incidents)
 
     def due(self, checkpoint: Checkpoint, incidents: Mapping[str, str]) -> list[str]:
         """The channels to tell of this checkpoint; `incidents` are the open ones with their channels."""
         if not self._audit or _too_long(checkpoint):
             return []
-        closed = {channel for name, channel in self._open.items() if name not in incidents}
+        closed = {channel for name, channel in (self._open or {}).items() if name not in incidents}
         late = {name for name in incidents.values() if name in self._told and self._late(name, checkpoint)}
         audit = {self._audit} if self._late(self._audit, checkpoint) else set()
         return sorted(audit | closed | (late - {self._audit}))

@@ -36,6 +36,9 @@ EVERY = timedelta(seconds=1)
 COMPARED_EVERY = 30.0
 """Seconds between two comparisons with the witnesses."""
 
+MEANWHILE = timedelta(minutes=1)
+"""How far the clocks of two processes may differ. What was closed so shortly before is told once more: no harm."""
+
 BATCH = 20_000
 """Leaves of one checkpoint, and leaves read at once."""
 
@@ -126,6 +129,8 @@ class Sealer:
             if given_up is not None:
                 await record.consume(session, given_up, number=epoch.number)
             incidents_open = await incidents.open_channels(session)  # before: the entry that closes one is then covered
+            if not self._heads.begun and last is not None:
+                self._heads.begin(await incidents.open_channels_since(session, last.at - MEANWHILE))
             added = await record.place(session, size=self._grown.size, limit=BATCH)
             started = await record.started(session)
             if not (added or started or self._due(epoch, last)):
