@@ -250,9 +250,11 @@ class Places:
 
     def __init__(self, texts: list[str]) -> None:
         self.places: list[Folder | S3] = []
+        self._texts: dict[int, str] = {}
         for text in texts:
             with self._answering():
                 self.places.append(place_of(text))
+                self._texts[id(self.places[-1])] = text
         if not self.places:
             raise Away("None of the places can be read.")
 
@@ -263,6 +265,11 @@ class Places:
         except Away as error:
             say(str(error))
             self.places = [each for each in self.places if each is not place]
+
+    @property
+    def texts(self) -> list[str]:
+        """Those that have answered so far: whoever asks for one segment after another must not wait for the others."""
+        return [self._texts[id(place)] for place in self.places]
 
     def names(self, prefix: str) -> list[str]:
         found: set[str] = set()
@@ -810,8 +817,8 @@ def _configured(options: argparse.Namespace, data: Path, archive: Archive) -> No
     kept = {
         "server": archive.server,
         "trust": archive.trust,
-        "wal": options.wal or options.source,
-        "open": options.open,
+        "wal": archive.places.texts,
+        "open": next(iter(archive.open.texts), "") if archive.open is not None else "",
         "segment_bytes": archive.size,
         "system_id": archive.system,
         "stretches": archive.stretches,
