@@ -357,7 +357,9 @@ async def _working(settings: Settings, plan: DrPlan, services: Office) -> list[a
         "backups": backups.run(),
     }
     if prover.apart(plan):
-        works["provers"] = prover.NobodyProves(services.database).run()
+        lease = timedelta(seconds=settings.lease_s)
+        nobody = prover.NobodyProves(services.database, SystemClock(), on_call=plan.channels.on_call, lease=lease)
+        works["provers"] = nobody.run()
     return [asyncio.create_task(work, name=name) for name, work in works.items()]
 
 

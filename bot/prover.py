@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.backup.crypto import Identity, signing_key
 from actions.backup.proofs import proofs_folder
@@ -23,13 +24,13 @@ from actions.catalog.proof import Prove
 from actions.catalog.run import Retry, UndoFinished
 from actions.contract import Finding, Verdict
 from actions.errors import DrError, TemporaryError, UserError
-from actions.ports import Ports, Secrets
+from actions.ports import Clock, Ports, Secrets
 from actions.steps.phrases import counted, names
 from bot.plan_file import DrPlan, ProvenBy, is_reference
-from storage import outbox, plans, processes, runs
+from storage import outbox, plans, processes, runs, timeline
 from storage.runs import EVERY_RUN, Share
 from storage.session import Database
-from storage.tables import ProcessRow
+from storage.tables import PlanRow, ProcessRow
 
 log = structlog.get_logger()
 
@@ -238,10 +239,11 @@ def _said(row: ProcessRow) -> Iterator[Finding]:
 
 
 class NobodyProves:
-    """In each worker: says on its card why a restore test does not start."""
+    """In each worker: says on its card why a restore test does not start, and in its channel that nobody carries one
+    on."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, clock: Clock, *, on_call: str, lease: timedelta) -> None:
+        self._database, self._clock, self._on_call, self._lease = database, clock, on_call, lease
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -262,6 +264,29 @@ class NobodyProves:
                 row = await plans.get(session, run.id)
                 if row is not None and await runs.waits(session, run.id, message=NO_PROVER):
                     await outbox.add(session, "plan", row.channel, ref=run.id)
+            for run_id in await runs.orphaned(session, plan_schema=_ANY, lease=self._lease, share=PROVING):
+                row = await plans.get(session, run_id)
+                if row is not None:
+                    await self._left(session, row)
+
+    async def _left(self, session: AsyncSession, row: PlanRow) -> None:
+        """Said once for a run: its prover has fallen silent, and there is no other."""
+        text = (
+            f"Run {row.id} ({row.action}) stands still: its prover has fallen silent, and no other one is there. Start "
+            "`drbot run --role prover`; it goes on by itself."
+        )
+        new = await timeline.add(
+            session,
+            incident_id=row.incident_id,
+            kind="run",
+            actor="drbot",
+            occurred_at=self._clock.now(),
+            text=text,
+            data={"plan": row.id},
+            source_key=f"no-prover/{row.id}",
+        )
+        if new:
+            await outbox.add(session, "text", row.channel or self._on_call, payload={"text": text})
 
 
 _ANY = 2**31 - 1

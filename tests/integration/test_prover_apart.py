@@ -40,7 +40,7 @@ from tests.fixtures.logins import make_logins
 from tests.fixtures.postgres import QUICK_LOGINS, log_in_quickly
 from tests.fixtures.waiting import eventually, until
 from tests.fixtures.worker_process import WorkerProcess
-from tests.fixtures.world import LEASE_S, FaultWorld
+from tests.fixtures.world import CHANNEL, LEASE_S, FaultWorld
 
 pytestmark = [
     pytest.mark.integration,
@@ -281,6 +281,13 @@ async def test_a_prover_that_is_killed_is_followed_by_a_prover_never_by_a_worker
     assert await world.remembered("SELECT state, owner, epoch FROM run WHERE id = %s", card.plan_id) == [
         ("running", owner, epoch)
     ]
+    await world.no_provers()  # and nobody believes any more that it lives
+    told = "SELECT count(*) FROM outbox WHERE channel = %s AND payload ->> 'text' LIKE %s"
+
+    async def left() -> bool:
+        return await world.remembered(told, CHANNEL, f"Run {card.plan_id} % stands still: %") == [(1,)]
+
+    await eventually(left)
     await world.prover()
     end = await world.ended(card)
     assert end.state == "succeeded", await world.story(card)
