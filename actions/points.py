@@ -131,6 +131,9 @@ class Points(Protocol):
     async def entries(self) -> Sequence[PointEntry]:
         """Newest first. One that fails its check is listed with `problem`, never hidden."""
 
+    async def find(self, point: str) -> PointEntry | None:
+        """One of `entries`, without reading the others; None when there is none."""
+
     async def newest(self) -> RecoveryPoint | None:
         """The newest that can be believed, by a listing and a few that are read, however many there are."""
 

@@ -43,6 +43,14 @@ class PointPins:
             found[point].append(name)
         return {point: sorted(names) for point, names in found.items()}
 
+    async def of(self, policy: PointsPolicy, point: str) -> str:
+        """Why this point is pinned; empty when it is not."""
+        return await self.reason(policy, point, await self._names(policy, point))
+
+    async def _names(self, policy: PointsPolicy, point: str) -> list[str]:
+        folder = f"{_folder(policy)}{point}/"
+        return sorted(facts.key.removeprefix(folder) for facts in await self._objects.list(policy.bucket, folder))
+
     async def reason(self, policy: PointsPolicy, point: str, names: Sequence[str]) -> str:
         """Of the pin in force; empty without one. `names` are those of its documents, oldest first."""
         for name in reversed(names):
@@ -64,14 +72,13 @@ class PointPins:
     async def forget(self, policy: PointsPolicy, point: str) -> None:
         """Delete the documents of a point that is not pinned, the one that took the last pin off at the end. Raises
         UserError while it is pinned."""
-        folder = f"{_folder(policy)}{point}/"
-        names = sorted(facts.key.removeprefix(folder) for facts in await self._objects.list(policy.bucket, folder))
+        names = await self._names(policy, point)
         if why := await self.reason(policy, point, names):
             raise UserError(
                 f"Recovery point `{point}` is pinned: {why}. Take the pin off first, with `/dr point unpin {point}`."
             )
         for name in names:
-            await self._objects.delete(policy.bucket, f"{folder}{name}")
+            await self._objects.delete(policy.bucket, f"{_folder(policy)}{point}/{name}")
 
 
 def _folder(policy: PointsPolicy) -> str:

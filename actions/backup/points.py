@@ -113,6 +113,13 @@ class RecoveryPoints(Points):
         found = [entry for entry in read if entry is not None]
         return sorted(found, key=lambda entry: entry.point.taken_at, reverse=True)
 
+    async def find(self, point: str) -> PointEntry | None:
+        policy = self._policy()
+        if await self._objects.head(policy.bucket, _key(policy, point)) is None:
+            return None
+        entry = await self._entry(policy, _key(policy, point))
+        return entry and entry.model_copy(update={"pinned": await self._pins.of(policy, point)})
+
     async def pin(self, point: str, *, reason: str) -> None:
         policy = self._policy()
         if await self._objects.head(policy.bucket, _key(policy, point)) is None:

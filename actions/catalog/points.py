@@ -81,7 +81,8 @@ class PointState(Query[PointsParams]):
         return Report(
             title=f"{counted(len(entries), 'recovery point')}",
             columns=("point", "databases as of", "files", "images", "commit", "escrow", "lacks", "pinned"),
-            rows=tuple(_row(entry) for entry in entries[:SHOWN]),
+            # Those that people keep must be found, however old they are.
+            rows=tuple(_row(entry) for entry in [*entries[:SHOWN], *(each for each in entries[SHOWN:] if each.pinned)]),
             findings=tuple(point_findings(entries, ports)),
         )
 

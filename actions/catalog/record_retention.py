@@ -18,7 +18,7 @@ from actions.steps.kept_backups import Kept, KeptIs, Sort, find
 from actions.steps.phrases import counted, moment, names, span
 from actions.steps.point_compare import fingerprint
 from actions.steps.point_expiry import points_due
-from actions.steps.record_retention import DeleteEscrows, DeletePoints, PointIsThere, SetPointPin, point_entry
+from actions.steps.record_retention import DeleteEscrows, DeletePoints, PointIsThere, SetPointPin
 from actions.steps.retention import SetPin
 
 SHOWN = 10
@@ -220,7 +220,7 @@ def _mark(point: RecoveryPoint) -> str:
 
 async def _entry(ports: Ports, wanted: str) -> PointEntry:
     _points(ports)
-    found = await point_entry(ports, wanted)
+    found = await ports.points.find(wanted)
     if found is None:
         raise UserError(f"There is no recovery point `{wanted}`. Look with `/dr point list`.")
     return found

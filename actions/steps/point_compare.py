@@ -18,12 +18,12 @@ from actions.steps.point_share import ManualLine
 
 async def recorded(ports: Ports, wanted: str) -> RecoveryPoint:
     """Raises UserError for one that is not there, and for one that must not be believed."""
-    for entry in await ports.points.entries():
-        if entry.point.id == wanted:
-            if entry.problem is not None:
-                raise UserError(f"{entry.problem} Use another one.")
-            return entry.point
-    raise UserError(f"There is no recovery point `{wanted}`. Look with `/dr point list`.")
+    entry = await ports.points.find(wanted)
+    if entry is None:
+        raise UserError(f"There is no recovery point `{wanted}`. Look with `/dr point list`.")
+    if entry.problem is not None:
+        raise UserError(f"{entry.problem} Use another one.")
+    return entry.point
 
 
 def fingerprint(point: RecoveryPoint) -> str:

@@ -52,7 +52,5 @@ class RecordPoint(Step):
 
     async def _problem(self, ports: Ports) -> str | None:
         """Empty when it is there and good, None when there is none, else what is wrong with it."""
-        for entry in await ports.points.entries():
-            if entry.point.id == self.point:
-                return entry.problem or ""
-        return None
+        entry = await ports.points.find(self.point)
+        return None if entry is None else entry.problem or ""

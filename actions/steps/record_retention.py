@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import ClassVar, Literal
 
 from actions.contract import Precondition, Probe, Step
-from actions.errors import PermanentError, UserError, VerificationError
-from actions.points import PointEntry
-from actions.ports import Ports, Progress, ProgressReport
+from actions.errors import VerificationError
+from actions.ports import Ports, Progress
 from actions.steps import byhand
 from actions.steps.escrow_expiry import OldEscrows, escrows_due
 from actions.steps.phrases import counted, names
 from actions.steps.point_compare import fingerprint
 from actions.steps.point_expiry import OldPoints, points_due
+from actions.steps.removal import removed
 
 SHOWN = 10
 
@@ -51,7 +51,7 @@ class DeletePoints(Step):
         return Probe.TODO if await self._left(ports) else Probe.DONE
 
     async def apply(self, ports: Ports, progress: Progress) -> None:
-        await _remove(await self._left(ports), ports.points.remove, "recovery point", progress)
+        await removed(await self._left(ports), ports.points.remove, "recovery point", progress)
 
     async def verify(self, ports: Ports) -> None:
         if left := await self._left(ports):
@@ -102,7 +102,7 @@ class DeleteEscrows(Step):
         async def remove(name: str) -> None:
             await ports.escrow.remove(self.old.cluster, name)
 
-        await _remove(await self._left(ports), remove, "escrow", progress)
+        await removed(await self._left(ports), remove, "escrow", progress)
 
     async def verify(self, ports: Ports) -> None:
         if left := await self._left(ports):
@@ -148,7 +148,7 @@ class SetPointPin(Step):
         return (_pinned_by_hand(self.point, self.reason),)
 
     async def probe(self, ports: Ports) -> Probe:
-        found = await point_entry(ports, self.point)
+        found = await ports.points.find(self.point)
         if found is None:
             return Probe.UNKNOWN
         return Probe.DONE if found.pinned == self.reason else Probe.TODO
@@ -163,7 +163,7 @@ class SetPointPin(Step):
             )
 
     async def undo(self, ports: Ports) -> None:
-        found = await point_entry(ports, self.point)
+        found = await ports.points.find(self.point)
         if found is not None and found.pinned == self.reason:
             await ports.points.pin(self.point, reason=self.reason_before)
 
@@ -184,34 +184,12 @@ class PointIsThere(Precondition):
         return f"Recovery point `{self.point}` has SHA-256 {self.sha256[:12]}"
 
     async def violation(self, ports: Ports) -> str | None:
-        found = await point_entry(ports, self.point)
+        found = await ports.points.find(self.point)
         if found is None:
             return f"Recovery point `{self.point}` is no longer there."
         if fingerprint(found.point) != self.sha256:
             return f"Recovery point `{self.point}` was changed since it was signed for."
         return None
-
-
-async def point_entry(ports: Ports, point: str) -> PointEntry | None:
-    """None when there is no such point."""
-    return next((entry for entry in await ports.points.entries() if entry.point.id == point), None)
-
-
-async def _remove(left: Sequence[str], remove: Callable[[str], Awaitable[None]], noun: str, progress: Progress) -> None:
-    """Delete them all; one that the store does not let go holds up no other. Raises PermanentError naming those."""
-    refused: dict[str, str] = {}
-    for number, name in enumerate(left, start=1):
-        try:
-            await remove(name)
-        except (UserError, PermanentError) as error:
-            refused[name] = str(error)
-        progress(ProgressReport(done=number, total=len(left), unit="steps", phase="delete"))
-    if refused:
-        first = next(iter(refused))
-        raise PermanentError(
-            f"{len(refused)} of {counted(len(left), noun)} could not be deleted, the first of them `{first}`: "
-            f"{refused[first]} What an Object Lock holds goes at the first expiry after its end."
-        )
 
 
 def _pinned_by_hand(point: str, reason: str) -> str:

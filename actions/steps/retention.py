@@ -21,6 +21,7 @@ from actions.steps.base_choice import usable_bases
 from actions.steps.dump_expiry import OldDumps, old_dumps
 from actions.steps.kept_backups import Sort, find, stays, what
 from actions.steps.phrases import counted, names, size
+from actions.steps.removal import removed
 
 
 class DeleteDumps(Step):
@@ -57,10 +58,10 @@ class DeleteDumps(Step):
         return Probe.TODO if await self._left(ports) else Probe.DONE
 
     async def apply(self, ports: Ports, progress: Progress) -> None:
-        left = await self._left(ports)
-        for number, name in enumerate(left, start=1):
+        async def remove(name: str) -> None:
             await ports.backups.remove(self.old.database, name)
-            progress(ProgressReport(done=number, total=len(left), unit="steps", phase="delete"))
+
+        await removed(await self._left(ports), remove, "dump", progress)
 
     async def verify(self, ports: Ports) -> None:
         left = await self._left(ports)

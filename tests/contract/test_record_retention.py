@@ -14,18 +14,22 @@ from actions.adapters.s3_buckets import S3Buckets
 from actions.adapters.secrets import SecretReferences
 from actions.backup.escrow import Escrows
 from actions.backup.points import RecoveryPoints
+from actions.catalog.points import PointsParams
 from actions.catalog.record_retention import (
     ExpireEscrowsParams,
     ExpirePointsParams,
     PinPointParams,
     UnpinPointParams,
 )
+from actions.catalog.retention import ExpireParams
 from actions.errors import UserError
 from actions.ports import ObjectStore
 from actions.runner import Outcome
 from actions.site import Bucket, Site
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import with_old_records
+from tests.fakes.manifests import an_entry
+from tests.fakes.physical_world import with_old_backups
 from tests.fakes.world import World, a_world
 from tests.fixtures.shared_s3 import S3
 
@@ -250,6 +254,40 @@ async def test_a_pinned_point_holds_its_dump_and_gives_back_its_own_pin_alone() 
     assert world.backups.entries["shop", "b-old"].pinned == "case 1"
     with pytest.raises(UserError, match="is not pinned"):
         await planned(world, "point.unpin", UnpinPointParams(point="point-1"))
+
+
+async def test_a_pinned_point_is_listed_however_old_it_is() -> None:
+    world = a_world()
+    await old(world, 30)
+    await world.points.pin("point-3", reason="case 4711")
+
+    listed = await registry.query("status.points").read(PointsParams(), world)
+
+    assert len(listed.rows) == 21
+    assert (listed.rows[-1][0], listed.rows[-1][-1]) == ("point-3", "case 4711")
+    assert listed.title == "30 recovery points"
+
+
+async def test_dumps_that_a_store_does_not_let_go_hold_no_other_up() -> None:
+    world = with_old_backups()
+    for name, days in (("b-older", 50), ("b-oldest", 60)):
+        at = world.clock.now() - timedelta(days=days)
+        world.backups.entries["shop", name] = an_entry(id=name, database="shop", snapshot_at=at, finished_at=at)
+    whole = world.backups.remove
+
+    async def remove(database: str, backup: str) -> None:
+        if backup == "b-oldest":
+            raise UserError("Bucket `backups` did not delete it: AccessDenied.")
+        await whole(database, backup)
+
+    world.backups.remove = remove  # type: ignore[method-assign]
+
+    said = await carried_out(world, "backup.expire", ExpireParams(server="shop"))
+
+    assert "1 of 3 dumps could not be deleted, the first of them `b-oldest`" in said
+    left = {name for _, name in world.backups.entries}
+    assert "b-oldest" in left
+    assert not left & {"b-older", "b-ancient"}
 
 
 async def test_images_of_a_pinned_point_stay_on_the_list() -> None:
