@@ -13,7 +13,6 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.errors import DrError
 from actions.ports import Clock
@@ -87,7 +86,10 @@ class DrClock:
                     found = due(line, Past(newest, open=bool(opened)), now)
                     if found is not None and not found.asks:
                         await inbox.store(session, line.key(found.instant), "schedule", {"begins": line.name})
-                    again = newest is not None and found is None and await self._again(session, line, newest, now)
+                    again = False
+                    if found is None and newest is not None:
+                        on_call = self._plan.channels.on_call
+                        again = await second_tries.wanted(session, line, newest, now, on_call=on_call)
                 if found is not None and found.asks and await self._request(line, found.instant):
                     asked.append(line.key(found.instant))
                 elif again and newest is not None and not opened and await self._once_more(line, newest):
@@ -99,13 +101,6 @@ class DrClock:
     async def _request(self, line: Recurring, instant: datetime) -> bool:
         channel = "" if line.quiet else self._plan.channels.on_call
         return await self._ask(line.key(instant), line.action, dict(line.params), line.reason, channel=channel)
-
-    async def _again(self, session: AsyncSession, line: Recurring, newest: datetime, now: datetime) -> bool:
-        """Whether what its newest instant asked for was not done, and is to be asked for once more now."""
-        upcoming = line.until(now)
-        if upcoming is not None and upcoming > newest:
-            return False  # the next one is due, and waits
-        return await second_tries.wanted(session, line, newest, now, on_call=self._plan.channels.on_call)
 
     async def _once_more(self, line: Recurring, instant: datetime) -> bool:
         channel, key = "" if line.quiet else self._plan.channels.on_call, second_tries.second_key(line, instant)

@@ -98,7 +98,10 @@ async def end(
             row = PlanRow(
                 id=name,
                 action=request.name,
-                document={"params": request.params, "target": next(iter(request.params.values()), "")},
+                document={
+                    "params": request.params,
+                    "target": request.params.get("server") or request.params.get("database", ""),
+                },
                 digest="d",
                 risk="REVERSIBLE",
                 plan_schema=1,

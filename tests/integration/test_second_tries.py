@@ -116,13 +116,35 @@ async def test_a_dump_that_people_have_made_meanwhile_is_enough(clocks: Replicas
     await dumps(clocks, 1)
     await failed(clocks, 7)
     await dumps(clocks, 8)
-    other = await by_hand(clocks.memory, "backup.dump", database="another")
-    await end(clocks.memory, other, "succeeded", at=later(29))
     mine = await by_hand(clocks.memory, "backup.dump", database=NAME)
     await end(clocks.memory, mine, "succeeded", at=later(30))
 
     assert await dumps(clocks, 70) == []
     assert len(await posted(clocks.memory)) == 1
+
+
+async def test_a_dump_of_another_database_is_no_second_try(clocks: Replicas) -> None:
+    await dumps(clocks, 1)
+    await failed(clocks, 7)
+    other = await by_hand(clocks.memory, "backup.dump", database="another")
+    await end(clocks.memory, other, "succeeded", at=later(30))
+
+    assert await dumps(clocks, 70) == [f"{FIRST}/again"]
+
+
+async def test_an_incremental_does_not_stand_in_for_a_full_backup(clocks: Replicas) -> None:
+    server = clocks.plan.database(NAME).server
+    key = f"schedule/full/{server}/2026-11-23T02:30Z"
+    assert key in await clocks.tick(later(31))
+    [full] = await asked(clocks.memory, "backup.base")
+    await end(clocks.memory, full, "failed", at=later(40))
+    assert f"schedule/incremental/{server}/2026-11-23T02:45Z" in await clocks.tick(later(45))
+    incremental = (await asked(clocks.memory, "backup.base"))[-1]
+    await end(clocks.memory, incremental, "running")
+    assert f"{key}/again" not in await clocks.tick(later(101))  # one base backup of a server at a time
+    await end(clocks.memory, incremental, "succeeded", at=later(102))
+
+    assert f"{key}/again" in await clocks.tick(later(103))
 
 
 async def test_a_retry_of_the_run_that_failed_is_enough(clocks: Replicas) -> None:
