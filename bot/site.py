@@ -191,7 +191,7 @@ async def _escrow(plan: DrPlan, secrets: Secrets) -> EscrowPolicy | None:
         bucket=found.bucket,
         prefix=plan.bucket(found.bucket).prefix,
         schedule=found.schedule,
-        retention=found.retention or _longest(plan),
+        retention=found.retention or plan.backups.longest,
         minimum=found.minimum,
         recipients=await _resolved(plan.backups.recipients, secrets),
         signing_key=plan.backups.signing_key,
@@ -252,23 +252,11 @@ async def _points(plan: DrPlan, secrets: Secrets) -> PointsPolicy | None:
         bucket=found.bucket,
         prefix=plan.bucket(found.bucket).prefix,
         every=found.every,
-        retention=found.retention or _longest(plan),
+        retention=found.retention or plan.backups.longest,
         minimum=found.minimum,
         signing_key=plan.backups.signing_key,
         trusted_signers=tuple(signers),
     )
-
-
-def _longest(plan: DrPlan) -> timedelta:
-    """How long something can be brought back at most: by a copy of a database, a copy of files, or their versions."""
-    kept = [
-        part.retention
-        for item in plan.backups.databases
-        for part in (item.dump, item.base, item.incremental, item.wal)
-        if part is not None
-    ]
-    files = [item.retention for item in plan.backups.files if item.versions or item.copy_to is not None]
-    return max([*kept, *(each for each in files if each != "forever")])
 
 
 def _jobs(plan: DrPlan) -> JobPlace | None:

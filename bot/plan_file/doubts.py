@@ -28,6 +28,7 @@ def doubts(plan: DrPlan, *, today: date | None) -> list[Broken]:
         *_idle_commander(plan),
         *_unkept_rpo(plan),
         *_unprotected(plan),
+        *_points_without_images(plan),
         *_unwitnessed(plan),
         *_unlocked_evidence(plan),
         *_overdue(plan, today),
@@ -88,6 +89,17 @@ def _idle_commander(plan: DrPlan) -> Iterator[Broken]:
     if plan.approval.break_glass is not None and not any(person.keys for person in plan.roster):
         wrong = "nobody has a key, so break-glass is open to the incident commander in Slack alone"
         yield Broken(("approval", "break_glass"), wrong, "add `keys` to the roster")
+
+
+def _points_without_images(plan: DrPlan) -> Iterator[Broken]:
+    points, images = plan.backups.recovery_points, plan.backups.images
+    if points is None or images is None:
+        return
+    kept = points.retention or plan.backups.longest
+    if kept > images.retention:
+        wrong = f"recovery points are kept {kept.days} d, the images that they name {images.retention.days} d"
+        hint = "let the registry and `backups.images.retention` keep images as long, or points shorter"
+        yield Broken(("backups", "recovery_points", "retention"), wrong, hint)
 
 
 def _unkept_rpo(plan: DrPlan) -> Iterator[Broken]:

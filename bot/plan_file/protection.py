@@ -367,3 +367,16 @@ class Backups(Part):
     """Section 2.2: applications."""
     files: tuple[FileBackup, ...] = ()
     """Section 2.3: files."""
+
+    @property
+    def longest(self) -> timedelta:
+        """How long something can be brought back at most: by a copy of a database, a copy of files, or their
+        versions."""
+        kept = [
+            part.retention
+            for item in self.databases
+            for part in (item.dump, item.base, item.incremental, item.wal)
+            if part is not None
+        ]
+        files = [item.retention for item in self.files if item.versions or item.copy_to is not None]
+        return max([*kept, *(each for each in files if each != "forever")])

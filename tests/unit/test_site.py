@@ -8,7 +8,8 @@ import pytest
 from actions.adapters.secrets import SecretReferences
 from actions.errors import UserError
 from actions.site import WorkloadKind, WorkloadRef
-from bot.plan_file import load
+from bot.plan_file import DrPlan, load
+from bot.plan_file.doubts import doubts
 from bot.plan_file.world import ServerRole, ServerWorkload
 from bot.site import site_of
 from bot.wal import archive
@@ -51,6 +52,39 @@ async def test_the_physical_backups_of_the_shipped_plan() -> None:
     assert policy.amcheck is False
     assert (site.scratch.disk, site.scratch.instances, site.scratch.lifetime) == (200 << 30, 3, timedelta(hours=12))
     assert site.scratch.ports is None
+
+
+async def test_recovery_points_and_escrows_are_kept_as_long_as_anything_that_can_be_brought_back() -> None:
+    values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
+    plan = load(SHIPPED)
+    assert plan.backups.recovery_points is not None
+    assert plan.backups.escrow is not None
+
+    async def kept(**backups: object) -> tuple[timedelta, timedelta]:
+        document = plan.model_dump(mode="json")
+        document["backups"] |= backups
+        for part in ("recovery_points", "escrow"):
+            document["backups"][part] |= {"retention": None}
+        site = await site_of(DrPlan.model_validate(document), SecretReferences(values))
+        assert site.points is not None
+        assert site.escrow is not None
+        assert (site.points.minimum, site.escrow.minimum) == (24, 3)
+        return site.points.retention, site.escrow.retention
+
+    assert await kept() == (timedelta(days=90), timedelta(days=90))  # the versions of uploads
+    assert await kept(files=[]) == (timedelta(days=30), timedelta(days=30))  # dumps and base backups
+    own = await site_of(plan, SecretReferences(values))
+    assert own.points is not None
+    assert own.points.retention == plan.backups.recovery_points.retention
+
+
+def test_points_that_outlive_their_images_are_doubted() -> None:
+    plan = load(SHIPPED)
+    document = plan.model_dump(mode="json")
+    document["backups"]["images"]["retention"] = "30d"
+    told = [doubt.wrong for doubt in doubts(DrPlan.model_validate(document), today=None) if "images" in doubt.wrong]
+    assert told == ["recovery points are kept 90 d, the images that they name 30 d"]
+    assert not [doubt for doubt in doubts(plan, today=None) if "images" in doubt.wrong]
 
 
 async def test_base_backups_are_copied_where_the_plan_names_a_second_bucket() -> None:
