@@ -35,7 +35,10 @@ LOCK_LIMIT = "10s"  # a rescue gives up rather than let production queue behind 
 
 FACTS = """
     SELECT c.oid::int8, coalesce(pg_relation_filenode(c.oid), 0)::int8, pg_get_userbyid(c.relowner),
-           coalesce(obj_description(c.oid, 'pg_class'), ''), c.relkind = 'p'
+           coalesce(obj_description(c.oid, 'pg_class'), ''), c.relkind = 'p',
+           pg_total_relation_size(c.oid)
+           + coalesce((SELECT sum(pg_total_relation_size(p.relid)) FROM pg_partition_tree(c.oid) p
+                        WHERE p.relid <> c.oid), 0)::int8
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
 """
@@ -215,7 +218,7 @@ async def _facts(connection: AsyncConnection, table: TableName) -> TableFacts | 
     row = await (await connection.execute(FACTS.encode(), [table.schema, table.name])).fetchone()
     if row is None:
         return None
-    oid, file, owner, comment, partitioned = row
+    oid, file, owner, comment, partitioned, size = row
     found = re.search(rf"{re.escape(RESCUED)}[a-z0-9]+(?=\]$)", comment)
     counted = await (
         await connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table)))
@@ -226,6 +229,7 @@ async def _facts(connection: AsyncConnection, table: TableName) -> TableFacts | 
         relfilenode=file,
         owner=owner,
         rows=counted[0] if counted else 0,
+        bytes=size,
         columns=tuple(
             Column(name=name, type=kind, not_null=required)
             for name, kind, required in await _rows(connection, COLUMNS, oid)

@@ -57,6 +57,7 @@ class TableFacts(Frozen):
     relfilenode: int  # 0 for a partitioned table, which has no file of its own
     owner: str
     rows: int  # exact
+    bytes: int = 0  # on disk with its indexes, all partitions of it
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()  # of the primary key
     mark: str = ""  # which plan brought it back

@@ -30,6 +30,7 @@ from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.aiming import MomentParams, aim_of
 from actions.steps.finding import around, line, moments_of, newest
+from actions.steps.forecasts import rto_findings
 from actions.steps.moments import exact, moment_of
 from actions.steps.naming import label
 from actions.steps.phrases import size
@@ -90,16 +91,9 @@ class RestorePoint(Action[PointParams]):
 
 async def _findings(ports: Ports, key: str, scene: RestoreScene, aim: Aim, plan_id: str) -> tuple[Finding, ...]:
     found = [*branch_findings(scene), *await room_findings(ports, scene, plan_id)]
-    rto = scene.database.rto
-    if scene.forecast.total > rto:
-        found.append(
-            Finding(
-                check="RTO",
-                verdict=Verdict.WARN,
-                detail=f"The RTO cannot be met by this: {scene.forecast.words(rto)}.",
-                hint=await quicker(ports, key, scene, aim),
-            )
-        )
+    takes, rto = scene.forecast.total, scene.database.rto
+    if takes > rto:
+        found += rto_findings(takes, rto, scene.forecast.words(rto), instead=await quicker(ports, key, scene, aim))
     if aim.target.time is not None and aim.at is not None:
         found.append(
             Finding(

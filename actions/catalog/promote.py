@@ -15,6 +15,7 @@ from actions.site import DatabaseRef, Frozen
 from actions.steps.application import CheckApplication, Repoint
 from actions.steps.choice import SWITCH
 from actions.steps.facts import ConfigIs, ServerIs, WorkloadIs
+from actions.steps.forecasts import rto_findings
 from actions.steps.gitops import SuspendGitOps, controller_locks, controllers_of
 from actions.steps.moments import exact
 from actions.steps.old_primary import SHUTDOWN, StopPrimary
@@ -61,6 +62,8 @@ class Promote(Action[PromoteParams]):
     async def plan(self, params: PromoteParams, ports: Ports, plan_id: str) -> Plan:
         scene = await look(ports, params.scratch, params.database, dead=params.old_primary_is_dead)
         facts, workloads, end = scene.facts, _held(scene), _stop(scene, plan_id)
+        takes, rto = sum((SHUTDOWN for _ in end), SWITCH), ports.site.databases[scene.key].rto
+        words = f"{span(takes)}, assumed: nothing is copied, and no promotion was measured; RTO {span(rto)}"
         return Plan(
             id=plan_id,
             action=self.name,
@@ -91,9 +94,9 @@ class Promote(Action[PromoteParams]):
                 ),
             ),
             made_at=ports.clock.now(),
-            findings=tuple(_findings(scene)),
-            observations=_observations(scene),
-            estimate=sum((SHUTDOWN for _ in end), SWITCH),
+            findings=(*_findings(scene), *rto_findings(takes, rto, words, instead=_quicker(scene))),
+            observations=(*_observations(scene), Observation(name="forecast", value=words)),
+            estimate=takes,
             data_loss=_loss(scene, ports),
         )
 
@@ -165,6 +168,13 @@ def _stop(scene: PromotionScene, plan_id: str) -> tuple[Step, ...]:
             mark=plan_id,
             optional=True,  # the application runs by then
         ),
+    )
+
+
+def _quicker(scene: PromotionScene) -> str:
+    return (
+        "Nothing quicker brings the whole server back. Single tables come back beside the running application: "
+        f"`/dr-restore rescue {scene.facts.id} TABLE`."
     )
 
 

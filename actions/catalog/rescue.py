@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import ClassVar
 
 from pydantic import Field
@@ -10,12 +11,16 @@ from actions.backup.physical import ScratchFacts, ScratchState
 from actions.backup.tables import RESCUED, Difference, ForeignKey, RescueMode, RescueRequest, TableFacts, TableName
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.errors import UserError
-from actions.ports import Ports
+from actions.ports import MeasuredLoad, Ports
 from actions.site import Database, DatabaseRef, Frozen
+from actions.steps.choice import estimate_words, load_rate
 from actions.steps.facts import DatabaseIs, ServerIs
+from actions.steps.forecasts import rto_findings
+from actions.steps.heavy import job_timeout
 from actions.steps.moments import exact
 from actions.steps.naming import beside, job_name
-from actions.steps.phrases import counted, names
+from actions.steps.phrases import counted, names, size, span
+from actions.steps.recovery import START
 from actions.steps.rescue import RescueTable, SourceTableIs, left_out
 from actions.steps.scratch_facts import ScratchIs, TableIs
 from actions.steps.standing import database_of, standing
@@ -64,6 +69,10 @@ class Rescue(Action[RescueParams]):
         production = await ports.postgres.database(database.ref)
         rows = look.difference.only_source if mode is RescueMode.ROWS and look.difference else look.there.rows
         made = asked.made
+        last = await ports.runs.last_load(key)
+        takes = _takes(look, last)
+        words = f"{span(takes)} to bring and compare {size(look.there.bytes)}, {estimate_words(last)}"
+        forecast = f"{words}, RTO {span(database.rto)}"
         return Plan(
             id=plan_id,
             action=self.name,
@@ -72,7 +81,7 @@ class Rescue(Action[RescueParams]):
             target=key,
             params=params.model_dump(mode="json"),
             locks=(Lock(key=f"scratch:{facts.id}", exclusive=False), Lock(key=f"database:{key}")),
-            steps=(RescueTable(job=job_name(plan_id, 1), asked=asked, rows=rows),),
+            steps=(RescueTable(job=job_name(plan_id, 1), asked=asked, rows=rows, timeout=job_timeout(takes)),),
             preconditions=(
                 ScratchIs.of(facts),
                 SourceTableIs(database=look.source, table=table, rows=look.there.rows),
@@ -81,8 +90,12 @@ class Rescue(Action[RescueParams]):
                 *(TableIs(database=database.ref, table=name, oid=oid) for name, oid in _signed(look, made, into)),
             ),
             made_at=ports.clock.now(),
-            findings=tuple(_findings(look, mode, asked)),
-            observations=tuple(_observations(look, facts)),
+            findings=(
+                *_findings(look, mode, asked),
+                *rto_findings(takes, database.rto, forecast, instead=_quicker(mode, facts)),
+            ),
+            observations=(*_observations(look, facts), Observation(name="forecast", value=forecast)),
+            estimate=takes,
             data_loss=_loss(mode, look),
         )
 
@@ -183,6 +196,16 @@ def _loss(mode: RescueMode, look: _Look) -> str:
         f"Nothing is lost or replaced: {counted(found.only_target, 'row')} in production alone and "
         f"{counted(found.different, 'row')} with another content stay as they are now."
     )
+
+
+def _takes(look: _Look, last: MeasuredLoad | None) -> timedelta:
+    """Written once, and both sides read to compare them: as much again, at the rate of a load."""
+    return START + timedelta(seconds=2 * look.there.bytes // load_rate(last))
+
+
+def _quicker(mode: RescueMode, facts: ScratchFacts) -> str:
+    rows = "" if mode is RescueMode.ROWS else " Missing rows alone: add `--missing-rows`, where the table is there."
+    return f"The table can be read in `{facts.name}` meanwhile.{rows}"
 
 
 def _findings(look: _Look, mode: RescueMode, asked: RescueRequest) -> list[Finding]:

@@ -16,6 +16,7 @@ from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.aiming import MomentParams, aim_of
 from actions.steps.finding import point_ahead
+from actions.steps.forecasts import patience, rto_findings
 from actions.steps.moments import delay_of, exact
 from actions.steps.naming import label, scratch_mark
 from actions.steps.phrases import span
@@ -32,6 +33,7 @@ from actions.steps.restore_scene import (
 from actions.steps.scratch import CheckScratch, RestoreScratch, StartScratch
 from actions.steps.scratch_facts import BaseIs, ScratchRoom
 from actions.steps.standby import (
+    HALT_LIMIT,
     FollowsBefore,
     FollowScratch,
     HaltScratch,
@@ -45,6 +47,9 @@ from actions.steps.standby import (
 from actions.steps.standing import database_of, known
 
 LONGEST = timedelta(days=7)
+NOTHING_NEARER = (
+    "Nothing is nearer to it. For the next time follow with a shorter `--delay`: less is left to be replayed."
+)
 
 
 class FollowParams(Frozen):
@@ -187,6 +192,7 @@ class Halt(Action[HaltParams]):
             raise UserError(why)
         takes = catch_up(facts, aim, measured(facts.server, [facts], ()))
         now = ports.clock.now()
+        forecast = f"{span(takes)}, RTO {span(database.rto)}"
         return Plan(
             id=plan_id,
             action=self.name,
@@ -197,18 +203,23 @@ class Halt(Action[HaltParams]):
             locks=(Lock(key=f"scratch:{facts.id}"),),
             steps=(
                 HaltScratch(
-                    scratch=facts.id, server=facts.server, target=target, target_words=aim.words, delay=told.delay
+                    scratch=facts.id,
+                    server=facts.server,
+                    target=target,
+                    target_words=aim.words,
+                    delay=told.delay,
+                    timeout=patience(takes, at_least=HALT_LIMIT),
                 ),
                 StartScratch(scratch=facts.id),
                 check_step(database, key, scratch=facts.id, table=aim.table),
             ),
             preconditions=(FollowsBefore.of(facts, target),),
             made_at=now,
-            findings=_told(told.problem),
+            findings=(*_told(told.problem), *rto_findings(takes, database.rto, forecast, instead=NOTHING_NEARER)),
             observations=(
                 Observation(name="replayed", value=replayed(told)),
                 Observation(name="recommended", value=loss_words(aim, now)),
-                Observation(name="forecast", value=f"{span(takes)}, RTO {span(database.rto)}"),
+                Observation(name="forecast", value=forecast),
                 Observation(name="archive read", value=_read(told.fed_at)),
             ),
             estimate=takes,

@@ -10,7 +10,6 @@ from actions.contract import Action, Lock, Plan, Precondition, Risk, Step
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.application import CheckApplication
-from actions.steps.choice import SWITCH
 from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
 from actions.steps.facts import DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
 from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controller_locks
@@ -82,6 +81,6 @@ class Swap(Action[SwapParams]):
             made_at=ports.clock.now(),
             findings=tuple(swap_findings(scene)),
             observations=swap_observations(scene),
-            estimate=scene.estimate + SWITCH,
+            estimate=scene.takes,
             data_loss=swap_loss(scene, ports),
         )

@@ -91,19 +91,19 @@ def checked_words(entry: CatalogueEntry) -> str:
 
 def restore_estimate(entry: CatalogueEntry, last: MeasuredLoad | None) -> timedelta:
     """How long loading, comparing and switching will take, at the rate of the last load where there is one."""
-    return timedelta(seconds=entry.manifest.database_bytes // _rate(last)) + SWITCH
+    return timedelta(seconds=entry.manifest.database_bytes // load_rate(last)) + SWITCH
 
 
 def estimate_words(last: MeasuredLoad | None) -> str:
     """What the estimate goes by: `at the 34 MB/s of the restore of 2026-11-02`. MB are 10^6 bytes here."""
-    rate = _rate(last)
+    rate = load_rate(last)
     shown = f"{rate / 1e6:.0f} MB/s" if rate >= 10_000_000 else f"{rate / 1e6:.1f} MB/s"
     if last is None:
         return f"at {shown}, a figure of another machine: no restore of this database was measured yet"
     return f"at the {shown} of the restore of {last.at.astimezone(UTC):%Y-%m-%d}"
 
 
-def _rate(last: MeasuredLoad | None) -> int:
+def load_rate(last: MeasuredLoad | None) -> int:
     """Bytes of database per second, at least one."""
     if last is None:
         return RESTORE_RATE

@@ -13,7 +13,7 @@ from actions.contract import Precondition, Probe
 from actions.errors import PermanentError, VerificationError
 from actions.ports import JobKind, JobPhase, JobSpec, JobState, Ports, no_progress
 from actions.steps import byhand
-from actions.steps.heavy import JOB_LIMIT, HeavyStep, failure
+from actions.steps.heavy import LEEWAY, HeavyStep, failure
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, names, size
 
@@ -234,7 +234,9 @@ class BringBackFiles(HeavyStep):
         if state is not None and state.phase is not JobPhase.RUNNING:
             await ports.executor.forget(job)  # of a try before: what it did is found done
         request = self._asked.model_copy(update={"undo": True}).model_dump(mode="json")
-        await ports.executor.start(JobSpec(name=job, kind=self.job_kind, request=request, timeout=JOB_LIMIT))
+        await ports.executor.start(
+            JobSpec(name=job, kind=self.job_kind, request=request, timeout=self.timeout - LEEWAY)
+        )
         ended = await ports.executor.wait(job, no_progress)
         if ended.phase is not JobPhase.SUCCEEDED:
             raise failure(self, ended)

@@ -17,15 +17,24 @@ from actions.errors import (
     VerificationError,
 )
 from actions.ports import JobKind, JobPhase, JobSpec, JobState, Ports, Progress
+from actions.steps.forecasts import patience
 
 JOB_LIMIT = timedelta(hours=6)
+"""For jobs of which nothing is forecast. Where something is, see `job_timeout`."""
+
+LEEWAY = timedelta(minutes=10)
+"""Beyond the job's own limit: the executor ends a job that hangs, and the step then says why."""
+
+
+def job_timeout(forecast: timedelta) -> timedelta:
+    """The time-out of a step whose job is forecast to take so long."""
+    return patience(forecast, at_least=JOB_LIMIT) + LEEWAY
 
 
 class HeavyStep(Step):
     """One job. What it does is idempotent by its name: starting it twice starts it once."""
 
-    # A little more than the job's own limit: the executor ends a job that hangs, and the step then says why.
-    timeout: timedelta = JOB_LIMIT + timedelta(minutes=10)
+    timeout: timedelta = JOB_LIMIT + LEEWAY
     job: str  # RFC 1123 label
 
     @property
@@ -56,7 +65,7 @@ class HeavyStep(Step):
         elif state.phase is not JobPhase.RUNNING:
             # Lost, stopped, failed in an earlier run, or its effect was removed since: begin again from nothing.
             await self._begin_again(ports)
-        spec = JobSpec(name=self.job, kind=self.job_kind, request=self.request(), timeout=JOB_LIMIT)
+        spec = JobSpec(name=self.job, kind=self.job_kind, request=self.request(), timeout=self.timeout - LEEWAY)
         await ports.executor.start(spec)
         await self._ended(ports, await ports.executor.wait(self.job, progress))
 

@@ -18,6 +18,7 @@ from actions.backup.physical import (
 )
 from actions.errors import UserError
 from actions.site import Frozen
+from actions.steps.forecasts import counting
 from actions.steps.moments import clock, exact
 from actions.steps.phrases import counted, span
 
@@ -181,11 +182,13 @@ class Forecast(Frozen):
 
     total: timedelta
     measured: bool
+    counting: timedelta = timedelta(0)  # that part of it in which rows are counted
 
     def words(self, rto: timedelta) -> str:
         """`27 min at measured rates, RTO 30 min`."""
         rates = "measured rates" if self.measured else "assumed rates, nothing was measured here yet"
-        return f"{span(self.total)} at {rates}, RTO {span(rto)}"
+        counted = f"; {span(self.counting)} of it to count rows, at an assumed rate" if self.counting else ""
+        return f"{span(self.total)} at {rates}, RTO {span(rto)}{counted}"
 
 
 class Measured(Frozen):
@@ -227,16 +230,20 @@ def forecast(
     aim: Aim,
     windows: Sequence[RecoveryWindow],
     restores: Sequence[Measured],
+    *,
+    counted: int = 0,
 ) -> Forecast:
     """From the plain bytes that are fetched and replayed, at the rates of this server's last restore where there is
-    one; of replay, at those of the last one that replayed much."""
+    one; of replay, at those of the last one that replayed much. `counted`: bytes of the database that is looked through
+    afterwards."""
     fetched = sum(entry.manifest.plain_bytes for entry in _chain(entries, base))
     replayed = _replayed(base, aim, windows)
     replay_rate = next((rate for each in restores if (rate := each.replay_rate) is not None), REPLAY_RATE)
-    if not restores:
-        return Forecast(total=_seconds(fetched / FETCH_RATE + replayed / replay_rate), measured=False)
-    rate = restores[0].plain_bytes / restores[0].fixed
-    return Forecast(total=_seconds(fetched / rate + replayed / replay_rate), measured=True)
+    rate = restores[0].plain_bytes / restores[0].fixed if restores else FETCH_RATE
+    count = counting(counted)
+    return Forecast(
+        total=_seconds(fetched / rate + replayed / replay_rate) + count, measured=bool(restores), counting=count
+    )
 
 
 def _seconds(seconds: float) -> timedelta:

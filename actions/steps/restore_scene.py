@@ -13,11 +13,13 @@ from actions.errors import DrError, UserError
 from actions.ports import Ports
 from actions.site import Database, Frozen
 from actions.steps.choice import restore_estimate, usable_entries
+from actions.steps.forecasts import patience
+from actions.steps.heavy import job_timeout
 from actions.steps.moments import exact
 from actions.steps.naming import job_name, scratch_mark
 from actions.steps.phrases import span
 from actions.steps.recovery import Aim, Forecast, Measured, base_for, forecast, measured, unreachable
-from actions.steps.scratch import CheckScratch, RestoreScratch, StartScratch
+from actions.steps.scratch import CHECK_LIMIT, CheckScratch, RestoreScratch, StartScratch
 from actions.steps.scratch_facts import no_room
 from actions.steps.standby import catch_up, may_halt
 from actions.steps.stored_chain import StoredChain
@@ -78,11 +80,20 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
         instead=_instead(server, entries, aim, dead),
         windows=windows,
         instances=instances,
-        forecast=forecast(entries, base, aim, windows, rates),
+        forecast=forecast(entries, base, aim, windows, rates, counted=await _counted(ports, database, base)),
         rates=tuple(rates),
         room=int(max(base.manifest.server_bytes, base.manifest.plain_bytes) * ROOM),
         stored=engine_of(policy).chain(ports.site, server, entries, base),
     )
+
+
+async def _counted(ports: Ports, database: Database, base: PhysicalEntry) -> int:
+    """Bytes of the database that is looked through; all of its server's where that does not answer."""
+    try:
+        facts = await ports.postgres.database(database.ref)
+    except DrError:
+        facts = None
+    return base.manifest.server_bytes if facts is None else facts.bytes
 
 
 def _instead(server: str, entries: Sequence[PhysicalEntry], aim: Aim, dead: Mapping[str, DeadEnd]) -> str:
@@ -142,13 +153,29 @@ def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -
             amcheck=wish.amcheck or policy.amcheck,
             keep=wish.keep,
             mark=scratch_mark(plan_id),
+            timeout=job_timeout(scene.forecast.total),
         ),
         StartScratch(scratch=plan_id),
-        check_step(database, wish.database, scratch=plan_id, table=aim.table, passing=wish.follows),
+        check_step(
+            database,
+            wish.database,
+            scratch=plan_id,
+            table=aim.table,
+            passing=wish.follows,
+            counting=scene.forecast.counting,
+        ),
     )
 
 
-def check_step(database: Database, key: str, *, scratch: str, table: str, passing: bool = False) -> CheckScratch:
+def check_step(
+    database: Database,
+    key: str,
+    *,
+    scratch: str,
+    table: str,
+    passing: bool = False,
+    counting: timedelta = timedelta(0),
+) -> CheckScratch:
     """`key`: of the database in the plan file. `table`: that it is about, where one was harmed."""
     return CheckScratch(
         scratch=scratch,
@@ -158,6 +185,7 @@ def check_step(database: Database, key: str, *, scratch: str, table: str, passin
         invariants=database.invariants,
         table=table,
         passing=passing,
+        timeout=patience(counting, at_least=CHECK_LIMIT),
     )
 
 

@@ -26,6 +26,8 @@ from actions.steps.stored_chain import StoredChain
 
 SHOWN = 5
 
+CHECK_LIMIT = timedelta(hours=2)
+
 
 class RestoreScratch(HeavyStep):
     """A base backup checked, unpacked, replayed to its target and checked again, and stopped there."""
@@ -180,7 +182,7 @@ class CheckScratch(Step):
     """The database in it can be read completely, and what differs from production is told."""
 
     kind: Literal["check_scratch"] = "check_scratch"
-    timeout: timedelta = timedelta(hours=2)
+    timeout: timedelta = CHECK_LIMIT
     scratch: str
     database: str  # of the plan file
     name: str  # in PostgreSQL

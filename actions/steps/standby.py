@@ -17,6 +17,7 @@ from actions.steps.scratch import DiscardScratch, instance
 
 FED_LATE = timedelta(minutes=5)  # a worker reads the archive for it several times a minute
 BEHIND_LATE = timedelta(minutes=15)  # beyond its delay
+HALT_LIMIT = timedelta(hours=6)  # of one of which nothing is forecast
 UNREPLAYED = 32 << 20  # bytes: two segments that it has and does not replay
 
 
@@ -124,7 +125,7 @@ class HaltScratch(Step):
     """It replays to the target, rests there, and does not follow any more."""
 
     kind: Literal["halt_scratch"] = "halt_scratch"
-    timeout: timedelta = timedelta(hours=6)
+    timeout: timedelta = HALT_LIMIT
     scratch: str
     server: str
     target: RecoveryTarget

@@ -140,6 +140,7 @@ async def test_a_table_that_is_gone_comes_back_whole_once(world: World) -> None:
     facts = await world.port.facts(world.target, ORDERS)
     assert facts is not None
     assert (facts.rows, facts.mark) == (5, MARK)
+    assert facts.bytes > 0
     assert world.rows(world.target, "orders") == FIVE
 
 

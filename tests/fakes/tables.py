@@ -20,6 +20,8 @@ from actions.ports import Progress, ProgressReport, Tables
 from actions.site import DatabaseRef
 from tests.fakes.postgres import MemoryDatabase, MemoryPostgres
 
+ROW = 100  # bytes
+
 
 @dataclass
 class MemoryTable:
@@ -33,6 +35,7 @@ class MemoryTable:
     incoming: tuple[ForeignKey, ...] = ()
     views: tuple[str, ...] = ()
     brought: dict[int, str] | None = None  # as a rescue has made it
+    bytes: int = 0  # 0: by its rows
     put: frozenset[int] = frozenset()  # keys of another table that a rescue has put there
     columns: tuple[Column, ...] = field(default=(Column(name="id", type="integer", not_null=True),))
 
@@ -71,6 +74,7 @@ class MemoryTables(Tables):
             relfilenode=found.oid,
             owner=found.owner,
             rows=len(found.rows),
+            bytes=found.bytes or ROW * len(found.rows),
             columns=found.columns,
             key=found.key,
             mark=found.mark,
