@@ -19,6 +19,8 @@ from actions.backup.physical import (
     Moment,
     NamedPoint,
     PhysicalEntry,
+    Place,
+    PlaceRequest,
     PointRequest,
     RecoveryTarget,
     RecoveryWindow,
@@ -372,6 +374,10 @@ class PhysicalBackups(Protocol):
 
     async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
         """The restore points of this name, newest first. Changes nothing."""
+
+    async def find_places(self, request: PlaceRequest, progress: Progress) -> Sequence[Place]:
+        """Where a replay to this target stops, with what was committed around it; of a name as many as there are,
+        newest first. Nothing where the archived WAL does not hold it. Changes nothing."""
 
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         """Nothing may delete it and what it needs; an empty reason takes the pin off."""

@@ -12,6 +12,8 @@ from actions.backup.physical import (
     Moment,
     NamedPoint,
     PhysicalEntry,
+    Place,
+    PlaceRequest,
     PointRequest,
     RecoveryWindow,
     ScratchRequest,
@@ -65,6 +67,9 @@ class PhysicalEngines(PhysicalBackups):
 
     async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
         return await self._of(request.server).find_points(request, progress)
+
+    async def find_places(self, request: PlaceRequest, progress: Progress) -> Sequence[Place]:
+        return await self._of(request.server).find_places(request, progress)
 
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         await self._of(server).pin(server, backup, reason=reason)

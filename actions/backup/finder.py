@@ -16,17 +16,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from actions.backup.physical import Change, FindRequest, Lsn, Moment, NamedPoint, PointRequest
+from actions.backup.physical import (
+    Change,
+    FindRequest,
+    Lsn,
+    Moment,
+    NamedPoint,
+    PointRequest,
+)
 from actions.errors import UserError, VerificationError
 
 RESOURCES = ("Transaction", "Heap", "Heap2", "Storage", "Standby", "XLOG", "Database")
 """The resource managers whose records are needed."""
 
-_HEAD = re.compile(
+HEAD = re.compile(
     r"rmgr: (\w+) +len \(rec/tot\): *\d+/ *\d+, tx: *(\d+), lsn: ([0-9A-F]+/[0-9A-F]+), .*? desc: (\w+) ?"
 )
 _BLOCK = re.compile(r"rel \d+/(\d+)/(\d+) (?:fork \w+ )?blk")
-_PREPARED = re.compile(r"(\d+): ")
+PREPARED = re.compile(r"(\d+): ")
 _COMMITTED_AT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) UTC")
 _LOCK = re.compile(r"xid \d+ db (\d+) rel (\d+)")
 _FILE = re.compile(r"(\d+)/(\d+)$")
@@ -101,7 +108,7 @@ class Finder:
         return sorted(found, key=lambda moment: (moment.committed_at, Lsn.parse(moment.commit_lsn)), reverse=True)
 
     def feed(self, line: str) -> None:
-        head = _HEAD.match(line)
+        head = HEAD.match(line)
         if head is None:
             return
         resource, xid, lsn, word = head[1], int(head[2]), head[3], head[4]
@@ -158,7 +165,7 @@ class Finder:
         return [int(file) for database, file in _BLOCK.findall(line) if database == self._database]
 
     def _ended(self, word: str, xid: int, lsn: str, text: str) -> None:
-        prepared = _PREPARED.match(text)
+        prepared = PREPARED.match(text)
         if prepared is not None:
             xid = int(prepared[1])
         parts = {name: words.split() for name, _, words in (part.partition(": ") for part in text.split("; "))}
@@ -168,7 +175,7 @@ class Finder:
             self._begun.pop(int(sub), None)
             whole.take(self._open.pop(int(sub), _Transaction()))
         if word.startswith("COMMIT"):
-            self._committed(xid, lsn, _committed_at(text, lsn), whole, parts)
+            self._committed(xid, lsn, committed_at(text, lsn), whole, parts)
         elif not word.startswith("ABORT") and whole != _Transaction():
             self._open[xid] = whole  # prepared, or only a note of which transactions belong together
 
@@ -269,7 +276,7 @@ def find(
     Raises UserError when there is none, VerificationError when one cannot be read.
     """
     finder = Finder(request, database_oid=database_oid, files=files, timeline_id=0)
-    for finder.timeline_id, line in _in_order(records, directory, request.server, RESOURCES):
+    for finder.timeline_id, line in in_order(records, directory, request.server, RESOURCES):
         finder.feed(line)
     return finder.moments()
 
@@ -278,12 +285,12 @@ def find_points(records: WalRecords, directory: Path, request: PointRequest) -> 
     """The restore points of this name, newest first, on the same terms as `find`. Blocking."""
     found: list[NamedPoint] = []
     last: datetime | None = None
-    for timeline_id, line in _in_order(records, directory, request.server, ("Transaction", "XLOG")):
-        head = _HEAD.match(line)
+    for timeline_id, line in in_order(records, directory, request.server, ("Transaction", "XLOG")):
+        head = HEAD.match(line)
         if head is None:
             continue
         if head[1] == "Transaction" and head[4].startswith("COMMIT"):
-            last = _committed_at(line, head[3])
+            last = committed_at(line, head[3])
             if found and found[-1].after_at is None:
                 found = [point if point.after_at else point.model_copy(update={"after_at": last}) for point in found]
         elif (head[1], head[4], line[head.end() :]) == ("XLOG", "RESTORE_POINT", request.point):
@@ -292,7 +299,7 @@ def find_points(records: WalRecords, directory: Path, request: PointRequest) -> 
     return found[::-1]
 
 
-def _in_order(records: WalRecords, directory: Path, server: str, resources: Sequence[str]) -> Iterator[tuple[int, str]]:
+def in_order(records: WalRecords, directory: Path, server: str, resources: Sequence[str]) -> Iterator[tuple[int, str]]:
     """The records of all segments, each once, with the timeline id they are on."""
     found = sorted(path.name for path in directory.iterdir() if _SEGMENT.fullmatch(path.name))
     if not found:
@@ -302,7 +309,7 @@ def _in_order(records: WalRecords, directory: Path, server: str, resources: Sequ
         mine = [name for name in found if int(name[:8], 16) == number]
         end = switches.get(number)
         for line in records.lines(directory, mine[0], mine[-1], resources=resources):
-            head = _HEAD.match(line)
+            head = HEAD.match(line)
             at = Lsn(0) if head is None else Lsn.parse(head[3])
             # The first segment of a timeline repeats what was in that segment before it began.
             if at > reached and (end is None or at < end):
@@ -310,7 +317,7 @@ def _in_order(records: WalRecords, directory: Path, server: str, resources: Sequ
                 reached = at
 
 
-def _committed_at(text: str, lsn: str) -> datetime:
+def committed_at(text: str, lsn: str) -> datetime:
     at = _COMMITTED_AT.search(text)
     if at is None:
         raise VerificationError(f"The commit at {lsn} has no time that can be read.")

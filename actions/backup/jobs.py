@@ -28,7 +28,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from actions.backup.physical import BaseRequest, FindRequest, PointRequest, ScratchRequest
+from actions.backup.physical import BaseRequest, FindRequest, PlaceRequest, PointRequest, ScratchRequest
 from actions.backup.tables import RescueRequest
 from actions.bucket_ports import Files
 from actions.buckets import BringBack, CopiesExpiry, FilesCopyRequest
@@ -161,6 +161,9 @@ async def _find(request: Mapping[str, Any], engines: Engines, progress: Progress
     if "point" in request:
         points = await engines.physical.find_points(PointRequest.model_validate(request), progress)
         return {"points": [point.model_dump(mode="json") for point in points]}
+    if "target" in request:
+        places = await engines.physical.find_places(PlaceRequest.model_validate(request), progress)
+        return {"places": [place.model_dump(mode="json") for place in places]}
     found = await engines.physical.find(FindRequest.model_validate(request), progress)
     return {"moments": [moment.model_dump(mode="json") for moment in found]}
 

@@ -31,6 +31,8 @@ from actions.backup.physical import (
     Moment,
     NamedPoint,
     PhysicalEntry,
+    Place,
+    PlaceRequest,
     PointRequest,
     RecoveryWindow,
     ScratchRequest,
@@ -145,6 +147,10 @@ class NativeEngine(PhysicalBackups):
     async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
         policy = self._site.physical_of(request.server)
         return await self._finder.find_points(policy, await self._leading(policy), request, progress)
+
+    async def find_places(self, request: PlaceRequest, progress: Progress) -> Sequence[Place]:
+        policy = self._site.physical_of(request.server)
+        return await self._finder.find_places(policy, await self._leading(policy), request, progress)
 
     async def _leading(self, policy: PhysicalPolicy) -> Sequence[PhysicalEntry]:
         """What happened on a branch that the server has left is no part of its past."""

@@ -13,7 +13,18 @@ from pathlib import Path
 from actions.backup.chain import usable
 from actions.backup.finder import WalRecords, databases_of, files_of, find, find_points
 from actions.backup.native_window import start_of
-from actions.backup.physical import FindRequest, Moment, NamedPoint, PhysicalEntry, PointRequest, RecoveryTarget
+from actions.backup.physical import (
+    FindRequest,
+    Lsn,
+    Moment,
+    NamedPoint,
+    PhysicalEntry,
+    Place,
+    PlaceRequest,
+    PointRequest,
+    RecoveryTarget,
+)
+from actions.backup.places import find_places
 from actions.backup.wal_fetch import WalFetch
 from actions.errors import UserError
 from actions.ports import ObjectStore, Progress, ProgressReport, Secrets
@@ -55,6 +66,17 @@ class NativeFinder:
                 return found
         return ()
 
+    async def find_places(
+        self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry], request: PlaceRequest, progress: Progress
+    ) -> Sequence[Place]:
+        records = self._records(policy.server)
+        for entry in beginnings_for(_usable(policy, entries), request.target):
+            async with self._wal(entry, policy, None, progress) as folder:
+                found = await asyncio.to_thread(find_places, records, folder, request)
+            if found:
+                return found
+        return ()
+
     @asynccontextmanager
     async def _wal(
         self, entry: PhysicalEntry, policy: PhysicalPolicy, until: datetime | None, progress: Progress
@@ -87,3 +109,13 @@ def _beginnings(entries: Sequence[PhysicalEntry], since: datetime | None) -> Seq
         return [before[0] if before else entries[-1]]
     steps = [2**number - 1 for number in range(len(entries).bit_length()) if 2**number - 1 < len(entries) - 1]
     return [entries[step] for step in [*steps, len(entries) - 1]]
+
+
+def beginnings_for(entries: Sequence[PhysicalEntry], target: RecoveryTarget) -> Sequence[PhysicalEntry]:
+    """Backups whose WAL is looked through in turn for where a target lies; `entries` are usable, the newest first."""
+    if target.time is not None:
+        return _beginnings(entries, target.time)
+    if target.lsn is not None:
+        before = [entry for entry in entries if Lsn.parse(entry.manifest.stop_lsn) <= Lsn.parse(target.lsn)]
+        return [before[0] if before else entries[-1]]
+    return _beginnings(entries, None)

@@ -46,6 +46,8 @@ from actions.backup.physical import (
     Moment,
     NamedPoint,
     PhysicalEntry,
+    Place,
+    PlaceRequest,
     PointRequest,
     RecoveryWindow,
     ScratchRequest,
@@ -175,6 +177,10 @@ class PgBackRestEngine(PhysicalBackups):
     async def find_points(self, request: PointRequest, progress: Progress) -> Sequence[NamedPoint]:
         stanza = await self._program.info(request.server)
         return await self._finder.find_points(stanza, await self._leading(request.server, stanza), request, progress)
+
+    async def find_places(self, request: PlaceRequest, progress: Progress) -> Sequence[Place]:
+        stanza = await self._program.info(request.server)
+        return await self._finder.find_places(stanza, await self._leading(request.server, stanza), request, progress)
 
     async def _leading(self, server: str, stanza: Stanza) -> Sequence[PhysicalEntry]:
         """What happened on a branch that the server has left is no part of its past."""

@@ -12,13 +12,24 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from actions.backup.finder import WalRecords, databases_of, files_of, find, find_points
+from actions.backup.native_find import beginnings_for
 from actions.backup.native_window import start_of
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Stanza
 from actions.backup.pgbackrest_relations import RelationRecords
 from actions.backup.pgbackrest_tools import PgBackRest
 from actions.backup.pgbackrest_wal import PgBackRestWal
-from actions.backup.physical import FindRequest, Moment, NamedPoint, PhysicalEntry, PointRequest, RecoveryTarget
+from actions.backup.physical import (
+    FindRequest,
+    Moment,
+    NamedPoint,
+    PhysicalEntry,
+    Place,
+    PlaceRequest,
+    PointRequest,
+    RecoveryTarget,
+)
+from actions.backup.places import find_places
 from actions.errors import UserError
 from actions.ports import Progress, ProgressReport
 from actions.site import Site
@@ -66,6 +77,17 @@ class PgBackRestFinder:
         _, begin = _beginning(request.server, entries, request.since)
         async with self._wal(stanza, request.server, begin, None, progress) as folder:
             return await asyncio.to_thread(find_points, self._records(request.server), folder, request)
+
+    async def find_places(
+        self, stanza: Stanza, entries: Sequence[PhysicalEntry], request: PlaceRequest, progress: Progress
+    ) -> Sequence[Place]:
+        good, _ = _beginning(request.server, entries, None)
+        for begin in beginnings_for(good, request.target):
+            async with self._wal(stanza, request.server, begin, None, progress) as folder:
+                found = await asyncio.to_thread(find_places, self._records(request.server), folder, request)
+            if found:
+                return found
+        return ()
 
     @asynccontextmanager
     async def _wal(

@@ -306,6 +306,25 @@ class NamedPoint(Frozen):
         return RecoveryTarget(lsn=self.lsn, timeline_id=self.timeline_id)
 
 
+class PlaceRequest(Frozen):
+    """Look through the archived WAL for where a replay to this target stops; all but `latest`."""
+
+    server: str
+    target: RecoveryTarget
+
+
+class Place(Frozen):
+    """Where a replay stops, and what was committed around it."""
+
+    lsn: str  # of the record that it stops at
+    timeline_id: int
+    before_xid: int | None = None  # the last transaction that is in, and when it was committed
+    before_at: datetime | None = None
+    after_xid: int | None = None  # the first one that is not
+    after_at: datetime | None = None
+    lost: int = 0  # transactions committed after it, as far as they are archived
+
+
 class ScratchState(StrEnum):
     """STOPPED: restored and shut down. PAUSED: running, read only, at its target. FOLLOWING: a standby that replays
     what the archive gains. PROMOTED: a server of its own."""

@@ -28,8 +28,8 @@ from actions.contract import (
 )
 from actions.ports import Ports
 from actions.site import Frozen
-from actions.steps.aiming import MomentParams, aim_of
-from actions.steps.finding import around, line, moments_of, newest
+from actions.steps.aiming import MomentParams, aim_of, unseen_findings
+from actions.steps.finding import around, around_place, line, moments_of, newest
 from actions.steps.forecasts import rto_findings
 from actions.steps.moments import exact, moment_of
 from actions.steps.naming import label
@@ -94,6 +94,7 @@ async def _findings(ports: Ports, key: str, scene: RestoreScene, aim: Aim, plan_
     takes, rto = scene.forecast.total, scene.database.rto
     if takes > rto:
         found += rto_findings(takes, rto, scene.forecast.words(rto), instead=await quicker(ports, key, scene, aim))
+    found += unseen_findings(aim)
     if aim.target.time is not None and aim.at is not None:
         found.append(
             Finding(
@@ -118,6 +119,8 @@ def _observations(ports: Ports, scene: RestoreScene, aim: Aim) -> tuple[Observat
     ]
     if aim.moment is not None:
         lines.insert(1, ("committed around it", around(aim.moment)))
+    elif aim.place is not None:
+        lines.insert(1, ("committed around it", around_place(aim.place)))
     return tuple(Observation(name=name, value=value) for name, value in lines)
 
 

@@ -14,8 +14,8 @@ from actions.contract import Action, Finding, Lock, Observation, Plan, Precondit
 from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Frozen
-from actions.steps.aiming import MomentParams, aim_of
-from actions.steps.finding import point_ahead
+from actions.steps.aiming import MomentParams, aim_of, unseen_findings
+from actions.steps.finding import around_place, point_ahead
 from actions.steps.forecasts import patience, rto_findings
 from actions.steps.moments import delay_of, exact
 from actions.steps.naming import label, scratch_mark
@@ -215,10 +215,19 @@ class Halt(Action[HaltParams]):
             ),
             preconditions=(FollowsBefore.of(facts, target),),
             made_at=now,
-            findings=(*_told(told.problem), *rto_findings(takes, database.rto, forecast, instead=NOTHING_NEARER)),
+            findings=(
+                *_told(told.problem),
+                *unseen_findings(aim),
+                *rto_findings(takes, database.rto, forecast, instead=NOTHING_NEARER),
+            ),
             observations=(
                 Observation(name="replayed", value=replayed(told)),
                 Observation(name="recommended", value=loss_words(aim, now)),
+                *(
+                    ()
+                    if aim.place is None
+                    else (Observation(name="committed around it", value=around_place(aim.place)),)
+                ),
                 Observation(name="forecast", value=forecast),
                 Observation(name="archive read", value=_read(told.fed_at)),
             ),

@@ -7,13 +7,14 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from actions.backup.physical import Change, Moment, RecoveryTarget
+from actions.backup.physical import Change, Moment, Place, RecoveryTarget
 from actions.backup.tables import TableName
-from actions.errors import UserError
+from actions.contract import Finding, Verdict
+from actions.errors import DrError, UserError
 from actions.ports import Ports
 from actions.site import Frozen
-from actions.steps.finding import AROUND, moments_of, newest
-from actions.steps.moments import moment_of
+from actions.steps.finding import AROUND, moments_of, newest, places_of
+from actions.steps.moments import exact, moment_of
 from actions.steps.naming import label
 from actions.steps.recovery import Aim, aim_before
 
@@ -69,9 +70,35 @@ async def aim_of(params: MomentParams, ports: Ports, *, database: str, plan_id: 
         return aim_before(chosen, str(table)), others
     if params.at is not None:
         at = moment_of(params.at, ports.clock.now())
-        return Aim(target=RecoveryTarget(time=at), at=at), ()
-    target = RecoveryTarget(lsn=params.lsn, xid=params.xid, name=params.name, latest=params.latest)
-    return Aim(target=target, lsn=params.lsn), ()
+        aim = Aim(target=RecoveryTarget(time=at), at=at)
+    else:
+        target = RecoveryTarget(lsn=params.lsn, xid=params.xid, name=params.name, latest=params.latest)
+        aim = Aim(target=target, lsn=params.lsn)
+    if aim.target.latest:
+        return aim, ()
+    server = ports.site.database(database).server
+    return await _located(ports, server, aim, job=label("drbot", plan_id, "find")), ()
+
+
+async def _located(ports: Ports, server: str, aim: Aim, *, job: str) -> Aim:
+    """With what was committed around it, as far as the archived WAL can be looked through now."""
+    target = aim.target
+    try:
+        places = await places_of(ports, server, target, job=job)
+    except DrError as error:
+        return aim.model_copy(update={"unseen": str(error)})
+    if not places:
+        return aim.model_copy(update={"unseen": f"The archived WAL that leads to now does not hold {target}."})
+    if len(places) > 1:
+        several = "; ".join(f"`--lsn {each.lsn}`{_after(each)}" for each in places[:AROUND])
+        raise UserError(f"{len(places)} restore points are called `{target.name}`. Choose one: {several}.")
+    place = places[0]
+    known = {} if target.time is not None else {"at": place.before_at, "lsn": target.lsn or place.lsn}
+    return aim.model_copy(update={"place": place, **known})
+
+
+def _after(place: Place) -> str:
+    return "" if place.before_at is None else f" (after the commit of {exact(place.before_at)})"
 
 
 def _picked(found: Sequence[Moment], xid: int, change: Change, table: TableName) -> Moment:
@@ -80,3 +107,17 @@ def _picked(found: Sequence[Moment], xid: int, change: Change, table: TableName)
             return moment
     known = ", ".join(str(moment.xid) for moment in found[:AROUND])
     raise UserError(f"Transaction {xid} is no {change.upper()} of `{table}` that is archived. There are: {known}.")
+
+
+def unseen_findings(aim: Aim) -> list[Finding]:
+    """That nobody knows what was committed around it, and where that is told."""
+    if not aim.unseen:
+        return []
+    return [
+        Finding(
+            check="committed around it",
+            verdict=Verdict.WARN,
+            detail=f"The archived WAL could not be looked through for {aim.target}: {aim.unseen}",
+            hint="The last commit that is in it, and what that loses, is told at the end of the run.",
+        )
+    ]

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from actions.backup.physical import Change, FindRequest, Following, Moment, NamedPoint, PointRequest
+from actions.backup.physical import (
+    Change,
+    FindRequest,
+    Following,
+    Moment,
+    NamedPoint,
+    Place,
+    PlaceRequest,
+    PointRequest,
+    RecoveryTarget,
+)
 from actions.backup.tables import TableName
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import JobKind, JobPhase, JobSpec, JobState, Ports, no_progress
@@ -16,6 +26,9 @@ from actions.steps.phrases import counted, span
 
 FIND_LIMIT = timedelta(minutes=10)
 """Longer than people wait; reading 10 GB of WAL takes a few minutes."""
+
+LOOK_LIMIT = timedelta(minutes=1)
+"""For what a plan says and does not need: some 5 GB of WAL."""
 
 AROUND = 5
 
@@ -58,8 +71,18 @@ def _place(point: NamedPoint) -> str:
     return f"`--lsn {point.lsn}`{at}"
 
 
-async def _search(ports: Ports, request: FindRequest | PointRequest, *, job: str) -> Mapping[str, Any]:
-    spec = JobSpec(name=job, kind=JobKind.FIND, request=request.model_dump(mode="json"), timeout=FIND_LIMIT)
+async def places_of(ports: Ports, server: str, target: RecoveryTarget, *, job: str) -> Sequence[Place]:
+    """Where a replay to the target stops, newest first. Looked for no longer than people wait for a plan that could
+    be made without it."""
+    request = PlaceRequest(server=server, target=target)
+    found = await _search(ports, request, job=job, limit=LOOK_LIMIT)
+    return [Place.model_validate(item) for item in found["places"]]
+
+
+async def _search(
+    ports: Ports, request: FindRequest | PointRequest | PlaceRequest, *, job: str, limit: timedelta = FIND_LIMIT
+) -> Mapping[str, Any]:
+    spec = JobSpec(name=job, kind=JobKind.FIND, request=request.model_dump(mode="json"), timeout=limit)
     await ports.executor.start(spec)
     state = await ports.executor.wait(job, no_progress)
     await ports.executor.forget(job)
@@ -117,6 +140,19 @@ def around(moment: Moment) -> str:
     return (
         f"before it {before}; {moment.change.upper()}{rows} by transaction {moment.xid} at "
         f"{exact(moment.committed_at)}; after it {after}, {counted(moment.lost, 'transaction')} up to now"
+    )
+
+
+def around_place(place: Place) -> str:
+    """What was committed around it."""
+    before = "nothing archived"
+    if place.before_at is not None:
+        before = f"transaction {place.before_xid} at {exact(place.before_at)}"
+    after = "nothing yet"
+    if place.after_at is not None:
+        after = f"transaction {place.after_xid} at {exact(place.after_at)}"
+    return (
+        f"the last one in it {before}; the first one after it {after}, {counted(place.lost, 'transaction')} up to now"
     )
 
 

@@ -10,6 +10,7 @@ from actions.backup.physical import (
     Moment,
     Phase,
     PhysicalEntry,
+    Place,
     Proof,
     RecoveryTarget,
     RecoveryWindow,
@@ -43,6 +44,8 @@ class Aim(Frozen):
     lsn: str | None = None
     moment: Moment | None = None
     table: str = ""
+    place: Place | None = None  # where it lies in the WAL, where that was looked through
+    unseen: str = ""  # why that was not done, or found nothing
     point: str = ""  # the name of the restore point that the target is the place of
 
     @property
@@ -56,6 +59,11 @@ class Aim(Frozen):
             f"just before the {self.moment.change.upper()} of `{self.table}` (transaction {self.moment.xid}, committed "
             f"{exact(self.moment.committed_at)})"
         )
+
+    @property
+    def ends(self) -> str | None:
+        """The LSN that the replay ends at, where that is known."""
+        return self.lsn or (None if self.place is None else self.place.lsn)
 
     @property
     def stop(self) -> RecoveryTarget | None:
@@ -99,8 +107,8 @@ def base_for(
             return usable[0]
         newest = ", ".join(f"`{entry.manifest.id}` ({exact(entry.manifest.finished_at)})" for entry in usable[:3])
         raise UserError(
-            f"Nobody can tell from {aim.target} when it was. Name the backup to start from, one from before it, with "
-            f"`--from`. The newest: {newest}."
+            f"Nobody can tell from {aim.target} when it was. {aim.unseen}".rstrip()
+            + f" Name the backup to start from, one from before it, with `--from`. The newest: {newest}."
         )
     fit = [entry for entry in usable if _ends_before(entry, aim)]
     if fit:
@@ -172,6 +180,9 @@ def loss_words(aim: Aim, now: datetime) -> str:
     if aim.moment is not None:
         lost = counted(aim.moment.lost, "transaction")
         return f"{clock(aim.moment.committed_at)}, loses {span(now - aim.moment.committed_at)} and {lost}"
+    if aim.at is not None and aim.place is not None:
+        lost = counted(aim.place.lost, "transaction")
+        return f"{clock(aim.at)}, loses {span(now - aim.at)} and {lost}"
     if aim.at is None:
         return "how much it loses is known once it is restored"
     return f"{clock(aim.at)}, loses {span(now - aim.at)}"
@@ -261,8 +272,8 @@ def _chain(entries: Sequence[PhysicalEntry], base: PhysicalEntry) -> list[Physic
 def _replayed(base: PhysicalEntry, aim: Aim, windows: Sequence[RecoveryWindow]) -> int:
     """Bytes of WAL from the base to the target; where only the moment is known, as if they had come evenly."""
     begin = Lsn.parse(base.manifest.start_lsn)
-    if aim.lsn is not None:
-        return max(0, Lsn.parse(aim.lsn) - begin)
+    if aim.ends is not None:
+        return max(0, Lsn.parse(aim.ends) - begin)
     ends = [(window.newest, window.newest_lsn) for window in windows if window.newest is not None and window.newest_lsn]
     if not ends:
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -248,7 +248,10 @@ class CheckScratch(Step):
             here: Fingerprint | None = await ports.postgres.fingerprint(self.production, self.invariants)
         except DrError:
             here = None  # production may be what is lost
-        return _compared(there, here) if self.passing else f"{_compared(there, here)} {self._next()}"
+        if self.passing:
+            return _compared(there, here)
+        lost = _loses(await instance(ports, self.scratch), ports.clock.now())
+        return f"{_compared(there, here)}{lost} {self._next()}"
 
     def _next(self) -> str:
         table = self.table or "TABLE"
@@ -338,6 +341,14 @@ async def not_here(ports: Ports, scratch: str) -> str:
         "ended well, it stands on another machine or in the pod of a Job, and goes from there when its time is over. "
         "Let workers and jobs share the volume, or set `DRBOT_EXECUTOR=subprocess`."
     )
+
+
+def _loses(found: ScratchFacts, now: datetime) -> str:
+    """What giving it back as a whole would lose, by the last commit that is in it."""
+    reached = None if found.restored is None else found.restored.reached_at
+    if reached is None:
+        return ""
+    return f" The last commit in it is of {exact(reached)}: given back as a whole it loses {span(now - reached)}."
 
 
 def _compared(there: Fingerprint, here: Fingerprint | None) -> str:

@@ -224,7 +224,7 @@ def may_halt(facts: ScratchFacts, aim: Aim) -> bool:
 def catch_up(facts: ScratchFacts, aim: Aim, rates: Sequence[Measured]) -> timedelta:
     """How long the replay of what it lacks takes, at the rate of the last restore that replayed much."""
     told = facts.following
-    end = aim.lsn or (told.fed_lsn if told is not None else "")
+    end = aim.ends or (told.fed_lsn if told is not None else "")
     if told is None or not told.replayed_lsn or not end:
         return START
     rate = next((rate for each in rates if (rate := each.replay_rate) is not None), REPLAY_RATE)

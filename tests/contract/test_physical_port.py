@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actions.backup.physical import BackupKind, RecoveryTarget, ScratchState
+from actions.backup.physical import BackupKind, Place, PlaceRequest, RecoveryTarget, ScratchState
 from actions.engines import engines
 from actions.errors import DrError, UserError, VerificationError
 from actions.ports import ProgressReport, no_progress
@@ -85,6 +85,29 @@ async def test_a_restore_leaves_a_stopped_instance_and_a_rerun_finds_it(world: W
     assert (facts.state, facts.mark, facts.restored) == (ScratchState.STOPPED, MARK, restored)
     assert reports
     assert await world.port.restore(world.request(), no_progress) == restored
+
+
+async def test_where_a_replay_would_stop_is_told_with_what_was_committed_around_it(world: World) -> None:
+    async def place(**target: object) -> Place:
+        request = PlaceRequest(server=world.server, target=RecoveryTarget.model_validate(target))
+        (found,) = await world.port.find_places(request, no_progress)
+        return found
+
+    told = await place(time=world.between)
+    assert told.before_at is not None
+    assert told.after_at is not None
+    assert told.before_at <= world.between < told.after_at
+    assert told.lost >= 1
+    same = ("before_xid", "before_at", "after_xid", "after_at", "lost")
+    by_xid = await place(xid=told.before_xid)
+    by_lsn = await place(lsn=by_xid.lsn)
+    for other in (by_xid, by_lsn):
+        assert {name: getattr(other, name) for name in same} == {name: getattr(told, name) for name in same}
+    assert (await place(xid=told.before_xid, inclusive=False)).lost == told.lost + 1
+    nowhere = PlaceRequest(server=world.server, target=RecoveryTarget(name="no such point"))
+    assert list(await world.port.find_places(nowhere, no_progress)) == []
+    restored = await world.port.restore(world.request(), no_progress)
+    assert restored.reached_at == told.before_at
 
 
 async def test_a_moment_before_all_backups_is_refused(world: World) -> None:

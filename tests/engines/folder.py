@@ -45,6 +45,8 @@ from actions.backup.physical import (
     Phase,
     PhysicalEntry,
     PhysicalManifest,
+    Place,
+    PlaceRequest,
     PointRequest,
     RecoveryTarget,
     RecoveryWindow,
@@ -52,6 +54,7 @@ from actions.backup.physical import (
     ScratchRestored,
 )
 from actions.backup.physical_tools import Replay
+from actions.backup.places import find_places
 from actions.backup.retention import retained, why_it_stays
 from actions.backup.scratch_budget import claim
 from actions.backup.scratch_place import ScratchPlace
@@ -372,6 +375,11 @@ class FolderBackups(PhysicalBackups):
         entries = usable(await self.catalogue(request.server))
         async with self._looked_through(request.server, entries, request.since) as folder:
             return await asyncio.to_thread(find_points, self._means.records(request.server), folder, request)
+
+    async def find_places(self, request: PlaceRequest, progress: Progress) -> Sequence[Place]:
+        entries = usable(await self.catalogue(request.server))
+        async with self._looked_through(request.server, entries, None) as folder:
+            return await asyncio.to_thread(find_places, self._means.records(request.server), folder, request)
 
     async def _window(self, server: str) -> RecoveryWindow:
         (found,) = await self.windows(server)

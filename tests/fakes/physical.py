@@ -20,6 +20,8 @@ from actions.backup.physical import (
     NamedPoint,
     PhysicalEntry,
     PhysicalManifest,
+    Place,
+    PlaceRequest,
     PointRequest,
     RecoveryTarget,
     RecoveryWindow,
@@ -348,6 +350,19 @@ class MemoryPhysical(PhysicalBackups):
         progress(ProgressReport(done=1, total=1, phase="find", unit="steps"))
         return [point for point in self._history(request.server).points if point.name == request.point]
 
+    async def find_places(self, request: PlaceRequest, progress: Progress) -> Sequence[Place]:
+        progress(ProgressReport(done=1, total=1, phase="find", unit="steps"))
+        history, target = self._history(request.server), request.target
+        if target.name is not None:
+            named = [Lsn.parse(point.lsn) for point in history.points if point.name == target.name]
+            inside = [[each for each in history.commits if Lsn.parse(each.lsn) < at] for at in named]
+            return tuple(_place(history, each, str(at)) for each, at in zip(inside, named, strict=True))
+        if target.xid is not None and target.xid not in {commit.xid for commit in history.commits}:
+            return ()
+        inside = [[commit for commit in history.commits if _included(commit, target)]]
+        own = target.xid is not None and target.inclusive
+        return (_place(history, inside[0], inside[0][-1].lsn if own else ""),)
+
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         self.entries[server, backup] = self._known(server, backup).model_copy(update={"pinned": reason})
 
@@ -422,20 +437,35 @@ class MemoryPhysical(PhysicalBackups):
         )
 
 
+def _place(history: MemoryHistory, inside: Sequence[Commit], lsn: str) -> Place:
+    """With these commits in it. Without an LSN it stops before the next one."""
+    later = history.commits[len(inside) :]
+    return Place(
+        lsn=lsn or (later[0] if later else inside[-1]).lsn,
+        timeline_id=history.timeline_id,
+        before_xid=inside[-1].xid if inside else None,
+        before_at=inside[-1].at if inside else None,
+        after_xid=later[0].xid if later else None,
+        after_at=later[0].at if later else None,
+        lost=len(later),
+    )
+
+
+def _included(commit: Commit, target: RecoveryTarget) -> bool:
+    """Whether a replay to the target has it in."""
+    if target.time is not None:
+        return commit.at <= target.time if target.inclusive else commit.at < target.time
+    if target.lsn is not None:
+        place, wanted = Lsn.parse(commit.lsn), Lsn.parse(target.lsn)
+        return place <= wanted if target.inclusive else place < wanted
+    if target.xid is not None:
+        return commit.xid <= target.xid if target.inclusive else commit.xid < target.xid
+    return target.latest
+
+
 def _reached(commits: Sequence[Commit], target: RecoveryTarget) -> Commit:
     """The last commit that is replayed. Raises UserError when the history does not reach the target."""
-
-    def before(commit: Commit) -> bool:
-        if target.time is not None:
-            return commit.at <= target.time if target.inclusive else commit.at < target.time
-        if target.lsn is not None:
-            place, wanted = Lsn.parse(commit.lsn), Lsn.parse(target.lsn)
-            return place <= wanted if target.inclusive else place < wanted
-        if target.xid is not None:
-            return commit.xid <= target.xid if target.inclusive else commit.xid < target.xid
-        return target.latest
-
-    found = [commit for commit in commits if before(commit)]
+    found = [commit for commit in commits if _included(commit, target)]
     if not found:
         raise UserError(f"The archive does not reach {target}.")
     return found[-1]

@@ -13,7 +13,8 @@ import pytest
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.pg_waldump import PgWaldump
 from actions.backup.finder import files_of, find, find_points
-from actions.backup.physical import Change, FindRequest, Lsn, Moment, PointRequest
+from actions.backup.physical import Change, FindRequest, Lsn, Moment, Place, PlaceRequest, PointRequest, RecoveryTarget
+from actions.backup.places import find_places
 from actions.errors import UserError, VerificationError
 from tests.fixtures.apart import run_apart
 
@@ -225,6 +226,36 @@ def test_a_named_restore_point_is_found_by_its_whole_name(scene: Scene, tmp_path
     assert found[0].after_at is not None
     assert found[0].before_at < found[0].after_at
     assert find_points(PgWaldump(), tmp_path, PointRequest(server="main", point="before the mov")) == []
+
+
+def test_places_of_a_time_a_transaction_and_a_name_are_exact(scene: Scene, tmp_path: Path) -> None:
+    first = scene.do("INSERT INTO others VALUES (1)")
+    scene.scalar("SELECT pg_create_restore_point('here')")
+    scene.connection.execute("BEGIN")
+    scene.connection.execute("INSERT INTO others VALUES (2)")
+    aborted = scene.scalar("SELECT pg_current_xact_id()::text::int8")
+    scene.connection.execute("ROLLBACK")
+    second, third = scene.do("INSERT INTO others VALUES (3)"), scene.do("INSERT INTO others VALUES (4)")
+    scene.found()
+
+    def place(**target: object) -> Place:
+        request = PlaceRequest(server="main", target=RecoveryTarget.model_validate(target))
+        (found,) = find_places(PgWaldump(), tmp_path, request)
+        return found
+
+    def told(found: Place) -> tuple[int | None, int | None, int]:
+        return found.before_xid, found.after_xid, found.lost
+
+    whole = place(xid=first)
+    assert told(whole) == (first, second, 3)  # `found` commits one as well
+    assert told(place(name="here")) == told(place(xid=aborted)) == told(whole)
+    assert told(place(xid=second, inclusive=False)) == told(whole)
+    assert told(place(time=whole.before_at)) == told(whole)
+    assert told(place(lsn=whole.lsn)) == told(whole)
+    assert told(place(lsn=whole.lsn, inclusive=False))[1:] == (first, 4)
+    assert told(place(time=place(xid=third).before_at))[::2] == (third, 1)
+    end = place(lsn="F/0")
+    assert (end.after_xid, end.lost) == (None, 0)
 
 
 def test_a_folder_without_wal_is_told(tmp_path: Path) -> None:
