@@ -222,6 +222,8 @@ class Plan(Frozen):
     observations: tuple[Observation, ...] = ()
     alternatives: tuple[str, ...] = ()
     estimate: timedelta | None = None  # how long the steps will take
+    # Of the estimate, in the order they come, called as they are in reports of progress. Empty where nobody knows.
+    phases: tuple[tuple[str, timedelta], ...] = Field(default=(), exclude_if=operator.not_)
     data_loss: str = ""  # one sentence, empty when nothing is lost
 
     @field_validator("steps", "preconditions", mode="before")
@@ -251,7 +253,7 @@ class Plan(Frozen):
     def signed_part(self) -> dict[str, Any]:
         """The intent and the preconditions: everything that the digest covers. Of a plan that was read, what it was
         written with: a field that a later version has added stands at its default, and nobody has signed it."""
-        shown = {"made_at", "findings", "observations", "alternatives", "estimate", "data_loss", "by_hand"}
+        shown = {"made_at", "findings", "observations", "alternatives", "estimate", "phases", "data_loss", "by_hand"}
         # A stored plan names every field its version had, so also this one, which nobody gives a plan that is made.
         read = "plan_schema" in self.model_fields_set
         data = self.model_dump(mode="json", exclude=shown, exclude_unset=read)

@@ -419,7 +419,7 @@ class Scratch(Protocol):
         """Let one that follows have what was brought to it, start it if it does not run, and remove what it needs no
         more. One that does not follow is left alone."""
 
-    async def halt(self, scratch: str, target: RecoveryTarget) -> ScratchFacts:
+    async def halt(self, scratch: str, target: RecoveryTarget, progress: Progress = no_progress) -> ScratchFacts:
         """End following at the target, a time, an LSN or `latest`, and prove that it rests there; it is left stopped,
         for `start`. Raises UserError when it has replayed beyond it, or what was brought ends before: then it follows
         on."""

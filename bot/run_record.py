@@ -69,13 +69,17 @@ class Painter:
     async def _paint(self) -> None:
         while True:
             await asyncio.sleep(DRAWN_EVERY.total_seconds())
-            drawn = self._meters.draw(self._clock.now())
+            now = self._clock.now()
+            drawn = self._meters.draw(now)
             if drawn is None:
                 continue
             step, text = drawn
             try:
                 async with self._database.session() as session:
-                    progress = {"step": step, "text": text}
+                    progress: dict[str, object] = {"step": step, "text": text}
+                    if (rest := self._meters.rest) is not None:
+                        phase, left = rest
+                        progress |= {"phase": phase, "left_s": left.total_seconds(), "at": now.isoformat()}
                     await runs.set_progress(session, self._row.id, epoch=self._epoch, progress=progress)
                     await outbox.add(session, "plan", self._row.channel, ref=self._row.id)
             except DrError as error:

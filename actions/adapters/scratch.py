@@ -25,7 +25,7 @@ from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts, ScratchRe
 from actions.backup.scratch_place import Opened, Promotion, ScratchPlace
 from actions.backup.standby import alone
 from actions.errors import DrError, PermanentError, TemporaryError, UserError
-from actions.ports import Clock, Scratch, Wanted
+from actions.ports import Clock, Progress, Scratch, Wanted, no_progress
 from actions.site import Site
 
 log = logging.getLogger(__name__)
@@ -79,12 +79,12 @@ class ScratchInstances(Scratch):
         await self._standby.tend(place)
         return (await self._known(scratch))[1]
 
-    async def halt(self, scratch: str, target: RecoveryTarget) -> ScratchFacts:
+    async def halt(self, scratch: str, target: RecoveryTarget, progress: Progress = no_progress) -> ScratchFacts:
         place, facts = await self._known(scratch)
         await asyncio.to_thread(place.check_here, self._clock.now())
         if facts.restored is None:
             raise UserError(f"The restore of scratch instance `{scratch}` did not end well. Discard it, then restore.")
-        await self._standby.halt(place, facts.restored, target)
+        await self._standby.halt(place, facts.restored, target, progress)
         return (await self._known(scratch))[1]
 
     async def serving(self, scratch: str) -> Serving:

@@ -316,6 +316,8 @@ class ScratchPrograms(ScratchServers):
     ) -> Reached:
         await asyncio.to_thread(self.configure, server, order, raised)
         begin, end = Lsn.parse(order.start_lsn), Lsn.parse(order.end_lsn)
+        if order.target.lsn is not None:
+            end = min(end, Lsn.parse(order.target.lsn))
         try:
             await asyncio.to_thread(server.launch, detached=False)
             while (reached := await asyncio.to_thread(server.look, order.target, None)) is None:

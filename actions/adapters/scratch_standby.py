@@ -18,7 +18,7 @@ from actions.backup.scratch_restore import replayed, timeline_at
 from actions.backup.standby import alone
 from actions.backup.wal_coming import copying_from
 from actions.errors import DrError, TemporaryError, UserError
-from actions.ports import Clock, no_progress
+from actions.ports import Clock, Progress
 
 LOOK = 0.1  # seconds
 READY_WITHIN = timedelta(minutes=5)
@@ -95,7 +95,9 @@ class ScratchStandby:
 
     # ------------------------------------------------------------ the end of following
 
-    async def halt(self, place: ScratchPlace, restored: ScratchRestored, target: RecoveryTarget) -> None:
+    async def halt(
+        self, place: ScratchPlace, restored: ScratchRestored, target: RecoveryTarget, progress: Progress
+    ) -> None:
         async with alone(place):
             follow = await asyncio.to_thread(place.follow)
             if follow is None:
@@ -111,7 +113,7 @@ class ScratchStandby:
             await asyncio.to_thread(server.own_wal)
             await asyncio.to_thread(server.stop)
             try:
-                reached = await self._reached(place, follow, target)
+                reached = await self._reached(place, follow, target, progress)
             except DrError as error:
                 await asyncio.to_thread(place.write_follow, follow.model_copy(update={"halting": None}))
                 await self._awake(server, follow)
@@ -130,7 +132,9 @@ class ScratchStandby:
                 "Restore from a base backup with `/dr-restore`; it follows on."
             )
 
-    async def _reached(self, place: ScratchPlace, follow: Follow, target: RecoveryTarget) -> Reached:
+    async def _reached(
+        self, place: ScratchPlace, follow: Follow, target: RecoveryTarget, progress: Progress
+    ) -> Reached:
         fed = await asyncio.to_thread(place.fed)
         order = Replay(
             target=target,
@@ -141,7 +145,7 @@ class ScratchStandby:
         )
         newest = None if fed is None else fed.newest_at
         reaches = target.time is not None and newest is not None and newest > target.time
-        return await replayed(self._programs, place, order, no_progress, reaches=reaches)
+        return await replayed(self._programs, place, order, progress, reaches=reaches)
 
     def _ended(
         self, place: ScratchPlace, follow: Follow, restored: ScratchRestored, target: RecoveryTarget, reached: Reached

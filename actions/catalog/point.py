@@ -85,6 +85,7 @@ class RestorePoint(Action[PointParams]):
             observations=_observations(ports, scene, aim),
             alternatives=tuple(line(moment, ports.clock.now()) for moment in others),
             estimate=scene.forecast.total,
+            phases=scene.forecast.phases,
             data_loss=f"Nothing by this plan. Given back as a whole: {loss_words(aim, ports.clock.now())}.",
         )
 

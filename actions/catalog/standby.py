@@ -117,6 +117,7 @@ class Follow(Action[FollowParams]):
             findings=(*branch_findings(scene), *await room_findings(ports, scene, plan_id), _kept(delay)),
             observations=_observations(scene, others),
             estimate=scene.forecast.total,
+            phases=scene.forecast.phases,
             data_loss="Nothing: production is not touched.",
         )
 

@@ -194,6 +194,7 @@ class Forecast(Frozen):
     total: timedelta
     measured: bool
     counting: timedelta = timedelta(0)  # that part of it in which rows are counted
+    phases: tuple[tuple[str, timedelta], ...] = ()  # in the order they come
 
     def words(self, rto: timedelta) -> str:
         """`27 min at measured rates, RTO 30 min`."""
@@ -214,6 +215,11 @@ class Measured(Frozen):
     def fixed(self) -> float:
         """Seconds of all that is done to the files of the backup."""
         return sum(self.seconds.get(phase, 0.0) for phase in (Phase.FETCH, Phase.COMBINE, Phase.CHECK))
+
+    @property
+    def shares(self) -> dict[Phase, float]:
+        """Of `fixed`."""
+        return {phase: self.seconds.get(phase, 0.0) / self.fixed for phase in (Phase.FETCH, Phase.COMBINE, Phase.CHECK)}
 
     @property
     def replay_rate(self) -> float | None:
@@ -252,8 +258,20 @@ def forecast(
     replay_rate = next((rate for each in restores if (rate := each.replay_rate) is not None), REPLAY_RATE)
     rate = restores[0].plain_bytes / restores[0].fixed if restores else FETCH_RATE
     count = counting(counted)
+    replay = timedelta(seconds=replayed / replay_rate)
+    shares = restores[0].shares if restores else {Phase.FETCH: 1.0}
+    files = {phase: timedelta(seconds=fetched / rate * share) for phase, share in shares.items()}
     return Forecast(
-        total=_seconds(fetched / rate + replayed / replay_rate) + count, measured=bool(restores), counting=count
+        total=_seconds(fetched / rate + replayed / replay_rate) + count,
+        measured=bool(restores),
+        counting=count,
+        phases=(
+            (Phase.FETCH, files.get(Phase.FETCH, timedelta(0))),
+            (Phase.COMBINE, files.get(Phase.COMBINE, timedelta(0))),
+            (Phase.REPLAY, replay),
+            (Phase.CHECK, files.get(Phase.CHECK, timedelta(0))),
+            ("count", count),
+        ),
     )
 
 

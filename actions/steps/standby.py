@@ -159,10 +159,10 @@ class HaltScratch(Step):
             return Probe.TODO
         return Probe.DONE if found.restored is not None and found.restored.target == self.target else Probe.UNKNOWN
 
-    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - PostgreSQL tells no figure
+    async def apply(self, ports: Ports, progress: Progress) -> None:
         # What was brought before stays replayable if the archive does not answer: its problem is kept beside it.
         await ports.physical.feed(self.server, self.scratch)
-        await ports.scratch.halt(self.scratch, self.target)
+        await ports.scratch.halt(self.scratch, self.target, progress)
 
     async def verify(self, ports: Ports) -> None:
         found = await instance(ports, self.scratch)

@@ -120,6 +120,7 @@ class PlanCard(Frozen):
     rto_deadline: datetime | None = None
     demands: Demands | None = None  # None for a plan that no rule covers
     started_at: datetime | None = None
+    expected_at: datetime | None = None  # its end as measured by the running phase
     ended_at: datetime | None = None
     message: str = ""  # why it ended as it did
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,6 +20,7 @@ from bot.services.approvals import Approvals
 from bot.services.cards import Demands, PlanCard, PlanState, SignerLine, StepLine, StepState
 from bot.services.demands import demands
 from bot.services.policy import stored
+from bot.services.progress import expected_end
 from bot.services.provenance import BREAK_GLASS, asked
 from storage import incidents, outbox, plans, runs, timeline
 from storage.session import Database
@@ -129,6 +130,7 @@ class Plans:
             incident="" if incident is None else incident.title,
             rto_deadline=None if incident is None else incident.impact_started_at + timedelta(seconds=incident.rto_s),
             started_at=started_at,
+            expected_at=measured_end(plan, run),
             ended_at=None if run is None else run.ended_at,
             message=(run.message if run is not None else "") or decision.reason,
         )
@@ -156,6 +158,15 @@ def _state(run: RunRow | None, decision: approval.Decision) -> PlanState:
     if run is not None and run.state != "awaiting":
         return PlanState(run.state)
     return PlanState(decision.state)
+
+
+def measured_end(plan: Plan, run: RunRow | None) -> datetime | None:
+    """The end as measured; None where nothing is measured now."""
+    told = {} if run is None else run.progress
+    if run is None or run.started_at is None or plan.estimate is None or "left_s" not in told:
+        return None
+    left, at = timedelta(seconds=float(told["left_s"])), datetime.fromisoformat(str(told["at"]))
+    return expected_end(str(told["phase"]), left, at, plan.phases, run.started_at + plan.estimate)
 
 
 def _steps(plan: Plan, run: RunRow | None, journal: Sequence[JournalRow]) -> tuple[StepLine, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import humanize
@@ -16,6 +17,11 @@ class Meter:
         self._phase: str | None = None
         self._since: datetime | None = None
         self._from = 0
+        self.left: timedelta | None = None  # of the phase, as measured when it was last told
+
+    @property
+    def phase(self) -> str:
+        return self._phase or ""
 
     def text(self, report: ProgressReport, now: datetime) -> str:
         """The line for this report."""
@@ -24,12 +30,13 @@ class Meter:
         parts = [_said(report)]
         elapsed = (now - self._since).total_seconds()
         moved = report.done - self._from
+        self.left = None
         if elapsed >= 1 and moved > 0:
             rate = moved / elapsed
             parts.append(f"{_figure(int(rate), report.unit)}/s")
             if report.total is not None and report.total > report.done:
-                left = timedelta(seconds=round((report.total - report.done) / rate))
-                parts.append(f"about {humanize.precisedelta(left, minimum_unit='seconds', format='%d')} left")
+                self.left = timedelta(seconds=round((report.total - report.done) / rate))
+                parts.append(f"about {humanize.precisedelta(self.left, minimum_unit='seconds', format='%d')} left")
         return ", ".join(parts)
 
 
@@ -60,6 +67,24 @@ class Meters:
         ]
         self._fresh = set()
         return self._step, "; ".join(parts)
+
+    @property
+    def rest(self) -> tuple[str, timedelta] | None:
+        """The phase that runs longest from now, and how long, as measured up to the last `draw`."""
+        told = [(meter.phase, meter.left) for meter in self._meters.values() if meter.left is not None]
+        return max(told, key=lambda each: each[1], default=None)
+
+
+def expected_end(
+    phase: str, left: timedelta, at: datetime, phases: Sequence[tuple[str, timedelta]], by_estimate: datetime
+) -> datetime | None:
+    """When it all ends: what is left of the running phase, measured at `at`, and what was forecast for those that come
+    after it. Where nobody knows what comes after, only that the estimate cannot be kept is known; else None."""
+    names = [name for name, _ in phases]
+    end = at + left
+    if phase in names:
+        return end + sum((takes for _, takes in phases[names.index(phase) + 1 :]), timedelta(0))
+    return end if end > by_estimate else None
 
 
 def _said(report: ProgressReport) -> str:

@@ -35,7 +35,7 @@ from actions.backup.physical import (
 )
 from actions.backup.retention import why_it_stays
 from actions.errors import TemporaryError, UserError, VerificationError
-from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scratch, Wanted
+from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scratch, Wanted, no_progress
 from actions.site import DatabaseRef, Site
 from tests.fakes.postgres import MemoryPostgres, MemoryServer
 
@@ -113,8 +113,9 @@ class MemoryScratch(Scratch):
         self.run(scratch)
         return self._now(self.made[scratch], ScratchState.FOLLOWING)
 
-    async def halt(self, scratch: str, target: RecoveryTarget) -> ScratchFacts:
+    async def halt(self, scratch: str, target: RecoveryTarget, progress: Progress = no_progress) -> ScratchFacts:
         facts = self._known(scratch)
+        progress(ProgressReport(done=1000, total=1000, phase="replay"))
         if facts.following is None:
             if facts.restored is not None and facts.restored.target == target:
                 return facts

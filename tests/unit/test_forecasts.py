@@ -89,6 +89,17 @@ async def test_a_restore_that_takes_half_a_day_is_not_ended_after_six_hours(monk
     assert [spec.timeout for spec in started] == [restore.timeout - LEEWAY]
 
 
+async def test_the_forecast_is_told_by_phases_that_are_no_part_of_what_is_signed() -> None:
+    plan = await point(sized(with_a_scratch(), database=2_000_000_000))
+    phases = dict(plan.phases)
+    # As the instance that is there took 10 s to fetch and 3 s to check as many bytes.
+    assert (phases["fetch"], phases["check"], phases["count"]) == tuple(timedelta(seconds=at) for at in (10, 3, 30))
+    assert plan.estimate is not None
+    assert abs(sum(phases.values(), timedelta(seconds=10)) - plan.estimate) < timedelta(seconds=1)
+    assert plan.model_copy(update={"phases": ()}).digest == plan.digest
+    assert "phases" not in plan.model_copy(update={"phases": ()}).model_dump(mode="json")
+
+
 async def test_the_limits_of_what_is_quick_are_as_they_were() -> None:
     restore, _, check = (await point(with_history())).steps
     assert (restore.timeout, check.timeout) == (JOB_LIMIT + LEEWAY, CHECK_LIMIT)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from actions.contract import Plan, Risk
 from actions.ports import ProgressReport
-from bot.services.progress import Meters
+from actions.steps.scratch import StartScratch
+from bot.services.plans import measured_end
+from bot.services.progress import Meters, expected_end
+from storage.tables import RunRow
 
 START = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 
@@ -55,3 +59,53 @@ def test_the_next_step_and_the_next_phase_begin_anew() -> None:
 
     meters.take(1, ProgressReport(unit="steps", phase="waiting for api"))
     assert meters.draw(after(4)) == (1, "waiting for api: 0 steps")
+
+
+PHASES = (("fetch", timedelta(seconds=60)), ("replay", timedelta(seconds=30)), ("check", timedelta(seconds=10)))
+
+
+def test_the_rest_of_the_running_phase_is_measured() -> None:
+    meters = Meters()
+    told = []
+    reports = (dumped(100), dumped(200), ProgressReport(done=1, phase="restore"))
+    for second, report in zip((0, 2, 4), reports, strict=True):
+        meters.take(0, report)
+        meters.draw(after(second))
+        told.append(meters.rest)
+    # No rate yet; 490 MB at 50 MB/s; of the next phase nobody knows the end.
+    assert told == [None, ("dump", timedelta(seconds=10)), None]
+
+
+def test_the_end_is_what_is_left_of_this_phase_and_the_forecast_of_those_after_it() -> None:
+    by_estimate = after(100)
+    # Half as fast as forecast: 30 s in, 90 s of the 60 s are left.
+    assert expected_end("fetch", timedelta(seconds=90), after(30), PHASES, by_estimate) == after(160)
+    assert expected_end("fetch", timedelta(seconds=10), after(30), PHASES, by_estimate) == after(80)
+    assert expected_end("check", timedelta(seconds=5), after(95), PHASES, by_estimate) == after(100)
+
+
+def test_the_card_is_given_what_the_worker_has_measured() -> None:
+    plan = Plan(
+        id="k7m2n3p4q5",
+        action="restore.point",
+        summary="",
+        risk=Risk.REVERSIBLE,
+        target="shop",
+        params={},
+        steps=(StartScratch(scratch="s1"),),
+        made_at=START,
+        estimate=timedelta(seconds=100),
+        phases=PHASES,
+    )
+    told = {"step": 0, "text": "", "phase": "fetch", "left_s": 90.0, "at": after(30).isoformat()}
+    run = RunRow(id=plan.id, plan_schema=1, state="running", started_at=START, progress=told)
+    assert measured_end(plan, run) == after(160)
+    run.progress = {"step": 0, "text": ""}
+    assert measured_end(plan, run) is None
+    assert measured_end(plan, None) is None
+
+
+def test_of_phases_that_nobody_forecast_only_a_miss_is_known() -> None:
+    by_estimate = after(100)
+    assert expected_end("load", timedelta(seconds=50), after(30), (), by_estimate) is None
+    assert expected_end("load", timedelta(seconds=90), after(30), (), by_estimate) == after(120)

@@ -211,6 +211,31 @@ def test_a_running_plan_that_will_miss_the_rto_says_so_before_it_does() -> None:
     assert "in 12 min, 3 min beyond the RTO" in shown(plan_message(card, now=NOW))
 
 
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (
+            20,
+            "in 20 min, 9 min 30 s later than its estimate, 11 min beyond the RTO",
+        ),
+        (4, "At its measured pace done at"),
+        (-1, "By its estimate done at"),
+    ],
+)
+def test_a_running_plan_says_when_it_ends_at_its_pace(left: int, words: str) -> None:
+    card = a_card(
+        state=PlanState.RUNNING,
+        started_at=NOW - timedelta(seconds=90),
+        estimate=timedelta(minutes=12),
+        expected_at=NOW + timedelta(minutes=left),
+        rto_deadline=NOW + timedelta(minutes=9),
+    )
+    text = shown(plan_message(card, now=NOW))
+    assert words in text
+    assert ("later than" in text) is (left == 20)
+    assert ("by its estimate" in text.lower()) is (left < 0)
+
+
 def test_the_report_compares_with_the_rto() -> None:
     card = a_card(state=PlanState.SUCCEEDED, started_at=NOW - timedelta(minutes=3), ended_at=NOW)
     assert "within the RTO, spare 41 min" in shown(plan_message(card, now=NOW + timedelta(days=1)))

@@ -34,6 +34,7 @@ APPROVE = "plan.approve"
 DENY = "plan.deny"
 WITHDRAW = "plan.withdraw"
 DETAILS = "plan.details"
+NOTICEABLE = timedelta(seconds=5)
 
 STATE_WORDS = {
     PlanState.PENDING: "waits for signatures",
@@ -232,10 +233,16 @@ def _clock(card: PlanCard, now: datetime) -> Block:
 
 def _expected(end: datetime, card: PlanCard, now: datetime) -> str:
     """When it ends by what was forecast before anybody signed; a run that is late says so, and by how much."""
-    if end < now:
+    estimate, measured = end, card.expected_at
+    if measured is not None and measured > now:
+        end = measured
+    elif end < now:
         return f"{span(now - end)} beyond its estimate"
     late = card.rto_deadline is not None and end > card.rto_deadline
     beyond = f", {span(end - card.rto_deadline)} beyond the RTO" if late and card.rto_deadline is not None else ""
+    if end == measured:
+        moved = f", {span(end - estimate)} later than its estimate" if end - estimate >= NOTICEABLE else ""
+        return f"At its measured pace done at {moment(end)}, in {span(end - now)}{moved}{beyond}"
     return f"By its estimate done at {moment(end)}, in {span(end - now)}{beyond}"
 
 
