@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from actions.adapters.clock import SystemClock
 from actions.adapters.containment import Limits
 from actions.adapters.executor import SubprocessExecutor
+from actions.adapters.executor_beside import BesideExecutor
 from actions.adapters.pg_waldump import PgWaldump
 from actions.adapters.postgres import PostgresServers
 from actions.adapters.postgres_physical import PhysicalPrograms
@@ -150,13 +151,14 @@ def digest(plan: DrPlan) -> str:
 
 
 def _executor(settings: Settings, plan: DrPlan, site: Site, secrets: Secrets) -> Executor:
+    here = SubprocessExecutor(
+        settings.data_directory.resolve() / "jobs",
+        [sys.executable, "-m", "bot.cli", "job"],
+        environment={**_without_own_secrets(), **_same_plan(settings, plan)},
+        limits=Limits(memory=settings.job_memory_mib << 20),
+    )
     if settings.executor is ExecutorKind.SUBPROCESS:
-        return SubprocessExecutor(
-            settings.data_directory.resolve() / "jobs",
-            [sys.executable, "-m", "bot.cli", "job"],
-            environment={**_without_own_secrets(), **_same_plan(settings, plan)},
-            limits=Limits(memory=settings.job_memory_mib << 20),
-        )
+        return here
     from actions.adapters.executor_kubernetes import KubernetesExecutor
     from actions.adapters.kubernetes_sessions import Sessions
 
@@ -164,7 +166,8 @@ def _executor(settings: Settings, plan: DrPlan, site: Site, secrets: Secrets) ->
         raise UserError(
             "DRBOT_EXECUTOR is `kubernetes`, but the plan file has no `jobs`. Add it, or set DRBOT_EXECUTOR=subprocess."
         )
-    return KubernetesExecutor(site.jobs, Sessions(site, secrets), plan_digest=digest(plan))
+    cluster = KubernetesExecutor(site.jobs, Sessions(site, secrets), plan_digest=digest(plan))
+    return BesideExecutor(here, cluster)
 
 
 def secret_references(settings: Settings, plan: DrPlan) -> SecretReferences:

@@ -2,7 +2,8 @@
 
 directory/<name>/
   spec.json        what is to be done, without secrets
-  process.json     pid and start time; the pid alone may be somebody else's by now
+  process.json     pid, start time and machine; the pid alone may be somebody else's by now
+  lock             held by the job: how workers that share the folder see one of another machine
   progress.ndjson  one report a line
   log              standard error
   tmp/             its TMPDIR, removed with it
@@ -31,7 +32,8 @@ from pydantic import ValidationError
 
 from actions.adapters.containment import Limits, contained
 from actions.adapters.programs import Program
-from actions.backup.jobs import RESULT, SPEC, SPOOL
+from actions.backup.jobs import LOCK, RESULT, SPEC, SPOOL
+from actions.backup.scratch_place import this_machine
 from actions.errors import PermanentError, UserError
 from actions.ports import Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
 
@@ -158,7 +160,8 @@ class SubprocessExecutor(Executor):
                 )
             try:
                 fresh = folder / f"{PROCESS}.part"
-                fresh.write_text(json.dumps({"pid": program.pid, "started": _started(program.pid)}))
+                record = {"pid": program.pid, "started": _started(program.pid), "machine": this_machine()}
+                fresh.write_text(json.dumps(record))
                 fresh.replace(folder / PROCESS)
             except BaseException:
                 program.kill()  # nobody would find it again
@@ -178,11 +181,11 @@ class SubprocessExecutor(Executor):
         if not (folder / PROCESS).exists():
             return None
         # Looked at before the result: it may end between the two looks, never the other way round.
-        process = self._process(folder)
+        running = self._process(folder) is not None or _held_elsewhere(folder)
         try:
             return JobState.model_validate_json((folder / RESULT).read_bytes())
         except FileNotFoundError:
-            if process is not None:
+            if running:
                 return JobState(phase=JobPhase.RUNNING)
             return JobState(phase=JobPhase.LOST, error=self._last_words(folder))
         except ValidationError as error:
@@ -191,6 +194,8 @@ class SubprocessExecutor(Executor):
     def _process(self, folder: Path) -> psutil.Process | None:
         try:
             record = json.loads((folder / PROCESS).read_text())
+            if record.get("machine", this_machine()) != this_machine():
+                return None
             child = self._children.get(record["pid"])
             if child is not None and child.code() is not None:
                 self._reap(record["pid"])
@@ -269,6 +274,20 @@ class SubprocessExecutor(Executor):
                 member.kill()
         psutil.wait_procs([process, *family], timeout=self._grace)
         self._reap(process.pid)
+
+
+def _held_elsewhere(folder: Path) -> bool:
+    """Whether another machine on the same volume is at work in it: nobody here can end that one."""
+    try:
+        if json.loads((folder / PROCESS).read_text()).get("machine", this_machine()) == this_machine():
+            return False
+        with (folder / LOCK).open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:

@@ -1,4 +1,7 @@
-"""Room for scratch instances, and a port: claimed before the first byte is fetched, refused when there is none."""
+"""Room for scratch instances, and a port: claimed before the first byte is fetched, refused when there is none.
+
+One that was promoted is a server of its own, which nobody discards: it keeps its port and its disk, and no part of the
+budget."""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def claim(directory: Path, place: ScratchPlace, wanted: Claim, budget: ScratchBu
     with (directory / ".claims").open("a") as alone:
         fcntl.flock(alone, fcntl.LOCK_EX)  # two restores must not count on the same room
         places = [each for each in ScratchPlace.all(directory) if each.folder.name != wanted.id]
-        others = [found for each in places if (found := each.claim())]
+        others = [found for each in places if not each.promoted and (found := each.claim())]
         names = ", ".join(f"`{each.id}`" for each in others) or "none"
         if len(others) >= budget.instances:
             raise UserError(

@@ -253,7 +253,8 @@ def _of_the_place(scene: PromotionScene) -> list[Finding]:
                 verdict=Verdict.STOP,
                 detail=f"Applications elsewhere cannot reach {scene.address}: it is this machine's own.",
                 hint="Name the host they reach the worker's machine by: `backups.scratch.advertised_host` in the plan "
-                "file.",
+                "file. Where the worker is a pod, that is a Service for its `backups.scratch.ports`, with a network "
+                "policy that lets applications in (`docs/howto/kubernetes.md`).",
             )
         )
     found.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
 from actions.backup.physical import ScratchFacts, ScratchState
@@ -120,17 +121,31 @@ class TableIs(Precondition):
 async def no_room(ports: Ports, scratch: str, needed: int) -> str | None:
     """Why another scratch instance does not fit into the budget of the plan file; None when it does."""
     budget = ports.site.scratch
-    others = [facts for facts in await ports.scratch.instances() if facts.id != scratch]
+    others = [
+        facts  # a promoted one is a server of its own: no part of the budget
+        for facts in await ports.scratch.instances()
+        if facts.id != scratch and facts.state is not ScratchState.PROMOTED
+    ]
     if len(others) >= budget.instances:
-        oldest = min(others, key=lambda facts: facts.made_at)
         return (
             f"There are {counted(len(others), 'scratch instance')} already, the plan file allows {budget.instances}. "
-            f"Remove one, the oldest with `/dr-restore discard {oldest.id}`."
+            + _way_out(others, "backups.scratch.instances")
         )
     taken = sum(facts.bytes for facts in others)
     if taken + needed > budget.disk:
         return (
             f"Scratch instances take {size(taken)}, this one needs {size(needed)}, the plan file allows "
-            f"{size(budget.disk)}. Remove one with `/dr-restore discard`, or raise `scratch.disk`."
+            f"{size(budget.disk)}. " + _way_out(others, "backups.scratch.disk")
         )
     return None
+
+
+def _way_out(others: Sequence[ScratchFacts], limit: str) -> str:
+    free = sorted(
+        (facts for facts in others if facts.state is not ScratchState.RESTORING), key=lambda each: each.made_at
+    )
+    if not free:
+        return f"None can be discarded now. Wait for the restore that is at work, or raise `{limit}`."
+    oldest, *more = (facts.id for facts in free)
+    also = f" (or {', '.join(f'`{each}`' for each in more)})" if more else ""
+    return f"Remove one, the oldest with `/dr-restore discard {oldest}`{also}, or raise `{limit}`."

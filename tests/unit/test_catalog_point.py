@@ -171,6 +171,19 @@ async def test_a_full_budget_stops_the_plan_and_names_the_oldest() -> None:
     assert f"Remove one, the oldest with `/dr-restore discard {SCRATCH_ID}`" in plan.stopped[0].detail
 
 
+async def test_a_promoted_instance_takes_no_part_of_the_budget() -> None:
+    world = _with_site(with_a_scratch(), scratch=ScratchBudget(instances=1))
+    made = world.scratch.made[SCRATCH_ID]
+    world.scratch.made[SCRATCH_ID] = made.model_copy(update={"state": ScratchState.PROMOTED})
+    assert not (await point(world, latest=True)).stopped
+
+    world.scratch.made["other"] = made.model_copy(update={"id": "other"})
+    world.scratch.made["busy"] = made.model_copy(update={"id": "busy", "state": ScratchState.RESTORING})
+    detail = (await point(world, latest=True)).stopped[0].detail
+    assert "There are 2 scratch instances already" in detail
+    assert "the oldest with `/dr-restore discard other`, or raise `backups.scratch.instances`" in detail
+
+
 async def test_a_harm_that_is_not_archived_yet_is_told() -> None:
     with pytest.raises(UserError, match=r"The archived WAL holds no DROP of `public.users`. If it was just now"):
         await point(with_history(), before_drop="users")

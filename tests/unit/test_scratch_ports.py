@@ -11,7 +11,7 @@ import pytest
 
 from actions.adapters.scratch_server import RecoveringServer
 from actions.backup.scratch_budget import claim
-from actions.backup.scratch_place import Claim, Opened, ScratchPlace
+from actions.backup.scratch_place import Claim, Opened, Promotion, ScratchPlace
 from actions.errors import UserError
 from actions.site import ScratchBudget
 from tests.fakes.clock import START
@@ -72,6 +72,26 @@ def test_what_one_was_opened_at_is_its_own_as_well(tmp_path: Path, ports: tuple[
     assert taken(tmp_path, "s1", None) == 0
     ScratchPlace(tmp_path, "s1").write_opened(Opened(host=HOST, port=ports[0]))
     assert taken(tmp_path, "s2", ports) == ports[0] + 1
+
+
+def test_a_promoted_one_is_no_part_of_the_budget_and_keeps_its_port(tmp_path: Path, ports: tuple[int, int]) -> None:
+    budget = ScratchBudget(instances=1, disk=10, ports=ports)
+
+    def claimed(scratch: str) -> ScratchPlace:
+        made = START, START + timedelta(hours=1)
+        wanted = Claim(id=scratch, server="main", mark="m", made_at=made[0], expires_at=made[1], wanted_bytes=8)
+        claim(tmp_path, place := ScratchPlace(tmp_path, scratch), wanted, budget, reserve=0)
+        return place
+
+    first = claimed("s1")
+    with pytest.raises(UserError, match=r"1 scratch instances \(`s1`\), and the plan file allows 1"):
+        claimed("s2")
+    first.write_promoted(Promotion(at=START))
+    second = claimed("s2").claim()
+    assert second is not None
+    assert second.port == ports[0] + 1
+    with pytest.raises(UserError, match=r"\(`s2`\), and the plan file allows 1"):  # the promoted one is not named
+        claimed("s3")
 
 
 def test_it_listens_there_or_says_who_is_in_its_way(tmp_path: Path, ports: tuple[int, int]) -> None:
