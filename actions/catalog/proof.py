@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from enum import StrEnum
 from typing import ClassVar
 
 from actions.backup.chain import base_for
-from actions.backup.physical import PhysicalEntry, Proof, RecoveryTarget
+from actions.backup.physical import PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
 from actions.backup.proofs import Proofs
 from actions.contract import Action, Lock, Observation, Plan, Precondition, Risk, Step
 from actions.engines import engine_of
@@ -18,9 +19,13 @@ from actions.steps.base_choice import server_named
 from actions.steps.bases import endpoint
 from actions.steps.choice import usable_entries
 from actions.steps.engine_backup import EngineBackup
+from actions.steps.forecasts import patience
+from actions.steps.heavy import job_timeout
 from actions.steps.naming import job_name, scratch_mark
 from actions.steps.phrases import moment, span
 from actions.steps.proving import LookThrough, ProvenDatabase, RemoveScratch, RestoreForTest
+from actions.steps.recovery import Aim, Forecast, forecast, measured
+from actions.steps.scratch import CHECK_LIMIT
 from actions.steps.windows import a_moment, ends_of, reachable
 
 
@@ -53,8 +58,10 @@ class Prove(Action[ProveParams]):
         server = server_named(ports.site, params.server)
         policy = ports.site.physical_of(server)
         entries = await ports.physical.catalogue(server)
-        target, base = await _target(ports, server, entries, params.moment, plan_id)
+        windows = await ports.physical.windows(server)
+        target, base = _target(server, entries, windows, params.moment, plan_id)
         tests = await Proofs(ports.objects, ports.secrets).newest(policy, limit=10)
+        takes = _forecast(server, entries, base, target, windows, tests)
         mark = scratch_mark(plan_id)
         protected = {
             key: database for key, database in sorted(ports.site.databases.items()) if database.server == server
@@ -71,12 +78,14 @@ class Prove(Action[ProveParams]):
             amcheck=policy.amcheck,
             stored=None if base is None else engine_of(policy).chain(ports.site, server, entries, base),
             tested=None if base is None else EngineBackup.of(ports.site, server, entries, base),
+            timeout=job_timeout(takes.total),
         )
         look = LookThrough(
             server=server,
             scratch=plan_id,
             mark=mark,
             databases=tuple([await _proven(ports, key, database) for key, database in protected.items()]),
+            timeout=patience(takes.counting, at_least=CHECK_LIMIT),
         )
         good = [test for test in tests if test.problem is None]
         return Plan(
@@ -97,15 +106,29 @@ class Prove(Action[ProveParams]):
                 Observation(name="last test", value=_words(tests)),
                 Observation(name="last that passed", value=_words(good)),
             ),
-            estimate=good[0].rto if good else None,
+            estimate=good[0].rto if good else takes.total or None,
         )
 
 
-async def _target(
-    ports: Ports, server: str, entries: Sequence[PhysicalEntry], when: When, seed: str
+def _forecast(
+    server: str,
+    entries: Sequence[PhysicalEntry],
+    base: PhysicalEntry | None,
+    target: RecoveryTarget,
+    windows: Sequence[RecoveryWindow],
+    tests: Sequence[Proof],
+) -> Forecast:
+    """Every database of the server is counted. Nothing is forecast where nobody knows what is going to be restored."""
+    if base is None:
+        return Forecast(total=timedelta(0), measured=False)
+    aim = Aim(target=target, at=target.time)
+    return forecast(entries, base, aim, windows, measured(server, (), tests), counted=base.manifest.server_bytes)
+
+
+def _target(
+    server: str, entries: Sequence[PhysicalEntry], windows: Sequence[RecoveryWindow], when: When, seed: str
 ) -> tuple[RecoveryTarget, PhysicalEntry | None]:
     """And what it is restored from, as it stands now. Raises UserError where nothing can be reached at all."""
-    windows = await ports.physical.windows(server)
     if not ends_of(entries) or not windows:
         raise UserError(
             f"Server `{server}` has no usable base backup, so there is nothing to test. Make one with "

@@ -9,6 +9,7 @@ import pytest
 
 from actions.catalog.point import PointParams, RestorePoint
 from actions.catalog.promote import Promote, PromoteParams
+from actions.catalog.proof import Prove, ProveParams
 from actions.catalog.rescue import Rescue, RescueParams
 from actions.catalog.restore import Restore, RestoreParams
 from actions.catalog.standby import Halt, HaltParams
@@ -98,6 +99,17 @@ async def test_the_forecast_is_told_by_phases_that_are_no_part_of_what_is_signed
     assert abs(sum(phases.values(), timedelta(seconds=10)) - plan.estimate) < timedelta(seconds=1)
     assert plan.model_copy(update={"phases": ()}).digest == plan.digest
     assert "phases" not in plan.model_copy(update={"phases": ()}).model_dump(mode="json")
+
+
+async def test_a_restore_test_of_a_large_server_is_not_ended_either() -> None:
+    large = sized(with_history(), base=5 * TB)
+    entry = large.physical.entries["primary", "base-new"]
+    manifest = entry.manifest.model_copy(update={"server_bytes": 4 * TB})
+    large.physical.entries["primary", "base-new"] = entry.model_copy(update={"manifest": manifest})
+    restore, look, _ = (await Prove().plan(ProveParams(server="primary"), large, PLAN_ID)).steps
+    assert (restore.timeout - LEEWAY, look.timeout) == (59 * HOUR, 17 * HOUR)
+    restore, look, _ = (await Prove().plan(ProveParams(server="primary"), with_history(), PLAN_ID)).steps
+    assert (restore.timeout, look.timeout) == (JOB_LIMIT + LEEWAY, CHECK_LIMIT)
 
 
 async def test_the_limits_of_what_is_quick_are_as_they_were() -> None:
