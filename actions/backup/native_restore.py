@@ -132,6 +132,7 @@ class Restoring:
             reached_at=reached.at,
             timeline_id=await asyncio.to_thread(timeline_at, reached.place, wal.timeline_id, place.wal),
             checked_pages=checked,
+            without_checksums=not checked,
             checked_indexes=reached.checked_indexes,
             seconds=seconds.spent,
             bytes=sum(member.manifest.stored.bytes for member in members) + wal.bytes,

@@ -92,7 +92,13 @@ class PgBackRestEngine(PhysicalBackups):
         self._relations = RelationRecords(objects, secrets)
         self._finder = PgBackRestFinder(site, program, self._relations, records, work_directory)
         self._restoring = PgBackRestRestoring(
-            program, servers=servers, clock=clock, budget=site.scratch, directory=scratch_directory, reserve=reserve
+            program,
+            tools=tools,
+            servers=servers,
+            clock=clock,
+            budget=site.scratch,
+            directory=scratch_directory,
+            reserve=reserve,
         )
         self._commits: dict[tuple[ArchivePlace, str], datetime | None] = {}  # the last one, by newest segment
 

@@ -17,7 +17,7 @@ from actions.backup.pgbackrest_info import Backup, Stanza, entries_of
 from actions.backup.pgbackrest_tools import PgBackRest, RestoreOrder
 from actions.backup.pgbackrest_wal import NeededWal, PgBackRestWal, dead_in
 from actions.backup.physical import Lsn, Phase, PhysicalEntry, RecoveryTarget, ScratchRequest, ScratchRestored
-from actions.backup.physical_tools import Replay, ScratchServers
+from actions.backup.physical_tools import PhysicalTools, Replay, ScratchServers
 from actions.backup.progress import Shown
 from actions.backup.scratch_budget import RESERVE, claim
 from actions.backup.scratch_place import ScratchPlace
@@ -35,7 +35,7 @@ from actions.backup.together import together
 from actions.backup.wal import WalStart
 from actions.backup.wal_coming import Coming
 from actions.errors import UserError, VerificationError
-from actions.ports import Clock, Progress
+from actions.ports import Clock, Progress, ProgressReport
 from actions.site import ScratchBudget
 
 TABLESPACES = "tablespaces"
@@ -48,13 +48,14 @@ class PgBackRestRestoring:
         self,
         program: PgBackRest,
         *,
+        tools: PhysicalTools,
         servers: ScratchServers,
         clock: Clock,
         budget: ScratchBudget,
         directory: Path,
         reserve: int = RESERVE,
     ) -> None:
-        self._program, self._servers, self._clock = program, servers, clock
+        self._program, self._tools, self._servers, self._clock = program, tools, servers, clock
         self._budget, self._directory, self._reserve = budget, directory, reserve
 
     async def restore(
@@ -130,6 +131,9 @@ class PgBackRestRestoring:
                 group.create_task(archived.bring(wal, coming, lambda _: None))
                 replay = group.create_task(replayed(self._servers, place, order, progress, reaches=wal.reaches))
         reached = replay.result()
+        with seconds.of(Phase.CHECK):
+            progress(ProgressReport(phase="check", total=plain or None))
+            checked = await self._tools.check_pages(request.server, place.data)
         restored = ScratchRestored(
             id=request.id,
             backup=base.manifest.id,
@@ -137,8 +141,8 @@ class PgBackRestRestoring:
             reached_lsn=reached.lsn,
             reached_at=reached.at,
             timeline_id=await asyncio.to_thread(timeline_at, reached.place, wal.way.timeline_id, place.wal),
-            # While it was backed up, by pgBackRest; that the files are those of the backup was checked just now.
-            checked_pages=base.manifest.checksums,
+            checked_pages=checked,
+            without_checksums=not checked,
             checked_indexes=reached.checked_indexes,
             seconds=seconds.spent,
             bytes=(backup.info.repository.size or backup.info.size) + wal.bytes,

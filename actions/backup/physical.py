@@ -226,6 +226,8 @@ class ScratchRestored(Frozen):
     reached_at: datetime | None  # the last commit that is in it; None when none was replayed
     timeline_id: int
     checked_pages: bool
+    # Its pages bear no checksums, so they cannot be checked. Where neither is said, nobody looked at them.
+    without_checksums: bool = Field(default=False, exclude_if=operator.not_)
     checked_indexes: tuple[str, ...] = ()  # databases whose indexes were compared with their tables
     seconds: Mapping[str, float] = {}  # by Phase
     bytes: int = 0  # fetched, as stored

@@ -328,9 +328,15 @@ def _of_restore(restored: ScratchRestored) -> dict[str, str]:
         last = f"last commit {restored.reached_at:%Y-%m-%d %H:%M:%S.%f} UTC"
     return {
         "members": f"signatures and hashes of `{restored.backup}` and all it rests on",
-        "page checksums": "every page" if restored.checked_pages else "not possible, the server has none",
+        "page checksums": _pages(restored),
         "target": f"{restored.target} reached, {last}, LSN {restored.reached_lsn}, timeline id {restored.timeline_id}",
     }
+
+
+def _pages(restored: ScratchRestored) -> str:
+    if restored.checked_pages:
+        return "every page"
+    return "not possible, the server has none" if restored.without_checksums else "not looked at"
 
 
 def _indexes(restored: ScratchRestored) -> str:

@@ -220,8 +220,11 @@ class CheckScratch(Step):
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002
         found = await instance(ports, self.scratch)
-        if found.restored is not None and not found.restored.checked_pages:
-            raise VerificationError(f"The pages of `{found.name}` were not checked. Look at the log of its restore.")
+        if found.restored is not None and not (found.restored.checked_pages or found.restored.without_checksums):
+            raise VerificationError(
+                f"The pages of `{found.name}` were not checked. Remove it with `/dr-restore discard {self.scratch}` "
+                "and restore again."
+            )
         if await ports.postgres.database(self._ref) is None:
             raise VerificationError(f"`{found.name}` holds no database `{self.name}`. Take a later moment.")
         there = await self._measured(ports)
@@ -244,14 +247,15 @@ class CheckScratch(Step):
 
     async def outcome(self, ports: Ports) -> str:
         there = await ports.postgres.fingerprint(self._ref, self.invariants)
+        found = await instance(ports, self.scratch)
         try:
             here: Fingerprint | None = await ports.postgres.fingerprint(self.production, self.invariants)
         except DrError:
             here = None  # production may be what is lost
         if self.passing:
-            return _compared(there, here)
-        lost = _loses(await instance(ports, self.scratch), ports.clock.now())
-        return f"{_compared(there, here)}{lost} {self._next()}"
+            return f"{_compared(there, here)}{_unchecked(found)}"
+        lost = _loses(found, ports.clock.now())
+        return f"{_compared(there, here)}{_unchecked(found)}{lost} {self._next()}"
 
     def _next(self) -> str:
         table = self.table or "TABLE"
@@ -340,6 +344,15 @@ async def not_here(ports: Ports, scratch: str) -> str:
         f"Scratch instance `{scratch}` is not on `{this_machine()}` and was not removed from there. If its restore has "
         "ended well, it stands on another machine or in the pod of a Job, and goes from there when its time is over. "
         "Let workers and jobs share the volume, or set `DRBOT_EXECUTOR=subprocess`."
+    )
+
+
+def _unchecked(found: ScratchFacts) -> str:
+    if found.restored is None or not found.restored.without_checksums:
+        return ""
+    return (
+        f" Its pages could not be checked: `{found.server}` has no page checksums. Turn them on there while it is "
+        "stopped: `pg_checksums --enable`."
     )
 
 

@@ -323,6 +323,7 @@ class FolderBackups(PhysicalBackups):
             reached_at=reached.at,
             timeline_id=await asyncio.to_thread(timeline_at, reached.place, order.timeline_id, place.wal),
             checked_pages=checked,
+            without_checksums=not checked,
             checked_indexes=reached.checked_indexes,
             seconds=seconds.spent,
             bytes=plain + wal_bytes,

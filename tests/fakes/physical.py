@@ -221,6 +221,8 @@ class MemoryPhysical(PhysicalBackups):
         self.entries: dict[tuple[str, str], PhysicalEntry] = {}
         self.history: dict[str, MemoryHistory] = {}
         self.old: dict[str, Expiry] = {}
+        self.bare: set[str] = set()  # servers without page checksums
+        self.unseen: set[str] = set()  # servers whose restored pages nobody looks at
         self.silent: dict[str, str] = {}  # bucket -> what it says instead of an answer
 
     def move_to(self, site: Site) -> None:
@@ -312,7 +314,8 @@ class MemoryPhysical(PhysicalBackups):
             reached_lsn=reached.lsn,
             reached_at=reached.at,
             timeline_id=history.timeline_id,
-            checked_pages=True,
+            checked_pages=request.server not in self.bare | self.unseen,
+            without_checksums=request.server in self.bare,
             seconds={"fetch": 1.0, "replay": 2.0},
             bytes=3_000_000_000,
             plain_bytes=3_000_000_000,

@@ -78,6 +78,7 @@ async def test_back_to_just_before_a_transaction(backed_up: PgBackRestWorld) -> 
     restored = await backed_up.engine.restore(request, no_progress)
     assert restored.backup == "diff-1"
     assert restored.checked_pages
+    assert "check" in restored.seconds  # by `pg_checksums`, after the replay
     assert await backed_up.engine.restore(request, no_progress) == restored  # a rerun finds it
     try:
         started = await backed_up.scratch.start("s1")

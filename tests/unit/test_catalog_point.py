@@ -18,6 +18,7 @@ from actions.catalog.scratch import NoParams, ScratchDiscard, ScratchList, Scrat
 from actions.catalog.swap import Swap, SwapParams
 from actions.contract import Lock, Plan, Verdict
 from actions.errors import UserError
+from actions.runner import Outcome
 from actions.site import DatabaseRef, ScratchBudget
 from actions.steps import byhand
 from actions.steps.scratch import CheckScratch, RestoreScratch
@@ -295,3 +296,21 @@ async def test_indexes_are_checked_where_the_plan_file_says_so() -> None:
 
     assert "page checksums and indexes checked" in plan.steps[0].after
     assert "indexes" not in (await point(world, latest=True)).steps[0].after
+
+
+async def test_a_server_without_page_checksums_is_restored_with_a_word_about_them() -> None:
+    world = with_history()
+    world.physical.bare = {"primary"}
+    plan = await point(world, latest=True)
+    result = await run(plan, world, MemoryJournal())
+    assert result.outcome is Outcome.SUCCEEDED, result.message
+    check_step = next(step for step in plan.steps if isinstance(step, CheckScratch))
+    assert "`primary` has no page checksums. Turn them on there" in await check_step.outcome(world)
+
+
+async def test_pages_that_nobody_looked_at_are_refused() -> None:
+    world = with_history()
+    world.physical.unseen = {"primary"}
+    result = await run(await point(world, latest=True), world, MemoryJournal())
+    assert result.outcome is not Outcome.SUCCEEDED
+    assert f"The pages of `scratch-{PLAN_ID}` were not checked." in result.message

@@ -165,3 +165,19 @@ async def test_a_key_of_proofs_that_nobody_trusts_signs_nothing() -> None:
     assert f"its public key is not among `backups.proof_signers`. Add `{PROOF_SIGNER}` there" in message
     assert await kept(world) == []
     assert world.scratch.made == {}
+
+
+@pytest.mark.parametrize(
+    ("bare", "unseen", "said"),
+    [
+        (set(), set(), "every page"),
+        ({SERVER}, set(), "not possible, the server has none"),
+        (set(), {SERVER}, "not looked at"),
+    ],
+)
+async def test_a_proof_says_what_became_of_the_pages(bare: set[str], unseen: set[str], said: str) -> None:
+    world = with_bases()
+    world.physical.bare, world.physical.unseen = bare, unseen
+    assert (await proven(world, server=SERVER))[0] is Outcome.SUCCEEDED
+    [proof] = await Proofs(world.objects, world.secrets).newest(world.site.physical_of(SERVER))
+    assert proof.checks["page checksums"] == said
