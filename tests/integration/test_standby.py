@@ -240,7 +240,32 @@ async def test_a_hole_in_the_archive_is_told_and_what_it_needs_no_more_is_remove
     assert (await following(world)).problem == ""
 
 
+async def test_a_server_that_answers_or_is_paused_is_not_at_a_target_for_that(world: PhysicalWorld) -> None:
+    await restored(world)
+    await world.scratch.follow("s1", delay=NONE)
+    world.sql("INSERT INTO doc VALUES (1)")
+    await brought(world)
+    await shows(world, 1)
+    place = ScratchPlace(world.scratch_directory, "s1")
+    server = RecoveringServer(place, world.server.tool("postgres").parent, world.server.account)
+    later = RecoveryTarget(time=datetime.now(UTC) + timedelta(hours=1))
+
+    def paused() -> bool:
+        with server.connect() as connection:
+            row = connection.execute("SELECT pg_wal_replay_pause(), pg_get_wal_replay_pause_state()").fetchone()
+        return row is not None and row[1] == "paused"
+
+    assert await asyncio.to_thread(server.look, later, None) is None
+
+    async def rests() -> bool:
+        return await asyncio.to_thread(paused)
+
+    await eventually(rests)
+    assert await asyncio.to_thread(server.look, later, None) is None
+
+
 async def test_one_that_is_past_the_fork_of_a_failover_says_so_and_is_made_anew(world: PhysicalWorld) -> None:
+    """The last one here: its fork stays in the archive, and whatever follows that would go along it."""
     await restored(world)
     await world.scratch.follow("s1", delay=NONE)
     fork = str(world.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0])
@@ -306,27 +331,3 @@ def connected(world: PhysicalWorld, scratch: str) -> psycopg.Connection[tuple[An
 class _Later(SystemClock):
     def now(self) -> datetime:
         return super().now() + timedelta(days=30)
-
-
-async def test_a_server_that_answers_or_is_paused_is_not_at_a_target_for_that(world: PhysicalWorld) -> None:
-    await restored(world)
-    await world.scratch.follow("s1", delay=NONE)
-    world.sql("INSERT INTO doc VALUES (1)")
-    await brought(world)
-    await shows(world, 1)
-    place = ScratchPlace(world.scratch_directory, "s1")
-    server = RecoveringServer(place, world.server.tool("postgres").parent, world.server.account)
-    later = RecoveryTarget(time=datetime.now(UTC) + timedelta(hours=1))
-
-    def paused() -> bool:
-        with server.connect() as connection:
-            row = connection.execute("SELECT pg_wal_replay_pause(), pg_get_wal_replay_pause_state()").fetchone()
-        return row is not None and row[1] == "paused"
-
-    assert await asyncio.to_thread(server.look, later, None) is None
-
-    async def rests() -> bool:
-        return await asyncio.to_thread(paused)
-
-    await eventually(rests)
-    assert await asyncio.to_thread(server.look, later, None) is None
