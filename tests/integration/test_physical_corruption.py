@@ -219,6 +219,22 @@ async def test_a_server_that_runs_and_lets_nobody_in(
     await refused(world, past, "cannot be asked: .*invalid page in block 0 of relation .*Use another backup")
 
 
+async def test_a_page_that_was_damaged_after_the_members_were_checked(
+    past: Past, world: PhysicalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the check of every page, after the replay, can see it."""
+    check = PhysicalPrograms.check_pages
+
+    async def damaging(self: PhysicalPrograms, server: str, data: Path) -> bool:
+        pg_class = data / "base" / "5" / "1259"
+        body = pg_class.read_bytes()
+        pg_class.write_bytes(body[:100] + bytes([body[100] ^ 1]) + body[101:])
+        return await check(self, server, data)
+
+    monkeypatch.setattr(PhysicalPrograms, "check_pages", damaging)
+    await refused(world, past, "Pages of the restored server are damaged")
+
+
 async def test_another_identity(past: Past, world: PhysicalWorld) -> None:
     other = replace(world, values={"IDENTITY": Keys().identity})
     await refused(other, past, "cannot open backup `full`", kind=UserError)
