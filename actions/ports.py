@@ -424,6 +424,10 @@ class Scratch(Protocol):
         for `start`. Raises UserError when it has replayed beyond it, or what was brought ends before: then it follows
         on."""
 
+    async def judge(self, scratch: str, problem: str) -> None:
+        """Note what a check found wrong with it (`ScratchFacts.problem`); empty: nothing. Forgotten by `halt`, which
+        brings it to another moment."""
+
     async def serving(self, scratch: str) -> Serving:
         """How it would run with production's configuration on this machine. Changes nothing."""
 

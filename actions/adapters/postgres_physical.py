@@ -142,13 +142,18 @@ class PhysicalPrograms(PhysicalTools):
             raise _full(error, into) or VerificationError(f"The backups cannot be combined: {_words(error)}") from error
 
     async def check_pages(self, server: str, data: Path) -> bool:
-        try:
-            await run([self._tool(server, "pg_checksums"), "--check", "--pgdata", data], timeout=LIMIT)
-        except ProgramError as error:
-            if "not enabled" in error.stderr:
-                return False
-            raise VerificationError(f"Pages of the restored server are damaged: {_words(error)}") from error
-        return True
+        return await pages_checked(self._tool(server, "pg_checksums"), data)
+
+
+async def pages_checked(program: str | Path, data: Path) -> bool:
+    """Read every page of a server that is stopped; False where they bear no checksums. Raises VerificationError."""
+    try:
+        await run([program, "--check", "--pgdata", data], timeout=LIMIT)
+    except ProgramError as error:
+        if "not enabled" in error.stderr:
+            return False
+        raise VerificationError(f"Pages of the restored server are damaged: {_words(error)}") from error
+    return True
 
 
 class _Base(ProgramOutput):

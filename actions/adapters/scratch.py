@@ -87,6 +87,10 @@ class ScratchInstances(Scratch):
         await self._standby.halt(place, facts.restored, target, progress)
         return (await self._known(scratch))[1]
 
+    async def judge(self, scratch: str, problem: str) -> None:
+        place, _ = await self._known(scratch)
+        await asyncio.to_thread(place.write_problem, problem)
+
     async def serving(self, scratch: str) -> Serving:
         place, _ = await self._known(scratch)
         server = await self._programs.server(place)
@@ -353,6 +357,7 @@ def _facts(place: ScratchPlace) -> ScratchFacts | None:
         expires_at=claim.expires_at,
         opened=opened is not None,
         following=told(place),
+        problem=place.problem(),
     )
 
 

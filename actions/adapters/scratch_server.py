@@ -301,6 +301,12 @@ class ScratchPrograms(ScratchServers):
         programs = usable_programs(installation(), account=account, cache=place.folder.parent.parent)
         return RecoveringServer(place, programs, account)
 
+    def compares_indexes(self, place: ScratchPlace) -> bool:
+        """Whether the plan file wants indexes compared with their tables. Blocking."""
+        claim = place.claim()
+        policy = None if claim is None else self._site.physical.get(claim.server)
+        return policy is not None and policy.amcheck
+
     async def replay(self, place: ScratchPlace, order: Replay, progress: Progress) -> Reached:
         server = await self.server(place)
         raised: dict[str, str] = {}

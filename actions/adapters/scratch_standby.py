@@ -9,6 +9,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from actions.adapters.postgres_physical import pages_checked
 from actions.adapters.recovery_log import too_low, why_it_ended
 from actions.adapters.scratch_server import WAITS_FOR_WAL, RecoveringServer, ScratchPrograms
 from actions.backup.physical import Following, RecoveryTarget, ScratchFacts, ScratchRestored, Waiting
@@ -18,7 +19,7 @@ from actions.backup.scratch_restore import replayed, timeline_at
 from actions.backup.standby import alone
 from actions.backup.wal_coming import copying_from
 from actions.errors import DrError, TemporaryError, UserError
-from actions.ports import Clock, Progress
+from actions.ports import Clock, Progress, ProgressReport
 
 LOOK = 0.1  # seconds
 READY_WITHIN = timedelta(minutes=5)
@@ -114,11 +115,15 @@ class ScratchStandby:
             await asyncio.to_thread(server.stop)
             try:
                 reached = await self._reached(place, follow, target, progress)
+                # What was replayed for weeks is not what was checked once.
+                progress(ProgressReport(phase="check"))
+                checked = await pages_checked(server.programs / "pg_checksums", place.data)
             except DrError as error:
                 await asyncio.to_thread(place.write_follow, follow.model_copy(update={"halting": None}))
                 await self._awake(server, follow)
                 raise UserError(f"`scratch-{restored.id}` cannot be stopped there, it follows on. {error}") from error
-            await asyncio.to_thread(self._ended, place, follow, restored, target, reached)
+            found = restored.model_copy(update={"checked_pages": checked, "without_checksums": not checked})
+            await asyncio.to_thread(self._ended, place, follow, found, target, reached)
 
     async def _check_ahead(self, server: RecoveringServer, follow: Follow, target: RecoveryTarget) -> None:
         state = await asyncio.to_thread(server.replay_state)
@@ -142,6 +147,7 @@ class ScratchStandby:
             start_lsn=follow.lsn,
             end_lsn=follow.lsn if fed is None else fed.end_lsn,
             restore_command=copying_from(place.wal),
+            amcheck=await asyncio.to_thread(self._programs.compares_indexes, place),
         )
         newest = None if fed is None else fed.newest_at
         reaches = target.time is not None and newest is not None and newest > target.time
@@ -157,8 +163,10 @@ class ScratchStandby:
             "reached_lsn": reached.lsn,
             "reached_at": reached.at or follow.replayed_at,
             "timeline_id": timeline_at(reached.place, way, place.wal),
+            "checked_indexes": reached.checked_indexes,
         }
         place.write_restored(restored.model_copy(update=changes))
+        place.write_problem("")  # of another moment
         if claim is not None:
             place.write_claim(claim.model_copy(update={"expires_at": self._clock.now() + self._lifetime}))
         place.drop_follow()

@@ -384,6 +384,7 @@ class ScratchFacts(Frozen):
     expires_at: datetime
     opened: bool = False  # to applications, at `address`; production's configuration as far as it fits
     following: Following | None = None  # while it is a standby
+    problem: str = ""  # what its check found wrong at this moment
 
     @property
     def name(self) -> str:

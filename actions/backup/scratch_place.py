@@ -134,6 +134,18 @@ class ScratchPlace:
         """None while the restore has not ended well."""
         return _read(self.folder / "instance.json", ScratchRestored)
 
+    def problem(self) -> str:
+        """What a check has found wrong with it; empty: nothing, or there was none."""
+        path = self.folder / "problem.txt"
+        return path.read_text() if path.exists() else ""
+
+    def write_problem(self, problem: str) -> None:
+        path = self.folder / "problem.txt"
+        if problem:
+            path.write_text(problem)
+        else:
+            path.unlink(missing_ok=True)
+
     @property
     def log(self) -> Path:
         return self.folder / "postgres.log"

@@ -91,7 +91,7 @@ class Rescue(Action[RescueParams]):
             ),
             made_at=ports.clock.now(),
             findings=(
-                *_findings(look, mode, asked),
+                *_findings(look, facts, mode, asked),
                 *rto_findings(takes, database.rto, forecast, instead=_quicker(mode, facts)),
             ),
             observations=(*_observations(look, facts), Observation(name="forecast", value=forecast)),
@@ -208,8 +208,12 @@ def _quicker(mode: RescueMode, facts: ScratchFacts) -> str:
     return f"The table can be read in `{facts.name}` meanwhile.{rows}"
 
 
-def _findings(look: _Look, mode: RescueMode, asked: RescueRequest) -> list[Finding]:
+def _findings(look: _Look, facts: ScratchFacts, mode: RescueMode, asked: RescueRequest) -> list[Finding]:
     found = []
+    if facts.problem:
+        text = f"`{facts.name}` did not pass its check: {facts.problem}"
+        hint = f"Bring back only what you have looked at; else `/dr-restore discard {facts.id}` and restore another."
+        found.append(Finding(check="check", verdict=Verdict.WARN, detail=text, hint=hint))
     if mode is RescueMode.COPY and look.here is not None:
         text = f"`{asked.table}` is in production, so it comes as `{asked.into}` beside it."
         found.append(Finding(check="name", verdict=Verdict.OK, detail=text))

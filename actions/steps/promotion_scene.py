@@ -9,7 +9,7 @@ from actions.site import Database, Frozen
 from actions.steps.application import Repoint
 from actions.steps.old_primary_scene import StopScene, look_at_stop
 from actions.steps.scene import Application, application_of, config_place, host_value
-from actions.steps.standing import database_of, known, standing
+from actions.steps.standing import database_of, known, sound
 
 POSTGRESQL = "5432"
 
@@ -108,7 +108,7 @@ async def _instance(ports: Ports, scratch: str) -> ScratchFacts:
         return found
     if found.state is ScratchState.PROMOTED:
         raise UserError(f"`{found.name}` was promoted and is stopped. Start it with `/dr-restore wake {found.id}`.")
-    return await standing(ports, scratch)
+    return await sound(ports, scratch)
 
 
 def _address(

@@ -219,6 +219,14 @@ class CheckScratch(Step):
         return Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002
+        try:
+            await self._check(ports)
+        except VerificationError as error:
+            await ports.scratch.judge(self.scratch, str(error))  # nothing is given back from it as a whole any more
+            raise
+        await ports.scratch.judge(self.scratch, "")
+
+    async def _check(self, ports: Ports) -> None:
         found = await instance(ports, self.scratch)
         if found.restored is not None and not (found.restored.checked_pages or found.restored.without_checksums):
             raise VerificationError(

@@ -29,6 +29,18 @@ async def standing(ports: Ports, scratch: str) -> ScratchFacts:
     return found
 
 
+async def sound(ports: Ports, scratch: str) -> ScratchFacts:
+    """The same, and its check has found nothing wrong: it can take production's place."""
+    found = await standing(ports, scratch)
+    if found.problem:
+        raise UserError(
+            f"`{found.name}` did not pass its check, so it takes nobody's place: {found.problem} Single tables can be "
+            f"brought back from it (`/dr-restore rescue`). Else discard it with `/dr-restore discard {found.id}`, and "
+            "restore another moment or from another backup."
+        )
+    return found
+
+
 async def known(ports: Ports, scratch: str) -> ScratchFacts:
     """The instance by its id or its name as a server. Raises UserError naming those there are."""
     found = await ports.scratch.find(scratch.removeprefix(SCRATCH))

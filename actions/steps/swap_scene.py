@@ -20,7 +20,7 @@ from actions.steps.phrases import counted, size, span
 from actions.steps.scene import DISK_MARGIN, Application, Target, application_of, target_of
 from actions.steps.scratch_copies import CompareScratch, CopyDatabase
 from actions.steps.scratch_facts import ScratchIs
-from actions.steps.standing import database_of, standing
+from actions.steps.standing import database_of, sound
 from actions.steps.switch import Switch
 
 SHOWN = 5
@@ -134,7 +134,7 @@ class SwapScene(Frozen):
 
 async def look_at(ports: Ports, scratch: str, wanted: str | None) -> SwapScene:
     """Raises UserError with the next thing to do when the instance does not show the database."""
-    facts = await standing(ports, scratch)
+    facts = await sound(ports, scratch)
     key, database = database_of(ports, facts, wanted)
     source = DatabaseRef(facts.name, database.name)
     shown = await ports.postgres.database(source)

@@ -74,6 +74,14 @@ async def test_the_life_of_an_instance(world: World) -> None:
     assert await world.port.start("s1") == started  # one that runs is left alone
     assert (await world.postgres.server("scratch-s1")).in_recovery
 
+    assert started.problem == ""
+    await world.port.judge("s1", "A page is\ndamaged.")
+    found = await world.port.find("s1")
+    assert found is not None
+    assert found.problem == "A page is\ndamaged."
+    await world.port.judge("s1", "")
+    assert await world.port.find("s1") == started
+
     await world.port.stop("s1")
     await world.port.stop("s1")
     assert await world.state() is ScratchState.STOPPED

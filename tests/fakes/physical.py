@@ -127,8 +127,11 @@ class MemoryScratch(Scratch):
         self._postgres.servers.pop(facts.name, None)
         changes = {"target": target, "reached_lsn": reached.lsn, "reached_at": reached.at}
         restored = None if facts.restored is None else facts.restored.model_copy(update=changes)
-        self.made[scratch] = facts.model_copy(update={"following": None, "restored": restored})
+        self.made[scratch] = facts.model_copy(update={"following": None, "restored": restored, "problem": ""})
         return self._now(self.made[scratch], ScratchState.STOPPED)
+
+    async def judge(self, scratch: str, problem: str) -> None:
+        self.made[scratch] = self._known(scratch).model_copy(update={"problem": problem})
 
     async def serving(self, scratch: str) -> Serving:
         self._known(scratch)

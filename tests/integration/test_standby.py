@@ -211,6 +211,29 @@ async def test_it_never_goes_back_and_follows_on_when_that_is_asked(world: Physi
     await shows(world, 1, 2, 3, 4)
 
 
+@pytest.mark.corruption
+async def test_a_page_that_went_bad_while_it_followed_is_found_when_it_is_stopped(world: PhysicalWorld) -> None:
+    await restored(world)
+    await world.scratch.follow("s1", delay=NONE)
+    world.sql("INSERT INTO doc VALUES (1)")
+    await brought(world)
+    await shows(world, 1)
+    path = str(world.sql("SELECT pg_relation_filepath('pg_description')")[0][0])
+    file = ScratchPlace(world.scratch_directory, "s1").data / path
+    body = file.read_bytes()
+    with file.open("r+b") as stream:
+        stream.seek(3 * 8192 + 4000)
+        stream.write(bytes([body[3 * 8192 + 4000] ^ 1]))
+    with pytest.raises(UserError, match=r"cannot be stopped there, it follows on\. Pages of the .* are damaged"):
+        await world.scratch.halt("s1", RecoveryTarget(latest=True))
+    assert (await following(world)).halting is None
+    file.write_bytes(body)
+    await world.scratch.judge("s1", "of another moment")
+    halted = await world.scratch.halt("s1", RecoveryTarget(latest=True))
+    assert halted.restored is not None
+    assert (halted.restored.checked_pages, halted.problem) == (True, "")
+
+
 async def test_a_hole_in_the_archive_is_told_and_what_it_needs_no_more_is_removed(world: PhysicalWorld) -> None:
     await restored(world)
     await world.scratch.follow("s1", delay=NONE)

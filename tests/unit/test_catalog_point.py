@@ -11,13 +11,15 @@ from pydantic import ValidationError
 from actions.backup.pgbackrest_keys import PgBackRestKeys
 from actions.backup.physical import BackupKind, Change, DeadEnd, ScratchState
 from actions.catalog.point import FindMoment, FindParams, PointParams, RestorePoint
+from actions.catalog.promote import Promote, PromoteParams
 from actions.catalog.proof import Prove, ProveParams
 from actions.catalog.rescue import Rescue, RescueParams
 from actions.catalog.retention import Expire, ExpireParams
 from actions.catalog.scratch import NoParams, ScratchDiscard, ScratchList, ScratchParams
 from actions.catalog.swap import Swap, SwapParams
 from actions.contract import Lock, Plan, Verdict
-from actions.errors import UserError
+from actions.errors import UserError, VerificationError
+from actions.ports import no_progress
 from actions.runner import Outcome
 from actions.site import DatabaseRef, ScratchBudget
 from actions.steps import byhand
@@ -254,6 +256,32 @@ async def test_an_instance_that_shows_no_moment_is_refused(state: ScratchState, 
     world.scratch.made[SCRATCH_ID] = world.scratch.made[SCRATCH_ID].model_copy(update={"state": state})
     with pytest.raises(UserError, match=said):
         await rescue(world)
+
+
+async def test_one_that_did_not_pass_its_check_takes_nobodys_place() -> None:
+    world = with_a_scratch()
+    check = CheckScratch(
+        scratch=SCRATCH_ID,
+        database="shop",
+        name="shop",
+        production=DatabaseRef("primary", "shop"),
+        invariants=(),
+        table="public.nothing",
+    )
+    with pytest.raises(VerificationError):
+        await check.apply(world, no_progress)
+    refused = (
+        "did not pass its check, so it takes nobody's place: .* has no table `public.nothing` .*/dr-restore discard"
+    )
+    with pytest.raises(UserError, match=refused):
+        await Swap().plan(SwapParams(scratch=SCRATCH_ID), world, PLAN_ID)
+    with pytest.raises(UserError, match=refused):
+        await Promote().plan(PromoteParams(scratch=SCRATCH_ID), world, PLAN_ID)
+    [warned] = [finding for finding in (await rescue(world)).findings if finding.check == "check"]
+    assert (warned.verdict, "did not pass" in warned.detail) == (Verdict.WARN, True)
+
+    await check.model_copy(update={"table": ""}).apply(world, no_progress)
+    assert not (await Swap().plan(SwapParams(scratch=SCRATCH_ID), world, PLAN_ID)).stopped
 
 
 async def test_a_swap_says_what_comes_back_and_what_is_set_aside() -> None:
