@@ -220,14 +220,19 @@ async def test_a_page_that_went_bad_while_it_followed_is_found_when_it_is_stoppe
     await shows(world, 1)
     path = str(world.sql("SELECT pg_relation_filepath('pg_description')")[0][0])
     file = ScratchPlace(world.scratch_directory, "s1").data / path
-    body = file.read_bytes()
-    with file.open("r+b") as stream:
-        stream.seek(3 * 8192 + 4000)
-        stream.write(bytes([body[3 * 8192 + 4000] ^ 1]))
+
+    def flip() -> None:
+        with file.open("r+b") as stream:
+            stream.seek(3 * 8192 + 4000)
+            byte = stream.read(1)[0]
+            stream.seek(-1, os.SEEK_CUR)
+            stream.write(bytes([byte ^ 1]))
+
+    flip()
     with pytest.raises(UserError, match=r"cannot be stopped there, it follows on\. Pages of the .* are damaged"):
         await world.scratch.halt("s1", RecoveryTarget(latest=True))
     assert (await following(world)).halting is None
-    file.write_bytes(body)
+    flip()
     await world.scratch.judge("s1", "of another moment")
     halted = await world.scratch.halt("s1", RecoveryTarget(latest=True))
     assert halted.restored is not None
