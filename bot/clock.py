@@ -22,6 +22,7 @@ from bot.services.approvals import SCHEDULE, Policy
 from bot.services.drills import Drills
 from bot.services.quorum import warn_of_gaps
 from bot.services.schedules import Past, Recurring, due, recurring
+from bot.services.worker_watch import WorkerWatch
 from storage import alarms, copies, inbox, incidents, outbox, requests, schedules, timeline
 from storage.session import Database
 from storage.tables import Incident, RequestRow
@@ -44,6 +45,7 @@ class DrClock:
         self._database = database
         self._plan = plan
         self._clock = clock
+        self._workers = WorkerWatch(database, on_call=plan.channels.on_call)
         self._drills = Drills(database, plan, Policy(plan), clock)
 
     def scheduled(self) -> AsyncIOScheduler:
@@ -54,6 +56,7 @@ class DrClock:
         at_once = {"next_run_time": self._clock.now()} | options
         scheduler.add_job(self._tick, CronTrigger(second=1, timezone=UTC), **at_once)
         scheduler.add_job(self._hold_drills, IntervalTrigger(minutes=1, timezone=UTC), **options)
+        scheduler.add_job(self._look_for_workers, IntervalTrigger(minutes=1, timezone=UTC), **options)
         scheduler.add_job(self._marks, IntervalTrigger(seconds=10, timezone=UTC), **options)
         scheduler.add_job(self._forget, CronTrigger(hour=3, minute=17, timezone=UTC), **options)
         scheduler.add_job(self._catch_up, IntervalTrigger(minutes=5, timezone=UTC), **options)
@@ -129,6 +132,12 @@ class DrClock:
         for key, action, params, reason in await self._drills.to_run(now):
             await self._ask(key, action, dict(params), reason)
         return told + await self._drills.settle(now)
+
+    async def _look_for_workers(self) -> None:
+        try:
+            await self._workers.look(self._clock.now())
+        except DrError as error:
+            log.warning("workers_not_looked_for", error=str(error))
 
     async def _signers(self) -> None:
         try:

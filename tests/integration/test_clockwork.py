@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlmodel import col
 
 from actions.adapters.clock import SystemClock
@@ -18,7 +18,8 @@ from actions.steps.health import Bases, Dumps, Health
 from bot.clock import DrClock
 from bot.plan_file import DrPlan
 from bot.services.backup_watch import BackupWatch
-from storage import alarms, plans, runs
+from bot.services.worker_watch import WorkerWatch
+from storage import alarms, plans, processes, runs
 from storage.roles import DatabaseRole
 from storage.session import Database
 from storage.tables import JournalRow, OutboxRow, PlanRow, RequestRow, TimelineEntry
@@ -204,6 +205,36 @@ async def test_each_alarm_and_each_recovery_is_told_once_over_all_workers(memory
         await database.dispose()
 
 
+async def test_that_no_worker_is_there_is_told_once_over_all_clocks_and_so_is_its_return(memory: Database) -> None:
+    watches = [WorkerWatch(memory.acting_as(DatabaseRole.CLOCK, pool_size=1), on_call="C0ONCALL") for _ in range(3)]
+
+    async def look(minutes: float) -> list[str]:
+        at = NOW + timedelta(minutes=minutes)
+        return [text for text in await asyncio.gather(*(watch.look(at) for watch in watches)) if text]
+
+    async with memory.session() as session:
+        await processes.beat(session, "slack-1", "slack,clock", {})
+    assert await look(0) == []
+    assert await look(4.9) == []
+    [told] = await look(5)
+    assert told.startswith("No worker is there: nothing is carried out, no backup is made")
+    assert told.endswith("None was seen for a day. Start `drbot run --role worker`.")
+    assert await look(60) == []
+    async with memory.session() as session:
+        await processes.beat(session, "all-1", "clock,worker", {})
+    [back] = await look(61)
+    assert back == "A worker is back: what was asked for goes on."
+    assert await look(62) == []
+    async with memory.session() as session:
+        await session.execute(text("UPDATE process SET seen_at = seen_at - interval '20 minutes'"))
+    assert await look(63) == []
+    [again] = await look(69)
+    assert "The last one was seen at 20" in again
+    assert await posted(memory) == [told, back, again]
+    for watch in watches:
+        await watch._database.dispose()
+
+
 async def test_workers_take_turns(memory: Database) -> None:
     async def take(every: timedelta) -> bool:
         async with memory.session() as session:
@@ -259,8 +290,8 @@ async def rows_of(office: OfficeForTests) -> Any:
 async def stages(clocks: Replicas, start: datetime, until: datetime) -> Any:
     now = start
     while now < until:
-        for text in await clocks.drills(now):
-            yield "now" if "is due now" in text else "days"
+        for told in await clocks.drills(now):
+            yield "now" if "is due now" in told else "days"
         now += timedelta(hours=8)
 
 

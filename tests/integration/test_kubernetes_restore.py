@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from actions import registry
+from actions.adapters.executor_beside import BesideExecutor
 from actions.adapters.executor_kubernetes import KubernetesExecutor
 from actions.adapters.kubernetes_jobs import LABEL
 from actions.contract import Plan
@@ -191,7 +192,9 @@ async def site(
 
 @pytest.mark.timeout(180)
 async def test_database_is_dumped_and_restored_by_jobs_of_the_cluster(site: Site) -> None:
-    assert isinstance(site.ports.executor, KubernetesExecutor)
+    executor = site.ports.executor
+    assert isinstance(executor, BesideExecutor)
+    assert isinstance(executor._elsewhere, KubernetesExecutor)
     assert list(await site.ports.executor.problems()) == []
     name = site.database.name
     _, dumped = await site.run("backup.dump", {"database": name}, "plan-a")
