@@ -98,12 +98,16 @@ class Copying:
     # ------------------------------------------------------------ what is there already
 
     async def _before(self) -> Mapping[str, FileEntry]:
-        """The files of the newest usable copy, by key."""
-        usable = [copy for copy in await self._catalogue.copies(self._policy) if copy.problem is None]
-        if not usable:
-            return {}
-        parts = await self._catalogue.parts(self._policy, usable[0].manifest)
-        return {entry.key: entry for part in parts for entry in part.entries}
+        """The files of the newest copy that can be read, by key. One whose lists were changed holds no new copy up: it
+        is passed over, and what only it has is copied again."""
+        for copy in await self._catalogue.copies(self._policy):
+            if copy.problem is None:
+                try:
+                    parts = await self._catalogue.parts(self._policy, copy.manifest)
+                except VerificationError:
+                    continue
+                return {entry.key: entry for part in parts for entry in part.entries}
+        return {}
 
     async def _resumed(self) -> dict[str, FileEntry]:
         """What an earlier try of this very copy has brought across. A part that does not check is not believed: its

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from actions.buckets import FilesCopy, FilesDifference, FilesSource
+from actions.buckets import CopiesExpiry, FilesCopy, FilesDifference, FilesSource
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Query, Report, Risk, Step, Verdict
-from actions.errors import UNKNOWN_NAME, DrError, RefusedError, UserError
+from actions.errors import UNKNOWN_NAME, DrError, RefusedError, UserError, VerificationError
 from actions.ports import Ports
 from actions.site import FilesPolicy, Frozen
 from actions.steps.file_return import brought_back, copy_manifest, copying_takes, endpoint_of, return_takes
@@ -106,7 +106,8 @@ class Copy(Action[CopyParams]):
     async def plan(self, params: CopyParams, ports: Ports, plan_id: str) -> Plan:
         policy = ports.site.files_of(params.name)
         copies = await ports.files.copies(params.name)
-        expiry = await ports.files.expiry(params.name)
+        folder = f"{policy.copy_prefix}files/{policy.name}/copies/"
+        expiry, unreadable = await _expiry(policy, folder, ports)
         copy = CopyFiles(
             job=job_name(plan_id, 1),
             name=policy.name,
@@ -123,7 +124,7 @@ class Copy(Action[CopyParams]):
             name=policy.name,
             copy_bucket=policy.copy_bucket,
             copy_endpoint=endpoint_of(ports.site, policy.copy_bucket),
-            folder=f"{policy.copy_prefix}files/{policy.name}/copies/",
+            folder=folder,
             copies=expiry.copies,
             days=policy.retention.days,
         )
@@ -138,13 +139,26 @@ class Copy(Action[CopyParams]):
             locks=(Lock(key=f"files:{policy.name}"),),
             steps=(copy, expire) if expiry.copies or expiry.objects else (copy,),
             made_at=ports.clock.now(),
-            findings=tuple(_broken(found) for found in copies if found.problem is not None),
+            findings=(*(_broken(found) for found in copies if found.problem is not None), *unreadable),
             observations=(
                 Observation(name="newest copy", value=moment(usable[0].state_of) if usable else "none"),
                 Observation(name="files in it", value=str(usable[0].objects) if usable else "0"),
             ),
             estimate=copying_takes(usable[0].copied_bytes if usable else 0),
         )
+
+
+async def _expiry(policy: FilesPolicy, folder: str, ports: Ports) -> tuple[CopiesExpiry, list[Finding]]:
+    """What is over its time. One copy that cannot be read keeps everything from being deleted, never a new copy from
+    being made."""
+    try:
+        return await ports.files.expiry(policy.name), []
+    except VerificationError as error:
+        hint = (
+            f"Look below `s3://{policy.copy_bucket}/{folder}`. If its signer left the plan file, put it back into "
+            "`signers`; if its files were damaged, delete its folder there. The next copy then deletes again."
+        )
+        return CopiesExpiry(name=policy.name), [_warn("expiry", f"No old copy is deleted: {error}", hint)]
 
 
 class RestoreParams(Frozen):
