@@ -81,6 +81,9 @@ class Git(Protocol):
     async def contains(self, name: str, commit: str, ancestor: str) -> bool:
         """Whether `ancestor` is `commit` or in its history; False for one that the mirror does not know."""
 
+    async def refs(self, name: str) -> str:
+        """SHA-256, hex, of all that the mirror keeps: every branch, tag and kept commit, and where it points."""
+
     async def bundle(self, policy: ManifestsPolicy, commit: str, into: Path) -> None:
         """Write a bundle of everything, and prove it by fetching all of it into an empty repository, where the branch
         (or a kept commit) must be `commit`. Raises VerificationError when that fails."""
@@ -154,7 +157,8 @@ class Manifests(Protocol):
         """Newest first. One that fails its check is listed with `problem`, never hidden."""
 
     async def mirror(self, mirror: str, name: str, *, requested_by: str = "") -> MirrorState:
-        """Bring the mirror up to date; a head without a bundle gets one: proven, encrypted, stored, read back, and
+        """Bring the mirror up to date; what has changed since the last bundle, on any
+        branch or tag, gets one: proven, encrypted, stored, read back, and
         then described by a signed manifest. Nothing that was mirrored is ever deleted."""
 
     async def drift(self, name: str) -> Drift:

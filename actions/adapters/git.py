@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import re
 import shutil
 import tempfile
@@ -35,6 +36,7 @@ SETTINGS = (
     *("-c", "http.followRedirects=false"),
     *("-c", "http.lowSpeedLimit=100", "-c", "http.lowSpeedTime=60"),
 )
+KEPT = ("refs/heads", "refs/tags", "refs/kept")
 OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 REFUSED = ("Authentication failed", "could not read Username", "error: 401", "error: 403", "not found", "not appear to")
 REDIRECTED = "unable to update url base from redirection"
@@ -76,9 +78,15 @@ class GitMirrors(Git):
     async def contains(self, name: str, commit: str, ancestor: str) -> bool:
         return await self._true(name, "merge-base", "--is-ancestor", _object(ancestor), _object(commit))
 
+    async def refs(self, name: str) -> str:
+        said = await self._run(name, "for-each-ref", "--format=%(refname) %(objectname)", *KEPT)
+        return hashlib.sha256(said.stdout).hexdigest()
+
     async def bundle(self, policy: ManifestsPolicy, commit: str, into: Path) -> None:
         await asyncio.to_thread(into.unlink, missing_ok=True)
-        everything = ("HEAD", "--branches", "--tags", "--glob=refs/kept/*")
+        # A bundle has no HEAD where its branch is gone.
+        head = await self._true(policy.name, "rev-parse", "--verify", "--quiet", f"refs/heads/{policy.branch}")
+        everything = (*(("HEAD",) if head else ()), "--branches", "--tags", "--glob=refs/kept/*")
         await self._run(policy.name, "symbolic-ref", "HEAD", f"refs/heads/{policy.branch}")
         await self._run(policy.name, "bundle", "create", "--quiet", str(into), *everything, timeout=LONG)
         empty = Path(tempfile.mkdtemp(prefix="proof-", dir=self._directory))

@@ -1,8 +1,11 @@
-"""Manifests repositories: a bundle of each commit that was the head, and the cluster beside what they say.
+"""Manifests repositories: a bundle of each state that was seen, and the cluster beside what they say.
 
-<prefix>manifests/<name>/<commit>/mirror.bundle.age   all branches, tags and kept commits, age
-<prefix>manifests/<name>/<commit>/manifest.json       signed, written last
-<prefix>manifests/<name>/state.json                   the newest look, signed, written over
+<prefix>manifests/<name>/<commit>-<refs>/mirror.bundle.age   all branches, tags and kept commits, age
+<prefix>manifests/<name>/<commit>-<refs>/manifest.json       signed, written last
+<prefix>manifests/<name>/state.json                          the newest look, signed, written over
+
+`<commit>` is the head of the plan's branch, `<refs>` tells one set of branches, tags and kept commits from every other.
+Bundles of earlier versions have no `-<refs>`.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from actions.site import ManifestsPolicy, Site
 MANIFEST, BUNDLE, STATE = "manifest.json", "mirror.bundle.age", "state.json"
 KIND, STATE_KIND = "manifests-bundle", "manifests-state"
 REWRITES = 20
+REFS = 16  # hex digits that tell one state of the repository from the others
 
 
 class ManifestMirrors(Manifests):
@@ -73,8 +77,8 @@ class ManifestMirrors(Manifests):
         policy = self._site.manifests_of(name)
         folder = _folder(policy)
         listed = {facts.key: facts.bytes for facts in await self._objects.list(policy.bucket, folder)}
-        commits = [key.removeprefix(folder).partition("/")[0] for key in listed if key.endswith(f"/{MANIFEST}")]
-        found = [await self._entry(policy, each, listed.get(f"{folder}{each}/{BUNDLE}")) for each in commits]
+        states = [key.removeprefix(folder).partition("/")[0] for key in listed if key.endswith(f"/{MANIFEST}")]
+        found = [await self._entry(policy, each, listed.get(f"{folder}{each}/{BUNDLE}")) for each in states]
         return sorted(found, key=lambda entry: entry.manifest.made_at, reverse=True)
 
     async def mirror(self, mirror: str, name: str, *, requested_by: str = "") -> MirrorState:
@@ -90,13 +94,14 @@ class ManifestMirrors(Manifests):
         if before is not None and head is not None and not await self._git.contains(name, head, before.head):
             rewritten = Rewrite(before=before.head, after=head, seen_at=self._clock.now())
             rewrites = (rewritten, *rewrites)[:REWRITES]
-        if head is not None:
-            await self._bundle(policy, head, requested_by)
+        last = head or (before.head if before is not None else "")
+        if head is not None or await self._git.has(name, last):  # other branches go on where that one is gone
+            await self._bundle(policy, last, requested_by)
         state = MirrorState(
             name=name,
             mirror=mirror,
             checked_at=self._clock.now(),
-            head=head or (before.head if before is not None else ""),
+            head=last,
             gone=head is None,
             rewrites=rewrites,
         )
@@ -138,10 +143,11 @@ class ManifestMirrors(Manifests):
     # ------------------------------------------------------------ a bundle
 
     async def _bundle(self, policy: ManifestsPolicy, head: str, requested_by: str) -> None:
-        place, key = f"{_folder(policy)}{head}/{MANIFEST}", f"{_folder(policy)}{head}/{BUNDLE}"
+        seen = f"{head}-{(await self._git.refs(policy.name))[:REFS]}"
+        place, key = f"{_folder(policy)}{seen}/{MANIFEST}", f"{_folder(policy)}{seen}/{BUNDLE}"
         if await self._objects.head(policy.bucket, place) is not None:
             there = await self._objects.head(policy.bucket, key)
-            if (await self._entry(policy, head, None if there is None else there.bytes)).problem is None:
+            if (await self._entry(policy, seen, None if there is None else there.bytes)).problem is None:
                 return
         self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="bundle-", dir=self._work) as folder:
@@ -176,14 +182,16 @@ class ManifestMirrors(Manifests):
         signer = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         return SignedDocument.sign(kind, body, signer).bytes()
 
-    async def _entry(self, policy: ManifestsPolicy, commit: str, size: int | None) -> BundleEntry:
-        body = await self._objects.get(policy.bucket, f"{_folder(policy)}{commit}/{MANIFEST}")
+    async def _entry(self, policy: ManifestsPolicy, seen: str, size: int | None) -> BundleEntry:
+        commit = seen.partition("-")[0]
+        body = await self._objects.get(policy.bucket, f"{_folder(policy)}{seen}/{MANIFEST}")
         what = f"The manifest of bundle `{commit[:12]}`"
         try:
             manifest = opened(body, KIND, BundleManifest, policy.trusted_signers, what=what)
         except VerificationError as error:
             return BundleEntry(manifest=_nothing(policy, commit), problem=str(error))
-        if (manifest.name, manifest.commit) != (policy.name, commit):
+        here = manifest.key.endswith(f"/{seen}/{BUNDLE}")
+        if not here or (manifest.name, manifest.commit) != (policy.name, commit):
             problem = f"{what} belongs to `{manifest.commit[:12]}` of `{manifest.name}`: somebody put it there."
             return BundleEntry(manifest=manifest, problem=problem)
         if size != manifest.bytes:

@@ -13,7 +13,7 @@ from actions.steps import byhand
 
 
 class MirrorRepository(Step):
-    """Everything of the repository in the mirror, and a bundle of its newest commit in the bucket."""
+    """Everything of the repository in the mirror, and a bundle of what is new in it in the bucket."""
 
     kind: Literal["mirror_repository"] = "mirror_repository"
     timeout: timedelta = timedelta(minutes=30)
@@ -37,7 +37,7 @@ class MirrorRepository(Step):
 
     @property
     def after(self) -> str:
-        return "a proven, encrypted and signed bundle of the newest commit; what was there before stays"
+        return "a proven, encrypted and signed bundle of all branches and tags; what was there before stays"
 
     def by_hand(self) -> tuple[str, ...]:
         recipients = " ".join(f"-r {shlex.quote(item)}" for item in self.recipients)
@@ -61,10 +61,11 @@ class MirrorRepository(Step):
         state = await ports.manifests.state(self.name)
         if state is None or state.mirror != self.mirror:
             raise VerificationError(f"The mirror of `{self.name}` was not brought up to date. Try again.")
-        held = {entry.manifest.commit: entry.problem for entry in await ports.manifests.bundles(self.name)}
-        problem = held.get(state.head, f"There is no bundle of commit `{state.head[:12]}` in `{self.bucket}`.")
-        if problem is not None:
-            raise VerificationError(problem)
+        bundles = await ports.manifests.bundles(self.name)
+        problems = [entry.problem for entry in bundles if entry.manifest.commit == state.head]
+        if None not in problems:
+            missing = f"There is no bundle of commit `{state.head[:12]}` in `{self.bucket}`."
+            raise VerificationError(problems[0] if problems and problems[0] else missing)
 
     async def undo(self, ports: Ports) -> None:
         """The repository was only read; what is mirrored is kept."""

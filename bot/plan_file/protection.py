@@ -221,7 +221,7 @@ class ManifestsRepository(Part):
     bucket: Text
     """The bucket of the bundles, outside of the clusters."""
     every: Duration = timedelta(minutes=15)
-    """Time between two looks; a commit without a bundle gets one then."""
+    """Time between two looks; what is in no bundle yet gets one then."""
 
 
 class ImageMirror(Part):

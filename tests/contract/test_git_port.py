@@ -42,6 +42,15 @@ class World:
             self.git("branch", "--quiet", "-M", "main")
         return self.git("rev-parse", "HEAD").strip()
 
+    def branch(self, name: str, files: Mapping[str, str]) -> str:
+        """The commit at its end; the plan's branch stays where it is."""
+        if isinstance(self.port, MemoryGit):
+            return self.port.push(files, branch=name)
+        self.git("switch", "--quiet", "--create", name)
+        commit = self.push(files)
+        self.git("switch", "--quiet", "main")
+        return commit
+
     def drop(self, branch: str) -> None:
         if isinstance(self.port, MemoryGit):
             del self.port.branches[branch]
@@ -109,6 +118,19 @@ async def test_a_branch_that_is_gone_is_told_and_its_commits_are_kept(world: Wor
     assert await world.port.has("shop", head)
 
 
+async def test_a_commit_of_any_branch_changes_what_the_refs_say_and_nothing_else_does(world: World) -> None:
+    world.push({"app.yaml": "a: 1\n"})
+    await world.port.fetch(world.policy)
+    before = await world.port.refs("shop")
+    await world.port.fetch(world.policy)
+    assert await world.port.refs("shop") == before
+
+    world.branch("next", {"app.yaml": "a: 2\n"})
+    await world.port.fetch(world.policy)
+
+    assert await world.port.refs("shop") != before
+
+
 # ---------------------------------------------------------------- the program alone
 
 
@@ -135,6 +157,32 @@ async def test_a_bundle_alone_gives_the_repository_back_with_what_was_pushed_ove
         argv = ["git", "-C", str(back), "show", f"{commit}:app.yaml"]
         shown = await asyncio.to_thread(subprocess.run, argv, check=True, capture_output=True, text=True)
         assert shown.stdout == text
+
+
+async def test_a_tag_changes_what_the_refs_say(real: World) -> None:
+    real.push({"app.yaml": "a: 1\n"})
+    await real.port.fetch(real.policy)
+    before = await real.port.refs("shop")
+    real.git("tag", "v1")
+    await real.port.fetch(real.policy)
+
+    assert await real.port.refs("shop") != before
+
+
+async def test_a_bundle_is_whole_where_the_branch_of_the_plan_is_gone(real: World, tmp_path: Path) -> None:
+    head = real.push({"app.yaml": "a: 1\n"})
+    await real.port.fetch(real.policy)
+    other = real.branch("next", {"app.yaml": "a: 2\n"})
+    real.drop("main")
+    await real.port.fetch(real.policy)
+
+    await real.port.bundle(real.policy, head, tmp_path / "mirror.bundle")
+
+    back = tmp_path / "back.git"
+    argv = ["git", "clone", "--quiet", "--mirror", str(tmp_path / "mirror.bundle"), str(back)]
+    await asyncio.to_thread(subprocess.run, argv, check=True)
+    for commit in (head, other):
+        await asyncio.to_thread(subprocess.run, ["git", "-C", str(back), "cat-file", "-e", commit], check=True)
 
 
 async def test_a_bundle_without_the_commit_does_not_hold(real: World, tmp_path: Path) -> None:

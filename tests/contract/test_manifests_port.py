@@ -9,11 +9,13 @@ import pyrage
 import pytest
 
 from actions import registry
+from actions.backup.signed_document import SignedDocument
 from actions.catalog.manifests import DriftParams, MirrorStateParams
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.manifests import What
 from actions.steps.alarms import alarms
 from actions.steps.health import health
+from tests.fakes.files import KEY
 from tests.fakes.world import CUSTODIAN, MANIFEST, World, a_world
 
 FOLDER = "manifests/main/"
@@ -21,6 +23,12 @@ FOLDER = "manifests/main/"
 
 def a_mirrored_world() -> World:
     return a_world(mirrored=True)
+
+
+async def folder(world: World, commit: str) -> str:
+    """Where the one bundle of that head is."""
+    [found] = [each.manifest.key for each in await world.manifests.bundles("main") if each.manifest.commit == commit]
+    return found.removesuffix("mirror.bundle.age")
 
 
 async def test_each_new_head_becomes_a_bundle_that_a_custodian_opens() -> None:
@@ -34,20 +42,67 @@ async def test_each_new_head_becomes_a_bundle_that_a_custodian_opens() -> None:
     bundles = await world.manifests.bundles("main")
     assert {entry.manifest.commit for entry in bundles} == {first, second}
     assert [entry.problem for entry in bundles] == [None, None]
-    stored = await world.objects.get("backups", f"{FOLDER}{second}/mirror.bundle.age")
-    plain = io.BytesIO()
-    pyrage.decrypt_io(io.BytesIO(stored), plain, [pyrage.x25519.Identity.from_str(CUSTODIAN)])
-    assert second in plain.getvalue().decode()
+    assert second in await opened(world, f"{await folder(world, second)}mirror.bundle.age")
 
 
 async def test_a_head_that_has_its_bundle_is_not_stored_again() -> None:
     world = a_mirrored_world()
     head = (await world.manifests.mirror("one", "main")).head
-    before = await world.objects.get("backups", f"{FOLDER}{head}/mirror.bundle.age")
+    place = await folder(world, head)
+    before = await world.objects.get("backups", f"{place}mirror.bundle.age")
 
     await world.manifests.mirror("two", "main")
 
-    assert await world.objects.get("backups", f"{FOLDER}{head}/mirror.bundle.age") == before
+    assert await folder(world, head) == place
+    assert await world.objects.get("backups", f"{place}mirror.bundle.age") == before
+
+
+async def test_what_is_pushed_to_another_branch_is_in_a_bundle_as_well() -> None:
+    world = a_mirrored_world()
+    head = (await world.manifests.mirror("one", "main")).head
+    world.clock.advance(timedelta(minutes=15))
+    other = world.git.push({"app.yaml": "a: 1"}, branch="next")
+
+    await world.manifests.mirror("two", "main")
+
+    newest, first = await world.manifests.bundles("main")
+    assert (newest.manifest.commit, first.manifest.commit, newest.problem, first.problem) == (head, head, None, None)
+    assert other in await opened(world, newest.manifest.key)
+    assert other not in await opened(world, first.manifest.key)
+
+
+async def test_other_branches_get_their_bundle_where_the_one_of_the_plan_is_gone() -> None:
+    world = a_mirrored_world()
+    await world.manifests.mirror("one", "main")
+    world.clock.advance(timedelta(minutes=15))
+    del world.git.branches["main"]
+    other = world.git.push({"app.yaml": "a: 1"}, branch="trunk")
+
+    assert (await world.manifests.mirror("two", "main")).gone
+
+    assert other in await opened(world, (await world.manifests.bundles("main"))[0].manifest.key)
+
+
+async def test_a_bundle_of_an_earlier_version_still_counts() -> None:
+    world = a_mirrored_world()
+    head = (await world.manifests.mirror("one", "main")).head
+    [entry] = await world.manifests.bundles("main")
+    old = entry.manifest.model_copy(update={"key": f"{FOLDER}{head}/mirror.bundle.age"})
+    signed = SignedDocument.sign("manifests-bundle", old, KEY)
+    await world.objects.put("backups", old.key, await world.objects.get("backups", entry.manifest.key))
+    await world.objects.put("backups", f"{FOLDER}{head}/manifest.json", signed.bytes())
+
+    found = await world.manifests.bundles("main")
+
+    assert [each.problem for each in found] == [None, None]
+    assert old in [each.manifest for each in found]
+
+
+async def opened(world: World, key: str) -> str:
+    plain = io.BytesIO()
+    stored = await world.objects.get("backups", key)
+    pyrage.decrypt_io(io.BytesIO(stored), plain, [pyrage.x25519.Identity.from_str(CUSTODIAN)])
+    return plain.getvalue().decode()
 
 
 async def test_a_push_with_force_and_a_branch_that_is_gone_are_named_and_nothing_is_lost() -> None:
@@ -87,7 +142,8 @@ async def test_a_late_mirror_is_an_alarm_until_the_next_look() -> None:
 async def test_a_bundle_that_does_not_check_is_named_and_made_again(damage: str) -> None:
     world = a_mirrored_world()
     head = (await world.manifests.mirror("one", "main")).head
-    bundle, manifest = f"{FOLDER}{head}/mirror.bundle.age", f"{FOLDER}{head}/manifest.json"
+    place = await folder(world, head)
+    bundle, manifest = f"{place}mirror.bundle.age", f"{place}manifest.json"
     if damage == "forged":
         body = await world.objects.get("backups", manifest)
         await world.objects.put("backups", manifest, body.replace(b"git.example", b"git.evil.example"))
@@ -160,8 +216,9 @@ async def test_images_that_only_the_manifests_name_are_looked_for() -> None:
 async def test_the_status_prints_the_commands_that_give_it_back() -> None:
     world = a_mirrored_world()
     head = (await world.manifests.mirror("one", "main")).head
+    place = await folder(world, head)
 
     report = await registry.query("status.manifests").read(MirrorStateParams(), world)
 
-    assert any(f"{head}/mirror.bundle.age" in line for line in report.lines)
+    assert any(f"{place}mirror.bundle.age" in line for line in report.lines)
     assert any("git clone --mirror" in line for line in report.lines)

@@ -24,6 +24,7 @@ class MemoryGit(Git):
         self.trees: dict[str, Mapping[str, bytes]] = {}
         self.branches: dict[str, str] = {}
         self.mirrored: set[str] = set()
+        self.seen: dict[str, str] = {}
         self.down = False
 
     def push(self, files: Mapping[str, str], *, branch: str = "main", onto: str | None = None) -> str:
@@ -39,6 +40,7 @@ class MemoryGit(Git):
             raise TemporaryError(f"Repository `{policy.url}` does not answer.")
         for commit in self.branches.values():
             self.mirrored |= self._history(commit)
+        self.seen = dict(self.branches)
         return self.branches.get(policy.branch)
 
     async def has(self, name: str, commit: str) -> bool:
@@ -46,6 +48,9 @@ class MemoryGit(Git):
 
     async def contains(self, name: str, commit: str, ancestor: str) -> bool:
         return await self.has(name, commit) and ancestor in self._history(commit)
+
+    async def refs(self, name: str) -> str:
+        return hashlib.sha256(json.dumps([sorted(self.seen.items()), sorted(self.mirrored)]).encode()).hexdigest()
 
     async def bundle(self, policy: ManifestsPolicy, commit: str, into: Path) -> None:
         text = f"# v2 git bundle\n{commit}\n{sorted(self.mirrored)}\n"
