@@ -580,6 +580,7 @@ class WorkloadFacts(Frozen):
     mark: str = ""  # plan that stopped it
     restarted: str = ""  # mark of the last restart this product asked for
     containers: Mapping[str, str] = {}  # container -> the image that it asks for; init containers are not among them
+    init_images: tuple[str, ...] = ()  # what its init containers ask for
     autoscaler: Autoscaler | None = None
     gitops: GitOps | None = None
     lasting: tuple[str, ...] = ()  # paths in its containers whose content outlives a scaling to zero
@@ -616,6 +617,7 @@ class PodFacts(Frozen):
     ready: bool
     restarts: int = 0
     images: tuple[str, ...] = ()  # what its containers really run, by digest where the runtime tells
+    init_images: tuple[str, ...] = ()  # what its init containers ran, likewise: without them it does not start
     reason: str = ""  # why a container waits or ended, when one does
 
 

@@ -274,6 +274,7 @@ def _facts(ref: WorkloadRef, found: Json, autoscalers: Sequence[Json]) -> Worklo
         mark=_annotations(found).get(MARK, ""),
         restarted=_annotations(found).get(RESTARTED, ""),
         containers={each["name"]: each["image"] for each in _pod_spec(ref, found)["containers"]},
+        init_images=tuple(each["image"] for each in _pod_spec(ref, found).get("initContainers") or []),
         autoscaler=_autoscaler(ref, autoscalers),
         lasting=lasting(found["spec"], _pod_spec(ref, found)),
     )

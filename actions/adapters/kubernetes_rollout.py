@@ -131,18 +131,19 @@ def pod_facts(pod: Json) -> PodFacts:
         name=_name(pod),
         phase="Terminating" if ending else str(status.get("phase") or "Unknown"),
         ready=_ready(pod),
-        images=tuple(sorted(_images(pod))),
+        images=tuple(sorted(_images(pod, "containers", "containerStatuses"))),
+        init_images=tuple(sorted(_images(pod, "initContainers", "initContainerStatuses"))),
         restarts=sum(int(found.get("restartCount") or 0) for found in status.get("containerStatuses") or []),
         reason=_trouble(pod)[0],
     )
 
 
-def _images(pod: Json) -> set[str]:
+def _images(pod: Json, containers: str, statuses: str) -> set[str]:
     """By digest once the runtime has pulled it, else as the pod asks for it. A bare digest is of the node alone and
     names no repository: then the name that was asked for has to do."""
-    asked = {found["name"]: str(found["image"]) for found in (pod.get("spec") or {}).get("containers") or []}
+    asked = {found["name"]: str(found["image"]) for found in (pod.get("spec") or {}).get(containers) or []}
     ran: dict[str, str] = {}
-    for found in (pod.get("status") or {}).get("containerStatuses") or []:
+    for found in (pod.get("status") or {}).get(statuses) or []:
         pulled = str(found.get("imageID") or "")
         if "@sha256:" in pulled:
             ran[found["name"]] = pulled.rpartition("://")[2]

@@ -101,16 +101,17 @@ class Parts:
         )
 
     async def running(self) -> list[ImagePart]:
-        """Every image that runs in the namespaces of the services, and those that the mirrored manifests name beside
-        them, looked for in the registry. A mirror that cannot be read is one with a problem."""
+        """Every image that runs in the namespaces of the services, in init containers as well, and those that the
+        mirrored manifests name beside them, looked for in the registry. A mirror that cannot be read is one with a
+        problem."""
         services = self._site.services.values()
         found: set[str] = set()
         wanted: set[str] = set()
         for cluster, namespace in sorted({(ref.cluster, ref.namespace) for each in services for ref in each.workloads}):
             facts = await self._cluster.overview(cluster, namespace)
-            running = {image for pod in facts.pods for image in pod.images}
+            running = {image for pod in facts.pods for image in (*pod.images, *pod.init_images)}
             # What is stopped, or a CronJob between two jobs, would run by what it asks for.
-            asked = {image for workload in facts.workloads for image in workload.images}
+            asked = {image for each in facts.workloads for image in (*each.images, *each.init_images)}
             wanted |= running | asked
             found |= running | {image for image in asked if not any(_one_repository(image, run) for run in running)}
         unread = []

@@ -20,6 +20,25 @@ from tests.fakes.world import API, APP_DIGEST, COMMIT, START, WEB, a_world
 KEPT = "images/kept.txt"
 
 
+@pytest.mark.parametrize("replicas", [3, 0])
+async def test_images_of_init_containers_are_looked_for_and_set_back_on_nobody(replicas: int) -> None:
+    world = a_world()
+    world.cluster.workloads[API].init_images, world.cluster.workloads[API].replicas = (
+        ("app:migrate", "tool:2"),
+        replicas,
+    )
+
+    images = {part.image: part for part in await world.points.images()}
+    await world.points.record("point-1")
+
+    assert images["tool:2"].held is False
+    assert "not in the registry" in images["tool:2"].problem
+    [entry] = await world.points.entries()
+    assert "tool:2" in {part.image for part in entry.point.images}
+    [api] = [part for part in entry.point.workloads if part.ref == API]
+    assert {each.image for each in api.containers} == {"app:1", "sidecar:1"}
+
+
 async def test_what_belongs_together_is_recorded_and_signed() -> None:
     world = a_world()
     await world.escrow.make("main-1", "main")

@@ -28,6 +28,7 @@ class MemoryWorkload:
     ref: WorkloadRef
     replicas: int
     images: tuple[str, ...] = ("app:1", "sidecar:1")
+    init_images: tuple[str, ...] = ()
     broken: bool = False
     recorded: int | None = None
     mark: str = ""
@@ -224,6 +225,7 @@ def _facts(found: MemoryWorkload) -> WorkloadFacts:
         mark=found.mark,
         restarted=found.restarted,
         containers=found.containers,
+        init_images=found.init_images,
         autoscaler=found.autoscaler,
         gitops=found.gitops,
         lasting=found.lasting,
@@ -238,6 +240,7 @@ def _pods(found: MemoryWorkload) -> list[PodFacts]:
         PodFacts(
             name=f"{found.ref.name}-{number}",
             images=found.images,
+            init_images=found.init_images,
             phase="Pending" if found.broken else "Running",
             ready=not found.broken,
             reason=reason,

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from actions.adapters import kubernetes
 from actions.adapters import kubernetes_gitops as gitops
 from actions.adapters import kubernetes_rollout as rollouts
 from actions.adapters.kubernetes_session import Resource, Session
@@ -33,6 +34,38 @@ def test_images_by_digest_where_the_runtime_tells(pulled: str, runs: str) -> Non
     }
 
     assert rollouts.pod_facts(pod).images == (runs,)
+
+
+def test_images_of_init_containers_are_told_beside_those_that_run() -> None:
+    pod: Json = {
+        "metadata": {"name": "api-1"},
+        "spec": {
+            "initContainers": [{"name": "migrate", "image": "app:m"}, {"name": "wait", "image": "tool:1"}],
+            "containers": [{"name": "app", "image": "app:1"}],
+        },
+        "status": {
+            "initContainerStatuses": [{"name": "migrate", "imageID": f"docker.io/library/app@{DIGEST}"}],
+            "containerStatuses": [{"name": "app", "imageID": ""}],
+        },
+    }
+
+    facts = rollouts.pod_facts(pod)
+
+    assert facts.images == ("app:1",)
+    assert facts.init_images == (f"docker.io/library/app@{DIGEST}", "tool:1")
+
+
+@pytest.mark.parametrize("kind", [WorkloadKind.DEPLOYMENT, WorkloadKind.CRON_JOB])
+def test_a_workload_tells_what_its_init_containers_ask_for(kind: WorkloadKind) -> None:
+    containers = {"containers": [{"name": "app", "image": "app:1"}], "initContainers": [{"image": "tool:1"}]}
+    spec: Json = {"template": {"spec": containers}, "replicas": 0}
+    if kind is WorkloadKind.CRON_JOB:
+        spec = {"jobTemplate": {"spec": spec}, "suspend": False, "schedule": "@daily"}
+    found = {"metadata": {"name": "api", "uid": "u"}, "spec": spec}
+
+    facts = kubernetes._facts(REF._replace(kind=kind), found, [])
+
+    assert (facts.images, facts.init_images) == (("app:1",), ("tool:1",))
 
 
 class Served:
