@@ -126,6 +126,18 @@ class Comparison(Frozen):
     sampled: int = 0  # files whose bytes were read again on both sides
     meanwhile: int = 0  # files that changed at the source while it was copied
 
+    @property
+    def unlike(self) -> str:
+        """How the copy differs from its source beyond what changed while it was made; empty when it does not."""
+        if abs(self.source_objects - self.copy_objects) > self.meanwhile:
+            return (
+                f"it has {self.copy_objects} files, its source {self.source_objects}, and {self.meanwhile} changed "
+                "while it was made"
+            )
+        if self.source_newest != self.copy_newest and not self.meanwhile:
+            return "its newest file is not the newest one of its source, and nothing changed while it was made"
+        return ""
+
 
 class FilesManifest(Frozen):
     """The signed description of a copy of files; written last, so a copy without one does not count."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from actions.buckets import CopiesExpiry, FilesCopy, FilesDifference, FilesSource
+from actions.buckets import CopiesExpiry, FilesCopy, FilesDifference, FilesManifest, FilesSource
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Query, Report, Risk, Step, Verdict
 from actions.errors import UNKNOWN_NAME, DrError, RefusedError, UserError, VerificationError
 from actions.ports import Ports
@@ -60,6 +60,7 @@ def _row(name: str, copy: FilesCopy) -> tuple[str, ...]:
         return (name, found.id, "", "", "", "", "", f"must not be used: {copy.problem}")
     compared = found.comparison
     changed = f", {compared.meanwhile} changed meanwhile" if compared.meanwhile else ""
+    changed += f"; {compared.unlike}" if compared.unlike else ""
     return (
         name,
         found.id,
@@ -81,10 +82,20 @@ def copy_findings(policy: FilesPolicy, copies: Sequence[FilesCopy], ports: Ports
         if copy.problem is not None
     ]
     now = ports.clock.now()
-    usable = [copy.manifest.state_of for copy in copies if copy.problem is None]
+    good = sorted((copy.manifest for copy in copies if copy.problem is None), key=lambda copy: copy.state_of)
+    found += [_unlike(check, policy, copy) for copy in good[-1:] if copy.comparison.unlike]
+    usable = [copy.state_of for copy in good]
     if late := late_files(policy, copies, now):
         return [(_warn if usable else _stop)(check, late.text, late.hint), *found]
     return found or [Finding(check=check, verdict=Verdict.OK, detail=f"newest copy {span(now - max(usable))} old")]
+
+
+def _unlike(check: str, policy: FilesPolicy, copy: FilesManifest) -> Finding:
+    hint = (
+        f"Look whether the bot's keys may read every file of bucket `{policy.bucket}`: one that cannot be read is left "
+        f"out. Then `/dr files copy {policy.name}`."
+    )
+    return _warn(check, f"Copy `{copy.id}` is not like its source: {copy.comparison.unlike}.", hint)
 
 
 class CopyParams(Frozen):

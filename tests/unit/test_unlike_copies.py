@@ -1,0 +1,71 @@
+"""A copy that has other files than its source is told, unless what changed while it was made explains it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from actions import registry
+from actions.buckets import Comparison, FilesCopyRequest, OpenedObject
+from actions.catalog.files import FilesParams
+from actions.contract import Verdict
+from actions.errors import UserError
+from actions.ports import no_progress
+from tests.fakes.buckets import MemoryBuckets
+from tests.fakes.clock import MemoryClock
+from tests.fakes.files import memory_files
+from tests.fakes.world import START, a_world
+
+LATER = START + timedelta(hours=1)
+
+
+class Refusing(MemoryBuckets):
+    """Refuses to give one file away, as a store does where the keys have no right to it."""
+
+    refused = ""
+
+    async def open(self, bucket: str, key: str, version: str) -> OpenedObject:
+        if key == self.refused:
+            raise UserError(f"The keys of bucket `{bucket}` may not read `{key}`.")
+        return await super().open(bucket, key, version)
+
+
+def compared(**found: object) -> Comparison:
+    same = {"source_objects": 5, "copy_objects": 5, "source_newest": START, "copy_newest": START}
+    return Comparison.model_validate({"compared_at": START, **same, **found})
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (compared(), ""),
+        (compared(copy_objects=4), "it has 4 files, its source 5"),
+        (compared(copy_objects=4, meanwhile=1), ""),
+        (compared(copy_objects=3, meanwhile=1), "it has 3 files, its source 5"),
+        (compared(source_newest=LATER), "its newest file is not the newest one"),
+        (compared(source_newest=LATER, meanwhile=2), ""),
+    ],
+)
+def test_what_changed_while_it_was_made_explains_a_difference(found: Comparison, said: str) -> None:
+    assert found.unlike.startswith(said)
+    assert bool(found.unlike) is bool(said)
+
+
+@pytest.mark.parametrize("refused", ["", "cat.jpg"])
+async def test_a_file_that_could_not_be_read_is_told(refused: str) -> None:
+    world = a_world(files_damaged=False)
+    clock = MemoryClock()
+    clock.advance(world.clock.now() - clock.now())
+    store = Refusing("uploads", "uploads-copy", clock=clock)
+    for key in ("cat.jpg", "dog.jpg"):
+        await store.put("uploads", key, b"picture")
+    store.refused = refused
+    world = replace(world, files=memory_files(world.site, store, clock))
+    await world.files.copy(FilesCopyRequest(id="uploads-1", name="uploads"), no_progress)
+
+    report = await registry.query("status.files").read(FilesParams(), world)
+
+    found = [(each.verdict, "1 files, its source 2" in each.detail) for each in report.findings]
+    assert found == ([(Verdict.WARN, True)] if refused else [])
