@@ -250,6 +250,7 @@ class CatalogueEntry(Frozen):
     manifest_sha256: str  # of the stored manifest object: what a plan pins
     verified_at: datetime | None = None
     problem: str | None = None  # why it must not be used (bad signature, object missing or of another size)
+    lost: bool = False  # its problem is that the object is missing or of another size; a local copy may be whole
     pinned: str = ""  # why nothing may delete it (pin or legal hold); empty when it is not pinned
 
 
@@ -259,7 +260,7 @@ class DumpRequest(Frozen):
     id: str
     database: str
     requested_by: str = ""
-    copy_only: bool = False  # into the local copy alone, while the bucket does not answer
+    copy_only: bool = False  # into the local copy alone, while the bucket does not answer or refuses
 
 
 class LoadRequest(Frozen):

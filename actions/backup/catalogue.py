@@ -114,17 +114,18 @@ class Catalogue:
         return sorted(found, key=lambda copy: copy.entry.manifest.snapshot_at, reverse=True)
 
     async def trusted(self, policy: BackupPolicy, backup: str) -> Manifest:
-        """The manifest to restore from: that of the bucket, or the local one while the bucket does not answer.
+        """The manifest to restore from: that of the bucket, or the local one while the bucket gives none out.
 
         Raises UserError when there is none, VerificationError when it must not be used.
         """
         folder = Folder(policy, backup)
         try:
             signed = await self.signed(policy, backup)
-        except TemporaryError:
+        except (TemporaryError, UserError):
             path = folder.local_manifest
             if path is None or not await asyncio.to_thread(path.exists):
                 raise
+            log.warning("local_manifest_used: %s", path)
             signed = checked(await asyncio.to_thread(path.read_bytes), policy, backup)
         if signed is None:
             raise UserError(f"There is no backup `{backup}` of `{policy.database}`. Choose one of the catalogue.")
@@ -134,9 +135,11 @@ class Catalogue:
         body = await self._objects.get(policy.bucket, files[MANIFEST].key)
         digest = hashlib.sha256(body).hexdigest()
         problem: str | None = None
+        lost = False
         try:
             manifest = checked(body, policy, backup).manifest
             problem = _object_problem(manifest, files.get(DUMP))
+            lost = problem is not None
         except VerificationError as error:
             problem = str(error)
             manifest = _shown(body, policy, backup, files[MANIFEST])
@@ -149,6 +152,7 @@ class Catalogue:
             manifest_sha256=digest,
             verified_at=None if read is None else read.verified_at,
             problem=problem,
+            lost=lost,
             pinned=pin.reason if pin is not None else "",
         )
 

@@ -100,7 +100,7 @@ class PgBackRestEngine(PhysicalBackups):
             directory=scratch_directory,
             reserve=reserve,
         )
-        self._commits: dict[tuple[ArchivePlace, str], datetime | None] = {}  # the last one, by newest segment
+        self._commits: dict[tuple[ArchivePlace, str, frozenset[str]], datetime | None] = {}  # the newest in reach
 
     async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:
         return self._entries(server, await self._program.info(server))
@@ -226,16 +226,20 @@ class PgBackRestEngine(PhysicalBackups):
             entries,
             wal.listing,
             way,
-            newest=await self._last_commit(server, wal, way) if newest else None,
+            newest=await self._newest(server, wal, way, [each for each in entries if each.manifest.id not in dead]),
             newest_lsn=newest.end if newest else None,
             now=self._clock.now(),
         )
         return found.model_copy(update={"dead_ends": dead})
 
-    async def _last_commit(self, server: str, wal: PgBackRestWal, way: Timelines) -> datetime | None:
-        key = (wal.place, str(wal.newest(way)))
+    async def _newest(
+        self, server: str, wal: PgBackRestWal, way: Timelines, entries: Sequence[PhysicalEntry]
+    ) -> datetime | None:
+        if (newest := wal.newest(way)) is None:
+            return None
+        key = (wal.place, str(newest), frozenset(entry.manifest.id for entry in entries))
         if key not in self._commits:
-            self._commits[key] = await wal.last_commit(way, self._records(server))
+            self._commits[key] = await wal.newest_moment(way, self._records(server), entries)
         return self._commits[key]
 
     async def expiry(self, server: str) -> Expiry:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from actions.backup.dead_ends import dead_ends, living_way
 from actions.backup.finder import WalRecords
+from actions.backup.native_window import start_of
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Archive, Stanza
 from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest
@@ -27,6 +28,8 @@ CLOCKS_APART = timedelta(seconds=30)
 """The object store's clock dates files, the server's clock dates commits."""
 BACK = 8
 """Segments that are searched, from the newest back, for the last commit."""
+FURTHER = 16
+"""Segments that are sampled before those, when none has a commit: a bulk load or an index build fills thousands."""
 _COMMIT = re.compile(r"desc: COMMIT\w* (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) UTC")
 
 
@@ -172,21 +175,54 @@ class PgBackRestWal:
     def _choice(self, way: Timelines, number: int) -> Segment | None:
         return next((each for each in way.choices(number, self.place.segment_bytes) if each in self.listing), None)
 
-    async def last_commit(self, way: Timelines, records: WalRecords) -> datetime | None:
-        """When the newest transaction was committed that the archive holds; None when the last segments have none.
+    async def newest_moment(
+        self, way: Timelines, records: WalRecords, entries: Sequence[PhysicalEntry]
+    ) -> datetime | None:
+        """The newest moment that is known to be in reach: that of the last commit, or the end of the newest of these
+        base backups where no later commit is found. None when there is neither."""
+        base = max(entries, key=lambda entry: entry.manifest.finished_at, default=None)
+        if base is None:
+            return await self.last_commit(way, records)
+        found, newest = await self.last_commit(way, records, since=start_of(base).lsn), self.newest(way)
+        if newest is None or newest.end < Lsn.parse(base.manifest.stop_lsn):
+            return found  # it is not consistent by this archive
+        return base.manifest.finished_at if found is None else max(found, base.manifest.finished_at)
+
+    async def last_commit(self, way: Timelines, records: WalRecords, *, since: int = 0) -> datetime | None:
+        """When the newest transaction was committed that the archive holds from the LSN `since` on; None when those
+        segments which are looked at have none. Where the last ones have none, an earlier commit than the newest may be
+        told, never a later one.
 
         The archive's own dates do not tell: a segment that was archived late is full of old commits.
         """
-        numbers = set(way.numbers(list(self.listing.segments), self.place.segment_bytes))
-        for number in sorted(numbers, reverse=True)[:BACK]:
-            segment = self._choice(way, number)
-            with tempfile.TemporaryDirectory(prefix="drbot-wal-") as folder:
-                await self._program.own(Path(folder))
-                await self._one(str(segment), Path(folder))
-                found = await asyncio.to_thread(_last_commit, records, Path(folder), str(segment))
-            if found is not None:
+        size = self.place.segment_bytes
+        numbers = sorted(set(way.numbers(list(self.listing.segments), size)), reverse=True)
+        numbers = [number for number in numbers if number >= since // size]
+        for number in numbers[:BACK]:
+            if (found := await self._commit_in(way, number, records)) is not None:
                 return found
-        return None
+        return await self._sampled(way, numbers, records)
+
+    async def _sampled(self, way: Timelines, numbers: Sequence[int], records: WalRecords) -> datetime | None:
+        """Twice as far back each time until a segment has a commit; then between it and the last that had none."""
+        none, some, found = BACK - 1, None, None
+        for _ in range(FURTHER):
+            place = min(2 * (none + 1), len(numbers) - 1) if some is None else (none + some) // 2
+            if place <= none:
+                break
+            commit = await self._commit_in(way, numbers[place], records)
+            if commit is None:
+                none = place
+            else:
+                some, found = place, commit
+        return found
+
+    async def _commit_in(self, way: Timelines, number: int, records: WalRecords) -> datetime | None:
+        segment = self._choice(way, number)
+        with tempfile.TemporaryDirectory(prefix="drbot-wal-") as folder:
+            await self._program.own(Path(folder))
+            await self._one(str(segment), Path(folder))
+            return await asyncio.to_thread(_last_commit, records, Path(folder), str(segment))
 
     async def _one(self, name: str, into: Path) -> None:
         if not await self._program.fetch(self.place, name, into):

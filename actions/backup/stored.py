@@ -160,7 +160,8 @@ class StoredDumps:
     ) -> tuple[Unpacked, Contents]:
         """Read the stored object to its end and compare both hashes with the manifest."""
         identity = await self._opening(policy, manifest)
-        chunks, survey = await self._chunks(policy, manifest), Survey(follow=False)
+        # What is said of the stored object must not come from the local copy.
+        chunks, survey = await self._chunks(policy, manifest, local=False), Survey(follow=False)
         read = await unpack_checked(chunks, manifest=manifest, identity=identity, sink=survey, done=done)
         return read, survey.contents(manifest.id)
 
@@ -183,17 +184,20 @@ class StoredDumps:
         identity.check_opens(manifest.id, manifest.recipients)
         return identity
 
-    async def _chunks(self, policy: BackupPolicy, manifest: Manifest) -> AsyncIterator[bytes]:
-        """The stored object, from the local copy while the bucket does not answer."""
+    async def _chunks(self, policy: BackupPolicy, manifest: Manifest, *, local: bool = True) -> AsyncIterator[bytes]:
+        """The stored object; with `local` from the local copy where the bucket does not give it out whole."""
         folder = Folder(policy, manifest.id)
         try:
-            found = await self._objects.head(policy.bucket, folder.dump)
-        except TemporaryError:
-            path = folder.local_dump
+            return await self._stored_chunks(policy, manifest, folder)
+        except DrError as error:
+            path = folder.local_dump if local else None
             if path is None or not await asyncio.to_thread(_has_size, path, manifest.stored.bytes):
                 raise
-            log.warning("bucket_silent_local_copy_used: %s", path)
+            log.warning("local_copy_used: %s: %s", path, error)
             return file_chunks(path)
+
+    async def _stored_chunks(self, policy: BackupPolicy, manifest: Manifest, folder: Folder) -> AsyncIterator[bytes]:
+        found = await self._objects.head(policy.bucket, folder.dump)
         if found is None:
             raise VerificationError(
                 f"The object of backup `{manifest.id}` is missing: bucket `{policy.bucket}` has no `{folder.dump}`. "

@@ -11,7 +11,7 @@ from pydantic import Field
 from actions.backup.catalogue import Folder
 from actions.backup.manifest import Manifest
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
-from actions.errors import TemporaryError, UserError
+from actions.errors import DrError, TemporaryError, UserError
 from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, DatabaseRef, Frozen
 from actions.steps.choice import READ_RATE, chosen, dump_estimate, usable_entries
@@ -84,17 +84,17 @@ class Dump(Action[DumpParams]):
         )
 
 
-async def _entries(ports: Ports, policy: BackupPolicy) -> tuple[Sequence[CatalogueEntry], TemporaryError | None]:
-    """The catalogue. A bucket that does not answer is no reason to go without a dump where there is a local copy."""
+async def _entries(ports: Ports, policy: BackupPolicy) -> tuple[Sequence[CatalogueEntry], DrError | None]:
+    """The catalogue. A bucket that is silent or refuses is no reason to go without one where there is a local copy."""
     try:
         return await ports.backups.catalogue(policy.database), None
-    except TemporaryError as error:
+    except (TemporaryError, UserError) as error:
         if policy.local_directory is None:
             raise
         return (), error
 
 
-def _silence(error: TemporaryError | None, step: MakeDump) -> tuple[Finding, ...]:
+def _silence(error: DrError | None, step: MakeDump) -> tuple[Finding, ...]:
     if error is None:
         return ()
     return (

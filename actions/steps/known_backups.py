@@ -1,4 +1,4 @@
-"""The backups that can be restored: those of the bucket, or of the local copy while the bucket does not answer."""
+"""The backups that can be restored: those of the bucket, or of the local copy where that gives none out."""
 
 from __future__ import annotations
 
@@ -6,22 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actions.contract import Finding, Verdict
-from actions.errors import TemporaryError, VerificationError
+from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import CatalogueEntry, Ports
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownBackups:
-    """Newest first. `silence` is why only the local copy was looked at, empty when the bucket has answered."""
+    """Newest first. `silence` is why only the local copy was looked at, empty when the bucket has answered; `copied`
+    are those whose object it has lost, so that the local copy is read."""
 
     entries: Sequence[CatalogueEntry]
     silence: str = ""
+    copied: Sequence[str] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What signers should know of it."""
+        lost = tuple(
+            Finding(
+                check="bucket",
+                verdict=Verdict.WARN,
+                detail=f"The bucket has lost the object of `{backup}`, or a part of it: the local copy is read.",
+                hint="Look who deletes in the bucket, and make a new dump: this one is on one machine alone.",
+            )
+            for backup in self.copied
+        )
         if not self.silence:
-            return ()
+            return lost
         return (
             Finding(
                 check="bucket",
@@ -33,25 +44,42 @@ class KnownBackups:
 
 
 async def known_backups(ports: Ports, database: str) -> KnownBackups:
-    """Raises TemporaryError when the bucket does not answer and the local copy holds nothing."""
+    """Raises the bucket's TemporaryError or UserError when it gives nothing out and the local copy holds nothing."""
     try:
-        return KnownBackups(entries=await ports.backups.catalogue(database))
-    except TemporaryError as error:
+        stored = await ports.backups.catalogue(database)
+    except (TemporaryError, UserError) as error:
         copies = await ports.backups.copies(database)
         if not copies:
             raise
         return KnownBackups(entries=copies, silence=str(error))
+    if not any(entry.lost for entry in stored):
+        return KnownBackups(entries=stored)
+    copies = await ports.backups.copies(database)
+    entries = [_whole(entry, copies) for entry in stored]
+    copied = [now.manifest.id for now, before in zip(entries, stored, strict=True) if now is not before]
+    return KnownBackups(entries=entries, copied=copied)
 
 
 async def restorable(ports: Ports, database: str, backup: str) -> CatalogueEntry | None:
     """One backup, as above; None when there is none of this name."""
     try:
-        return await ports.backups.find(database, backup)
-    except TemporaryError:
+        stored = await ports.backups.find(database, backup)
+    except (TemporaryError, UserError):
         found = next((entry for entry in await ports.backups.copies(database) if entry.manifest.id == backup), None)
         if found is None:
             raise
         return found
+    if stored is None or not stored.lost:
+        return stored
+    return _whole(stored, await ports.backups.copies(database))
+
+
+def _whole(entry: CatalogueEntry, copies: Sequence[CatalogueEntry]) -> CatalogueEntry:
+    """The local copy of an entry whose object is lost, where there is one by the very same manifest."""
+    if not entry.lost:
+        return entry
+    found = (copy for copy in copies if copy.manifest_sha256 == entry.manifest_sha256)
+    return next((copy.model_copy(update={"pinned": entry.pinned}) for copy in found), entry)
 
 
 async def to_restore(ports: Ports, database: str, backup: str) -> CatalogueEntry:

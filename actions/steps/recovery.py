@@ -153,7 +153,7 @@ def unreachable(server: str, windows: Sequence[RecoveryWindow], base: PhysicalEn
     newest = max((window.newest for window in windows if window.newest is not None), default=None)
     if aim.target.time is not None and (newest is None or aim.at > newest):
         # Replay ends at a commit: a time is reached only by one that comes after it.
-        end = "nothing is archived yet" if newest is None else f"the newest archived commit is of {exact(newest)}"
+        end = "nothing is archived yet" if newest is None else f"the newest moment known there is {exact(newest)}"
         return (
             f"No commit after {exact(aim.at)} is archived, {end}. Take an earlier moment or `--latest`, or wait for "
             "the archive."

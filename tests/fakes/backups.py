@@ -37,7 +37,8 @@ SIGNER = base64.b64encode(SIGNING_KEY.public_key().public_bytes_raw()).decode()
 class MemoryBackups(BackupEngine):
     """`found` is what `adopt` may adopt: object key -> what a restore of it would measure. `spoil` breaks a backup.
 
-    `local` is the local copy, where the policy has one; while `away` the bucket does not answer.
+    `local` is the local copy, where the policy has one; while `away` the bucket does not answer, while `refused` it
+    takes no key.
     """
 
     def __init__(self, site: Site, postgres: MemoryPostgres, clock: Clock | None = None) -> None:
@@ -45,13 +46,18 @@ class MemoryBackups(BackupEngine):
         self._clock = clock or MemoryClock()
         self.entries: dict[tuple[str, str], CatalogueEntry] = {}
         self.local: dict[tuple[str, str], CatalogueEntry] = {}
-        self.away = False
+        self.away = self.refused = False
         self.found: dict[str, Fingerprint] = {}
 
     def spoil(self, database: str, backup: str, problem: str) -> None:
         """From now on this backup must not be used."""
         entry = self.entries[database, backup]
         self.entries[database, backup] = entry.model_copy(update={"problem": problem})
+
+    def lose(self, database: str, backup: str) -> None:
+        """From now on the bucket has the manifest of this backup alone."""
+        self.spoil(database, backup, f"The object of backup `{backup}` is missing. Use another.")
+        self.entries[database, backup] = self.entries[database, backup].model_copy(update={"lost": True})
 
     async def catalogue(self, database: str) -> Sequence[CatalogueEntry]:
         self._answering(database)
@@ -92,6 +98,8 @@ class MemoryBackups(BackupEngine):
         bucket = self._site.backup(database).bucket
         if self.away:
             raise TemporaryError(f"Bucket `{bucket}` does not answer.")
+        if self.refused:
+            raise UserError(f"Bucket `{bucket}` refused its keys. Check them.")
 
     async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest:
         database = self._site.database(request.database)
@@ -111,9 +119,10 @@ class MemoryBackups(BackupEngine):
 
     async def load(self, request: LoadRequest, progress: Progress) -> None:
         key = (request.database, request.backup)
-        if self.away and key not in self.local:
+        copied = self.away or self.refused or (key in self.entries and self.entries[key].lost)
+        if copied and key not in self.local:
             self._answering(request.database)
-        entry = self.local[key] if self.away else self._usable(*key)
+        entry = self.local[key] if copied and key in self.local else self._usable(*key)
         database = self._site.database(request.database)
         there = await self._postgres.database(request.into)
         if there is not None and there.mark == request.mark and request.mark.startswith(SCRATCH):

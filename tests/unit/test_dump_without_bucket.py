@@ -1,4 +1,4 @@
-"""A bucket that does not answer is no reason to go without a dump, or a restore, where there is a local copy."""
+"""A bucket that is silent, refuses or lost a dump: where there is a local copy, dumps and restores go on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from actions.contract import Verdict
 from actions.errors import TemporaryError, UserError
 from actions.runner import Outcome, Runner
 from actions.steps.dumps import MakeDump
+from actions.steps.known_backups import restorable
 from tests.contract.kit import MemoryJournal
 from tests.fakes.world import a_world
 
@@ -77,3 +78,41 @@ async def test_upload_takes_the_newest_that_the_bucket_lacks_and_is_refused_when
     assert await world.backups.find("shop", f"shop-{PLAN}") is not None
     with pytest.raises(UserError, match="holds no whole dump that the bucket lacks"):
         await upload.plan(UploadParams(database="shop"), world, "c")
+
+
+async def test_a_bucket_that_refuses_is_no_reason_to_go_without_a_dump_or_a_restore() -> None:
+    world = a_world(local=True)
+    world.backups.refused = True
+    dump = await registry.action("backup.dump").plan(DumpParams(database="shop"), world, PLAN)
+    assert "refused its keys" in dump.findings[0].detail
+    assert (await Runner(dump, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    plan = await registry.action("restore.dump").plan(RestoreParams(database="shop"), world, RESTORE)
+    [told] = [finding for finding in plan.findings if finding.check == "bucket"]
+    assert "refused its keys" in told.detail
+    assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+
+
+async def test_restore_from_the_local_copy_of_a_dump_whose_object_is_lost() -> None:
+    world = a_world(local=True)
+    dump = await registry.action("backup.dump").plan(DumpParams(database="shop"), world, PLAN)
+    assert (await Runner(dump, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    world.backups.lose("shop", f"shop-{PLAN}")
+    plan = await registry.action("restore.dump").plan(RestoreParams(database="shop"), world, RESTORE)
+    [told] = [finding for finding in plan.findings if finding.check == "bucket"]
+    assert told.verdict is Verdict.WARN
+    assert f"`shop-{PLAN}`" in told.detail
+    assert "the local copy is read" in told.detail
+    assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+
+
+async def test_the_local_copy_stands_in_only_by_the_very_same_manifest() -> None:
+    world = a_world(local=True)
+    dump = await registry.action("backup.dump").plan(DumpParams(database="shop"), world, PLAN)
+    assert (await Runner(dump, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    backup = f"shop-{PLAN}"
+    world.backups.lose("shop", backup)
+    copy = world.backups.local["shop", backup]
+    world.backups.local["shop", backup] = copy.model_copy(update={"manifest_sha256": "f" * 64})
+    entry = await restorable(world, "shop", backup)
+    assert entry is not None
+    assert entry.problem is not None

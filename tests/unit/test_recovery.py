@@ -73,7 +73,7 @@ def test_a_time_needs_a_later_commit_in_the_archive() -> None:
     assert unreachable("primary", [window()], NEW, aim) is None
     said = unreachable("primary", [window(newest=START - HOUR)], NEW, aim)
     assert said is not None
-    assert said.startswith("No commit after 2026-11-23 10:11:00 UTC is archived, the newest archived commit is of")
+    assert said.startswith("No commit after 2026-11-23 10:11:00 UTC is archived, the newest moment known there is")
     assert unreachable("primary", [window(newest=None)], NEW, Aim(target=RecoveryTarget(latest=True))) is None
 
 
