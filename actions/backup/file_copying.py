@@ -234,6 +234,11 @@ class Copying:
         there = [item for item in now if item.latest and not item.marker]
         deleted = {item.key for item in now if item.latest and item.marker}
         changed = {identity(item) for item in there} ^ {identity(item) for item in listed}
+        if not entries and len(changed) < len(listed):
+            raise UserError(
+                f"No file of bucket `{self._policy.bucket}` could be read, though they are there: this is no copy. "
+                "Look at the keys of the bucket and their policy, then copy again."
+            )
         return Comparison(
             compared_at=self._clock.now(),
             source_objects=len(there),

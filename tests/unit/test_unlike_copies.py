@@ -16,18 +16,18 @@ from actions.ports import no_progress
 from tests.fakes.buckets import MemoryBuckets
 from tests.fakes.clock import MemoryClock
 from tests.fakes.files import memory_files
-from tests.fakes.world import START, a_world
+from tests.fakes.world import START, World, a_world
 
 LATER = START + timedelta(hours=1)
 
 
 class Refusing(MemoryBuckets):
-    """Refuses to give one file away, as a store does where the keys have no right to it."""
+    """Refuses to give one file or all away, as a store does where the keys have no right to it."""
 
     refused = ""
 
     async def open(self, bucket: str, key: str, version: str) -> OpenedObject:
-        if key == self.refused:
+        if self.refused in (key, "all"):
             raise UserError(f"The keys of bucket `{bucket}` may not read `{key}`.")
         return await super().open(bucket, key, version)
 
@@ -53,19 +53,41 @@ def test_what_changed_while_it_was_made_explains_a_difference(found: Comparison,
     assert bool(found.unlike) is bool(said)
 
 
-@pytest.mark.parametrize("refused", ["", "cat.jpg"])
-async def test_a_file_that_could_not_be_read_is_told(refused: str) -> None:
+def refusing(which: str) -> World:
     world = a_world(files_damaged=False)
     clock = MemoryClock()
     clock.advance(world.clock.now() - clock.now())
     store = Refusing("uploads", "uploads-copy", clock=clock)
+    store.refused = which
+    return replace(world, buckets=store, files=memory_files(world.site, store, clock))
+
+
+@pytest.mark.parametrize("refused", ["", "cat.jpg"])
+async def test_a_file_that_could_not_be_read_is_told(refused: str) -> None:
+    world = refusing(refused)
     for key in ("cat.jpg", "dog.jpg"):
-        await store.put("uploads", key, b"picture")
-    store.refused = refused
-    world = replace(world, files=memory_files(world.site, store, clock))
+        await world.buckets.put("uploads", key, b"picture")
     await world.files.copy(FilesCopyRequest(id="uploads-1", name="uploads"), no_progress)
 
     report = await registry.query("status.files").read(FilesParams(), world)
 
     found = [(each.verdict, "1 files, its source 2" in each.detail) for each in report.findings]
     assert found == ([(Verdict.WARN, True)] if refused else [])
+
+
+async def test_a_bucket_of_which_nothing_could_be_read_makes_no_copy() -> None:
+    world = refusing("all")
+    await world.buckets.put("uploads", "cat.jpg", b"picture")
+
+    with pytest.raises(UserError, match="No file of bucket `uploads` could be read"):
+        await world.files.copy(FilesCopyRequest(id="uploads-1", name="uploads"), no_progress)
+
+    assert list(await world.files.copies("uploads")) == []
+
+
+async def test_an_empty_bucket_makes_an_empty_copy() -> None:
+    world = refusing("")
+
+    copy = await world.files.copy(FilesCopyRequest(id="uploads-1", name="uploads"), no_progress)
+
+    assert (copy.problem, copy.manifest.objects) == (None, 0)
