@@ -32,6 +32,8 @@ FACTS = """
            pg_size_bytes(current_setting('wal_segment_size')) AS segment_bytes,
            (SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_mib,
            current_setting('synchronous_standby_names') AS names,
+           current_setting('synchronous_commit') AS synchronous_commit,
+           CASE WHEN a.state = 'streaming' THEN a.sync_state END AS sync_state,
            r.slot_name AS slot, r.active, r.restart_lsn::text, r.wal_status, r.safe_wal_size, a.write_lsn::text
       FROM pg_control_system() s
      CROSS JOIN pg_control_checkpoint() c
@@ -76,6 +78,7 @@ class PostgresWal(WalSource):
                     written_lsn=row["write_lsn"],
                     wal_status=row["wal_status"],
                     safe_bytes=row["safe_wal_size"],
+                    sync_state=row["sync_state"],
                 )
             return SourceFacts(
                 at=row["at"].astimezone(UTC),
@@ -86,6 +89,7 @@ class PostgresWal(WalSource):
                 segment_bytes=row["segment_bytes"],
                 keep_bytes=None if row["keep_mib"] < 0 else row["keep_mib"] << 20,
                 synchronous_names=row["names"],
+                synchronous_commit=row["synchronous_commit"],
                 slot=slot,
             )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +21,7 @@ from actions.backup.standby_slots import EVERY as STANDBYS_EVERY
 from actions.backup.standby_slots import StandbySlots
 from actions.backup.wal import WalArchive
 from actions.backup.wal_alarms import BucketSeen, Seen, alarms
+from actions.backup.wal_owed import OwedWal
 from actions.backup.wal_receiving import WalReceiving
 from actions.backup.wal_shipping import Lane, OpenShipping, WalShipping
 from actions.backup.wal_source import AlarmKind, WalSource
@@ -68,6 +69,7 @@ class Archiver:
             )
         self._receiving = WalReceiving(source, archive, spool, clock)
         self._shipping = WalShipping(archive, spool, sealer, clock)
+        self._owed = OwedWal(archive, spool, clock)
         self._standbys = StandbySlots(
             standbys or {}, clock, primary=lambda: self._receiving.facts, stored=self._stored, every=standbys_every
         )
@@ -91,7 +93,7 @@ class Archiver:
             log.info("wal_synchronous", server=self._policy.server, synchronous_standby_names=self._policy.slot)
         with self._spool.alone():
             works = [self._receiving.run(), self._absorb(), self._shipping.run(), self._watch(), self._say()]
-            works += [self._await_base(), self._standbys.run()]
+            works += [self._await_base(), self._standbys.run(), self._owed.run()]
             if self._open is not None:
                 works.append(self._open.run())
             async with asyncio.TaskGroup() as group:
@@ -190,8 +192,10 @@ class Archiver:
         )
 
     def _judge(self) -> tuple[WalAlarm, ...]:
-        now, lanes = self._clock.now(), self._shipping.lanes
-        buckets = [_seen(lane, self._shipping.lacking(lane)) for lane in lanes]
+        now, lanes, state = self._clock.now(), self._shipping.lanes, self._spool.state
+        buckets = [
+            _seen(lane, self._shipping.lacking(lane), owed=self._owed.problems.get(lane.bucket)) for lane in lanes
+        ]
         if self._open is not None:
             buckets.append(_seen(self._open.lane, 0, opened=True))
         seen = Seen(
@@ -203,8 +207,10 @@ class Archiver:
             total_bytes=self._spool.total_bytes(),
             rate=self._receiving.rate(),
             buckets=tuple(buckets),
-            base_wanted=self._spool.state.base_wanted if self._spool.state else None,
+            base_wanted=state.base_wanted if state else None,
             standbys=dict(self._standbys.problems),
+            disk_lost=state.disk_lost if state else None,
+            received_lsn=Segment.parse(state.newest, state.segment_bytes).end if state and state.newest else None,
         )
         found = dict(alarms(seen))
         for kind, text in found.items():
@@ -218,12 +224,14 @@ class Archiver:
         return tuple(self._alarms.values())
 
 
-def _seen(lane: Lane, lacking: int, *, opened: bool = False) -> BucketSeen:
+def _seen(lane: Lane, lacking: int, *, opened: bool = False, owed: tuple[str, datetime] | None = None) -> BucketSeen:
+    problem, since = owed or (lane.problem, lane.since)
     return BucketSeen(
         name=lane.bucket,
-        problem=lane.problem,
-        since=lane.since,
+        problem=problem,
+        since=since,
         lacking=lacking,
         conflict=lane.conflict,
+        owed=owed is not None,
         open=opened,
     )

@@ -188,6 +188,10 @@ class WalArchive:
             )
         return header
 
+    async def read(self, bucket: str, name: str) -> bytes:
+        """A closed segment or a history as it is stored, sealed and unchecked."""
+        return await self._objects.get(bucket, self.key(name))
+
     # ------------------------------------------------------------ timelines
 
     async def timelines(self, start: WalStart, wanted: int | None, listings: Sequence[WalListing]) -> Timelines:

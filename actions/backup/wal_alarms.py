@@ -12,12 +12,14 @@ from datetime import datetime, timedelta
 
 from actions.backup.physical import Lsn
 from actions.backup.wal_source import AlarmKind, SourceFacts
-from actions.backup.wal_status import BaseWanted
+from actions.backup.wal_status import BaseWanted, DiskLost
 from actions.site import PhysicalPolicy
 
 KEEP_AT_LEAST = 1 << 30
 """Of max_slot_wal_keep_size. At 50 MB/s it is 20 s; a restart of the archiver must not lose its slot."""
-UNLIMITED_LAG = 4 << 30
+LAG_LIMIT = 4 << 30
+"""However much `max_slot_wal_keep_size` allows: the primary's disk may be smaller than that."""
+LOSS_TOLD = timedelta(hours=24)
 DISK_FLOOR = 1 << 30
 DISK_SHARE = 0.1
 DISK_TIME = timedelta(minutes=60)
@@ -35,6 +37,7 @@ class BucketSeen:
     lacking: int = 0
     conflict: str = ""
     open: bool = False
+    owed: bool = False  # it lacks WAL from before the loss of the archiver's disk, nobody knows how much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class Seen:
     rate: float  # bytes of WAL a second, of the last minute
     buckets: tuple[BucketSeen, ...]
     base_wanted: BaseWanted | None = None
+    disk_lost: DiskLost | None = None
+    received_lsn: Lsn | None = None  # the end of the newest closed segment
     standbys: Mapping[str, str] = field(default_factory=dict)  # by name, what is wrong with the slot there
 
 
@@ -59,6 +64,7 @@ def alarms(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
         yield seen.problem
     yield from _slot(seen)
     yield from _disk(seen)
+    yield from _disk_lost(seen)
     yield from _synchronous(seen)
     if seen.standbys:
         yield AlarmKind.STANDBY_SLOT, " ".join(text for _, text in sorted(seen.standbys.items()))
@@ -107,7 +113,8 @@ def _slot(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
         )
     elif slot.restart_lsn is not None:
         lag = max(0, Lsn.parse(facts.flush_lsn) - Lsn.parse(slot.restart_lsn))
-        limit = UNLIMITED_LAG if facts.keep_bytes is None else max(facts.keep_bytes // 2, 2 * facts.segment_bytes)
+        half = LAG_LIMIT if facts.keep_bytes is None else facts.keep_bytes // 2
+        limit = max(min(half, LAG_LIMIT), 2 * facts.segment_bytes)
         if lag > limit or slot.wal_status == "unreserved":
             left = "" if slot.safe_bytes is None else f" {_size(max(0, slot.safe_bytes))} more and the slot is lost."
             yield (
@@ -140,15 +147,58 @@ def _disk(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
 
 
 def _synchronous(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
-    if seen.policy.synchronous and seen.facts is not None and seen.policy.slot not in seen.facts.synchronous_names:
-        yield (
-            AlarmKind.NOT_SYNCHRONOUS,
-            (
-                f"The plan wants no commit lost, but `synchronous_standby_names` of `{seen.policy.server}` does not "
-                f"name `{seen.policy.slot}`: commits do not wait for the archiver. "
-                f"Run `ALTER SYSTEM SET synchronous_standby_names = '{seen.policy.slot}'` and reload."
-            ),
+    facts, policy = seen.facts, seen.policy
+    if not policy.synchronous or facts is None or facts.in_recovery:
+        return
+    wrong = _commit(facts.synchronous_commit) or _not_awaited(facts, policy.slot)
+    if wrong:
+        yield AlarmKind.NOT_SYNCHRONOUS, f"The plan wants no commit lost, but on `{policy.server}` {wrong}"
+
+
+def _commit(setting: str) -> str:
+    """What is wrong with `synchronous_commit`, empty when nothing is."""
+    then = "Run `ALTER SYSTEM SET synchronous_commit = 'on'` and reload."
+    if setting == "on":
+        return ""
+    if setting == "remote_apply":  # pg_receivewal never applies anything
+        return f"`synchronous_commit` is `remote_apply`: the archiver applies nothing, commits wait for ever. {then}"
+    return f"`synchronous_commit` is `{setting}`: commits do not wait for the archiver's disk. {then}"
+
+
+def _not_awaited(facts: SourceFacts, slot: str) -> str:
+    """Why commits do not wait for the archiver, empty when they do. Before it streams only the names can be judged."""
+    state = facts.slot.sync_state if facts.slot is not None else None
+    then = f"Run `ALTER SYSTEM SET synchronous_standby_names = '{slot}'` and reload."
+    if state in {"sync", "quorum"}:
+        return ""
+    if state is not None:
+        return (
+            f"the archiver `{slot}` is `{state}` by `synchronous_standby_names = {facts.synchronous_names!r}`: commits "
+            f"do not wait for it. {then}"
         )
+    if slot in facts.synchronous_names or "*" in facts.synchronous_names:
+        return ""
+    return f"`synchronous_standby_names` does not name `{slot}`: commits do not wait for the archiver. {then}"
+
+
+def _disk_lost(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
+    lost, wanted = seen.disk_lost, seen.base_wanted
+    if lost is None or (wanted is None and seen.now - lost.since >= LOSS_TOLD):
+        return
+    text = (
+        f"The archiver of `{seen.policy.server}` began on an empty disk at {lost.since:%Y-%m-%d %H:%M:%S} UTC; what "
+        "waited on the one before was lost."
+    )
+    if wanted is not None and wanted.since >= lost.since:
+        text += (
+            f" The primary no longer had all of it: WAL before {wanted.after_lsn} is missing, and a new full base "
+            f"backup is asked for: `/dr-backup base {seen.policy.server}`."
+        )
+    elif seen.received_lsn is not None and seen.received_lsn > Lsn.parse(lost.from_lsn):
+        text += f" WAL from {lost.from_lsn} to {seen.received_lsn} was made good from the primary; no base is needed."
+    else:
+        text += f" The primary is asked for WAL from {lost.from_lsn} on."
+    yield AlarmKind.DISK_LOST, f"{text} Look why the volume was not kept."
 
 
 def _buckets(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
@@ -158,8 +208,8 @@ def _buckets(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
         if each.problem and each.since is not None and seen.now - each.since >= BUCKET_PATIENCE
     ]
     closed = [each for each in bad if not each.open and not each.conflict]
-    if closed:
-        names = ", ".join(f"`{each.name}` lacks {each.lacking} segment(s)" for each in closed)
+    if closed and (seen.problem is None or seen.problem[0] is not AlarmKind.BUCKET_AWAY):
+        names = ", ".join(f"`{each.name}` lacks {_lack(each)}" for each in closed)
         yield (AlarmKind.BUCKET_AWAY, f"WAL waits on the archiver's disk: {names}. {closed[0].problem}")
     for each in bad:
         if each.open:
@@ -171,6 +221,11 @@ def _buckets(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
     if late:
         names = ", ".join(f"`{each.name}` lacks {each.lacking} segments" for each in late)
         yield (AlarmKind.BACKLOG, f"WAL is written faster than it is stored: {names}. Look at network and CPU.")
+
+
+def _lack(bucket: BucketSeen) -> str:
+    owed = " and what it had not got when that disk was new" if bucket.owed else ""
+    return f"{bucket.lacking} segment(s){owed}"
 
 
 def _size(count: int) -> str:

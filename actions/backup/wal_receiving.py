@@ -17,7 +17,7 @@ from actions.backup.segments import Segment, Timelines
 from actions.backup.wal import WalArchive, WalListing
 from actions.backup.wal_source import AlarmKind, SourceFacts, WalGoneError, WalSource
 from actions.backup.wal_spool import SpoolState, WalSpool
-from actions.backup.wal_status import BaseWanted
+from actions.backup.wal_status import BaseWanted, DiskLost
 from actions.errors import DrError, TemporaryError, UserError
 from actions.ports import Clock
 
@@ -32,6 +32,10 @@ LOOKS_KEPT = 1800
 
 class _NotPrimaryError(TemporaryError):
     """The server is a standby now."""
+
+
+class _BucketsAwayError(TemporaryError):
+    """Nobody can tell where to go on."""
 
 
 class _OtherServerError(UserError):
@@ -139,16 +143,33 @@ class WalReceiving:
 
     async def _from_buckets(self, facts: SourceFacts) -> Segment | None:
         """After the loss of the disk: the newest segment before which no bucket lacks anything, as far as the primary
-        may still have it; then the newest of all."""
-        listings = await asyncio.gather(*map(self._archive.listing, self._policy.wal_buckets))
-        ends = [end for listing in listings if (end := _whole_until(listing, facts.segment_bytes)) is not None]
+        may still have it; then the newest of all. A bucket that does not answer holds up nothing: it is remembered,
+        and what it lacks is brought later."""
+        try:
+            listings = await self._archive.listings()
+        except DrError as error:
+            raise _BucketsAwayError(
+                f"No WAL of `{self._policy.server}` is received: the archiver's disk is fresh, and none of the buckets "
+                f"says where to go on. Bring one back. {error}"
+            ) from error
+        answered = {listing.bucket for listing in listings}
+        state = self._spool.state
+        silent = [each for each in self._policy.wal_buckets if each not in answered]
+        if state is not None and (new := [each for each in silent if each not in state.unlisted]):
+            log.warning("wal_bucket_silent_at_start", server=self._policy.server, buckets=new)
+            await asyncio.to_thread(self._spool.change, unlisted=(*state.unlisted, *new))
+        ends = [end for listing in listings if (end := whole_until(listing, facts.segment_bytes)) is not None]
         if not ends:
             return None
         log.warning("wal_disk_was_lost", server=self._policy.server, attempt=self._attempt)
-        if self._attempt == 0:
-            return min(ends, key=lambda each: each.number)
         names = [name for listing in listings for name in listing.segments]
-        return Segment.parse(max(names, key=_place), facts.segment_bytes)
+        newest = Segment.parse(max(names, key=place), facts.segment_bytes)
+        end = min(ends, key=lambda each: each.number) if self._attempt == 0 else newest
+        if state is not None:
+            since = state.disk_lost.since if state.disk_lost else self._clock.now()
+            lost = DiskLost(since=since, from_lsn=str(end.end))
+            await asyncio.to_thread(self._spool.change, disk_lost=lost)
+        return end
 
     async def _gone(self, error: WalGoneError) -> None:
         """WAL that was not archived is lost, unless there is another place to try."""
@@ -204,14 +225,15 @@ class WalReceiving:
             self._stream.cancel()
 
 
-def _place(name: str) -> tuple[str, str]:
+def place(name: str) -> tuple[str, str]:
+    """Orders names of segments by their place, then by timeline."""
     return name[8:], name[:8]
 
 
-def _whole_until(listing: WalListing, size: int) -> Segment | None:
+def whole_until(listing: WalListing, size: int) -> Segment | None:
     """The newest segment of a bucket before which, as far as one looks back, nothing is missing."""
     newest_of: dict[int, Segment] = {}
-    for name in sorted(listing.segments, key=_place):
+    for name in sorted(listing.segments, key=place):
         segment = Segment.parse(name, size)
         newest_of[segment.number] = segment
     numbers = sorted(newest_of)[-CHECKED_BACK:]
@@ -228,6 +250,8 @@ def _whole_until(listing: WalListing, size: int) -> Segment | None:
 def _kind(error: Exception) -> AlarmKind:
     if isinstance(error, OSError):
         return AlarmKind.DISK_LOW
+    if isinstance(error, _BucketsAwayError):
+        return AlarmKind.BUCKET_AWAY
     if isinstance(error, _NotPrimaryError):
         return AlarmKind.NO_PRIMARY
     return AlarmKind.OTHER_SERVER if isinstance(error, _OtherServerError) else AlarmKind.SERVER_AWAY

@@ -118,7 +118,7 @@ class WalShipping:
     def durable(self, lane: Lane) -> Lsn:
         """The bucket lacks nothing that was closed before this place. Blocking."""
         state = self._spool.state
-        if state is None or not state.newest:
+        if state is None or not state.newest or lane.bucket in state.unlisted:
             return Lsn(0)
         lacking = [name for name in self._spool.waiting() if name not in lane.stored]
         first = Segment.parse(lacking[0] if lacking else state.newest, state.segment_bytes)

@@ -23,6 +23,7 @@ class SlotFacts(Frozen):
     wal_status: str | None  # reserved, extended, unreserved or lost
     written_lsn: str | None  # the archiver has said that it wrote everything before it
     safe_bytes: int | None  # that may still be written until it is lost; None: no limit
+    sync_state: str | None = None  # of the archiver's stream: sync, quorum, potential, async; None: it does not stream
 
     @property
     def lost(self) -> bool:
@@ -40,6 +41,7 @@ class SourceFacts(Frozen):
     segment_bytes: int
     keep_bytes: int | None  # max_slot_wal_keep_size; None: no limit
     synchronous_names: str  # synchronous_standby_names
+    synchronous_commit: str = "on"
     slot: SlotFacts | None
 
 
@@ -82,6 +84,7 @@ class AlarmKind(StrEnum):
     STANDBY_SLOT = "standby_slot"  # a standby does not hold, or holds without limit, what a failover to it would need
     NOT_SYNCHRONOUS = "not_synchronous"
     DISK_LOW = "disk_low"
+    DISK_LOST = "disk_lost"  # the archiver began on an empty disk
     BACKLOG = "backlog"
     BUCKET_AWAY = "bucket_away"
     OPEN_AWAY = "open_away"

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from actions.backup.segments import Segment, history_of
 from actions.backup.wal_files import read_first_page
-from actions.backup.wal_status import BaseWanted
+from actions.backup.wal_status import BaseWanted, DiskLost
 from actions.errors import UserError, VerificationError
 from actions.site import Frozen
 
@@ -38,6 +38,8 @@ class SpoolState(Frozen):
     newest: str = ""  # the newest segment that was closed; empty: begin where the slot begins
     begun: bool = False  # something was received into this archive; without it the buckets are asked where to go on
     base_wanted: BaseWanted | None = None
+    disk_lost: DiskLost | None = None
+    unlisted: tuple[str, ...] = ()  # buckets that were silent when the others were asked where to go on
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,13 @@ class BaseWanted(Frozen):
         )
 
 
+class DiskLost(Frozen):
+    """The archiver began on an empty disk, and the buckets hold WAL already."""
+
+    since: AwareDatetime
+    from_lsn: str  # the primary was asked for everything from here on
+
+
 class WalStatus(Frozen):
     """One archiver. LSNs as PostgreSQL prints them, sizes in bytes."""
 

@@ -8,9 +8,10 @@ from datetime import timedelta
 
 import pytest
 
+from actions.backup.physical import Lsn
 from actions.backup.wal_alarms import BucketSeen, Seen, alarms
 from actions.backup.wal_source import AlarmKind, SlotFacts, SourceFacts
-from actions.backup.wal_status import BaseWanted, Durable, WalStatus, read_status, sign_status, status_place
+from actions.backup.wal_status import BaseWanted, DiskLost, Durable, WalStatus, read_status, sign_status, status_place
 from actions.errors import VerificationError
 from tests.dump_world import Keys
 from tests.fakes.clock import START
@@ -19,6 +20,8 @@ from tests.fakes.wal import HERE, OPEN, THERE, MemoryWal
 
 GIB = 1 << 30
 POLICY = MemoryWal().policy
+SYNCHRONOUS = POLICY.model_copy(update={"synchronous": True})
+LOST = DiskLost(since=START, from_lsn="1/0")
 SLOT = SlotFacts(active=True, restart_lsn="1/0", written_lsn="1/0", wal_status="reserved", safe_bytes=2 * GIB)
 FACTS = SourceFacts(
     at=START,
@@ -45,6 +48,11 @@ GOOD = Seen(
 
 def facts(**changes: object) -> SourceFacts:
     return FACTS.model_copy(update=changes)
+
+
+def streaming(state: str | None, names: str, **changes: object) -> SourceFacts:
+    slot = SLOT.model_copy(update={"sync_state": state})
+    return facts(slot=slot, synchronous_names=names, **changes)
 
 
 def bucket(**changes: object) -> tuple[BucketSeen, ...]:
@@ -77,6 +85,39 @@ def bucket(**changes: object) -> tuple[BucketSeen, ...]:
             replace(GOOD, policy=POLICY.model_copy(update={"synchronous": True})),
             AlarmKind.NOT_SYNCHRONOUS,
             "does not name `drbot_wal`",
+        ),
+        *(
+            (
+                replace(GOOD, policy=SYNCHRONOUS, facts=streaming(state, "FIRST 1 (standby1, drbot_wal)")),
+                AlarmKind.NOT_SYNCHRONOUS,
+                f"is `{state}` by .* do not wait for it",
+            )
+            for state in ("potential", "async")
+        ),
+        *(
+            (
+                replace(GOOD, policy=SYNCHRONOUS, facts=streaming("sync", "drbot_wal", synchronous_commit=commit)),
+                AlarmKind.NOT_SYNCHRONOUS,
+                f"`synchronous_commit` is `{commit}`: .*{words}",
+            )
+            for commit, words in (
+                ("local", "do not wait"),
+                ("off", "do not wait"),
+                ("remote_write", "do not wait for the archiver's disk"),
+                ("remote_apply", "wait for ever"),
+            )
+        ),
+        (replace(GOOD, facts=facts(keep_bytes=200 * GIB, flush_lsn="2/10000000")), AlarmKind.SLOT_BEHIND, "4.2 GiB"),
+        (replace(GOOD, disk_lost=LOST), AlarmKind.DISK_LOST, "empty disk .* is asked for WAL from 1/0 on"),
+        (
+            replace(GOOD, disk_lost=LOST, received_lsn=Lsn.parse("1/100")),
+            AlarmKind.DISK_LOST,
+            "from 1/0 to 1/100 was made good from the primary; no base is needed",
+        ),
+        (
+            replace(GOOD, disk_lost=LOST, base_wanted=BaseWanted(after_lsn="1/50", since=START, reason="gone")),
+            AlarmKind.DISK_LOST,
+            "before 1/50 is missing, and a new full base backup is asked for",
         ),
         (replace(GOOD, buckets=bucket(lacking=16)), AlarmKind.BACKLOG, "faster than it is stored"),
         (
@@ -111,6 +152,10 @@ def test_each_trouble_has_its_sentence(seen: Seen, kind: AlarmKind, words: str) 
     [
         GOOD,
         replace(GOOD, facts=None),
+        replace(GOOD, policy=SYNCHRONOUS, facts=streaming("sync", "drbot_wal")),
+        replace(GOOD, policy=SYNCHRONOUS, facts=streaming("quorum", "ANY 1 (*)")),
+        replace(GOOD, policy=SYNCHRONOUS, facts=streaming(None, "drbot_wal")),  # it does not stream yet
+        replace(GOOD, disk_lost=LOST, now=START + timedelta(hours=25)),
         replace(GOOD, rate=500 << 20),  # quick, but nothing waits
         replace(GOOD, buckets=bucket(problem="no answer.", since=START - timedelta(seconds=5), lacking=3)),
     ],

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from actions.adapters.clock import SystemClock
+from actions.backup.archiver import Archiver
 from actions.backup.segments import Segment
 from actions.backup.wal_receiving import OTHER_TIMELINE_LOOKS, WalReceiving
+from actions.backup.wal_source import AlarmKind
 from actions.backup.wal_spool import SpoolState, WalSpool
+from actions.errors import TemporaryError
+from tests.fakes.s3 import MemoryObject, MemoryObjects
+from tests.fakes.wal import HERE as HERE_BUCKET
 from tests.fakes.wal import SIZE, SYSTEM, MemoryWal
+from tests.fakes.wal import THERE as THERE_BUCKET
 from tests.fakes.wal_source import FACTS, SLOT, MemoryWalSource
 from tests.fixtures.waiting import until
 
 AWAY = FACTS.model_copy(update={"timeline_id": 2, "slot": SLOT.model_copy(update={"active": False})})
+OFTEN = timedelta(milliseconds=20)
 HERE = FACTS.model_copy(update={"timeline_id": 2})
 
 
@@ -86,3 +95,94 @@ async def test_a_stream_that_catches_up_with_a_new_timeline_is_left_alone(world:
         await world.receiving.look()
     await asyncio.sleep(0.1)
     assert len(world.source.asked) == 1
+
+
+class _Unsteady(MemoryObjects):
+    """Buckets that do not answer."""
+
+    def __init__(self, objects: MemoryObjects) -> None:
+        super().__init__(clock=SystemClock())
+        self.buckets, self.away = objects.buckets, set[str]()
+
+    def _bucket(self, name: str) -> dict[str, MemoryObject]:
+        if name in self.away:
+            raise TemporaryError(f"Bucket `{name}` does not answer.")
+        return super()._bucket(name)
+
+
+class _Fresh:
+    """The archiver's disk is lost; one bucket has segments 1 to 5, the other one 1 to 3."""
+
+    def __init__(self, directory: Path) -> None:
+        self.source, self.wal = MemoryWalSource(), MemoryWal()
+        self.spool = WalSpool(directory / "spool")
+        with self.spool.alone():
+            pass
+        self.objects = _Unsteady(self.wal.objects)
+        self.wal.objects = self.objects
+        self.archiver = Archiver(
+            self.source, self.objects, self.wal.policy, self.spool, self.wal.keys.signing, SystemClock(),
+            open_every=timedelta(seconds=1), look_every=OFTEN, say_every=OFTEN,
+        )  # fmt: skip
+
+    def alarms(self) -> dict[AlarmKind, str]:
+        return {alarm.kind: alarm.text for alarm in self.archiver.status().alarms}
+
+    @asynccontextmanager
+    async def archiving(self) -> AsyncIterator[None]:
+        work = asyncio.ensure_future(self.archiver.run())
+        try:
+            yield
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def stored(self, bucket: str) -> list[str]:
+        return sorted((await self.wal.archive.listing(bucket)).segments)
+
+
+@pytest_asyncio.fixture
+async def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Fresh:
+    monkeypatch.setattr("actions.backup.wal_alarms.BUCKET_PATIENCE", timedelta(0))
+    monkeypatch.setattr("actions.backup.wal_receiving.BACK_OFF", (0.02, 0.02))
+    made = _Fresh(tmp_path)
+    await made.wal.closed(1, 2, 3)
+    await made.wal.closed(4, 5, buckets=(HERE_BUCKET,))
+    monkeypatch.setattr(made.archiver._owed, "_every", OFTEN)
+    return made
+
+
+async def test_on_a_fresh_disk_one_bucket_is_enough_and_the_silent_one_gets_its_share_later(fresh: _Fresh) -> None:
+    fresh.objects.away = {THERE_BUCKET}
+    async with fresh.archiving():
+        await until(lambda: len(fresh.source.asked) == 1)
+        assert fresh.source.asked[0] == [str(Segment(1, 5, SIZE))]
+        await until(lambda: AlarmKind.BUCKET_AWAY in fresh.alarms())
+        assert f"`{THERE_BUCKET}` lacks 0 segment(s) and what it had not got" in fresh.alarms()[AlarmKind.BUCKET_AWAY]
+        assert AlarmKind.SERVER_AWAY not in fresh.alarms()
+        assert "is asked for WAL from 0/60000 on" in fresh.alarms()[AlarmKind.DISK_LOST]
+        fresh.objects.away = set()
+        await until(lambda: fresh.spool.state is not None and not fresh.spool.state.unlisted)
+        await until(lambda: AlarmKind.BUCKET_AWAY not in fresh.alarms())
+    assert await fresh.stored(THERE_BUCKET) == await fresh.stored(HERE_BUCKET)
+
+
+async def test_what_a_silent_bucket_is_owed_outlives_a_restart(fresh: _Fresh) -> None:
+    fresh.objects.away = {THERE_BUCKET}
+    async with fresh.archiving():
+        await until(lambda: len(fresh.source.asked) == 1)
+    again = WalSpool(fresh.spool.directory)
+    assert again.state is not None
+    assert again.state.unlisted == (THERE_BUCKET,)
+
+
+async def test_when_no_bucket_says_where_to_go_on_the_buckets_are_blamed(fresh: _Fresh) -> None:
+    fresh.objects.away = {HERE_BUCKET, THERE_BUCKET}
+    async with fresh.archiving():
+        await until(lambda: AlarmKind.BUCKET_AWAY in fresh.alarms())
+        assert "none of the buckets says where to go on" in fresh.alarms()[AlarmKind.BUCKET_AWAY]
+        assert AlarmKind.SERVER_AWAY not in fresh.alarms()
+        assert fresh.source.asked == []
+        fresh.objects.away = {HERE_BUCKET}
+        await until(lambda: len(fresh.source.asked) == 1)
+        assert fresh.source.asked[0] == [str(Segment(1, 3, SIZE))]
