@@ -53,6 +53,14 @@ class Alarm(Frozen):
 
 def alarms(health: Health) -> tuple[Alarm, ...]:
     """Everything that is wrong at the moment the health was read."""
+    if health.problem:
+        return (
+            Alarm(
+                key="unwatched/watch:backups",
+                text=f"Nobody watches the backups: how they stand cannot be read. {health.problem}",
+                hint="Until it is over no other backup alarm is raised or ended. Look with `/dr doctor`.",
+            ),
+        )
     found = [alarm for dumps in health.dumps for alarm in _of_dumps(dumps, health.at)]
     found += [alarm for bases in health.bases for alarm in _of_bases(bases, health.at)]
     found += [alarm for mirror in health.mirrors for alarm in _of_mirrors(mirror, health.at)]

@@ -12,7 +12,7 @@ from actions.backup.proofs import Proofs
 from actions.backup.wal_source import AlarmKind
 from actions.backup.wal_status import WalStatus, read_status
 from actions.engines import engine_of
-from actions.errors import DrError, UserError
+from actions.errors import DrError
 from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, Database, PhysicalPolicy
 from actions.steps.mirrors import Mirror, mirrors
@@ -99,6 +99,7 @@ class Health:
     bases: tuple[Bases, ...] = ()
     mirrors: tuple[Mirror, ...] = ()
     beside: tuple[SideCopies, ...] = ()
+    problem: str = ""  # why nothing at all could be read; empty where it was
 
     def base_of(self, server: str) -> Bases | None:
         """None where the plan file has no base backups of this server."""
@@ -132,9 +133,7 @@ async def _dumps(ports: Ports, key: str) -> Dumps:
     database, policy = ports.site.database(key), ports.site.backup(key)
     try:
         return Dumps(key, database, policy, await ports.backups.catalogue(key))
-    except UserError:
-        raise
-    except DrError as error:
+    except DrError as error:  # a lost bucket or revoked keys too: the others must still be told of
         return Dumps(key, database, policy, problem=str(error))
 
 

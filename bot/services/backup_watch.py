@@ -65,7 +65,11 @@ class BackupWatch:
         copied = self._looked_replicas is None or now - self._looked_replicas >= REPLICAS_EVERY
         if beside:
             await self._place_kits()
-        seen = await health(self._ports, beside=beside, replicas=copied)
+        try:
+            seen = await health(self._ports, beside=beside, replicas=copied)
+        except DrError as error:
+            log.warning("backups_not_read", error=str(error))
+            return Health(at=now, problem=str(error))
         fulls = frozenset(
             entry.manifest.id
             for bases in seen.bases
@@ -80,8 +84,12 @@ class BackupWatch:
         return seen
 
     async def _place_kits(self) -> None:
-        for folder in await place_kits(self._ports):
-            log.info("restore_kit_placed", folder=folder)
+        """Without it the watch goes on: a kit that is not there is an alarm of its own."""
+        try:
+            for folder in await place_kits(self._ports):
+                log.info("restore_kit_placed", folder=folder)
+        except DrError as error:
+            log.warning("restore_kit_not_placed", error=str(error))
 
     async def note(self, seen: Health) -> list[str]:
         """Record what stands now; the sentences that were told, which is each change once over all processes."""
@@ -119,6 +127,8 @@ class BackupWatch:
 def over(key: str, wrong: Collection[str], seen: Health) -> bool:
     """Whether an alarm that stood is right now. What did not answer keeps its alarms, since nobody knows; what is no
     longer in the plan file has none."""
+    if seen.problem:
+        return False
     subject = key.partition("/")[2]
     named = {dumps.key for dumps in seen.dumps} | {bases.subject for bases in seen.bases}
     named |= {mirror.subject for mirror in seen.mirrors} | {copies.subject for copies in seen.beside}

@@ -23,6 +23,7 @@ from actions.backup.physical import (
 )
 from actions.backup.wal_status import BaseWanted, WalStatus
 from actions.buckets import FilesCopyRequest
+from actions.errors import UserError
 from actions.ports import no_progress
 from actions.site import BackupPolicy, Database
 from actions.steps.alarms import alarms, sizes, subjects
@@ -349,3 +350,44 @@ async def test_a_worker_reads_what_is_made_once_a_day_once_an_hour() -> None:
     assert not await looked()
     world.clock.advance(timedelta(minutes=1))
     assert await looked()
+
+
+async def test_a_dump_whose_bucket_refuses_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = a_world()
+    everything = {alarm.key for alarm in alarms(await health(world))}
+    lost = sorted(world.site.backups)[0]
+    read = world.backups.catalogue
+
+    async def catalogue(database: str) -> Sequence[Any]:
+        if database == lost:
+            raise UserError("Bucket `gone` does not exist.")
+        return await read(database)
+
+    monkeypatch.setattr(world.backups, "catalogue", catalogue)
+    seen = await health(world)
+    told = {alarm.key: alarm.text for alarm in alarms(seen)}
+    assert "Bucket `gone` does not exist." in told[f"unreadable/{lost}"]
+    assert {key for key in everything if key.partition("/")[2] != lost} <= set(told)
+    assert not over(f"late-dump/{lost}", set(told), seen)
+    monkeypatch.undo()
+    again = await health(world)
+    assert over(f"unreadable/{lost}", {alarm.key for alarm in alarms(again)}, again)
+
+
+async def test_that_nothing_can_be_read_is_an_alarm_and_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, key = a_world(), "unwatched/watch:backups"
+    nothing: Any = None
+    watch = BackupWatch(nothing, world, on_call="C0ONCALL")
+
+    async def fails(*_: object, **__: object) -> Health:
+        raise UserError("The plan file is at odds with itself.")
+
+    monkeypatch.setattr("bot.services.backup_watch.health", fails)
+    seen = await watch.look()
+    [told] = alarms(seen)
+    assert told.key == key
+    assert "The plan file is at odds with itself." in told.text
+    assert not over("late-dump/shop", {key}, seen)
+    monkeypatch.undo()
+    good = await watch.look()
+    assert over(key, {alarm.key for alarm in alarms(good)}, good)
