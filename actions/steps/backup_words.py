@@ -70,17 +70,16 @@ def exposure_words(bases: Bases, now: datetime) -> str:
     exposure = bases.exposure(now)
     if bases.window is not None and bases.window.problem:
         return (
-            f"{names} on `{bases.server}`: nobody can tell what bucket `{bases.window.bucket}`, which outlives the "
-            f"region, would give back. {bases.window.problem}"
+            f"{names} on `{bases.server}`: nobody can tell what bucket `{bases.window.bucket}`"
+            f"{', which outlives the region,' if bases.apart else ''} would give back. {bases.window.problem}"
         )
     if exposure is None or bases.window is None:
         return (
             f"{names} on `{bases.server}`: everything since the newest dump would be lost. {bases.left_behind}".rstrip()
         )
     lost = f"{span(exposure)} would be lost now ({rpo_words(exposure, bases.rpo)})"
-    return (
-        f"{names} on `{bases.server}`: {lost}, measured in bucket `{bases.window.bucket}`, which outlives the region."
-    )
+    outlives = ", which outlives the region" if bases.apart else ""
+    return f"{names} on `{bases.server}`: {lost}, measured in bucket `{bases.window.bucket}`{outlives}."
 
 
 def dump_words(dumps: Dumps, now: datetime) -> str:

@@ -16,7 +16,7 @@ from actions.errors import DrError
 from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, Database, PhysicalPolicy
 from actions.steps.mirrors import Mirror, mirrors
-from actions.steps.postures import left_behind
+from actions.steps.postures import apart, left_behind
 from actions.steps.side_copies import SideCopies, replica_copies, side_copies
 
 
@@ -55,6 +55,7 @@ class Bases:
     archived: bool = False  # an archiver of ours is wanted, so that its silence is a fault
     problem: str = ""
     left_behind: str = ""  # why they are of no use once the region is lost; empty where they are
+    apart: bool = False  # two buckets of different regions hold the WAL
     uncopied: Uncopied = field(default_factory=Uncopied)
     unheard: str = ""  # why nobody knows what the archiver says of itself, while its bucket is away
 
@@ -166,6 +167,7 @@ async def _bases(ports: Ports, server: str) -> Bases:
         archiver,
         archived=archived,
         left_behind=behind,
+        apart=apart(ports.site, policy),
         uncopied=uncopied,
         unheard=unheard,
     )

@@ -82,6 +82,14 @@ def left_behind(site: Site, policy: PhysicalPolicy) -> str:
     )
 
 
+def apart(site: Site, policy: PhysicalPolicy) -> bool:
+    """Whether two buckets of different regions, both named in the plan file, hold the WAL."""
+    if len(policy.wal_buckets) != 2:
+        return False
+    regions = {site.buckets[bucket].region for bucket in policy.wal_buckets}
+    return all(regions) and len(regions) == 2
+
+
 def moved(policy: PhysicalPolicy) -> str:
     """What to do about base backups that are left behind."""
     return (

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from actions.backup.physical import Gap, RecoveryWindow
 from actions.steps.backup_words import CELLS, NOT_THERE, THERE, bar, window_words
 from actions.steps.health import Bases
+from actions.steps.postures import apart
 from actions.steps.windows import Stretch, a_moment, ends_of, reachable
 from tests.fakes.physical_world import a_base, a_policy
-from tests.fakes.world import START
+from tests.fakes.world import START, a_world
 
 minutes = st.integers(min_value=0, max_value=7 * 24 * 60)
 
@@ -113,14 +114,16 @@ def test_a_window_that_nobody_can_tell_is_no_empty_one() -> None:
     bases = Bases(a_policy(), ("shop",), timedelta(minutes=15), entries=[a_base("one", at(0))], windows=[dark])
 
     assert window_words(bases, at(600)) == (
-        "`shop` on `primary`: nobody can tell what bucket `far`, which outlives the region, would give back. "
+        "`shop` on `primary`: nobody can tell what bucket `far` would give back. "
         "`2.history.sealed` was changed. Copy it."
     )
 
 
 def test_no_loss_is_promised_where_the_base_backups_do_not_outlive_the_region() -> None:
     good = Bases(a_policy(), ("shop",), timedelta(minutes=15), entries=[a_base("one", at(0))], windows=[a_window(600)])
-    assert "would be lost now (RPO 15 min: within), measured in bucket `far`" in window_words(good, at(600))
+    assert "would be lost now (RPO 15 min: within), measured in bucket `far`." in window_words(good, at(600))
+    far = window_words(replace(good, apart=True), at(600))
+    assert "measured in bucket `far`, which outlives the region." in far
 
     said = window_words(replace(good, left_behind="They are in `near` alone."), at(600)).splitlines()
     assert said[0] == "`shop` on `primary`: everything since the newest dump would be lost. They are in `near` alone."
@@ -140,3 +143,10 @@ def test_a_base_backup_that_is_in_the_other_region_alone_begins_no_stretch() -> 
 
     assert drawn(window) == [(at(0), at(100)), (at(300), at(600))]
     assert drawn(window.model_copy(update={"elsewhere": ("two",)})) == [(at(0), at(100))]
+
+
+def test_only_two_regions_outlive_one() -> None:
+    site = a_world().site
+    far = a_policy().model_copy(update={"wal_buckets": ("backups", "uploads-copy")})
+    near = a_policy().model_copy(update={"wal_buckets": ("backups", "uploads")})
+    assert [apart(site, policy) for policy in (far, near, a_policy())] == [True, False, False]
