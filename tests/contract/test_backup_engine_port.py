@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from actions.backup.catalogue import Folder
 from actions.backup.engines import PhysicalEngines
 from actions.backup.jobs import Engines, run_job
 from actions.errors import UserError, VerificationError
@@ -45,11 +46,14 @@ class World:
     dumps: DumpWorld | None = None
 
     async def damage(self, backup: str) -> None:
-        """Make the backup unusable, so that the catalogue tells."""
+        """Make the backup unusable, so that the catalogue tells: the local copy, which would do instead, goes too."""
         if self.dumps is not None:
             policy = self.dumps.policy
             key = f"{policy.prefix}{self.database}/{backup}/dump.age"
             await self.dumps.objects.delete(policy.bucket, key)
+            local = Folder(policy, backup).local_dump
+            assert local is not None
+            local.unlink()
         else:
             assert isinstance(self.port, MemoryBackups)
             self.port.spoil(self.database, backup, f"The object of backup `{backup}` is missing.")

@@ -36,6 +36,7 @@ class Stored:
         self._client = world.objects.client()
         self.backup = backup
         self.prefix = f"backups/dumps/{LEDGER}/{backup}/"
+        self._copies = world.var / "copies"
 
     def read(self, name: str) -> bytes:
         return self._client.get_object(Bucket=BUCKET, Key=self.prefix + name)["Body"].read()
@@ -53,7 +54,19 @@ class Stored:
         self.write("dump.age", bytes(body))
 
     def cut(self) -> None:
+        """In the local copy as well, which would do instead."""
         self.write("dump.age", self.read("dump.age")[:-100])
+        for local in self._local("dump.age"):
+            local.rename(local.with_suffix(".whole"))
+            local.write_bytes(local.with_suffix(".whole").read_bytes()[:-100])
+
+    def mend(self) -> None:
+        """The local copy as it was."""
+        for local in self._local("dump.whole"):
+            local.replace(local.with_suffix(".age"))
+
+    def _local(self, name: str) -> list[Path]:
+        return [path for path in self._copies.rglob(name) if path.parent.name == self.backup]
 
     def forge(self) -> None:
         """A manifest of our own about the same object, well formed and signed by a key of our own."""
@@ -68,6 +81,7 @@ async def stored(world: FaultWorld) -> AsyncIterator[Stored]:
     found = Stored(world, await world.second(LEDGER))
     whole = {name: found.read(name) for name in ("manifest.json", "dump.age")}
     yield found
+    found.mend()
     for name, body in whole.items():
         found.write(name, body)
 

@@ -44,7 +44,7 @@ def test_images_of_init_containers_are_told_beside_those_that_run() -> None:
             "containers": [{"name": "app", "image": "app:1"}],
         },
         "status": {
-            "initContainerStatuses": [{"name": "migrate", "imageID": f"docker.io/library/app@{DIGEST}"}],
+            "initContainerStatuses": [{"name": "migrate", "imageID": f"registry.example/library/app@{DIGEST}"}],
             "containerStatuses": [{"name": "app", "imageID": ""}],
         },
     }
@@ -52,7 +52,7 @@ def test_images_of_init_containers_are_told_beside_those_that_run() -> None:
     facts = rollouts.pod_facts(pod)
 
     assert facts.images == ("app:1",)
-    assert facts.init_images == (f"docker.io/library/app@{DIGEST}", "tool:1")
+    assert facts.init_images == (f"registry.example/library/app@{DIGEST}", "tool:1")
 
 
 @pytest.mark.parametrize("kind", [WorkloadKind.DEPLOYMENT, WorkloadKind.CRON_JOB])
