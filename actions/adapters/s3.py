@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -205,9 +206,13 @@ class S3Store(ObjectStore):
         try:
             await self._patiently(bucket, key, "store", complete)
         except PermanentError:
-            # Its answer may have been lost: the second try is told that there is no such upload any more.
+            # Its answer may have been lost: the second try is told that there is no such upload any more. An older
+            # object of this name and size has other parts.
             found = await self.head(bucket, key)
-            if found is None or found.bytes != total:
+            if found is None or (found.bytes, found.etag) != (
+                total,
+                _etag_of([tags[number] for number in sorted(tags)]),
+            ):
                 raise
         return total
 
@@ -319,6 +324,16 @@ class S3Store(ObjectStore):
                 retry_after=timedelta(seconds=30),
             )
         return PermanentError(f"{what}: {code} ({error.response.get('Error', {}).get('Message', '')}).")
+
+
+def _etag_of(parts: Sequence[str]) -> str:
+    """Of an object that was uploaded in these parts, as S3 makes it where it does not encrypt with keys of KMS; empty
+    where that cannot be told."""
+    try:
+        whole = b"".join(bytes.fromhex(part.strip('"')) for part in parts)
+    except ValueError:
+        return ""
+    return f"{hashlib.md5(whole, usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 
 async def _parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -29,19 +29,20 @@ class WorkerWatch:
             known = [row.seen_at for row in there.values() if ROLE in row.roles.split(",") and row.seen_at is not None]
             quick = await processes.alive(session, within=SILENT)
             if any(ROLE in row.roles.split(",") for row in quick):
-                silence, self._since, self._told = self._told, None, ""
+                silence, since, told = self._told, None, ""
                 state, text = "over", "A worker is back: what was asked for goes on."
             else:
-                self._since = self._since or now
-                if self._told or now - self._since < SILENT:
+                since = self._since = self._since or now
+                if self._told or now - since < SILENT:
                     return ""
                 silence = f"The last one was seen at {exact(max(known))}." if known else "None was seen for a day."
-                self._told, state = silence, "silent"
+                told, state = silence, "silent"
                 text = (
                     "No worker is there: nothing is carried out, no backup is made, and nobody watches them. "
                     f"{silence} Start `drbot run --role worker`."
                 )
             if not silence:
+                self._since = since
                 return ""
             new = await timeline.add(
                 session,
@@ -53,7 +54,7 @@ class WorkerWatch:
                 data={"alarm": "no-worker", "state": state},
                 source_key=f"no-worker/{state}/{silence}/{now:%Y-%m-%d}",
             )
-            if not new:
-                return ""
-            await outbox.add(session, "text", self._on_call, payload={"text": text})
-        return text
+            if new:
+                await outbox.add(session, "text", self._on_call, payload={"text": text})
+        self._since, self._told = since, told  # once it is stored: what could not be is tried at the next look
+        return text if new else ""

@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from actions.adapters.s3 import PART, S3Store
 from actions.adapters.secrets import SecretReferences
@@ -175,3 +177,37 @@ async def test_an_object_that_was_replaced_meanwhile_is_not_gone_on_with(store: 
 
     with pytest.raises(PermanentError, match=r"did not read `k`: (412|PreconditionFailed)"):
         await read()
+
+
+@pytest.mark.parametrize("other", [b"", bytes(2 * PART)], ids=["nothing-before", "another-of-its-size"])
+async def test_an_upload_whose_last_answer_is_lost_is_whole_and_never_another_object(
+    store: Watched, s3: S3, bucket: str, other: bytes
+) -> None:
+    if other:
+        s3.client().put_object(Bucket=bucket, Key="k", Body=other)
+    body = bytes([1]) * (2 * PART)
+    client = await store._client(bucket)
+    complete = client.complete_multipart_upload
+    asked = 0
+
+    def lost(**what: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            complete(**what)
+            raise EndpointConnectionError(endpoint_url="the answer")
+        code = {"Error": {"Code": "NoSuchUpload", "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": 404}}
+        raise ClientError(code, "CompleteMultipartUpload")  # type: ignore[arg-type]
+
+    def never(**_: Any) -> Any:
+        raise ClientError({"Error": {"Code": "NoSuchUpload", "Message": ""}}, "CompleteMultipartUpload")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    client.complete_multipart_upload = never  # type: ignore[method-assign]
+    with pytest.raises(PermanentError, match="NoSuchUpload"):
+        await store.put_stream(bucket, "k", chunks())
+    client.complete_multipart_upload = lost  # type: ignore[method-assign]
+    assert await store.put_stream(bucket, "k", chunks()) == len(body)
+    assert (asked, await store.get(bucket, "k")) == (2, body)
