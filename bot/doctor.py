@@ -190,7 +190,11 @@ class Doctor:
         findings = []
         for name, policy in sorted(self._ports.site.physical.items()):
             check = f"{policy.engine} of {name}"
-            lacks = await self._ports.physical.lacks(name)
+            try:
+                lacks = await self._ports.physical.lacks(name)
+            except DrError as error:
+                findings.append(_warn(check, f"nobody can tell what it lacks: {error}", "Look at the server first."))
+                continue
             findings += [(_stop if lack.stops else _warn)(check, lack.what, lack.next) for lack in lacks]
             if not lacks:
                 findings.append(_ok(check, "has what it needs"))

@@ -10,12 +10,17 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
+from psycopg.conninfo import make_conninfo
+
 from actions.adapters.postgres_access import access
 from actions.adapters.postgres_connections import AsyncConnection, ServerConnections
 from actions.adapters.postgres_fingerprint import relfilenodes
 from actions.adapters.postgres_installation import installation
 from actions.adapters.program_output import ProgramOutput
 from actions.adapters.programs import Program, ProgramError, run
+from actions.backup.native_lacks import SUMMARIES_SINCE
+from actions.backup.physical import Lack
 from actions.backup.physical_tools import PhysicalTools, SourceServer, SourceState, UnknownChangesError
 from actions.backup.tools import ArchiveSource
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
@@ -24,7 +29,6 @@ from actions.site import Site
 
 LIMIT = timedelta(hours=24)
 QUICK = timedelta(seconds=10)
-SUMMARIES_SINCE = 170000  # server_version_num
 
 _FACTS = """
 SELECT clock_timestamp(), current_setting('server_version_num')::int,
@@ -36,7 +40,11 @@ SELECT clock_timestamp(), current_setting('server_version_num')::int,
        (SELECT coalesce(array_agg(spcname::text ORDER BY spcname), '{}') FROM pg_tablespace
          WHERE spcname NOT IN ('pg_default', 'pg_global')),
        (SELECT sum(pg_database_size(oid))::int8 FROM pg_database),
-       (SELECT json_object_agg(datname, oid::int8) FROM pg_database WHERE datallowconn AND NOT datistemplate)
+       (SELECT json_object_agg(datname, oid::int8) FROM pg_database WHERE datallowconn AND NOT datistemplate),
+       current_setting('wal_summary_keep_time', true)::interval,
+       current_setting('wal_level'), current_setting('max_wal_senders')::int,
+       current_setting('max_replication_slots')::int, session_user::text,
+       (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = session_user)
 """
 _SUMMARIES = """
 SELECT current_setting('summarize_wal')::bool, (SELECT summarized_lsn::text FROM pg_get_wal_summarizer_state())
@@ -79,6 +87,12 @@ class PhysicalPrograms(PhysicalTools):
             databases=databases,
             summarizes=summaries[0],
             summarized_lsn=summaries[1] or "",
+            summaries_kept=row[10],
+            wal_level=row[11],
+            wal_senders=row[12],
+            replication_slots=row[13],
+            login=row[14],
+            may_stream=bool(row[15]),
         )
 
     async def state(self, server: str, databases: Sequence[str]) -> SourceState:
@@ -89,6 +103,22 @@ class PhysicalPrograms(PhysicalTools):
         if row is None:
             raise PermanentError(f"Server `{server}` gave no moment.")
         return SourceState(now=row[0], snapshot=row[1], relfilenodes=files)
+
+    async def stream_refusal(self, server: str) -> Lack | None:
+        parameters = await self._connections.parameters(server)
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                make_conninfo(**{**parameters, "replication": "true"}), autocommit=True
+            )
+        except psycopg.OperationalError as error:
+            said = " ".join(str(error).split())
+            for sign, advice in _REFUSED:
+                if sign in said:
+                    what = f"Server `{server}` refuses to stream: {said.rpartition('FATAL:')[2].strip()}."
+                    return Lack(what=what, next=advice.format(user=parameters.get("user", "")))
+            raise TemporaryError(f"Server `{server}` does not answer. Check that it runs.") from error
+        await connection.close()
+        return None
 
     async def _files(self, server: str, database: str) -> Mapping[str, int]:
         try:
@@ -179,6 +209,7 @@ _ALLOW = "Allow it in its `pg_hba.conf`: `host replication {user} <address> scra
 _GRANT = "Give the role the right: `ALTER ROLE {user} REPLICATION`."
 _REFUSED = (
     ("no pg_hba.conf entry for replication", _ALLOW),
+    ("pg_hba.conf rejects replication connection", _ALLOW),
     ("permission denied to start WAL sender", _GRANT),
     ("must be superuser or replication role", _GRANT),
     ("max_wal_senders", "Raise `max_wal_senders` there, or end a sender that nobody needs."),

@@ -17,6 +17,7 @@ from actions.backup.native_check import Checking
 from actions.backup.native_copy import BaseCopying, in_order
 from actions.backup.native_fetch import BaseFetch
 from actions.backup.native_find import NativeFinder
+from actions.backup.native_lacks import lacks_of
 from actions.backup.native_records import BaseRecords
 from actions.backup.native_restore import Restoring
 from actions.backup.native_retention import Deletable, deletable, segment_size, stored_segments, within
@@ -27,6 +28,7 @@ from actions.backup.physical import (
     BaseRequest,
     Expiry,
     FindRequest,
+    Lack,
     Lsn,
     Moment,
     NamedPoint,
@@ -73,7 +75,7 @@ class NativeEngine(PhysicalBackups):
         reserve: int = RESERVE,
         patience: timedelta = PATIENCE,
     ) -> None:
-        self._site, self._objects, self._clock = site, objects, clock
+        self._site, self._objects, self._clock, self._tools = site, objects, clock, tools
         self._catalogue = NativeCatalogue(objects)
         self._records = BaseRecords(objects, secrets, clock)
         fetch = BaseFetch(objects, secrets, tools, self._records)
@@ -329,6 +331,9 @@ class NativeEngine(PhysicalBackups):
                 f"Bucket `{refused}` refused to delete `{backup}` of `{server}`: Object Lock or a right of the key. "
                 "It stays. Look until when it is locked."
             )
+
+    async def lacks(self, server: str) -> Sequence[Lack]:
+        return await lacks_of(self._tools, self._site.physical_of(server))
 
     async def _refused(self, policy: PhysicalPolicy, backup: str) -> str:
         """Delete it everywhere, the copy first; the bucket that refused, after which nothing else of it is touched."""

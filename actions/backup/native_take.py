@@ -15,6 +15,7 @@ from actions.backup.chain import chain, parent_of_next, usable
 from actions.backup.crypto import Recipients, signing_key
 from actions.backup.manifest import StoredObject
 from actions.backup.native_catalogue import BaseFolder, NativeCatalogue, checked, server_prefix
+from actions.backup.native_lacks import no_summaries, of_backups
 from actions.backup.native_records import BaseRecords
 from actions.backup.packing import Packed, pack
 from actions.backup.physical import BackupKind, BaseRequest, Lsn, PhysicalEntry, PhysicalManifest
@@ -31,7 +32,6 @@ from actions.ports import Clock, ObjectStore, Progress, Secrets
 from actions.site import Frozen, PhysicalPolicy
 
 FORMAT = "drbot physical 1"
-SUMMARIES_SINCE = 170000  # server_version_num
 WAL_PATIENCE = timedelta(minutes=2)
 LOOK = 0.5  # seconds between two looks at the archive
 
@@ -287,23 +287,8 @@ def _into(policy: PhysicalPolicy, silent: Collection[str]) -> PhysicalPolicy:
 
 
 def _refuse(server: str, facts: SourceServer, tools: str) -> None:
-    major = facts.server_version // 10000
-    if facts.server_version < SUMMARIES_SINCE:
-        raise UserError(
-            f"Server `{server}` is PostgreSQL {major}; the native engine needs 17 or newer. "
-            "Set `engine: pgbackrest` for it in the plan file."
-        )
-    if int(tools.split(".", maxsplit=1)[0]) != major:
-        raise UserError(
-            f"`pg_basebackup` {tools} does not fit server `{server}` (PostgreSQL {major}). "
-            "Set `tools` of that server to a directory with the programs of its version."
-        )
-    if facts.tablespaces:
-        names = ", ".join(f"`{name}`" for name in facts.tablespaces)
-        raise UserError(
-            f"Server `{server}` has tablespaces of its own ({names}), which the native engine cannot stream. "
-            "Set `engine: pgbackrest` for it in the plan file."
-        )
+    for lack in of_backups(server, facts, tools):
+        raise UserError(f"{lack.what} {lack.next}")
 
 
 def _parent(
@@ -313,10 +298,8 @@ def _parent(
     if request.kind is BackupKind.FULL:
         return None
     if not facts.summarizes:
-        raise UserError(
-            f"Server `{policy.server}` does not summarise its WAL, which incrementals need. Run `ALTER SYSTEM SET "
-            "summarize_wal = on` and `SELECT pg_reload_conf()` there, then take a full backup."
-        )
+        lack = no_summaries(policy.server)
+        raise UserError(f"{lack.what} {lack.next}")
     if request.parent is None:
         parent = parent_of_next(entries, at, facts.system_id)
     else:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pydantic import AwareDatetime
 
-from actions.backup.physical import Lsn, RecoveryTarget
+from actions.backup.physical import Lack, Lsn, RecoveryTarget
 from actions.backup.scratch_place import ScratchPlace
 from actions.backup.tools import ArchiveSource
 from actions.errors import UserError
@@ -31,6 +31,12 @@ class SourceServer(Frozen):
     checksums: bool
     summarizes: bool  # `summarize_wal` is on
     summarized_lsn: str  # up to here; empty when nothing is
+    summaries_kept: timedelta | None  # None before PostgreSQL 17; zero is for ever
+    wal_level: str  # minimal, replica or logical
+    wal_senders: int  # connections that may stream at a time
+    replication_slots: int  # how many there may be
+    login: str  # the role that asked
+    may_stream: bool  # it has the right REPLICATION, or is a superuser
     superuser: str  # the role that `initdb` made
     tablespaces: tuple[str, ...]  # besides PostgreSQL's own two
     bytes: int  # of all databases
@@ -55,6 +61,10 @@ class PhysicalTools(Protocol):
     async def facts(self, server: str) -> SourceServer: ...
 
     async def state(self, server: str, databases: Sequence[str]) -> SourceState: ...
+
+    async def stream_refusal(self, server: str) -> Lack | None:
+        """Open a connection of the kind that base backups are streamed through and end it; what the server refused it
+        for. None where it was let in. Raises TemporaryError when the server does not answer."""
 
     async def base(self, server: str, label: str, parent_list: Path | None) -> ArchiveSource:
         """Start `pg_basebackup`: one tar with all files and, last, their list. With `parent_list` (the file list of

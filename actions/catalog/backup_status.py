@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import ClassVar
 
 from actions.contract import Finding, Query, Report, Verdict
+from actions.errors import DrError
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.alarms import alarms
@@ -31,6 +33,7 @@ class Backups(Query[BackupsParams]):
     async def read(self, params: BackupsParams, ports: Ports) -> Report:
         asked = None if params.database is None else [params.database]
         seen = await health(ports, databases=asked)
+        lacking = await asyncio.gather(*(_lacks(ports, bases.server) for bases in seen.bases))
         covered = {name for bases in seen.bases for name in bases.databases}
         lines = [window_words(bases, seen.at) for bases in seen.bases]
         lines += [dump_words(dumps, seen.at) for dumps in seen.dumps if dumps.key not in covered]
@@ -42,8 +45,19 @@ class Backups(Query[BackupsParams]):
             lines=tuple(lines),
             columns=COLUMNS,
             rows=tuple(rows),
-            findings=tuple(_findings(seen, covered)),
+            findings=(*(finding for found in lacking for finding in found), *_findings(seen, covered)),
         )
+
+
+async def _lacks(ports: Ports, server: str) -> list[Finding]:
+    """What keeps base backups of this server from being made as the plan wants; nothing while nobody can tell."""
+    try:
+        lacks = await ports.physical.lacks(server)
+    except DrError:
+        return []  # `/dr doctor` says so
+    check = f"base backups of {server}"
+    verdicts = {True: Verdict.STOP, False: Verdict.WARN}
+    return [Finding(check=check, verdict=verdicts[lack.stops], detail=lack.what, hint=lack.next) for lack in lacks]
 
 
 def _findings(seen: Health, covered: set[str]) -> Iterator[Finding]:

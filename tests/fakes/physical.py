@@ -15,6 +15,7 @@ from actions.backup.physical import (
     Expiry,
     FindRequest,
     Following,
+    Lack,
     Lsn,
     Moment,
     NamedPoint,
@@ -34,7 +35,7 @@ from actions.backup.physical import (
     Waiting,
 )
 from actions.backup.retention import why_it_stays
-from actions.errors import TemporaryError, UserError, VerificationError
+from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scratch, Wanted, no_progress
 from actions.site import DatabaseRef, Site
 from tests.fakes.postgres import MemoryPostgres, MemoryServer
@@ -227,6 +228,7 @@ class MemoryPhysical(PhysicalBackups):
         self.bare: set[str] = set()  # servers without page checksums
         self.unseen: set[str] = set()  # servers whose restored pages nobody looks at
         self.silent: dict[str, str] = {}  # bucket -> what it says instead of an answer
+        self.lacking: dict[str, Sequence[Lack] | DrError] = {}  # by server; an error: it does not answer
 
     def move_to(self, site: Site) -> None:
         """From now on the plan file says this."""
@@ -259,6 +261,12 @@ class MemoryPhysical(PhysicalBackups):
             )
             for bucket in reversed(policy.wal_buckets)
         )
+
+    async def lacks(self, server: str) -> Sequence[Lack]:
+        found = self.lacking.get(server, ())
+        if isinstance(found, DrError):
+            raise found
+        return found
 
     async def take(self, request: BaseRequest, progress: Progress) -> PhysicalEntry:
         key = (request.server, request.id)
