@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from actions.backup.physical import PhysicalEntry, Proof, RecoveryWindow, Uncopied
@@ -17,7 +17,7 @@ from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, Database, PhysicalPolicy
 from actions.steps.mirrors import Mirror, mirrors
 from actions.steps.postures import apart, left_behind
-from actions.steps.side_copies import SideCopies, replica_copies, side_copies
+from actions.steps.side_copies import SideCopies, by_itself, replica_copies, side_copies
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,14 @@ class Health:
         return next((item for item in self.bases if item.server == server), None)
 
 
+_MIRRORS = SideCopies("part:mirrors", "mirrors of manifests", covers=("manifests:",))
+
+
 async def health(
     ports: Ports, *, databases: Sequence[str] | None = None, beside: bool = True, replicas: bool = True
 ) -> Health:
-    """Read it all, or what concerns some databases. What does not answer is told by its `problem`. Without `beside`
+    """Read it all, or what concerns some databases. What does not answer is told by its `problem`, and a part that
+    cannot be read at all by a problem of that part: the others are there all the same. Without `beside`
     nobody looks at the copies that are made once a day beside those of databases, without `replicas` not at those that
     the store makes."""
     site = ports.site
@@ -118,16 +122,13 @@ async def health(
     servers = sorted(site.physical) if databases is None else sorted({site.database(key).server for key in keys})
     dumps = await asyncio.gather(*(_dumps(ports, key) for key in keys))
     bases = await asyncio.gather(*(_bases(ports, name) for name in servers if name in site.physical))
-    repositories = await mirrors(ports) if databases is None else ()
-    others = await side_copies(ports, look=beside) if databases is None else ()
-    copied = await replica_copies(ports, look=replicas) if databases is None else ()
-    return Health(
-        at=ports.clock.now(),
-        dumps=tuple(dumps),
-        bases=tuple(bases),
-        mirrors=tuple(repositories),
-        beside=(*others, *copied),
-    )
+    found = Health(at=ports.clock.now(), dumps=tuple(dumps), bases=tuple(bases))
+    if databases is not None:
+        return found
+    repositories, part = await by_itself(_MIRRORS, mirrors(ports))
+    others = await side_copies(ports, look=beside)
+    copied = await replica_copies(ports, look=replicas)
+    return replace(found, at=ports.clock.now(), mirrors=tuple(repositories), beside=(*others, *copied, part))
 
 
 async def _dumps(ports: Ports, key: str) -> Dumps:
@@ -141,9 +142,9 @@ async def _dumps(ports: Ports, key: str) -> Dumps:
 async def _bases(ports: Ports, server: str) -> Bases:
     policy = ports.site.physical_of(server)
     here = {key: database for key, database in ports.site.databases.items() if database.server == server}
-    archived = engine_of(policy).archived_by_us and bool(policy.wal_buckets)
     rpo = min((database.rpo for database in here.values()), default=timedelta(minutes=15))
     try:
+        archived = engine_of(policy).archived_by_us and bool(policy.wal_buckets)
         entries, windows, uncopied, proofs, said = await asyncio.gather(
             ports.physical.catalogue(server),
             ports.physical.windows(server),

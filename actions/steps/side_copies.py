@@ -4,9 +4,10 @@ whether they are late, and the way back without the bot, whether it is there."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from actions.buckets import FilesCopy
 from actions.errors import DrError
@@ -18,6 +19,8 @@ from actions.steps.phrases import moment, span
 from actions.steps.replicas import HINT as REPLICA_HINT
 from actions.steps.replicas import replica_faults, replicas, replicated
 from actions.steps.restore_kit import KIT_HINT, KitState, kit_places, kit_states, kit_trouble, kit_words
+
+T = TypeVar("T")
 
 GRACE = timedelta(hours=2)
 """How long after its instant one may be made before it is late; as long again as the last one took is added."""
@@ -36,10 +39,20 @@ class SideCopies:
     problem: str = ""
     looked: bool = True
     told: str = ""  # what is good about it, where that is told
+    covers: tuple[str, ...] = ()  # of a whole part: how the subjects begin of which nothing is known while it fails
+
+
+async def by_itself(part: SideCopies, read: Awaitable[Sequence[T]]) -> tuple[Sequence[T], SideCopies]:
+    """What was read of one part, and the part itself: where reading it fails as a whole that is its `problem`, and the
+    others are told all the same."""
+    try:
+        return await read, part
+    except DrError as error:
+        return (), replace(part, problem=str(error))
 
 
 async def side_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
-    """All of the plan, by name."""
+    """All of the plan, by name. Raises nothing: what fails is told by its `problem`."""
     site = ports.site
     found = [_files(ports, policy, look=look) for _, policy in sorted(site.files.items())]
     if site.escrow is not None:
@@ -47,7 +60,9 @@ async def side_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
         found += [_keys(ports, site.escrow, name, look=look) for name in sealed]
     if site.points is not None:
         found.append(_points(ports, site.points, look=look))
-    return [*await asyncio.gather(*found), *await _kits(ports, look=look)]
+    whole = SideCopies("part:kits", "ways back without the bot", looked=look, covers=("kit:",))
+    kits, part = await by_itself(whole, _kits(ports, look=look))
+    return [*await asyncio.gather(*found), *kits, part]
 
 
 async def _kits(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
@@ -65,7 +80,15 @@ def _kit(state: KitState, *, looked: bool) -> SideCopies:
 
 
 async def replica_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
-    """What the store itself copies into a bucket of another region."""
+    """What the store itself copies into a bucket of another region. Raises nothing."""
+    if not replicated(ports.site):
+        return ()
+    whole = SideCopies("part:replicas", "replicas of buckets", looked=look, covers=("replica:",))
+    found, part = await by_itself(whole, _replicas(ports, look=look))
+    return [*found, part]
+
+
+async def _replicas(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
     if not look:
         return [_replica(name, looked=False) for name in replicated(ports.site)]
     found = []
@@ -86,9 +109,9 @@ async def _files(ports: Ports, policy: FilesPolicy, *, look: bool) -> SideCopies
         return found
     try:
         copies = await ports.files.copies(policy.name)
+        return replace(found, trouble=late_files(policy, copies, ports.clock.now()))
     except DrError as error:
         return replace(found, problem=str(error))
-    return replace(found, trouble=late_files(policy, copies, ports.clock.now()))
 
 
 async def _keys(ports: Ports, policy: EscrowPolicy, cluster: str, *, look: bool) -> SideCopies:
@@ -97,10 +120,10 @@ async def _keys(ports: Ports, policy: EscrowPolicy, cluster: str, *, look: bool)
         return found
     try:
         entries = await ports.escrow.entries(cluster)
+        newest = max((entry.manifest.made_at for entry in entries if entry.problem is None), default=None)
+        return replace(found, trouble=_late_escrow(policy, cluster, newest, ports.clock.now()))
     except DrError as error:
         return replace(found, problem=str(error))
-    newest = max((entry.manifest.made_at for entry in entries if entry.problem is None), default=None)
-    return replace(found, trouble=_late_escrow(policy, cluster, newest, ports.clock.now()))
 
 
 async def _points(ports: Ports, policy: PointsPolicy, *, look: bool) -> SideCopies:

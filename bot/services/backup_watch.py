@@ -130,6 +130,8 @@ def over(key: str, wrong: Collection[str], seen: Health) -> bool:
     if seen.problem:
         return False
     subject = key.partition("/")[2]
+    if any(part.problem and subject.startswith(part.covers) for part in seen.beside):
+        return False  # nobody knows what is in that part
     named = {dumps.key for dumps in seen.dumps} | {bases.subject for bases in seen.bases}
     named |= {mirror.subject for mirror in seen.mirrors} | {copies.subject for copies in seen.beside}
     return key not in wrong and (subject in subjects(seen) or subject not in named)
