@@ -1,4 +1,4 @@
-"""What the native engine lacks on a server: a version with WAL summaries, its programs, settings, the right to stream."""
+"""What the native engine lacks on a server: version, programs, settings, the right to stream, WAL summaries."""
 
 from __future__ import annotations
 
