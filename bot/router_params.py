@@ -35,6 +35,7 @@ def _sha256(text: str) -> str:
 
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2900)]
 Severity = Annotated[Literal["SEV1", "SEV2", "SEV3", "SEV4"], BeforeValidator(_severity)]
 Number = Annotated[int, BeforeValidator(_number), Field(ge=1, le=1_000_000_000)]
@@ -92,7 +93,7 @@ class Expire(Frozen):
 class Pin(Frozen):
     server: Name
     backup: Name
-    why: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    why: Reason
 
 
 class Delete(Frozen):
@@ -210,7 +211,7 @@ class OptionalPoint(Frozen):
 
 class PinPoint(Frozen):
     point: Name
-    why: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    why: Reason
 
 
 class UnpinPoint(Frozen):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.errors import UserError
@@ -16,6 +16,7 @@ from actions.steps.escrow_expiry import escrows_due
 from actions.steps.file_return import endpoint_of
 from actions.steps.kept_backups import Kept, KeptIs, Sort, find
 from actions.steps.phrases import counted, moment, names, span
+from actions.steps.pins import Reason
 from actions.steps.point_compare import fingerprint
 from actions.steps.point_expiry import points_due
 from actions.steps.record_retention import DeleteEscrows, DeletePoints, PointIsThere, SetPointPin
@@ -108,9 +109,6 @@ class ExpireEscrows(Action[ExpireEscrowsParams]):
         )
 
 
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
-
-
 class PinPointParams(Frozen):
     """Which recovery point is kept, and why."""
 
@@ -134,7 +132,7 @@ class PinPoint(Action[PinPointParams]):
             raise UserError(f"{entry.problem} Pin another one; nothing deletes this one by itself.")
         dumps = [dump for dump in await _dumps(ports, entry.point) if dump is not None and not dump.pinned]
         reasons = [(dump, f"{_mark(entry.point)}{params.why}") for dump in dumps]
-        steps = (*(_pin(dump, reason) for dump, reason in reasons), _point_pin(entry, params.why))
+        steps = (*(SetPin.of(dump, reason) for dump, reason in reasons), _point_pin(entry, params.why))
         return _plan(self, plan_id, ports, entry, dumps, steps, params, await _not_held(ports, entry.point))
 
 
@@ -160,7 +158,7 @@ class UnpinPoint(Action[UnpinPointParams]):
             raise UserError(f"Recovery point `{params.point}` is not pinned, so there is nothing to take off.")
         mark = _mark(entry.point)
         dumps = [dump for dump in await _dumps(ports, entry.point) if dump is not None and dump.pinned.startswith(mark)]
-        steps = (*(_pin(dump, "") for dump in dumps), _point_pin(entry, ""))
+        steps = (*(SetPin.of(dump, "") for dump in dumps), _point_pin(entry, ""))
         return _plan(self, plan_id, ports, entry, dumps, steps, params, ())
 
 
@@ -190,10 +188,7 @@ def _plan(
         steps=steps,
         preconditions=(
             PointIsThere(point=point.id, sha256=fingerprint(point)),
-            *(
-                KeptIs(sort=dump.sort, owner=dump.owner, backup=dump.backup, manifest_sha256=dump.manifest_sha256)
-                for dump in dumps
-            ),
+            *(dump.unchanged for dump in dumps),
         ),
         made_at=ports.clock.now(),
         findings=findings,
@@ -203,10 +198,6 @@ def _plan(
             Observation(name="escrow", value=names(part.escrow for part in point.secrets) or "none"),
         ),
     )
-
-
-def _pin(dump: Kept, reason: str) -> SetPin:
-    return SetPin(server=dump.owner, backup=dump.backup, reason=reason, reason_before=dump.pinned, sort=dump.sort)
 
 
 def _point_pin(entry: PointEntry, reason: str) -> SetPointPin:

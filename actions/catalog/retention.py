@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
-
-from pydantic import StringConstraints
+from typing import ClassVar
 
 from actions.backup.physical import Expiry
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
@@ -15,9 +13,10 @@ from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.base_choice import server_named
 from actions.steps.bases import endpoint
-from actions.steps.dump_expiry import OldDumps, old_dumps
+from actions.steps.dump_expiry import OldDumps, dumps_due
 from actions.steps.kept_backups import Kept, KeptIs, Sort, kept, stays
 from actions.steps.phrases import counted, moment, size, span
+from actions.steps.pins import Reason
 from actions.steps.retention import DeleteBackup, DeleteBases, DeleteDumps, SetPin, enough_left, is_due
 
 
@@ -39,7 +38,7 @@ class Expire(Action[ExpireParams]):
 
     async def plan(self, params: ExpireParams, ports: Ports, plan_id: str) -> Plan:
         databases, servers = _chosen(ports, params.server)
-        dumps = [await _old_dumps(ports, key) for key in databases]
+        dumps = [await dumps_due(ports, key) for key in databases]
         bases, silent = await _expiries(ports, servers)
         steps: list[Step] = [_dump_step(ports, old) for old in dumps if old.gone]
         steps += [_base_step(ports, expiry) for expiry in bases if expiry.backups or expiry.segments]
@@ -107,11 +106,6 @@ def _chosen(ports: Ports, name: str | None) -> tuple[list[str], list[str]]:
     return sorted(key for key in site.backups if site.database(key).server == server), [server]
 
 
-async def _old_dumps(ports: Ports, key: str) -> OldDumps:
-    stored, copies = await ports.backups.catalogue(key), await ports.backups.copies(key)
-    return old_dumps(stored, copies, ports.site.backup(key), ports.clock.now())
-
-
 def _dump_step(ports: Ports, old: OldDumps) -> DeleteDumps:
     policy = ports.site.backup(old.database)
     known = ports.site.buckets.get(policy.bucket)
@@ -157,9 +151,6 @@ def _words(dumps: Sequence[OldDumps], bases: Sequence[Expiry]) -> str:
         counted(sum(expiry.segments for expiry in bases), "WAL segment"),
     ]
     return ", ".join(parts)
-
-
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 
 
 class PinParams(Frozen):
@@ -213,9 +204,8 @@ def _pin_plan(
     action: Pin | Unpin, plan_id: str, ports: Ports, found: Kept, reason: str, params: dict[str, object]
 ) -> Plan:
     owner, name = found.owner, found.backup
-    step = SetPin(server=owner, backup=name, reason=reason, reason_before=found.pinned, sort=found.sort)
+    step = SetPin.of(found, reason)
     holds = f"{'dump' if found.sort is Sort.DUMP else 'base'}:{owner}"
-    same = KeptIs(sort=found.sort, owner=owner, backup=name, manifest_sha256=found.manifest_sha256)
     return Plan(
         id=plan_id,
         action=action.name,
@@ -225,7 +215,7 @@ def _pin_plan(
         params=params,
         locks=(Lock(key=holds, exclusive=False), Lock(key=f"backup:{name}")),
         steps=(step,),
-        preconditions=(same,),
+        preconditions=(found.unchanged,),
         made_at=ports.clock.now(),
         observations=(
             Observation(name="state of", value=moment(found.finished_at)),
@@ -286,14 +276,7 @@ class Delete(Action[DeleteParams]):
                     copy_endpoint=_endpoint(ports, other),
                 ),
             ),
-            preconditions=(
-                KeptIs(
-                    sort=found.sort,
-                    owner=found.owner,
-                    backup=found.backup,
-                    manifest_sha256=found.manifest_sha256,
-                ),
-            ),
+            preconditions=(found.unchanged,),
             made_at=ports.clock.now(),
             findings=()
             if due

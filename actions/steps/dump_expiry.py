@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
-from actions.ports import CatalogueEntry
-from actions.site import BackupPolicy, Frozen
+from actions.ports import CatalogueEntry, Ports
+from actions.site import BackupPolicy
 from actions.steps.choice import usable_entries
+from actions.steps.expiry import Old
 
 LAST_GOOD = 2
 """So many of the newest usable dumps stay, however old they are."""
 
 
-class OldDumps(Frozen):
-    """What goes, oldest first, and why something old stays."""
+class OldDumps(Old):
+    """Of one database."""
 
     database: str
-    gone: tuple[str, ...] = ()
     bytes: int = 0
-    kept: Mapping[str, str] = {}
 
 
 def old_dumps(
@@ -52,6 +51,12 @@ def old_dumps(
         bytes=sum(entry.manifest.stored.bytes for entry in gone),
         kept=kept,
     )
+
+
+async def dumps_due(ports: Ports, database: str) -> OldDumps:
+    """What would go now."""
+    stored, copies = await ports.backups.catalogue(database), await ports.backups.copies(database)
+    return old_dumps(stored, copies, ports.site.backup(database), ports.clock.now())
 
 
 def why_dump_stays(stored: Sequence[CatalogueEntry], backup: str) -> str:

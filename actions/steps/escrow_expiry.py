@@ -8,16 +8,15 @@ from datetime import datetime
 
 from actions.escrow import EscrowEntry
 from actions.ports import Ports
-from actions.site import EscrowPolicy, Frozen
+from actions.site import EscrowPolicy
+from actions.steps.expiry import Old
 from actions.steps.phrases import names
 
 
-class OldEscrows(Frozen):
-    """What goes, oldest first, and why something old stays."""
+class OldEscrows(Old):
+    """Of one cluster."""
 
     cluster: str
-    gone: tuple[str, ...] = ()
-    kept: Mapping[str, str] = {}
 
 
 def old_escrows(

@@ -41,6 +41,11 @@ class Kept(Frozen):
     def words(self) -> str:
         return what(self.sort, self.owner, self.backup)
 
+    @property
+    def unchanged(self) -> KeptIs:
+        """The precondition that it still is what it was."""
+        return KeptIs(sort=self.sort, owner=self.owner, backup=self.backup, manifest_sha256=self.manifest_sha256)
+
 
 def what(sort: Sort, owner: str, backup: str) -> str:
     """`dump `shop-1` of `shop``."""

@@ -8,17 +8,16 @@ from datetime import datetime
 
 from actions.points import PointEntry
 from actions.ports import Ports
-from actions.site import Frozen, PointsPolicy
+from actions.site import PointsPolicy
+from actions.steps.expiry import Old
 
 AT_ONCE = 500
 """So many go by one plan at most, the oldest first; the rest by the next one."""
 
 
-class OldPoints(Frozen):
-    """What goes, oldest first, and why something old stays."""
+class OldPoints(Old):
+    """Of all that are recorded."""
 
-    gone: tuple[str, ...] = ()
-    kept: Mapping[str, str] = {}
     later: int = 0  # may go too, by the next plan
 
 

@@ -18,22 +18,19 @@ from actions.errors import UserError, VerificationError
 from actions.ports import Ports, Progress, ProgressReport
 from actions.steps import byhand
 from actions.steps.base_choice import usable_bases
-from actions.steps.dump_expiry import OldDumps, old_dumps
-from actions.steps.kept_backups import Sort, find, stays, what
+from actions.steps.dump_expiry import OldDumps, dumps_due
+from actions.steps.expiry import DeleteOld, stay
+from actions.steps.kept_backups import Kept, Sort, find, stays, what
 from actions.steps.phrases import counted, names, size
-from actions.steps.removal import removed
+from actions.steps.pins import Pinning
 
 
-class DeleteDumps(Step):
+class DeleteDumps(DeleteOld):
     """Dumps older than the policy gone from the bucket and from the local copy; the last good ones stay."""
 
-    interruptible: ClassVar[bool] = True
+    noun: ClassVar[str] = "dump"
     kind: Literal["delete_dumps"] = "delete_dumps"
-    timeout: timedelta = timedelta(hours=1)
     old: OldDumps
-    bucket: str
-    endpoint: str | None
-    prefix: str
 
     @property
     def summary(self) -> str:
@@ -45,8 +42,7 @@ class DeleteDumps(Step):
 
     @property
     def after(self) -> str:
-        kept = "; ".join(f"`{name}` stays: {why}" for name, why in self.old.kept.items())
-        return f"gone from bucket `{self.bucket}` and the local copy" + (f"; {kept}" if kept else "")
+        return f"gone from bucket `{self.bucket}` and the local copy{stay(self.old.kept)}"
 
     def by_hand(self) -> tuple[str, ...]:
         return tuple(
@@ -54,32 +50,11 @@ class DeleteDumps(Step):
             for name in self.old.gone
         )
 
-    async def probe(self, ports: Ports) -> Probe:
-        return Probe.TODO if await self._left(ports) else Probe.DONE
+    async def due(self, ports: Ports) -> OldDumps:
+        return await dumps_due(ports, self.old.database)
 
-    async def apply(self, ports: Ports, progress: Progress) -> None:
-        async def remove(name: str) -> None:
-            await ports.backups.remove(self.old.database, name)
-
-        await removed(await self._left(ports), remove, "dump", progress)
-
-    async def verify(self, ports: Ports) -> None:
-        left = await self._left(ports)
-        if left:
-            raise VerificationError(
-                f"{names(left)} of `{self.old.database}` is still there. Look at the bucket's locks."
-            )
-
-    async def undo(self, ports: Ports) -> None:
-        """What the signed plan file lets go is gone; a bucket with versions gives it back while it keeps them."""
-
-    async def _left(self, ports: Ports) -> list[str]:
-        """Of what was to go: what is there and may still go. A dump can become one of the last good ones meanwhile."""
-        policy = ports.site.backup(self.old.database)
-        stored = await ports.backups.catalogue(self.old.database)
-        copies = await ports.backups.copies(self.old.database)
-        now = old_dumps(stored, copies, policy, ports.clock.now())
-        return [name for name in self.old.gone if name in now.gone]
+    async def remove(self, ports: Ports, name: str) -> None:
+        await ports.backups.remove(self.old.database, name)
 
 
 class DeleteBases(Step):
@@ -109,9 +84,8 @@ class DeleteBases(Step):
 
     @property
     def after(self) -> str:
-        kept = "; ".join(f"`{name}` stays: {why}" for name, why in self.expiry.kept.items())
         both = f" and `{self.copy_bucket}`" if self.copy_bucket else ""
-        return f"gone from bucket `{self.bucket}`{both}" + (f"; {kept}" if kept else "")
+        return f"gone from bucket `{self.bucket}`{both}{stay(self.expiry.kept)}"
 
     def by_hand(self) -> tuple[str, ...]:
         return (
@@ -147,8 +121,7 @@ async def is_due(ports: Ports, sort: Sort, owner: str, backup: str) -> bool:
     """Whether the policy would let it go now."""
     if sort is Sort.BASE:
         return backup in (await ports.physical.expiry(owner)).backups
-    stored, copies = await ports.backups.catalogue(owner), await ports.backups.copies(owner)
-    return backup in old_dumps(stored, copies, ports.site.backup(owner), ports.clock.now()).gone
+    return backup in (await dumps_due(ports, owner)).gone
 
 
 class DeleteBackup(Step):
@@ -216,67 +189,35 @@ class DeleteBackup(Step):
         """It is gone; a bucket with versions gives it back while it keeps them."""
 
 
-class SetPin(Step):
-    """A pin on a backup: nothing may delete it and what it needs. An empty reason takes it off."""
+class SetPin(Pinning):
+    """On a dump or a base backup."""
 
+    looked_at_with: ClassVar[str] = "/dr-backup status"
     kind: Literal["set_pin"] = "set_pin"
-    undo_on_failure: bool = True
     server: str  # of a base backup; the database of a dump
     backup: str
-    reason: str
-    reason_before: str
     # Left out where it is a base backup: a plan that was signed before dumps could be pinned keeps its digest.
     sort: Sort = Field(default=Sort.BASE, exclude_if=lambda sort: sort is Sort.BASE)
 
+    @classmethod
+    def of(cls, found: Kept, reason: str) -> SetPin:
+        return cls(server=found.owner, backup=found.backup, reason=reason, reason_before=found.pinned, sort=found.sort)
+
     @property
-    def _what(self) -> str:
+    def thing(self) -> str:
         return what(self.sort, self.server, self.backup)
 
     @property
-    def summary(self) -> str:
-        return f"Pin {self._what}: {self.reason}" if self.reason else f"Take the pin off {self._what}"
+    def words(self) -> tuple[str, ...]:
+        return ("backup", self.server, self.backup)
 
-    @property
-    def before(self) -> str:
-        return f"pinned: {self.reason_before}" if self.reason_before else "not pinned"
-
-    @property
-    def after(self) -> str:
-        return f"pinned: {self.reason}" if self.reason else "goes when the policy lets it go"
-
-    def by_hand(self) -> tuple[str, ...]:
-        word = ["pin", self.server, self.backup, self.reason] if self.reason else ["unpin", self.server, self.backup]
-        return (shlex.join(["drbot", "backup", *word]),)
-
-    async def probe(self, ports: Ports) -> Probe:
+    async def pinned(self, ports: Ports) -> str | None:
         found = await find(ports, self.sort, self.server, self.backup)
-        if found is None:
-            return Probe.UNKNOWN
-        return Probe.DONE if found.pinned == self.reason else Probe.TODO
+        return None if found is None else found.pinned
 
-    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - one small object
-        await self._set(ports, self.reason)
-
-    async def _set(self, ports: Ports, reason: str) -> None:
+    async def pin(self, ports: Ports, reason: str) -> None:
         engine = ports.backups if self.sort is Sort.DUMP else ports.physical
         await engine.pin(self.server, self.backup, reason=reason)
-
-    async def verify(self, ports: Ports) -> None:
-        if await self.probe(ports) is not Probe.DONE:
-            name = self._what
-            raise VerificationError(
-                f"{name[0].upper()}{name[1:]} is not {self.after}. Look at it with `/dr-backup status`."
-            )
-
-    async def undo(self, ports: Ports) -> None:
-        found = await find(ports, self.sort, self.server, self.backup)
-        if found is not None and found.pinned == self.reason:
-            await self._set(ports, self.reason_before)
-
-    def undo_by_hand(self) -> tuple[str, ...]:
-        back = ["pin", self.server, self.backup, self.reason_before]
-        word = back if self.reason_before else ["unpin", self.server, self.backup]
-        return (shlex.join(["drbot", "backup", *word]),)
 
 
 async def enough_left(ports: Ports, server: str, expiry: Expiry) -> int:

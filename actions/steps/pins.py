@@ -1,0 +1,83 @@
+"""Steps that put a pin on something that is kept, or take it off."""
+
+from __future__ import annotations
+
+import shlex
+from abc import abstractmethod
+from typing import Annotated, ClassVar
+
+from pydantic import StringConstraints
+
+from actions.contract import Probe, Step
+from actions.errors import VerificationError
+from actions.ports import Ports, Progress
+
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+"""Of a pin."""
+
+
+class Pinning(Step):
+    """A pin: nothing may delete what has it, and what that needs. An empty reason takes it off."""
+
+    looked_at_with: ClassVar[str]
+    undo_on_failure: bool = True
+    reason: str
+    reason_before: str
+
+    @property
+    @abstractmethod
+    def thing(self) -> str:
+        """What is pinned, in the middle of a sentence."""
+
+    @property
+    @abstractmethod
+    def words(self) -> tuple[str, ...]:
+        """Its noun on the command line, then its names."""
+
+    @abstractmethod
+    async def pinned(self, ports: Ports) -> str | None:
+        """The reason of its pin, empty without one; None when there is no such thing."""
+
+    @abstractmethod
+    async def pin(self, ports: Ports, reason: str) -> None: ...
+
+    @property
+    def summary(self) -> str:
+        return f"Pin {self.thing}: {self.reason}" if self.reason else f"Take the pin off {self.thing}"
+
+    @property
+    def before(self) -> str:
+        return f"pinned: {self.reason_before}" if self.reason_before else "not pinned"
+
+    @property
+    def after(self) -> str:
+        return f"pinned: {self.reason}" if self.reason else "goes when the policy lets it go"
+
+    def by_hand(self) -> tuple[str, ...]:
+        return (self._by_hand(self.reason),)
+
+    async def probe(self, ports: Ports) -> Probe:
+        found = await self.pinned(ports)
+        if found is None:
+            return Probe.UNKNOWN
+        return Probe.DONE if found == self.reason else Probe.TODO
+
+    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - one small object
+        await self.pin(ports, self.reason)
+
+    async def verify(self, ports: Ports) -> None:
+        if await self.probe(ports) is not Probe.DONE:
+            raise VerificationError(
+                f"{self.thing[0].upper()}{self.thing[1:]} is not {self.after}. Look at it with `{self.looked_at_with}`."
+            )
+
+    async def undo(self, ports: Ports) -> None:
+        if await self.pinned(ports) == self.reason:
+            await self.pin(ports, self.reason_before)
+
+    def undo_by_hand(self) -> tuple[str, ...]:
+        return (self._by_hand(self.reason_before),)
+
+    def _by_hand(self, reason: str) -> str:
+        noun, *names = self.words
+        return shlex.join(["drbot", noun, *(["pin", *names, reason] if reason else ["unpin", *names])])
