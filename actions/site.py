@@ -117,6 +117,8 @@ class BucketPosture(Frozen):
     purpose: str = ""
     versioning: bool = False
     object_lock: LockMode = LockMode.OFF
+    locks_for: timedelta | None = None  # what a new version is to get by default; None: as long as `kept` at most
+    kept: Mapping[str, timedelta] = {}  # what is stored here and deleted by the bot -> how long the plan keeps it
     encryption: str = ""  # what the store encrypts with, such as AES256; asked for with every object that is stored
     replicates_to: str = ""  # the bucket at the other end
     keep_versions: timedelta | None = None  # how long a replaced or deleted version must stay

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from actions.errors import UserError
@@ -139,28 +139,50 @@ def _workload(plan: DrPlan, found: ServerWorkload | None) -> WorkloadRef | None:
 
 def _posture(plan: DrPlan, name: str) -> BucketPosture:
     bucket = plan.bucket(name)
-    kept = [item.retention for item in plan.backups.files if item.versions and item.bucket == name]
-    stores = {
-        store
+    versions = [item.retention for item in plan.backups.files if item.versions and item.bucket == name]
+    here = [(what, retention) for what, retention, stores in _stored(plan) if name in stores]
+    kept: dict[str, timedelta] = {}
+    for what, retention in here:
+        if retention is not None:
+            kept[what] = max(retention, kept.get(what, retention))
+    prefixes = [bucket.prefix] if here else []
+    # Pieces of the segment that is not full yet lie under the prefix of the base backups.
+    prefixes += [
+        plan.bucket(item.base.stores[0]).prefix
         for item in plan.backups.databases
-        for part in (item.dump, item.base, item.incremental, item.wal)
-        if part is not None
-        for store in part.stores
-    }
-    stores |= {plan.backups.recovery_points.bucket} if plan.backups.recovery_points is not None else set()
-    stores |= {plan.backups.escrow.bucket} if plan.backups.escrow is not None else set()
-    stores |= {plan.evidence.bucket} if plan.evidence is not None else set()
-    stores |= {item.bucket for item in plan.backups.manifests}
-    stores |= {item.copy_to.bucket for item in plan.backups.files if item.copy_to is not None}
+        if item.base is not None and item.wal is not None and item.wal.open_store == name
+    ]
     return BucketPosture(
         purpose=bucket.purpose,
         versioning=bucket.versioning,
         object_lock=LockMode(bucket.object_lock),
+        locks_for=bucket.object_lock_for,
+        kept=kept,
         encryption=bucket.encryption or "",
         replicates_to=bucket.replicates_to or "",
-        keep_versions=max((timedelta.max if each == "forever" else each for each in kept), default=None),
-        used=(bucket.prefix,) if name in stores else (),
+        keep_versions=max((timedelta.max if each == "forever" else each for each in versions), default=None),
+        used=tuple(dict.fromkeys(prefixes)),
     )
+
+
+def _stored(plan: DrPlan) -> Iterator[tuple[str, timedelta | None, Sequence[str]]]:
+    """What the bot stores, how long it keeps it (None: it deletes none of it), and in which buckets."""
+    backups = plan.backups
+    for item in backups.databases:
+        parts = {"dumps": item.dump, "base backups": item.base, "incrementals": item.incremental, "WAL": item.wal}
+        yield from ((what, part.retention, part.stores) for what, part in parts.items() if part is not None)
+    if (points := backups.recovery_points) is not None:
+        yield "recovery points", points.retention or backups.longest, (points.bucket,)
+    if (escrow := backups.escrow) is not None:
+        yield "escrows", escrow.retention or backups.longest, (escrow.bucket,)
+    for files in backups.files:
+        if files.copy_to is not None:
+            retention = None if files.retention == "forever" else files.retention
+            yield "copies of files", retention, (files.copy_to.bucket,)
+    for repository in backups.manifests:
+        yield "mirrors of manifests", None, (repository.bucket,)
+    if plan.evidence is not None:
+        yield "evidence", None, (plan.evidence.bucket,)
 
 
 async def _files(plan: DrPlan, item: FileBackup, copy: FilesCopy, secrets: Secrets) -> FilesPolicy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
@@ -9,9 +10,14 @@ from actions.buckets import BucketFacts, LifecycleRule, Trial
 from actions.contract import Finding, Verdict
 from actions.engines import engine_of
 from actions.site import Bucket, LockMode, PhysicalPolicy, Site
+from actions.steps import byhand
 from actions.steps.phrases import names, span
 
 WITNESS = "witness"
+OLD_VERSIONS = timedelta(days=30)
+"""How long a rule that we propose leaves what the bot has deleted, for people who find out that it was needed."""
+OLD_PIECES = timedelta(days=1)
+"""The same of pieces of WAL: closed segments have all of it."""
 
 
 def posture_findings(site: Site, bucket: Bucket, facts: BucketFacts) -> list[Finding]:
@@ -21,6 +27,7 @@ def posture_findings(site: Site, bucket: Bucket, facts: BucketFacts) -> list[Fin
         *_lock(site, bucket, facts),
         *_encryption(bucket, facts),
         *_lifecycle(bucket, facts),
+        *_old_versions(site, bucket, facts),
         *_replication(bucket, facts),
     ]
 
@@ -121,7 +128,7 @@ def _versioning(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
 
 def _lock(site: Site, bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
     check, wanted = f"Object Lock of {bucket.name}", bucket.posture.object_lock
-    pieces = any(policy.open_bucket == bucket.name for policy in site.physical.values())
+    pieces = _takes_pieces(site, bucket)
     if facts.object_lock is None or facts.lockable is None:
         if wanted is not LockMode.OFF or pieces:
             yield _unseen(check, bucket.name, facts, "object lock")
@@ -132,7 +139,7 @@ def _lock(site: Site, bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
             "Take the default retention off, or name another bucket as `open_store`.",
         )
     elif wanted is LockMode.OFF:
-        yield _ok(check, "off" if facts.object_lock is LockMode.OFF else f"on ({facts.object_lock})")
+        yield from _lock_time(check, bucket, facts)
     elif bucket.posture.purpose == WITNESS:
         # A checkpoint brings its own lock, so the bucket only has to allow one.
         if facts.lockable:
@@ -147,8 +154,47 @@ def _lock(site: Site, bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
             "Give the bucket a default retention; a bucket made without Object Lock must be made anew.",
         )
     else:
-        how_long = "" if facts.locked_for is None else f", for {span(facts.locked_for)}"
-        yield _ok(check, f"{facts.object_lock}{how_long}")
+        yield from _lock_time(check, bucket, facts)
+
+
+def _takes_pieces(site: Site, bucket: Bucket) -> bool:
+    """Whether what is written of an open segment of WAL goes here, every few seconds, and goes again."""
+    return any(policy.open_bucket == bucket.name for policy in site.physical.values())
+
+
+def _lock_time(check: str, bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
+    """The default retention against what the plan says, or else against the longest that it keeps anything here."""
+    posture, locked = bucket.posture, facts.locked_for
+    kept = sorted(posture.kept.items(), key=lambda item: item[1])
+    longest = kept[-1][1] if kept else None
+    wanted = posture.locks_for or longest
+    said = "wants" if posture.locks_for else "keeps nothing there for longer than"
+    key = "`object_lock` and " if posture.object_lock is LockMode.OFF else ""
+    meant = (
+        "" if locked is None or posture.locks_for else f", or say {key}`object_lock_for: {locked.days}d` in the plan"
+    )
+    if facts.object_lock is LockMode.OFF or locked is None:
+        yield _ok(check, "off" if facts.object_lock is LockMode.OFF else f"{facts.object_lock}")
+    elif wanted is not None and locked < wanted and posture.object_lock is not LockMode.OFF:
+        left = [f"{what} ({span(time)})" for what, time in kept if time > locked]
+        yield _warn(
+            check,
+            f"Bucket `{bucket.name}` locks what is stored for {span(locked)}, the plan "
+            f"{'wants' if posture.locks_for else 'keeps things for'} {span(wanted)}: after {span(locked)} whoever has "
+            f"its keys can delete {', '.join(left) or 'it'}.",
+            f"Set the default retention to {wanted.days} days, for what is stored from then on{meant}.",
+        )
+    elif wanted is not None and locked > wanted:
+        yield _warn(
+            check,
+            f"Bucket `{bucket.name}` locks what is stored for {span(locked)}, the plan {said} {span(wanted)}: what "
+            f"expiry deletes is hidden and takes its room for {span(locked - wanted)} more; nothing frees it before.",
+            f"Set the default retention to {wanted.days} days{meant}.",
+        )
+    else:
+        earlier = [f"{what} ({span(time)})" for what, time in kept if time < locked]
+        also = f"; the plan lets go earlier: {', '.join(earlier)}" if earlier else ""
+        yield _ok(check, f"{facts.object_lock}, for {span(locked)}{also}")
 
 
 def _locks(mode: LockMode) -> str:
@@ -187,7 +233,7 @@ def _lifecycle(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
     yield from found
     if posture.keep_versions is not None and not found:
         how = [rule.deletes_versions_after for rule in facts.lifecycle if rule.deletes_versions_after is not None]
-        yield _ok(check, f"old versions stay {span(min(how)) if how else 'for ever'}")
+        yield _ok(check, f"old versions stay {span(min(how)) if how else 'until a rule removes them'}")
     elif not found:
         yield _ok(check, "no rule deletes what the bot needs")
 
@@ -219,6 +265,51 @@ def _rule(check: str, bucket: Bucket, rule: LifecycleRule) -> Iterator[Finding]:
             f"them for {span(posture.keep_versions)}.",
             f"Set `NoncurrentDays` of the rule to at least {posture.keep_versions.days}.",
         )
+
+
+def _old_versions(site: Site, bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:
+    """What is deleted in a bucket with versions is hidden: a rule has to let it go, or it stays for ever."""
+    posture, pieces = bucket.posture, _takes_pieces(site, bucket)
+    deletes = posture.kept or pieces or posture.keep_versions is not None
+    if not facts.versioning or facts.lifecycle is None or not deletes or posture.keep_versions == timedelta.max:
+        return
+    frees = [rule for rule in facts.lifecycle if rule.deletes_versions_after is not None and not rule.narrowed]
+    prefixes = posture.used if posture.keep_versions is None else ("",)
+    left = [each for each in prefixes if not any(each.startswith(rule.prefix) for rule in frees)]
+    check = f"old versions of {bucket.name}"
+    if not left:
+        yield _ok(check, f"go {', '.join(_age(rule.deletes_versions_after or timedelta(0)) for rule in frees)}")
+        return
+    where = "" if left == [""] else f" under {names(left)}"
+    harm = "all WAL once more, in pieces of seconds" if pieces and not posture.kept else "it grows for ever"
+    yield _warn(
+        check,
+        f"Bucket `{bucket.name}` keeps versions, and no rule of its lifecycle removes old ones{where}: what was "
+        f"deleted or replaced stays stored for good ({harm}).",
+        _proposed(bucket, facts, left, OLD_PIECES if pieces and not posture.kept else OLD_VERSIONS),
+    )
+
+
+def _proposed(bucket: Bucket, facts: BucketFacts, prefixes: Sequence[str], after: timedelta) -> str:
+    """The rule that would do it. A lifecycle is set as a whole, so a command is given where there is none yet."""
+    days = max(after, bucket.posture.keep_versions or after).days
+    rules = [
+        {
+            "ID": f"drbot-old-versions-{number}",
+            "Status": "Enabled",
+            "Filter": {"Prefix": prefix},
+            "NoncurrentVersionExpiration": {"NoncurrentDays": days},
+            "Expiration": {"ExpiredObjectDeleteMarker": True},
+        }
+        for number, prefix in enumerate(prefixes, 1)
+    ]
+    put = ("s3api", "put-bucket-lifecycle-configuration", "--bucket", bucket.name, "--lifecycle-configuration")
+    if not facts.lifecycle:
+        return f"`{byhand.aws(bucket.endpoint, *put, json.dumps({'Rules': rules}))}`"
+    return (
+        f"Add to the rules that it has: `{json.dumps(rules)[1:-1]}`. Keep the others: `put-bucket-lifecycle-"
+        "configuration` replaces them all."
+    )
 
 
 def _age(after: timedelta) -> str:

@@ -135,6 +135,7 @@ def broken_rules(data: Mapping[str, object]) -> list[Broken]:
         *_repeated_keys(data),
         *_unreachable_quorum(data),
         *_odd_pairs(data),
+        *_lock_times(data),
         *_scratch_names(data),
         *_standbys(data),
         *_physical(data),
@@ -266,6 +267,15 @@ def _odd_pairs(data: Mapping[str, object]) -> Iterator[Broken]:
             for has, lacks in _TOGETHER:
                 if bucket.get(has) is not None and bucket.get(lacks) is None:
                     yield Broken((*path, has), f"`{has}` without `{lacks}`", f"add `{lacks}`, or leave both out")
+
+
+def _lock_times(data: Mapping[str, object]) -> Iterator[Broken]:
+    for path, bucket in find(data, "buckets.*"):
+        if not isinstance(bucket, Mapping) or bucket.get("object_lock_for") is None:
+            continue
+        if bucket.get("object_lock", "off") in ("off", False):
+            wrong = f"nothing is locked in `{bucket.get('name')}`, so not for so long either"
+            yield Broken((*path, "object_lock_for"), wrong, "add `object_lock: governance`, or leave it out")
 
 
 def _scratch_names(data: Mapping[str, object]) -> Iterator[Broken]:

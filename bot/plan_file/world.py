@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from actions.site import WorkloadKind
 from bot.plan_file.values import (
     Count,
+    Duration,
     Flag,
     Identifier,
     KubernetesName,
@@ -209,6 +210,8 @@ class Bucket(Part):
     """Whether versioning is expected."""
     object_lock: ObjectLock = ObjectLock.OFF
     """Expected Object Lock mode; a witness needs `compliance`."""
+    object_lock_for: Duration | None = None
+    """Expected default retention of Object Lock; empty: as long as the plan keeps anything in the bucket."""
     encryption: Literal["AES256", "aws:kms"] | None = None
     """What the store is asked to encrypt every object with (AES256, aws:kms), beside the bot's own; empty: nothing."""
     replicates_to: Text | None = None

@@ -686,6 +686,13 @@ def test_a_witness_that_would_keep_nothing_is_refused(tmp_path: Path, old: str, 
     assert wrong in report(errors(check(path)))
 
 
+def test_a_time_that_nothing_is_locked_for_is_refused(tmp_path: Path) -> None:
+    lock = "    object_lock: governance     # off | governance | compliance"
+    assert errors(check(broken(tmp_path, (lock, f"{lock}\n    object_lock_for: 14d")))) == []
+    [problem] = errors(check(broken(tmp_path, (lock, "    object_lock_for: 14d"))))
+    assert (problem.key, "add `object_lock: governance`" in str(problem)) == ("buckets[0].object_lock_for", True)
+
+
 def test_evidence_that_could_be_deleted_is_warned_about(tmp_path: Path) -> None:
     kept = "# evidence:                     # files that people add as evidence"
     told = report(check(broken(tmp_path, (kept, "evidence: {bucket: superprismora-files}\n#"))))

@@ -103,14 +103,118 @@ def test_a_rule_beside_the_backups_is_none_of_ours() -> None:
     assert "takes hours" in odd(FULL.model_copy(update={"lifecycle": (archive,)}))[0].detail
 
 
-@pytest.mark.parametrize(("days", "fine"), [(30, False), (89, False), (90, True), (None, True)])
-def test_old_versions_must_stay_as_long_as_planned(days: int | None, fine: bool) -> None:
+@pytest.mark.parametrize(("days", "fine"), [(30, False), (89, False), (90, True)])
+def test_old_versions_must_stay_as_long_as_planned(days: int, fine: bool) -> None:
     kept = BucketPosture(versioning=True, keep_versions=timedelta(days=90))
-    rules = () if days is None else (LifecycleRule(name="old", deletes_versions_after=timedelta(days=days)),)
+    rules = (LifecycleRule(name="old", deletes_versions_after=timedelta(days=days)),)
 
     findings = odd(FULL.model_copy(update={"lifecycle": rules}), kept)
 
     assert (findings == []) is fine
+
+
+@pytest.mark.parametrize(
+    ("days", "says", "told"),
+    [
+        (7, None, "after 7 d whoever has its keys can delete dumps (30 d)."),
+        (29, None, "can delete dumps (30 d)."),
+        (30, None, ""),
+        (31, None, "takes its room for 1 d more"),
+        (7, 7, ""),
+        (6, 7, "the plan wants 7 d: after 6 d whoever has its keys can delete WAL (7 d), dumps (30 d)."),
+        (30, 7, "the plan wants 7 d: what expiry deletes is hidden and takes its room for 23 d more"),
+    ],
+)
+def test_how_long_a_bucket_locks_is_held_against_the_plan(days: int, says: int | None, told: str) -> None:
+    says_so = None if says is None else timedelta(days=says)
+    kept = {"WAL": timedelta(days=7), "dumps": timedelta(days=30)}
+    rules = (LifecycleRule(name="old", deletes_versions_after=timedelta(days=30)),)
+    posture = PLANNED.model_copy(update={"kept": kept, "locks_for": says_so})
+
+    findings = odd(FULL.model_copy(update={"locked_for": timedelta(days=days), "lifecycle": rules}), posture)
+
+    assert [finding.verdict for finding in findings] == ([Verdict.WARN] if told else [])
+    if told:
+        assert told in findings[0].detail
+        assert f"default retention to {says or 30} days" in findings[0].hint
+        assert ("object_lock_for" in findings[0].hint) is (says is None)
+
+
+def test_a_lock_that_nobody_planned_is_told_where_it_outlives_what_is_kept() -> None:
+    posture = BucketPosture(used=("backups/",), kept={"dumps": timedelta(days=30)})
+    rules = (LifecycleRule(name="old", deletes_versions_after=timedelta(days=30)),)
+    facts = FULL.model_copy(update={"lifecycle": rules})
+
+    assert odd(facts, posture) == []
+    [finding] = odd(facts.model_copy(update={"locked_for": timedelta(days=365)}), posture)
+    assert "keeps nothing there for longer than 30 d" in finding.detail
+    assert "`object_lock` and `object_lock_for: 365d`" in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        (None, True),
+        (LifecycleRule(name="old", deletes_versions_after=timedelta(days=30)), False),
+        (LifecycleRule(name="old", prefix="backups/", deletes_versions_after=timedelta(days=30)), False),
+        (LifecycleRule(name="old", prefix="backups/dumps/", deletes_versions_after=timedelta(days=30)), True),
+        (LifecycleRule(name="old", narrowed=True, deletes_versions_after=timedelta(days=30)), True),
+        (LifecycleRule(name="tmp", prefix="tmp/", deletes_after=timedelta(days=1)), True),
+    ],
+)
+def test_old_versions_that_nothing_removes_are_found_with_the_rule_that_would(
+    rule: LifecycleRule | None, left: bool
+) -> None:
+    posture = PLANNED.model_copy(update={"kept": {"dumps": timedelta(days=30)}})
+    rules = () if rule is None else (rule,)
+
+    findings = odd(FULL.model_copy(update={"lifecycle": rules}), posture)
+
+    assert [finding.check for finding in findings] == (["old versions of here"] if left else [])
+    if left:
+        assert '"Filter": {"Prefix": "backups/"}' in findings[0].hint
+        assert ("put-bucket-lifecycle-configuration --bucket here" in findings[0].hint) is (rule is None)
+        assert ("Keep the others" in findings[0].hint) is (rule is not None)
+    assert odd(FULL.model_copy(update={"lifecycle": rules, "versioning": False}), PLANNED) != []
+
+
+@pytest.mark.parametrize(
+    "posture",
+    [
+        BucketPosture(versioning=True, used=("evidence/",)),  # the bot deletes none of it
+        BucketPosture(versioning=True, keep_versions=timedelta.max, kept={"dumps": timedelta(days=30)}),
+    ],
+)
+def test_where_nothing_is_to_go_no_rule_is_asked_for(posture: BucketPosture) -> None:
+    assert odd(FULL, posture) == []
+
+
+def test_the_bucket_of_the_open_segment_is_looked_at() -> None:
+    """What comes every few seconds and goes again must be free to go."""
+    policy = a_policy().model_copy(update={"open_bucket": "here"})
+    bucket = Bucket(
+        name="here",
+        access_key="env:A",
+        secret_key="env:S",
+        posture=BucketPosture(used=("backups/",), purpose="backups"),
+    )
+    site = Site(buckets={"here": bucket}, physical={"primary": policy})
+    bare = BucketFacts(versioning=False, lockable=False, object_lock=LockMode.OFF, lifecycle=())
+
+    def told(**changes: object) -> list[Finding]:
+        findings = posture_findings(site, bucket, bare.model_copy(update=changes))
+        return [finding for finding in findings if finding.verdict is not Verdict.OK]
+
+    assert told() == []
+    [versions] = told(versioning=True)
+    assert "all WAL once more" in versions.detail
+    assert '"NoncurrentDays": 1' in versions.hint
+    rule = LifecycleRule(name="tidy", deletes_after=timedelta(days=1))
+    [swept] = told(lifecycle=(rule,))
+    assert swept.verdict is Verdict.STOP
+    locks = told(lockable=True, object_lock=LockMode.GOVERNANCE, locked_for=timedelta(days=30))
+    assert [finding.verdict for finding in locks] == [Verdict.STOP]
+    assert "gets a piece of WAL every few seconds" in locks[0].detail
 
 
 def test_a_witness_needs_a_bucket_that_can_lock_and_no_default() -> None:

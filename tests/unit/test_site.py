@@ -159,7 +159,10 @@ async def test_the_files_and_buckets_of_the_shipped_plan() -> None:
     uploads, copies = site.buckets["superprismora-files"].posture, site.buckets["superprismora-files-copy"].posture
     assert (uploads.versioning, uploads.keep_versions, uploads.used) == (True, timedelta(days=90), ())
     assert (copies.encryption, copies.used) == ("AES256", ("copies/",))
-    assert site.buckets["superprismora-backups"].posture.used == ("backups/",)
+    backups, pieces = (site.buckets[name].posture for name in ("superprismora-backups", "superprismora-wal-open"))
+    assert (backups.used, pieces.used) == (("backups/",), ("backups/",))
+    assert (backups.kept["dumps"], backups.kept["WAL"]) == (timedelta(days=30), timedelta(days=7))
+    assert (backups.locks_for, pieces.kept, copies.kept) == (None, {}, {"copies of files": timedelta(days=30)})
     assert site.escrow is not None
     assert (site.escrow.bucket, site.escrow.prefix) == ("superprismora-backups", "backups/")
     assert site.clusters["production"].sealed_secrets == "sealed-secrets"
