@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -89,6 +89,10 @@ class PgBackRest(Protocol):
     async def fetch(self, place: ArchivePlace, name: str, into: Path) -> bool:
         """One file of the archive as `into/name`, whole or not at all; it must own that folder. False when the archive
         does not have it."""
+
+    async def fetch_ahead(self, place: ArchivePlace, names: Sequence[str], into: Path) -> None:
+        """Several files of the archive by one process, each as `into/name`, whole or not at all. What did not come is
+        asked for by `fetch`, which says why. It must own that folder, and be the only one that does this there."""
 
     async def backup(
         self, server: str, kind: str, annotations: Mapping[str, str], shown: Callable[[int], None]

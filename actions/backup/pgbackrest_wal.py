@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,8 @@ from actions.backup.wal_coming import Coming
 from actions.errors import PermanentError, UserError, VerificationError
 
 AT_ONCE = 4
+FIRST, BATCH = 2, 16
+"""Segments that one process brings: few at first, since replay waits for them."""
 CLOCKS_APART = timedelta(seconds=30)
 """The object store's clock dates files, the server's clock dates commits."""
 BACK = 8
@@ -133,14 +135,18 @@ class PgBackRestWal:
         async def one(segment: Segment) -> None:
             nonlocal fetched
             async with room:
-                await self._one(str(segment), into)
+                if not await asyncio.to_thread((into / str(segment)).exists):
+                    await self._one(str(segment), into)
             arrived(str(segment))
             fetched += segment.size
             shown(fetched)
 
-        async with together() as group:
-            for segment in wanted:
-                group.create_task(one(segment))
+        for batch in _batches(wanted):
+            # A process for each would take longer to start and to log in than to bring its segment.
+            await self._program.fetch_ahead(self.place, [str(segment) for segment in batch], into)
+            async with together() as group:
+                for segment in batch:
+                    group.create_task(one(segment))
 
     def _wanted(self, way: Timelines, start: WalStart, target: RecoveryTarget) -> tuple[list[Segment], bool]:
         size, newest = start.segment_bytes, self.newest(way)
@@ -243,6 +249,13 @@ class PgBackRestWal:
                 raise VerificationError(
                     f"`{name}` of the archive of `{self.place.server}` is damaged: {error}"
                 ) from error
+
+
+def _batches(segments: Sequence[Segment]) -> Iterator[Sequence[Segment]]:
+    size, begin = FIRST, 0
+    while begin < len(segments):
+        yield segments[begin : begin + size]
+        begin, size = begin + size, min(2 * size, BATCH)
 
 
 async def dead_in(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ import pytest
 
 from actions.adapters.clock import SystemClock
 from actions.adapters.programs import run
+from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Stanza
 from actions.backup.pgbackrest_keys import keys_of
 from actions.backup.pgbackrest_tools import ExpireOrder
@@ -369,6 +371,25 @@ async def test_a_damaged_backup_is_found_named_and_refused_from_then_on(backed_u
         await backed_up.engine.restore(refused, no_progress)
     gone = ExpireOrder(repository=1, label=label, keep_wal_of=0)  # others use this repository after us
     await backed_up.program.expire(SERVER, gone, dry_run=False)
+
+
+async def test_one_process_brings_several_segments_as_each_of_them_is_given_out(
+    backed_up: PgBackRestWorld,
+) -> None:
+    stanza = await backed_up.program.info(SERVER)
+    archive = stanza.present(1)
+    assert archive is not None
+    place = place_of(stanza, archive, server=SERVER, bucket=backed_up.archived.bucket)
+    names = sorted((await backed_up.program.archived(place)).segments)[-3:]
+    missing = "0000000100000FFF00000001"
+    folder = Path(tempfile.mkdtemp(prefix="drbot-tests-", dir=backed_up.directory))
+    await backed_up.program.own(folder)
+    await backed_up.program.fetch_ahead(place, [*names, missing], folder)
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for name in names:
+        ahead = (folder / name).read_bytes()
+        assert await backed_up.program.fetch(place, name, folder)
+        assert (len(ahead), ahead) == (SEGMENT, (folder / name).read_bytes())
 
 
 @pytest.mark.corruption

@@ -147,10 +147,12 @@ async def test_a_lock_that_another_holds_may_go_away(stand: Stand, program: PgBa
         await program.annotate("primary", "20261127-080000F", {"drbot-pinned": ""})
 
 
-async def test_without_the_programs_of_the_server_wal_is_refused_with_the_setting_that_helps(
-    stand: Stand, program: PgBackRestProgram, tmp_path: Path
-) -> None:
-    place = ArchivePlace(
+SEGMENTS = ("000000010000000000000001", "000000010000000000000002")
+
+
+@pytest.fixture
+def place() -> ArchivePlace:
+    return ArchivePlace(
         server="primary",
         repository=Repository(id=1, key=1),
         archive="15-1",
@@ -159,5 +161,24 @@ async def test_without_the_programs_of_the_server_wal_is_refused_with_the_settin
         version="15",
         segment_bytes=16 << 20,
     )
+
+
+async def test_without_the_programs_of_the_server_wal_is_refused_with_the_setting_that_helps(
+    program: PgBackRestProgram, place: ArchivePlace, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="`tools`"):
-        await program.fetch(place, "000000010000000000000001", tmp_path)
+        await program.fetch(place, SEGMENTS[0], tmp_path)
+
+
+async def test_segments_that_do_not_come_ahead_are_no_error_and_leave_nothing(
+    stand: Stand, program: PgBackRestProgram, place: ArchivePlace, tmp_path: Path
+) -> None:
+    (tmp_path / "control" / "7440000000000000001-16").mkdir(parents=True)
+    stand.says(error="ERROR: [031]: command does not allow parameters", code=31)
+    wal = tmp_path / "wal"
+    wal.mkdir()
+    await program.fetch_ahead(place, SEGMENTS, wal)
+    assert list(wal.iterdir()) == []
+    assert stand.argv[-3:] == ["--process-max=2", *SEGMENTS]
+    # A lock that production's archiving may hold is none of ours, and what it has spooled neither.
+    assert {f"--spool-path={wal}/.ahead", f"--lock-path={wal}/.ahead/lock"} <= set(stand.argv)
