@@ -123,7 +123,7 @@ class PgBackRestProgram(PgBackRest):
         await asyncio.to_thread(shutil.rmtree, spool, ignore_errors=True)
         for folder in (spool, queue.parent.parent, queue.parent, queue):
             await self.own(folder)
-        # The process that `archive-get` of a server with `archive-async` starts. The locks of production's are not ours.
+        # The process that `archive-get` itself starts with `archive-async`. The locks of production are not ours.
         spooled = ["--archive-async", f"--spool-path={spool}", f"--lock-path={spool / 'lock'}"]
         options = [*await self._archive_of(place), *spooled, f"--process-max={AT_ONCE}"]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import shutil
@@ -385,7 +386,7 @@ async def test_one_process_brings_several_segments_as_each_of_them_is_given_out(
     folder = Path(tempfile.mkdtemp(prefix="drbot-tests-", dir=backed_up.directory))
     await backed_up.program.own(folder)
     await backed_up.program.fetch_ahead(place, [*names, missing], folder)
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in await asyncio.to_thread(lambda: list(folder.iterdir()))) == names
     for name in names:
         ahead = (folder / name).read_bytes()
         assert await backed_up.program.fetch(place, name, folder)
