@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from actions.backup.manifest import Fingerprint, Globals, Manifest, SignedManifest
 from actions.backup.physical import (
     BaseRequest,
+    Check,
     Expiry,
     FindRequest,
     Lack,
@@ -425,9 +426,9 @@ class Scratch(Protocol):
         for `start`. Raises UserError when it has replayed beyond it, or what was brought ends before: then it follows
         on."""
 
-    async def judge(self, scratch: str, problem: str) -> None:
-        """Note what a check found wrong with it (`ScratchFacts.problem`); empty: nothing. Forgotten by `halt`, which
-        brings it to another moment."""
+    async def judge(self, scratch: str, database: str, check: Check) -> None:
+        """Note what a check of one database of the plan file has found, in place of the one before
+        (`ScratchFacts.checks`). Forgotten by `halt`, which brings it to another moment."""
 
     async def serving(self, scratch: str) -> Serving:
         """How it would run with production's configuration on this machine. Changes nothing."""

@@ -313,7 +313,7 @@ def _database(plan: DrPlan, name: str) -> Database:
         owner=item.owner,
         service=item.application,
         spare_server=item.spare_server,
-        invariants=tuple(Invariant(name=each.name, sql=each.sql) for each in item.invariants),
+        invariants=tuple(Invariant(name=each.name, sql=each.sql, expect=each.expect or "") for each in item.invariants),
         quarantine=timedelta(days=item.quarantine_days),
         restore_jobs=item.restore_jobs,
         rpo=plan.objectives.rpo,

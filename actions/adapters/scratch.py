@@ -21,7 +21,7 @@ from actions.adapters.scratch_config import KEPT
 from actions.adapters.scratch_server import RecoveringServer, ScratchPrograms
 from actions.adapters.scratch_standby import ScratchStandby, told
 from actions.adapters.serving_config import end_recovery, serving, take_back, write_serving
-from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts, ScratchRestored, ScratchState, Serving
+from actions.backup.physical import Check, Lsn, RecoveryTarget, ScratchFacts, ScratchRestored, ScratchState, Serving
 from actions.backup.scratch_place import Opened, Promotion, ScratchPlace
 from actions.backup.standby import alone
 from actions.errors import DrError, PermanentError, TemporaryError, UserError
@@ -87,9 +87,9 @@ class ScratchInstances(Scratch):
         await self._standby.halt(place, facts.restored, target, progress)
         return (await self._known(scratch))[1]
 
-    async def judge(self, scratch: str, problem: str) -> None:
+    async def judge(self, scratch: str, database: str, check: Check) -> None:
         place, _ = await self._known(scratch)
-        await asyncio.to_thread(place.write_problem, problem)
+        await asyncio.to_thread(place.write_check, database, check)
 
     async def serving(self, scratch: str) -> Serving:
         place, _ = await self._known(scratch)
@@ -357,7 +357,7 @@ def _facts(place: ScratchPlace) -> ScratchFacts | None:
         expires_at=claim.expires_at,
         opened=opened is not None,
         following=told(place),
-        problem=place.problem(),
+        checks=place.checks(),
     )
 
 

@@ -166,7 +166,7 @@ class ScratchStandby:
             "checked_indexes": reached.checked_indexes,
         }
         place.write_restored(restored.model_copy(update=changes))
-        place.write_problem("")  # of another moment
+        place.forget_checks()  # of another moment
         if claim is not None:
             place.write_claim(claim.model_copy(update={"expires_at": self._clock.now() + self._lifetime}))
         place.drop_follow()

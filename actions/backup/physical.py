@@ -369,6 +369,15 @@ class Following(Frozen):
         return False
 
 
+class Check(Frozen):
+    """What a look through one database of a scratch instance has found at its moment."""
+
+    at: AwareDatetime
+    table: str = ""  # that had to be there
+    problem: str = ""  # why nothing is given back from it as a whole
+    compared: str = ""  # with production as it was then, in words; empty where that was not read
+
+
 class ScratchFacts(Frozen):
     """A scratch instance as it is now. As a server it is called `scratch-<id>`: every port takes that name."""
 
@@ -384,7 +393,12 @@ class ScratchFacts(Frozen):
     expires_at: datetime
     opened: bool = False  # to applications, at `address`; production's configuration as far as it fits
     following: Following | None = None  # while it is a standby
-    problem: str = ""  # what its check found wrong at this moment
+    checks: Mapping[str, Check] = {}  # database of the plan file -> what was found at this moment
+
+    @property
+    def problem(self) -> str:
+        """What its checks have found wrong at its moment; empty: nothing, or there was none."""
+        return " ".join(check.problem for _, check in sorted(self.checks.items()) if check.problem)
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@
 <directory>/<id>/wal/           archived segments, fetched; `restore_command` copies from here
 <directory>/<id>/follow.json    while it is a standby of the archive: what it was told
 <directory>/<id>/fed.json       what was last brought to it
+<directory>/<id>/checks.json    what was found of its databases
 <directory>/<id>/promoted.json  written before it is promoted: it is a server of its own from then on
 <directory>/<id>/opened.json    where applications find it, from then on at every start
 <directory>/<id>/machine.json   where its server runs; another machine on the same volume sees no process of it
@@ -30,7 +31,7 @@ from typing import TypeVar
 
 from pydantic import AwareDatetime
 
-from actions.backup.physical import RecoveryTarget, ScratchRestored
+from actions.backup.physical import Check, RecoveryTarget, ScratchRestored
 from actions.errors import UserError
 from actions.site import Frozen
 
@@ -85,6 +86,12 @@ class Fed(Frozen):
     stranded: bool = False
 
 
+class Checked(Frozen):
+    """What was found of the databases in it that were looked through."""
+
+    databases: Mapping[str, Check] = {}
+
+
 class Promotion(Frozen):
     """When it was promoted."""
 
@@ -134,17 +141,17 @@ class ScratchPlace:
         """None while the restore has not ended well."""
         return _read(self.folder / "instance.json", ScratchRestored)
 
-    def problem(self) -> str:
-        """What a check has found wrong with it; empty: nothing, or there was none."""
-        path = self.folder / "problem.txt"
-        return path.read_text() if path.exists() else ""
+    def checks(self) -> Mapping[str, Check]:
+        """What was found of each database of the plan file that was looked through."""
+        checked = _read(self.folder / "checks.json", Checked)
+        return {} if checked is None else checked.databases
 
-    def write_problem(self, problem: str) -> None:
-        path = self.folder / "problem.txt"
-        if problem:
-            path.write_text(problem)
-        else:
-            path.unlink(missing_ok=True)
+    def write_check(self, database: str, check: Check) -> None:
+        """In place of the one before."""
+        _write(self.folder / "checks.json", Checked(databases={**self.checks(), database: check}))
+
+    def forget_checks(self) -> None:
+        (self.folder / "checks.json").unlink(missing_ok=True)
 
     @property
     def log(self) -> Path:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from actions.backup.physical import SCRATCH, ScratchState
+from actions.backup.physical import SCRATCH, Check, ScratchState
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.ports import Ports, WorkloadFacts
 from actions.site import DatabaseRef, Frozen
@@ -20,7 +20,7 @@ from actions.steps.gitops import SuspendGitOps, controller_locks, controllers_of
 from actions.steps.moments import exact
 from actions.steps.old_primary import SHUTDOWN, StopPrimary
 from actions.steps.old_primary_scene import stop_findings
-from actions.steps.phrases import names, span
+from actions.steps.phrases import moment, names, span
 from actions.steps.promotion import Fenced, FencePrimary, OpenScratch, PromoteScratch, StaysDead
 from actions.steps.promotion_scene import PromotionScene, host_of, look
 from actions.steps.scratch_facts import ScratchIs
@@ -192,7 +192,19 @@ def _observations(scene: PromotionScene) -> tuple[Observation, ...]:
         Observation(name="logins", value=access),
         Observation(name="configuration", value=shown or "PostgreSQL's own defaults"),
         *(() if scene.stop is None else (Observation(name="old primary", value=scene.stop.how),)),
+        *(
+            Observation(name=f"difference of {key}", value=_difference(scene.facts.checks.get(key)))
+            for key in scene.keys
+        ),
     )
+
+
+def _difference(check: Check | None) -> str:
+    """As it was seen when the instance was looked through: to count everything again would take the time of a copy."""
+    if check is None:
+        return "not looked through"
+    said = check.compared or "Production could not be read, so nothing was compared."
+    return f"{said} Seen {moment(check.at)}."
 
 
 def _loss(scene: PromotionScene, ports: Ports) -> str:
@@ -274,6 +286,12 @@ def _of_the_place(scene: PromotionScene) -> list[Finding]:
 
 def _of_the_applications(scene: PromotionScene) -> list[Finding]:
     found = []
+    if unseen := [key for key in scene.keys if key not in scene.facts.checks]:
+        text = (
+            f"Nobody has looked through {names(unseen)} in `{scene.facts.name}`: whether it can be read is not known."
+        )
+        hint = f"Look at it as database of server `{scene.facts.name}` before you sign."
+        found.append(Finding(check="check", verdict=Verdict.WARN, detail=text, hint=hint))
     if scene.stranded:
         found.append(
             Finding(

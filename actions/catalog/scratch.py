@@ -13,7 +13,8 @@ from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, size
-from actions.steps.scratch import DiscardScratch, StartScratch
+from actions.steps.restore_scene import check_step
+from actions.steps.scratch import CheckScratch, DiscardScratch, StartScratch
 from actions.steps.scratch_facts import ScratchIs
 from actions.steps.standby import replayed, standby_finding, state_words
 from actions.steps.standing import known
@@ -79,10 +80,10 @@ class ScratchStart(Action[ScratchParams]):
     """A stopped instance runs again, paused where it was."""
 
     name: ClassVar[str] = "scratch.start"
-    summary: ClassVar[str] = "Start a scratch instance that is stopped, paused at its moment and read only"
+    summary: ClassVar[str] = "Start a scratch instance, paused and read only; look again at what failed its check"
     risk: ClassVar[Risk] = Risk.REVERSIBLE
     params = ScratchParams
-    steps: ClassVar[tuple[type[Step], ...]] = (StartScratch,)
+    steps: ClassVar[tuple[type[Step], ...]] = (StartScratch, CheckScratch)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (ScratchIs,)
 
     async def plan(self, params: ScratchParams, ports: Ports, plan_id: str) -> Plan:
@@ -94,19 +95,33 @@ class ScratchStart(Action[ScratchParams]):
                 f"`{facts.name}` follows the archive: its worker starts it by itself. Where it does not, `/dr doctor` "
                 f"says why; `/dr-restore halt {facts.id} --at TIME` ends it at a moment."
             )
+        checks = _checks(ports, facts)
         return Plan(
             id=plan_id,
             action=self.name,
-            summary=f"Start scratch instance `{facts.name}`",
+            summary=f"Start scratch instance `{facts.name}`" + (", then look through it" if checks else ""),
             risk=self.risk,
             target=facts.id,
             params=params.model_dump(mode="json"),
             locks=(Lock(key=f"scratch:{facts.id}"),),
-            steps=(StartScratch(scratch=facts.id),),
+            steps=(StartScratch(scratch=facts.id), *checks),
             preconditions=(ScratchIs.of(facts, promoted=True),),
             made_at=ports.clock.now(),
             observations=_observations(facts),
         )
+
+
+def _checks(ports: Ports, facts: ScratchFacts) -> tuple[CheckScratch, ...]:
+    """Of each database of the plan file whose check has failed; of all where there was none. A promoted one shows no
+    moment any more."""
+    if facts.state is ScratchState.PROMOTED:
+        return ()
+    return tuple(
+        check_step(database, key, scratch=facts.id, table=facts.checks[key].table if key in facts.checks else "")
+        for key, database in sorted(ports.site.databases.items())
+        if database.server == facts.server
+        if not facts.checks or (key in facts.checks and facts.checks[key].problem)
+    )
 
 
 class ScratchDiscard(Action[ScratchParams]):

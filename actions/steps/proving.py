@@ -18,6 +18,7 @@ from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import JobKind, JobPhase, JobState, Ports, Progress
 from actions.site import DatabaseRef, Frozen, Invariant
 from actions.steps import byhand
+from actions.steps.comparison import unmet
 from actions.steps.engine_backup import EngineBackup
 from actions.steps.heavy import HeavyStep
 from actions.steps.phrases import counted, names, span
@@ -352,13 +353,11 @@ def _counted(item: ProvenDatabase, found: Fingerprint) -> dict[str, str]:
 
 
 def _losses(item: ProvenDatabase, found: Fingerprint) -> list[str]:
-    """What no change of people explains: a database that had rows in its newest dump and has none, a check without an
-    answer."""
+    """What no change of people explains: a database that had rows in its newest dump and has none, an invariant that
+    does not hold."""
     problems = []
     if item.rows and not sum(found.rows.values()):
         problems.append(f"database `{item.name}` is empty, its newest dump has {item.rows} rows")
     elif item.tables > 1 and 2 * len(found.rows) < item.tables:
         problems.append(f"database `{item.name}` has {len(found.rows)} tables, its newest dump {item.tables}")
-    unanswered = sorted(each.name for each in item.invariants if found.invariants.get(each.name) in (None, ""))
-    problems += [f"check `{name}` of database `{item.name}` has no answer" for name in unanswered]
-    return problems
+    return [*problems, *(f"in database `{item.name}` {said}" for said in unmet(item.invariants, found))]

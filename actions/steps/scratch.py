@@ -10,21 +10,21 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from actions.backup.manifest import Fingerprint
-from actions.backup.physical import RecoveryTarget, ScratchFacts, ScratchRequest, ScratchState
+from actions.backup.physical import Check, RecoveryTarget, ScratchFacts, ScratchRequest, ScratchState
 from actions.backup.scratch_place import this_machine
 from actions.contract import Probe, Step
 from actions.engine import Stored
 from actions.engines import engine_of_step
-from actions.errors import DrError, TemporaryError, UnknownOutcomeError, VerificationError
+from actions.errors import DrError, PermanentError, TemporaryError, UnknownOutcomeError, UserError, VerificationError
 from actions.ports import JobKind, JobState, Ports, Progress
 from actions.site import DatabaseRef, Invariant
 from actions.steps import byhand
+from actions.steps.comparison import compared, measured, unmet
 from actions.steps.heavy import HeavyStep
 from actions.steps.moments import exact
-from actions.steps.phrases import counted, names, span
+from actions.steps.phrases import counted, span
+from actions.steps.standing import as_it_is
 from actions.steps.stored_chain import StoredChain
-
-SHOWN = 5
 
 CHECK_LIMIT = timedelta(hours=2)
 
@@ -206,7 +206,7 @@ class CheckScratch(Step):
 
     @property
     def after(self) -> str:
-        return f"known what is there and what differs from `{self.production}`"
+        return f"what must hold holds; known what is there and what differs from `{self.production}`"
 
     def by_hand(self) -> tuple[str, ...]:
         server, name = self._ref
@@ -222,9 +222,13 @@ class CheckScratch(Step):
         try:
             await self._check(ports)
         except VerificationError as error:
-            await ports.scratch.judge(self.scratch, str(error))  # nothing is given back from it as a whole any more
+            await self._note(ports, problem=str(error))  # nothing is given back from it as a whole any more
             raise
-        await ports.scratch.judge(self.scratch, "")
+        await self._note(ports)
+
+    async def _note(self, ports: Ports, *, problem: str = "", compared: str = "") -> None:
+        check = Check(at=ports.clock.now(), table=self.table, problem=problem, compared=compared)
+        await ports.scratch.judge(self.scratch, self.database, check)
 
     async def _check(self, ports: Ports) -> None:
         found = await instance(ports, self.scratch)
@@ -238,10 +242,21 @@ class CheckScratch(Step):
         there = await self._measured(ports)
         if self.table and self.table not in there.rows:
             raise VerificationError(f"`{found.name}` has no table `{self.table}` at its moment. Take an earlier one.")
+        # What follows afterwards is judged where it is stopped, at the moment that something is brought back from.
+        if not self.passing and (problems := unmet(self.invariants, there)):
+            raise VerificationError(f"In `{self._ref}` {'; '.join(problems)}. {self._again()}")
+
+    def _again(self) -> str:
+        return (
+            "Take another moment; or where the plan file is wrong, correct it there and have it looked at again with "
+            f"`/dr-restore wake {self.scratch}`."
+        )
 
     async def _measured(self, ports: Ports) -> Fingerprint:
         try:
             return await ports.postgres.fingerprint(self._ref, self.invariants)
+        except (UserError, PermanentError) as error:  # an invariant that cannot be measured there, a closed database
+            raise VerificationError(f"`{self._ref}` cannot be looked through: {error} {self._again()}") from error
         except TemporaryError as error:
             if "lock" not in str(error):
                 raise
@@ -256,14 +271,14 @@ class CheckScratch(Step):
     async def outcome(self, ports: Ports) -> str:
         there = await ports.postgres.fingerprint(self._ref, self.invariants)
         found = await instance(ports, self.scratch)
+        words = "Production cannot be read, so nothing was compared."
         try:
-            here: Fingerprint | None = await ports.postgres.fingerprint(self.production, self.invariants)
-        except DrError:
-            here = None  # production may be what is lost
-        if self.passing:
-            return f"{_compared(there, here)}{_unchecked(found)}"
-        lost = _loses(found, ports.clock.now())
-        return f"{_compared(there, here)}{_unchecked(found)}{lost} {self._next()}"
+            words = compared(there, await as_it_is(ports, self.production, self.invariants))
+            await self._note(ports, compared=words)  # for those who plan with it
+        except DrError:  # production may be what is lost
+            pass
+        told = f"{measured(there)} {words}{_unchecked(found)}"
+        return told if self.passing else f"{told}{_loses(found, ports.clock.now())} {self._next()}"
 
     def _next(self) -> str:
         table = self.table or "TABLE"
@@ -370,23 +385,3 @@ def _loses(found: ScratchFacts, now: datetime) -> str:
     if reached is None:
         return ""
     return f" The last commit in it is of {exact(reached)}: given back as a whole it loses {span(now - reached)}."
-
-
-def _compared(there: Fingerprint, here: Fingerprint | None) -> str:
-    rows = f"{counted(len(there.rows), 'table')}, {counted(sum(there.rows.values()), 'row')} here."
-    invariants = ", ".join(f"{name} {value}" for name, value in sorted(there.invariants.items()))
-    whole = rows + (f" Invariants: {invariants}." if invariants else "")
-    if here is None:
-        return f"{whole} Production cannot be read, so nothing was compared."
-    changed = [
-        f"`{name}` has {count} rows here and {here.rows.get(name, 'is gone')} in production"
-        for name, count in sorted(there.rows.items())
-        if here.rows.get(name) != count
-    ]
-    fresh = sorted(here.rows.keys() - there.rows.keys())
-    if fresh:
-        changed.append(f"{names(fresh[:SHOWN])} in production alone")
-    if not changed:
-        return f"{whole} Every table has as many rows as in production."
-    more = f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-    return f"{whole} Different: {'; '.join(changed[:SHOWN])}{more}."

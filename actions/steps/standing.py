@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from actions.backup.manifest import Fingerprint
 from actions.backup.physical import SCRATCH, ScratchFacts, ScratchState
 from actions.backup.scratch_place import this_machine
-from actions.errors import UserError
+from actions.errors import PermanentError, UserError
 from actions.ports import Ports
-from actions.site import Database
+from actions.site import Database, DatabaseRef, Invariant
 from actions.steps.phrases import names
 
 
@@ -49,6 +52,15 @@ async def known(ports: Ports, scratch: str) -> ScratchFacts:
         known = f"There are: {there}." if there else "There are none: make one with `/dr-restore DATABASE --at TIME`."
         raise UserError(f"There is no scratch instance `{scratch}` on `{this_machine()}`. {known}")
     return found
+
+
+async def as_it_is(ports: Ports, database: DatabaseRef, invariants: Sequence[Invariant]) -> Fingerprint:
+    """Production, to compare with: without its invariants where one cannot be measured, as after a DROP of its table.
+    Raises DrError where it cannot be read at all."""
+    try:
+        return await ports.postgres.fingerprint(database, invariants)
+    except (UserError, PermanentError):
+        return await ports.postgres.fingerprint(database, ())
 
 
 def database_of(ports: Ports, facts: ScratchFacts, wanted: str | None) -> tuple[str, Database]:

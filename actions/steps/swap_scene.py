@@ -11,6 +11,7 @@ from actions.errors import UserError
 from actions.ports import DatabaseFacts, MeasuredLoad, Ports, WorkloadFacts
 from actions.site import Database, DatabaseRef, Frozen
 from actions.steps.choice import SWITCH, estimate_words, load_rate
+from actions.steps.comparison import differences, shown, unmet
 from actions.steps.facts import DatabaseIs, DiskFree, NamesFree, ServerIs
 from actions.steps.forecasts import patience, rto_findings
 from actions.steps.heavy import job_timeout
@@ -20,7 +21,7 @@ from actions.steps.phrases import counted, size, span
 from actions.steps.scene import DISK_MARGIN, Application, Target, application_of, target_of
 from actions.steps.scratch_copies import CompareScratch, CopyDatabase
 from actions.steps.scratch_facts import ScratchIs
-from actions.steps.standing import database_of, sound
+from actions.steps.standing import as_it_is, database_of, sound
 from actions.steps.switch import Switch
 
 SHOWN = 5
@@ -154,7 +155,7 @@ async def look_at(ports: Ports, scratch: str, wanted: str | None) -> SwapScene:
         # A closed one cannot be read; it is set aside as it is.
         here=None
         if here is None or not here.allows_connections
-        else await ports.postgres.fingerprint(database.ref, database.invariants),
+        else await as_it_is(ports, database.ref, database.invariants),
         last=await ports.runs.last_load(key),
     )
 
@@ -187,6 +188,10 @@ def swap_findings(scene: SwapScene) -> list[Finding]:
                 hint="Free or add disk, or rescue single tables with `/dr-restore rescue`.",
             )
         )
+    if problems := unmet(scene.database.invariants, scene.there):
+        text = f"In `{scene.source}` {'; '.join(problems)}."
+        hint = "Restore another moment; or where the plan file is wrong, correct it there, then ask again."
+        found.append(Finding(check="invariants", verdict=Verdict.STOP, detail=text, hint=hint))
     lost = _fewer(scene)
     if lost:
         found.append(Finding(check="rows", verdict=Verdict.WARN, detail=f"Only in production now: {lost}."))
@@ -230,6 +235,7 @@ def swap_observations(scene: SwapScene) -> tuple[Observation, ...]:
         ("old database", f"kept in quarantine for {span(scene.database.quarantine)}"),
     ]
     if here is not None:
+        lines.insert(1, ("difference", shown(differences(scene.there, here)) or "none in rows, invariants and schema"))
         back = [name for name, count in scene.there.rows.items() if here.rows.get(name, -1) < count]
         lines.insert(
             1, ("comes back", ", ".join(f"`{name}`" for name in back[:SHOWN]) or "no table has more rows there")

@@ -80,6 +80,8 @@ class Invariant(Part):
     """Name of the invariant."""
     sql: Annotated[str, AfterValidator(_single_select)]
     """One SELECT that returns one value."""
+    expect: Text | None = None
+    """The value it must give after a restore to a moment, as PostgreSQL writes it (`"0"`); empty: any but NULL."""
     description: Text
     """What it means, for the person who reads the report."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from actions.backup.physical import RecoveryTarget, ScratchRequest, ScratchState
+from actions.backup.physical import Check, RecoveryTarget, ScratchRequest, ScratchState
 from actions.errors import DrError, UserError
 from actions.ports import PhysicalBackups, PostgresAdmin, Scratch, no_progress
 from tests.fakes.clock import TravellingClock
@@ -20,6 +20,7 @@ from tests.physical_world import SERVER
 
 MARK = "drbot:scratch:contract"
 LIFETIME = timedelta(hours=12)
+NOW = datetime(2026, 11, 23, 10, 12, tzinfo=UTC)
 
 
 async def by_nobody(_: str) -> bool:
@@ -74,13 +75,19 @@ async def test_the_life_of_an_instance(world: World) -> None:
     assert await world.port.start("s1") == started  # one that runs is left alone
     assert (await world.postgres.server("scratch-s1")).in_recovery
 
-    assert started.problem == ""
-    await world.port.judge("s1", "A page is\ndamaged.")
+    assert (started.checks, started.problem) == ({}, "")
+    good, bad = (
+        Check(at=NOW, compared="Nothing differs."),
+        Check(at=NOW, table="public.a", problem="A page is\ndamaged."),
+    )
+    await world.port.judge("s1", "shop", bad)
+    await world.port.judge("s1", "other", good)
     found = await world.port.find("s1")
     assert found is not None
-    assert found.problem == "A page is\ndamaged."
-    await world.port.judge("s1", "")
-    assert await world.port.find("s1") == started
+    assert (found.checks, found.problem) == ({"shop": bad, "other": good}, "A page is\ndamaged.")
+    await world.port.judge("s1", "shop", good)
+    assert (found := await world.port.find("s1")) is not None
+    assert (found.checks["shop"], found.problem) == (good, "")
 
     await world.port.stop("s1")
     await world.port.stop("s1")

@@ -11,6 +11,7 @@ from actions.backup.manifest import Fingerprint, StoredObject
 from actions.backup.physical import (
     BackupKind,
     BaseRequest,
+    Check,
     DeadEnd,
     Expiry,
     FindRequest,
@@ -128,11 +129,12 @@ class MemoryScratch(Scratch):
         self._postgres.servers.pop(facts.name, None)
         changes = {"target": target, "reached_lsn": reached.lsn, "reached_at": reached.at}
         restored = None if facts.restored is None else facts.restored.model_copy(update=changes)
-        self.made[scratch] = facts.model_copy(update={"following": None, "restored": restored, "problem": ""})
+        self.made[scratch] = facts.model_copy(update={"following": None, "restored": restored, "checks": {}})
         return self._now(self.made[scratch], ScratchState.STOPPED)
 
-    async def judge(self, scratch: str, problem: str) -> None:
-        self.made[scratch] = self._known(scratch).model_copy(update={"problem": problem})
+    async def judge(self, scratch: str, database: str, check: Check) -> None:
+        facts = self._known(scratch)
+        self.made[scratch] = facts.model_copy(update={"checks": {**facts.checks, database: check}})
 
     async def serving(self, scratch: str) -> Serving:
         self._known(scratch)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,9 +14,11 @@ from actions.adapters.postgres_tables import PostgresTables
 from actions.backup.logical import LogicalEngine
 from actions.backup.physical import Change, FindRequest, Moment
 from actions.backup.tables import RescueMode, RescueRequest, TableName
-from actions.errors import UserError
-from actions.ports import CopyRequest, no_progress
-from actions.site import Database, DatabaseRef
+from actions.errors import UserError, VerificationError
+from actions.ports import CopyRequest, Ports, no_progress
+from actions.site import Database, DatabaseRef, Invariant
+from actions.steps.scratch import CheckScratch
+from tests.fakes.world import a_world
 from tests.fixtures.apart import run_apart
 from tests.fixtures.physical import standing
 from tests.physical_world import MARK, SERVER, PhysicalWorld
@@ -126,3 +129,50 @@ async def test_a_database_is_copied_out_of_a_scratch_instance(harmed: Harmed, sc
     assert wanted.differences(await harmed.world.postgres.fingerprint(into, ())) == ()
     await harmed.world.postgres.discard(into, mark="drbot:scratch:k7m2")
     assert harmed.world.clean() == [str(harmed.world.scratch_directory / "s1")]
+
+
+async def test_what_must_hold_is_judged_by_what_the_server_itself_answers(harmed: Harmed, scratch: DatabaseRef) -> None:
+    memory = a_world()
+    parts: dict[str, Any] = {part.name: getattr(memory, part.name) for part in fields(Ports)}
+    parts |= {"postgres": harmed.world.postgres, "scratch": harmed.world.scratch, "clock": harmed.world.clock}
+    ports = Ports(**parts)
+
+    def checking(**invariants: tuple[str, str]) -> CheckScratch:
+        return CheckScratch(
+            scratch="s1",
+            database="shop",
+            name="postgres",
+            production=HOME,
+            invariants=tuple(
+                Invariant(name=name, sql=statement, expect=expect) for name, (statement, expect) in invariants.items()
+            ),
+            table="",
+        )
+
+    async def problem(**invariants: tuple[str, str]) -> str:
+        with pytest.raises(VerificationError) as raised:
+            await checking(**invariants).apply(ports, no_progress)
+        facts = await ports.scratch.find("s1")
+        assert facts is not None
+        assert facts.problem == str(raised.value)
+        return facts.problem
+
+    assert "invariant `docs` is 480, the plan file expects 500" in await problem(
+        docs=("SELECT count(*) FROM doc", "500")
+    )
+    assert "invariant `most` has no answer" in await problem(most=("SELECT max(id) FROM other", ""))
+    assert 'relation "later" does not exist' in await problem(later=("SELECT count(*) FROM later", ""))
+    assert "division by zero" in await problem(odd=("SELECT 1 / count(*) FROM other", ""))
+
+    good = checking(docs=("SELECT count(*) FROM doc", "480"), most=("SELECT max(id) FROM other", "null"))
+    await good.apply(ports, no_progress)
+    told = await good.outcome(ports)
+    facts = await ports.scratch.find("s1")
+    assert facts is not None
+    assert facts.problem == ""
+    # In production the table of one of them is gone: what is left of it is compared all the same.
+    assert facts.checks["shop"].compared in told
+    assert facts.checks["shop"].compared.startswith(
+        "Different: invariant `docs` is 480 here and cannot be measured in production; invariant `most` is null here"
+    )
+    assert "`public.doc` has 480 rows here and is gone in production" in told

@@ -18,7 +18,16 @@ import pytest
 from actions.adapters.clock import SystemClock
 from actions.adapters.postmaster import Postmaster
 from actions.adapters.scratch_server import RecoveringServer
-from actions.backup.physical import Change, FindRequest, Following, PointRequest, RecoveryTarget, ScratchState, Waiting
+from actions.backup.physical import (
+    Change,
+    Check,
+    FindRequest,
+    Following,
+    PointRequest,
+    RecoveryTarget,
+    ScratchState,
+    Waiting,
+)
 from actions.backup.scratch_place import ScratchPlace
 from actions.backup.sealed import SealedKind, Sealer, What
 from actions.backup.segments import history_name
@@ -233,7 +242,7 @@ async def test_a_page_that_went_bad_while_it_followed_is_found_when_it_is_stoppe
         await world.scratch.halt("s1", RecoveryTarget(latest=True))
     assert (await following(world)).halting is None
     flip()
-    await world.scratch.judge("s1", "of another moment")
+    await world.scratch.judge("s1", "shop", Check(at=datetime.now(UTC), problem="of another moment"))
     halted = await world.scratch.halt("s1", RecoveryTarget(latest=True))
     assert halted.restored is not None
     assert (halted.restored.checked_pages, halted.problem) == (True, "")

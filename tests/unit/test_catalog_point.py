@@ -15,19 +15,19 @@ from actions.catalog.promote import Promote, PromoteParams
 from actions.catalog.proof import Prove, ProveParams
 from actions.catalog.rescue import Rescue, RescueParams
 from actions.catalog.retention import Expire, ExpireParams
-from actions.catalog.scratch import NoParams, ScratchDiscard, ScratchList, ScratchParams
+from actions.catalog.scratch import NoParams, ScratchDiscard, ScratchList, ScratchParams, ScratchStart
 from actions.catalog.swap import Swap, SwapParams
 from actions.contract import Lock, Plan, Verdict
 from actions.errors import UserError, VerificationError
 from actions.ports import no_progress
 from actions.runner import Outcome
-from actions.site import DatabaseRef, ScratchBudget
+from actions.site import DatabaseRef, Invariant, ScratchBudget
 from actions.steps import byhand
 from actions.steps.scratch import CheckScratch, RestoreScratch
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
 from tests.fakes.physical_world import with_old_backups
-from tests.fakes.world import World
+from tests.fakes.world import ADVERTISED, World
 
 PRODUCTION, SHOWN = DatabaseRef("primary", "shop"), DatabaseRef(f"scratch-{SCRATCH_ID}", "shop")
 
@@ -149,7 +149,7 @@ async def test_the_report_shows_what_is_there_and_the_way_on() -> None:
 
     told = journal.lines[-1].detail
     assert "2 tables, 13 rows here. Invariants: users 3." in told
-    assert "Different: `public.users` has 3 rows here and 0 in production." in told
+    assert "Different: invariant `users` is 3 here and 0 in production; `public.users` has 3 rows here and 0" in told
     assert f"`/dr-restore rescue {PLAN_ID} public.users`" in told
 
 
@@ -282,6 +282,69 @@ async def test_one_that_did_not_pass_its_check_takes_nobodys_place() -> None:
 
     await check.model_copy(update={"table": ""}).apply(world, no_progress)
     assert not (await Swap().plan(SwapParams(scratch=SCRATCH_ID), world, PLAN_ID)).stopped
+
+
+def expecting(world: World, answer: str) -> World:
+    invariant = Invariant(name="users", sql="SELECT count(*) FROM users", expect=answer)
+    database = world.site.databases["shop"].model_copy(update={"invariants": (invariant,)})
+    return _with_site(world, databases={"shop": database})
+
+
+async def test_what_the_plan_file_expects_is_judged_and_looked_at_again_once_it_is_corrected() -> None:
+    world = with_history()
+    wrong = expecting(world, "4")
+    result = await run(await point(wrong, before_delete="users"), wrong, MemoryJournal())
+    assert result.outcome is Outcome.FAILED
+    assert f"In `scratch-{PLAN_ID}/shop` invariant `users` is 3, the plan file expects 4." in result.message
+    assert f"looked at again with `/dr-restore wake {PLAN_ID}`" in result.message
+    for action in (Swap().plan(SwapParams(scratch=PLAN_ID), wrong, "n8"), Promote().plan(a_promotion(), wrong, "n8")):
+        with pytest.raises(UserError, match=r"takes nobody's place: .* is 3, the plan file expects 4"):
+            await action
+
+    right = expecting(world, "3")
+    again = await ScratchStart().plan(ScratchParams(scratch=PLAN_ID), right, "m9")
+    assert again.summary.endswith("then look through it")
+    assert [step.table for step in again.steps if isinstance(step, CheckScratch)] == ["public.users"]
+    assert (await run(again, right, MemoryJournal())).outcome is Outcome.SUCCEEDED
+    assert not (await Swap().plan(SwapParams(scratch=PLAN_ID), right, "n8")).stopped
+    assert len((await ScratchStart().plan(ScratchParams(scratch=PLAN_ID), right, "m9")).steps) == 1
+
+
+def a_promotion() -> PromoteParams:
+    return PromoteParams(scratch=PLAN_ID)
+
+
+async def test_an_invariant_without_an_answer_fails_the_check() -> None:
+    world = with_history()
+    database = world.site.databases["shop"].model_copy(
+        update={"invariants": (Invariant(name="spent", sql="SELECT sum(total) FROM orders"),)}
+    )
+    world = _with_site(world, databases={"shop": database})
+    result = await run(await point(world, before_delete="users"), world, MemoryJournal())
+    assert "invariant `spent` has no answer" in result.message
+    assert (await world.scratch.instances())[0].checks["shop"].problem in result.message
+
+
+async def test_a_swap_of_a_database_that_nobody_has_looked_through_is_judged_as_it_is_planned() -> None:
+    world = expecting(with_a_scratch(), "4")
+    assert world.scratch.made[SCRATCH_ID].checks == {}
+    plan = await Swap().plan(SwapParams(scratch=SCRATCH_ID), world, PLAN_ID)
+    [stopped] = plan.stopped
+    assert (stopped.check, "is 3, the plan file expects 4" in stopped.detail) == ("invariants", True)
+
+
+async def test_the_difference_from_production_is_shown_before_a_swap_and_a_promotion() -> None:
+    world = with_history()
+    await run(await point(world, before_delete="users"), world, MemoryJournal())
+    said = "invariant `users` is 3 here and 0 in production; `public.users` has 3 rows here and 0 in production"
+    assert seen(await Swap().plan(SwapParams(scratch=PLAN_ID), world, "n8"))["difference"] == said
+    world.service.addresses[f"{ADVERTISED}:5432"] = f"scratch-{PLAN_ID}"
+    plan = await Promote().plan(a_promotion(), world, "n8")
+    assert seen(plan)["difference of shop"] == f"Different: {said}. Seen 2026-11-23 10:12 UTC."
+
+    unseen = await Promote().plan(PromoteParams(scratch=SCRATCH_ID), with_a_scratch(), "n8")
+    assert seen(unseen)["difference of shop"] == "not looked through"
+    assert check(unseen, "check")[0] is Verdict.WARN
 
 
 async def test_a_swap_says_what_comes_back_and_what_is_set_aside() -> None:

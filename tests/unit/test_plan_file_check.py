@@ -218,6 +218,14 @@ MISTAKES = [
     ),
     (
         "sql: SELECT COUNT(*) FROM users",
+        "sql: SELECT COUNT(*) FROM users\n        expect: 4711",
+        "4711",
+        "databases[0].invariants[0].expect",
+        "as a number or",
+        "put it in quotes",
+    ),
+    (
+        "sql: SELECT COUNT(*) FROM users",
         "sql: DELETE FROM users",
         "DELETE",
         "databases[0].invariants[0].sql",
