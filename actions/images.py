@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol, Self
 
-from actions.site import Frozen
+from actions.site import Frozen, ImagesPolicy
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -57,6 +57,14 @@ class Registry(Protocol):
     async def find(self, repository: str, reference: str) -> ImageFacts | None:
         """The image under a tag or digest, every part of it looked for; None when there is none. Raises UserError when
         the registry refuses, TemporaryError when it does not answer."""
+
+
+def kept_in(image: ImageName, policy: ImagesPolicy) -> str | None:
+    """The repository of the recovery region's registry that this image is in; None where the plan names none. What
+    manifests of that region take from this very registry is where they say."""
+    if image.host and image.host == policy.url.partition("://")[2]:
+        return image.repository
+    return mirrored(image, policy.mirrors)
 
 
 def mirrored(image: ImageName, mirrors: Mapping[str, str]) -> str | None:

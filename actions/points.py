@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from actions.site import Frozen, WorkloadRef
 
@@ -32,13 +32,14 @@ class FilesPart(Frozen):
 
 
 class ImagePart(Frozen):
-    """An image that runs."""
+    """An image that runs, or that mirrored manifests name."""
 
     image: str  # as the cluster names it
     repository: str = ""  # in the registry of the recovery region
     digest: str = ""  # empty: only a tag is known, and that may be moved
     held: bool = False  # the registry has all of it
     problem: str = ""
+    unread: bool = Field(default=False, exclude=True)  # nobody could look: the registry or the mirror did not answer
 
 
 class ContainerImage(Frozen):

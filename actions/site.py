@@ -233,13 +233,13 @@ class EvidencePolicy(Frozen):
 
 
 class ManifestsPolicy(Frozen):
-    """The repository that holds the manifests of a cluster, and where its mirror is kept."""
+    """The repository that holds manifests of a cluster, and where its mirror is kept."""
 
     name: str  # what commands call it
     url: str
     branch: str = "main"
     path: str = ""  # folder of the manifests; empty: all of the repository
-    cluster: str  # the one they describe
+    cluster: str = ""  # the one they describe; empty: it is not there yet
     namespace: str = "default"  # of objects that name none
     username: SecretRef = ""  # empty: git
     password: SecretRef = ""  # or token; empty: nobody logs in

@@ -239,7 +239,7 @@ async def _manifests(plan: DrPlan, item: ManifestsRepository, secrets: Secrets) 
         url=item.url,
         branch=item.branch,
         path=item.path,
-        cluster=item.cluster,
+        cluster=item.cluster or "",
         namespace=item.namespace,
         username=item.username or "",
         password=item.password or "",

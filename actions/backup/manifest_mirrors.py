@@ -111,7 +111,13 @@ class ManifestMirrors(Manifests):
         return state
 
     async def drift(self, name: str) -> Drift:
-        policy, state = self._site.manifests_of(name), await self._mirrored(name)
+        policy = self._site.manifests_of(name)
+        if not policy.cluster:
+            raise UserError(
+                f"The manifests `{name}` are of no cluster that is there, so nothing can differ from them. Where there "
+                "is one, name it as `cluster` in the plan file."
+            )
+        state = await self._mirrored(name)
         owners = await self._owners(policy)
         commit, basis = await self._applied(policy, state, owners)
         tree = read(await self._git.files(name, commit, policy.path))

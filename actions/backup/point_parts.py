@@ -11,7 +11,7 @@ from actions.bucket_ports import Buckets, Files
 from actions.drift import SERVER_TYPES
 from actions.errors import DrError, UserError
 from actions.escrow import Escrow, uncovered
-from actions.images import ImageName, Registry, mirrored
+from actions.images import ImageName, Registry, kept_in
 from actions.manifests import KindName, LiveObjects, Manifests
 from actions.points import (
     ContainerImage,
@@ -119,7 +119,7 @@ class Parts:
             try:
                 found |= set(await self._mirrors.images(name)) - wanted
             except DrError as error:
-                unread.append(ImagePart(image=f"manifests {name}", problem=str(error)))
+                unread.append(ImagePart(image=f"manifests {name}", problem=str(error), unread=True))
         return [*unread, *await asyncio.gather(*(self._image(image) for image in sorted(found)))]
 
     # ------------------------------------------------------------ one part each
@@ -182,14 +182,15 @@ class Parts:
         image, policy = ImageName.parse(text), self._site.images
         if policy is None:
             return ImagePart(image=text, digest=image.digest)
-        repository = mirrored(image, policy.mirrors)
+        repository = kept_in(image, policy)
         if repository is None:
             problem = f"Image `{text}` has no place in the recovery region: no `mirrors` of the plan fits."
             return ImagePart(image=text, digest=image.digest, problem=problem)
         try:
             facts = await self._registry.find(repository, image.digest or image.tag or "latest")
         except DrError as error:
-            return ImagePart(image=text, repository=repository, digest=image.digest, problem=str(error))
+            said = str(error)
+            return ImagePart(image=text, repository=repository, digest=image.digest, problem=said, unread=True)
         if facts is None:
             problem = f"Image `{text}` is not in the registry of the recovery region (`{repository}`)."
             return ImagePart(image=text, repository=repository, digest=image.digest, problem=problem)

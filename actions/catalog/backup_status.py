@@ -10,7 +10,7 @@ from actions.contract import Finding, Query, Report, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
 from actions.site import Frozen
-from actions.steps.alarms import alarms
+from actions.steps.alarms import Alarm, alarms
 from actions.steps.backup_words import COLUMNS, base_rows, dump_row, dump_words, window_words
 from actions.steps.choice import loss, rpo_words, usable_entries
 from actions.steps.health import Dumps, Health, health
@@ -68,7 +68,7 @@ def _findings(seen: Health, covered: set[str]) -> Iterator[Finding]:
     told = {f"late-dump/{dumps.key}" for dumps in bare}
     for alarm in alarms(seen):
         if alarm.key not in told:
-            yield Finding(check=alarm.key.partition("/")[0], verdict=Verdict.WARN, detail=alarm.text, hint=alarm.hint)
+            yield Finding(check=_check(alarm), verdict=Verdict.WARN, detail=alarm.text, hint=alarm.hint)
     for dumps in seen.dumps:
         for entry in dumps.entries:
             if entry.problem is not None:
@@ -77,6 +77,11 @@ def _findings(seen: Health, covered: set[str]) -> Iterator[Finding]:
         for base in bases.entries:
             if base.problem is not None:
                 yield _unusable(f"base backups of {bases.server}", base.manifest.id, base.problem)
+
+
+def _check(alarm: Alarm) -> str:
+    """What kind of thing is wrong; behind a colon stands which one of several."""
+    return alarm.key.partition("/")[0].partition(":")[0]
 
 
 def _nothing(dumps: Dumps) -> Finding:

@@ -68,11 +68,12 @@ class MirrorManifests(Action[MirrorParams]):
         )
 
 
-def _chosen(wanted: str | None, site: Site) -> ManifestsPolicy:
+def _chosen(wanted: str | None, site: Site, *, of_a_cluster: bool = False) -> ManifestsPolicy:
     if not site.manifests:
         raise UserError("The plan file names no repository of manifests. Add `backups.manifests`.")
-    if wanted is None and len(site.manifests) == 1:
-        return next(iter(site.manifests.values()))
+    fit = [policy for policy in site.manifests.values() if policy.cluster or not of_a_cluster]
+    if wanted is None and len(fit) == 1:
+        return fit[0]
     if wanted is None:
         raise UserError(f"Name one of the manifests repositories: {names(sorted(site.manifests))}.")
     return site.manifests_of(wanted)
@@ -156,7 +157,7 @@ def mirror_findings(mirror: Mirror, ports: Ports) -> list[Finding]:
 
 
 class DriftParams(Frozen):
-    """One repository of the plan; may be left out where there is only one."""
+    """One repository of the plan; may be left out where only one is of a cluster that is there."""
 
     name: str | None = None
 
@@ -169,7 +170,7 @@ class DriftState(Query[DriftParams]):
     params = DriftParams
 
     async def read(self, params: DriftParams, ports: Ports) -> Report:
-        policy = _chosen(params.name, ports.site)
+        policy = _chosen(params.name, ports.site, of_a_cluster=True)
         drift = await ports.manifests.drift(policy.name)
         total = len(drift.entries)
         found = "no drift" if total == 0 else counted(total, "difference")

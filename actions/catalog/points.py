@@ -15,10 +15,11 @@ from actions.steps.naming import label
 from actions.steps.phrases import counted, moment, names
 from actions.steps.point_compare import recorded
 from actions.steps.points import RecordPoint
-from actions.steps.side_copies import late_point
+from actions.steps.side_copies import COPY_IT, late_point
 
 SHOWN = 20
 UNREAD = "Images that the manifests name and that run nowhere are not known until then."
+UNASKED = "Look whether the registry of the recovery region answers; nobody knows until then what it has."
 
 
 class RecordParams(Frozen):
@@ -225,15 +226,17 @@ def image_findings(images: Sequence[ImagePart]) -> list[Finding]:
             check=f"image {part.image}",
             verdict=Verdict.WARN if part.held else Verdict.STOP,
             detail=part.problem,
-            hint=UNREAD
-            if not part.repository and part.image.startswith("manifests ")
-            else "Deploy by digest."
-            if part.held
-            else "Copy it there by digest, and see that the plan's `mirrors` fit.",
+            hint=_image_hint(part),
         )
         for part in images
         if part.problem
     ]
+
+
+def _image_hint(part: ImagePart) -> str:
+    if part.unread:
+        return UNASKED if part.repository else UNREAD
+    return "Deploy by digest." if part.held else COPY_IT
 
 
 def _lack(sentence: str) -> Finding:

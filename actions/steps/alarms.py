@@ -73,7 +73,8 @@ def subjects(health: Health) -> frozenset[str]:
     answer says nothing of its other alarms, which are left as they are."""
     known = {dumps.key for dumps in health.dumps if not dumps.problem}
     known |= {mirror.subject for mirror in health.mirrors if not mirror.problem}
-    known |= {copies.subject for copies in health.beside if copies.looked and not copies.problem}
+    looked = [copies for copies in health.beside if copies.looked and not copies.partly]
+    known |= {copies.subject for copies in looked if not copies.problem}
     answered = [
         bases for bases in health.bases if not bases.problem and not any(each.problem for each in bases.windows)
     ]
@@ -285,8 +286,7 @@ def _of_mirrors(mirror: Mirror, now: datetime) -> Iterator[Alarm]:
 def _of_side_copies(copies: SideCopies) -> Iterator[Alarm]:
     if copies.problem:
         yield _unreadable(copies.subject, copies.what, copies.problem)
-    elif copies.trouble is not None:
-        trouble = copies.trouble
+    for trouble in copies.troubles:
         yield Alarm(key=f"{trouble.kind}/{copies.subject}", text=trouble.text, hint=trouble.hint)
 
 
@@ -297,7 +297,7 @@ def _unreadable(subject: str, what: str, problem: str) -> Alarm:
     return Alarm(
         key=f"unreadable/{subject}",
         text=f"The {what} cannot be read: {problem}",
-        hint="Look whether the bucket answers, with `/dr doctor`.",
+        hint="Look with `/dr doctor` what does not answer.",
     )
 
 

@@ -178,6 +178,8 @@ async def mirror_words(ports: Ports, parts: Sequence[ManifestsPart]) -> list[tup
     """Of each repository: whether the mirror has a bundle of the commit, and how far the cluster has drifted."""
     found = []
     for name, policy in sorted(ports.site.manifests.items()):
+        if not policy.cluster:
+            continue  # of a cluster that is not there
         commits = sorted({part.revision for part in parts if part.cluster == policy.cluster})
         try:
             held = {each.manifest.commit for each in await ports.manifests.bundles(name) if each.problem is None}

@@ -4,6 +4,7 @@ whether they are late, and the way back without the bot, whether it is there."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from actions.buckets import FilesCopy
 from actions.errors import DrError
+from actions.points import ImagePart
 from actions.ports import Ports
 from actions.schedules import Schedule
 from actions.site import EscrowPolicy, FilesPolicy, PointsPolicy
@@ -29,15 +31,19 @@ MISSED_POINTS = 2
 """A recovery point is late once this many could have been recorded."""
 
 
+COPY_IT = "Copy it there by digest, and see that the plan's `mirrors` fit."
+
+
 @dataclass(frozen=True)
 class SideCopies:
     """One kind of them. `problem` says why they could not be read; what was not looked at is as it was."""
 
     subject: str  # what its alarms are about; never the same as a database's or a server's
     what: str
-    trouble: Trouble | None = None
+    troubles: Sequence[Trouble] = ()
     problem: str = ""
     looked: bool = True
+    partly: bool = False  # not all of it was looked at, for a reason that is told elsewhere: nothing of it is over
     told: str = ""  # what is good about it, where that is told
     covers: tuple[str, ...] = ()  # of a whole part: how the subjects begin of which nothing is known while it fails
 
@@ -60,6 +66,8 @@ async def side_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
         found += [_keys(ports, site.escrow, name, look=look) for name in sealed]
     if site.points is not None:
         found.append(_points(ports, site.points, look=look))
+    if site.images is not None:
+        found.append(_images(ports, look=look))
     whole = SideCopies("part:kits", "ways back without the bot", looked=look, covers=("kit:",))
     kits, part = await by_itself(whole, _kits(ports, look=look))
     return [*await asyncio.gather(*found), *kits, part]
@@ -75,7 +83,7 @@ def _kit(state: KitState, *, looked: bool) -> SideCopies:
     if state.silent:
         return replace(found, problem=state.problem)
     if state.problem:
-        return replace(found, trouble=Trouble("restore-kit", kit_trouble(state), KIT_HINT))
+        return replace(found, troubles=(Trouble("restore-kit", kit_trouble(state), KIT_HINT),))
     return replace(found, told=kit_words(state)) if looked else found
 
 
@@ -94,8 +102,8 @@ async def _replicas(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
     found = []
     for each in await replicas(ports, markers=False):
         faults = " ".join(replica_faults(ports.site, each))
-        trouble = Trouble("replica", faults, REPLICA_HINT) if faults else None
-        found.append(replace(_replica(each.bucket), trouble=trouble, problem=each.problem))
+        troubles = (Trouble("replica", faults, REPLICA_HINT),) if faults else ()
+        found.append(replace(_replica(each.bucket), troubles=troubles, problem=each.problem))
     return found
 
 
@@ -109,7 +117,7 @@ async def _files(ports: Ports, policy: FilesPolicy, *, look: bool) -> SideCopies
         return found
     try:
         copies = await ports.files.copies(policy.name)
-        return replace(found, trouble=late_files(policy, copies, ports.clock.now()))
+        return replace(found, troubles=_some(late_files(policy, copies, ports.clock.now())))
     except DrError as error:
         return replace(found, problem=str(error))
 
@@ -121,7 +129,7 @@ async def _keys(ports: Ports, policy: EscrowPolicy, cluster: str, *, look: bool)
     try:
         entries = await ports.escrow.entries(cluster)
         newest = max((entry.manifest.made_at for entry in entries if entry.problem is None), default=None)
-        return replace(found, trouble=_late_escrow(policy, cluster, newest, ports.clock.now()))
+        return replace(found, troubles=_some(_late_escrow(policy, cluster, newest, ports.clock.now())))
     except DrError as error:
         return replace(found, problem=str(error))
 
@@ -136,7 +144,36 @@ async def _points(ports: Ports, policy: PointsPolicy, *, look: bool) -> SideCopi
     except DrError as error:
         return replace(found, problem=str(error))
     taken = None if newest is None else newest.taken_at
-    return replace(found, trouble=late_point(policy, taken, ports.clock.now()))
+    return replace(found, troubles=_some(late_point(policy, taken, ports.clock.now())))
+
+
+async def _images(ports: Ports, *, look: bool) -> SideCopies:
+    """What runs and what mirrored manifests name, in the registry of the recovery region."""
+    found = SideCopies("images:site", "images of the recovery region", looked=look)
+    if not look:
+        return found
+    try:
+        images = await ports.points.images()
+    except DrError as error:
+        return replace(found, problem=str(error))
+    silent = [each.problem for each in images if each.unread and each.repository]
+    return replace(
+        found,
+        troubles=[missing_image(each) for each in images if each.problem and not each.held and not each.unread],
+        problem=silent[0] if silent else "",
+        partly=any(each.unread for each in images),  # a mirror that cannot be read is an alarm of its own
+    )
+
+
+def missing_image(part: ImagePart) -> Trouble:
+    """One that a cluster of the recovery region could not start. Its alarm is of this very image."""
+    name = hashlib.sha256(part.image.encode()).hexdigest()[:12]
+    text = f"{part.problem} A cluster there does not start what needs it."
+    return Trouble(f"missing-image:{name}", text, COPY_IT)
+
+
+def _some(trouble: Trouble | None) -> tuple[Trouble, ...]:
+    return () if trouble is None else (trouble,)
 
 
 def late_point(policy: PointsPolicy, newest: datetime | None, now: datetime) -> Trouble | None:

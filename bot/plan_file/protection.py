@@ -210,8 +210,8 @@ class ManifestsRepository(Part):
     """The branch that is applied; all others are mirrored too."""
     path: str = ""
     """Folder of the manifests; empty: all of the repository."""
-    cluster: Name
-    """The cluster they describe."""
+    cluster: Name | None = None
+    """The cluster they describe; empty: one that is made in the recovery region on that day, so there is no drift."""
     namespace: KubernetesName = "default"
     """Namespace of objects that name none."""
     username: SecretRef | None = None

@@ -16,7 +16,7 @@ from actions.manifests import What
 from actions.steps.alarms import alarms
 from actions.steps.health import health
 from tests.fakes.files import KEY
-from tests.fakes.world import CUSTODIAN, MANIFEST, World, a_world
+from tests.fakes.world import APP_DIGEST, CUSTODIAN, MANIFEST, World, a_world
 
 FOLDER = "manifests/main/"
 
@@ -211,6 +211,28 @@ async def test_images_that_only_the_manifests_name_are_looked_for() -> None:
 
     assert images["app:9"].held is False
     assert "not in the registry" in images["app:9"].problem
+
+
+async def test_manifests_of_a_cluster_that_is_not_there_yet_are_read_for_their_images() -> None:
+    world = a_mirrored_world()
+    recovery = world.site.manifests["main"].model_copy(update={"name": "recovery", "path": "recovery", "cluster": ""})
+    world.site.manifests["recovery"] = recovery  # type: ignore[index]  # a mapping for those who read it
+    manifest = MANIFEST.replace("app:1", f"registry.example/team/app@{APP_DIGEST}")
+    world.git.push({"production/app.yaml": MANIFEST, "recovery/app.yaml": manifest})
+    for name in ("main", "recovery"):
+        await world.manifests.mirror("one", name)
+    world.registry.add("team/app", APP_DIGEST)
+
+    images = {part.image: part for part in await world.points.images()}
+    there = images[f"registry.example/team/app@{APP_DIGEST}"]
+    assert (there.repository, there.held, there.problem) == ("team/app", True, "")  # no mirror of the plan is asked
+    await world.points.record("point-1")
+    assert f"team/app@{APP_DIGEST}\n" in (await world.objects.get("uploads-copy", "images/kept.txt")).decode()
+
+    with pytest.raises(UserError, match="of no cluster that is there"):
+        await world.manifests.drift("recovery")
+    report = await registry.query("status.drift").read(DriftParams(), world)
+    assert report.title.startswith("`main` beside `main`")
 
 
 async def test_the_status_prints_the_commands_that_give_it_back() -> None:

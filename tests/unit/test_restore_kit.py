@@ -178,7 +178,7 @@ async def test_the_watch_of_backups_writes_it_before_it_looks_and_after_a_full_b
     watch = BackupWatch(nothing, world, on_call="C0ONCALL")
 
     assert not [
-        copies for copies in (await watch.look()).beside if copies.subject.startswith("kit:") and copies.trouble
+        copies for copies in (await watch.look()).beside if copies.subject.startswith("kit:") and copies.troubles
     ]
     assert len(stored(world, KIT)) == 2
     world.clock.advance(timedelta(minutes=1))
