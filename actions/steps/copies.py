@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import shlex
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,27 +10,23 @@ from pydantic import Field
 
 from actions.contract import Probe, Step
 from actions.errors import VerificationError
-from actions.ports import CatalogueEntry, JobKind, JobPhase, JobState, LoadRequest, Ports, Progress, ProgressReport
+from actions.ports import CatalogueEntry, JobKind, LoadRequest, Ports, Progress, ProgressReport
 from actions.site import DatabaseRef, Invariant
 from actions.steps import byhand
 from actions.steps.dumps import fetched
-from actions.steps.heavy import HeavyStep
 from actions.steps.known_backups import to_restore
+from actions.steps.new_databases import FillDatabase, is_there
 from actions.steps.phrases import span
 
 SHOWN_DIFFERENCES = 5
 
 
-class LoadDump(HeavyStep):
-    """A new database with the dump's content, made by this plan: its mark tells."""
+class LoadDump(FillDatabase):
+    """A new database with the dump's content."""
 
     kind: Literal["load_dump"] = "load_dump"
     database: str
     backup: str
-    into: DatabaseRef
-    owner: str
-    mark: str
-    jobs: int
     bucket: str
     endpoint: str | None
     key: str
@@ -45,25 +40,10 @@ class LoadDump(HeavyStep):
     def summary(self) -> str:
         return f"Check signature and hashes of `{self.backup}` and load it into new database `{self.into}`"
 
-    @property
-    def before(self) -> str:
-        return f"no database `{self.into.name}` on `{self.into.server}`"
-
-    @property
-    def after(self) -> str:
-        return f"database `{self.into.name}`, owned by `{self.owner}`; production is not touched"
-
     def by_hand(self) -> tuple[str, ...]:
-        server, name = self.into
-        owner = byhand.identifier(self.owner)
-        create = f"CREATE DATABASE {byhand.identifier(name)} OWNER {owner} TEMPLATE template0"
-        target = byhand.conninfo(server, name)
-        restore = ["pg_restore", "--exit-on-error", "--role", self.owner, "-j", str(self.jobs), "-d", target]
         return (
             *fetched(self.bucket, self.endpoint, self.key, self.sha256),
-            byhand.psql(server, create),
-            shlex.join([*restore, "backup.dump"]),
-            shlex.join(["vacuumdb", "--analyze-only", "-d", target]),
+            *self.filled_by_hand("backup.dump"),
         )
 
     @property
@@ -74,31 +54,11 @@ class LoadDump(HeavyStep):
         asked = LoadRequest(backup=self.backup, database=self.database, into=self.into, mark=self.mark, jobs=self.jobs)
         return asked.model_dump(mode="json")
 
-    async def effect(self, ports: Ports, job: JobState | None) -> Probe:
-        facts = await ports.postgres.database(self.into)
-        if facts is None:
-            return Probe.TODO
-        if facts.mark != self.mark:
-            return Probe.UNKNOWN  # somebody else's database under our name
-        if job is not None:
-            return Probe.DONE if job.phase is JobPhase.SUCCEEDED else Probe.TODO
-        # The executor no longer knows the job (its record expired): the copy speaks for itself.
+    async def without_job(self, ports: Ports) -> Probe:
+        """The copy speaks for itself."""
         entry = await to_restore(ports, self.database, self.backup)
         found = await ports.postgres.fingerprint(self.into, self.invariants)
         return Probe.TODO if entry.manifest.fingerprint.differences(found) else Probe.DONE
-
-    async def sweep(self, ports: Ports) -> None:
-        facts = await ports.postgres.database(self.into)
-        if facts is not None and facts.mark == self.mark:
-            await ports.postgres.discard(self.into, mark=self.mark)
-
-    async def verify(self, ports: Ports) -> None:
-        facts = await ports.postgres.database(self.into)
-        if facts is None or facts.mark != self.mark:
-            raise VerificationError(
-                f"Database `{self.into}` was not made by this plan. Production was not touched. "
-                "Rename it out of the way, then ask for a new plan."
-            )
 
 
 class CompareCopy(Step):
@@ -166,8 +126,7 @@ class CompareCopy(Step):
         return entry
 
     async def verify(self, ports: Ports) -> None:
-        facts = await ports.postgres.database(self.into)
-        if facts is None or facts.mark != self.mark:
+        if not await is_there(ports, self.into, self.mark):
             raise VerificationError(
                 f"Database `{self.into}` is gone since it was loaded. Production was not touched. "
                 "Ask for a new plan, which loads it again."

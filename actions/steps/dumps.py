@@ -14,6 +14,7 @@ from actions.site import DatabaseRef
 from actions.steps import byhand
 from actions.steps.heavy import HeavyStep
 from actions.steps.known_backups import checked
+from actions.steps.new_databases import is_there
 
 
 class MakeDump(HeavyStep):
@@ -248,8 +249,7 @@ class AdoptDump(HeavyStep):
             await ports.postgres.discard(self.scratch, mark=self.mark)
 
     async def _leftover(self, ports: Ports) -> bool:
-        facts = await ports.postgres.database(self.scratch)
-        return facts is not None and facts.mark == self.mark
+        return await is_there(ports, self.scratch, self.mark)
 
     async def verify(self, ports: Ports) -> None:
         await usable(ports, self.database, self.backup)
