@@ -147,12 +147,11 @@ class Engine(ABC):
     def stored(self, site: Site, server: str, entries: Sequence[PhysicalEntry], base: PhysicalEntry) -> Stored:
         """This base backup of the catalogue, for the commands by hand."""
         found, policy = base.manifest, site.physical_of(server)
-        bucket = site.buckets.get(base.bucket)
         return Stored(
             backup=found.id,
             label=self.label(policy),
             bucket=base.bucket,
-            endpoint=None if bucket is None else bucket.endpoint,
+            endpoint=site.endpoint_of(base.bucket),
             key=found.stored.key,
             sha256=found.stored.sha256,
             superuser=found.superuser,

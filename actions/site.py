@@ -367,6 +367,12 @@ class Site(Frozen):
         """Raise UserError when the plan file has no base backups for this server."""
         return _known(self.physical, server, "base backup for server")
 
+    def endpoint_of(self, bucket: str) -> str | None:
+        """The address of the store that has it, for commands by hand; None for the provider's own, and for a bucket
+        that the plan file does not know."""
+        known = self.buckets.get(bucket)
+        return None if known is None else known.endpoint
+
     def as_prover(self) -> Site:
         """The site as restore tests see it: physical backups are read and opened with what the prover has."""
         proven = {

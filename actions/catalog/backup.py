@@ -53,7 +53,7 @@ class Dump(Action[DumpParams]):
             source=database.ref,
             backup=backup_id(params.database, plan_id),
             bucket=policy.bucket,
-            endpoint=_endpoint(ports, policy.bucket),
+            endpoint=ports.site.endpoint_of(policy.bucket),
             prefix=policy.prefix,
             recipients=policy.recipients,
             requested_by=params.requested_by,
@@ -163,7 +163,7 @@ class Upload(Action[UploadParams]):
             database=params.database,
             backup=manifest.id,
             bucket=policy.bucket,
-            endpoint=_endpoint(ports, policy.bucket),
+            endpoint=ports.site.endpoint_of(policy.bucket),
             key=manifest.stored.key,
             path=str(Folder(policy, manifest.id).local_dump),
             sha256=manifest.stored.sha256,
@@ -226,7 +226,7 @@ class Verify(Action[VerifyParams]):
             database=params.database,
             backup=manifest.id,
             bucket=manifest.stored.bucket,
-            endpoint=_endpoint(ports, manifest.stored.bucket),
+            endpoint=ports.site.endpoint_of(manifest.stored.bucket),
             key=manifest.stored.key,
             sha256=manifest.stored.sha256,
         )
@@ -287,7 +287,7 @@ class Adopt(Action[AdoptParams]):
             database=params.database,
             backup=backup_id(params.database, plan_id),
             bucket=policy.bucket,
-            endpoint=_endpoint(ports, policy.bucket),
+            endpoint=ports.site.endpoint_of(policy.bucket),
             source_key=params.source_key,
             scratch=scratch,
             mark=scratch_mark(plan_id),
@@ -323,8 +323,3 @@ class Adopt(Action[AdoptParams]):
                 Observation(name="written", value=moment(found.modified_at)),
             ),
         )
-
-
-def _endpoint(ports: Ports, bucket: str) -> str | None:
-    known = ports.site.buckets.get(bucket)
-    return None if known is None else known.endpoint

@@ -13,7 +13,7 @@ from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Frozen, PhysicalPolicy
 from actions.steps.base_choice import base_estimate, parent_for, server_named, usable_bases
-from actions.steps.bases import CheckBase, CopyBases, MakeBase, base, endpoint
+from actions.steps.bases import CheckBase, CopyBases, MakeBase, base
 from actions.steps.choice import READ_RATE
 from actions.steps.facts import ServerIs
 from actions.steps.naming import backup_id, job_name
@@ -48,7 +48,7 @@ class Base(Action[BaseParams]):
         now = ports.clock.now()
         wanted = params.kind is BackupKind.INCREMENTAL
         parent = await _parent(ports, server, entries, facts.system_id) if wanted else None
-        step = _step(params, policy, parent, plan_id, endpoint(ports, policy))
+        step = _step(params, policy, parent, plan_id, ports.site.endpoint_of(policy.bucket))
         return Plan(
             id=plan_id,
             action=self.name,
@@ -110,16 +110,11 @@ def _copied(ports: Ports, policy: PhysicalPolicy, step: MakeBase, plan_id: str) 
             bucket=step.bucket,
             endpoint=step.endpoint,
             copy_bucket=policy.copy_bucket,
-            copy_endpoint=_endpoint(ports, policy.copy_bucket),
+            copy_endpoint=ports.site.endpoint_of(policy.copy_bucket),
             prefix=step.prefix,
             engine=policy.engine,
         ),
     )
-
-
-def _endpoint(ports: Ports, bucket: str) -> str | None:
-    known = ports.site.buckets.get(bucket)
-    return None if known is None else known.endpoint
 
 
 async def _parent(ports: Ports, server: str, entries: Sequence[PhysicalEntry], system_id: str) -> PhysicalEntry | None:
@@ -178,7 +173,7 @@ class Check(Action[CheckBaseParams]):
             server=server,
             backup=manifest.id,
             bucket=entry.bucket,
-            endpoint=_endpoint(ports, entry.bucket),
+            endpoint=ports.site.endpoint_of(entry.bucket),
             key=manifest.stored.key,
             sha256=manifest.stored.sha256,
             engine=policy.engine,

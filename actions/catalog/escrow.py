@@ -39,13 +39,12 @@ class EscrowSecrets(Action[EscrowParams]):
         policy = _policy(ports.site)
         keys = await ports.escrow.current(cluster)
         missing = uncovered(keys, await ports.escrow.entries(cluster))
-        known = ports.site.buckets.get(policy.bucket)
         step = EscrowKeys(
             cluster=cluster,
             namespace=ports.site.clusters[cluster].sealed_secrets,
             escrow=backup_id(cluster, plan_id),
             bucket=policy.bucket,
-            endpoint=None if known is None else known.endpoint,
+            endpoint=ports.site.endpoint_of(policy.bucket),
             prefix=policy.prefix,
             recipients=policy.recipients,
             requested_by=params.requested_by,
@@ -137,8 +136,7 @@ def _given_back(cluster: str, entries: Sequence[EscrowEntry], ports: Ports) -> l
     if not usable:
         return []
     newest, namespace = usable[0], ports.site.clusters[cluster].sealed_secrets
-    known = ports.site.buckets.get(newest.bucket)
-    endpoint = None if known is None else known.endpoint
+    endpoint = ports.site.endpoint_of(newest.bucket)
     fetch = byhand.aws(endpoint, "s3", "cp", f"s3://{newest.bucket}/{newest.key}", "keys.age")
     apply = byhand.kubectl(cluster, namespace, "apply", "-f", "-")
     again = byhand.kubectl(cluster, namespace, "delete", "pod", "-l", "name=sealed-secrets-controller")

@@ -12,7 +12,7 @@ from actions.contract import Action, Finding, Lock, Observation, Plan, Precondit
 from actions.errors import UNKNOWN_NAME, DrError, RefusedError, UserError, VerificationError
 from actions.ports import Ports
 from actions.site import FilesPolicy, Frozen
-from actions.steps.file_return import brought_back, copy_manifest, copying_takes, endpoint_of, return_takes
+from actions.steps.file_return import brought_back, copy_manifest, copying_takes, return_takes
 from actions.steps.files import BringBackFiles, CopyFiles, CopyIs, ExpireCopies, FilesAtMost, said
 from actions.steps.moments import moment_of
 from actions.steps.naming import backup_id, job_name
@@ -126,15 +126,15 @@ class Copy(Action[CopyParams]):
             bucket=policy.bucket,
             prefix=policy.prefix,
             copy_bucket=policy.copy_bucket,
-            endpoint=endpoint_of(ports.site, policy.bucket),
-            copy_endpoint=endpoint_of(ports.site, policy.copy_bucket),
+            endpoint=ports.site.endpoint_of(policy.bucket),
+            copy_endpoint=ports.site.endpoint_of(policy.copy_bucket),
             requested_by=params.requested_by,
         )
         expire = ExpireCopies(
             job=job_name(plan_id, 2),
             name=policy.name,
             copy_bucket=policy.copy_bucket,
-            copy_endpoint=endpoint_of(ports.site, policy.copy_bucket),
+            copy_endpoint=ports.site.endpoint_of(policy.copy_bucket),
             folder=folder,
             copies=expiry.copies,
             days=policy.retention.days,

@@ -39,14 +39,14 @@ class MirrorManifests(Action[MirrorParams]):
 
     async def plan(self, params: MirrorParams, ports: Ports, plan_id: str) -> Plan:
         policy = _chosen(params.name, ports.site)
-        known, state = ports.site.buckets.get(policy.bucket), await ports.manifests.state(policy.name)
+        state = await ports.manifests.state(policy.name)
         step = MirrorRepository(
             name=policy.name,
             url=policy.url,
             branch=policy.branch,
             mirror=backup_id(policy.name, plan_id),
             bucket=policy.bucket,
-            endpoint=None if known is None else known.endpoint,
+            endpoint=ports.site.endpoint_of(policy.bucket),
             prefix=policy.prefix,
             recipients=policy.recipients,
             requested_by=params.requested_by,
@@ -131,8 +131,7 @@ def _given_back(mirror: Mirror, usable: list[BundleEntry], ports: Ports) -> list
     if not usable:
         return []
     newest = usable[0].manifest
-    known = ports.site.buckets.get(newest.bucket)
-    endpoint = None if known is None else known.endpoint
+    endpoint = ports.site.endpoint_of(newest.bucket)
     fetch = byhand.aws(endpoint, "s3", "cp", f"s3://{newest.bucket}/{newest.key}", "mirror.bundle.age")
     return [
         f"`{mirror.policy.name}` comes back from a custodian, who holds the age identity:",

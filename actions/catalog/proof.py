@@ -16,7 +16,6 @@ from actions.errors import UserError
 from actions.ports import Ports
 from actions.site import Database, Frozen
 from actions.steps.base_choice import server_named
-from actions.steps.bases import endpoint
 from actions.steps.choice import usable_entries
 from actions.steps.engine_backup import EngineBackup
 from actions.steps.forecasts import patience
@@ -73,7 +72,7 @@ class Prove(Action[ProveParams]):
             mark=mark,
             target=target,
             bucket=policy.bucket,
-            endpoint=endpoint(ports, policy),
+            endpoint=ports.site.endpoint_of(policy.bucket),
             prefix=policy.prefix,
             amcheck=policy.amcheck,
             stored=None if base is None else engine_of(policy).chain(ports.site, server, entries, base),

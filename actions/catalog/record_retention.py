@@ -13,7 +13,6 @@ from actions.points import PointEntry, RecoveryPoint
 from actions.ports import Ports
 from actions.site import EscrowPolicy, Frozen, PointsPolicy
 from actions.steps.escrow_expiry import escrows_due
-from actions.steps.file_return import endpoint_of
 from actions.steps.kept_backups import Kept, KeptIs, Sort, find
 from actions.steps.phrases import counted, moment, names, span
 from actions.steps.pins import Reason
@@ -46,7 +45,7 @@ class ExpirePoints(Action[ExpirePointsParams]):
                 f"No recovery point may go by the policy ({_words(policy)}), so there is nothing to delete."
             )
         step = DeletePoints(
-            old=old, bucket=policy.bucket, endpoint=endpoint_of(ports.site, policy.bucket), prefix=policy.prefix
+            old=old, bucket=policy.bucket, endpoint=ports.site.endpoint_of(policy.bucket), prefix=policy.prefix
         )
         more = f", and {old.later} more by the next expiry" if old.later else ""
         return Plan(
@@ -85,7 +84,7 @@ class ExpireEscrows(Action[ExpireEscrowsParams]):
         due = [await escrows_due(ports, policy, cluster) for cluster in clusters]
         steps = tuple(
             DeleteEscrows(
-                old=old, bucket=policy.bucket, endpoint=endpoint_of(ports.site, policy.bucket), prefix=policy.prefix
+                old=old, bucket=policy.bucket, endpoint=ports.site.endpoint_of(policy.bucket), prefix=policy.prefix
             )
             for old in due
             if old.gone

@@ -12,7 +12,6 @@ from actions.errors import TemporaryError, UserError
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.base_choice import server_named
-from actions.steps.bases import endpoint
 from actions.steps.dump_expiry import OldDumps, dumps_due
 from actions.steps.kept_backups import Kept, KeptIs, Sort, kept, stays
 from actions.steps.phrases import counted, moment, size, span
@@ -108,11 +107,10 @@ def _chosen(ports: Ports, name: str | None) -> tuple[list[str], list[str]]:
 
 def _dump_step(ports: Ports, old: OldDumps) -> DeleteDumps:
     policy = ports.site.backup(old.database)
-    known = ports.site.buckets.get(policy.bucket)
     return DeleteDumps(
         old=old,
         bucket=policy.bucket,
-        endpoint=None if known is None else known.endpoint,
+        endpoint=ports.site.endpoint_of(policy.bucket),
         prefix=f"{policy.prefix}{old.database}/",
     )
 
@@ -123,16 +121,11 @@ def _base_step(ports: Ports, expiry: Expiry) -> DeleteBases:
         server=expiry.server,
         expiry=expiry,
         bucket=policy.bucket,
-        endpoint=endpoint(ports, policy),
+        endpoint=ports.site.endpoint_of(policy.bucket),
         prefix=policy.prefix,
         copy_bucket=policy.copy_bucket,
-        copy_endpoint=_endpoint(ports, policy.copy_bucket),
+        copy_endpoint=ports.site.endpoint_of(policy.copy_bucket),
     )
-
-
-def _endpoint(ports: Ports, bucket: str) -> str | None:
-    known = ports.site.buckets.get(bucket)
-    return None if known is None else known.endpoint
 
 
 async def _refuse_the_last(ports: Ports, expiry: Expiry) -> None:
@@ -269,11 +262,11 @@ class Delete(Action[DeleteParams]):
                     due=due,
                     bucket=found.stored.bucket,
                     key=found.stored.key,
-                    endpoint=_endpoint(ports, found.stored.bucket),
+                    endpoint=ports.site.endpoint_of(found.stored.bucket),
                     engine=_engine(ports, found),
                     stanza=_label(ports, found),
                     copy_bucket=other,
-                    copy_endpoint=_endpoint(ports, other),
+                    copy_endpoint=ports.site.endpoint_of(other),
                 ),
             ),
             preconditions=(found.unchanged,),

@@ -14,7 +14,6 @@ from actions.engine import Copied, Stored, Wanted
 from actions.engines import engine_of_step
 from actions.errors import TemporaryError, VerificationError
 from actions.ports import JobKind, JobPhase, JobState, Ports
-from actions.site import PhysicalPolicy
 from actions.steps.heavy import HeavyStep
 from actions.steps.phrases import counted, names
 
@@ -242,9 +241,3 @@ async def usable_base(ports: Ports, server: str, backup: str) -> PhysicalEntry:
     if entry.problem is not None:
         raise VerificationError(f"Base backup `{backup}` of `{server}` must not be used: {entry.problem}")
     return entry
-
-
-def endpoint(ports: Ports, policy: PhysicalPolicy) -> str | None:
-    """The address of the store that holds the base backups; None for AWS."""
-    known = ports.site.buckets.get(policy.bucket)
-    return None if known is None else known.endpoint

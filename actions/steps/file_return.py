@@ -23,9 +23,9 @@ def brought_back(
         replace=replace,
         prefix=policy.prefix + source.prefix,
         bucket=target,
-        endpoint=endpoint_of(site, target),
+        endpoint=site.endpoint_of(target),
         copy_bucket=policy.copy_bucket,
-        copy_endpoint=endpoint_of(site, policy.copy_bucket),
+        copy_endpoint=site.endpoint_of(policy.copy_bucket),
         copy_manifest=manifest,
         missing=found.missing,
         missing_bytes=found.missing_bytes,
@@ -49,9 +49,3 @@ def return_takes(source: FilesSource, found: FilesDifference, *, replace: bool) 
 def copy_manifest(policy: FilesPolicy, copy_id: str) -> str:
     """The key of a copy's manifest."""
     return f"{policy.copy_prefix}files/{policy.name}/copies/{copy_id}/manifest.json"
-
-
-def endpoint_of(site: Site, bucket: str) -> str | None:
-    """Where the bucket is, for commands by hand; None for the provider's own."""
-    known = site.buckets.get(bucket)
-    return None if known is None else known.endpoint

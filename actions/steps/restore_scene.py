@@ -133,7 +133,7 @@ def branch_findings(scene: RestoreScene) -> list[Finding]:
 def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -> tuple[Step, ...]:
     """Restored, started and checked, under the plan's own id."""
     database, base, aim = scene.database, scene.base.manifest, wish.aim
-    policy, bucket = ports.site.physical_of(database.server), ports.site.buckets.get(scene.base.bucket)
+    policy = ports.site.physical_of(database.server)
     return (
         RestoreScratch(
             job=job_name(plan_id, 1),
@@ -143,7 +143,7 @@ def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -
             target_words=aim.words,
             backup=base.id,
             bucket=scene.base.bucket,
-            endpoint=None if bucket is None else bucket.endpoint,
+            endpoint=ports.site.endpoint_of(scene.base.bucket),
             key=base.stored.key,
             sha256=base.stored.sha256,
             engine=policy.engine,

@@ -114,12 +114,11 @@ async def look(ports: Ports, key: str, entry: CatalogueEntry, *, instance_suspec
             f"`{key}`. Bring the server back, or add `spare_server` to the plan file."
         )
     application = None if database.service is None else await application_of(ports, database.service)
-    bucket = ports.site.buckets.get(entry.manifest.stored.bucket)
     return Scene(
         key=key,
         database=database,
         policy=ports.site.backup(key),
-        endpoint=None if bucket is None else bucket.endpoint,
+        endpoint=ports.site.endpoint_of(entry.manifest.stored.bucket),
         entry=entry,
         home=home,
         home_error=home_error,

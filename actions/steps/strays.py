@@ -37,10 +37,8 @@ async def stray_findings(ports: Ports) -> list[Finding]:
 
 
 def _finding(ports: Ports, check: str, stray: Stray) -> Finding:
-    bucket = ports.site.buckets.get(stray.bucket)
-    remove = byhand.aws(
-        None if bucket is None else bucket.endpoint, "s3", "rm", "--recursive", f"s3://{stray.bucket}/{stray.folder}"
-    )
+    endpoint = ports.site.endpoint_of(stray.bucket)
+    remove = byhand.aws(endpoint, "s3", "rm", "--recursive", f"s3://{stray.bucket}/{stray.folder}")
     return Finding(
         check=check,
         verdict=Verdict.WARN,
