@@ -26,6 +26,10 @@ class Metadata(Frozen):
     ts: str
     target: str = ""
 
+    @classmethod
+    def of(cls, card: PlanCard, *, channel: str, ts: str, target: str = "") -> Metadata:
+        return cls(token=card.token, digest=card.digest, channel=channel, ts=ts, target=target)
+
 
 def approve_modal(card: PlanCard, *, channel: str, ts: str, now: datetime) -> View:
     """What is signed, freshly read, with the reason and, where needed, the typed target."""
@@ -39,13 +43,7 @@ def approve_modal(card: PlanCard, *, channel: str, ts: str, now: datetime) -> Vi
     if card.typed_target:
         hint = f"Type exactly: {card.target}"
         blocks.append(text_input(TYPED, "Name of the target", hint=hint, limit=255))
-    metadata = Metadata(
-        token=card.token,
-        digest=card.digest,
-        channel=channel,
-        ts=ts,
-        target=card.target if card.typed_target else "",
-    )
+    metadata = Metadata.of(card, channel=channel, ts=ts, target=card.target if card.typed_target else "")
     return modal(
         f"Approve {card.short_code}",
         blocks,
@@ -58,46 +56,31 @@ def approve_modal(card: PlanCard, *, channel: str, ts: str, now: datetime) -> Vi
 
 def deny_modal(card: PlanCard, *, channel: str, ts: str, now: datetime) -> View:
     """A denial needs a reason and is final."""
-    if card.state not in _BEFORE_THE_START:
-        return closed_modal(card)
-    metadata = Metadata(token=card.token, digest=card.digest, channel=channel, ts=ts)
-    blocks = [
-        section(escape(card.summary)),
-        facts(card),
-        *banners(card, now),
-        context("A denied plan never runs; only a new plan can overrule it."),
-        text_input(REASON, "Why do you deny"),
-    ]
-    return modal(
-        f"Deny {card.short_code}",
-        blocks,
-        callback=DENY,
-        submit="Deny",
-        close="Cancel",
-        private=metadata.model_dump_json(),
-    )
-
-
-_BEFORE_THE_START = (PlanState.PENDING, PlanState.APPROVED)
+    told = "A denied plan never runs; only a new plan can overrule it."
+    return _reason_modal(card, "Deny", DENY, told, Metadata.of(card, channel=channel, ts=ts), now)
 
 
 def withdraw_modal(card: PlanCard, *, channel: str, ts: str, now: datetime) -> View:
     """A signature is taken back until the start; the requester's takes the plan with it."""
-    if card.state not in _BEFORE_THE_START:
+    told = "Your own signature is taken back. When the requester does this, the plan ends."
+    return _reason_modal(card, "Withdraw", WITHDRAW, told, Metadata.of(card, channel=channel, ts=ts), now)
+
+
+def _reason_modal(card: PlanCard, verb: str, callback: str, told: str, metadata: Metadata, now: datetime) -> View:
+    if card.state not in (PlanState.PENDING, PlanState.APPROVED):
         return closed_modal(card)
-    metadata = Metadata(token=card.token, digest=card.digest, channel=channel, ts=ts)
     blocks = [
         section(escape(card.summary)),
         facts(card),
         *banners(card, now),
-        context("Your own signature is taken back. When the requester does this, the plan ends."),
-        text_input(REASON, "Why do you withdraw"),
+        context(told),
+        text_input(REASON, f"Why do you {verb.lower()}"),
     ]
     return modal(
-        f"Withdraw {card.short_code}",
+        f"{verb} {card.short_code}",
         blocks,
-        callback=WITHDRAW,
-        submit="Withdraw",
+        callback=callback,
+        submit=verb,
         close="Cancel",
         private=metadata.model_dump_json(),
     )
