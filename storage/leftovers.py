@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from storage import outbox, timeline
 from storage.runs import open_heir
 from storage.tables import JournalRow, PlanRow, RunRow
 
@@ -36,3 +40,15 @@ async def traces(session: AsyncSession, plan_id: str, *, hold: bool = False) -> 
     run = await open_heir(session, plan_id) or run
     states = select(col(JournalRow.step)).where(col(JournalRow.run_id) == plan_id, col(JournalRow.state) == "verified")
     return Traces(plan=plan, run=run, verified=frozenset((await session.execute(states)).scalars()))
+
+
+async def tell_removed(
+    session: AsyncSession, known: Traces | None, told: str, *, data: Mapping[str, Any], at: datetime
+) -> None:
+    """Put it on the timeline, and into the channel of the incident it belongs to, if to any."""
+    incident = None if known is None else known.plan.incident_id
+    await timeline.add(
+        session, incident_id=incident, kind="leftover", actor="drbot", occurred_at=at, text=told, data=data
+    )
+    if known is not None and incident is not None:
+        await outbox.add(session, "incident", known.plan.channel, ref=incident)

@@ -21,8 +21,7 @@ from actions.backup.leftovers import (
 from actions.errors import DrError
 from actions.ports import Ports
 from actions.steps.naming import job_name
-from storage import outbox, timeline
-from storage.leftovers import Traces, traces
+from storage.leftovers import Traces, tell_removed, traces
 from storage.session import Database
 
 log = structlog.get_logger()
@@ -100,19 +99,9 @@ class Leftovers:
         return True
 
     async def _note(self, session: AsyncSession, item: Leftover, known: Traces | None) -> None:
-        incident = None if known is None else known.plan.incident_id
         whose = f"run {item.plan} is over" if known is not None else f"nothing is known of plan {item.plan}"
-        await timeline.add(
-            session,
-            incident_id=incident,
-            kind="leftover",
-            actor="drbot",
-            occurred_at=self._ports.clock.now(),
-            text=f"Removed {item.shown}, left by a load that did not end in order: {whose}, nobody used it",
-            data=item.model_dump(mode="json"),
-        )
-        if known is not None and incident is not None:
-            await outbox.add(session, "incident", known.plan.channel, ref=incident)
+        told = f"Removed {item.shown}, left by a load that did not end in order: {whose}, nobody used it"
+        await tell_removed(session, known, told, data=item.model_dump(mode="json"), at=self._ports.clock.now())
 
 
 def _story(item: Leftover, known: Traces | None) -> Story:

@@ -10,8 +10,8 @@ import structlog
 from actions.backup.physical import ScratchFacts, ScratchState
 from actions.errors import DrError
 from actions.ports import Ports
-from storage import outbox, runs, timeline
-from storage.leftovers import traces
+from storage import runs
+from storage.leftovers import tell_removed, traces
 from storage.session import Database
 
 log = structlog.get_logger()
@@ -52,15 +52,5 @@ class ScratchSweeps:
         why = "its restore did not end" if broken else f"its time was over at {facts.expires_at:%Y-%m-%d %H:%M} UTC"
         async with self._database.session() as session:
             known = await traces(session, facts.mark.rpartition(":")[2])
-            incident = None if known is None else known.plan.incident_id
-            await timeline.add(
-                session,
-                incident_id=incident,
-                kind="leftover",
-                actor="drbot",
-                occurred_at=self._ports.clock.now(),
-                text=f"Removed scratch instance `{facts.id}` of `{facts.server}`: {why}",
-                data=facts.model_dump(mode="json"),
-            )
-            if known is not None and incident is not None:
-                await outbox.add(session, "incident", known.plan.channel, ref=incident)
+            told = f"Removed scratch instance `{facts.id}` of `{facts.server}`: {why}"
+            await tell_removed(session, known, told, data=facts.model_dump(mode="json"), at=self._ports.clock.now())
