@@ -711,10 +711,10 @@ def server(options: argparse.Namespace) -> None:
     pg_ctl("start", "-w", "-t", "3600", "-D", str(data), "-l", str(log))
     reached = _rests(options, data, str(base["superuser"]), log, last)
     pg_ctl("stop", "-w", "-D", str(data))
-    run("pg_checksums", "--check", "-D", str(data))
+    pages = _pages(data)
     pg_ctl("start", "-w", "-t", "3600", "-D", str(data), "-l", str(log))
     say(
-        f"{options.server} rests at {reached}, read only, every page checked. Look at it:\n"
+        f"{options.server} rests at {reached}, read only, {pages}. Look at it:\n"
         f"  psql -h {shlex.quote(str(data))} -U {base['superuser']} -d postgres\n"
         f"It becomes a server of its own, from which there is no way back: pg_ctl promote -D {shlex.quote(str(data))}\n"
         f"Before people use it set listen_addresses in postgresql.auto.conf, write its pg_hba.conf, and restart it."
@@ -861,8 +861,26 @@ def _floors(data: Path) -> dict[str, str]:
         "max_locks_per_transaction": "max_locks_per_xact",
         "track_commit_timestamp": "track_commit_timestamp",
     }
-    told = dict(line.split(":", 1) for line in run("pg_controldata", str(data)).splitlines() if ":" in line)
-    return {name: told[f"{shown} setting"].strip() for name, shown in names.items()}
+    told = _control(data)
+    return {name: told[f"{shown} setting"] for name, shown in names.items()}
+
+
+def _control(data: Path) -> dict[str, str]:
+    lines = (line.partition(":") for line in run("pg_controldata", str(data)).splitlines())
+    return {name: value.strip() for name, _, value in lines}
+
+
+def _pages(data: Path) -> str:
+    """What is known of the pages of a server that is stopped. Raises Stop when one is damaged."""
+    if _control(data)["Data page checksum version"] == "0":
+        return "pages not checked: the server has no page checksums"
+    try:
+        run("pg_checksums", "--check", "-D", str(data))
+    except Stop as error:
+        raise Stop(
+            f"Pages of the restored server are damaged, it is stopped. Choose another backup. {error}"
+        ) from error
+    return "every page checked"
 
 
 ALONE = {

@@ -3,36 +3,23 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from actions.adapters.programs import run
 from actions.backup.physical import BackupKind, RecoveryTarget
 from actions.errors import UserError
-from tests.fixtures.physical import standing
-from tests.physical_world import PhysicalWorld
+from tests.fixtures.physical import standing, turn_checksums
 
 pytestmark = [pytest.mark.integration, pytest.mark.corruption]
 
 
-async def turn(world: PhysicalWorld, way: str) -> None:
-    """As an administrator does, on a server that is stopped."""
-    server = world.server
-    await server.stop()
-    program: list[str | Path] = [server.tool("pg_checksums"), f"--{way}", "--pgdata", server.data]
-    await run(program, account=server.account, timeout=timedelta(minutes=1))
-    await server.start()
-    world.values["DSN"] = server.dsn()
-
-
 async def test_nothing_rests_on_a_backup_from_before_and_a_new_full_one_is_restored(run_directory: Path) -> None:
     with standing(run_directory) as world:
-        await turn(world, "disable")
+        await turn_checksums(world, "disable")
         world.sql("CREATE TABLE ledger (row int PRIMARY KEY)", "INSERT INTO ledger VALUES (1)")
         await world.take("bare")
-        await turn(world, "enable")
+        await turn_checksums(world, "enable")
 
         instead = (await world.take("full", BackupKind.INCREMENTAL)).manifest
         assert (instead.kind, instead.parent) == (BackupKind.FULL, None)
@@ -50,7 +37,7 @@ async def test_a_server_without_page_checksums_is_restored_and_says_that_none_co
     run_directory: Path,
 ) -> None:
     with standing(run_directory) as world:
-        await turn(world, "disable")
+        await turn_checksums(world, "disable")
         world.sql("CREATE TABLE ledger (row int PRIMARY KEY)", "INSERT INTO ledger VALUES (1)")
         await world.take("bare")
         await world.archive()
