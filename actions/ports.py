@@ -169,6 +169,11 @@ class PostgresAdmin(Protocol):
 
     async def pulse(self, server: str) -> Pulse: ...
 
+    async def clients(self, database: DatabaseRef, role: str, *, within: timedelta = timedelta(0)) -> int:
+        """How many sessions of this role are in the database; of everybody but superusers where it is empty. The bot's
+        own never count. While there are none it is looked at again and again for `within`: an application that connects
+        for each question is seen in the middle of one. A database that is not there has none."""
+
     async def stopping(self, server: str) -> StopFacts:
         """What asking the server to shut down would meet. Changes nothing."""
 
@@ -692,6 +697,9 @@ class ServiceCheck(Protocol):
     async def connection(self, dsn: SecretRef, *, at: str = "") -> DatabaseRefSeen | str:
         """Connect as the application does, or with all it uses but the address, which is then `at` (`host:port`, or a
         host alone beside its own port); which database answered, or one sentence saying why not."""
+
+    async def login(self, dsn: SecretRef) -> str:
+        """The role that the application connects as; empty where its connection cannot be read or names none."""
 
 
 class DatabaseRefSeen(Frozen):

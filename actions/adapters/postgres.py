@@ -42,6 +42,15 @@ FACTS = """
      ORDER BY d.datname
 """
 
+# Whoever may not see what others do is shown neither kind nor name of their sessions.
+CLIENTS = """
+    SELECT count(*) FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
+     WHERE a.datname = %(name)s AND coalesce(a.backend_type, 'client backend') = 'client backend'
+       AND a.pid <> pg_backend_pid() AND a.application_name IS DISTINCT FROM 'drbot'
+       AND CASE WHEN %(role)s = '' THEN NOT r.rolsuper ELSE a.usename = %(role)s END
+"""
+CLIENTS_PAUSE = timedelta(milliseconds=5)
+
 
 class PostgresServers(PostgresAdmin):
     """All servers of the site, and instances in the directory `scratch`. Every call opens its own connection: after a
@@ -215,6 +224,15 @@ class PostgresServers(PostgresAdmin):
 
     async def pulse(self, server: str) -> Pulse:
         return await pulse(self._connections, server)
+
+    async def clients(self, database: DatabaseRef, role: str, *, within: timedelta = timedelta(0)) -> int:
+        async with self._connections.session(database.server) as connection:
+            until = time.monotonic() + within.total_seconds()
+            while True:
+                (found,) = await _row(connection, CLIENTS, {"name": database.name, "role": role})
+                if found or time.monotonic() >= until:
+                    return int(found)
+                await asyncio.sleep(CLIENTS_PAUSE.total_seconds())
 
     async def stopping(self, server: str) -> StopFacts:
         async with self._connections.session(server) as connection:

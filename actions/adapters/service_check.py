@@ -13,6 +13,8 @@ from actions.ports import DatabaseRefSeen, Secrets, ServiceCheck
 from actions.site import SecretRef
 
 LIMIT = timedelta(seconds=5)
+OURS = "drbot"
+"""So that a session of this check is never taken for one of the application."""
 
 
 class ServiceProbe(ServiceCheck):
@@ -43,7 +45,9 @@ class ServiceProbe(ServiceCheck):
             return f"`{dsn}` holds no valid connection string"
         seconds = int(LIMIT.total_seconds())
         try:
-            connection = await psycopg.AsyncConnection.connect(text, connect_timeout=seconds, autocommit=True)
+            connection = await psycopg.AsyncConnection.connect(
+                text, connect_timeout=seconds, autocommit=True, application_name=OURS
+            )
         except psycopg.Error as error:
             return f"the application's connection `{dsn}` was refused: {_said(error)}"
         try:
@@ -61,6 +65,12 @@ class ServiceProbe(ServiceCheck):
         if row is None:
             return f"the application's connection `{dsn}` reached a server that does not name its database"
         return DatabaseRefSeen(name=row[0], oid=row[1], system_id=row[2], in_recovery=row[3])
+
+    async def login(self, dsn: SecretRef) -> str:
+        try:
+            return str(conninfo_to_dict(await self._secrets.resolve(dsn)).get("user") or "")
+        except (UserError, psycopg.ProgrammingError):
+            return ""
 
 
 def moved(text: str, at: str) -> str:

@@ -14,6 +14,7 @@ from actions.ports import Ports, WorkloadFacts
 from actions.site import DatabaseRef, Frozen
 from actions.steps.application import CheckApplication, Repoint
 from actions.steps.choice import SWITCH
+from actions.steps.connected import SeeConnected
 from actions.steps.facts import ConfigIs, ServerIs, WorkloadIs
 from actions.steps.forecasts import rto_findings
 from actions.steps.gitops import SuspendGitOps, controller_locks, controllers_of
@@ -55,6 +56,7 @@ class Promote(Action[PromoteParams]):
         Repoint,
         StartWriters,
         CheckApplication,
+        SeeConnected,
         StopPrimary,
     )
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (ScratchIs, ServerIs, StaysDead, WorkloadIs, ConfigIs)
@@ -143,6 +145,18 @@ def _steps(scene: PromotionScene, plan_id: str) -> tuple[Step, ...]:
                     address=scene.address,
                 )
             )
+        steps.append(
+            SeeConnected(
+                service=service.name,
+                target=DatabaseRef(facts.name, item.database.name),
+                address=scene.address,
+                left=item.database.ref,
+                connection=service.database_dsn,
+                health_url=service.health_url,
+                workloads=tuple(found.ref for found in item.application.workloads),
+                optional=True,  # nothing is put back any more, and the application works by then
+            )
+        )
     return tuple(steps)
 
 

@@ -31,6 +31,7 @@ from actions.steps.choice import (
     restore_estimate,
     usable_entries,
 )
+from actions.steps.connected import SeeConnected
 from actions.steps.copies import CompareCopy, LoadDump
 from actions.steps.databases import CloseDatabase, GiveName, MarkLive, SwapDatabases
 from actions.steps.dump_loading import loaded
@@ -82,6 +83,7 @@ class Restore(Action[RestoreParams]):
         Repoint,
         StartWriters,
         CheckApplication,
+        SeeConnected,
         ResumeGitOps,
     )
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (

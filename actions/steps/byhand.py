@@ -75,6 +75,14 @@ def count_sessions(database: str) -> str:
     return f"SELECT count(*) FROM pg_stat_activity WHERE datname = {literal(database)}"  # noqa: S608 - shown only
 
 
+def who_is_in(database: str) -> str:
+    """SQL that shows whose sessions are in a database, and from where."""
+    return (
+        "SELECT usename, client_addr, application_name, count(*) FROM pg_stat_activity "  # noqa: S608 - shown only
+        f"WHERE datname = {literal(database)} AND backend_type = 'client backend' GROUP BY 1, 2, 3"
+    )
+
+
 def allow_connections(database: str, *, allowed: bool) -> str:
     """SQL that closes or opens a database."""
     return f"ALTER DATABASE {identifier(database)} WITH ALLOW_CONNECTIONS {'true' if allowed else 'false'}"
@@ -121,6 +129,11 @@ def scaled(ref: WorkloadRef, replicas: int) -> str:
 def unrecorded(ref: WorkloadRef) -> str:
     """Remove what a stop has noted on a workload: whoever started it by hand has given its replicas back."""
     return kubectl(ref.cluster, ref.namespace, "annotate", thing(ref), *(f"{name}-" for name in STOP_NOTES))
+
+
+def restarted(ref: WorkloadRef) -> str:
+    """Replace the pods of a Deployment or a StatefulSet."""
+    return kubectl(ref.cluster, ref.namespace, "rollout", "restart", thing(ref))
 
 
 def rollout_status(ref: WorkloadRef) -> str:

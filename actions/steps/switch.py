@@ -6,6 +6,7 @@ from actions.contract import Step
 from actions.ports import DatabaseFacts, WorkloadFacts
 from actions.site import DatabaseRef, Frozen
 from actions.steps.application import CheckApplication
+from actions.steps.connected import SeeConnected
 from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
 from actions.steps.gitops import ResumeGitOps, SuspendGitOps, controllers_of
 from actions.steps.naming import live_mark, placeholder_mark, quarantine_mark
@@ -102,6 +103,19 @@ class Switch(Frozen):
                     connection=connection,
                     health_url=health_url,
                     address="" if connection is None else self.moved_to,
+                )
+            )
+        if self.moved_to:
+            steps.append(
+                SeeConnected(
+                    service=application.service.name,
+                    target=self.target,
+                    address=self.moved_to,
+                    left=self.home,
+                    connection=application.service.database_dsn,
+                    health_url=health_url,
+                    workloads=tuple(found.ref for found in self.workloads),
+                    optional=True,  # the application works by then
                 )
             )
         return steps

@@ -100,8 +100,7 @@ class RestartWorkload(Step):
         return "every pod replaced and ready"
 
     def by_hand(self) -> tuple[str, ...]:
-        restart = byhand.kubectl(self.ref.cluster, self.ref.namespace, "rollout", "restart", byhand.thing(self.ref))
-        return (restart, byhand.rollout_status(self.ref))
+        return (byhand.restarted(self.ref), byhand.rollout_status(self.ref))
 
     async def probe(self, ports: Ports) -> Probe:
         facts = await ports.cluster.workload(self.ref)

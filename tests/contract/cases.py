@@ -185,9 +185,11 @@ def that_succeeded() -> World:
     return with_a_run("succeeded", JournalState.APPLYING, JournalState.VERIFIED, scaled=5)
 
 
-FENCE = frozenset({"fence_primary", "stop_primary"})
+FENCE = frozenset({"fence_primary", "see_connected", "stop_primary"})
 """Once promoted, nothing is put back: the old primary stays closed, and people are asked."""
 RESUME = frozenset({"resume_gitops"})
+SEE = frozenset({"see_connected"})
+"""The application works on the spare server by then."""
 POINT_ASKS = frozenset({"bring_back_files", "compare_point", "resume_gitops"})
 """The databases stand by then: people decide whether that is undone."""
 NEXT_VERSION = "name: shop\nowner: somebody else\n"
@@ -235,9 +237,11 @@ CASES = (
     ActionCase(
         "restore-missing", "restore.dump", RestoreParams(database="shop"), partial(a_world, missing=True), asks=RESUME
     ),
-    ActionCase("restore-suspect", "restore.dump", RestoreParams(database="shop", instance_suspect=True), a_world),
-    ActionCase("restore-full-disk", "restore.dump", RestoreParams(database="shop"), with_full_disk),
-    ActionCase("restore-dead-primary", "restore.dump", RestoreParams(database="shop"), with_dead_primary),
+    ActionCase(
+        "restore-suspect", "restore.dump", RestoreParams(database="shop", instance_suspect=True), a_world, asks=SEE
+    ),
+    ActionCase("restore-full-disk", "restore.dump", RestoreParams(database="shop"), with_full_disk, asks=SEE),
+    ActionCase("restore-dead-primary", "restore.dump", RestoreParams(database="shop"), with_dead_primary, asks=SEE),
     ActionCase(
         "restore-without-service", "restore.dump", RestoreParams(database="shop"), partial(a_world, service=False)
     ),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -20,10 +21,13 @@ from actions.errors import PreconditionError, TemporaryError, UserError
 from actions.ports import PostgresAdmin, RoleFacts
 from actions.site import DatabaseRef, Server, Site
 from tests.fakes.postgres import MemoryPostgres
+from tests.fixtures.waiting import eventually
 
 SERVER = "main"
 GLOBALS = Globals()
 LOAD_ROLE = "drbot_load_" + "c0" * 8
+LOGINS = ("contract_application", "contract_report")
+PASSWORD = "a password of the tests"
 numbers = itertools.count(1)
 
 
@@ -35,6 +39,7 @@ class World:
     connect: Callable[[DatabaseRef], Callable[[], bool]]
     real: bool
     load_role: Callable[[str, str], None]  # a short-lived role of a load, with its mark
+    connect_as: Callable[[DatabaseRef, str], Callable[[], object]]  # gives back what ends the session
 
     async def a_database(self, mark: str = "drbot:scratch:p", owner: str = "contract_owner") -> DatabaseRef:
         ref = DatabaseRef(SERVER, f'Cöntract "{next(numbers)}"')
@@ -43,49 +48,71 @@ class World:
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "fake":
-        memory = MemoryPostgres(SERVER)
-        memory.answers["AS one"] = [{"one": 1}]
-
-        def connect(ref: DatabaseRef) -> Callable[[], bool]:
-            number = memory.connect(ref)
-            database = memory.servers[ref.server].databases[ref.name]
-            return lambda: number in database.sessions
-
-        def remember(name: str, mark: str) -> None:
-            memory.servers[SERVER].loading[name] = RoleFacts(name=name, mark=mark, sessions=0)
-
-        yield World(memory, connect, real=False, load_role=remember)
+        yield in_memory()
         return
     server: EmbeddedPostgres = request.getfixturevalue("pg_server")
-    site = Site(servers={SERVER: Server(name=SERVER, admin_dsn="env:DSN")})
+    with on(server) as real:
+        yield real
+
+
+def in_memory() -> World:
+    memory = MemoryPostgres(SERVER)
+    memory.answers["AS one"] = [{"one": 1}]
+
+    def connect(ref: DatabaseRef) -> Callable[[], bool]:
+        number = memory.connect(ref, "postgres")
+        database = memory.servers[ref.server].databases[ref.name]
+        return lambda: number in database.sessions
+
+    def remember(name: str, mark: str) -> None:
+        memory.servers[SERVER].loading[name] = RoleFacts(name=name, mark=mark, sessions=0)
+
+    def connect_as(ref: DatabaseRef, role: str) -> Callable[[], object]:
+        number = memory.connect(ref, role)
+        return lambda: memory.servers[ref.server].databases[ref.name].sessions.pop(number)
+
+    return World(memory, connect, real=False, load_role=remember, connect_as=connect_as)
+
+
+@contextmanager
+def on(server: EmbeddedPostgres) -> Iterator[World]:
     opened: list[psycopg.Connection[tuple[object, ...]]] = []
 
-    def join(ref: DatabaseRef) -> Callable[[], bool]:
+    def connect(ref: DatabaseRef) -> Callable[[], bool]:
         try:
             connection = psycopg.connect(server.dsn(ref.name), autocommit=True)
         except psycopg.OperationalError as error:
             raise ConnectionRefusedError(str(error)) from error
         opened.append(connection)
+        return partial(lives, connection)
 
-        def lives() -> bool:
-            try:
-                connection.execute("SELECT 1")
-            except psycopg.OperationalError:
-                return False
-            return True
+    def connect_as(ref: DatabaseRef, role: str) -> Callable[[], object]:
+        opened.append(psycopg.connect(server.dsn(ref.name, role=role, password=PASSWORD)))
+        return opened[-1].close
 
-        return lives
-
+    site = Site(servers={SERVER: Server(name=SERVER, admin_dsn="env:DSN")})
     port = PostgresServers(site, SecretReferences({"DSN": server.dsn()}))
-    yield World(port, join, real=True, load_role=partial(make_role, server.dsn()))
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        for role in LOGINS:
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), PASSWORD))
+    yield World(port, connect, real=True, load_role=partial(make_role, server.dsn()), connect_as=connect_as)
     for connection in opened:
         connection.close()
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
-        admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(LOAD_ROLE)))
+        for role in (LOAD_ROLE, *LOGINS):
+            admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
         for (name,) in admin.execute("SELECT datname FROM pg_database WHERE datname LIKE 'Cöntract%'").fetchall():
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def lives(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def make_role(dsn: str, name: str, mark: str) -> None:
@@ -169,6 +196,27 @@ async def test_close_ends_and_counts_sessions_and_open_lets_in_again(world: Worl
     assert await world.port.close(ref) == 0
     await world.port.open(ref)
     assert world.connect(ref)()
+
+
+async def test_the_sessions_of_a_role_are_counted_where_they_are(world: World) -> None:
+    application, report = LOGINS
+    ref, other = await world.a_database(), await world.a_database()
+    assert await world.port.clients(ref, application) == 0
+    leave = world.connect_as(ref, application)
+    for place, role in ((ref, application), (ref, report), (other, application)):
+        world.connect_as(place, role)
+    world.connect(ref)  # of a superuser
+
+    assert await world.port.clients(ref, application, within=timedelta(hours=1)) == 2
+    assert await world.port.clients(other, application) == 1
+    assert await world.port.clients(ref, "") == 3
+    assert await world.port.clients(DatabaseRef(SERVER, "none such"), application) == 0
+    leave()
+
+    async def one_left() -> bool:
+        return await world.port.clients(ref, application) == 1
+
+    await eventually(one_left)
 
 
 async def test_close_names_prepared_transactions_and_changes_nothing(world: World) -> None:

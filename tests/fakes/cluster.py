@@ -39,6 +39,7 @@ class MemoryWorkload:
     git_replicas: int = 0
     lines: tuple[str, ...] = ()
     lasting: tuple[str, ...] = ()
+    started: Callable[[], None] | None = None  # what its pods do when the first one begins
     stopped: Callable[[], None] | None = None  # what its pods take along when the last one ends
 
     @property
@@ -203,10 +204,13 @@ class MemoryCluster:
         return found
 
     def _set(self, found: MemoryWorkload, replicas: int) -> None:
+        begins = found.replicas == 0 and replicas > 0
         found.replicas = replicas
         self.writes += 1
         if replicas == 0 and found.stopped is not None:
             found.stopped()
+        if begins and found.started is not None:
+            found.started()
 
     def _config(self, cluster: str, namespace: str, name: str) -> dict[str, str]:
         if (cluster, namespace, name) not in self.configs:

@@ -21,14 +21,14 @@ EMPTY = Fingerprint(rows={}, sequences={}, schema_hash="empty", invariants={})
 
 @dataclass
 class MemoryDatabase:
-    """One database. `sessions` are numbers that `connect` gave out."""
+    """One database. `sessions` have the numbers that `connect` gave out."""
 
     oid: int
     owner: str
     bytes: int = 8_000_000
     mark: str = ""
     allows_connections: bool = True
-    sessions: set[int] = field(default_factory=set)
+    sessions: dict[int, str] = field(default_factory=dict)  # number -> role
     stubborn: bool = False  # sessions that do not end
     prepared: list[str] = field(default_factory=list)
     fingerprint: Fingerprint = EMPTY
@@ -78,14 +78,21 @@ class MemoryPostgres(PostgresAdmin):
         server.databases[ref.name] = made
         return made
 
-    def connect(self, ref: DatabaseRef) -> int:
+    def connect(self, ref: DatabaseRef, role: str = "app") -> int:
         """A session of an application; refused as PostgreSQL refuses it."""
         database = self._database(ref)
         if not database.allows_connections:
             raise ConnectionRefusedError(f'database "{ref.name}" is not currently accepting connections')
         number = next(self._numbers)
-        database.sessions.add(number)
+        database.sessions[number] = role
         return number
+
+    def leave(self, role: str) -> None:
+        """Every session of this role ends, on all servers, as its pods do."""
+        for server in self.servers.values():
+            for database in server.databases.values():
+                if not database.stubborn:
+                    database.sessions = {number: who for number, who in database.sessions.items() if who != role}
 
     def database_behind(self, ref: DatabaseRef) -> MemoryDatabase:
         """What other fakes look into. Raises as the port does."""
@@ -193,6 +200,12 @@ class MemoryPostgres(PostgresAdmin):
         if found.asked and found.heard is not None:
             return found.heard
         return Pulse.SILENT if found.down else Pulse.ANSWERS
+
+    async def clients(self, database: DatabaseRef, role: str, *, within: timedelta = timedelta(0)) -> int:
+        server = self._server(database.server)
+        found = server.databases.get(database.name)
+        everybody = [] if found is None else list(found.sessions.values())
+        return sum(who == role if role else not server.roles.get(who, False) for who in everybody)
 
     async def stopping(self, server: str) -> StopFacts:
         return self._server(server).stop_facts

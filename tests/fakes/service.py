@@ -14,6 +14,7 @@ class MemoryServiceCheck(ServiceCheck):
         self._postgres = postgres
         self.answers: dict[str, str | None] = {}
         self.connections: dict[SecretRef, DatabaseRef] = {}
+        self.logins: dict[SecretRef, str] = {}  # DSN reference -> the role it logs in as
         self.addresses: dict[str, str] = {}  # host:port -> the server behind it, where that is not the host
 
     async def http(self, url: str) -> str | None:
@@ -34,3 +35,6 @@ class MemoryServiceCheck(ServiceCheck):
         return DatabaseRefSeen(
             name=ref.name, oid=database.oid, system_id=server.system_id, in_recovery=server.in_recovery
         )
+
+    async def login(self, dsn: SecretRef) -> str:
+        return self.logins.get(dsn, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from actions.backup.manifest import Fingerprint, Sequence
 from actions.backup.manifest_mirrors import ManifestMirrors
 from actions.backup.point_parts import Parts
 from actions.backup.points import RecoveryPoints
+from actions.errors import DrError
 from actions.ports import Autoscaler, GitOps, Ports
 from actions.site import (
     BackupPolicy,
@@ -262,7 +264,9 @@ def a_world(
     tables = MemoryTables(postgres)
     service_check = MemoryServiceCheck(postgres)
     service_check.connections["env:APPLICATION_DSN"] = site.databases[database].ref
+    service_check.logins["env:APPLICATION_DSN"] = "shop"
     cluster, escrow = _workloads(gitops=gitops), Escrows(site, sealing, objects, signing, clock)
+    _connect(cluster, service_check, postgres)
     git, live = MemoryGit(), MemoryLive()
     git.push({"production/app.yaml": MANIFEST})
     manifests = ManifestMirrors(
@@ -331,9 +335,23 @@ def _servers(ref: DatabaseRef, *, missing: bool) -> MemoryPostgres:
     postgres = MemoryPostgres("primary", "spare")
     if not missing:
         postgres.add(ref, owner="shop", fingerprint=DAMAGED, bytes=3_000_000_000)
-        postgres.connect(ref)
+        postgres.connect(ref, "shop")
     postgres.add(DatabaseRef("primary", "other"), owner="other")
     return postgres
+
+
+def _connect(cluster: MemoryCluster, service: MemoryServiceCheck, postgres: MemoryPostgres) -> None:
+    """The pods of `api` hold a session where the ConfigMap says, from their start to their end."""
+    [ref] = service.connections.values()
+
+    def started() -> None:
+        host = cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"]
+        server = service.addresses.get(host) or service.addresses.get(f"{host}:5432") or host.partition(":")[0]
+        with suppress(ConnectionRefusedError, DrError):  # they try again, as those of a database that is not there do
+            postgres.connect(DatabaseRef(server, ref.name), "shop")
+
+    api = cluster.workloads[API]
+    api.started, api.stopped = started, lambda: postgres.leave("shop")
 
 
 def _catalogue(site: Site, postgres: MemoryPostgres, clock: MemoryClock, database: str) -> MemoryBackups:

@@ -304,6 +304,8 @@ async def test_the_application_goes_on_at_the_new_primary_and_the_old_one_is_clo
     assert await proof.prove(new, live.marks) == live.whole
     await answers(live.url)
     await live.works(facts.name)
+    there = f"`superprismora` has _ session% at {facts.address}. None is left in `{SERVER}/{DATABASE}`."
+    assert await side.value("SELECT count(*) FROM timeline_entry WHERE text LIKE :said", said=f"%{there}%") == 1
     # The old one is down and keeps the harm. Whoever starts it to look at it finds it closed to the application.
     assert server.postmaster() is None
     down = f"is down: nothing listens there. Its data is kept in `{server.data}`"

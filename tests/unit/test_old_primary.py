@@ -62,7 +62,7 @@ async def test_it_is_the_last_step_and_signers_see_how() -> None:
     assert isinstance(step, StopPrimary)
     assert step.optional
     assert plan.estimate == SWITCH + SHUTDOWN
-    assert plan.steps[-2].kind == "check_application"
+    assert [each.kind for each in plan.steps[-3:-1]] == ["check_application", "see_connected"]
     assert step.by_hand()[0].startswith("pg_ctl stop -m fast -D /var/lib/postgresql/18/main  # at primary:5432")
     assert "SIGINT to its postmaster" in shown(plan)
     [finding] = findings(plan, "old primary")
@@ -74,7 +74,7 @@ async def test_one_that_cannot_be_asked_is_left_closed_and_signers_see_why() -> 
     old(world).stop_facts = StopFacts(hindrance="it runs on Windows, where no signal can be sent to it")
     plan = await promote(world)
 
-    assert plan.steps[-1].kind == "check_application"
+    assert plan.steps[-1].kind == "see_connected"
     assert plan.stopped == ()
     [finding] = findings(plan, "old primary")
     assert finding.verdict is Verdict.WARN
