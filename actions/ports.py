@@ -505,6 +505,10 @@ class JobKind(StrEnum):
     FILES_EXPIRE = "files_expire"  # CopiesExpiry
 
 
+BESIDE_JOBS = "drbot-beside-"
+"""How the names of jobs begin that read a scratch instance: they run on its machine, whatever runs the others."""
+
+
 class JobSpec(Frozen):
     """One heavy piece of work, without secrets. `name` is derived from plan and step, so a rerun finds it."""
 

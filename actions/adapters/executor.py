@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 from pydantic import ValidationError
@@ -34,7 +35,7 @@ from actions.adapters.containment import Limits, contained
 from actions.adapters.programs import Program
 from actions.backup.jobs import LOCK, RESULT, SPEC, SPOOL
 from actions.backup.scratch_place import this_machine
-from actions.errors import PermanentError, UserError
+from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import Executor, JobPhase, JobSpec, JobState, Progress, ProgressReport
 
 PROCESS, PROGRESS, LOG, TEMPORARY, ENDED = "process.json", "progress.ndjson", "log", "tmp", "ended"
@@ -193,8 +194,8 @@ class SubprocessExecutor(Executor):
 
     def _process(self, folder: Path) -> psutil.Process | None:
         try:
-            record = json.loads((folder / PROCESS).read_text())
-            if record.get("machine", this_machine()) != this_machine():
+            record = _record(folder)
+            if _machine(record) != this_machine():
                 return None
             child = self._children.get(record["pid"])
             if child is not None and child.code() is not None:
@@ -239,7 +240,9 @@ class SubprocessExecutor(Executor):
                 self._cancel(name, "")
         for folder in (TEMPORARY, SPOOL):
             shutil.rmtree(self._folder(name) / folder, ignore_errors=True)
-        self._reap(json.loads((self._folder(name) / PROCESS).read_text())["pid"])
+        record = _record(self._folder(name))
+        if _machine(record) == this_machine():  # elsewhere that number is another process, maybe one of ours here
+            self._reap(record["pid"])
 
     def _reap(self, pid: int) -> None:
         child = self._children.pop(pid, None)
@@ -247,19 +250,27 @@ class SubprocessExecutor(Executor):
             child.kill()
 
     def _overdue(self, name: str) -> bool:
-        """Whether the job should have ended itself long ago: its own clock hangs with it."""
+        """Whether a job of this machine should have ended itself long ago: its own clock hangs with it."""
         folder = self._folder(name)
         try:
             limit = JobSpec.model_validate_json((folder / SPEC).read_bytes()).timeout.total_seconds()
-            begun = float(json.loads((folder / PROCESS).read_text())["started"])
+            record = _record(folder)
         except FileNotFoundError:
             return False
+        if _machine(record) != this_machine():
+            return False
+        begun = float(record["started"])
         return time.time() - begun > limit + self._margin
 
     def _cancel(self, name: str, why: str) -> None:
         folder = self._folder(name)
         process = self._process(folder)
         if process is None:
+            if _held_elsewhere(folder):
+                raise TemporaryError(
+                    f"The job `{name}` runs on `{_machine(_record(folder))}`, and nobody can end it from "
+                    f"`{this_machine()}`. End it there, or wait for its end."
+                )
             return
         if why:
             (folder / ENDED).write_text(why)
@@ -276,10 +287,20 @@ class SubprocessExecutor(Executor):
         self._reap(process.pid)
 
 
+def _record(folder: Path) -> dict[str, Any]:
+    """Which process a job is. Raises FileNotFoundError when it was never started."""
+    record: dict[str, Any] = json.loads((folder / PROCESS).read_text())
+    return record
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    return str(record.get("machine", this_machine()))
+
+
 def _held_elsewhere(folder: Path) -> bool:
     """Whether another machine on the same volume is at work in it: nobody here can end that one."""
     try:
-        if json.loads((folder / PROCESS).read_text()).get("machine", this_machine()) == this_machine():
+        if _machine(_record(folder)) == this_machine():
             return False
         with (folder / LOCK).open() as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actions.ports import Executor, JobKind, JobSpec, JobState, Progress
+from actions.ports import BESIDE_JOBS, Executor, JobKind, JobSpec, JobState, Progress
 
 BESIDE = frozenset({JobKind.COPY, JobKind.RESCUE})
 
 
 class BesideExecutor(Executor):
-    """`here` runs the kinds in `BESIDE`, `elsewhere` the others. A job is looked for in both, here first."""
+    """`here` runs the kinds in `BESIDE`, `elsewhere` the others. A job is looked for in both, here first; not so one
+    whose name says that it runs here, since the cluster may be what is lost."""
 
     def __init__(self, here: Executor, elsewhere: Executor) -> None:
         self._here = here
@@ -22,8 +23,8 @@ class BesideExecutor(Executor):
     async def start(self, spec: JobSpec) -> None:
         if spec.kind not in BESIDE:
             await self._elsewhere.start(spec)
-        elif await self._elsewhere.find(spec.name) is None:  # an earlier version may have started it there
-            await self._here.start(spec)
+        elif await self._holder(spec.name) is self._here or await self._elsewhere.find(spec.name) is None:
+            await self._here.start(spec)  # an earlier version may have started it elsewhere, under another name
 
     async def find(self, name: str) -> JobState | None:
         return await (await self._holder(name)).find(name)
@@ -41,4 +42,6 @@ class BesideExecutor(Executor):
         return [*await self._here.problems(), *await self._elsewhere.problems()]
 
     async def _holder(self, name: str) -> Executor:
-        return self._elsewhere if await self._here.find(name) is None else self._here
+        if name.startswith(BESIDE_JOBS) or await self._here.find(name) is not None:
+            return self._here
+        return self._elsewhere

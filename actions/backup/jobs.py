@@ -51,7 +51,7 @@ from actions.ports import (
 from actions.site import Frozen
 
 SPEC, RESULT, LOCK, SPOOL = "spec.json", "result.json", "lock", "spool"
-SPOOL_KEPT = timedelta(days=1)  # longer than any job may last
+SPOOL_KEPT = timedelta(days=1)  # beyond what a machine may not see of a job on another one
 RESULT_LINE = '{"result":'
 MESSAGE_BYTES = 4000  # a termination message may have 4096
 ERROR_KEPT = 1500  # bytes of an error that is too long for the message
@@ -274,9 +274,11 @@ def _sweep(place: Path) -> None:
     shutil.rmtree(place / SPOOL, ignore_errors=True)
     for lock in place.parent.glob(f"*/{LOCK}"):
         with contextlib.suppress(OSError):  # another job is quicker
-            # By age: on a volume of several machines a lock says nothing about the others.
+            # By age as well: on some volumes of several machines a lock says nothing about the others.
             if time.time() - lock.stat().st_mtime > SPOOL_KEPT.total_seconds():
-                shutil.rmtree(lock.with_name(SPOOL), ignore_errors=True)
+                with lock.open() as stream:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: it is at work
+                    shutil.rmtree(lock.with_name(SPOOL), ignore_errors=True)
 
 
 def _announce(state: JobState, message: Path) -> None:

@@ -18,7 +18,7 @@ from actions.steps.facts import DatabaseIs, ServerIs
 from actions.steps.forecasts import rto_findings
 from actions.steps.heavy import job_timeout
 from actions.steps.moments import exact
-from actions.steps.naming import beside, job_name
+from actions.steps.naming import beside, beside_job_name
 from actions.steps.phrases import counted, names, size, span
 from actions.steps.recovery import START
 from actions.steps.rescue import RescueTable, SourceTableIs, left_out
@@ -81,7 +81,7 @@ class Rescue(Action[RescueParams]):
             target=key,
             params=params.model_dump(mode="json"),
             locks=(Lock(key=f"scratch:{facts.id}", exclusive=False), Lock(key=f"database:{key}")),
-            steps=(RescueTable(job=job_name(plan_id, 1), asked=asked, rows=rows, timeout=job_timeout(takes)),),
+            steps=(RescueTable(job=beside_job_name(plan_id, 1), asked=asked, rows=rows, timeout=job_timeout(takes)),),
             preconditions=(
                 ScratchIs.of(facts),
                 SourceTableIs(database=look.source, table=table, rows=look.there.rows),

@@ -10,6 +10,7 @@ import hashlib
 import re
 
 from actions.errors import UserError
+from actions.ports import BESIDE_JOBS
 
 IDENTIFIER_BYTES = 63
 """NAMEDATALEN - 1 of a stock PostgreSQL; also the length of an RFC 1123 label."""
@@ -76,6 +77,11 @@ def label(*parts: str) -> str:
 def job_name(plan_id: str, step: int) -> str:
     """The heavy job of a step, by number from 1."""
     return label("drbot", plan_id, str(step))
+
+
+def beside_job_name(plan_id: str, step: int) -> str:
+    """The same of a step that reads a scratch instance."""
+    return label(BESIDE_JOBS.rstrip("-"), plan_id, str(step))
 
 
 def backup_id(database: str, plan_id: str) -> str:

@@ -16,7 +16,7 @@ from actions.steps.facts import DatabaseIs, DiskFree, NamesFree, ServerIs
 from actions.steps.forecasts import patience, rto_findings
 from actions.steps.heavy import job_timeout
 from actions.steps.moments import exact
-from actions.steps.naming import job_name, quarantine_name, restore_name, scratch_mark
+from actions.steps.naming import beside_job_name, quarantine_name, restore_name, scratch_mark
 from actions.steps.phrases import counted, size, span
 from actions.steps.scene import DISK_MARGIN, Application, Target, application_of, target_of
 from actions.steps.scratch_copies import CompareScratch, CopyDatabase
@@ -71,7 +71,7 @@ class SwapScene(Frozen):
         """Copied beside production as job `number` of the plan, and compared."""
         into, mark = self.into(plan_id), scratch_mark(plan_id)
         copy = CopyDatabase(
-            job=job_name(plan_id, number),
+            job=beside_job_name(plan_id, number),
             source=self.source,
             database=self.key,
             into=into,

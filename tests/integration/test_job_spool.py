@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -33,12 +34,16 @@ async def test_job_removes_its_own_and_those_of_the_long_dead(subprocess_world: 
     kept = SPOOL_KEPT.total_seconds()
     dead = a_spool(jobs / "dead", age=kept + 60)
     alive = a_spool(jobs / "alive", age=kept - 60)
-    await world.port.start(spec())
-    await until(begun(world), within=60)
+    working = a_spool(jobs / "working", age=kept + 60)  # a load of terabytes
+    with (jobs / "working" / LOCK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        await world.port.start(spec())
+        await until(begun(world), within=60)
     own = jobs / "job-1" / SPOOL
     await asyncio.to_thread(own.mkdir)
     assert not dead.exists()
     assert alive.exists()
+    assert working.exists()
     world.release()
     assert (await world.port.wait("job-1", no_progress)).phase is JobPhase.SUCCEEDED
     assert not own.exists()

@@ -24,6 +24,7 @@ def test_a_short_name_stays_readable() -> None:
     assert naming.quarantine_name("superprismora", "k7m2n3p4q5") == "superprismora_quarantine_k7m2n3p4q5"
     assert naming.backup_id("superprismora", "k7m2n3p4q5") == "superprismora-k7m2n3p4q5"
     assert naming.job_name("k7m2n3p4q5", 1) == "drbot-k7m2n3p4q5-1"
+    assert naming.beside_job_name("k7m2n3p4q5", 1) == "drbot-beside-k7m2n3p4q5-1"
 
 
 @settings(max_examples=200, deadline=None)

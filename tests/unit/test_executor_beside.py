@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -16,10 +19,11 @@ from actions.adapters.executor_beside import BesideExecutor
 from actions.adapters.executor_kubernetes import KubernetesExecutor
 from actions.adapters.secrets import SecretReferences
 from actions.backup.engines import PhysicalEngines
-from actions.backup.jobs import LOCK, Engines
-from actions.errors import UserError
-from actions.ports import JobKind, JobPhase, JobSpec
+from actions.backup.jobs import LOCK, SPEC, Engines
+from actions.errors import TemporaryError, UserError
+from actions.ports import JobKind, JobPhase, JobSpec, JobState, no_progress
 from actions.site import ClusterAccess, JobPlace, Site
+from actions.steps.naming import beside_job_name
 from bot.plan_file import load
 from bot.settings import ExecutorKind, Settings
 from bot.world import _executor
@@ -85,15 +89,42 @@ async def test_one_that_an_earlier_version_started_elsewhere_is_not_started_agai
     assert found.phase is JobPhase.RUNNING
 
 
+class Silent(MemoryExecutor):
+    """A cluster whose API does not answer."""
+
+    async def start(self, spec: JobSpec) -> None:
+        raise TemporaryError("The API does not answer.")
+
+    async def find(self, name: str) -> JobState | None:
+        raise TemporaryError("The API does not answer.")
+
+
+async def test_what_reads_a_scratch_instance_needs_nothing_of_a_cluster_that_is_lost(both: Both) -> None:
+    here, _, _ = both
+    port = BesideExecutor(here, Silent(here._engines))
+    name = beside_job_name("k7m2n3p4q5", 1)
+    assert await port.find(name) is None
+    await port.start(spec(JobKind.RESCUE, name))
+    await port.start(spec(JobKind.RESCUE, name))
+    assert here.starts == [name]
+    await port.cancel(name)
+    await port.forget(name)
+    assert not here.jobs
+    with pytest.raises(TemporaryError):  # any other name may be a job of the cluster's
+        await port.find("job-1")
+
+
 async def test_a_job_of_another_machine_runs_as_long_as_its_lock_is_held(tmp_path: Path) -> None:
     port = SubprocessExecutor(tmp_path, ["true"])
     folder = tmp_path / "job-1"
     folder.mkdir()
+    (folder / SPEC).write_text(JobSpec(name="job-1", kind=JobKind.RESCUE, request={}).model_dump_json())
     mine = {"pid": os.getpid(), "started": psutil.Process().create_time()}  # that pid is somebody else's here
     (folder / PROCESS).write_text(json.dumps({**mine, "machine": "the other worker"}))
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        await port.cancel("job-1")
+        with pytest.raises(TemporaryError, match="runs on `the other worker`"):
+            await port.cancel("job-1")
         found = await port.find("job-1")
         assert found is not None
         assert found.phase is JobPhase.RUNNING
@@ -102,6 +133,31 @@ async def test_a_job_of_another_machine_runs_as_long_as_its_lock_is_held(tmp_pat
     found = await port.find("job-1")
     assert found is not None
     assert found.phase is JobPhase.LOST
+    await port.cancel("job-1")  # it has ended
+
+
+async def test_a_job_of_another_machine_that_is_over_its_time_is_waited_for_and_ends_nothing_here(
+    tmp_path: Path,
+) -> None:
+    """Its number of a process may be that of a job of this machine."""
+    port = SubprocessExecutor(tmp_path, [sys.executable, "-c", "import time; time.sleep(60)"], margin=timedelta(0))
+    await port.start(JobSpec(name="mine", kind=JobKind.COPY, request={}))
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    late = JobSpec(name="theirs", kind=JobKind.COPY, request={}, timeout=timedelta(seconds=1))
+    (theirs / SPEC).write_text(late.model_dump_json())
+    record = json.loads((tmp_path / "mine" / PROCESS).read_text())
+    (theirs / PROCESS).write_text(json.dumps({**record, "started": 1.0, "machine": "the other worker"}))
+    with (theirs / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = asyncio.ensure_future(port.wait("theirs", no_progress))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+    assert (await asyncio.wait_for(waiting, 10)).phase is JobPhase.LOST
+    mine = await port.find("mine")
+    assert mine is not None
+    assert mine.phase is JobPhase.RUNNING
+    await port.cancel("mine")
 
 
 def test_a_worker_of_a_cluster_has_both(tmp_path: Path) -> None:
