@@ -125,10 +125,17 @@ class Comparison(Frozen):
     copied_markers: int = 0  # of those, how many were deleted when the copy was made
     sampled: int = 0  # files whose bytes were read again on both sides
     meanwhile: int = 0  # files that changed at the source while it was copied
+    refused: int = 0  # files that are there and were not given out
+    first_refused: str = ""  # the key of one of them
 
     @property
     def unlike(self) -> str:
         """How the copy differs from its source beyond what changed while it was made; empty when it does not."""
+        if self.refused:
+            return (
+                f"{self.refused} files of its source, `{self.first_refused}` among them, are there and could not be "
+                "read: look at the keys of the bucket and at their policy"
+            )
         if abs(self.source_objects - self.copy_objects) > self.meanwhile:
             return (
                 f"it has {self.copy_objects} files, its source {self.source_objects}, and {self.meanwhile} changed "

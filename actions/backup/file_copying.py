@@ -62,6 +62,7 @@ class Copying:
         self._place = Place(policy)
         self._catalogue = FileCatalogue(objects, buckets)
         self._parts: dict[str, str] = {}
+        self._refused: set[str] = set()
         self._copied = self._copied_bytes = 0
 
     async def make(self) -> FilesManifest:
@@ -72,7 +73,7 @@ class Copying:
         before = await self._before()
         known = {identity(entry): entry for entry in before.values()} | await self._resumed()
         entries = await self._all(there, known)
-        await self._bury(before, {entry.key for entry in entries}, markers)
+        await self._bury(before, {entry.key for entry in entries} | self._refused, markers)
         comparison = await self._compared(entries, there, markers)
         manifest = FilesManifest(
             id=self._request.id,
@@ -156,10 +157,12 @@ class Copying:
         return [task.result() for task in tasks]
 
     async def _across(self, found: ObjectVersion) -> FileEntry | None:
-        """Copy one file; None when it was removed at the source meanwhile."""
+        """Copy one file; None when it was removed at the source meanwhile, or is refused there."""
         try:
             source = await self._buckets.open(self._policy.bucket, found.key, found.version)
         except UserError:
+            if await self._is_there(found.key, found.version):
+                self._refused.add(found.key)  # one file that is refused does not keep the others from being copied
             return None
         with source:
             if source.bytes != found.bytes:
@@ -188,6 +191,10 @@ class Copying:
             stored=stored,
             attributes=source.attributes,
         )
+
+    async def _is_there(self, key: str, version: str) -> bool:
+        found = await self._buckets.versions(self._policy.bucket, key)
+        return any((item.key, item.version, item.marker) == (key, version, False) for item in found)
 
     @staticmethod
     def _labelled(found: ObjectVersion, attributes: ObjectAttributes) -> ObjectAttributes:
@@ -249,6 +256,8 @@ class Copying:
             copied_markers=len(deleted & markers.keys()),
             sampled=sampled,
             meanwhile=len(changed),
+            refused=len(self._refused),
+            first_refused=min(self._refused, default=""),
         )
 
     async def _sample(self, entries: Sequence[FileEntry]) -> int:
@@ -267,7 +276,9 @@ class Copying:
             try:
                 source = await self._buckets.open(self._policy.bucket, entry.key, entry.version)
             except UserError:
-                continue  # deleted meanwhile
+                if await self._is_there(entry.key, entry.version):
+                    self._refused.add(entry.key)
+                continue  # else it was deleted meanwhile
             with source:
                 same = await _sha256(source.chunks) == entry.sha256
             # Without versions the file may just have been replaced.

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
 from urllib.parse import quote
 
 from actions.backup.crypto import signing_key
@@ -23,6 +25,8 @@ from actions.site import PhysicalPolicy
 READERS = 16  # proofs read at the same time
 NEWEST = 100
 """So many are read, by the time they were stored; older ones stay in the bucket."""
+
+Answer = TypeVar("Answer")
 
 log = logging.getLogger(__name__)
 
@@ -52,44 +56,60 @@ class Proofs:
     async def find(self, policy: PhysicalPolicy, proof: str) -> Proof | None:
         """None where there is none, or none that a trusted key has signed."""
         key = _key(policy, proof)
-        failed: list[DrError] = []
-        for bucket in policy.base_buckets:
-            try:
-                if await self._objects.head(bucket, key) is not None:
-                    return _read(await self._objects.get(bucket, key), policy, proof)
-            except DrError as error:
-                failed.append(error)
-        if len(failed) == len(policy.base_buckets):
-            raise failed[0]
-        return None
+        found = await self._asked(policy, lambda bucket: self._objects.head(bucket, key))
+        places = [(bucket, facts) for bucket, facts in found if facts is not None]
+        return await self._read(policy, proof, places)
 
     async def newest(self, policy: PhysicalPolicy, *, limit: int = NEWEST) -> Sequence[Proof]:
         """Newest first. What is not signed by a trusted key, or is about something else, does not count."""
-        known = await self._listed(policy)
-        recent = sorted(known.values(), key=lambda item: item[1].modified_at, reverse=True)[:limit]
+        known: dict[str, list[tuple[str, ObjectFacts]]] = {}
+        for bucket, listed in await self._asked(
+            policy, lambda bucket: self._objects.list(bucket, proofs_prefix(policy))
+        ):
+            for facts in listed:
+                known.setdefault(facts.key, []).append((bucket, facts))
+        recent = sorted(known.items(), key=lambda item: max(_stored(place) for place in item[1]), reverse=True)
         room = asyncio.Semaphore(READERS)
 
-        async def one(bucket: str, key: str) -> Proof | None:
+        async def one(key: str, places: Sequence[tuple[str, ObjectFacts]]) -> Proof | None:
             async with room:
-                body = await self._objects.get(bucket, key)
-            return _read(body, policy, key.removeprefix(proofs_prefix(policy)).removesuffix(".json"))
+                return await self._read(policy, key.removeprefix(proofs_prefix(policy)).removesuffix(".json"), places)
 
-        found = await asyncio.gather(*(one(bucket, facts.key) for bucket, facts in recent))
+        found = await asyncio.gather(*(one(key, places) for key, places in recent[:limit]))
         return sorted((proof for proof in found if proof is not None), key=lambda proof: proof.proven_at, reverse=True)
 
-    async def _listed(self, policy: PhysicalPolicy) -> Mapping[str, tuple[str, ObjectFacts]]:
-        """By key, in a bucket that has it. Raises the first one's error when none answers."""
-        known: dict[str, tuple[str, ObjectFacts]] = {}
+    async def _read(self, policy: PhysicalPolicy, name: str, places: Sequence[tuple[str, ObjectFacts]]) -> Proof | None:
+        """What was stored last: a test that was run again while a bucket was away is in the others alone. Raises the
+        first error when none could be read."""
+        failed: list[DrError] = []
+        for bucket, facts in sorted(places, key=_stored, reverse=True):
+            try:
+                body = await self._objects.get(bucket, facts.key)
+            except DrError as error:
+                failed.append(error)
+                continue
+            if (proof := _checked(body, policy, name)) is not None:
+                return proof
+        if failed and len(failed) == len(places):
+            raise failed[0]
+        return None
+
+    async def _asked(self, policy: PhysicalPolicy, ask: Callable[[str], Awaitable[Answer]]) -> list[tuple[str, Answer]]:
+        """The answers of those buckets that answer. Raises the first one's error when none does."""
+        found: list[tuple[str, Answer]] = []
         failed: list[DrError] = []
         for bucket in policy.base_buckets:
             try:
-                for facts in await self._objects.list(bucket, proofs_prefix(policy)):
-                    known.setdefault(facts.key, (bucket, facts))
+                found.append((bucket, await ask(bucket)))
             except DrError as error:
                 failed.append(error)
-        if len(failed) == len(policy.base_buckets):
+        if failed and not found:
             raise failed[0]
-        return known
+        return found
+
+
+def _stored(place: tuple[str, ObjectFacts]) -> datetime:
+    return place[1].modified_at
 
 
 def proofs_prefix(policy: PhysicalPolicy) -> str:
@@ -106,7 +126,7 @@ def _key(policy: PhysicalPolicy, proof: str) -> str:
     return f"{proofs_prefix(policy)}{proof}.json"
 
 
-def _read(body: bytes, policy: PhysicalPolicy, name: str) -> Proof | None:
+def _checked(body: bytes, policy: PhysicalPolicy, name: str) -> Proof | None:
     try:
         proof = Signed[Proof].parse(
             body, (*policy.trusted_signers, *policy.proof_signers), what=f"Restore test `{name}`"

@@ -126,6 +126,30 @@ async def test_a_test_is_on_record_in_both_buckets_of_base_backups() -> None:
         await proofs.find(policy, PLAN_ID)
 
 
+async def test_what_was_stored_last_counts_where_two_buckets_have_kept_different_ends_of_a_test() -> None:
+    """A test failed and was run again while the first bucket was away."""
+    world = with_two_buckets()
+    policy, proofs = world.site.physical_of(SERVER), Proofs(world.objects, world.secrets)
+    await proven(world)
+    [passed] = await proofs.newest(policy)
+    near, far = world.objects.buckets["backups"], world.objects.buckets[FAR]
+    failed = passed.model_copy(update={"problem": "it ended early."})
+    world.clock.advance(timedelta(minutes=1))
+    await proofs.keep(policy, failed)
+    world.objects.buckets["backups"] = {}
+    world.clock.advance(timedelta(minutes=1))
+    await proofs.keep(policy, passed)
+    again = world.objects.buckets["backups"]
+    world.objects.buckets["backups"] = near
+    assert again  # it went into both; what follows is as if the first had been away
+    assert await proofs.find(policy, PLAN_ID) == passed
+    assert await proofs.newest(policy) == [passed]
+    [key] = [key for key in far if "/proofs/" in key]
+    await world.objects.put(FAR, key, b"{")  # and one that cannot be read hides none that can
+    assert await proofs.find(policy, PLAN_ID) == failed
+    assert await proofs.newest(policy) == [failed]
+
+
 PROOF_KEY = Ed25519PrivateKey.generate()
 PROOF_SIGNER = base64.b64encode(PROOF_KEY.public_key().public_bytes_raw()).decode()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from actions import registry
-from actions.buckets import Comparison, FilesCopyRequest, OpenedObject
+from actions.buckets import Comparison, FilesCopyRequest, ObjectVersion, OpenedObject
 from actions.catalog.files import FilesParams
 from actions.contract import Verdict
 from actions.errors import UserError
@@ -25,6 +26,15 @@ class Refusing(MemoryBuckets):
     """Refuses to give one file or all away, as a store does where the keys have no right to it."""
 
     refused = ""
+    busy = False
+    """Somebody writes between any two looks."""
+
+    async def versions(self, bucket: str, prefix: str) -> Sequence[ObjectVersion]:
+        found = await super().versions(bucket, prefix)
+        if self.busy and not prefix:
+            await self.put(bucket, "bird.jpg", b"picture")
+            self.busy = False
+        return found
 
     async def open(self, bucket: str, key: str, version: str) -> OpenedObject:
         if self.refused in (key, "all"):
@@ -71,8 +81,26 @@ async def test_a_file_that_could_not_be_read_is_told(refused: str) -> None:
 
     report = await registry.query("status.files").read(FilesParams(), world)
 
-    found = [(each.verdict, "1 files, its source 2" in each.detail) for each in report.findings]
+    found = [(each.verdict, "1 files of its source, `cat.jpg` among them" in each.detail) for each in report.findings]
     assert found == ([(Verdict.WARN, True)] if refused else [])
+
+
+async def test_a_file_that_is_refused_is_not_taken_for_deleted_however_much_else_changes() -> None:
+    """Its key was copied before; then its policy changed, in a bucket that is written to all the time."""
+    world = refusing("")
+    for key in ("cat.jpg", "dog.jpg"):
+        await world.buckets.put("uploads", key, b"picture")
+    await world.files.copy(FilesCopyRequest(id="uploads-1", name="uploads"), no_progress)
+    await world.buckets.put("uploads", "cat.jpg", b"another")
+    await world.buckets.delete("uploads", "dog.jpg")
+    assert isinstance(world.buckets, Refusing)
+    world.buckets.refused, world.buckets.busy = "cat.jpg", True
+
+    made = (await world.files.copy(FilesCopyRequest(id="uploads-2", name="uploads"), no_progress)).manifest
+
+    assert (made.objects, made.tombstones, made.comparison.refused) == (0, 1, 1)
+    assert made.comparison.meanwhile
+    assert made.comparison.unlike.startswith("1 files of its source, `cat.jpg` among them")
 
 
 async def test_a_bucket_of_which_nothing_could_be_read_makes_no_copy() -> None:
