@@ -1,0 +1,91 @@
+"""Incidents and their timeline."""
+
+from __future__ import annotations
+
+from bot.router import params
+from bot.router.entry import CommandKind, Entry
+
+ROWS: tuple[Entry, ...] = (
+    Entry(
+        ("incident", "open"),
+        "incident.open",
+        CommandKind.INCIDENT,
+        "Open an incident and start its timeline and RTO clock",
+        'dr-incident open "Orders table is gone" --severity SEV1',
+        params.OpenIncident,
+        rest="title",
+        usage="TITLE [--severity SEV1] [--scenario NAME] [--impact 10:40] [--channel #CHANNEL|new]",
+    ),
+    Entry(
+        ("incident", "close"),
+        "incident.close",
+        CommandKind.INCIDENT,
+        "Close the channel's incident",
+        'dr-incident close "Restored from the dump of 02:00"',
+        params.CloseIncident,
+        rest="summary",
+        usage="[SUMMARY] [--incident NUMBER]",
+    ),
+    Entry(
+        ("incident", "note"),
+        "incident.note",
+        CommandKind.INCIDENT,
+        "Add a line to the timeline",
+        'dr-incident note "Vendor says the disk is lost"',
+        params.Note,
+        rest="text",
+        usage="TEXT [--at 10:42] [--incident NUMBER]",
+    ),
+    Entry(
+        ("incident", "amend"),
+        "incident.amend",
+        CommandKind.INCIDENT,
+        "Put a correction beside a line of the timeline, which itself stays as it is",
+        'dr-incident amend 12 "It was the secondary, not the primary"',
+        params.Amend,
+        ("entry",),
+        rest="text",
+        usage="NUMBER TEXT [--incident NUMBER]",
+    ),
+    Entry(
+        ("incident", "suspect-slack"),
+        "incident.suspect_slack",
+        CommandKind.INCIDENT,
+        "Say that Slack itself may be in wrong hands: its buttons stop counting for this incident",
+        'dr-incident suspect-slack "Sam did not write that"',
+        params.SuspectSlack,
+        rest="text",
+        usage="[WHY] [--incident NUMBER]",
+    ),
+    Entry(
+        ("incident", "clear-suspect-slack"),
+        "incident.clear_suspect_slack",
+        CommandKind.INCIDENT,
+        "Trust Slack again, on the command line alone: two persons sign with their keys",
+        'dr-incident clear-suspect-slack "Sessions revoked"',
+        params.SuspectSlack,
+        rest="text",
+        usage="[WHY] [--incident NUMBER]",
+    ),
+    Entry(("incident", "list"), "incident.list", CommandKind.QUERY, "List the incidents", "dr-incident list"),
+    Entry(
+        ("incident", "show"),
+        "incident.show",
+        CommandKind.QUERY,
+        "Show one incident with its RTO clock",
+        "dr-incident show 7",
+        params.Incident,
+        ("incident",),
+        usage="[NUMBER]",
+    ),
+    Entry(
+        ("incident", "timeline"),
+        "incident.timeline",
+        CommandKind.QUERY,
+        "Show the timeline, or export it with its proofs as md, json, jsonl or html",
+        "dr-incident timeline html",
+        params.Timeline,
+        ("format",),
+        usage="[md|json|jsonl|html] [--incident NUMBER] [--page N]",
+    ),
+)
