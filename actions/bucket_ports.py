@@ -45,10 +45,6 @@ class Buckets(Protocol):
     async def put_on_top(self, bucket: str, key: str, version: str, *, note: str) -> None:
         """Copy an old version on top of the others, inside the store, with its attributes and our note."""
 
-    async def remove_marker(self, bucket: str, key: str, version: str) -> None:
-        """Delete a delete marker, so that what it hides is seen again. Raises UserError, and deletes nothing, when the
-        version is anything else. A marker that is gone is no error."""
-
 
 class Files(Protocol):
     """Copies of files in another region. Heavy calls are made inside `drbot job`, through the Executor."""

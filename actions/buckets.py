@@ -62,11 +62,24 @@ class ObjectVersion(Frozen):
     latest: bool = True
 
 
+NOTE = "drbot-restored"
+"""Metadata of what the bot has brought back: which version it was made from, and by which job."""
+
+META_BYTES = 2000
+"""Metadata of an object; stores refuse a little more."""
+
+
 class ObjectAttributes(Frozen):
     """What an object is stored with beside its bytes."""
 
     headers: Mapping[str, str] = {}  # lower case: content-type, cache-control, ...
     metadata: Mapping[str, str] = {}
+
+    def noted(self, note: str) -> ObjectAttributes:
+        """With our note, where there is room for it."""
+        both = {**self.metadata, NOTE: note}
+        fits = sum(len(name) + len(value) for name, value in both.items()) <= META_BYTES
+        return self.model_copy(update={"metadata": both}) if fits else self
 
 
 def _nothing_to_close() -> None:
@@ -210,7 +223,6 @@ class FilesDifference(Frozen):
     same: int = 0
     missing: int = 0  # deleted, or never there
     missing_bytes: int = 0
-    hidden: int = 0  # of the missing: behind a delete marker alone, so nothing needs to be copied
     changed: int = 0  # there is another version now
     changed_bytes: int = 0
     later: int = 0  # there now and not then

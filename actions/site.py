@@ -197,16 +197,16 @@ class PhysicalPolicy(Frozen):
 
 
 class FilesPolicy(Frozen):
-    """How the files of one bucket are copied into a bucket of another region."""
+    """How the files of one bucket are kept: copied into a bucket of another region, or by their own old versions."""
 
     name: str  # what commands call it
     component: str  # what the written plan calls it
     bucket: str
     prefix: str = ""  # of the files; empty: all of the bucket
-    copy_bucket: str
+    copy_bucket: str = ""  # empty: there is no copy, the versions in their own bucket are the backup
     copy_prefix: str = ""  # of everything the bot writes there
     schedule: str = "03:00 UTC"
-    retention: timedelta = timedelta(days=30)
+    retention: timedelta = timedelta(days=30)  # of a copy; of old versions where there is none
     signing_key: SecretRef  # Ed25519 private key, PEM, signs the manifest of a copy
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
 
@@ -356,8 +356,8 @@ class Site(Frozen):
         return _known(self.backups, database, "backup policy for database")
 
     def files_of(self, name: str) -> FilesPolicy:
-        """Raise UserError when the plan file has no copy of files by this name."""
-        return _known(self.files, name, "copy of files")
+        """Raise UserError when the plan file has no files by this name."""
+        return _known(self.files, name, "files")
 
     def manifests_of(self, name: str) -> ManifestsPolicy:
         """Raise UserError when the plan file has no manifests repository by this name."""

@@ -37,7 +37,6 @@ from bot.plan_file import (
     DatabaseBackup,
     DrPlan,
     FileBackup,
-    FilesCopy,
     ManifestsRepository,
     ServerWorkload,
     is_reference,
@@ -110,11 +109,7 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             for item in plan.backups.databases
             if item.base is not None
         },
-        files={
-            item.copy_to.name: await _files(plan, item, item.copy_to, secrets)
-            for item in plan.backups.files
-            if item.copy_to is not None
-        },
+        files={item.called: await _files(plan, item, secrets) for item in plan.backups.brought_back},
         escrow=await _escrow(plan, secrets),
         evidence=await _evidence(plan, secrets),
         manifests={item.name: await _manifests(plan, item, secrets) for item in plan.backups.manifests},
@@ -185,18 +180,19 @@ def _stored(plan: DrPlan) -> Iterator[tuple[str, timedelta | None, Sequence[str]
         yield "evidence", None, (plan.evidence.bucket,)
 
 
-async def _files(plan: DrPlan, item: FileBackup, copy: FilesCopy, secrets: Secrets) -> FilesPolicy:
-    if item.bucket is None or item.retention == "forever":
-        raise UserError(f"The copy `{copy.name}` needs a `bucket` to copy from, and a `retention` in days.")
+async def _files(plan: DrPlan, item: FileBackup, secrets: Secrets) -> FilesPolicy:
+    copy = item.copy_to
+    if item.bucket is None or (copy is not None and item.retention == "forever"):
+        raise UserError(f"The files `{item.called}` need a `bucket`, and a `retention` in days where they are copied.")
     return FilesPolicy(
-        name=copy.name,
+        name=item.called,
         component=item.component,
         bucket=item.bucket,
         prefix=item.prefix,
-        copy_bucket=copy.bucket,
-        copy_prefix=plan.bucket(copy.bucket).prefix,
-        schedule=copy.schedule,
-        retention=item.retention,
+        copy_bucket="" if copy is None else copy.bucket,
+        copy_prefix="" if copy is None else plan.bucket(copy.bucket).prefix,
+        schedule="" if copy is None else copy.schedule,
+        retention=timedelta.max if item.retention == "forever" else item.retention,
         signing_key=plan.backups.signing_key,
         trusted_signers=tuple(
             [await secrets.resolve(each) if is_reference(each) else each for each in plan.backups.signers]

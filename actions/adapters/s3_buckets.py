@@ -41,7 +41,6 @@ UNSET = frozenset(
 
 SLOW = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 ONE_COPY = 5 * 1024**3  # bytes that CopyObject takes at most; larger ones are copied in parts
-NOTE = "drbot-restored"
 
 
 class S3Buckets(S3Store, Buckets):
@@ -183,8 +182,7 @@ class S3Buckets(S3Store, Buckets):
             "look at",
             functools.partial(client.head_object, Bucket=bucket, Key=key, VersionId=version),
         )
-        attributes = _attributes(looked)
-        noted = attributes.model_copy(update={"metadata": {**attributes.metadata, NOTE: note}})
+        noted = _attributes(looked).noted(note)
         if looked["ContentLength"] >= ONE_COPY:
             with await self.open(bucket, key, version) as opened:
                 await self.store(bucket, key, opened.chunks, noted)
@@ -199,30 +197,6 @@ class S3Buckets(S3Store, Buckets):
             **self._encryption(bucket),
         )
         await self._call(bucket, key, "bring back", copy)
-
-    async def remove_marker(self, bucket: str, key: str, version: str) -> None:
-        client = await self._client(bucket)
-
-        def is_marker() -> bool | None:
-            pages = client.get_paginator("list_object_versions").paginate(
-                Bucket=bucket, Prefix=key, PaginationConfig={"PageSize": 100}
-            )
-            for page in pages:
-                versions = {item.get("VersionId") for item in page.get("Versions", []) if item["Key"] == key}
-                markers = {item.get("VersionId") for item in page.get("DeleteMarkers", []) if item["Key"] == key}
-                if version in versions | markers:
-                    return version in markers
-                if not versions | markers:
-                    return None  # keys come in order: what follows has other names
-            return None
-
-        marker = await self._call(bucket, key, "list the versions of", is_marker)
-        if marker is None:
-            return
-        if not marker:
-            raise UserError(f"Version `{version}` of `{key}` is no delete marker; the bot never deletes a version.")
-        remove = functools.partial(client.delete_object, Bucket=bucket, Key=key, VersionId=version)
-        await self._call(bucket, key, "undelete", remove)
 
 
 def _about(attributes: ObjectAttributes) -> dict[str, Any]:

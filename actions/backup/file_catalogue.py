@@ -75,7 +75,9 @@ class FileCatalogue:
         self._objects, self._buckets = objects, buckets
 
     async def copies(self, policy: FilesPolicy) -> Sequence[FilesCopy]:
-        """Newest first."""
+        """Newest first; none where files are kept by their versions alone."""
+        if not policy.copy_bucket:
+            return []
         place = Place(policy)
         listed = {facts.key: facts for facts in await self._objects.list(place.bucket, place.copies)}
         found = [
@@ -86,6 +88,8 @@ class FileCatalogue:
         return sorted(found, key=lambda copy: copy.manifest.state_of, reverse=True)
 
     async def find(self, policy: FilesPolicy, copy: str) -> FilesCopy | None:
+        if not policy.copy_bucket:
+            return None
         place = Place(policy)
         listed = {facts.key for facts in await self._objects.list(place.bucket, place.folder(copy))}
         return await self._copy(policy, copy, listed) if place.manifest(copy) in listed else None

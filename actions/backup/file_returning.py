@@ -1,7 +1,8 @@
 """Files brought back: out of a copy, or out of the versions of their own bucket.
 
-Nothing is ever deleted but delete markers, and what is replaced stays in the bucket as an older version. A file that
-is there now and was not then is left alone.
+Nothing is ever deleted, no delete marker either: a version comes back as a copy on top of what hides it, which tells
+everybody who looks later what had happened. What is replaced stays in the bucket as an older version. A file that is
+there now and was not then is left alone.
 """
 
 from __future__ import annotations
@@ -16,16 +17,14 @@ from typing import TypeVar
 from actions.backup.file_catalogue import FileCatalogue, identity
 from actions.backup.together import together
 from actions.bucket_ports import Buckets
-from actions.buckets import BringBack, FileEntry, FilesDifference, FilesSource, ObjectAttributes, ObjectVersion
+from actions.buckets import NOTE, BringBack, FileEntry, FilesDifference, FilesSource, ObjectVersion
 from actions.errors import UserError, VerificationError
 from actions.ports import ObjectStore, Progress, ProgressReport
 from actions.site import FilesPolicy
 
 AT_ONCE = 16
 EXAMPLES = 5
-NOTE = "drbot-restored"
 JOB = "."  # in the note, before the job that has put it there
-META_BYTES = 2000
 
 T = TypeVar("T")
 
@@ -37,7 +36,6 @@ class Need:
     key: str
     entry: FileEntry | ObjectVersion
     changed: bool  # there is another version now
-    markers: tuple[ObjectVersion, ...] = ()  # all that hides the wanted version, when nothing else does
 
     @property
     def note(self) -> str:
@@ -77,7 +75,6 @@ class Returning:
             same=found.same,
             missing=len(missing),
             missing_bytes=sum(need.entry.bytes for need in missing),
-            hidden=sum(bool(need.markers) for need in missing),
             changed=len(changed),
             changed_bytes=sum(need.entry.bytes for need in changed),
             later=len(found.later),
@@ -168,9 +165,7 @@ class Returning:
                     found.later.append(key)
                 continue
             found.wanted += 1
-            hiding = versions[: versions.index(then)]
-            markers = tuple(hiding) if all(item.marker for item in hiding) else ()
-            need = Need(key, then, changed=current is not None, markers=markers)
+            need = Need(key, then, changed=current is not None)
             await self._sort_in(found, need, current, self._policy.bucket)
         return found
 
@@ -197,10 +192,6 @@ class Returning:
         note = f"{need.note}{JOB}{job}" if job else need.note
         if isinstance(need.entry, FileEntry):
             await self._from_stored(target, need, need.entry, note)
-        elif need.markers:
-            # The newest last: until it goes the file stays hidden, and a rerun finds it so.
-            for marker in reversed(need.markers):
-                await self._buckets.remove_marker(target, need.key, marker.version)
         else:
             await self._buckets.put_on_top(target, need.key, need.entry.version, note=note)
 
@@ -222,7 +213,7 @@ class Returning:
                 )
             yield held
 
-        await self._buckets.store(target, need.key, chunks(), _noted(entry.attributes, note))
+        await self._buckets.store(target, need.key, chunks(), entry.attributes.noted(note))
 
 
 def _identity(entry: FileEntry | ObjectVersion) -> str:
@@ -231,9 +222,3 @@ def _identity(entry: FileEntry | ObjectVersion) -> str:
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[place : place + AT_ONCE] for place in range(0, len(items), AT_ONCE))
-
-
-def _noted(attributes: ObjectAttributes, note: str) -> ObjectAttributes:
-    both = {**attributes.metadata, NOTE: note}
-    fits = sum(len(name) + len(value) for name, value in both.items()) <= META_BYTES
-    return attributes.model_copy(update={"metadata": both}) if fits else attributes

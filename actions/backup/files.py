@@ -40,6 +40,8 @@ class FileCopies(Files):
 
     async def copy(self, request: FilesCopyRequest, progress: Progress) -> FilesCopy:
         policy = self._site.files_of(request.name)
+        if not policy.copy_bucket:
+            raise UserError(f"The plan file has no `copy_to` for `{policy.name}`, so nothing is copied.")
         found = await self._catalogue.find(policy, request.id)
         if found is not None and found.problem is None:
             return found
@@ -73,6 +75,8 @@ class FileCopies(Files):
 
     async def expiry(self, name: str) -> CopiesExpiry:
         policy = self._site.files_of(name)
+        if not policy.copy_bucket:
+            return CopiesExpiry(name=name)
         copies = await self._catalogue.copies(policy)
         old = self._old(policy, copies)
         spare = await self._spare(policy, copies, old)
@@ -85,6 +89,8 @@ class FileCopies(Files):
 
     async def expire(self, expiry: CopiesExpiry, progress: Progress) -> None:
         policy = self._site.files_of(expiry.name)
+        if not policy.copy_bucket:
+            return
         place = Place(policy)
         copies = await self._catalogue.copies(policy)
         due = {copy.id for copy in self._old(policy, copies)}

@@ -166,7 +166,7 @@ class Parts:
     async def _files_part(self, missing: list[str], policy: FilesPolicy, moment: datetime) -> FilesPart:
         versioned = (await self._buckets.facts(policy.bucket)).versioning is True
         usable = [copy.manifest for copy in await self._files.copies(policy.name) if copy.problem is None]
-        if not usable:
+        if not usable and policy.copy_bucket:
             missing.append(f"`{policy.name}` has no copy in another region.")
         if not usable and not versioned:
             missing.append(f"`{policy.name}` cannot be brought back at all: its bucket keeps no versions.")

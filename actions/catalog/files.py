@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import ClassVar
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from actions.contract import Action, Finding, Lock, Observation, Plan, Precondit
 from actions.errors import UNKNOWN_NAME, DrError, RefusedError, UserError, VerificationError
 from actions.ports import Ports
 from actions.site import FilesPolicy, Frozen
-from actions.steps.file_return import brought_back, copy_manifest, copying_takes, return_takes
+from actions.steps.file_return import brought_back, copy_manifest, copying_takes, removed_versions, return_takes
 from actions.steps.files import BringBackFiles, CopyFiles, CopyIs, ExpireCopies, FilesAtMost, said
 from actions.steps.moments import moment_of
 from actions.steps.naming import backup_id, job_name
@@ -37,21 +38,31 @@ class FilesState(Query[FilesParams]):
         policies = sorted(ports.site.files) if params.name is None else [ports.site.files_of(params.name).name]
         rows: list[tuple[str, ...]] = []
         findings: list[Finding] = []
+        count = 0
         for name in policies:
             try:
                 copies = await ports.files.copies(name)
             except DrError as error:
                 findings.append(_stop(f"files {name}", str(error), "Look at the bucket of the copies."))
                 continue
-            rows += [_row(name, copy) for copy in copies]
+            count += len(copies)
+            rows += [_row(name, copy) for copy in copies] or _versions_row(ports.site.files[name])
             findings += copy_findings(ports.site.files[name], copies, ports)
-        whose = names(policies) or "no files: the plan has no `copy_to`"
+        whose = names(policies) or "no files: the plan has neither `copy_to` nor `versions`"
         return Report(
-            title=f"{len(rows)} {'copy' if len(rows) == 1 else 'copies'} of {whose}",
+            title=f"{count} {'copy' if count == 1 else 'copies'} of {whose}",
             columns=("files", "copy", "state of", "files in it", "size", "new", "deleted since", "compared"),
             rows=tuple(rows),
             findings=tuple(finding for finding in findings if finding.verdict is not Verdict.OK),
         )
+
+
+def _versions_row(policy: FilesPolicy) -> list[tuple[str, ...]]:
+    """Of files that have no copy by the plan."""
+    if policy.copy_bucket:
+        return []
+    kept = "for ever" if policy.retention == timedelta.max else span(policy.retention)
+    return [(policy.name, f"none: versions in `{policy.bucket}`, {kept}", *[""] * 6)]
 
 
 def _row(name: str, copy: FilesCopy) -> tuple[str, ...]:
@@ -85,6 +96,8 @@ def copy_findings(policy: FilesPolicy, copies: Sequence[FilesCopy], ports: Ports
     good = sorted((copy.manifest for copy in copies if copy.problem is None), key=lambda copy: copy.state_of)
     found += [_unlike(check, policy, copy) for copy in good[-1:] if copy.comparison.unlike]
     usable = [copy.state_of for copy in good]
+    if not policy.copy_bucket:
+        return [Finding(check=check, verdict=Verdict.OK, detail=f"kept by the versions of bucket `{policy.bucket}`")]
     if late := late_files(policy, copies, now):
         return [(_warn if usable else _stop)(check, late.text, late.hint), *found]
     return found or [Finding(check=check, verdict=Verdict.OK, detail=f"newest copy {span(now - max(usable))} old")]
@@ -116,6 +129,11 @@ class Copy(Action[CopyParams]):
 
     async def plan(self, params: CopyParams, ports: Ports, plan_id: str) -> Plan:
         policy = ports.site.files_of(params.name)
+        if not policy.copy_bucket:
+            raise UserError(
+                f"`{policy.name}` is kept by the versions of bucket `{policy.bucket}`: the plan file has no `copy_to` "
+                f"for it. Bring files back with `/dr files undelete {policy.name} TIME`."
+            )
         copies = await ports.files.copies(params.name)
         folder = f"{policy.copy_prefix}files/{policy.name}/copies/"
         expiry, unreadable = await _expiry(policy, folder, ports)
@@ -224,6 +242,11 @@ def _chosen(wanted: str | None, copies: Sequence[FilesCopy], policy: FilesPolicy
             f"Copy `{wanted}` must not be used: {fit[0].problem} Choose another one "
             f"of `/dr files status {policy.name}`."
         )
+    if not policy.copy_bucket:
+        raise UserError(
+            f"`{policy.name}` has no copy: the versions of bucket `{policy.bucket}` are its backup. Bring files back "
+            f"with `/dr files undelete {policy.name} TIME`."
+        )
     what = "no usable copy" if wanted is None else f"no copy `{wanted}`"
     raise UserError(f"`{policy.name}` has {what}. Look with `/dr files status {policy.name}`.")
 
@@ -255,14 +278,17 @@ class Undelete(Action[UndeleteParams]):
         as_of = moment_of(params.at, ports.clock.now())
         facts = await ports.buckets.facts(policy.bucket)
         if facts.versioning is False:
+            copy = f"Bring it back from a copy: `/dr files restore {policy.name}`."
             raise UserError(
                 f"Bucket `{policy.bucket}` keeps no versions, so what was deleted there is gone. "
-                f"Bring it back from a copy: `/dr files restore {policy.name}`."
+                f"{copy if policy.copy_bucket else 'Turn them on for what comes, and look for a copy elsewhere.'}"
             )
         source = FilesSource(name=policy.name, prefix=params.prefix, as_of=as_of)
         settled = params.model_copy(update={"at": as_of.isoformat()})
         plan = await _bring_back(self.name, source, params.replace, "", ports, plan_id)
-        return plan.model_copy(update={"params": settled.model_dump(mode="json")})
+        gone = removed_versions(facts, policy, policy.prefix + params.prefix, as_of, ports.clock.now())
+        findings = (*plan.findings, *gone)
+        return plan.model_copy(update={"params": settled.model_dump(mode="json"), "findings": findings})
 
 
 async def _bring_back(

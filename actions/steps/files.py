@@ -184,26 +184,24 @@ class BringBackFiles(HeavyStep):
         moment = "" if self.source.as_of is None else self.source.as_of.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
         where = ("--bucket", self.bucket, "--prefix", self.prefix, "--output", "text")
         listing = ("s3api", "list-object-versions", *where, "--query")
-        hiding = f"DeleteMarkers[?IsLatest && LastModified>'{moment}'].[VersionId,Key]"
-        undelete = byhand.aws(self.endpoint, "s3api", "delete-object", "--bucket", self.bucket)
-        undone = f'{undelete} --key "$key" --version-id "$version"'
-        lines = (
-            f"{byhand.aws(self.endpoint, *listing, hiding)} > markers.tsv",
-            f"while IFS=$'\\t' read -r version key; do {undone}; done < markers.tsv",
-        )
-        if not self.replace:
-            return lines
+        hidden = f"DeleteMarkers[?IsLatest && LastModified>'{moment}'].[Key]"
         old = f"Versions[?LastModified<='{moment}'].[Key,VersionId,LastModified]"
         on_top = byhand.aws(self.endpoint, "s3api", "copy-object", "--bucket", self.bucket)
         newest = "sort -t $'\\t' -k1,1 -k3,3r | awk -F '\\t' '!seen[$1]++' > versions.tsv"
         source = f'{shlex.quote(self.bucket)}/"$key?versionId=$version"'
         copied = f'{on_top} --key "$key" --copy-source {source}'
-        return (
-            *lines,
-            f"{byhand.aws(self.endpoint, *listing, old)} | {newest}",
+        wanted: tuple[str, ...] = (
             "# take out of versions.tsv what is as it was, and what was deleted before that moment",
             f"while IFS=$'\\t' read -r key version at; do {copied}; done < versions.tsv",
         )
+        if not self.replace:
+            wanted = (
+                f"{byhand.aws(self.endpoint, *listing, hidden)} > hidden.tsv",
+                "awk -F '\\t' 'NR == FNR {hidden[$1]; next} $1 in hidden' hidden.tsv versions.tsv > back.tsv",
+                "# take out of back.tsv what was deleted before that moment already",
+                f"while IFS=$'\\t' read -r key version at; do {copied}; done < back.tsv",
+            )
+        return (f"{byhand.aws(self.endpoint, *listing, old)} | {newest}", *wanted)
 
     @property
     def job_kind(self) -> JobKind:

@@ -19,7 +19,7 @@ async def files_share(ports: Ports, point: RecoveryPoint, part: FilesPart, plan_
     """What brings them back as job `number` of the plan. Nothing is ever deleted: files that came later stay."""
     policy, what = ports.site.files.get(part.name), f"files {part.name}"
     if policy is None:
-        why = f"The plan file knows no copy of files `{part.name}` any more."
+        why = f"The plan file knows no files `{part.name}` any more."
         return Share(manual=(ManualLine(what=what, why=why, command=f"drbot point list {point.id}"),))
     source = _source(part)
     if source is None:

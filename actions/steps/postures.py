@@ -48,7 +48,11 @@ def trial_findings(bucket: str, trials: Sequence[Trial]) -> list[Finding]:
 
 def apart_findings(site: Site) -> list[Finding]:
     """Copies that a plan keeps for the loss of a region, in the region they are kept for."""
-    pairs = [(policy.bucket, policy.copy_bucket, f"copy of `{policy.component}`") for policy in site.files.values()]
+    pairs = [
+        (policy.bucket, policy.copy_bucket, f"copy of `{policy.component}`")
+        for policy in site.files.values()
+        if policy.copy_bucket
+    ]
     pairs += [
         (policy.wal_buckets[0], policy.wal_buckets[1], f"WAL of server `{policy.server}`")
         for policy in site.physical.values()

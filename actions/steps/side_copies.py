@@ -60,7 +60,7 @@ async def by_itself(part: SideCopies, read: Awaitable[Sequence[T]]) -> tuple[Seq
 async def side_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
     """All of the plan, by name. Raises nothing: what fails is told by its `problem`."""
     site = ports.site
-    found = [_files(ports, policy, look=look) for _, policy in sorted(site.files.items())]
+    found = [_files(ports, policy, look=look) for _, policy in sorted(site.files.items()) if policy.copy_bucket]
     if site.escrow is not None:
         sealed = sorted(name for name, cluster in site.clusters.items() if cluster.sealed_secrets)
         found += [_keys(ports, site.escrow, name, look=look) for name in sealed]

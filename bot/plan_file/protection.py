@@ -28,6 +28,7 @@ from bot.plan_file.values import (
     Text,
     TextRef,
     is_reference,
+    label_of,
     misfit,
     parse_ports,
 )
@@ -315,12 +316,19 @@ class FilesCopy(Part):
 class FileBackup(ComponentBackup):
     """Files in a bucket."""
 
+    name: Name | None = None
+    """What commands call files that have no `copy_to`; empty: the component in lower case."""
     prefix: str = ""
     """Which of the bucket's objects; empty: all."""
     copy_to: FilesCopy | None = None
     """The copy that the bot makes; `retention` says how long each is kept."""
     versions: Flag = False
     """Whether old versions in the bucket itself are the backup; they must then stay for `retention`."""
+
+    @property
+    def called(self) -> str:
+        """What commands call them."""
+        return self.name or label_of(self.component) if self.copy_to is None else self.copy_to.name
 
 
 class ProvenBy(StrEnum):
@@ -367,6 +375,18 @@ class Backups(Part):
     """Section 2.2: applications."""
     files: tuple[FileBackup, ...] = ()
     """Section 2.3: files."""
+
+    @property
+    def brought_back(self) -> tuple[FileBackup, ...]:
+        """The files that the bot can bring back: out of a copy, or out of their own versions. Versions in a bucket that
+        is copied are reached under the name of the copy."""
+        copied = [item for item in self.files if item.copy_to is not None]
+
+        def reached(item: FileBackup) -> bool:
+            return any(each.bucket == item.bucket and item.prefix.startswith(each.prefix) for each in copied)
+
+        alone = [item for item in self.files if item.copy_to is None and item.versions and not reached(item)]
+        return (*copied, *alone)
 
     @property
     def longest(self) -> timedelta:

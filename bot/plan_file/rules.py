@@ -14,6 +14,7 @@ from actions.backup.physical import SCRATCH
 from actions.engine import Engine
 from actions.engines import engines
 from actions.site import DEFAULT_ENGINE
+from bot.plan_file.values import label_of
 
 Path = tuple[str | int, ...]
 Found = tuple[Path, object]
@@ -426,6 +427,7 @@ def _file_copies(data: Mapping[str, object]) -> Iterator[Broken]:
         copied = item.get("copy_to")
         if (isinstance(copied, Mapping) or item.get("versions")) and item.get("bucket") is None:
             yield Broken(path, "nobody knows where these files are", "add `bucket`")
+        yield from _file_names(data, path, item)
         if not isinstance(copied, Mapping):
             continue
         if copied.get("bucket") == item.get("bucket"):
@@ -434,6 +436,28 @@ def _file_copies(data: Mapping[str, object]) -> Iterator[Broken]:
         if item.get("retention") == "forever":
             wrong = "a whole copy a day for ever fills any bucket"
             yield Broken((*path, "retention"), wrong, "give the time a copy is kept, such as 30d")
+
+
+def _file_names(data: Mapping[str, object], path: Path, item: Mapping[str, object]) -> Iterator[Broken]:
+    """Files that are kept by their versions alone are called by a name of their own."""
+    if isinstance(item.get("copy_to"), Mapping) or not item.get("versions"):
+        if item.get("name") is not None:
+            yield Broken((*path, "name"), "nothing reads this name", "leave it out; `copy_to` has a `name` of its own")
+        return
+    called = [(place, _called(other)) for place, other in find(data, "backups.files.*") if isinstance(other, Mapping)]
+    mine = _called(item)
+    if not mine:
+        yield Broken(path, "nobody can call these files by a name", "add a `name` of lower case letters")
+    elif any(place != path and name == mine for place, name in called):
+        yield Broken(path, f"files `{mine}` are named twice", "add another `name`")
+
+
+def _called(item: Mapping[str, object]) -> str:
+    """As commands call these files; empty where none can."""
+    copied = item.get("copy_to")
+    if isinstance(copied, Mapping):
+        return str(copied.get("name"))
+    return str(item.get("name") or label_of(str(item.get("component", "")))) if item.get("versions") else ""
 
 
 def _prover(data: Mapping[str, object]) -> Iterator[Broken]:

@@ -137,6 +137,12 @@ Name = Annotated[
 ]
 """A label of the plan: lower case letters, digits, `_`, `.` and `-`."""
 
+
+def label_of(text: str) -> str:
+    """A label made of a text for people: `User uploads` is called `user-uploads`; empty where nothing of it fits."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:63].strip("-")
+
+
 KubernetesName = Annotated[
     str,
     Shape(

@@ -361,6 +361,13 @@ CASES = (
     ),
     ActionCase("undelete", "files.undelete", UndeleteParams(name="uploads", at="9:00"), a_world, undoable=False),
     ActionCase(
+        "undelete-uncopied",
+        "files.undelete",
+        UndeleteParams(name="uploads", at="4h ago", prefix="a/", replace=True),
+        partial(a_world, copied=False),
+        undoable=False,
+    ),
+    ActionCase(
         "undelete-replacing",
         "files.undelete",
         UndeleteParams(name="uploads", at="4h ago", prefix="a/", replace=True),

@@ -131,21 +131,20 @@ async def test_an_old_version_is_put_on_top_and_the_newer_one_stays(world: World
     assert [chunk async for chunk in opened.chunks] == [b"old"]
 
 
-async def test_a_delete_marker_is_removed_and_nothing_else_ever(world: World) -> None:
+async def test_a_deleted_object_is_put_on_top_of_its_marker_which_stays(world: World) -> None:
     world.keep_versions()
-    await world.port.put(world.bucket, "k", b"one")
-    await world.port.put(world.bucket, "k2", b"two")
+    about = ObjectAttributes(metadata={"owner": "o" * 1990})  # no room for a note
+    await world.port.store(world.bucket, "k", once(b"one"), about)
     await world.port.delete(world.bucket, "k")
-    marker = next(item for item in await shown(world, "k") if item.marker)
     data = next(item for item in await shown(world, "k") if not item.marker)
 
-    with pytest.raises(UserError, match="never deletes a version"):
-        await world.port.remove_marker(world.bucket, "k", data.version)
-    await world.port.remove_marker(world.bucket, "k", marker.version)
-    await world.port.remove_marker(world.bucket, "k", marker.version)
+    await world.port.put_on_top(world.bucket, "k", data.version, note="from before")
 
     assert await world.port.get(world.bucket, "k") == b"one"
-    assert [item.version for item in await shown(world, "k") if item.key == "k"] == [data.version]
+    found = await shown(world, "k")
+    assert sorted(item.marker for item in found) == [False, False, True]
+    latest = next(item for item in found if item.latest)
+    assert (await world.port.open(world.bucket, "k", latest.version)).attributes.metadata == about.metadata
 
 
 async def test_a_version_that_is_not_there_is_told(world: World) -> None:

@@ -250,7 +250,7 @@ async def test_files_come_back_as_of_a_moment(world: World) -> None:
     source = FilesSource(name=NAME, as_of=before, prefix="a/")
 
     found = await world.files.difference(source)
-    assert (found.wanted, found.missing, found.hidden, found.changed, found.later) == (3, 1, 1, 1, 1)
+    assert (found.wanted, found.missing, found.changed, found.later) == (3, 1, 1, 1)
     left = await world.files.bring_back(BringBack(source=source), no_progress)
     assert (left.missing, left.changed) == (0, 1)
     left = await world.files.bring_back(BringBack(source=source, replace=True), no_progress)
@@ -260,6 +260,10 @@ async def test_files_come_back_as_of_a_moment(world: World) -> None:
     assert content == {**FILES, "a/dog.jpg": b"another dog", "a/ransom.txt": b"pay"}
     kept = [item.bytes for item in await world.store.versions(world.source, "a/dog.jpg") if not item.marker]
     assert len(kept) == 4  # nothing was lost
+    back = [item.marker for item in await world.store.versions(world.source, "a/cat.jpg")]
+    assert sorted(back) == [False, False, True]  # that it was deleted stays to be seen
+    assert (await world.files.bring_back(BringBack(source=source), no_progress)).missing == 0
+    assert len(await world.store.versions(world.source, "a/cat.jpg")) == 3
 
 
 async def test_what_was_replaced_is_taken_back_and_nothing_else(world: World) -> None:

@@ -13,8 +13,6 @@ from actions.errors import UserError
 from actions.ports import Clock, ObjectFacts
 from tests.fakes.s3 import CHUNK, MemoryObject, MemoryObjects
 
-NOTE = "drbot-restored"
-
 
 @dataclass(frozen=True)
 class MemoryVersion:
@@ -104,20 +102,7 @@ class MemoryBuckets(MemoryObjects, Buckets):
 
     async def put_on_top(self, bucket: str, key: str, version: str, *, note: str) -> None:
         opened = await self.open(bucket, key, version)
-        attributes = opened.attributes
-        noted = attributes.model_copy(update={"metadata": {**attributes.metadata, NOTE: note}})
-        await self.store(bucket, key, opened.chunks, noted)
-
-    async def remove_marker(self, bucket: str, key: str, version: str) -> None:
-        found = self._find(bucket, key, version)
-        if found is None:
-            return
-        if found.body is not None:
-            raise UserError(f"Version `{version}` of `{key}` is no delete marker; the bot never deletes a version.")
-        left = [item for item in self._of(bucket, key) if item.id != version]
-        self.history[bucket, key] = left
-        if left and left[-1].body is not None:
-            self._bucket(bucket)[key] = MemoryObject(left[-1].body, left[-1].at)
+        await self.store(bucket, key, opened.chunks, opened.attributes.noted(note))
 
     # ------------------------------------------------------------ inside
 

@@ -145,6 +145,7 @@ def a_site(
     local: bool = False,
     physical: bool = False,
     mirrored: bool = False,
+    copied: bool = True,
 ) -> Site:
     """What the plan file of this shop would say. `database` is its key and its name in PostgreSQL."""
     protected = Database(
@@ -184,7 +185,7 @@ def a_site(
                 name="uploads",
                 component="Uploads",
                 bucket="uploads",
-                copy_bucket="uploads-copy",
+                copy_bucket="uploads-copy" if copied else "",
                 signing_key="env:FILES_KEY",
                 trusted_signers=(KEY_SIGNER,),
             )
@@ -245,9 +246,18 @@ def a_world(
     physical: bool = False,
     files_damaged: bool = True,
     mirrored: bool = False,
+    copied: bool = True,
 ) -> World:
     """A shop whose database was damaged after the dump of 02:00 UTC, or is `missing`. It is 10:12 UTC."""
-    site = a_site(database=database, service=service, spare=spare, local=local, physical=physical, mirrored=mirrored)
+    site = a_site(
+        database=database,
+        service=service,
+        spare=spare,
+        local=local,
+        physical=physical,
+        mirrored=mirrored,
+        copied=copied,
+    )
     clock = MemoryClock(START)
     postgres = _servers(site.databases[database].ref, missing=missing)
     backups = _catalogue(site, postgres, clock, database)

@@ -694,6 +694,27 @@ def test_a_witness_that_would_keep_nothing_is_refused(tmp_path: Path, old: str, 
     assert wrong in report(errors(check(path)))
 
 
+@pytest.mark.parametrize(
+    ("new", "wrong"),
+    [
+        ("    - component: Uploads\n      name: minio-data", "files `minio-data` are named twice"),
+        ("    - component: Minio Data", "files `minio-data` are named twice"),
+        ("    - component: Загрузки", "nobody can call these files by a name"),
+        ("    - component: Загрузки\n      name: uploads", ""),
+    ],
+)
+def test_files_that_are_kept_by_their_versions_are_called_by_a_name_of_their_own(
+    tmp_path: Path, new: str, wrong: str
+) -> None:
+    found = errors(check(broken(tmp_path, ("    - component: Uploads", new))))
+    assert [problem.wrong for problem in found] == ([wrong] if wrong else [])
+
+
+def test_a_name_of_files_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    path = broken(tmp_path, ("    - component: MinIO Data", "    - component: MinIO Data\n      name: data"))
+    assert [problem.wrong for problem in errors(check(path))] == ["nothing reads this name"]
+
+
 def test_a_time_that_nothing_is_locked_for_is_refused(tmp_path: Path) -> None:
     lock = "    object_lock: governance     # off | governance | compliance"
     assert errors(check(broken(tmp_path, (lock, f"{lock}\n    object_lock_for: 14d")))) == []

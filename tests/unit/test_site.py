@@ -168,6 +168,21 @@ async def test_the_files_and_buckets_of_the_shipped_plan() -> None:
     assert site.clusters["production"].sealed_secrets == "sealed-secrets"
 
 
+async def test_uploads_in_a_bucket_of_their_own_can_be_brought_back() -> None:
+    values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
+    plan = load(SHIPPED)
+    copied, uploads = plan.backups.files
+    assert (uploads.versions, plan.backups.brought_back) == (True, (copied,))  # its bucket is copied under that name
+    for name, wanted in ((None, "uploads"), ("pictures", "pictures")):
+        own = uploads.model_copy(update={"bucket": "superprismora-wal-open", "prefix": "up/", "name": name})
+        backups = plan.backups.model_copy(update={"files": (copied, own)})
+        site = await site_of(plan.model_copy(update={"backups": backups}), SecretReferences(values))
+        assert sorted(site.files) == ["minio-data", wanted]
+        policy = site.files_of(wanted)
+        assert (policy.bucket, policy.prefix, policy.copy_bucket) == ("superprismora-wal-open", "up/", "")
+        assert policy.retention == timedelta(days=90)
+
+
 async def test_an_archiver_of_ours_does_not_start_where_the_server_archives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
