@@ -141,14 +141,19 @@ def header_of(stored: bytes, key: str, trusted_signers: tuple[str, ...]) -> Seal
     return line.header
 
 
-def unseal(stored: bytes, header: SealedHeader, key: str, identity: Identity, plain: IO[bytes]) -> None:
-    """Write the plain bytes of an object whose `header` was checked. Raises VerificationError naming `key` when they
-    are not what the header says, UserError when the identity is not among the recipients."""
-    body = memoryview(stored)[-header.stored_bytes :]
-    if hashlib.sha256(body).hexdigest() != header.stored_sha256:
+def check_stored(stored: bytes, header: SealedHeader, key: str) -> None:
+    """Raise VerificationError naming `key` unless the bytes are those that its checked `header` speaks of."""
+    if hashlib.sha256(memoryview(stored)[-header.stored_bytes :]).hexdigest() != header.stored_sha256:
         raise VerificationError(
             f"The stored bytes of `{key}` do not have the SHA-256 of its header: they were changed."
         )
+
+
+def unseal(stored: bytes, header: SealedHeader, key: str, identity: Identity, plain: IO[bytes]) -> None:
+    """Write the plain bytes of an object whose `header` was checked. Raises VerificationError naming `key` when they
+    are not what the header says, UserError when the identity is not among the recipients."""
+    check_stored(stored, header, key)
+    body = memoryview(stored)[-header.stored_bytes :]
     sink = _Sink(plain.write)
     try:
         with zstandard.ZstdDecompressor().stream_writer(cast(IO[bytes], sink), closefd=False) as decompressed:

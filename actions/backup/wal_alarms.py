@@ -37,7 +37,7 @@ class BucketSeen:
     lacking: int = 0
     conflict: str = ""
     open: bool = False
-    owed: bool = False  # it lacks WAL from before the loss of the archiver's disk, nobody knows how much
+    owed: bool = False  # it lacks WAL that another bucket has, nobody knows how much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +224,7 @@ def _buckets(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
 
 
 def _lack(bucket: BucketSeen) -> str:
-    owed = " and what it had not got when that disk was new" if bucket.owed else ""
+    owed = " and what another bucket alone has" if bucket.owed else ""
     return f"{bucket.lacking} segment(s){owed}"
 
 

@@ -1,90 +1,122 @@
-"""WAL that a bucket lacks because it did not answer when the archiver began anew on a fresh disk.
+"""WAL that one bucket lacks and another one has, brought from bucket to bucket.
 
-What it lacked before lay on the disk that was lost. The stream goes on from what the other buckets have; this brings
-the silent one what they have of it, once it answers.
+What a bucket lacks lay on an archiver's disk that was lost while it did not answer, or was behind; or the plan file has
+named it later than the other; or somebody deleted it there. What is on this disk is brought by `wal_shipping`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
 
-from actions.backup.sealed import SealedKind
-from actions.backup.segments import Segment, history_name
-from actions.backup.wal import WalArchive, WalListing
-from actions.backup.wal_receiving import CHECKED_BACK, place, whole_until
+from actions.backup.sealed import SealedKind, check_stored
+from actions.backup.segments import history_name
+from actions.backup.wal import WalArchive
+from actions.backup.wal_receiving import place
 from actions.backup.wal_spool import SpoolState, WalSpool
 from actions.errors import DrError, VerificationError
 from actions.ports import Clock
 
 log = structlog.get_logger(__name__)
 
+HISTORY = ".history"
 LOOK_EVERY = timedelta(seconds=5)
+"""At a bucket that was silent when the archiver began anew."""
+
+COMPARE_EVERY = timedelta(hours=1)
+COMPARE_AGAIN = timedelta(minutes=1)
+"""After a comparison that failed. Each lists two buckets whole."""
 
 
 class OwedWal:
-    """Brings it from bucket to bucket, until it is cancelled. Nothing is decrypted."""
+    """Compares the buckets and brings each what it lacks, until it is cancelled. Nothing is decrypted."""
 
     def __init__(self, archive: WalArchive, spool: WalSpool, clock: Clock, *, every: timedelta = LOOK_EVERY) -> None:
         self._archive, self._spool, self._clock, self._every = archive, spool, clock, every
+        self._due: dict[str, datetime] = {}  # by bucket, when it is compared with the others next
         self.problems: dict[str, tuple[str, datetime]] = {}  # by bucket: why it has not got it, and since when
 
     async def run(self) -> None:
         while True:
             state = self._spool.state
-            if state is None:
-                await self._clock.sleep(self._every)
-                continue
-            for bucket in state.unlisted:
-                try:
-                    await self._bring(state, bucket)
-                except (DrError, OSError) as error:
-                    _, since = self.problems.get(bucket, ("", self._clock.now()))
-                    self.problems[bucket] = str(error), since
-                    log.warning("wal_still_owed", bucket=bucket, error=str(error))
-                else:
-                    self.problems.pop(bucket, None)
+            if state is not None:
+                for bucket in await self._wanted(state):
+                    await self._even_out(state, bucket)
             await self._clock.sleep(self._every)
 
-    async def _bring(self, state: SpoolState, bucket: str) -> None:
-        """Raises the first error of a bucket."""
-        if bucket not in self._archive.policy.wal_buckets:
-            await asyncio.to_thread(self._settle, bucket)
-            return
-        listing = await self._archive.listing(bucket)
-        for other in self._archive.policy.wal_buckets:
-            if other != bucket:
-                there = await self._archive.listing(other)
-                for timeline_id in sorted(there.histories.keys() - listing.histories.keys()):
-                    await self._copy(state, other, bucket, history_name(timeline_id), SealedKind.HISTORY)
-                for name in _lacking(listing, there, state.segment_bytes):
-                    await self._copy(state, other, bucket, name, SealedKind.SEGMENT)
-        await asyncio.to_thread(self._settle, bucket)
-        log.info("wal_owed_no_more", bucket=bucket)
+    async def _wanted(self, state: SpoolState) -> Sequence[str]:
+        """Those that are owed, and those whose hour has come: not before it is known where the stream goes on, since
+        until then the primary is asked for what the bucket that is behind lacks."""
+        buckets = self._archive.policy.wal_buckets
+        if not state.begun and await asyncio.to_thread(self._spool.opened) is None:
+            return state.unlisted
+        now = self._clock.now()
+        due = [each for each in buckets if each not in state.unlisted and self._due.get(each, now) <= now]
+        return (*state.unlisted, *(due if len(buckets) > 1 else ()))
 
-    def _settle(self, bucket: str) -> None:
-        state = self._spool.state
-        if state is not None:
-            self._spool.change(unlisted=tuple(each for each in state.unlisted if each != bucket))
-
-    async def _copy(self, state: SpoolState, source: str, bucket: str, name: str, kind: SealedKind) -> None:
-        body = await self._archive.read(source, name)
+    async def _even_out(self, state: SpoolState, bucket: str) -> None:
+        owed = bucket in state.unlisted
+        self._due[bucket] = self._clock.now() + COMPARE_AGAIN
         try:
-            header = self._archive.checked(body, self._archive.key(name), name, kind, state.system_id)
-        except VerificationError as error:
-            log.warning("wal_damaged_not_brought", source=source, bucket=bucket, segment=name, error=str(error))
-            return  # whoever reads the archive finds the same damage, and tells it
-        await self._archive.put(bucket, header, body)
-        log.info("wal_segment_brought", source=source, bucket=bucket, segment=name)
+            lacking = await self._lacking(bucket)
+        except DrError as error:
+            # Who does not answer is told of by its own lane; that it lacks anything is known of what is owed alone.
+            if owed:
+                self._failed(bucket, error)
+            else:
+                self.problems.pop(bucket, None)
+            return
+        try:
+            for name, sources in lacking.items():
+                await self._copy(state, sources, bucket, name)
+            if owed:
+                await asyncio.to_thread(self._spool.settle, bucket)
+                log.info("wal_owed_no_more", bucket=bucket)
+        except (DrError, OSError) as error:
+            self._failed(bucket, error)
+        else:
+            self.problems.pop(bucket, None)
+            self._due[bucket] = self._clock.now() + COMPARE_EVERY
 
+    async def _lacking(self, bucket: str) -> Mapping[str, Sequence[str]]:
+        """Names of what other buckets have and this one has not, in the order of a replay, each with those that have
+        it; histories first. Nothing for a bucket that the plan file names no more."""
+        buckets = self._archive.policy.wal_buckets
+        if bucket not in buckets:
+            return {}
+        # In this order: what others had from this disk and what is not on it any more, is in every bucket by now.
+        there = {other: await self._names(other) for other in buckets if other != bucket}
+        waiting = await asyncio.to_thread(self._spool.waiting)
+        here = await self._names(bucket)
+        names = frozenset[str]().union(*there.values()) - here - {*waiting}
+        ordered = sorted(names, key=lambda name: (not name.endswith(HISTORY), place(name)))
+        return {name: [other for other in there if name in there[other]] for name in ordered}
 
-def _lacking(listing: WalListing, there: WalListing, size: int) -> Sequence[str]:
-    """What a bucket lacks of another one, behind the place up to which it is whole; of an empty one the newest."""
-    names = sorted(there.segments, key=place)
-    whole = whole_until(listing, size)
-    if whole is None:
-        return names[-CHECKED_BACK:]
-    return [name for name in names if name not in listing.segments and Segment.parse(name, size).number > whole.number]
+    def _failed(self, bucket: str, error: Exception) -> None:
+        _, since = self.problems.get(bucket, ("", self._clock.now()))
+        self.problems[bucket] = str(error), since
+        log.warning("wal_still_owed", bucket=bucket, error=str(error))
+
+    async def _names(self, bucket: str) -> frozenset[str]:
+        """Of its segments and histories; what else the listing says takes ten times as much memory."""
+        found = await self._archive.listing(bucket)
+        return frozenset({*found.segments, *map(history_name, found.histories)})
+
+    async def _copy(self, state: SpoolState, sources: Sequence[str], bucket: str, name: str) -> None:
+        """From the first one that has it as it was stored. Where none has, whoever reads the archive finds the same
+        damage, and tells it."""
+        kind, key = SealedKind.HISTORY if name.endswith(HISTORY) else SealedKind.SEGMENT, self._archive.key(name)
+        for source in sources:
+            body = await self._archive.read(source, name)
+            try:
+                header = self._archive.checked(body, key, name, kind, state.system_id)
+                await asyncio.to_thread(check_stored, body, header, key)
+            except VerificationError as error:
+                log.warning("wal_damaged_not_brought", source=source, bucket=bucket, segment=name, error=str(error))
+                continue
+            await self._archive.put(bucket, header, body)
+            log.info("wal_segment_brought", source=source, bucket=bucket, segment=name)
+            return

@@ -155,9 +155,9 @@ class WalReceiving:
         answered = {listing.bucket for listing in listings}
         state = self._spool.state
         silent = [each for each in self._policy.wal_buckets if each not in answered]
-        if state is not None and (new := [each for each in silent if each not in state.unlisted]):
-            log.warning("wal_bucket_silent_at_start", server=self._policy.server, buckets=new)
-            await asyncio.to_thread(self._spool.change, unlisted=(*state.unlisted, *new))
+        if silent:
+            log.warning("wal_bucket_silent_at_start", server=self._policy.server, buckets=silent)
+            await asyncio.to_thread(self._spool.owe, silent)
         ends = [end for listing in listings if (end := whole_until(listing, facts.segment_bytes)) is not None]
         if not ends:
             return None

@@ -16,7 +16,7 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,6 +103,18 @@ class WalSpool:
         with self._changing:
             self.remember(self._known().model_copy(update=changes))
 
+    def owe(self, buckets: Sequence[str]) -> None:
+        """They were silent when the others were asked where to go on: each is remembered until it is settled."""
+        with self._changing:  # read in it as well, or what another thread writes meanwhile is forgotten
+            unlisted = self._known().unlisted
+            if new := [each for each in buckets if each not in unlisted]:
+                self.change(unlisted=(*unlisted, *new))
+
+    def settle(self, bucket: str) -> None:
+        """It has what it was owed."""
+        with self._changing:
+            self.change(unlisted=tuple(each for each in self._known().unlisted if each != bucket))
+
     def _known(self) -> SpoolState:
         if self.state is None:
             raise VerificationError(f"`{self.directory}` holds WAL of nobody.")
@@ -146,11 +158,12 @@ class WalSpool:
 
     def done(self, name: str) -> None:
         """Every bucket has it."""
-        if self._unsaved and self.state is not None:
-            if name == self.state.newest:
-                self.remember(self.state)  # raises while the disk is full; the file itself says it until then
-            with contextlib.suppress(OSError):
-                self.remember(self.state)
+        with self._changing:
+            if self._unsaved and self.state is not None:
+                if name == self.state.newest:
+                    self.remember(self.state)  # raises while the disk is full; the file itself says it until then
+                with contextlib.suppress(OSError):
+                    self.remember(self.state)
         (self.closed / name).unlink(missing_ok=True)
 
     def histories(self) -> list[tuple[int, str]]:

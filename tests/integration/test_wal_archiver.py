@@ -148,6 +148,36 @@ async def test_a_bucket_that_is_away_for_a_while_holds_nothing_up(
         await eventually(world.silent)
 
 
+async def test_a_second_bucket_that_is_named_later_gets_what_the_first_one_has(world: WalWorld) -> None:
+    both = world.policy
+    world.policy = both.model_copy(update={"wal_buckets": (HERE,)})
+    async with world.archiving():
+        await world.following()
+        base, start = await world.base()
+        world.fill("of one bucket")
+        await world.archived(world.switch())
+        await eventually(lambda: not list((world.spool / "closed").iterdir()))
+    assert await world.stored(THERE) == []
+    world.policy = both
+    async with world.archiving():
+        await world.following()
+        world.fill("of both")
+        await world.archived(world.switch())
+
+        async def even() -> bool:
+            return await world.stored(THERE) == await world.stored(HERE)
+
+        await eventually(even)
+    world.memory.buckets[HERE].clear()
+    recovered = await world.recovered(base, start)
+    try:
+        world.point_to(recovered)
+        rows = world.execute("SELECT note, count(*) FROM ledger WHERE note LIKE 'of %' GROUP BY note ORDER BY note")
+        assert rows == [("of both", 200), ("of one bucket", 200)]
+    finally:
+        await recovered.stop()
+
+
 @pytest.mark.corruption
 async def test_buckets_that_are_full_keep_the_segments_on_the_disk(
     world: WalWorld, monkeypatch: pytest.MonkeyPatch
