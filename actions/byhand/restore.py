@@ -32,12 +32,16 @@ import urllib.parse
 import urllib.request
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import IO, Any, Callable, Iterator, NamedTuple, Tuple
+from typing import Any, Callable, Iterator, NamedTuple, Tuple, TypeVar
 
 UTC = dt.timezone.utc
 BLOCK = 1 << 20
 SEALED = ".sealed"
 LARGE_OBJECTS = "large objects"  # among the tables whose rows a manifest counts
+WAITS = (1, 4, 0)
+"""Seconds after each try of a request before the next one; the last has none."""
+PATIENCE = (5, 10, 20, 40, 80, 0)
+"""The same for WAL in the middle of a recovery of hours, which must not end for a store that is away for a moment."""
 STOP_RECOVERY = 200
 """An end of `restore_command` with a number over 125 ends the recovery; a smaller one says that there is no more."""
 
@@ -50,7 +54,12 @@ class Away(Stop):
     """A place does not answer, or there is none."""
 
 
-FAILED = (Stop, OSError, http.client.HTTPException)
+class Broken(Stop):
+    """A place does not give something that may be there, or not all of it."""
+
+
+CUT = (OSError, http.client.HTTPException)
+T = TypeVar("T")
 
 
 def say(text: str) -> None:
@@ -156,9 +165,17 @@ class Folder:
         found = [path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()]
         return sorted(name for name in found if name.startswith(prefix))
 
-    def open(self, name: str) -> IO[bytes] | None:
+    def blocks(self, name: str) -> Iterator[bytes] | None:
         path = self.root / name
-        return path.open("rb") if path.is_file() else None
+        return self._whole(path) if path.is_file() else None
+
+    def _whole(self, path: Path) -> Iterator[bytes]:
+        try:
+            with path.open("rb") as found:
+                while block := found.read(BLOCK):
+                    yield block
+        except OSError as error:
+            raise Broken(f"{path} cannot be read: {error}.") from error
 
 
 class S3:
@@ -181,11 +198,9 @@ class S3:
         found: list[str] = []
         more: dict[str, str] | None = {}
         while more is not None:
-            answer = self._asked("/", {"list-type": "2", "prefix": self.prefix + prefix, **more})
-            if answer is None:
+            tree = self._asked("/", {"list-type": "2", "prefix": self.prefix + prefix, **more}, _tree)
+            if tree is None:
                 raise Away(f"There is no bucket at {self.base}.")
-            with answer:
-                tree = ET.fromstring(answer.read())
             told = {each.tag.rpartition("}")[2]: each.text or "" for each in tree}
             keys = [each.text or "" for each in tree.iter() if each.tag.endswith("}Key") or each.tag == "Key"]
             found += [key[len(self.prefix) :] for key in keys]
@@ -193,28 +208,57 @@ class S3:
             more = {"continuation-token": told["NextContinuationToken"]} if again else None
         return sorted(found)
 
-    def open(self, name: str) -> IO[bytes] | None:
-        return self._asked("/" + urllib.parse.quote(self.prefix + name, safe="/-_.~"), {})
+    def blocks(self, name: str) -> Iterator[bytes] | None:
+        path = "/" + urllib.parse.quote(self.prefix + name, safe="/-_.~")
+        answer = self._asked(path, {}, _body)
+        return None if answer is None else self._whole(path, answer)
 
-    def _asked(self, path: str, query: dict[str, str]) -> IO[bytes] | None:
-        """None: there is no such thing."""
-        for wait in (1, 4, 0):
+    def _whole(self, path: str, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        """Where the connection is cut another one goes on from there. Raises Broken when that is of no use."""
+        done, waits = 0, iter(WAITS)
+        while True:
+            length = answer.headers["Content-Length"]
+            total, why = None if length is None else done + int(length), ""
             try:
-                answer: IO[bytes] = urllib.request.urlopen(self._signed(path, query), timeout=60)
-                return answer
+                with answer:
+                    while block := answer.read(BLOCK):  # it ends like a whole one where the connection was closed
+                        yield block
+                        done, waits = done + len(block), iter(WAITS)
+            except CUT as error:
+                why = str(error)
+            if done == total or (total is None and not why):
+                return
+            wait = next(waits)
+            if wait:
+                time.sleep(wait)
+                again = self._asked(path, {}, _body, first=done)
+                if again is not None and again.status == (206 if done else 200):
+                    answer = again
+                    continue
+            raise Broken(f"{self.base}{path} breaks off after {done} of {total} bytes. {why}".strip())
+
+    def _asked(
+        self, path: str, query: dict[str, str], read: Callable[[http.client.HTTPResponse], T], first: int = 0
+    ) -> T | None:
+        """What `read` makes of the answer; None: there is no such thing. `first`: the byte that it begins with."""
+        for wait in WAITS:
+            try:
+                return read(urllib.request.urlopen(self._signed(path, query, first), timeout=60))
             except urllib.error.HTTPError as error:
                 if error.code == 404:
                     return None
-                if error.code < 500 or not wait:
-                    said = error.read().decode(errors="replace")[:300]
-                    raise Away(f"The store answers {error.code} for {self.base}{path}: {said}") from error
-            except OSError as error:
+                if (error.code < 500 and error.code != 429) or not wait:
+                    said = ""
+                    with contextlib.suppress(*CUT):
+                        said = error.read().decode(errors="replace")[:300]
+                    raise Broken(f"The store answers {error.code} for {self.base}{path}: {said}") from error
+            except (*CUT, ET.ParseError) as error:
                 if not wait:
                     raise Away(f"The store at {self.base} does not answer: {error}.") from error
             time.sleep(wait)
         return None
 
-    def _signed(self, path: str, query: dict[str, str]) -> urllib.request.Request:
+    def _signed(self, path: str, query: dict[str, str], first: int) -> urllib.request.Request:
         now = dt.datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         asked = urllib.parse.urlencode(sorted(query.items()), quote_via=urllib.parse.quote, safe="-_.~")
         base = urllib.parse.urlsplit(self.base)
@@ -232,8 +276,19 @@ class S3:
         headers["authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={self.access}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
         )
+        if first:
+            headers["range"] = f"bytes={first}-"
         url = f"{self.base}{path}" + (f"?{asked}" if asked else "")
         return urllib.request.Request(url, headers=headers)
+
+
+def _tree(answer: http.client.HTTPResponse) -> ET.Element:
+    with answer:
+        return ET.fromstring(answer.read())
+
+
+def _body(answer: http.client.HTTPResponse) -> http.client.HTTPResponse:
+    return answer
 
 
 def named(text: str) -> str:
@@ -250,21 +305,21 @@ class Places:
 
     def __init__(self, texts: list[str]) -> None:
         self.places: list[Folder | S3] = []
+        self.told: list[str] = []  # what could not be read
         self._texts: dict[int, str] = {}
         for text in texts:
-            with self._answering():
+            try:
                 self.places.append(place_of(text))
                 self._texts[id(self.places[-1])] = text
+            except Stop as error:
+                self._tell(error)
         if not self.places:
             raise Away("None of the places can be read.")
 
-    @contextlib.contextmanager
-    def _answering(self, place: Folder | S3 | None = None) -> Iterator[None]:
-        try:
-            yield
-        except Away as error:
-            say(str(error))
-            self.places = [each for each in self.places if each is not place]
+    def _tell(self, error: Stop, left_out: Folder | S3 | None = None) -> None:
+        say(str(error))
+        self.told.append(str(error))
+        self.places = [each for each in self.places if each is not left_out]
 
     @property
     def texts(self) -> list[str]:
@@ -274,25 +329,34 @@ class Places:
     def names(self, prefix: str) -> list[str]:
         found: set[str] = set()
         for place in list(self.places):
-            with self._answering(place):
+            try:
                 found |= set(place.names(prefix))
+            except Stop as error:
+                self._tell(error, place)
         if not self.places:
             raise Away("None of the places answers.")
         return sorted(found)
 
-    def opened(self, name: str) -> Iterator[IO[bytes]]:
-        """From every place that has it."""
+    def each(self, name: str, take: Callable[[Iterator[bytes]], T]) -> Iterator[T]:
+        """What `take` makes of its bytes, from every place that gives all of them. Raises Broken at the end where none
+        did and not all could be asked: nobody knows whether it is there."""
+        whole, told = False, len(self.told)
         for place in list(self.places):
-            found = None
-            with self._answering(place):
-                found = place.open(name)
-            if found is not None:
-                with found:
-                    yield found
+            try:
+                blocks = place.blocks(name)
+                if blocks is None:
+                    continue
+                taken = take(blocks)
+            except (Away, Broken) as error:
+                self._tell(error, place if isinstance(error, Away) else None)
+            else:
+                whole = True
+                yield taken
+        if not whole and self.told[told:]:
+            raise Broken(f"{name} cannot be read. {' '.join(self.told[told:])}")
 
     def bodies(self, name: str) -> Iterator[bytes]:
-        for found in self.opened(name):
-            yield found.read()
+        return self.each(name, b"".join)
 
 
 # ---------------------------------------------------------------- programs
@@ -355,15 +419,19 @@ def opened(stored: Path, sink: Callable[[bytes], object], *, packed: bool = True
 
 def fetched(places: Places, name: str, about: dict[str, Any], into: Path) -> None:
     """A stored object as a file, from the first place where it is what the signed manifest says."""
-    why = f"{name} is missing."
-    for source in places.opened(name):
+
+    def written(blocks: Iterator[bytes]) -> tuple[int, str]:
         hashed, total = hashlib.sha256(), 0
         with into.open("wb") as sink:
-            while block := source.read(BLOCK):
+            for block in blocks:
                 hashed.update(block)
                 total += len(block)
                 sink.write(block)
-        if (total, hashed.hexdigest()) == (about["bytes"], about["sha256"]):
+        return total, hashed.hexdigest()
+
+    why = f"{name} is missing."
+    for measured in places.each(name, written):
+        if measured == (about["bytes"], about["sha256"]):
             return
         why = f"{name} is not what was stored: its bytes were changed or cut off."
         say(why)
@@ -378,16 +446,17 @@ def manifests(places: Places, prefix: str, field: str, kind: bytes, trust: list[
         backup, _, rest = name[len(prefix) :].partition("/")
         if rest != "manifest.json":
             continue
-        for body in places.bodies(name):
-            try:
-                found = trusted(f"The manifest of {backup}", body, field, kind, trust)
-                if found["id"] != backup:
-                    raise Stop(f"The manifest of {backup} belongs to {found['id']}: it was put there by somebody.")
-            except Stop as error:
-                say(f"Left out: {error}")
-            else:
-                yield found
-                break
+        with contextlib.suppress(Broken):  # told
+            for body in places.bodies(name):
+                try:
+                    found = trusted(f"The manifest of {backup}", body, field, kind, trust)
+                    if found["id"] != backup:
+                        raise Stop(f"The manifest of {backup} belongs to {found['id']}: it was put there by somebody.")
+                except Stop as error:
+                    say(f"Left out: {error}")
+                else:
+                    yield found
+                    break
 
 
 def moment(text: str) -> dt.datetime:
@@ -653,14 +722,22 @@ def segment_number(name: str, size: int) -> int:
 
 
 def wal(options: argparse.Namespace) -> None:
-    """What `restore_command` calls."""
-    try:
-        archive = Archive(json.loads(Path(options.settings).read_text()))
-        found = archive.write(options.name, Path(options.path).absolute())
-    except FAILED as error:
-        say(str(error))
-        sys.exit(STOP_RECOVERY)
-    sys.exit(0 if found else 1)
+    """What `restore_command` calls. For PostgreSQL an end with 1 says that the archive ends here."""
+    for wait in PATIENCE:
+        try:
+            archive = Archive(json.loads(Path(options.settings).read_text()))
+            if archive.write(options.name, Path(options.path).absolute()):
+                sys.exit(0)
+            if not archive.places.told:
+                sys.exit(1)
+        except (Away, Broken) as error:
+            say(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the archive does not end here
+            say(str(error) if isinstance(error, Stop) else f"{type(error).__name__}: {error}")
+            break
+        say(f"Nobody knows whether {options.name} is there." + (f" Asking again in {wait} s." if wait else ""))
+        time.sleep(wait)
+    sys.exit(STOP_RECOVERY)
 
 
 def stretches_of(archive: Archive, timeline: int) -> list[Stretch]:
@@ -960,7 +1037,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         options.run(options)
-    except FAILED as error:
+    except (Stop, *CUT) as error:
         say(f"Stopped: {error}")
         sys.exit(1)
 

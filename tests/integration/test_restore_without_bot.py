@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -35,6 +36,7 @@ from tests.dump_world import SERVER as DUMPED
 from tests.dump_world import DumpWorld, a_dump_world
 from tests.fakes.s3 import MemoryObjects
 from tests.fixtures.physical import Past
+from tests.fixtures.proxy import Proxy
 from tests.fixtures.shared_s3 import S3
 from tests.nasty_database import make_nasty_database
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
@@ -275,6 +277,22 @@ async def test_it_comes_back_out_of_another_place_where_the_first_is_gone_or_dam
     said = await bare.type(both)
     assert "base/main/hour/base.age is not what was stored" in said
     assert await rows(bare) == [1, 2, 3, 4]
+
+
+async def test_it_comes_back_although_connections_are_cut_in_the_middle(
+    past: Past, stored: PhysicalWorld, bare: Bare, s3: S3, bucket: str
+) -> None:
+    """No answer of the store is longer than 1 MB."""
+    page = bare.fetched(s3, bucket, "physical/")
+    _, to_moment, _ = commands(page, "server", f"--server {SERVER}")
+    to_moment = to_moment.replace("2026-11-23T10:29:58+00:00", past.commits[4].after.astimezone(UTC).isoformat())
+    base = await stored.objects.head(bucket, "physical/base/main/full/base.age")
+    assert base is not None
+    assert base.bytes > 2 << 20
+    async with Proxy("127.0.0.1", urlsplit(s3.endpoint).port or 80, most=1 << 20) as proxy:
+        said = await bare.type(re.sub(r"endpoint=[^&']+", f"endpoint=http://127.0.0.1:{proxy.port}", to_moment))
+        assert "every page checked" in said
+        assert await rows(bare) == [1, 2, 3, 4]
 
 
 # ---------------------------------------------------------------- the page itself
