@@ -12,7 +12,7 @@ from pathlib import Path
 from actions.backup.chain import as_in
 from actions.backup.dead_ends import dead_ends, dead_in, leading, living_way
 from actions.backup.finder import WalRecords
-from actions.backup.native_catalogue import BaseFolder, NativeCatalogue
+from actions.backup.native_catalogue import BaseFolder, Catalogued, NativeCatalogue
 from actions.backup.native_check import Checking
 from actions.backup.native_copy import BaseCopying, in_order
 from actions.backup.native_fetch import BaseFetch
@@ -163,20 +163,34 @@ class NativeEngine(PhysicalBackups):
 
     async def windows(self, server: str) -> Sequence[RecoveryWindow]:
         policy = self._site.physical_of(server)
-        entries = await self._catalogue.entries(policy)
+        found = await self._catalogue.read(policy)
         archive = WalArchive(self._objects, policy)
-        listings = {listing.bucket: listing for listing in await archive.listings()}
+        asked = await archive.asked()
+        errors = [each for each in asked.values() if isinstance(each, DrError)]
+        if len(errors) == len(asked):
+            raise errors[0]
         # The last one named is the one in the other region.
         return [
-            await self._told(policy, archive, entries, listings.get(bucket, WalListing(bucket)))
-            for bucket in reversed(policy.wal_buckets)
+            await self._told(policy, archive, found, bucket, listing) for bucket, listing in reversed([*asked.items()])
         ]
 
     async def _told(
-        self, policy: PhysicalPolicy, archive: WalArchive, entries: Sequence[PhysicalEntry], listing: WalListing
+        self,
+        policy: PhysicalPolicy,
+        archive: WalArchive,
+        found: Catalogued,
+        bucket: str,
+        listing: WalListing | DrError,
     ) -> RecoveryWindow:
+        if isinstance(listing, DrError):  # a bucket that is silent is not an empty one
+            return RecoveryWindow(server=policy.server, bucket=bucket, problem=str(listing))
+        beside = self._bases_beside(policy, bucket)
+        if beside in found.silent:
+            return RecoveryWindow(
+                server=policy.server, bucket=bucket, wal_bytes=listing.bytes, problem=found.silent[beside]
+            )
         try:
-            return await self._window(policy, archive, entries, listing)
+            return await self._window(policy, archive, found.entries, listing)
         except VerificationError as error:
             problem = (
                 f"{error} Restart the archiver (`drbot wal`), which stores it again from its own disk, or copy it from "
@@ -197,13 +211,18 @@ class NativeEngine(PhysicalBackups):
         if way is None:
             way = await archive.timelines(start, None, [listing])
         newest, lsn = await self._newest(policy, archive, good[0], listing, way)
-        beside = [bucket for bucket in policy.base_buckets if self._together(bucket, listing.bucket)]
-        # A loss of the other region leaves this WAL, and of the base backups what is beside it.
-        here = as_in(entries, beside[0]) if policy.copy_bucket and len(beside) == 1 else entries
+        beside = self._bases_beside(policy, listing.bucket)
+        here = as_in(entries, beside) if beside else entries
         found = window(policy, here, listing, way, newest=newest, newest_lsn=lsn, now=self._clock.now())
         kept = {entry.manifest.id for entry in here if entry.problem is None}
         elsewhere = tuple(entry.manifest.id for entry in good if entry.manifest.id not in kept)
         return found.model_copy(update={"dead_ends": dead, "elsewhere": elsewhere})
+
+    def _bases_beside(self, policy: PhysicalPolicy, wal: str) -> str:
+        """A loss of the other region leaves the WAL of this bucket, and of the base backups what is in the one beside
+        it; empty where all of them are left."""
+        beside = [bucket for bucket in policy.base_buckets if self._together(bucket, wal)]
+        return beside[0] if policy.copy_bucket and len(beside) == 1 else ""
 
     async def _newest(
         self,

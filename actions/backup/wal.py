@@ -153,13 +153,23 @@ class WalArchive:
                 histories[timeline_id] = facts
         return WalListing(bucket, segments, histories)
 
+    async def asked(self) -> Mapping[str, WalListing | DrError]:
+        """Every bucket's listing in the policy's order, or why it gives none."""
+        buckets = self.policy.wal_buckets
+        found: dict[str, WalListing | DrError] = {}
+        said = await asyncio.gather(*map(self.listing, buckets), return_exceptions=True)
+        for bucket, each in zip(buckets, said, strict=True):
+            if isinstance(each, BaseException) and not isinstance(each, DrError):
+                raise each
+            found[bucket] = each
+        return found
+
     async def listings(self) -> Sequence[WalListing]:
         """Of every bucket that answers, in the policy's order. Raises the first one's error when none does."""
-        found = await asyncio.gather(*map(self.listing, self.policy.wal_buckets), return_exceptions=True)
+        found = (await self.asked()).values()
         good = [each for each in found if isinstance(each, WalListing)]
-        bad = [each for each in found if isinstance(each, BaseException)]
-        for error in bad:
-            if not isinstance(error, DrError) or not good:
+        for error in (each for each in found if isinstance(each, DrError)):
+            if not good:
                 raise error
             log.warning("wal_bucket_not_listed: %s", error)
         return good

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median
 
-from actions.backup.physical import BackupKind, Proof
+from actions.backup.physical import BackupKind, Proof, RecoveryWindow
 from actions.schedules import Schedule
 from actions.site import Frozen
 from actions.steps.base_choice import usable_bases
@@ -216,6 +216,8 @@ def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
             text=f"Nobody can tell what {buckets} would give back of `{server}`: {said}",
             hint="Until then a restore needs a bucket that has it whole.",
         )
+    elif bases.window is not None and bases.window.oldest is None and not bases.left_behind:
+        yield from _unreachable(bases, bases.window, now)
     if bases.left_behind:
         yield Alarm(key=f"left-behind/{bases.subject}", text=bases.left_behind, hint=moved(bases.policy))
     exposure = bases.exposure(now)
@@ -247,6 +249,20 @@ def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
     for kind, text in sorted(archiver.trouble.items()):
         key = f"archiver-{kind.replace('_', '-')}/{bases.subject}"
         yield Alarm(key=key, text=text, hint="Its log says more.")
+
+
+def _unreachable(bases: Bases, window: RecoveryWindow, now: datetime) -> Iterator[Alarm]:
+    """Base backups are there, and not the WAL that each of them needs for itself: no gap shows, and nothing lags."""
+    beside = [entry for entry in usable_bases(bases.living) if entry.manifest.id not in window.elsewhere]
+    ready = [entry for entry in beside if now - entry.manifest.finished_at >= SETTLED]
+    if ready:
+        yield Alarm(
+            key=f"no-window/{bases.subject}",
+            text=f"Bucket `{window.bucket}` leads `{bases.server}` back to no moment at all: it does not have the WAL "
+            f"of {counted(len(ready), 'usable base backup')}, nor of any other.",
+            hint="Find out what has removed it (`/dr buckets` shows rules that delete), look at the archiver, then make "
+            f"a new full backup: `/dr-backup base {bases.server}`.",
+        )
 
 
 def _gaps(bases: Bases, now: datetime) -> Iterator[Alarm]:

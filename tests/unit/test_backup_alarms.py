@@ -129,6 +129,7 @@ GAP = Gap(
         ({"archiver": Archiver(NOW, NOW, wants_base="its disk was lost")}, "wal-gap"),
         ({"archiver": Archiver(NOW, NOW, trouble={"disk_low": "Its disk is 95 % full."})}, "archiver-disk-low"),
         ({"archiver": None, "archived": True}, "archiver-silent"),
+        ({"windows": [RecoveryWindow(server="primary", bucket="far")]}, "no-window"),
         ({"left_behind": "They are in one region."}, "left-behind"),
         ({"archiver": None, "archived": True, "unheard": "It does not answer."}, "archiver-unheard"),
         ({"uncopied": Uncopied(silent={"far": "It does not answer."})}, "late-copy"),
@@ -150,6 +151,16 @@ def test_wal_that_lags_is_told_unless_the_archiver_knows_that_nobody_writes() ->
 
     assert "wal-lag/server:primary" in keys(bases=replace(good_bases(), windows=stale, archiver=None))
     assert keys(bases=replace(good_bases(), windows=stale, archiver=idle)) == set()
+
+
+def test_a_bucket_that_has_lost_all_of_its_wal_is_told_once_a_backup_could_have_had_its_own() -> None:
+    lost = RecoveryWindow(server="primary", bucket="far")
+    assert keys(bases=replace(good_bases(), windows=[lost])) == {"no-window/server:primary"}
+    fresh = [a_base("full-0", NOW - timedelta(minutes=1))]
+    assert keys(bases=replace(good_bases(), entries=fresh, windows=[lost])).isdisjoint({"no-window/server:primary"})
+    # Base backups that are in the other region are told of by their own alarm.
+    here = lost.model_copy(update={"elsewhere": ("hour", "full-0", "full-1", "full-2", "full-3")})
+    assert keys(bases=replace(good_bases(), windows=[here])) == set()
 
 
 def test_a_gap_wants_a_base_and_is_over_once_one_was_made_after_it() -> None:

@@ -217,8 +217,16 @@ async def test_the_windows_outlive_the_bucket_of_the_open_segment(world: TwoBuck
     world.site = world.site.model_copy(update={"physical": {SERVER: policy}})
     world.objects.away = {NEAR}
     far, near = await world.engine().windows(SERVER)
-    assert (far.bucket, far.elsewhere) == (FAR, ())
-    assert (near.bucket, near.elsewhere) == (NEAR, ("quarter", "hour", "full"))
+    assert (far.bucket, far.elsewhere, far.problem) == (FAR, (), "")
+    assert (near.bucket, near.oldest) == (NEAR, None)
+    assert "does not answer" in near.problem  # silent, which is not empty
+
+
+async def test_where_no_bucket_answers_there_is_no_window_to_tell(world: TwoBuckets) -> None:
+    await a_chain(world)
+    world.objects.away = {NEAR, FAR}
+    with pytest.raises(TemporaryError):
+        await world.engine().windows(SERVER)
 
 
 async def test_an_object_that_one_bucket_lost_is_taken_from_the_other_and_brought_back(world: TwoBuckets) -> None:
