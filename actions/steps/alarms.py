@@ -260,8 +260,8 @@ def _unreachable(bases: Bases, window: RecoveryWindow, now: datetime) -> Iterato
             key=f"no-window/{bases.subject}",
             text=f"Bucket `{window.bucket}` leads `{bases.server}` back to no moment at all: it does not have the WAL "
             f"of {counted(len(ready), 'usable base backup')}, nor of any other.",
-            hint="Find out what has removed it (`/dr buckets` shows rules that delete), look at the archiver, then make "
-            f"a new full backup: `/dr-backup base {bases.server}`.",
+            hint="Find out what has removed it (`/dr buckets` shows rules that delete), look at the archiver, make a "
+            f"new full backup: `/dr-backup base {bases.server}`.",
         )
 
 
