@@ -97,6 +97,8 @@ class Engine(ABC):
     """Whether `drbot wal` archives the WAL; else the server does it itself, by its `archive_command`."""
     one_bucket: ClassVar[str] = "name one bucket"
     """What people do who name a second bucket for base backups; empty where it copies them into that one."""
+    verified: ClassVar[str] = "its own checks of what is stored"
+    """What a restore compares of everything it reads, before anything is made of it; in plans and restore tests."""
     read_by_kit: ClassVar[bool] = False
     """Whether backups and WAL are in the format that `restore.py` reads, the program that lies beside them."""
     full_instead: ClassVar[bool] = False

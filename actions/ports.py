@@ -75,6 +75,7 @@ class ServerFacts(Frozen):
     address: str = ""  # host:port, for people
     timeline_id: int = 0  # that it writes; 0 in recovery
     started_at: datetime | None = None  # by its own clock, to the microsecond: no two servers started at the same one
+    checksums: bool | None = None  # its pages bear checksums; None where nobody knows
 
 
 class Pulse(StrEnum):

@@ -18,6 +18,7 @@ from actions.steps.base_copies import base_copy_findings
 from actions.steps.gitops import suspended_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.old_primary_scene import workload_findings
+from actions.steps.page_checksums import server_findings
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
 from actions.steps.replicas import replica_findings, replicas
 from actions.steps.restore_kit import kit_findings
@@ -154,6 +155,8 @@ class Doctor:
                 facts = await self._ports.postgres.server(name)
                 version = f"{facts.version // 10000}.{facts.version % 10000}"
                 findings.append(_ok(f"server {name}", f"PostgreSQL {version} at {facts.address}"))
+                if name in self._ports.site.physical:
+                    findings += server_findings(name, facts.checksums, check=f"server {name}")
                 findings += await workload_findings(self._ports, name)
             except DrError as error:
                 findings.append(_stop(f"server {name}", str(error), "Look at the server and at its `admin_dsn`."))

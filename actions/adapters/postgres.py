@@ -68,11 +68,12 @@ class PostgresServers(PostgresAdmin):
                 "SELECT current_setting('server_version_num')::int, system_identifier::text, pg_is_in_recovery(),"
                 " (SELECT setting FROM pg_settings WHERE name = 'data_directory'),"
                 " CASE WHEN pg_is_in_recovery() THEN 0 ELSE"
-                " ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END, pg_postmaster_start_time()"
+                " ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,"
+                " pg_postmaster_start_time(), current_setting('data_checksums')::bool"
                 " FROM pg_control_system()",
             )
             info = connection.info
-            version, system_id, in_recovery, directory, timeline_id, started_at = row
+            version, system_id, in_recovery, directory, timeline_id, started_at, checksums = row
             return ServerFacts(
                 name=server,
                 version=version,
@@ -82,6 +83,7 @@ class PostgresServers(PostgresAdmin):
                 address=f"{info.host}:{info.port}",
                 timeline_id=timeline_id,
                 started_at=started_at.astimezone(UTC),
+                checksums=checksums,
             )
 
     async def database(self, database: DatabaseRef) -> DatabaseFacts | None:

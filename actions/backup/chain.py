@@ -34,7 +34,7 @@ def with_chains(entries: Sequence[PhysicalEntry]) -> list[PhysicalEntry]:
             return f"Incremental `{name}` rests on backup `{parent}`, which is missing. Use another."
         if below := problem(known[parent], (*above, name)):
             return f"Incremental `{name}` rests on backup `{parent}`, which must not be used: {below}"
-        if entry.manifest.checksums and not known[parent].manifest.checksums:
+        if entry.manifest.checksums and known[parent].manifest.checksums is False:
             # Combined they make a server that wants checksums of pages that have none: it dies at the first of them.
             return f"Incremental `{name}` has page checksums, backup `{parent}` that it rests on has none. Use another."
         return None

@@ -64,7 +64,7 @@ class State(_Said):
 
     superuser: str = "postgres"
     snapshot: str = ""
-    checksums: bool = False  # not known of backups that we have not made
+    checksums: bool | None = None  # not known of backups that we have not made
     version: int = 0  # server_version_num
 
 

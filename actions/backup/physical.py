@@ -66,7 +66,7 @@ class PhysicalManifest(Frozen):
     recipients: tuple[str, ...] = ()
     files: StoredObject | None = None  # the server's own list of all files, which incrementals rest on
     server_bytes: int = 0  # size of the data directory's databases
-    checksums: bool = True  # data checksums are on
+    checksums: bool | None = True  # data checksums are on; None where nobody knows
     segment_bytes: int = SEGMENT
     databases: tuple[str, ...] = ()
     database_oids: Mapping[str, int] = {}  # as WAL names them

@@ -17,6 +17,7 @@ from actions.steps.bases import CheckBase, CopyBases, MakeBase, base
 from actions.steps.choice import READ_RATE
 from actions.steps.facts import ServerIs
 from actions.steps.naming import backup_id, job_name
+from actions.steps.page_checksums import server_findings
 from actions.steps.phrases import moment, size
 from actions.steps.scratch_facts import BaseIs
 from actions.steps.windows import dead_ends
@@ -71,7 +72,10 @@ class Base(Action[BaseParams]):
                 *_parent_is(server, parent),
             ),
             made_at=now,
-            findings=_no_parent(server) if wanted and parent is None else (),
+            findings=(
+                *(_no_parent(server) if wanted and parent is None else ()),
+                *server_findings(server, facts.checksums),
+            ),
             observations=(
                 Observation(name="newest full", value=_newest(entries, BackupKind.FULL)),
                 Observation(name="newest incremental", value=_newest(entries, BackupKind.INCREMENTAL)),

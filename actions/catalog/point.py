@@ -35,7 +35,16 @@ from actions.steps.moments import exact, moment_of
 from actions.steps.naming import label
 from actions.steps.phrases import size
 from actions.steps.recovery import Aim, aim_before, loss_words
-from actions.steps.restore_scene import RestoreScene, Wish, branch_findings, look, quicker, room_findings, scratch_steps
+from actions.steps.restore_scene import (
+    RestoreScene,
+    Wish,
+    branch_findings,
+    look,
+    page_findings,
+    quicker,
+    room_findings,
+    scratch_steps,
+)
 from actions.steps.scratch import CheckScratch, RestoreScratch, StartScratch
 from actions.steps.scratch_facts import BaseIs, ScratchRoom
 
@@ -91,7 +100,7 @@ class RestorePoint(Action[PointParams]):
 
 
 async def _findings(ports: Ports, key: str, scene: RestoreScene, aim: Aim, plan_id: str) -> tuple[Finding, ...]:
-    found = [*branch_findings(scene), *await room_findings(ports, scene, plan_id)]
+    found = [*branch_findings(scene), *page_findings(scene), *await room_findings(ports, scene, plan_id)]
     takes, rto = scene.forecast.total, scene.database.rto
     if takes > rto:
         found += rto_findings(takes, rto, scene.forecast.words(rto), instead=await quicker(ports, key, scene, aim))

@@ -21,6 +21,7 @@ from actions.steps.engine_backup import EngineBackup
 from actions.steps.forecasts import patience
 from actions.steps.heavy import job_timeout
 from actions.steps.naming import job_name, scratch_mark
+from actions.steps.page_checksums import backup_findings
 from actions.steps.phrases import moment, span
 from actions.steps.proving import LookThrough, ProvenDatabase, RemoveScratch, RestoreForTest
 from actions.steps.recovery import Aim, Forecast, forecast, measured
@@ -75,6 +76,7 @@ class Prove(Action[ProveParams]):
             endpoint=ports.site.endpoint_of(policy.bucket),
             prefix=policy.prefix,
             amcheck=policy.amcheck,
+            engine=policy.engine,
             stored=None if base is None else engine_of(policy).chain(ports.site, server, entries, base),
             tested=None if base is None else EngineBackup.of(ports.site, server, entries, base),
             timeout=job_timeout(takes.total),
@@ -101,6 +103,7 @@ class Prove(Action[ProveParams]):
             ),
             steps=(restore, look, RemoveScratch(scratch=plan_id, mark=mark)),
             made_at=ports.clock.now(),
+            findings=() if base is None else tuple(backup_findings(server, base.manifest.id, base.manifest.checksums)),
             observations=(
                 Observation(name="last test", value=_words(tests)),
                 Observation(name="last that passed", value=_words(good)),

@@ -27,6 +27,7 @@ from actions.steps.restore_scene import (
     branch_findings,
     check_step,
     look,
+    page_findings,
     room_findings,
     scratch_steps,
 )
@@ -114,7 +115,12 @@ class Follow(Action[FollowParams]):
                 ScratchRoom(scratch=plan_id, at_least=scene.room),
             ),
             made_at=ports.clock.now(),
-            findings=(*branch_findings(scene), *await room_findings(ports, scene, plan_id), _kept(delay)),
+            findings=(
+                *branch_findings(scene),
+                *page_findings(scene),
+                *await room_findings(ports, scene, plan_id),
+                _kept(delay),
+            ),
             observations=_observations(scene, others),
             estimate=scene.forecast.total,
             phases=scene.forecast.phases,

@@ -23,6 +23,7 @@ class Native(Engine):
     about = "PostgreSQL 17 and newer, over the replication protocol"
     archived_by_us = True
     one_bucket = ""
+    verified = "signatures and hashes"
     read_by_kit = True
     full_instead = True
 

@@ -20,6 +20,7 @@ class PgBackRest(Engine):
     about = "older versions too, with a pgBackRest that you have set up"
     keys = PgBackRestKeys
     archived_by_us = False
+    verified = "pgBackRest's SHA-1 of every file"
     one_bucket = "name one bucket, and set up `repo2` in the configuration of the stanza"
 
     def make(self, means: Means) -> PhysicalBackups:

@@ -13,7 +13,7 @@ from actions.backup.manifest import Fingerprint
 from actions.backup.physical import Proof, RecoveryTarget, ScratchFacts, ScratchRequest, ScratchRestored
 from actions.backup.proofs import Proofs
 from actions.contract import Probe, Step
-from actions.engines import engine_of
+from actions.engines import engine_of, engine_of_step
 from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import JobKind, JobPhase, JobState, Ports, Progress
 from actions.site import DatabaseRef, Frozen, Invariant
@@ -45,6 +45,7 @@ class RestoreForTest(HeavyStep):
     prefix: str
     # Left out where it is not so: a plan that was signed before it could be asked for keeps its digest.
     amcheck: bool = Field(default=False, exclude_if=operator.not_)
+    engine: str = Field(default="", exclude_if=operator.not_)
     stored: StoredChain | None = Field(default=None, exclude_if=operator.not_)
     tested: EngineBackup | None = Field(default=None, exclude_if=operator.not_)  # where `stored` does not tell
 
@@ -59,7 +60,9 @@ class RestoreForTest(HeavyStep):
     @property
     def after(self) -> str:
         checks = "page checksums, indexes" if self.amcheck else "page checksums"
-        return f"every member's signature and hashes, {checks} and the target reached; production is not touched"
+        engine = self.engine or ("" if self.tested is None else self.tested.engine)
+        verified = engine_of_step(engine, "").verified
+        return f"{verified}, {checks} checked, the target proven to be reached; production is not touched"
 
     def by_hand(self) -> tuple[str, ...]:
         if self.stored is not None:
@@ -178,7 +181,8 @@ class LookThrough(Step):
         facts = await ports.scratch.start(self.scratch)
         if facts.mark != self.mark or facts.restored is None:
             raise VerificationError(f"Scratch instance `{self.scratch}` is not the one of this test. Test again.")
-        checks, problems = _of_restore(facts.restored), list[str]()
+        engine = engine_of(ports.site.physical_of(self.server))
+        checks, problems = _of_restore(facts.restored, engine.verified), list[str]()
         if ports.site.physical_of(self.server).amcheck:
             checks["indexes"] = _indexes(facts.restored)
         if facts.restored.passed_over:
@@ -323,12 +327,12 @@ async def _newest(ports: Ports, server: str) -> datetime | None:
     return windows[0].newest if windows else None
 
 
-def _of_restore(restored: ScratchRestored) -> dict[str, str]:
+def _of_restore(restored: ScratchRestored, verified: str) -> dict[str, str]:
     last = "no commit replayed"
     if restored.reached_at is not None:
         last = f"last commit {restored.reached_at:%Y-%m-%d %H:%M:%S.%f} UTC"
     return {
-        "members": f"signatures and hashes of `{restored.backup}` and all it rests on",
+        "members": f"{verified}: `{restored.backup}` and all it rests on",
         "page checksums": _pages(restored),
         "target": f"{restored.target} reached, {last}, LSN {restored.reached_lsn}, timeline id {restored.timeline_id}",
     }

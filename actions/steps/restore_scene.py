@@ -17,6 +17,7 @@ from actions.steps.forecasts import patience
 from actions.steps.heavy import job_timeout
 from actions.steps.moments import exact
 from actions.steps.naming import job_name, scratch_mark
+from actions.steps.page_checksums import backup_findings
 from actions.steps.phrases import span
 from actions.steps.recovery import Aim, Forecast, Measured, base_for, forecast, measured, unreachable
 from actions.steps.scratch import CHECK_LIMIT, CheckScratch, RestoreScratch, StartScratch
@@ -128,6 +129,11 @@ def branch_findings(scene: RestoreScene) -> list[Finding]:
             ),
         )
     ]
+
+
+def page_findings(scene: RestoreScene) -> list[Finding]:
+    """Whether the pages of what is restored can be checked."""
+    return backup_findings(scene.database.server, scene.base.manifest.id, scene.base.manifest.checksums)
 
 
 def scratch_steps(ports: Ports, scene: RestoreScene, wish: Wish, plan_id: str) -> tuple[Step, ...]:

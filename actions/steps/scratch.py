@@ -63,7 +63,8 @@ class RestoreScratch(HeavyStep):
     @property
     def after(self) -> str:
         checks = "page checksums and indexes" if self.amcheck else "page checksums"
-        return f"signatures, hashes and {checks} checked, the target proven to be reached; production is not touched"
+        verified = engine_of_step(self.engine, self.stanza).verified
+        return f"{verified}, {checks} checked, the target proven to be reached; production is not touched"
 
     def by_hand(self) -> tuple[str, ...]:
         stored = Stored(

@@ -346,6 +346,7 @@ async def test_unknown_names_are_told(world: World) -> None:
 
 async def test_server_tells_version_and_identity(world: World) -> None:
     facts = await world.port.server(SERVER)
+    assert facts.checksums is True
     assert facts.version >= 150000
     assert int(facts.system_id) > 0
     assert not facts.in_recovery

@@ -539,6 +539,7 @@ class Folder(Engine):
     about = "copies in a folder that server and worker share"
     keys = FolderKeys
     archived_by_us = False
+    verified = "signatures and hashes"
 
     def make(self, means: Means) -> PhysicalBackups:
         return FolderBackups(means)

@@ -52,6 +52,7 @@ class MemoryServer:
     started_at: datetime = field(default_factory=lambda: BEGUN + timedelta(microseconds=next(starts)))
     supervised: bool = False  # somebody starts it again at once
     heard: Pulse | None = None  # instead of what `down` says, once it was asked to stop
+    checksums: bool = True
     stop_facts: StopFacts = field(default_factory=lambda: StopFacts(directory="/var/lib/postgresql/18/main"))
     asked: int = 0  # to stop
 
@@ -111,6 +112,7 @@ class MemoryPostgres(PostgresAdmin):
             address=f"{server}:5432",
             timeline_id=0 if found.in_recovery else found.timeline_id,
             started_at=found.started_at,
+            checksums=found.checksums,
         )
 
     async def database(self, database: DatabaseRef) -> DatabaseFacts | None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from actions.backup.pgbackrest_keys import PgBackRestKeys
 from actions.backup.physical import BackupKind, Change, DeadEnd, ScratchState
+from actions.backup.proofs import Proofs
+from actions.catalog.base import Base, BaseParams
 from actions.catalog.point import FindMoment, FindParams, PointParams, RestorePoint
 from actions.catalog.promote import Promote, PromoteParams
 from actions.catalog.proof import Prove, ProveParams
 from actions.catalog.rescue import Rescue, RescueParams
 from actions.catalog.retention import Expire, ExpireParams
 from actions.catalog.scratch import NoParams, ScratchDiscard, ScratchList, ScratchParams, ScratchStart
+from actions.catalog.standby import Follow, FollowParams
 from actions.catalog.swap import Swap, SwapParams
 from actions.contract import Lock, Plan, Verdict
 from actions.errors import UserError, VerificationError
@@ -24,6 +28,7 @@ from actions.runner import Outcome
 from actions.site import DatabaseRef, Invariant, ScratchBudget
 from actions.steps import byhand
 from actions.steps.scratch import CheckScratch, RestoreScratch
+from bot.doctor import Doctor
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
 from tests.fakes.physical_world import with_old_backups
@@ -397,6 +402,52 @@ async def test_a_server_without_page_checksums_is_restored_with_a_word_about_the
     assert result.outcome is Outcome.SUCCEEDED, result.message
     check_step = next(step for step in plan.steps if isinstance(step, CheckScratch))
     assert "`primary` has no page checksums. Turn them on there" in await check_step.outcome(world)
+
+
+async def test_plans_say_whether_the_pages_can_be_checked() -> None:
+    world = with_history()
+    assert "page checksums" not in {item.check for item in (await point(world, latest=True)).findings}
+    made = world.physical.entries["primary", "base-new"]
+    for known, verdict, said in (
+        (False, Verdict.WARN, "had no page checksums when `base-new` was made: its pages cannot be checked."),
+        (None, Verdict.OK, "Nobody knows whether the pages of `base-new` bear checksums"),
+    ):
+        manifest = made.manifest.model_copy(update={"checksums": known})
+        world.physical.entries["primary", "base-new"] = made.model_copy(update={"manifest": manifest})
+        prove = await Prove().plan(ProveParams(server="primary"), world, PLAN_ID)
+        follow = await Follow().plan(FollowParams(database="shop"), world, PLAN_ID)
+        for plan in (await point(world, latest=True), prove, follow):
+            assert check(plan, "page checksums")[0] is verdict
+            assert said in check(plan, "page checksums")[1]
+
+    assert "page checksums" not in {item.check for item in (await Base().plan(BaseParams(), world, PLAN_ID)).findings}
+    world.postgres.servers["primary"].checksums = False
+    bare = check(await Base().plan(BaseParams(), world, PLAN_ID), "page checksums")
+    assert (bare[0], "`pg_checksums --enable`" in bare[1]) == (Verdict.WARN, True)
+    nothing: Any = None
+    told = [item for item in await Doctor(nothing, nothing, nothing, world)._servers() if item.verdict is Verdict.WARN]
+    assert [(item.check, "has no page checksums" in item.detail) for item in told] == [("server primary", True)]
+
+
+async def test_each_engine_says_what_it_compares() -> None:
+    world = with_history()
+    said = "signatures and hashes, page checksums checked, the target proven to be reached"
+    for plan in (await point(world, latest=True), await Prove().plan(ProveParams(server="primary"), world, PLAN_ID)):
+        assert plan.steps[0].after.startswith(said)
+
+    policy = world.site.physical_of("primary").model_copy(
+        update={"engine": "pgbackrest", "own": PgBackRestKeys(stanza="main")}
+    )
+    world = _with_site(world, physical={"primary": policy})
+    prove = await Prove().plan(ProveParams(server="primary"), world, PLAN_ID)
+    for plan in (await point(world, latest=True), prove):
+        assert plan.steps[0].after.startswith("pgBackRest's SHA-1 of every file, page checksums checked")
+    before = prove.steps[0].model_copy(update={"engine": ""})  # as a step of a plan from before it named its engine
+    assert before.after == prove.steps[0].after
+
+    await run(prove, world, MemoryJournal())
+    [proof] = await Proofs(world.objects, world.secrets).newest(policy)
+    assert proof.checks["members"] == "pgBackRest's SHA-1 of every file: `base-new` and all it rests on"
 
 
 async def test_pages_that_nobody_looked_at_are_refused() -> None:

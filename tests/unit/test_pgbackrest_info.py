@@ -88,7 +88,7 @@ def test_our_notes_on_a_backup_are_read() -> None:
     assert full.pinned == "legal hold"
     assert (full.manifest.superuser, full.manifest.snapshot) == ("admin", "740:742:")
     assert full.manifest.checksums
-    assert not diff.manifest.checksums  # of a backup that we have not made, nobody told us
+    assert diff.manifest.checksums is None  # of a backup that we have not made, nobody told us
     assert diff.manifest.parent == "base-abc"
     assert full.manifest.stored.bucket == "repo1"
 
