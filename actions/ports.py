@@ -776,6 +776,13 @@ class Runs(Protocol):
     async def last_load(self, database: str) -> MeasuredLoad | None:
         """The newest load of a dump of this database by a restore. One that was interrupted measures nothing."""
 
+    async def full_since(self, server: str) -> datetime | None:
+        """Since when a run has been making a full base backup of this server; None while none is at work on one."""
+
+    async def next_of(self, action: str, target: str) -> datetime | None:
+        """When the bot does this by itself next, as a drill of the plan file; in the past where it is due already. None
+        where no drill does it."""
+
     async def answer(self, run: str, question: int, answer: Answer, *, plan: str) -> None:
         """Answer this very question, in the name of the people who signed `plan`; the run then goes on, goes back or
         ends. The same answer again changes nothing. Raises PermanentError when the run does not ask this any more."""

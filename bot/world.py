@@ -83,6 +83,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover:
     from actions.backup.points import RecoveryPoints
     from actions.registry import kinds
     from bot.services.approvals import Policy
+    from bot.services.drills import Drills
     from bot.services.own_runs import OwnRuns
     from bot.services.plan_versions import StoredPlanVersions
 
@@ -121,6 +122,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover:
         live=live,
         clock=clock,
     )
+    policy = Policy(plan)
     return Ports(
         site=site,
         postgres=postgres,
@@ -140,7 +142,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover:
         service=ServiceProbe(references),
         secrets=references,
         clock=clock,
-        runs=OwnRuns(database, Policy(plan), kinds(), clock),
+        runs=OwnRuns(database, policy, kinds(), clock, Drills(database, plan, policy, clock)),
         plan_versions=StoredPlanVersions(database),
     )
 

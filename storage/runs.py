@@ -252,6 +252,22 @@ async def last_load(session: AsyncSession, database: str) -> tuple[int, int, dat
     return None if row is None else (row[0], row[1], row[2])
 
 
+_FULL_SINCE = text(
+    """
+    SELECT min(run.started_at) FROM run JOIN plan ON plan.id = run.id
+    WHERE plan.action = 'backup.base' AND plan.document ->> 'target' = :server
+      AND plan.document -> 'steps' -> 0 ->> 'backup_kind' = 'full'
+      AND run.state = 'running' AND run.lease_until > clock_timestamp()
+    """
+)
+
+
+async def full_since(session: AsyncSession, server: str) -> datetime | None:
+    """When the run began that a worker makes a full base backup of this server in."""
+    found: datetime | None = (await session.execute(_FULL_SINCE, {"server": server})).scalar_one_or_none()
+    return found
+
+
 async def append(session: AsyncSession, run_id: str, *, owner: str, epoch: int, entry: JournalEntry) -> None:
     """One journal line under our epoch. Raises LeaseLostError when the run is no longer ours."""
     await ours(session, run_id, owner=owner, epoch=epoch)

@@ -182,7 +182,9 @@ def _incremental(bases: Bases, now: datetime) -> Iterator[Alarm]:
     if rhythm is None or not fit:
         return
     newest = fit[0].manifest
-    if now - newest.finished_at > rhythm * MISSED_INCREMENTALS + (newest.finished_at - newest.started_at):
+    # A full one keeps them away while it works; that it takes too long is an alarm of its own.
+    until = now if bases.full_since is None else bases.full_since
+    if until - newest.finished_at > rhythm * MISSED_INCREMENTALS + (newest.finished_at - newest.started_at):
         yield Alarm(
             key=f"late-incremental/{bases.subject}",
             text=f"No base backup of `{bases.server}` has ended since {moment(newest.finished_at)}; one is due every "

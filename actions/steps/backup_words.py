@@ -79,7 +79,8 @@ def exposure_words(bases: Bases, now: datetime) -> str:
         )
     lost = f"{span(exposure)} would be lost now ({rpo_words(exposure, bases.rpo)})"
     outlives = ", which outlives the region" if bases.apart else ""
-    return f"{names} on `{bases.server}`: {lost}, measured in bucket `{bases.window.bucket}`{outlives}."
+    idle = " The server has committed nothing since." if bases.idle else ""
+    return f"{names} on `{bases.server}`: {lost}, measured in bucket `{bases.window.bucket}`{outlives}.{idle}"
 
 
 def dump_words(dumps: Dumps, now: datetime) -> str:
@@ -152,18 +153,24 @@ def _checked(entry: PhysicalEntry) -> str:
 
 def _proof_row(bases: Bases, now: datetime) -> Row:
     passed = [proof for proof in bases.proofs if proof.problem is None]
+    following = _next_test(bases, now)
     if not bases.proofs:
-        return (bases.server, "restore test", "never", "", "", "", "", "")
+        return (bases.server, "restore test", "never", "", "", "", "", following)
     newest = bases.proofs[0]
+    at, age = moment(newest.proven_at), span(now - newest.proven_at)
     if newest.problem is not None:
         good = f"last passed {moment(passed[0].proven_at)}" if passed else "none has passed"
-        words = f"FAILED, {good}"
-        return (bases.server, "restore test", moment(newest.proven_at), span(now - newest.proven_at), "", "", words, "")
+        return (bases.server, "restore test", at, age, "", "", f"FAILED, {good}", following)
     took = sizes([round(proof.rto.total_seconds() * 1000) for proof in passed])
     slower = "" if took is None else f"{round((took - 1) * 100):+d} % time"
     words = f"passed: RTO {span(newest.rto)}, RPO {span(newest.rpo)}"
-    age = span(now - newest.proven_at)
-    return (bases.server, "restore test", moment(newest.proven_at), age, size(newest.bytes), slower, words, "")
+    return (bases.server, "restore test", at, age, size(newest.bytes), slower, words, following)
+
+
+def _next_test(bases: Bases, now: datetime) -> str:
+    if bases.next_test is None:
+        return "in no drill"
+    return "due now" if bases.next_test <= now else _short(bases.next_test, now)
 
 
 def _older(bases: Bases, oldest: datetime) -> str:

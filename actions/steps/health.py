@@ -15,6 +15,7 @@ from actions.engines import engine_of
 from actions.errors import DrError
 from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, Database, PhysicalPolicy
+from actions.steps.idle import idle
 from actions.steps.mirrors import Mirror, mirrors
 from actions.steps.postures import apart, left_behind
 from actions.steps.side_copies import SideCopies, by_itself, replica_copies, side_copies
@@ -57,6 +58,9 @@ class Bases:
     left_behind: str = ""  # why they are of no use once the region is lost; empty where they are
     apart: bool = False  # two buckets of different regions hold the WAL
     uncopied: Uncopied = field(default_factory=Uncopied)
+    idle: bool = False  # nothing was committed since the newest commit of the window, by the server's own word
+    full_since: datetime | None = None  # a full base backup has been at work since then
+    next_test: datetime | None = None  # when the bot tests a restore by itself next
     unheard: str = ""  # why nobody knows what the archiver says of itself, while its bucket is away
 
     @property
@@ -84,6 +88,8 @@ class Bases:
         window = self.window
         if self.left_behind or window is None or window.newest is None:
             return None
+        if self.idle:
+            return timedelta(0)
         covered = window.newest
         # A server on which nobody writes loses nothing, however old its newest commit is: only the archiver knows.
         if self.archiver is not None and self.archiver.covered_until is not None:
@@ -158,6 +164,7 @@ async def _bases(ports: Ports, server: str) -> Bases:
     archiver = archiver_of(said, windows, entries) if isinstance(said, WalStatus) else None
     behind = left_behind(ports.site, policy)
     databases = tuple(sorted(here))
+    at_rest = not engine_of(policy).archived_by_us and bool(windows) and await idle(ports, server, windows[0], entries)
     return Bases(
         policy,
         databases,
@@ -170,6 +177,9 @@ async def _bases(ports: Ports, server: str) -> Bases:
         left_behind=behind,
         apart=apart(ports.site, policy),
         uncopied=uncopied,
+        idle=at_rest,
+        full_since=await ports.runs.full_since(server),
+        next_test=await ports.runs.next_of("backup.prove", server),
         unheard=unheard,
     )
 

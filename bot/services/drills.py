@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from actions.contract import Report
 from actions.errors import UserError
 from actions.ports import Clock
+from actions.schedules import Schedule
 from actions.steps.phrases import moment
 from bot.plan_file import Drill, DrPlan
 from bot.router import Command
@@ -125,6 +126,17 @@ class Drills:
                     await outbox.add(session, "text", self._channel(drill), payload={"text": text})
                     told.append(text)
         return told
+
+    async def next_of(self, action: str, target: str) -> datetime | None:
+        """When the bot next runs this action on this target by itself; None where no drill of the plan does it."""
+        now, found = self._clock.now(), list[datetime]()
+        for drill in self._plan.drills:
+            if drill.action == action and target in self._targets(drill):
+                async with self._database.session() as session:
+                    stands = await self._standing(session, drill, now)
+                # What failed is left to people until its next regular day.
+                found.append(Schedule(drill.schedule).after(now) if stands.failed else stands.next)
+        return min(found, default=None)
 
     # ------------------------------------------------------------ parts
 

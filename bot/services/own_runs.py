@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +14,7 @@ from actions.errors import PermanentError, UserError
 from actions.ports import Answer, Clock, MeasuredLoad, RunFacts, Runs
 from actions.runner import turned_back
 from bot.services.approvals import Policy
+from bot.services.drills import Drills
 from bot.services.plans import note_plan
 from storage import plans, runs
 from storage.session import Database
@@ -31,7 +32,8 @@ SAID = {
 class OwnRuns(Runs):
     """Reads runs, and writes what people have signed into the journal of one that asks."""
 
-    def __init__(self, database: Database, policy: Policy, kinds: Kinds, clock: Clock) -> None:
+    def __init__(self, database: Database, policy: Policy, kinds: Kinds, clock: Clock, drills: Drills) -> None:
+        self._drills = drills
         self._database = database
         self._policy = policy
         self._kinds = kinds
@@ -51,6 +53,13 @@ class OwnRuns(Runs):
             return None
         size, elapsed_ms, at = found
         return MeasuredLoad(database_bytes=size, took=timedelta(milliseconds=elapsed_ms), at=at)
+
+    async def full_since(self, server: str) -> datetime | None:
+        async with self._database.session() as session:
+            return await runs.full_since(session, server)
+
+    async def next_of(self, action: str, target: str) -> datetime | None:
+        return await self._drills.next_of(action, target)
 
     def _facts(self, row: PlanRow, run: RunRow, lines: Sequence[JournalRow]) -> RunFacts:
         try:

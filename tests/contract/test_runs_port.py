@@ -8,12 +8,15 @@ import pytest
 
 from actions import registry
 from actions.adapters.clock import SystemClock
+from actions.backup.physical import BackupKind
 from actions.contract import JournalState, Plan, Risk
 from actions.errors import PermanentError, UserError
 from actions.ports import Answer, MeasuredLoad, Runs
 from actions.site import DatabaseRef
+from actions.steps.bases import MakeBase
 from actions.steps.copies import LoadDump
 from actions.steps.workloads import ScaleWorkload
+from bot.services.drills import Drills
 from bot.services.own_runs import OwnRuns
 from bot.services.policy import Policy
 from storage import plans
@@ -70,8 +73,8 @@ class InMemory(RunsUnderTest):
 
 class InPostgres(RunsUnderTest):
     def __init__(self, memory: Database) -> None:
-        self.memory = memory
-        self.port = OwnRuns(memory, Policy(shipped_plan()), registry.kinds(), SystemClock())
+        self.memory, plan, clock = memory, shipped_plan(), SystemClock()
+        self.port = OwnRuns(memory, Policy(plan), registry.kinds(), clock, Drills(memory, plan, Policy(plan), clock))
 
     async def add(
         self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "", took: timedelta = NO_TIME
@@ -95,6 +98,8 @@ class InPostgres(RunsUnderTest):
             run = await session.get(RunRow, plan.id)
             assert run is not None
             run.state, run.message = state, message
+            if state == "running":
+                run.lease_until = datetime.now(UTC) + timedelta(minutes=1)
             for step, line in lines:
                 elapsed = took // timedelta(milliseconds=1) if line is V else 0
                 session.add(JournalRow(run_id=plan.id, epoch=1, step=step, state=line, at=NOW, elapsed_ms=elapsed))
@@ -153,6 +158,45 @@ async def test_the_last_load_of_a_database_is_measured(runs: RunsUnderTest) -> N
     assert await runs.port.last_load("nothing") is None
 
 
+def a_base_plan(name: str, kind: BackupKind, *, server: str = "primary") -> Plan:
+    step = MakeBase(
+        job=f"drbot-{name}-1",
+        server=server,
+        backup=f"{server}-{name}",
+        backup_kind=kind,
+        parent=None,
+        bucket="backups",
+        endpoint=None,
+        prefix="",
+        recipients=(),
+        engine="native",
+        stanza="",
+        requested_by="",
+    )
+    return a_plan(name).model_copy(update={"action": "backup.base", "target": server, "steps": (step,)})
+
+
+async def test_a_full_base_backup_at_work_is_seen(runs: RunsUnderTest) -> None:
+    await runs.add(a_base_plan("a" * 10, BackupKind.INCREMENTAL), "running", (0, A))
+    await runs.add(a_base_plan("b" * 10, BackupKind.FULL, server="other"), "running", (0, A))
+    await runs.add(a_base_plan("c" * 10, BackupKind.FULL), "succeeded", (0, A), (0, V))
+    await runs.add(a_base_plan("d" * 10, BackupKind.FULL), "asking", (0, A), (0, K))
+    await runs.add(a_plan("e" * 10).model_copy(update={"target": "primary"}), "running", (0, A))
+    assert await runs.port.full_since("primary") is None
+    await runs.add(a_base_plan("f" * 10, BackupKind.FULL), "running", (0, A))
+    assert await runs.port.full_since("primary") is not None
+
+
+async def test_one_whose_worker_is_gone_is_not_at_work(memory: Database) -> None:
+    runs = InPostgres(memory)
+    await runs.add(a_base_plan("f" * 10, BackupKind.FULL), "running", (0, A))
+    async with memory.session() as session:
+        run = await session.get(RunRow, "f" * 10)
+        assert run is not None
+        run.lease_until = datetime.now(UTC) - timedelta(seconds=1)
+    assert await runs.port.full_since("primary") is None
+
+
 async def test_what_is_over_asks_nothing(runs: RunsUnderTest) -> None:
     await runs.add(a_plan(), "failed", (0, A), (0, F), (0, JournalState.UNDOING), (0, JournalState.UNDONE))
     facts = await runs.port.find("abcdefghjk")
@@ -205,6 +249,8 @@ async def test_a_question_that_was_asked_again_has_a_number_of_its_own(runs: Run
 async def test_a_plan_of_another_version_is_told_to_people(memory: Database) -> None:
     runs = InPostgres(memory)
     await runs.add(a_plan(), "asking", (0, A), (0, K))
-    without = OwnRuns(memory, Policy(shipped_plan()), type(registry.kinds())(steps={}, preconditions={}), SystemClock())
+    policy, clock = Policy(shipped_plan()), SystemClock()
+    drills = Drills(memory, shipped_plan(), policy, clock)
+    without = OwnRuns(memory, policy, type(registry.kinds())(steps={}, preconditions={}), clock, drills)
     with pytest.raises(UserError, match="knows no `scale_workload`"):
         await without.find("abcdefghjk")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from actions.backup.physical import BackupKind
 from actions.contract import JournalState, Plan
 from actions.errors import PermanentError
 from actions.ports import Answer, MeasuredLoad, RunFacts, Runs
+from actions.steps.bases import MakeBase
 from actions.steps.copies import LoadDump
 
 NO_TIME = timedelta()
@@ -40,6 +42,7 @@ class MemoryRuns(Runs):
 
     def __init__(self) -> None:
         self.runs: dict[str, MemoryRun] = {}
+        self.next: dict[tuple[str, str], datetime] = {}  # action and target of a drill
 
     def add(
         self,
@@ -62,6 +65,19 @@ class MemoryRuns(Runs):
                 if isinstance(step, LoadDump) and step.database == database and step.database_bytes and once:
                     return MeasuredLoad(database_bytes=step.database_bytes, took=run.took, at=run.at)
         return None
+
+    async def full_since(self, server: str) -> datetime | None:
+        at_work = [
+            run.at
+            for run in self.runs.values()
+            if (run.state, run.plan.action, run.plan.target) == ("running", "backup.base", server)
+            and isinstance(run.plan.steps[0], MakeBase)
+            and run.plan.steps[0].backup_kind is BackupKind.FULL
+        ]
+        return min(at_work, default=None)
+
+    async def next_of(self, action: str, target: str) -> datetime | None:
+        return self.next.get((action, target))
 
     async def find(self, run: str) -> RunFacts | None:
         found = self.runs.get(run)

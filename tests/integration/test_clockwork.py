@@ -317,6 +317,29 @@ async def test_the_restore_drill_runs_by_itself_and_is_reported_once(
     assert len(await asked(memory, "backup.prove")) == 1
 
 
+async def test_a_worker_knows_when_the_bot_tests_a_restore_next(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    plan = with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC")
+    server, clock = plan.database("superprismora").server, MemoryClock(DUE - timedelta(days=5))
+    office, clocks = OfficeForTests(memory, plan, clock=clock), replicas(plan)
+    runs = office.ports.runs  # with the rights of a worker
+    assert await runs.next_of("backup.prove", server) == DUE
+    assert await runs.next_of("backup.prove", "other") is None
+    assert await runs.next_of("backup.verify", server) is None
+
+    later = DUE.replace(day=10)
+    await office.ask("olivia", "drill.postpone", drill="backup-restore", date="2026-12-10", why="release")
+    assert await runs.next_of("backup.prove", server) == later
+    clock.advance(timedelta(days=8))
+    await clocks.drills(later)
+    [request] = await asked(memory, "backup.prove")
+    await end(memory, request, "failed", "Page 7 of `orders` has a wrong checksum.")
+    await clocks.drills(later + timedelta(minutes=4))
+    assert await runs.next_of("backup.prove", server) == DUE.replace(year=2027, month=1, day=4)
+    await office.close()
+
+
 async def test_a_restore_drill_that_fails_stays_overdue_and_is_tried_next_month(
     memory: Database, replicas: Callable[..., Replicas]
 ) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 from actions.adapters.clock import SystemClock
@@ -42,6 +43,7 @@ from actions.runner import Outcome, Runner
 from actions.site import Database, DatabaseRef, Service
 from actions.steps import old_primary
 from actions.steps.engine_backup import EngineBackup
+from actions.steps.idle import idle
 from actions.steps.proving import RestoreForTest
 from actions.steps.scratch import RestoreScratch
 from tests.contract.kit import MemoryJournal
@@ -261,6 +263,38 @@ def _shop(real: PgBackRestWorld, memory: World) -> Ports:
     there = {part.name: getattr(memory, part.name) for part in dataclasses.fields(Ports)}
     parts = {"site": site, "postgres": real.postgres, "scratch": real.scratch, "clock": SystemClock()}
     return Ports(**{**there, **parts})
+
+
+async def test_an_idle_server_is_told_from_one_whose_commits_are_not_archived(
+    backed_up: PgBackRestWorld,
+) -> None:
+    """Once its last checkpoint is in the archive, nothing that was committed is missing there."""
+    ports = _shop(backed_up, a_world())
+
+    async def at_rest() -> bool:
+        (window,) = await backed_up.engine.windows(SERVER)
+        return await idle(ports, SERVER, window, await backed_up.engine.catalogue(SERVER))
+
+    backed_up.commit("before-idle")
+    assert not await at_rest()
+    backed_up.archived.sql("CHECKPOINT")
+    backed_up.archive()
+    assert await at_rest()
+    backed_up.archived.sql("SELECT count(*) FROM ledger")  # who reads commits nothing
+    assert await at_rest()
+    with psycopg.connect(backed_up.archived.server.dsn()) as slow:
+        slow.execute("INSERT INTO ledger VALUES ('slow')")
+        backed_up.archived.sql("CHECKPOINT")
+        backed_up.archive()
+        assert not await at_rest()  # it may be committed at any time
+        slow.rollback()
+    backed_up.archived.sql("CHECKPOINT")
+    backed_up.archive()
+    assert await at_rest()
+    backed_up.commit("after-idle")
+    assert not await at_rest()
+    backed_up.archived.sql("DELETE FROM ledger WHERE row LIKE '%-idle'")
+    backed_up.archive()
 
 
 async def test_who_dropped_the_table(backed_up: PgBackRestWorld) -> None:

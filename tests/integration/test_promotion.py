@@ -254,7 +254,7 @@ class Desk:
 @pytest.fixture
 async def desk(live: Live, memory: Memory) -> AsyncIterator[Desk]:
     office = OfficeForTests(memory, shipped_plan(), catalogue=registry)
-    runs = OwnRuns(office.at_work, office.policy, registry.kinds(), office.clock)
+    runs = OwnRuns(office.at_work, office.policy, registry.kinds(), office.clock, office.drills(office.at_work))
     office.ports = replace(live.ports, runs=runs)
     try:
         async with FakeSlack(paced=False) as slack:

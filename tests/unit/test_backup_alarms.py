@@ -23,6 +23,7 @@ from actions.backup.physical import (
 )
 from actions.backup.wal_status import BaseWanted, WalStatus
 from actions.buckets import FilesCopyRequest
+from actions.catalog.base import Base, BaseParams
 from actions.errors import UserError
 from actions.ports import no_progress
 from actions.site import BackupPolicy, Database
@@ -30,7 +31,7 @@ from actions.steps.alarms import alarms, sizes, subjects
 from actions.steps.health import Archiver, Bases, Dumps, Health, archiver_of, health
 from bot.services.backup_watch import BackupWatch, over
 from tests.fakes.manifests import an_entry
-from tests.fakes.physical_world import a_base, a_policy
+from tests.fakes.physical_world import a_base, a_policy, with_bases
 from tests.fakes.world import START, a_world
 
 NOW = START
@@ -402,3 +403,20 @@ async def test_that_nothing_can_be_read_is_an_alarm_and_ends_no_other(monkeypatc
     monkeypatch.undo()
     good = await watch.look()
     assert over(key, {alarm.key for alarm in alarms(good)}, good)
+
+
+def test_no_incremental_is_missed_while_a_full_backup_works_that_keeps_it_away() -> None:
+    late = replace(good_bases(), entries=fulls(100))
+    assert keys(bases=late) == {"late-incremental/server:primary"}
+    begun = late.entries[0].manifest.finished_at + late.policy.incremental_every  # type: ignore[operator]
+    assert keys(bases=replace(late, full_since=begun)) == set()
+    # One that came too late keeps nothing away.
+    assert keys(bases=replace(late, full_since=NOW - timedelta(minutes=1))) == {"late-incremental/server:primary"}
+
+
+async def test_a_full_backup_at_work_is_read_from_the_runs() -> None:
+    world = with_bases()
+    plan = await Base().plan(BaseParams(), world, "k7m2n3p4q5")
+    assert (await health(world)).bases[0].full_since is None
+    world.runs.add(plan, "running", at=NOW - timedelta(minutes=40))
+    assert (await health(world)).bases[0].full_since == NOW - timedelta(minutes=40)

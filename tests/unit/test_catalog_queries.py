@@ -24,6 +24,7 @@ from actions.steps.gitops import Controller, ResumeGitOps
 from actions.steps.writers import StartWriters
 from bot.services.answers import restore_offer
 from tests.contract.kit import MemoryJournal
+from tests.fakes.physical_world import with_bases
 from tests.fakes.world import API, NIGHTLY, START, WEB, World, a_world
 
 
@@ -76,6 +77,21 @@ async def test_backups_beyond_the_rpo_are_a_finding() -> None:
     assert report.rows[0][:4] == ("shop", "dump", "2026-11-23 02:00 UTC", "8 h 12 min")
     assert any("RPO 15 min: beyond" in finding.detail for finding in report.findings)
     assert any("b-bad" in finding.detail for finding in report.findings)
+
+
+async def test_the_next_restore_test_is_that_of_the_drills() -> None:
+    world = with_bases()
+
+    async def following() -> str:
+        rows = (await registry.query("status.backups").read(BackupsParams(), world)).rows
+        [row] = [row for row in rows if row[1] == "restore test"]
+        return row[-1]
+
+    assert await following() == "in no drill"
+    world.runs.next["backup.prove", "primary"] = START + timedelta(days=14)
+    assert await following() == "12-07 10:12 UTC"
+    world.clock.advance(timedelta(days=15))
+    assert await following() == "due now"
 
 
 async def test_a_database_without_backups_is_the_first_thing_said() -> None:
