@@ -18,6 +18,7 @@ from actions.steps.phrases import counted, moment, names, span
 from actions.steps.pins import Reason
 from actions.steps.point_compare import fingerprint
 from actions.steps.point_expiry import points_due
+from actions.steps.point_holds import dumps_held, point_reason
 from actions.steps.record_retention import DeleteEscrows, DeletePoints, PointIsThere, SetPointPin
 from actions.steps.retention import SetPin
 
@@ -130,8 +131,8 @@ class PinPoint(Action[PinPointParams]):
         if entry.problem is not None:
             raise UserError(f"{entry.problem} Pin another one; nothing deletes this one by itself.")
         dumps = [dump for dump in await _dumps(ports, entry.point) if dump is not None and not dump.pinned]
-        reasons = [(dump, f"{_mark(entry.point)}{params.why}") for dump in dumps]
-        steps = (*(SetPin.of(dump, reason) for dump, reason in reasons), _point_pin(entry, params.why))
+        reason = point_reason(entry.point.id, params.why)
+        steps = (*(SetPin.of(dump, reason) for dump in dumps), _point_pin(entry, params.why))
         return _plan(self, plan_id, ports, entry, dumps, steps, params, await _not_held(ports, entry.point))
 
 
@@ -155,9 +156,12 @@ class UnpinPoint(Action[UnpinPointParams]):
         entry = await _entry(ports, params.point)
         if not entry.pinned:
             raise UserError(f"Recovery point `{params.point}` is not pinned, so there is nothing to take off.")
-        mark = _mark(entry.point)
+        mark = point_reason(entry.point.id, "")
         dumps = [dump for dump in await _dumps(ports, entry.point) if dump is not None and dump.pinned.startswith(mark)]
-        steps = (*(SetPin.of(dump, "") for dump in dumps), _point_pin(entry, ""))
+        # A dump that another pinned point needs goes on with the pin of that one.
+        left = [(await dumps_held(ports, dump.owner, but=entry.point.id)).get(dump.backup, "") for dump in dumps]
+        pins = (SetPin.of(dump, reason) for dump, reason in zip(dumps, left, strict=True))
+        steps = (*pins, _point_pin(entry, ""))
         return _plan(self, plan_id, ports, entry, dumps, steps, params, ())
 
 
@@ -201,11 +205,6 @@ def _plan(
 
 def _point_pin(entry: PointEntry, reason: str) -> SetPointPin:
     return SetPointPin(point=entry.point.id, reason=reason, reason_before=entry.pinned)
-
-
-def _mark(point: RecoveryPoint) -> str:
-    """What the reasons of pins begin with that belong to this point."""
-    return f"recovery point {point.id}: "
 
 
 async def _entry(ports: Ports, wanted: str) -> PointEntry:

@@ -16,6 +16,7 @@ from actions.steps.dump_expiry import OldDumps, dumps_due
 from actions.steps.kept_backups import Kept, KeptIs, Sort, kept, stays
 from actions.steps.phrases import counted, moment, size, span
 from actions.steps.pins import Reason
+from actions.steps.point_holds import dumps_held
 from actions.steps.retention import DeleteBackup, DeleteBases, DeleteDumps, SetPin, enough_left, is_due
 
 
@@ -190,7 +191,11 @@ class Unpin(Action[UnpinParams]):
         found = await kept(ports, params.server, params.backup)
         if not found.pinned:
             raise UserError(f"The {found.words} is not pinned, so there is nothing to take off.")
-        return _pin_plan(self, plan_id, ports, found, "", params.model_dump(mode="json"))
+        held = await dumps_held(ports, found.owner) if found.sort is Sort.DUMP else {}
+        reason = held.get(found.backup, "")  # a pinned recovery point needs it on
+        if reason == found.pinned:
+            raise UserError(f"The {found.words} is pinned with a recovery point: {reason}. Take the pin off that one.")
+        return _pin_plan(self, plan_id, ports, found, reason, params.model_dump(mode="json"))
 
 
 def _pin_plan(

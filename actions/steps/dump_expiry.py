@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy
 from actions.steps.choice import usable_entries
 from actions.steps.expiry import Old
+from actions.steps.point_holds import dumps_held
 
 LAST_GOOD = 2
 """So many of the newest usable dumps stay, however old they are."""
@@ -22,11 +23,15 @@ class OldDumps(Old):
 
 
 def old_dumps(
-    stored: Sequence[CatalogueEntry], copies: Sequence[CatalogueEntry], policy: BackupPolicy, now: datetime
+    stored: Sequence[CatalogueEntry],
+    copies: Sequence[CatalogueEntry],
+    policy: BackupPolicy,
+    now: datetime,
+    held: Mapping[str, str] | None = None,
 ) -> OldDumps:
-    """A dump goes, from the bucket and from the local copy, once it is older than the policy says, unless it is pinned
-    or one of the last good ones of the bucket. What must not be used stays: whoever can write into the bucket could
-    have made it look old, so people decide."""
+    """A dump goes, from the bucket and from the local copy, once it is older than the policy says, unless it is pinned,
+    `held` (dump -> why) or one of the last good ones of the bucket. What must not be used stays: whoever can write into
+    the bucket could have made it look old, so people decide."""
     here = {entry.manifest.id for entry in stored}
     known = [*stored, *(copy for copy in copies if copy.manifest.id not in here)]
     last = {entry.manifest.id for entry in usable_entries(stored, before=None)[:LAST_GOOD]}
@@ -35,8 +40,8 @@ def old_dumps(
     for entry in sorted(known, key=lambda entry: entry.manifest.finished_at):
         if entry.manifest.finished_at >= now - policy.retention:
             continue
-        if entry.pinned:
-            kept[entry.manifest.id] = f"pinned: {entry.pinned}"
+        if why := entry.pinned or (held or {}).get(entry.manifest.id):
+            kept[entry.manifest.id] = f"pinned: {why}"
         elif entry.problem is not None:
             kept[entry.manifest.id] = "it must not be used, so nobody knows how old it is"
         elif entry.manifest.id in last:
@@ -56,16 +61,19 @@ def old_dumps(
 async def dumps_due(ports: Ports, database: str) -> OldDumps:
     """What would go now."""
     stored, copies = await ports.backups.catalogue(database), await ports.backups.copies(database)
-    return old_dumps(stored, copies, ports.site.backup(database), ports.clock.now())
+    held = await dumps_held(ports, database)
+    return old_dumps(stored, copies, ports.site.backup(database), ports.clock.now(), held)
 
 
-def why_dump_stays(stored: Sequence[CatalogueEntry], backup: str) -> str:
+def why_dump_stays(stored: Sequence[CatalogueEntry], backup: str, held: Mapping[str, str]) -> str:
     """Why not even people may delete it by name, as a sentence with the next thing to do; empty when they may."""
     entry = next((each for each in stored if each.manifest.id == backup), None)
     if entry is None:
         return ""
     if entry.pinned:
         return f"Dump `{backup}` is pinned: {entry.pinned}. Take the pin off first, with `unpin`."
+    if why := held.get(backup):
+        return f"Dump `{backup}` is kept by a pin: {why}. Take the pin off that recovery point first."
     usable = [each.manifest.id for each in usable_entries(stored, before=None)]
     if backup in usable and len(usable) <= LAST_GOOD:
         database = entry.manifest.database

@@ -15,6 +15,7 @@ from actions.site import Frozen
 from actions.steps.base_choice import server_named
 from actions.steps.bases import base
 from actions.steps.dump_expiry import why_dump_stays
+from actions.steps.point_holds import dumps_held
 from actions.steps.windows import dead_ends
 
 
@@ -102,7 +103,7 @@ async def stays(ports: Ports, sort: Sort, owner: str, backup: str) -> str:
     if sort is Sort.BASE:
         dead = dead_ends(await ports.physical.windows(owner))
         return why_it_stays(await ports.physical.catalogue(owner), backup, ports.site.physical_of(owner), dead)
-    return why_dump_stays(await ports.backups.catalogue(owner), backup)
+    return why_dump_stays(await ports.backups.catalogue(owner), backup, await dumps_held(ports, owner))
 
 
 class KeptIs(Precondition):

@@ -21,11 +21,13 @@ from actions.catalog.record_retention import (
     PinPointParams,
     UnpinPointParams,
 )
-from actions.catalog.retention import ExpireParams
+from actions.catalog.retention import ExpireParams, UnpinParams
 from actions.errors import UserError
 from actions.ports import ObjectStore
 from actions.runner import Outcome
 from actions.site import Bucket, Site
+from actions.steps.dump_expiry import dumps_due
+from actions.steps.kept_backups import Sort, stays
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import with_old_records
 from tests.fakes.manifests import an_entry
@@ -254,6 +256,48 @@ async def test_a_pinned_point_holds_its_dump_and_gives_back_its_own_pin_alone() 
     assert world.backups.entries["shop", "b-old"].pinned == "case 1"
     with pytest.raises(UserError, match="is not pinned"):
         await planned(world, "point.unpin", UnpinPointParams(point="point-1"))
+
+
+async def test_a_dump_that_two_pinned_points_need_stays_until_both_have_let_it_go() -> None:
+    world = with_old_records()
+    [named] = [part.backup for part in (await world.points.record("point-9")).databases if part.database == "shop"]
+    await world.backups.pin("shop", named, reason="")
+    assert await carried_out(world, "point.pin", PinPointParams(point="point-1", why="case 4711")) == ""
+    await world.points.pin("point-9", reason="audit")
+    [also] = [each.point for each in await world.points.entries() if each.point.id == "point-1"]
+    assert named in {part.backup for part in also.databases}
+
+    world.clock.advance(timedelta(minutes=1))
+    assert await carried_out(world, "point.unpin", UnpinPointParams(point="point-1")) == ""
+
+    assert world.backups.entries["shop", named].pinned == "recovery point point-9: audit"
+    with pytest.raises(UserError, match="pinned with a recovery point: recovery point point-9: audit"):
+        await planned(world, "backup.unpin", UnpinParams(server="shop", backup=named))
+    # Somebody has pinned it for a case of their own, which is over: the point goes on holding it.
+    await world.backups.pin("shop", named, reason="case 1")
+    world.clock.advance(timedelta(minutes=1))
+    assert await carried_out(world, "backup.unpin", UnpinParams(server="shop", backup=named)) == ""
+    assert world.backups.entries["shop", named].pinned == "recovery point point-9: audit"
+
+
+async def test_a_dump_that_a_pinned_point_needs_stays_without_a_pin_of_its_own() -> None:
+    """The point was pinned while another pin was on the dump, which has been taken off by an earlier version."""
+    world = with_old_records()
+    at = world.clock.now() - timedelta(days=60)
+    world.backups.entries["shop", "b-older"] = an_entry(id="b-older", database="shop", snapshot_at=at, finished_at=at)
+    assert "b-older" in (await dumps_due(world, "shop")).gone
+    [entry] = [each for each in await world.points.entries() if each.point.id == "point-1"]
+    parts = tuple(part.model_copy(update={"backup": "b-older"}) for part in entry.point.databases)
+    needing = entry.point.model_copy(update={"id": "point-9", "databases": parts})
+    world.points.gather = lambda *_, **__: _answer(needing)  # type: ignore[method-assign]
+    await world.points.record("point-9")
+    await world.points.pin("point-9", reason="audit")
+
+    due = await dumps_due(world, "shop")
+
+    assert "b-older" not in due.gone
+    assert due.kept["b-older"] == "pinned: recovery point point-9: audit"
+    assert "recovery point point-9: audit" in await stays(world, Sort.DUMP, "shop", "b-older")
 
 
 async def test_a_pinned_point_is_listed_however_old_it_is() -> None:

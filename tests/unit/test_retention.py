@@ -71,10 +71,11 @@ def test_a_pinned_dump_stays_with_its_reason() -> None:
 def test_the_last_good_dumps_are_not_even_deleted_by_name() -> None:
     held = dump(3, 60).model_copy(update={"pinned": "case 4711"})
     stored = [dump(1, 1), held, dump(4, 61, bad=True)]
-    assert "2 always stay" in why_dump_stays(stored, "d1")
-    assert "is pinned: case 4711" in why_dump_stays(stored, "d3")
-    assert why_dump_stays(stored, "d4") == ""
-    assert why_dump_stays([*stored, dump(5, 62)], "d1") == ""
+    assert "2 always stay" in why_dump_stays(stored, "d1", {})
+    assert "is pinned: case 4711" in why_dump_stays(stored, "d3", {})
+    assert why_dump_stays(stored, "d4", {}) == ""
+    assert "Take the pin off that recovery point" in why_dump_stays(stored, "d4", {"d4": "recovery point p1: audit"})
+    assert why_dump_stays([*stored, dump(5, 62)], "d1", {}) == ""
 
 
 async def test_a_deletion_that_the_policy_would_make_anyway_needs_no_others() -> None:
