@@ -19,6 +19,7 @@ from tests.fixtures.shared_s3 import SharedS3
 
 pytest_plugins = [
     "tests.fixtures.postgres",  # others know it, and what is imported before it is registered is not rewritten
+    "tests.fixtures.away",
     "tests.fixtures.executors",
     "tests.fixtures.ledger",
     "tests.fixtures.local_slack",
@@ -28,6 +29,7 @@ pytest_plugins = [
     "tests.fixtures.pgbackrest",
     "tests.fixtures.physical",
     "tests.fixtures.s3",
+    "tests.fixtures.small_store",
     "tests.fixtures.ssh_keys",
     "tests.fixtures.stories",
     "tests.fixtures.wal",
@@ -35,6 +37,7 @@ pytest_plugins = [
     "tests.fixtures.folder",  # knows others, which must be registered first
     "tests.fixtures.keyed",
     "tests.fixtures.backed_up",
+    "tests.fixtures.ample",
 ]
 
 SHARED_S3 = pytest.StashKey[SharedS3]()

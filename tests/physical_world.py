@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ from actions.backup.scratch_budget import RESERVE
 from actions.backup.sealed import SealedKind, Sealer, What
 from actions.backup.segments import Segment, history_name
 from actions.backup.wal import WalArchive
+from actions.errors import TemporaryError
 from actions.ports import Clock, ObjectStore, no_progress
 from actions.site import Bucket, PhysicalPolicy, ScratchBudget, Server, Site
 from tests.dump_world import Keys
@@ -209,7 +210,8 @@ class PhysicalWorld:
             await asyncio.sleep(0.2)
             # A base backup closes its last segment by itself.
             open_one = Segment.parse(str(self.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0]))
-            await self.archive_up_to(str(replace(open_one, number=open_one.number - 1)))
+            with suppress(TemporaryError):  # an archiver tries again
+                await self.archive_up_to(str(replace(open_one, number=open_one.number - 1)))
 
     async def restore(
         self, target: RecoveryTarget, *, scratch: str = "s1", backup: str | None = None, amcheck: bool = False

@@ -19,7 +19,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError
 
-from actions.adapters.s3_clients import s3_client
+from actions.adapters.s3_clients import bounded, s3_client
 from actions.backup.patience import PATIENCE, Patience
 from actions.errors import UNKNOWN_NAME, PermanentError, RefusedError, TemporaryError, UserError
 from actions.ports import ObjectFacts, ObjectStore, Secrets
@@ -35,6 +35,7 @@ PART_LARGE = 512 * 1024 * 1024
 LARGE_FROM = 9_000  # part number
 UPLOADERS = 4
 READ = 4 * 1024 * 1024
+TRIED_FOR = timedelta(seconds=15)  # after that no request is tried again by itself
 ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
 WRONG_KEY = frozenset(
     {"AccessDenied", "403", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken"}
@@ -366,4 +367,4 @@ def _made_client(entry: Bucket, access: str, secret: str) -> S3Client:
         response_checksum_validation="when_supported" if amazon else "when_required",
         s3={"addressing_style": "auto" if amazon else "path"},
     )
-    return s3_client(entry, access, secret, config)
+    return bounded(s3_client(entry, access, secret, config), TRIED_FOR)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from actions.ports import DumpRequest, LoadRequest, no_progress
 from actions.site import DatabaseRef
 from tests.dump_world import SERVER, DumpWorld, a_dump_world
 from tests.fixtures.shared_s3 import S3
+from tests.fixtures.small_disk import small_disk
 
 pytestmark = [pytest.mark.integration, pytest.mark.corruption, pytest.mark.timeout(240)]
 
@@ -27,24 +27,16 @@ ROWS = 220_000
 
 
 @pytest.fixture
-def small_disk(server_directory: Path) -> Iterator[Path]:
-    """A disk for one server. Skips where this account may not mount one."""
-    place = server_directory / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=755", "tmpfs", str(place)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no right to mount a small disk: {mounted.stderr.strip()}")
-    try:
+def disk(server_directory: Path) -> Iterator[Path]:
+    """For one server."""
+    with small_disk(server_directory / "disk", DISK) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest_asyncio.fixture
-async def server(small_disk: Path) -> AsyncIterator[EmbeddedPostgres]:
+async def server(disk: Path) -> AsyncIterator[EmbeddedPostgres]:
     settings = {"shared_buffers": "32MB", "fsync": "off", "max_wal_size": "64MB", "min_wal_size": "32MB"}
-    async with EmbeddedPostgres(small_disk / "data", settings=settings) as started:
+    async with EmbeddedPostgres(disk / "data", settings=settings) as started:
         async with await psycopg.AsyncConnection.connect(started.dsn(), autocommit=True) as connection:
             await connection.execute("CREATE ROLE app LOGIN")
             await connection.execute("CREATE DATABASE shop OWNER app")
@@ -70,15 +62,13 @@ def world(server: EmbeddedPostgres, s3: S3, bucket: str, tmp_path: Path) -> Dump
     )
 
 
-async def test_load_ends_before_it_stops_production(
-    world: DumpWorld, server: EmbeddedPostgres, small_disk: Path
-) -> None:
+async def test_load_ends_before_it_stops_production(world: DumpWorld, server: EmbeddedPostgres, disk: Path) -> None:
     await world.engine.dump(DumpRequest(id="b1", database="shop"), no_progress)
     before, facts = await world.postgres.database(world.ref), await world.postgres.server(SERVER)
     assert before is not None
     assert facts.free_bytes is not None
     room = before.bytes // 2  # the copy needs all of it, and its log as much again
-    (small_disk / "ballast").write_bytes(bytes(facts.free_bytes - RESERVE - room))
+    (disk / "ballast").write_bytes(bytes(facts.free_bytes - RESERVE - room))
     asked = LoadRequest(backup="b1", database="shop", into=COPY, mark=MARK, jobs=2)
     engine = world.engine_over(world.objects, disk_reserve=RESERVE)
     async with await psycopg.AsyncConnection.connect(server.dsn("shop"), autocommit=True) as customer:
@@ -91,6 +81,6 @@ async def test_load_ends_before_it_stops_production(
     assert await world.postgres.database(COPY) is None
     assert await world.postgres.loading_roles(SERVER) == []
     assert list((world.directory / "spool").iterdir()) == []
-    (small_disk / "ballast").unlink()
+    (disk / "ballast").unlink()
     await engine.load(asked, no_progress)
     assert (await world.postgres.fingerprint(COPY, ())).rows == {"s.doc": ROWS}

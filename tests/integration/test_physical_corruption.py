@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -25,6 +24,7 @@ from actions.ports import no_progress
 from tests.dump_world import Keys
 from tests.fakes.s3 import MemoryObject, MemoryObjects
 from tests.fixtures.physical import Past
+from tests.fixtures.small_disk import small_disk
 from tests.fixtures.waiting import until
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 from tests.wal_world import UnsteadyObjects
@@ -266,22 +266,15 @@ async def test_no_room_is_told_before_anything_is_fetched(past: Past, world: Phy
 
 
 @pytest.fixture
-def small_disk(server_directory: Path) -> Iterator[Path]:
-    """Skips where this account may not mount one."""
-    place = server_directory / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL},mode=755", "tmpfs", str(place)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no right to mount a small disk: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+def small(server_directory: Path) -> Iterator[Path]:
+    with small_disk(server_directory / "small", SMALL) as place:
+        yield place
 
 
-async def test_a_disk_that_runs_full_while_it_is_fetched(past: Past, world: PhysicalWorld, small_disk: Path) -> None:
+async def test_a_disk_that_runs_full_while_it_is_fetched(past: Past, world: PhysicalWorld, small: Path) -> None:
     # It seems to have room at first: somebody else fills it meanwhile.
-    small = replace(world, directory=small_disk, reserve=-(1 << 40))
-    await refused(small, past, "is full. Free space there", kind=UserError)
+    filled = replace(world, directory=small, reserve=-(1 << 40))
+    await refused(filled, past, "is full. Free space there", kind=UserError)
 
 
 @pytest.fixture

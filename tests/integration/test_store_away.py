@@ -3,7 +3,6 @@ work waits, goes on where it was, and nothing is fetched or stored twice."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -15,71 +14,19 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from actions.adapters.s3 import PART, S3Store
-from actions.adapters.secrets import SecretReferences
+from actions.adapters.s3 import PART
 from actions.backup.patience import PATIENCE
 from actions.backup.physical import RecoveryTarget
 from actions.errors import PermanentError, TemporaryError
-from actions.site import Bucket, DatabaseRef, Site
+from actions.site import DatabaseRef
 from tests.fakes.s3 import MemoryObjects
+from tests.fixtures.away import AWAY, Watched
 from tests.fixtures.physical import Past
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shared_s3 import S3
 from tests.physical_world import BUCKET, SERVER
 
 pytestmark = [pytest.mark.integration, pytest.mark.corruption]
-
-AWAY = [
-    pytest.param(timedelta(seconds=4), id="seconds"),
-    pytest.param(timedelta(minutes=2), id="two-minutes", marks=[pytest.mark.soak, pytest.mark.timeout(400)]),
-]
-
-
-@pytest.fixture
-async def road(s3: S3) -> AsyncIterator[Proxy]:
-    """The network between the bot and S3."""
-    host, _, port = s3.endpoint.removeprefix("http://").partition(":")
-    async with Proxy(host, int(port)) as proxy:
-        yield proxy
-
-
-class Watched(S3Store):
-    """Counts what is begun, and takes the network away for a while in the middle of the n-th stream."""
-
-    def __init__(self, s3: S3, road: Proxy, bucket: str, *, patience: timedelta) -> None:
-        endpoint = f"http://127.0.0.1:{road.port}"
-        entry = Bucket(name=bucket, endpoint=endpoint, access_key="env:A", secret_key="env:S")
-        secrets = SecretReferences({"A": s3.access_key, "S": s3.secret_key})
-        super().__init__(Site(buckets={bucket: entry}), secrets, patience=patience)
-        self.road, self.streams = road, list[str]()
-        self.leave_in, self.leave_for = 0, timedelta()
-        self.away: asyncio.Task[None] | None = None
-
-    async def leave(self) -> None:
-        """Returns once it is away; it comes back by itself."""
-        await self.road.cut()
-        self.away = asyncio.create_task(self._back())
-
-    async def _back(self) -> None:
-        await asyncio.sleep(self.leave_for.total_seconds())
-        self.road.heal()
-
-    async def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
-        self.streams.append(key)
-        number = len(self.streams)
-        async for chunk in super().get_stream(bucket, key):
-            if number == self.leave_in and self.away is None:
-                await self.leave()
-            yield chunk
-
-
-@pytest.fixture
-async def store(s3: S3, bucket: str, road: Proxy) -> AsyncIterator[Watched]:
-    made = Watched(s3, road, bucket, patience=PATIENCE)
-    yield made
-    if made.away is not None:
-        made.away.cancel()
-    made.close()
 
 
 @pytest.mark.parametrize("away", AWAY)
