@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,6 +157,6 @@ async def _plan(far: PgBackRestWorld, target: RecoveryTarget) -> Plan:
 def _ports(far: PgBackRestWorld) -> tuple[Ports, MemoryExecutor]:
     memory = a_world()
     executor = MemoryExecutor(replace(memory.executor._engines, physical=far.engine))
-    parts = {part.name: getattr(memory, part.name) for part in fields(Ports)}
-    own = {"site": far.site, "postgres": far.postgres, "scratch": far.scratch, "physical": far.engine}
-    return Ports(**{**parts, **own, "executor": executor, "clock": SystemClock()}), executor
+    parts: dict[str, Any] = {part.name: getattr(memory, part.name) for part in fields(Ports)}
+    parts |= {"site": far.site, "postgres": far.postgres, "scratch": far.scratch, "physical": far.engine}
+    return Ports(**{**parts, "executor": executor, "clock": SystemClock()}), executor

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
 
@@ -48,12 +49,14 @@ def test_no_further_try_is_begun_once_its_time_is_over(fault: str, limit: timede
     client = bounded(s3_client(bucket, "KEY", "secret", config), limit)
     asked = 0
 
-    def answer(**_: Any) -> AWSResponse:
+    def answer(**_: Any) -> Any:
         nonlocal asked
         asked += 1
         if fault == "no-answer":
             raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
-        return AWSResponse("http://127.0.0.1:1", 500, {}, _Body(b"<Error><Code>InternalError</Code></Error>"))
+        return AWSResponse(
+            "http://127.0.0.1:1", 500, HTTPHeaders(), _Body(b"<Error><Code>InternalError</Code></Error>")
+        )
 
     client.meta.events.register("before-send.s3", answer)
     with pytest.raises((ClientError, EndpointConnectionError), match=r"InternalError|Could not connect"):
