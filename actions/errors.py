@@ -68,3 +68,11 @@ class PreconditionError(PermanentError):
 
 class UnknownOutcomeError(PermanentError):
     """It cannot be told whether the effect happened."""
+
+
+def adding(error: DrError, more: str) -> DrError:
+    """The same kind of error that says more."""
+    text = f"{error} {more}"
+    if isinstance(error, TemporaryError):
+        return TemporaryError(text, retry_after=error.retry_after)
+    return UserError(text) if isinstance(error, UserError) else PermanentError(text)

@@ -18,7 +18,7 @@ from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedMan
 from actions.backup.pins import PIN, Pin, pin_of
 from actions.backup.uploads import MANIFEST
 from actions.backup.verification import SignedVerification, Verification, found_damaged
-from actions.errors import TemporaryError, UserError, VerificationError
+from actions.errors import DrError, UserError, VerificationError
 from actions.ports import CatalogueEntry, ObjectFacts, ObjectStore
 from actions.site import BackupPolicy
 
@@ -121,7 +121,9 @@ class Catalogue:
         folder = Folder(policy, backup)
         try:
             signed = await self.signed(policy, backup)
-        except (TemporaryError, UserError):
+        except VerificationError:
+            raise  # it was read, and is not ours
+        except DrError:
             path = folder.local_manifest
             if path is None or not await asyncio.to_thread(path.exists):
                 raise

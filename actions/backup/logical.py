@@ -28,7 +28,7 @@ from actions.backup.tools import PostgresTools, Snapshot
 from actions.backup.transfer import Transfer
 from actions.backup.uploads import sweep_uploads
 from actions.backup.verification import SignedVerification, Verification
-from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
+from actions.errors import DrError, UserError, VerificationError
 from actions.ports import (
     AdoptRequest,
     BackupEngine,
@@ -157,10 +157,7 @@ class LogicalEngine(BackupEngine):
             return copy
         if copy is None:
             return await self._catalogue.signed(policy, request.id)
-        try:
-            return await self.upload(request.database, request.id, progress)
-        except (TemporaryError, PermanentError) as error:
-            raise only_in_the_copy(error, policy, Folder(policy, request.id), copy) from error
+        return await self.upload(request.database, request.id, progress)
 
     async def _copy(self, policy: BackupPolicy, backup: str) -> SignedManifest | None:
         copies = await self._catalogue.copies(policy)
@@ -168,16 +165,23 @@ class LogicalEngine(BackupEngine):
 
     async def upload(self, database: str, backup: str, progress: Progress) -> SignedManifest:
         policy = self._site.backup(database)
-        if (signed := await self._catalogue.signed(policy, backup)) is not None:
-            return signed
-        copy = await self._copy(policy, backup)
+        copy, folder = await self._copy(policy, backup), Folder(policy, backup)
         if copy is None:
+            if (signed := await self._catalogue.signed(policy, backup)) is not None:
+                return signed
             raise UserError(f"The local copy holds no whole backup `{backup}` of `{database}`. Make a new dump.")
-        folder = Folder(policy, backup)
-        await sweep_uploads(self._objects, policy.bucket, own=folder.prefix, everything=database_prefix(policy))
-        return await self._stored.upload(
-            policy, folder, copy, Shown(progress, "upload", copy.manifest.stored.bytes).bytes
-        )
+        try:
+            if (signed := await self._catalogue.signed(policy, backup)) is not None:
+                return signed
+            await sweep_uploads(self._objects, policy.bucket, own=folder.prefix, everything=database_prefix(policy))
+            done = Shown(progress, "upload", copy.manifest.stored.bytes).bytes
+            return await self._stored.upload(policy, folder, copy, done)
+        except VerificationError:
+            raise  # of one of the two copies itself, which then says what to do
+        except DrError as error:
+            if await self._stored.is_there(policy, folder):
+                raise
+            raise only_in_the_copy(error, policy, folder, copy) from error
 
     async def _pack(
         self,

@@ -18,7 +18,7 @@ from actions.backup.spool import Spool, SpooledArchive, StoredArchive, Survey, f
 from actions.backup.stages import disk
 from actions.backup.tools import Archive, ArchiveSource
 from actions.backup.unpacking import Unpacked, check_stored, unpack_checked
-from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
+from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError, adding
 from actions.ports import ObjectStore, Secrets
 from actions.site import BackupPolicy
 
@@ -95,11 +95,20 @@ class StoredDumps:
             try:
                 await self._publish(policy, folder, signed)
                 return signed
-            except (TemporaryError, PermanentError) as error:
+            except DrError as error:
+                if path is None or await self.is_there(policy, folder):
+                    raise
                 upload_error = error
         if path is not None:
             raise only_in_the_copy(upload_error, policy, folder, signed) from upload_error
         raise upload_error
+
+    async def is_there(self, policy: BackupPolicy, folder: Folder) -> bool:
+        """Whether another try has stored a manifest under this name; not, as far as the bucket says."""
+        try:
+            return await self._objects.head(policy.bucket, folder.manifest) is not None
+        except DrError:
+            return False
 
     async def _publish(self, policy: BackupPolicy, folder: Folder, signed: SignedManifest) -> None:
         found = await self._objects.head(policy.bucket, folder.dump)
@@ -250,17 +259,14 @@ def _has_size(path: Path, size: int) -> bool:
 def only_in_the_copy(error: DrError, policy: BackupPolicy, folder: Folder, signed: SignedManifest) -> DrError:
     """The bucket's error, which also says what there is and what to do."""
     backup = signed.manifest.id
-    return _adding(
+    return adding(
         error,
         f"The local copy `{folder.local_dump}` with `{folder.local_manifest}` is complete "
-        f"({signed.manifest.stored.bytes} bytes); the bucket has no backup `{backup}`. Once the bucket answers, "
+        f"({signed.manifest.stored.bytes} bytes); the bucket has no backup `{backup}`. {put_right(error)}, "
         f"`/dr-backup upload {policy.database} {backup}` brings it there.",
     )
 
 
-def _adding(error: DrError, more: str) -> DrError:
-    """The same kind of error that says more."""
-    text = f"{error} {more}"
-    if isinstance(error, TemporaryError):
-        return TemporaryError(text, retry_after=error.retry_after)
-    return UserError(text) if isinstance(error, UserError) else PermanentError(text)
+def put_right(error: DrError) -> str:
+    """What must be so before a bucket with this error is asked again: the beginning of a sentence."""
+    return "Once the bucket answers" if isinstance(error, TemporaryError) else "Once that is put right in the bucket"

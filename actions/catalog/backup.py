@@ -10,15 +10,16 @@ from pydantic import Field
 
 from actions.backup.catalogue import Folder
 from actions.backup.manifest import Manifest
+from actions.backup.stored import put_right
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
-from actions.errors import DrError, TemporaryError, UserError
+from actions.errors import DrError, UserError, adding
 from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, DatabaseRef, Frozen
 from actions.steps.choice import READ_RATE, chosen, dump_estimate, usable_entries
 from actions.steps.dumps import AdoptDump, MakeDump, UploadCopy, VerifyBackup, unsent
 from actions.steps.facts import BackupIs, DatabaseIs, NamesFree, ObjectIs
 from actions.steps.naming import adopt_name, backup_id, job_name, scratch_mark
-from actions.steps.phrases import moment, size
+from actions.steps.phrases import counted, moment, size
 
 
 class DumpParams(Frozen):
@@ -88,7 +89,7 @@ async def _entries(ports: Ports, policy: BackupPolicy) -> tuple[Sequence[Catalog
     """The catalogue. A bucket that is silent or refuses is no reason to go without one where there is a local copy."""
     try:
         return await ports.backups.catalogue(policy.database), None
-    except (TemporaryError, UserError) as error:
+    except DrError as error:
         if policy.local_directory is None:
             raise
         return (), error
@@ -157,7 +158,7 @@ class Upload(Action[UploadParams]):
     async def plan(self, params: UploadParams, ports: Ports, plan_id: str) -> Plan:
         ports.site.database(params.database)
         policy = ports.site.backup(params.database)
-        manifest = _copy(params, await unsent(ports, params.database))
+        manifest = _copy(params, await _unsent(ports, policy, params))
         step = UploadCopy(
             job=job_name(plan_id, 1),
             database=params.database,
@@ -184,6 +185,24 @@ class Upload(Action[UploadParams]):
             ),
             estimate=timedelta(seconds=1 + manifest.stored.bytes // READ_RATE),
         )
+
+
+async def _unsent(ports: Ports, policy: BackupPolicy, params: UploadParams) -> Sequence[Manifest]:
+    """What the bucket lacks. Raises its own error, with what there is and what to do, while it does not say."""
+    try:
+        return await unsent(ports, params.database)
+    except DrError as error:
+        copies = [entry.manifest for entry in await ports.backups.copies(params.database)]
+        named = "" if params.backup is None else f" {params.backup}"
+        again = f"`/dr-backup upload {params.database}{named}`"
+        held = (
+            f"The local copy `{policy.local_directory}` holds {counted(len(copies), 'dump')} of `{params.database}`, "
+            f"the newest `{copies[0].id}`; nothing of them is lost by that. {put_right(error)}, ask again: {again}."
+            if copies
+            else f"The local copy of `{params.database}` holds no whole dump either: make one with "
+            f"`/dr-backup run {params.database}`."
+        )
+        raise adding(error, f"Nothing was uploaded: what the bucket lacks is not known. {held}") from error
 
 
 def _copy(params: UploadParams, copies: Sequence[Manifest]) -> Manifest:

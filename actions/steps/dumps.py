@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from actions.backup.manifest import Manifest
+from actions.backup.stored import put_right
 from actions.contract import Probe
-from actions.errors import VerificationError
+from actions.errors import DrError, VerificationError, adding
 from actions.ports import AdoptRequest, CatalogueEntry, DumpRequest, JobKind, JobPhase, JobState, Ports, Progress
 from actions.site import DatabaseRef
 from actions.steps import byhand
@@ -124,7 +125,11 @@ class UploadCopy(HeavyStep):
         return {"database": self.database, "backup": self.backup}
 
     async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the catalogue tells all
-        return Probe.TODO if await ports.backups.find(self.database, self.backup) is None else Probe.DONE
+        try:
+            return Probe.TODO if await ports.backups.find(self.database, self.backup) is None else Probe.DONE
+        except DrError as error:
+            again = f"{put_right(error)}, ask again: `/dr-backup upload {self.database} {self.backup}`."
+            raise adding(error, f"The local copy `{self.path}` stays as it is. {again}") from error
 
     async def verify(self, ports: Ports) -> None:
         await usable(ports, self.database, self.backup)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actions.contract import Finding, Verdict
-from actions.errors import TemporaryError, UserError, VerificationError
+from actions.errors import DrError, VerificationError
 from actions.ports import CatalogueEntry, Ports
 
 
@@ -44,10 +44,10 @@ class KnownBackups:
 
 
 async def known_backups(ports: Ports, database: str) -> KnownBackups:
-    """Raises the bucket's TemporaryError or UserError when it gives nothing out and the local copy holds nothing."""
+    """Raises the bucket's own error when it gives nothing out and the local copy holds nothing."""
     try:
         stored = await ports.backups.catalogue(database)
-    except (TemporaryError, UserError) as error:
+    except DrError as error:  # silent, refusing, or with an answer that nobody knows: it gives none out
         copies = await ports.backups.copies(database)
         if not copies:
             raise
@@ -64,7 +64,7 @@ async def restorable(ports: Ports, database: str, backup: str) -> CatalogueEntry
     """One backup, as above; None when there is none of this name."""
     try:
         stored = await ports.backups.find(database, backup)
-    except (TemporaryError, UserError):
+    except DrError:
         found = next((entry for entry in await ports.backups.copies(database) if entry.manifest.id == backup), None)
         if found is None:
             raise

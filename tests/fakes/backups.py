@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions.backup.manifest import Fingerprint, Globals, Manifest, Provenance, SignedManifest, StoredObject
-from actions.errors import TemporaryError, UserError, VerificationError
+from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import (
     AdoptRequest,
     BackupEngine,
@@ -38,7 +38,7 @@ class MemoryBackups(BackupEngine):
     """`found` is what `adopt` may adopt: object key -> what a restore of it would measure. `spoil` breaks a backup.
 
     `local` is the local copy, where the policy has one; while `away` the bucket does not answer, while `refused` it
-    takes no key.
+    takes no key, while `odd` it answers with what nobody knows.
     """
 
     def __init__(self, site: Site, postgres: MemoryPostgres, clock: Clock | None = None) -> None:
@@ -46,7 +46,7 @@ class MemoryBackups(BackupEngine):
         self._clock = clock or MemoryClock()
         self.entries: dict[tuple[str, str], CatalogueEntry] = {}
         self.local: dict[tuple[str, str], CatalogueEntry] = {}
-        self.away = self.refused = False
+        self.away = self.refused = self.odd = False
         self.found: dict[str, Fingerprint] = {}
 
     def spoil(self, database: str, backup: str, problem: str) -> None:
@@ -100,6 +100,8 @@ class MemoryBackups(BackupEngine):
             raise TemporaryError(f"Bucket `{bucket}` does not answer.")
         if self.refused:
             raise UserError(f"Bucket `{bucket}` refused its keys. Check them.")
+        if self.odd:
+            raise PermanentError(f"Bucket `{bucket}` did not list: 301 (Moved).")
 
     async def dump(self, request: DumpRequest, progress: Progress) -> SignedManifest:
         database = self._site.database(request.database)
@@ -119,7 +121,7 @@ class MemoryBackups(BackupEngine):
 
     async def load(self, request: LoadRequest, progress: Progress) -> None:
         key = (request.database, request.backup)
-        copied = self.away or self.refused or (key in self.entries and self.entries[key].lost)
+        copied = self.away or self.refused or self.odd or (key in self.entries and self.entries[key].lost)
         if copied and key not in self.local:
             self._answering(request.database)
         entry = self.local[key] if copied and key in self.local else self._usable(*key)

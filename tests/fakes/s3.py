@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from actions.errors import TemporaryError, UserError
+from actions.errors import DrError, TemporaryError, UserError
 from actions.ports import Clock, ObjectFacts, ObjectStore
 from tests.fakes.clock import MemoryClock
 
@@ -24,12 +24,14 @@ class MemoryObject:
 
 
 class MemoryObjects(ObjectStore):
-    """Buckets that were named at the start. `down` makes every call fail as an unreachable store does."""
+    """Buckets that were named at the start. `down` makes every call fail as an unreachable store does, `refusal` as one
+    does that answers with this error."""
 
     def __init__(self, *buckets: str, clock: Clock | None = None) -> None:
         self.buckets: dict[str, dict[str, MemoryObject]] = {name: {} for name in buckets}
         self.uploads: dict[str, list[tuple[str, datetime]]] = defaultdict(list)  # half-done: key, begun
         self.down = False
+        self.refusal: DrError | None = None
         self.replication: dict[tuple[str, str], str] = {}  # what the store says of its own copies
         self._clock = clock or MemoryClock()
 
@@ -91,6 +93,8 @@ class MemoryObjects(ObjectStore):
     def _bucket(self, name: str) -> dict[str, MemoryObject]:
         if self.down:
             raise TemporaryError(f"Bucket `{name}` does not answer.")
+        if self.refusal is not None:
+            raise self.refusal
         if name not in self.buckets:
             raise UserError(f"There is no bucket `{name}`. Create it or correct the plan file.")
         return self.buckets[name]

@@ -8,7 +8,7 @@ from actions import registry
 from actions.catalog.backup import DumpParams, UploadParams
 from actions.catalog.restore import RestoreParams
 from actions.contract import Verdict
-from actions.errors import TemporaryError, UserError
+from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from actions.runner import Outcome, Runner
 from actions.steps.dumps import MakeDump
 from actions.steps.known_backups import restorable
@@ -80,16 +80,40 @@ async def test_upload_takes_the_newest_that_the_bucket_lacks_and_is_refused_when
         await upload.plan(UploadParams(database="shop"), world, "c")
 
 
-async def test_a_bucket_that_refuses_is_no_reason_to_go_without_a_dump_or_a_restore() -> None:
+@pytest.mark.parametrize(("how", "said"), [("refused", "refused its keys"), ("odd", "did not list: 301")])
+async def test_a_bucket_that_refuses_is_no_reason_to_go_without_a_dump_or_a_restore(how: str, said: str) -> None:
     world = a_world(local=True)
-    world.backups.refused = True
+    setattr(world.backups, how, True)
     dump = await registry.action("backup.dump").plan(DumpParams(database="shop"), world, PLAN)
-    assert "refused its keys" in dump.findings[0].detail
+    assert said in dump.findings[0].detail
     assert (await Runner(dump, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
     plan = await registry.action("restore.dump").plan(RestoreParams(database="shop"), world, RESTORE)
     [told] = [finding for finding in plan.findings if finding.check == "bucket"]
-    assert "refused its keys" in told.detail
+    assert said in told.detail
     assert (await Runner(plan, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize(("how", "kind"), [("refused", UserError), ("odd", PermanentError), ("away", TemporaryError)])
+async def test_an_upload_that_cannot_be_planned_says_what_there_is_and_what_to_do(
+    how: str, kind: type[DrError]
+) -> None:
+    world = a_world(local=True)
+    upload = registry.action("backup.upload")
+    setattr(world.backups, how, True)
+    with pytest.raises(kind, match="holds no whole dump either: make one with `/dr-backup run shop`"):
+        await upload.plan(UploadParams(database="shop"), world, "a")
+    dump = await registry.action("backup.dump").plan(DumpParams(database="shop"), world, PLAN)
+    assert (await Runner(dump, world, MemoryJournal()).run()).outcome is Outcome.SUCCEEDED
+    with pytest.raises(kind) as raised:
+        await upload.plan(UploadParams(database="shop", backup=f"shop-{PLAN}"), world, "a")
+    assert f"holds 1 dump of `shop`, the newest `shop-{PLAN}`" in str(raised.value)
+    assert str(raised.value).endswith(f"ask again: `/dr-backup upload shop shop-{PLAN}`.")
+
+    setattr(world.backups, how, False)
+    plan = await upload.plan(UploadParams(database="shop"), world, "b2c3d4e5f6")
+    setattr(world.backups, how, True)
+    with pytest.raises(kind, match=f"stays as it is. .*ask again: `/dr-backup upload shop shop-{PLAN}`"):
+        await plan.steps[0].probe(world)
 
 
 async def test_restore_from_the_local_copy_of_a_dump_whose_object_is_lost() -> None:

@@ -6,15 +6,18 @@ import hashlib
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyrage
 import pytest
 
 from actions.backup.catalogue import Catalogue, Folder
+from actions.backup.logical import LogicalEngine
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest, StoredObject
 from actions.backup.stored import StoredDumps, write_private
-from actions.errors import DrError, TemporaryError, UserError, VerificationError
-from actions.site import BackupPolicy, SecretRef
+from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
+from actions.ports import no_progress
+from actions.site import BackupPolicy, SecretRef, Site
 from tests.fakes.backups import SIGNER, SIGNING_KEY
 from tests.fakes.s3 import MemoryObjects
 
@@ -46,6 +49,16 @@ class World:
         self.objects = MemoryObjects("dumps")
         self.dumps = StoredDumps(self.objects, Keys(), directory / "work")
         self.catalogue = Catalogue(self.objects)
+        nothing: Any = None
+        self.engine = LogicalEngine(
+            Site(backups={"shop": self.policy}),
+            postgres=nothing,
+            objects=self.objects,
+            secrets=Keys(),
+            clock=nothing,
+            tools=nothing,
+            work_directory=directory / "work",
+        )
         self.manifest = Manifest(
             id="b1",
             database="shop",
@@ -81,6 +94,8 @@ class World:
     async def lose(self, how: str) -> None:
         if how == "silent":
             self.objects.down = True
+        elif how == "odd answers":
+            self.objects.refusal = PermanentError("Bucket `dumps` did not look at it: 301 (Moved).")
         elif how == "bucket deleted":
             self.objects.buckets.clear()
         elif how == "object missing":
@@ -103,7 +118,7 @@ async def world(tmp_path: Path) -> World:
     return made
 
 
-LOSSES = ["silent", "bucket deleted", "object missing", "object cut off"]
+LOSSES = ["silent", "odd answers", "bucket deleted", "object missing", "object cut off"]
 
 
 @pytest.mark.parametrize("how", LOSSES)
@@ -155,3 +170,63 @@ async def test_the_catalogue_tells_a_lost_object_from_other_problems(world: Worl
     [entry] = await world.catalogue.entries(world.policy)
     assert entry.lost
     assert entry.problem is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "then"),
+    [
+        (UserError("Check the keys `env:KEY` and their policy."), "Once that is put right in the bucket"),
+        (
+            PermanentError("Bucket `dumps` did not store it: 400 (InvalidRequest)."),
+            "Once that is put right in the bucket",
+        ),
+        (TemporaryError("Bucket `dumps` does not answer."), "Once the bucket answers"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["head", "put_stream", "put"])
+async def test_an_upload_that_is_refused_says_what_there_is_and_what_to_do(
+    world: World, monkeypatch: pytest.MonkeyPatch, verb: str, error: DrError, then: str
+) -> None:
+    await world.objects.delete("dumps", world.folder.manifest)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(world.objects, verb, refuse)
+    with pytest.raises(type(error)) as raised:
+        await world.engine.upload("shop", "b1", no_progress)
+    said = str(raised.value)
+    assert said.startswith(str(error))
+    assert f"The local copy `{world.local_dump}`" in said
+    assert f"{then}, `/dr-backup upload shop b1` brings it there." in said
+    monkeypatch.undo()
+    assert (await world.engine.upload("shop", "b1", no_progress)).manifest == world.manifest
+    assert world.folder.manifest in world.objects.buckets["dumps"]
+
+
+async def test_a_copy_that_was_changed_is_not_said_to_be_whole(world: World) -> None:
+    await world.objects.delete("dumps", world.folder.manifest)
+    assert world.local_dump is not None
+    write_private(world.local_dump, BODY[:-1] + b"x")
+    with pytest.raises(VerificationError, match=r"its bytes were changed\. Dump again\.$"):
+        await world.engine.upload("shop", "b1", no_progress)
+    assert world.folder.manifest not in world.objects.buckets["dumps"]
+
+
+async def test_a_dump_whose_manifest_the_bucket_refuses_is_in_the_copy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = SignedManifest.sign(world.manifest, SIGNING_KEY)
+    await world.objects.delete("dumps", world.folder.manifest)
+    put = world.objects.put
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise UserError("Check the keys.")
+
+    monkeypatch.setattr(world.objects, "put", refuse)
+    with pytest.raises(UserError, match="`/dr-backup upload shop b1` brings it there"):
+        await world.dumps.publish(world.policy, world.folder, signed, None)
+    monkeypatch.setattr(world.objects, "put", put)
+    await world.dumps.publish(world.policy, world.folder, signed, None)
+    with pytest.raises(UserError, match=r"is not overwritten\.$"):  # it is there: nothing is to be brought
+        await world.dumps.publish(world.policy, world.folder, signed, None)
