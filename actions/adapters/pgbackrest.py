@@ -7,7 +7,6 @@ environment (`PGBACKREST_REPO1_CIPHER_PASS`); never through argv, which everybod
 from __future__ import annotations
 
 import asyncio
-import configparser
 import contextlib
 import functools
 import logging
@@ -19,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from actions.adapters.control_file import ControlFiles
+from actions.adapters.pgbackrest_config import buckets_of, said_to
 from actions.adapters.pgbackrest_errors import translated
 from actions.adapters.postgres_installation import postgres_account
 from actions.adapters.programs import Account, Program, ProgramError, run
@@ -49,7 +49,6 @@ SPOOL = ".ahead"
 AT_ONCE = 2
 MISSING = 1  # exit code of `archive-get` for a file that is not in the archive
 _PERCENT = re.compile(rb"\(\d+[^,)]*, (\d+)(?:\.\d+)?%\)")
-_BUCKET = re.compile(r"repo(\d+)-(?:s3|gcs|azure)-(?:bucket|container)")
 
 
 class PgBackRestProgram(PgBackRest):
@@ -78,18 +77,11 @@ class PgBackRestProgram(PgBackRest):
         return stanza_of(await self._said(server, ["info", "--output=json"], "list its backups"), self._stanza(server))
 
     def buckets(self, server: str) -> Mapping[int, str]:
-        # pgBackRest repeats keys for lists and knows no interpolation.
-        parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
-        try:
-            parser.read(keys_of(self._site.physical_of(server)).stanza_config or "", encoding="utf-8")
-        except (OSError, configparser.Error, UnicodeDecodeError):
-            return {}
-        found: dict[int, str] = {}
-        for section in ("global", self._stanza(server)):
-            for key, value in parser.items(section) if parser.has_section(section) else ():
-                if match := _BUCKET.fullmatch(key):
-                    found[int(match[1])] = value
-        return found
+        return buckets_of(keys_of(self._site.physical_of(server)).stanza_config, self._stanza(server))
+
+    def queue_limit(self, server: str, archive_command: str) -> str:
+        config, stanza = keys_of(self._site.physical_of(server)).stanza_config, self._stanza(server)
+        return said_to(archive_command, "archive-push-queue-max", config=config, stanza=stanza)
 
     async def own(self, folder: Path) -> None:
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)

@@ -46,7 +46,8 @@ async def lacks_of(
         (row,) = await postgres.query(DatabaseRef(server, "postgres"), ARCHIVES)
     except DrError:
         return found  # the doctor looks at the server itself
-    return [*found, *of_archive(row, stanza=stanza, rpo=rpo)]
+    found += of_archive(row, stanza=stanza, rpo=rpo)
+    return [*found, *of_queue(program.queue_limit(server, row["command"]), server)]
 
 
 async def _major(postgres: PostgresAdmin, server: str) -> int | None:
@@ -93,3 +94,18 @@ def of_archive(row: Mapping[str, Any], *, stanza: str, rpo: timedelta) -> Sequen
         what = f"the server archives {told}; {rpo.total_seconds() / 60:g} min may be lost by the plan"
         found.append(Lack(what=what, next="Set `archive_timeout` on the server, such as 60s.", stops=False))
     return found
+
+
+def of_queue(limit: str, server: str) -> Sequence[Lack]:
+    """Whether WAL is given up to save the disk. PostgreSQL is told that it was archived, so nobody else ever says."""
+    if not limit:
+        return []
+    what = (
+        f"once more than {limit} of WAL waits (`archive-push-queue-max`), pgBackRest throws it away and tells the "
+        "server that it was archived: nothing after it can be reached"
+    )
+    then = (
+        "Take the option out and watch the disk of `pg_wal` instead. Where it has to stay, a gap is alarmed of, and "
+        f"`/dr-backup base {server} full` ends it."
+    )
+    return [Lack(what=what, next=then, stops=False)]

@@ -81,6 +81,10 @@ class PgBackRest(Protocol):
     def buckets(self, server: str) -> Mapping[int, str]:
         """Repository -> its bucket, as far as pgBackRest's configuration file can be read."""
 
+    def queue_limit(self, server: str, archive_command: str) -> str:
+        """What `archive-push-queue-max` is for a server that archives with this command, as it is written; empty where
+        nothing says it, or the configuration that does cannot be read here."""
+
     async def own(self, folder: Path) -> None:
         """Let pgBackRest write into this folder."""
 

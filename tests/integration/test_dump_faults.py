@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,15 +19,23 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from actions.adapters.clock import SystemClock
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.executor import PROCESS, SubprocessExecutor
 from actions.adapters.s3 import S3Store
 from actions.backup.catalogue import Folder
+from actions.backup.jobs import Engines
 from actions.backup.manifest import Manifest, SignedManifest
+from actions.catalog.restore import Restore, RestoreParams
+from actions.contract import JournalState
 from actions.errors import TemporaryError, UserError, VerificationError
-from actions.ports import DumpRequest, JobKind, JobPhase, JobSpec, LoadRequest, no_progress
+from actions.ports import DumpRequest, JobKind, JobPhase, JobSpec, LoadRequest, Ports, no_progress
+from actions.runner import Outcome, Runner
 from actions.site import DatabaseRef, Site
+from tests.contract.kit import PLAN_ID, MemoryJournal
 from tests.dump_world import SERVER, DumpWorld, Keys, a_dump_world
+from tests.fakes.executor import MemoryExecutor
+from tests.fakes.world import a_world
 from tests.fixtures.postgres import Database
 from tests.fixtures.shared_s3 import S3
 
@@ -196,6 +204,74 @@ async def test_data_that_lies_elsewhere_is_found_in_the_load(world: DumpWorld) -
     ).manifest.places
     await noted_otherwise(world, places=((entry, begin + 1),))
     await refused(world, VerificationError, "`pg_restore` into .* failed")
+
+
+BLIND = (
+    "CREATE TABLE word (body text)",
+    # It finds `word` by the search path of whoever writes. A load has none, and makes the index over rows that are in.
+    """CREATE FUNCTION known(text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
+       'BEGIN RETURN EXISTS (SELECT FROM word); END'""",
+    "CREATE TABLE note (body text)",
+    "CREATE INDEX blind ON note (known(body))",
+    "INSERT INTO note VALUES ('x')",
+)
+
+
+def in_production(world: DumpWorld, *statements: str) -> list[tuple[object, ...]]:
+    """The rows of the last statement."""
+    with psycopg.connect(make_conninfo(world.values["DSN"], dbname=world.ref.name), autocommit=True) as connection:
+        for statement in statements:
+            cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+@pytest.mark.corruption
+@pytest.mark.parametrize(
+    ("statements", "named"),
+    [
+        (("ALTER TABLE doc ADD CONSTRAINT at_home CHECK (current_database() = '{home}')",), 'constraint "at_home"'),
+        (BLIND, 'relation "word" does not exist'),
+    ],
+    ids=["in the data", "in an index after all data"],
+)
+async def test_an_error_in_the_load_is_named_and_nothing_is_swapped_in(
+    world: DumpWorld, statements: tuple[str, ...], named: str
+) -> None:
+    """`pg_restore` by itself would go on, tell of `errors ignored on restore: 1`, and leave most of the rows."""
+    in_production(world, *(each.replace("{home}", world.ref.name) for each in statements))
+    await dumped(world)
+    ports, journal = ports_of(world), MemoryJournal()
+    before = await world.postgres.databases(SERVER)
+    plan = await Restore().plan(RestoreParams(database=world.database), ports, PLAN_ID)
+    assert plan.stopped == ()
+
+    result = await Runner(plan, ports, journal).run()
+
+    assert (result.outcome, result.step) == (Outcome.FAILED, 0)
+    assert "`pg_restore` into" in result.message
+    assert named in result.message
+    assert [line.step for line in journal.lines if line.state is JournalState.VERIFIED] == []
+    after = await world.postgres.databases(SERVER)
+    assert [(each.name, each.oid, each.mark, each.allows_connections) for each in after] == [
+        (each.name, each.oid, each.mark, each.allows_connections) for each in before
+    ]
+    assert in_production(world, "SELECT count(*) FROM doc") == [(ROWS,)]
+    assert await nothing_left(world)
+
+
+def ports_of(world: DumpWorld) -> Ports:
+    fakes = a_world()
+    parts = {part.name: getattr(fakes, part.name) for part in fields(Ports)}
+    engines = Engines(world.engine, fakes.physical, fakes.physical, world.tables, fakes.files)
+    real = {
+        "site": world.site,
+        "postgres": world.postgres,
+        "objects": world.objects,
+        "backups": world.engine,
+        "executor": MemoryExecutor(engines),
+        "clock": SystemClock(),
+    }
+    return Ports(**{**parts, **real})
 
 
 async def test_backup_older_than_the_note_of_its_places_comes_back(world: DumpWorld) -> None:

@@ -41,7 +41,7 @@ from actions.errors import UserError, VerificationError
 from actions.ports import Ports, no_progress
 from actions.runner import Outcome, Runner
 from actions.site import Database, DatabaseRef, Service
-from actions.steps import old_primary
+from actions.steps import connected, old_primary
 from actions.steps.engine_backup import EngineBackup
 from actions.steps.idle import idle
 from actions.steps.proving import RestoreForTest
@@ -208,6 +208,7 @@ async def test_back_to_a_time_from_the_full_backup_and_on_as_the_new_primary(
     backed_up: PgBackRestWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(old_primary, "WATCH", timedelta(seconds=2))
+    monkeypatch.setattr(connected, "PATIENCE", timedelta(seconds=1))  # the application is none
     moment, server = backed_up.moments["c"], backed_up.archived.server
     request = ScratchRequest(id="s4", server=SERVER, target=RecoveryTarget(time=moment), backup="base-1", mark=MARK)
     restored = await backed_up.engine.restore(request, no_progress)

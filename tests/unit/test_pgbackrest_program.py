@@ -141,6 +141,42 @@ async def test_the_version_and_the_buckets(stand: Stand, program: PgBackRestProg
     assert program.buckets("primary") == {1: "backups", 2: "elsewhere"}
 
 
+PUSH = "pgbackrest --stanza=main archive-push %p"
+
+
+@pytest.mark.parametrize(
+    ("added", "command", "limit"),
+    [
+        ("", PUSH, ""),
+        ("[global]\narchive-push-queue-max=4TiB\n", PUSH, "4TiB"),
+        ("[global]\narchive-push-queue-max=4TiB\n[global:archive-push]\narchive-push-queue-max = 3GB\n", PUSH, "3GB"),
+        ("[global:archive-push]\narchive-push-queue-max=3GB\n[main]\narchive-push-queue-max=2GB\n", PUSH, "2GB"),
+        ("[main]\narchive-push-queue-max=2GB\n[main:archive-push]\narchive-push-queue-max=1GB\n", PUSH, "1GB"),
+        ("[other]\narchive-push-queue-max=2GB\n", PUSH, ""),
+        ("[other]\narchive-push-queue-max=2GB\n", "pgbackrest --stanza other archive-push %p", "2GB"),
+        ("[global:backup]\narchive-push-queue-max=2GB\n", PUSH, ""),
+        ("[main]\narchive-push-queue-max=2GB\n", f"{PUSH} --archive-push-queue-max=64MB", "64MB"),
+        ("[main]\narchive-push-queue-max=2GB\n", f"PGBACKREST_ARCHIVE_PUSH_QUEUE_MAX='1 GB' {PUSH}", "1 GB"),
+        ("[main]\narchive-push-queue-max=2GB\n", f"{PUSH} --config=/nowhere/pgbackrest.conf", ""),
+        ("[main]\narchive-push-queue-max=2GB\n", f"{PUSH} && echo 'not closed", "2GB"),
+    ],
+)
+def test_what_makes_pgbackrest_throw_wal_away_is_found_wherever_it_is_said(
+    program: PgBackRestProgram, tmp_path: Path, added: str, command: str, limit: str
+) -> None:
+    config = tmp_path / "pgbackrest.conf"
+    config.write_text(config.read_text() + added)
+    assert program.queue_limit("primary", command) == limit
+
+
+def test_another_configuration_that_the_server_s_command_names_is_the_one(
+    program: PgBackRestProgram, tmp_path: Path
+) -> None:
+    named = tmp_path / "server's own.conf"
+    named.write_text("[global]\narchive-push-queue-max=8GB\n")
+    assert program.queue_limit("primary", f'pgbackrest --config="{named}" --stanza=main archive-push %p') == "8GB"
+
+
 async def test_a_lock_that_another_holds_may_go_away(stand: Stand, program: PgBackRestProgram) -> None:
     stand.says(error="ERROR: [050]: unable to acquire lock on file '/tmp/pgbackrest/main-backup.lock'", code=50)
     with pytest.raises(TemporaryError):
