@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from pydantic import AwareDatetime
@@ -53,6 +53,14 @@ class SealingKeys(Protocol):
         """Every key as one JSON `List` that `kubectl apply` takes. It is secret: only the engine that encrypts it may
         ask, and it never reaches a log, a message or a disk."""
 
+    async def may_add(self, cluster: str) -> None:
+        """Raise UserError where the bot has no right to `add`. Changes nothing."""
+
+    async def add(self, cluster: str, exported: bytes, fingerprints: Collection[str]) -> None:
+        """Create, out of an export, the keys with these fingerprints that the cluster lacks. What is there is neither
+        changed nor deleted; where another Secret has the name, the key gets the beginning of its fingerprint behind it.
+        Raises VerificationError, and creates nothing, when the export has not all of them."""
+
 
 class Escrow(Protocol):
     """Escrows of a cluster's sealing keys."""
@@ -66,6 +74,13 @@ class Escrow(Protocol):
     async def make(self, escrow: str, cluster: str, *, requested_by: str = "") -> EscrowEntry:
         """Encrypt all keys to the recipients of the plan, store them, read them back, then sign. A rerun returns what
         is there."""
+
+    async def check(self, cluster: str, escrow: str, fingerprints: Collection[str]) -> None:
+        """Raise UserError or VerificationError unless `give_back` could be done from here: the escrow is as it was
+        signed, opens, and holds these keys; the cluster lets the bot create them. Changes nothing."""
+
+    async def give_back(self, cluster: str, escrow: str, fingerprints: Collection[str]) -> None:
+        """Bring these keys into the cluster, those that it lacks. The controller reads them when it starts."""
 
     async def remove(self, cluster: str, escrow: str) -> None:
         """Delete the keys, then the manifest. One that is gone is no error."""

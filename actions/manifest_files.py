@@ -10,7 +10,7 @@ import binascii
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
@@ -18,7 +18,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.resolver import VersionedResolver
 
-from actions.manifests import Json, RepositoryFile
+from actions.manifests import Json, RepositoryFile, Tree
 
 MAKERS = {
     "Chart.yaml": "Helm",
@@ -30,13 +30,6 @@ NODES = 200_000
 """Of one file; anchors can make a small file endless."""
 
 MADE_BY = {"HelmRelease": "its chart", "Application": "its source", "Kustomization": "its path"}
-
-
-class Tree(NamedTuple):
-    """The objects of a folder at a commit; `not_understood` names every file that gave none."""
-
-    objects: tuple[Json, ...]
-    not_understood: tuple[str, ...]
 
 
 class _AsKubernetes(SafeConstructor):

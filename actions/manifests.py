@@ -59,6 +59,13 @@ class BundleEntry(Frozen):
     problem: str | None = None  # why it must not be relied on
 
 
+class Tree(NamedTuple):
+    """The objects of a folder at a commit; `not_understood` names every file that gave none."""
+
+    objects: tuple[Json, ...]
+    not_understood: tuple[str, ...]
+
+
 class RepositoryFile(NamedTuple):
     """A file at a commit. `body` is None where there is nothing to read, and `problem` says why."""
 

@@ -33,6 +33,7 @@ from actions.backup.physical import (
 )
 from actions.backup.tables import Difference, Rescued, RescueRequest, TableFacts, TableName
 from actions.bucket_ports import Buckets, Files
+from actions.commits import Branches
 from actions.escrow import Escrow
 from actions.images import Registry
 from actions.manifests import Manifests
@@ -840,6 +841,7 @@ class Ports:
     cluster: Cluster
     escrow: Escrow
     manifests: Manifests
+    branches: Branches
     registry: Registry
     points: Points
     service: ServiceCheck

@@ -220,6 +220,7 @@ class EscrowPolicy(Frozen):
     retention: timedelta = timedelta(days=90)
     minimum: int = Field(default=3, ge=1)  # of each cluster: so many of the newest usable ones stay whatever their age
     recipients: tuple[str, ...]  # age public keys, at least one
+    identity: SecretRef = ""  # age identity by which the bot gives keys back; empty: custodians alone do
     signing_key: SecretRef  # Ed25519 private key, PEM
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
 
@@ -243,10 +244,12 @@ class ManifestsPolicy(Frozen):
     namespace: str = "default"  # of objects that name none
     username: SecretRef = ""  # empty: git
     password: SecretRef = ""  # or token; empty: nobody logs in
+    push: SecretRef = ""  # token that may write; empty: nothing is ever pushed
     bucket: str
     prefix: str = ""
     every: timedelta = timedelta(minutes=15)
     recipients: tuple[str, ...]  # age public keys, at least one
+    identity: SecretRef = ""  # age identity that opens bundles; empty: custodians alone do
     signing_key: SecretRef  # Ed25519 private key, PEM
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
 

@@ -212,6 +212,7 @@ async def _escrow(plan: DrPlan, secrets: Secrets) -> EscrowPolicy | None:
         retention=found.retention or plan.backups.longest,
         minimum=found.minimum,
         recipients=await _resolved(plan.backups.recipients, secrets),
+        identity=found.identity or "",
         signing_key=plan.backups.signing_key,
         trusted_signers=await _resolved(plan.backups.signers, secrets),
     )
@@ -239,10 +240,12 @@ async def _manifests(plan: DrPlan, item: ManifestsRepository, secrets: Secrets) 
         namespace=item.namespace,
         username=item.username or "",
         password=item.password or "",
+        push=item.push or "",
         bucket=item.bucket,
         prefix=plan.bucket(item.bucket).prefix,
         every=item.every,
         recipients=tuple([await _text(each, secrets) for each in plan.backups.recipients]),
+        identity=plan.backups.identity or "",
         signing_key=plan.backups.signing_key,
         trusted_signers=tuple([await _text(each, secrets) for each in plan.backups.signers]),
     )

@@ -71,13 +71,14 @@ async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover:
     """Everything an action may touch, on the site of the plan file; `database` is the bot's own. For a prover with the
     keys of restore tests alone."""
     # Not needed by a job, and slow to import.
-    from actions.adapters.git import GitMirrors
+    from actions.adapters.git_branches import GitBranches
     from actions.adapters.kubernetes import KubernetesCluster
     from actions.adapters.live_objects import ClusterObjects
     from actions.adapters.registry import HttpRegistry
     from actions.adapters.sealing_keys import ClusterSealingKeys
     from actions.adapters.service_check import ServiceProbe
     from actions.backup.escrow import Escrows
+    from actions.backup.manifest_branches import ManifestBranches
     from actions.backup.manifest_mirrors import ManifestMirrors
     from actions.backup.point_parts import Parts
     from actions.backup.points import RecoveryPoints
@@ -97,10 +98,10 @@ async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover:
     physical, files = _physical(settings, site, postgres, objects, references, clock), _files(site, objects, references)
     escrow = Escrows(site, ClusterSealingKeys(site, references), objects, references, clock)
     directory = settings.data_directory.resolve()
-    live = ClusterObjects(site, references)
+    live, git = ClusterObjects(site, references), GitBranches(directory / "manifests", references)
     manifests = ManifestMirrors(
         site,
-        GitMirrors(directory / "manifests", references),
+        git,
         live,
         cluster=cluster,
         objects=objects,
@@ -131,6 +132,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover:
         files=files,
         escrow=escrow,
         manifests=manifests,
+        branches=ManifestBranches(site, git, manifests, objects=objects, secrets=references, work=directory / SPOOL),
         registry=registry,
         points=RecoveryPoints(site, parts, objects, references, clock),
         backups=backups,

@@ -22,7 +22,7 @@ from actions.adapters.programs import Output, ProgramError, ProgramTimeoutError,
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
 from actions.manifests import Git, RepositoryFile
 from actions.ports import Secrets
-from actions.site import ManifestsPolicy
+from actions.site import ManifestsPolicy, SecretRef
 
 QUICK, LONG = timedelta(minutes=1), timedelta(minutes=10)
 LARGEST, MOST = 1 << 20, 64 << 20
@@ -42,6 +42,10 @@ REFUSED = ("Authentication failed", "could not read Username", "error: 401", "er
 REDIRECTED = "unable to update url base from redirection"
 
 
+class RejectedError(PermanentError):
+    """The repository was reached, and took nothing of a push."""
+
+
 class GitMirrors(Git):
     """`directory` holds one bare repository for each name of the plan."""
 
@@ -52,6 +56,7 @@ class GitMirrors(Git):
         await self._prepare(policy)
         await self._ask(
             policy,
+            policy.password,
             *("fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"),
             *("--no-auto-maintenance", "--end-of-options", policy.url),
             *("+refs/heads/*:refs/incoming/heads/*", "+refs/tags/*:refs/incoming/tags/*"),
@@ -73,10 +78,10 @@ class GitMirrors(Git):
         return new.get(f"refs/heads/{policy.branch}")
 
     async def has(self, name: str, commit: str) -> bool:
-        return await self._true(name, "cat-file", "-e", f"{_object(commit)}^{{commit}}")
+        return await self._true(name, "cat-file", "-e", f"{object_id(commit)}^{{commit}}")
 
     async def contains(self, name: str, commit: str, ancestor: str) -> bool:
-        return await self._true(name, "merge-base", "--is-ancestor", _object(ancestor), _object(commit))
+        return await self._true(name, "merge-base", "--is-ancestor", object_id(ancestor), object_id(commit))
 
     async def refs(self, name: str) -> str:
         said = await self._run(name, "for-each-ref", "--format=%(refname) %(objectname)", *KEPT)
@@ -91,11 +96,11 @@ class GitMirrors(Git):
         await self._run(policy.name, "bundle", "create", "--quiet", str(into), *everything, timeout=LONG)
         empty = Path(tempfile.mkdtemp(prefix="proof-", dir=self._directory))
         try:
-            await _git(empty, "init", "--quiet", "--bare", "--template=", str(empty))
-            await _git(empty, "bundle", "verify", "--quiet", str(into), timeout=LONG)
+            await git_program(empty, "init", "--quiet", "--bare", "--template=", str(empty))
+            await git_program(empty, "bundle", "verify", "--quiet", str(into), timeout=LONG)
             # It says only that nothing before it is needed; taking everything out of it checks every byte.
-            await _git(empty, "fetch", "--quiet", str(into), "+refs/*:refs/*", timeout=LONG, protocol="file")
-            await _git(empty, "rev-list", "--objects", "--quiet", _object(commit), timeout=LONG)
+            await git_program(empty, "fetch", "--quiet", str(into), "+refs/*:refs/*", timeout=LONG, protocol="file")
+            await git_program(empty, "rev-list", "--objects", "--quiet", object_id(commit), timeout=LONG)
         except ProgramError as error:
             raise VerificationError(
                 f"The bundle of `{policy.name}` at `{commit[:12]}` does not hold: {error}"
@@ -105,7 +110,7 @@ class GitMirrors(Git):
 
     async def files(self, name: str, commit: str, path: str) -> Sequence[RepositoryFile]:
         under = ("--", f"{path.strip('/')}/") if path.strip("/") else ()
-        listed = await self._run(name, "ls-tree", "-r", "-z", "--long", "--full-tree", _object(commit), *under)
+        listed = await self._run(name, "ls-tree", "-r", "-z", "--long", "--full-tree", object_id(commit), *under)
         found: list[RepositoryFile] = []
         wanted: list[tuple[str, str]] = []
         total = 0
@@ -131,7 +136,7 @@ class GitMirrors(Git):
     async def _prepare(self, policy: ManifestsPolicy) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         place = self._place(policy.name)
-        await _git(place, "init", "--quiet", "--bare", "--template=", str(place), bare=False)
+        await git_program(place, "init", "--quiet", "--bare", "--template=", str(place), bare=False)
 
     async def _refs(self, name: str, below: str) -> dict[str, str]:
         """By the name in the repository they came from."""
@@ -148,11 +153,11 @@ class GitMirrors(Git):
             bodies[oid], rest = rest[: int(size)], rest[int(size) + 1 :]
         return bodies
 
-    async def _ask(self, policy: ManifestsPolicy, *arguments: str) -> None:
-        """Talk to the repository itself."""
+    async def _ask(self, policy: ManifestsPolicy, login: SecretRef, *arguments: str) -> None:
+        """Talk to the repository itself. Raises RejectedError where it has read a push and does not take it."""
         secrets: dict[str, str] = {}
-        if policy.password:
-            token = await self._secrets.resolve(policy.password)
+        if login:
+            token = await self._secrets.resolve(login)
             user = await self._secrets.resolve(policy.username) if policy.username else "git"
             login = base64.b64encode(f"{user}:{token}".encode()).decode()
             secrets = {
@@ -162,7 +167,7 @@ class GitMirrors(Git):
             }
         protocol = urlsplit(policy.url).scheme
         try:
-            await _git(self._place(policy.name), *arguments, timeout=LONG, protocol=protocol, secrets=secrets)
+            await git_program(self._place(policy.name), *arguments, timeout=LONG, protocol=protocol, secrets=secrets)
         except ProgramTimeoutError as error:
             raise TemporaryError(f"Repository `{policy.url}` did not answer within {LONG}.") from error
         except ProgramError as error:
@@ -171,6 +176,8 @@ class GitMirrors(Git):
                 raise UserError(
                     f"Repository `{policy.url}` has moved. Put its new address into the plan file."
                 ) from error
+            if error.code == 1 and "rejected]" in said:
+                raise RejectedError(said) from error
             if any(word in said for word in REFUSED):
                 raise UserError(
                     f"Repository `{policy.url}` refuses: {said} Look at its address and at the token."
@@ -180,7 +187,7 @@ class GitMirrors(Git):
             raise PermanentError(f"The mirror of `{policy.url}` failed: {said or error}") from error
 
     async def _run(self, name: str, *arguments: str, stdin: bytes | None = None, timeout: timedelta = QUICK) -> Output:
-        return await _git(self._place(name), *arguments, stdin=stdin, timeout=timeout)
+        return await git_program(self._place(name), *arguments, stdin=stdin, timeout=timeout)
 
     async def _true(self, name: str, *arguments: str) -> bool:
         if not self._place(name).is_dir():
@@ -199,7 +206,7 @@ class GitMirrors(Git):
         return self._directory / f"{name}.git"
 
 
-async def _git(
+async def git_program(
     place: Path,
     *arguments: str,
     stdin: bytes | None = None,
@@ -227,7 +234,7 @@ async def _git(
     return await run(argv, env=environment, secrets=secrets, stdin=stdin, timeout=timeout)
 
 
-def _object(name: str) -> str:
+def object_id(name: str) -> str:
     if OBJECT.fullmatch(name) is None:
         raise UserError(f"`{name}` is no commit: give its whole hash.")
     return name

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
-from actions.backup.crypto import Recipients, signing_key
+from actions.backup.crypto import Identity, Recipients, signing_key
 from actions.backup.signed_document import SignedDocument, opened
 from actions.errors import PermanentError, UserError, VerificationError
 from actions.escrow import Escrow, EscrowEntry, EscrowManifest, SealingKey, SealingKeys
@@ -81,6 +81,36 @@ class Escrows(Escrow):
             raise VerificationError(made.problem)
         return made
 
+    async def check(self, cluster: str, escrow: str, fingerprints: Collection[str]) -> None:
+        manifest, plain = await self._opened(cluster, escrow)
+        held = {key.fingerprint for key in manifest.keys}
+        if not plain or not set(fingerprints) <= held:
+            raise VerificationError(f"Escrow `{escrow}` lacks sealing keys of `{cluster}` that it is said to hold.")
+        await self._keys.may_add(cluster)
+
+    async def give_back(self, cluster: str, escrow: str, fingerprints: Collection[str]) -> None:
+        _, plain = await self._opened(cluster, escrow)
+        await self._keys.add(cluster, plain, fingerprints)
+
+    async def _opened(self, cluster: str, escrow: str) -> tuple[EscrowManifest, bytes]:
+        """Its manifest, and the keys themselves: they go to the cluster and nowhere else."""
+        policy = self._policy()
+        found = next((each for each in await self.entries(cluster) if each.manifest.id == escrow), None)
+        if found is None or found.problem is not None:
+            said = f"There is no escrow `{escrow}` of `{cluster}` any more." if found is None else str(found.problem)
+            raise VerificationError(said)
+        if not policy.identity:
+            raise UserError(
+                "The plan file gives the escrow no `identity`: custodians give keys back, `/dr secrets status` has the "
+                "commands."
+            )
+        identity = Identity(await self._secrets.resolve(policy.identity), policy.identity)
+        identity.check_opens(escrow, found.manifest.recipients)
+        stored = await self._objects.get(found.manifest.bucket, found.manifest.key)
+        if hashlib.sha256(stored).hexdigest() != found.manifest.sha256:
+            raise VerificationError(f"The object of escrow `{escrow}` is not what was signed.")
+        return found.manifest, await asyncio.to_thread(_decrypted, identity, stored, escrow)
+
     async def remove(self, cluster: str, escrow: str) -> None:
         policy = self._policy()
         folder = f"{policy.prefix}escrow/{cluster}/{escrow}/"
@@ -113,6 +143,12 @@ def _encrypted(recipients: Recipients, plain: bytes) -> bytes:
     stored = io.BytesIO()
     recipients.encrypt(io.BytesIO(plain), stored)
     return stored.getvalue()
+
+
+def _decrypted(identity: Identity, stored: bytes, escrow: str) -> bytes:
+    plain = io.BytesIO()
+    identity.decrypt(io.BytesIO(stored), plain, escrow)
+    return plain.getvalue()
 
 
 def _beside(manifest: str) -> str:

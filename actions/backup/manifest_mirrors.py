@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from pathlib import Path
 from actions.backup.crypto import Recipients, signing_key
 from actions.backup.signed_document import SignedDocument, opened
 from actions.backup.stages import BLOCK
+from actions.commits import commit_of
 from actions.drift import compare, kinds_of, namespaces_of
 from actions.errors import UserError, VerificationError
 from actions.manifest_files import images_of, read
@@ -226,7 +226,7 @@ class ManifestMirrors(Manifests):
 
     async def _applied(self, policy: ManifestsPolicy, state: MirrorState, owners: Sequence[GitOps]) -> tuple[str, str]:
         """The commit to compare with, and why that one."""
-        applied = {commit for owner in owners if (commit := _commit(owner.revision))}
+        applied = {commit for owner in owners if (commit := commit_of(owner.revision))}
         for commit in sorted({*applied, state.head}):
             if not await self._git.has(policy.name, commit):
                 await self._git.fetch(policy)  # the mirror on this machine is a cache
@@ -246,12 +246,6 @@ class ManifestMirrors(Manifests):
 def _told(owner: GitOps) -> str:
     held = " (suspended)" if owner.suspended else ""
     return f"{owner.status or 'says nothing'}{held}, at `{owner.revision[:60] or 'no commit'}`"
-
-
-def _commit(revision: str) -> str:
-    """The hash in `main@sha1:4f1c...`, `main/4f1c...` or `4f1c...`; empty when there is none (a chart's version)."""
-    matched = re.search(r"(?:^|[:/@])([0-9a-f]{40}(?:[0-9a-f]{24})?)$", revision)
-    return "" if matched is None else matched[1]
 
 
 def _folder(policy: ManifestsPolicy) -> str:

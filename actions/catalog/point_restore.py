@@ -1,8 +1,10 @@
-"""Bring a whole recovery point back by one plan: databases, files, images; the rest is named with its commands.
+"""Bring a whole recovery point back by one plan: databases, files, images, the commit of the manifests and sealing
+keys; the rest is named with its commands.
 
-The order: copies are made and compared beside production; then GitOps and everything that writes stop, images are set
-back, databases are switched, files come back, and everything starts. Until the databases are switched nothing that
-users see has changed; from then on a failure puts databases, images, replaced files and workloads back as they were.
+The order: copies are made and compared beside production, and sealing keys come back; then GitOps is suspended and the
+branch goes back to the point's commit; everything that writes stops, images are set back, databases are switched, files
+come back, everything starts, and GitOps applies the commit. Until everything stops nothing that users see has changed;
+from then on a failure puts databases, images, replaced files, workloads and the branch back as they were.
 """
 
 from __future__ import annotations
@@ -21,21 +23,27 @@ from actions.ports import Ports, WorkloadFacts
 from actions.site import Frozen, WorkloadRef
 from actions.steps.application import CheckApplication
 from actions.steps.choice import SWITCH
+from actions.steps.commits import BranchIs, CommitManifests
 from actions.steps.copies import CompareCopy, LoadDump
 from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
+from actions.steps.escrow_return import EscrowIs, ReturnKeys
 from actions.steps.facts import BackupIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
 from actions.steps.files import BringBackFiles, CopyIs, FilesAtMost
 from actions.steps.gitops import Controller, ResumeGitOps, SuspendGitOps, controller_locks, controllers_of
 from actions.steps.images import ImagesAre, SetImages
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, moment, names, span
-from actions.steps.point_cluster import ImageChange, image_changes, mirror_words, registry_lines
-from actions.steps.point_compare import ComparePoint, PointIs, cluster_lines, fingerprint, recorded, unread
+from actions.steps.point_cluster import ImageChange, image_changes, image_lines, mirror_words, registry_lines
+from actions.steps.point_commits import Commits, commits, unlike
+from actions.steps.point_compare import ComparePoint, PointIs, fingerprint, recorded, unread
 from actions.steps.point_databases import Return, database_returns
 from actions.steps.point_files import files_share
+from actions.steps.point_keys import keys_share
+from actions.steps.point_secrets import SecretsShare, secrets_share
 from actions.steps.point_share import ManualLine, Share, together
 from actions.steps.scratch_copies import CompareScratch, CopyDatabase
 from actions.steps.scratch_facts import ScratchIs
+from actions.steps.workloads import RestartWorkload
 from actions.steps.writers import StartWriters, StopWriters, writers_of
 
 
@@ -50,7 +58,7 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
     """The site as it was at one moment, as far as the bot can; replaced databases are kept in quarantine."""
 
     name: ClassVar[str] = "restore.recovery_point"
-    summary: ClassVar[str] = "Bring a recovery point back as one: databases, files and images of the same moment"
+    summary: ClassVar[str] = "Bring a recovery point back as one: databases, files, images, manifests and sealing keys"
     risk: ClassVar[Risk] = Risk.DESTRUCTIVE
     recovers: ClassVar[bool] = True
     recovery: ClassVar[bool] = True
@@ -60,7 +68,10 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
         CompareScratch,
         LoadDump,
         CompareCopy,
+        ReturnKeys,
+        RestartWorkload,
         SuspendGitOps,
+        CommitManifests,
         StopWriters,
         SetImages,
         CloseDatabase,
@@ -84,6 +95,8 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
         FilesAtMost,
         WorkloadIs,
         ImagesAre,
+        BranchIs,
+        EscrowIs,
     )
 
     async def plan(self, params: RestorePointParams, ports: Ports, plan_id: str) -> Plan:
@@ -91,7 +104,7 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
         point, returns = scene.point, scene.returns
         switches = together(each.share for each in returns)
         manual = scene.manual
-        steps = (*switches.steps, *_steps(scene, plan_id), _comparison(point, manual))
+        steps = (*switches.steps, *scene.keys.steps, *_steps(scene, plan_id), _comparison(scene))
         lost = " ".join(each.loss for each in returns)
         return Plan(
             id=plan_id,
@@ -108,10 +121,18 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
                 *scene.files.preconditions,
                 *(WorkloadIs.of(facts) for facts in scene.workloads),
                 *(change.precondition for change in scene.changes),
+                *scene.keys.preconditions,
+                *scene.commits.share.preconditions,
             ),
             made_at=ports.clock.now(),
             findings=(*switches.findings, *_lacks(point), *(line.finding for line in manual)),
-            observations=(*_observations(scene), *switches.observations, *scene.files.observations),
+            observations=(
+                *_observations(scene),
+                *switches.observations,
+                *scene.files.observations,
+                *scene.keys.observations,
+                *scene.commits.share.observations,
+            ),
             estimate=sum((each.estimate for each in returns), scene.away),
             data_loss=f"{lost} Files and images go back to the same moment; newer files stay where they are.".strip(),
         )
@@ -122,17 +143,30 @@ class _Scene:
     point: RecoveryPoint
     returns: Sequence[Return]
     files: Share
+    keys: Share
+    commits: Commits
+    secrets: SecretsShare
     changes: Sequence[ImageChange]
+    unlike: Mapping[WorkloadRef, str]  # of changed workloads: why their controller must stay suspended
     workloads: tuple[WorkloadFacts, ...]  # that are stopped meanwhile, each once, in stop order
+    governed: tuple[WorkloadFacts, ...]  # others whose controller would apply the commit at once
     mirrors: Sequence[tuple[str, str]]
     others: Sequence[ManualLine]  # of the cluster
     services: Mapping[WorkloadRef, str]
 
     @property
-    def kept(self) -> tuple[Controller, ...]:
-        """They stay suspended: resumed, they would put the images of their commit back."""
-        changed = {change.ref for change in self.changes}
-        return controllers_of([facts for facts in self.workloads if facts.ref in changed])
+    def controllers(self) -> tuple[Controller, ...]:
+        return controllers_of((*self.workloads, *self.governed))
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Controllers that stay suspended, by name, with why: resumed, they would put other images back."""
+        facts = [facts for facts in self.workloads if facts.ref in self.unlike]
+        return {str(each): self.unlike[each.ref] for each in controllers_of(facts)}
+
+    @property
+    def resumed(self) -> tuple[Controller, ...]:
+        return tuple(each for each in self.controllers if str(each) not in self.kept)
 
     @property
     def away(self) -> timedelta:
@@ -141,8 +175,10 @@ class _Scene:
 
     @property
     def manual(self) -> tuple[ManualLine, ...]:
-        resume = (_resumption(controller, self.services[controller.ref]) for controller in self.kept)
-        return (*self.others, *self.files.manual, *resume)
+        held = [each for each in self.controllers if str(each) in self.kept]
+        resume = (_resumption(each, self.services[each.ref], self.kept[str(each)]) for each in held)
+        commits = (*self.keys.manual, *self.secrets.manual, *self.commits.share.manual)
+        return (*commits, *self.others, *self.files.manual, *resume)
 
 
 async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scene:
@@ -161,17 +197,23 @@ async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scen
         facts = await ports.cluster.workload(change.ref)
         if facts is not None:
             found.setdefault(change.ref, facts)
+    found_commits = await commits(ports, point, now, plan_id)
     scene = _Scene(
         point=point,
         returns=returns,
         files=together(files),
+        keys=await keys_share(ports, point, plan_id),
+        commits=found_commits,
+        secrets=secrets_share(point, now, found_commits),
         changes=changes,
+        unlike=await _unlike(ports, found_commits, changes),
         workloads=tuple(found.values()),
+        governed=await _governed(ports, found_commits, found),
         mirrors=await mirror_words(ports, point.manifests),
         services={ref: name for name, service in sorted(ports.site.services.items()) for ref in service.workloads},
-        others=(*cluster_lines(point, now, ports), *await registry_lines(ports, point)),
+        others=(*image_lines(point, now), *await registry_lines(ports, point)),
     )
-    if not returns and not changes and not scene.files.steps:
+    if not any((returns, changes, scene.files.steps, scene.keys.steps, scene.commits.share.steps)):
         raise UserError(
             f"Recovery point `{point.id}` holds nothing that the bot could bring back and that differs. "
             f"What is left to people is in `/dr point list {point.id}`."
@@ -179,13 +221,35 @@ async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scen
     return scene
 
 
+async def _unlike(ports: Ports, found: Commits, changes: Sequence[ImageChange]) -> dict[WorkloadRef, str]:
+    refs = {}
+    for change in changes:
+        if change.ref.cluster not in found.clusters:
+            refs[change.ref] = "it would put newer images back. Commit those of the point first"
+        elif why := await unlike(ports, found, change.ref, change.after):
+            refs[change.ref] = f"{why}. Write the images of the point into the repository first"
+    return refs
+
+
+async def _governed(
+    ports: Ports, found: Commits, stopped: Mapping[WorkloadRef, WorkloadFacts]
+) -> tuple[WorkloadFacts, ...]:
+    """Workloads of the plan in a cluster whose branch gets a commit, that do not stop for it."""
+    clusters = {ports.site.manifests[name].cluster for name in found.carried}
+    refs = sorted({ref for service in ports.site.services.values() for ref in service.workloads})
+    there = [await ports.cluster.workload(ref) for ref in refs if ref.cluster in clusters and ref not in stopped]
+    return tuple(facts for facts in there if facts is not None)
+
+
 def _steps(scene: _Scene, plan_id: str) -> list[Step]:
     """From production as it is to one that works on the copies."""
-    controllers, writers = controllers_of(scene.workloads), writers_of(scene.workloads)
+    controllers, writers = scene.controllers, writers_of(scene.workloads)
     switches = [each.switch for each in scene.returns]
     steps: list[Step] = []
     if controllers:
         steps.append(SuspendGitOps(controllers=controllers, mark=plan_id))
+    # What a repository refuses is found while everything still runs.
+    steps += scene.commits.share.steps
     if writers:
         steps.append(StopWriters(writers=writers, mark=plan_id))
     # Without replicas nothing rolls out yet: whether the images can be pulled is seen when everything starts.
@@ -196,21 +260,26 @@ def _steps(scene: _Scene, plan_id: str) -> list[Step]:
     if writers:
         steps.append(StartWriters(writers=writers, mark=plan_id))
     steps += [step for switch in switches for step in switch.start() if isinstance(step, CheckApplication)]
-    resumed = tuple(each for each in controllers if str(each) not in {str(kept) for kept in scene.kept})
-    if resumed:
-        steps.append(ResumeGitOps(controllers=resumed, mark=plan_id, optional=True))
+    if scene.resumed:
+        steps.append(ResumeGitOps(controllers=scene.resumed, mark=plan_id, optional=True))
     return steps
 
 
-def _comparison(point: RecoveryPoint, manual: Sequence[ManualLine]) -> ComparePoint:
-    lines = tuple(line for each in manual for line in each.lines)
-    return ComparePoint(point=point.id, manual=lines, optional=True, timeout=timedelta(minutes=5))
+def _comparison(scene: _Scene) -> ComparePoint:
+    return ComparePoint(
+        point=scene.point.id,
+        manual=tuple(line for each in scene.manual for line in each.lines),
+        awaited=tuple(each for each in scene.resumed if each.ref.cluster in scene.commits.clusters),
+        returned=scene.secrets.returned,
+        optional=True,
+        timeout=timedelta(minutes=10),
+    )
 
 
-def _resumption(controller: Controller, service: str) -> ManualLine:
+def _resumption(controller: Controller, service: str, why: str) -> ManualLine:
     return ManualLine(
         what="GitOps",
-        why=f"{controller} stays suspended, since it would put newer images back. Commit those of the point first.",
+        why=f"{controller} stays suspended, since {why}.",
         command=f'drbot app resume {service} --reason "the point is committed"',
     )
 
@@ -222,7 +291,11 @@ def _locks(scene: _Scene) -> tuple[Lock, ...]:
     for facts in scene.workloads:
         key = f"service:{scene.services[facts.ref]}"
         found.setdefault(key, Lock(key=key))
-    found |= {lock.key: lock for lock in controller_locks(scene.workloads)}
+    found |= {lock.key: lock for lock in controller_locks((*scene.workloads, *scene.governed))}
+    for name in scene.commits.carried:
+        found[f"manifests:{name}"] = Lock(key=f"manifests:{name}")
+    for cluster in {step.cluster for step in scene.keys.steps if isinstance(step, ReturnKeys)}:
+        found[f"escrow:{cluster}"] = Lock(key=f"escrow:{cluster}")
     found["recovery-points"] = Lock(key="recovery-points", exclusive=False)
     return tuple(found.values())
 
@@ -248,6 +321,7 @@ def _observations(scene: _Scene) -> tuple[Observation, ...]:
         ("images", f"set back on {images}" if images else f"as in the point ({counted(len(point.images), 'image')})"),
         ("commit", names(sorted({part.revision[:12] for part in point.manifests})) or "not known"),
         ("secret versions", f"{len(point.versions)} compared" if point.versions else "none recorded"),
+        *((("secrets that come with the commit", names(scene.secrets.returned)),) if scene.secrets.returned else ()),
         *scene.mirrors,
         ("left to people", str(len(scene.manual))),
     ]

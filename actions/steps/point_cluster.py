@@ -6,13 +6,15 @@ Both sides are recovery points: the recorded one, and what a point of now would 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from actions.commits import commit_of
 from actions.errors import DrError
+from actions.images import ImageName
 from actions.points import ContainerImage, ManifestsPart, RecoveryPoint, WorkloadPart
 from actions.ports import Ports
-from actions.site import Site, WorkloadRef
+from actions.site import WorkloadRef
 from actions.steps import byhand
 from actions.steps.images import ImagesAre, SetImages, images_set
 from actions.steps.phrases import names
@@ -37,13 +39,13 @@ class ImageChange(NamedTuple):
 
 def image_changes(point: RecoveryPoint, now: RecoveryPoint) -> list[ImageChange]:
     """What has to be set back; a container that is there no more is none of it."""
-    found = []
+    then, since, found = tagged(point), tagged(now), []
     for part, there in _pairs(point, now):
         changed = [(each, there[each.name]) for each in part.containers if each.name in there]
-        changed = [(each, other) for each, other in changed if not _same(each, other)]
+        changed = [(each, other) for each, other in changed if not _same(each, other, then, since)]
         if changed:
             before = {other.name: other.image for _, other in changed}
-            found.append(ImageChange(part.ref, before, {each.name: each.exact for each, _ in changed}))
+            found.append(ImageChange(part.ref, before, {each.name: _exact(each, then) for each, _ in changed}))
     return found
 
 
@@ -52,8 +54,21 @@ def _pairs(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[tuple[WorkloadP
     return ((part, there[part.ref]) for part in point.workloads if part.ref in there)
 
 
-def _same(then: ContainerImage, now: ContainerImage) -> bool:
-    return then.digest == now.digest if then.digest else then.image == now.image
+def tagged(point: RecoveryPoint) -> dict[str, str]:
+    """Digest of each image that was asked for by tag, as the registry of the recovery region had the tag then: what a
+    pod that started at that moment would have got."""
+    return {part.image: part.digest for part in point.images if part.digest and not ImageName.parse(part.image).digest}
+
+
+def _same(one: ContainerImage, other: ContainerImage, then: Mapping[str, str], since: Mapping[str, str]) -> bool:
+    known, found = one.digest or then.get(one.image), other.digest or since.get(other.image)
+    if known and found:
+        return known == found
+    return not one.digest and one.image == other.image
+
+
+def _exact(each: ContainerImage, then: Mapping[str, str]) -> str:
+    return each.model_copy(update={"digest": each.digest or then.get(each.image, "")}).exact
 
 
 def image_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine]:
@@ -62,8 +77,9 @@ def image_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine
         why = f"`{point.id}` was recorded by a version that did not note which workload runs which image."
         yield ManualLine(what="images", why=why, command=f"drbot point list {point.id}")
     there = {part.ref: {each.name for each in part.containers} for part in now.workloads}
+    then, since = tagged(point), tagged(now)
     for part in point.workloads:
-        wanted = {each.name: each.exact for each in part.containers}
+        wanted = {each.name: _exact(each, then) for each in part.containers}
         gone = {name: image for name, image in wanted.items() if name not in there.get(part.ref, set())}
         if gone:
             what = f"its container {names(gone)} is not there" if part.ref in there else "it does not exist"
@@ -72,7 +88,8 @@ def image_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine
                 why=f"{part.ref} cannot be set back: {what}.",
                 command=images_set(part.ref, gone),
             )
-    vague = {each.image for part in point.workloads for each in part.containers if not each.digest}
+    known = {image for image in then if image in since}
+    vague = {each.image for part in point.workloads for each in part.containers if not each.digest} - known
     if vague:
         why = f"Known by tag alone, so nobody can tell whether it was moved since: {names(sorted(vague))}."
         yield ManualLine(what="images by tag", why=why, command="drbot images")
@@ -101,53 +118,19 @@ async def registry_lines(ports: Ports, point: RecoveryPoint) -> list[ManualLine]
     return found
 
 
-def manifest_lines(point: RecoveryPoint, now: RecoveryPoint, site: Site) -> Iterator[ManualLine]:
-    """Commits that controllers have applied since: the repository is people's."""
-    there = {(part.cluster, part.controller): part.revision for part in now.manifests}
-    for part in point.manifests:
-        found = there.get((part.cluster, part.controller), "")
-        if found != part.revision:
-            state = f"has applied `{found[:12]}`" if found else "does not tell what it has applied"
-            yield ManualLine(
-                what=f"manifests of {part.cluster}",
-                why=f"{part.controller} {state}, the point is of `{part.revision[:12]}`.",
-                command=_back_to(part, site),
-            )
-
-
-def _back_to(part: ManifestsPart, site: Site) -> str:
-    branch = next((policy.branch for policy in site.manifests.values() if policy.cluster == part.cluster), "main")
-    commands = (
-        ["git", "read-tree", "-u", "--reset", part.revision],
-        ["git", "commit", "-m", f"Go back to {part.revision[:12]}"],
-        ["git", "push", "origin", f"HEAD:{branch}"],
-    )
-    return " && ".join(map(shlex.join, commands))
-
-
-def key_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine]:
-    """Sealing keys of the point that the cluster of now does not have in escrow any more."""
-    there = {part.cluster: set(part.keys) for part in now.secrets}
-    for part in point.secrets:
-        gone = set(part.keys) - there.get(part.cluster, set())
-        if gone:
-            yield ManualLine(
-                what=f"sealing keys of {part.cluster}",
-                why=f"{len(gone)} key(s) of escrow `{part.escrow}` are not in the newest one.",
-                command="drbot secrets status",
-            )
-
-
-def version_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine]:
-    """Secrets that have another version than the point's. Their values are people's."""
+def changed_versions(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[tuple[str, str]]:
+    """Secrets that have another version than the point's, each with what has changed. One that came later is left
+    alone, as everything is that came later."""
     there = {each.name: each.version for each in now.versions}
     for each in point.versions:
         found = there.get(each.name)
         if found is None or found != each.version:
-            yield ManualLine(
-                what="secrets", why=f"`{each.name}` {_changed(each.version, found)}.", command=_looked_at(each.name)
-            )
-    # A secret that came later is left alone, as everything is that came later.
+            yield each.name, _changed(each.version, found)
+
+
+def version_line(name: str, changed: str) -> ManualLine:
+    """Its value is people's."""
+    return ManualLine(what="secrets", why=f"`{name}` {changed}.", command=_looked_at(name))
 
 
 def _changed(then: str, now: str | None) -> str:
@@ -180,7 +163,9 @@ async def mirror_words(ports: Ports, parts: Sequence[ManifestsPart]) -> list[tup
     for name, policy in sorted(ports.site.manifests.items()):
         if not policy.cluster:
             continue  # of a cluster that is not there
-        commits = sorted({part.revision for part in parts if part.cluster == policy.cluster})
+        commits = sorted(
+            {commit_of(part.revision) or part.revision for part in parts if part.cluster == policy.cluster}
+        )
         try:
             held = {each.manifest.commit for each in await ports.manifests.bundles(name) if each.problem is None}
             drift = await ports.manifests.drift(name)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Literal
 
 from actions.contract import Precondition, Probe, Step, canonical
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.points import RecoveryPoint
-from actions.ports import Ports, Progress
+from actions.ports import Ports, Progress, ProgressReport
+from actions.steps.gitops import Controller
 from actions.steps.phrases import counted, names
-from actions.steps.point_cluster import image_changes, image_lines, key_lines, manifest_lines, version_lines
-from actions.steps.point_share import ManualLine
+from actions.steps.point_cluster import image_changes, image_lines
+from actions.steps.point_commits import applied, controllers, manifest_lines
+from actions.steps.point_keys import key_lines
+from actions.steps.point_secrets import secret_lines
+
+APPLIED = timedelta(minutes=5)
+"""How long a controller may take to look at its repository: Argo CD does so every three minutes."""
+
+PAUSE = timedelta(seconds=5)
 
 
 async def recorded(ports: Ports, wanted: str) -> RecoveryPoint:
@@ -34,16 +42,6 @@ def fingerprint(point: RecoveryPoint) -> str:
 def unread(point: RecoveryPoint, now: RecoveryPoint) -> bool:
     """Whether nothing is known of what runs, so that no comparison says anything."""
     return bool(point.workloads and not now.workloads and now.missing)
-
-
-def cluster_lines(point: RecoveryPoint, now: RecoveryPoint, ports: Ports) -> Iterator[ManualLine]:
-    """What of the cluster is not as in the point, and is people's to bring back."""
-    return chain(
-        key_lines(point, now),
-        version_lines(point, now),
-        manifest_lines(point, now, ports.site),
-        image_lines(point, now),
-    )
 
 
 class PointIs(Precondition):
@@ -71,6 +69,8 @@ class ComparePoint(Step):
     kind: Literal["compare_point"] = "compare_point"
     point: str
     manual: tuple[str, ...]  # a comment and its command in turn
+    awaited: tuple[Controller, ...] = ()  # those that apply the point's commit by themselves
+    returned: Mapping[str, str] = {}  # secrets that come with it, each with its version before
 
     @property
     def summary(self) -> str:
@@ -91,8 +91,16 @@ class ComparePoint(Step):
     async def probe(self, ports: Ports) -> Probe:  # noqa: ARG002 - a comparison leaves nothing behind
         return Probe.TODO
 
-    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - a moment
-        point, now = await recorded(ports, self.point), await ports.points.gather(self.point)
+    async def apply(self, ports: Ports, progress: Progress) -> None:
+        point = await recorded(ports, self.point)
+        deadline = ports.clock.now() + APPLIED
+        while self.awaited and ports.clock.now() < deadline:
+            late = [each for each in self.awaited if not await applied(ports, point, each)]
+            progress(ProgressReport(total=len(self.awaited), done=len(self.awaited) - len(late), unit="steps"))
+            if not late:
+                break
+            await ports.clock.sleep(PAUSE)
+        now = await ports.points.gather(self.point)
         if unread(point, now):
             raise TemporaryError(f"What runs now cannot be read: {' '.join(now.missing)}")
         changed = image_changes(point, now)
@@ -106,7 +114,13 @@ class ComparePoint(Step):
     async def outcome(self, ports: Ports) -> str:
         point, now = await recorded(ports, self.point), await ports.points.gather(self.point)
         left = dict(zip(self.manual[::2], self.manual[1::2], strict=True))
-        left |= dict(line.lines for line in cluster_lines(point, now, ports))
+        lines = [
+            *await key_lines(ports, point),
+            *secret_lines(point, now, self.returned),
+            *await manifest_lines(ports, point, now, reasons=dict.fromkeys(controllers(point), "")),
+            *image_lines(point, now),
+        ]
+        left |= dict(line.lines for line in lines)
         if not left:
             return "Everything that could be looked at is as in the point."
         return f"Left to people: {' '.join(f'{why[2:]} `{command}`' for why, command in left.items())}"

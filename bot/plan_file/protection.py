@@ -190,6 +190,8 @@ class SecretsEscrow(Part):
     """How long one is kept that nothing needs; empty: as long as the longest copy that it may belong to."""
     minimum: Positive = 3
     """Usable ones of each cluster that are kept whatever their age."""
+    identity: SecretRef | None = None
+    """Reference to an age identity by which the bot gives keys back; empty: custodians alone do."""
 
 
 class ManifestsRepository(Part):
@@ -219,6 +221,8 @@ class ManifestsRepository(Part):
     """Reference to the user of the token; empty: git."""
     password: SecretRef | None = None
     """Reference to a token that may read; empty: nobody logs in."""
+    push: SecretRef | None = None
+    """Reference to a token of the same user that may push to the branch; empty: the bot never pushes."""
     bucket: Text
     """The bucket of the bundles, outside of the clusters."""
     every: Duration = timedelta(minutes=15)

@@ -43,6 +43,7 @@ from tests.fakes.history import (
     POINT,
     SCRATCH_ID,
     with_a_point,
+    with_a_point_in_git,
     with_a_point_of_dumps,
     with_a_scratch,
     with_a_scratch_and_a_primary_in_the_cluster,
@@ -192,6 +193,8 @@ SEE = frozenset({"see_connected"})
 """The application works on the spare server by then."""
 POINT_ASKS = frozenset({"bring_back_files", "compare_point", "resume_gitops"})
 """The databases stand by then: people decide whether that is undone."""
+GIT_ASKS = POINT_ASKS | {"return_keys", "restart_workload"}
+"""Nothing has stopped yet: people decide whether the rest is worth having without the keys."""
 NEXT_VERSION = "name: shop\nowner: somebody else\n"
 
 CASES = (
@@ -314,6 +317,13 @@ CASES = (
         with_a_point_of_dumps,
         asks=POINT_ASKS,
     ),
+    ActionCase(
+        "recovery-point-git",
+        "restore.recovery_point",
+        RestorePointParams(point=POINT),
+        with_a_point_in_git,
+        asks=GIT_ASKS,
+    ),
     ActionCase("promote", "restore.promote", PromoteParams(scratch=SCRATCH_ID), with_a_scratch, asks=FENCE, final=True),
     ActionCase(
         "promote-supervised-primary",
@@ -401,6 +411,12 @@ SICK_CASES = (
     ActionCase("sick", "restore.dump", RestoreParams(database="shop"), sick),
     ActionCase("sick-missing", "restore.dump", RestoreParams(database="shop"), partial(sick, missing=True)),
     ActionCase("sick-suspect", "restore.dump", RestoreParams(database="shop", instance_suspect=True), sick),
+    ActionCase(
+        "sick-git",
+        "restore.recovery_point",
+        RestorePointParams(point=POINT),
+        partial(with_a_point_in_git, health="it answers 500"),
+    ),
     ActionCase("broken-image", "restore.dump", RestoreParams(database="shop"), with_a_broken_image),
     ActionCase(
         "broken-scale",

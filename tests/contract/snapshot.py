@@ -24,6 +24,8 @@ async def seen(ports: World) -> dict[str, Any]:
         "catalogue": _catalogue(ports),
         "objects": await _objects(ports),
         "bases": _bases(ports),
+        "branches": {name: (head, _marks(ports, head)) for name, head in sorted(ports.git.branches.items())},
+        "sealing keys": {name: sorted(key.name for key, _ in held) for name, held in ports.sealing.held.items()},
         "points": {entry.point.id: entry.pinned for entry in await ports.points.entries()},
         "plan versions": list(ports.plan_versions.versions),
         "runs": {name: (found.state, list(found.lines)) for name, found in sorted(ports.runs.runs.items())},
@@ -48,7 +50,17 @@ async def production(ports: World) -> dict[str, Any]:
         "workloads": workloads,
         "configs": await _configs(ports),
         "read only": read_only,
+        "branches": {name: ports.git.trees[head] for name, head in ports.git.branches.items()},
     }
+
+
+def _marks(ports: World, head: str | None) -> list[str]:
+    """Of the commits of plans in the history of a branch."""
+    found = []
+    while head is not None:
+        found.append(ports.git.marks.get(head, ""))
+        head = ports.git.parents[head]
+    return [mark for mark in found if mark]
 
 
 def _databases(ports: World) -> dict[str, Any]:

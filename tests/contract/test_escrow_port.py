@@ -17,7 +17,7 @@ from actions.adapters.secrets import SecretReferences
 from actions.backup.escrow import Escrows
 from actions.catalog.escrow import EscrowParams, EscrowStateParams, escrow_findings
 from actions.contract import Verdict
-from actions.errors import TemporaryError, UserError
+from actions.errors import TemporaryError, UserError, VerificationError
 from actions.escrow import uncovered
 from actions.ports import ObjectStore
 from actions.site import Bucket, EscrowPolicy, Site
@@ -38,12 +38,13 @@ class World:
     sealing: MemorySealingKeys
     bucket: str
     clock: MemoryClock
+    secrets: MemorySecrets
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     clock, sealing = MemoryClock(), MemorySealingKeys()
-    sealing.add("main", "key-1", "private one", at=clock.now() - timedelta(days=40))
+    sealing.add_key("main", "key-1", "private one", at=clock.now() - timedelta(days=40))
     if request.param == "fake":
         yield _world(MemoryBuckets("vault", clock=clock), "vault", sealing, clock)
         return
@@ -60,15 +61,17 @@ def _world(store: ObjectStore, bucket: str, sealing: MemorySealingKeys, clock: M
         bucket=bucket,
         prefix="safe/",
         recipients=(CUSTODIAN_KEY,),
+        identity="env:CUSTODIAN",
         signing_key="env:FILES_KEY",
         trusted_signers=(KEY_SIGNER,),
     )
-    secrets = MemorySecrets({"env:FILES_KEY": KEY_PEM})
-    return World(Escrows(Site(escrow=policy), sealing, store, secrets, clock), store, sealing, bucket, clock)
+    secrets = MemorySecrets({"env:FILES_KEY": KEY_PEM, "env:CUSTODIAN": CUSTODIAN})
+    port = Escrows(Site(escrow=policy), sealing, store, secrets, clock)
+    return World(port, store, sealing, bucket, clock, secrets)
 
 
 async def test_a_custodian_gets_every_key_back_and_nobody_else(world: World) -> None:
-    world.sealing.add("main", "key-2", "private two", at=world.clock.now())
+    world.sealing.add_key("main", "key-2", "private two", at=world.clock.now())
 
     made = await world.port.make("main-1", "main")
 
@@ -86,7 +89,7 @@ async def test_a_custodian_gets_every_key_back_and_nobody_else(world: World) -> 
 async def test_a_new_key_is_uncovered_until_the_next_escrow(world: World) -> None:
     await world.port.make("main-1", "main")
     assert uncovered(await world.port.current("main"), await world.port.entries("main")) == ()
-    world.sealing.add("main", "key-2", "private two", at=world.clock.now())
+    world.sealing.add_key("main", "key-2", "private two", at=world.clock.now())
 
     missing = uncovered(await world.port.current("main"), await world.port.entries("main"))
     assert [key.name for key in missing] == ["key-2"]
@@ -104,6 +107,45 @@ async def test_a_rerun_returns_what_is_there(world: World) -> None:
 
     assert await world.port.make("main-1", "main") == first
     assert await world.store.get(world.bucket, first.manifest.key) == before
+
+
+async def test_a_key_that_the_cluster_has_lost_comes_back(world: World) -> None:
+    await world.port.make("main-1", "main")
+    [key] = await world.port.current("main")
+    world.sealing.forget("main", "key-1")
+
+    await world.port.check("main", "main-1", [key.fingerprint])
+    assert await world.port.current("main") == []
+    await world.port.give_back("main", "main-1", [key.fingerprint])
+
+    assert [each.fingerprint for each in await world.port.current("main")] == [key.fingerprint]
+    assert b"private one" in await world.sealing.export("main")
+
+
+async def test_what_cannot_be_given_back_from_here_is_told_before(world: World) -> None:
+    await world.port.make("main-1", "main")
+    [key] = await world.port.current("main")
+    with pytest.raises(VerificationError, match="lacks sealing keys"):
+        await world.port.check("main", "main-1", ["0" * 64])
+    with pytest.raises(VerificationError, match="no escrow `main-9`"):
+        await world.port.check("main", "main-9", [key.fingerprint])
+    world.sealing.closed = True
+    with pytest.raises(UserError, match="no right to it"):
+        await world.port.check("main", "main-1", [key.fingerprint])
+    world.secrets.values["env:CUSTODIAN"] = str(pyrage.x25519.Identity.generate())
+    with pytest.raises(UserError, match="not among its 1 recipients"):
+        await world.port.check("main", "main-1", [key.fingerprint])
+
+
+@pytest.mark.corruption
+async def test_an_object_of_the_same_size_is_not_taken_for_the_escrow(world: World) -> None:
+    made = (await world.port.make("main-1", "main")).manifest
+    stored = bytearray(await world.store.get(world.bucket, made.key))
+    stored[-1] ^= 1
+    await world.store.put(world.bucket, made.key, bytes(stored))
+
+    with pytest.raises(VerificationError, match="not what was signed"):
+        await world.port.check("main", "main-1", [key.fingerprint for key in made.keys])
 
 
 @pytest.mark.corruption

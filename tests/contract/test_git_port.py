@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from actions.adapters.git import GitMirrors
+from actions.adapters.git_branches import GitBranches
+from actions.commits import BranchGit
 from actions.errors import DrError, UserError, VerificationError
-from actions.manifests import Git
 from actions.site import ManifestsPolicy
 from tests.fakes.files import KEY_SIGNER
 from tests.fakes.git import MemoryGit
@@ -22,7 +22,7 @@ from tests.fakes.world import CUSTODIAN_KEY
 
 @dataclass
 class World:
-    port: Git
+    port: BranchGit
     source: Path
     policy: ManifestsPolicy
 
@@ -51,6 +51,13 @@ class World:
         self.git("switch", "--quiet", "main")
         return commit
 
+    @property
+    def head(self) -> str:
+        """Of the plan's branch in the repository itself."""
+        if isinstance(self.port, MemoryGit):
+            return self.port.branches["main"]
+        return self.git("rev-parse", "refs/heads/main").strip()
+
     def drop(self, branch: str) -> None:
         if isinstance(self.port, MemoryGit):
             del self.port.branches[branch]
@@ -71,6 +78,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
         name="shop",
         url=f"file://{source}",
         cluster="main",
+        push="env:PUSH",
         bucket="vault",
         recipients=(CUSTODIAN_KEY,),
         signing_key="env:KEY",
@@ -80,7 +88,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
         return World(MemoryGit(), source, policy)
     source.mkdir()
     subprocess.run(["git", "init", "--quiet", "--initial-branch=main", str(source)], check=True)
-    return World(GitMirrors(tmp_path / "mirrors", MemorySecrets({})), source, policy)
+    # A host has no work tree; with one, the branch that is checked out takes a push only by this.
+    subprocess.run(["git", "-C", str(source), "config", "receive.denyCurrentBranch", "updateInstead"], check=True)
+    return World(GitBranches(tmp_path / "mirrors", MemorySecrets({"env:PUSH": "a token"})), source, policy)
 
 
 async def test_the_head_comes_with_its_history_and_files(world: World) -> None:
@@ -129,6 +139,98 @@ async def test_a_commit_of_any_branch_changes_what_the_refs_say_and_nothing_else
     await world.port.fetch(world.policy)
 
     assert await world.port.refs("shop") != before
+
+
+# ---------------------------------------------------------------- a commit on top
+
+
+FOLDER = {"production/app.yaml": "a: 1\n", "production/deep/more.yaml": "b: 1\n", "README.md": "then"}
+
+
+async def went_on(world: World) -> tuple[str, str]:
+    """A commit, and the head after it: one file of the folder is gone, one has changed, and so has one outside."""
+    then = world.push(FOLDER)
+    if isinstance(world.port, MemoryGit):
+        head = world.push({"production/app.yaml": "a: 2\n", "README.md": "now"})
+    else:
+        world.git("rm", "--quiet", "production/deep/more.yaml")
+        head = world.push({"production/app.yaml": "a: 2\n", "README.md": "now"})
+    await world.port.fetch(world.policy)
+    return then, head
+
+
+@pytest.mark.parametrize(("path", "outside"), [("", "then"), ("production", "now"), ("/production/", "now")])
+async def test_a_folder_goes_back_and_what_is_outside_of_it_stays(world: World, path: str, outside: str) -> None:
+    then, head = await went_on(world)
+    policy = world.policy.model_copy(update={"path": path})
+
+    tree = await world.port.tree(policy, then, onto=head)
+    made = await world.port.commit("shop", tree=tree, parent=head, subject="Go back", mark="plan-1")
+
+    assert await world.port.root("shop", made) == tree
+    assert await world.port.folder(policy, made) == await world.port.folder(policy, then)
+    assert await world.port.changed("shop", head, tree) == (2 if path else 3)
+    files = {file.path: file.body for file in await world.port.files("shop", made, "production")}
+    assert files == {"production/app.yaml": b"a: 1\n", "production/deep/more.yaml": b"b: 1\n"}
+    assert await world.port.move(policy, made, over=head)
+    if not isinstance(world.port, MemoryGit):
+        assert world.git("show", "main:README.md") == outside
+
+
+async def test_a_deeper_folder_goes_back_alone(world: World) -> None:
+    then, head = await went_on(world)
+    policy = world.policy.model_copy(update={"path": "production/deep"})
+
+    tree = await world.port.tree(policy, then, onto=head)
+    made = await world.port.commit("shop", tree=tree, parent=head, subject="Go back", mark="plan-1")
+
+    files = {file.path: file.body for file in await world.port.files("shop", made, "production")}
+    assert files == {"production/app.yaml": b"a: 2\n", "production/deep/more.yaml": b"b: 1\n"}
+    assert await world.port.folder(policy, head) is None
+    with pytest.raises(UserError, match="has no folder"):
+        await world.port.tree(policy, head, onto=then)
+
+
+async def test_the_branch_moves_by_one_commit_that_is_found_by_its_mark(world: World) -> None:
+    then, head = await went_on(world)
+    await world.port.may_push(world.policy, head)
+    assert world.head == head
+
+    tree = await world.port.tree(world.policy, then, onto=head)
+    made = await world.port.commit("shop", tree=tree, parent=head, subject="Go back", mark="plan-1")
+
+    assert world.head == head
+    assert await world.port.move(world.policy, made, over=head)
+    assert world.head == made
+    assert await world.port.fetch(world.policy) == made
+    assert await world.port.contains("shop", made, head)
+    later = world.push({"production/app.yaml": "a: 3\n"})
+    await world.port.fetch(world.policy)
+    assert await world.port.later("shop", later, head) == [(later, ""), (made, "plan-1")]
+    assert await world.port.later("shop", head, head) == []
+
+
+async def test_a_branch_that_has_moved_is_left_alone(world: World) -> None:
+    then, head = await went_on(world)
+    tree = await world.port.tree(world.policy, then, onto=head)
+    made = await world.port.commit("shop", tree=tree, parent=head, subject="Go back", mark="plan-1")
+    theirs = world.push({"production/app.yaml": "a: 3\n"})
+
+    assert not await world.port.move(world.policy, made, over=head)
+    assert world.head == theirs
+
+
+async def test_a_branch_that_was_set_back_is_not_moved_over_what_it_left(world: World) -> None:
+    then, head = await went_on(world)
+    tree = await world.port.tree(world.policy, then, onto=head)
+    made = await world.port.commit("shop", tree=tree, parent=head, subject="Go back", mark="plan-1")
+    if isinstance(world.port, MemoryGit):
+        world.port.branches["main"] = then
+    else:
+        world.git("reset", "--quiet", "--hard", then)
+
+    assert not await world.port.move(world.policy, made, over=head)
+    assert world.head == then
 
 
 # ---------------------------------------------------------------- the program alone
@@ -183,6 +285,46 @@ async def test_a_bundle_is_whole_where_the_branch_of_the_plan_is_gone(real: Worl
     await asyncio.to_thread(subprocess.run, argv, check=True)
     for commit in (head, other):
         await asyncio.to_thread(subprocess.run, ["git", "-C", str(back), "cat-file", "-e", commit], check=True)
+
+
+async def test_a_commit_that_the_repository_has_lost_is_kept_out_of_a_bundle(real: World, tmp_path: Path) -> None:
+    old = real.push({"app.yaml": "a: 1\n"})
+    await real.port.fetch(real.policy)
+    await real.port.bundle(real.policy, old, tmp_path / "mirror.bundle")
+    new = real.push({"app.yaml": "a: 2\n"}, fresh=True)
+    anew = GitBranches(tmp_path / "anew", MemorySecrets({}))
+    await anew.fetch(real.policy)
+    assert not await anew.has("shop", old)
+    before = await anew.refs("shop")
+
+    assert not await anew.take("shop", tmp_path / "mirror.bundle", "1" * 40)
+    assert await anew.refs("shop") == before
+    assert await anew.take("shop", tmp_path / "mirror.bundle", old)
+
+    assert [file.body for file in await anew.files("shop", old, "")] == [b"a: 1\n"]
+    assert await anew.refs("shop") != before  # the next bundle has it
+    assert await anew.fetch(real.policy) == new
+    await anew.bundle(real.policy, old, tmp_path / "next.bundle")
+
+
+async def test_a_rule_of_the_repository_is_told_and_nothing_is_moved(real: World) -> None:
+    then, head = await went_on(real)
+    hook = real.source / ".git" / "hooks" / "update"
+    hook.write_text("#!/bin/sh\necho 'main is protected' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    made = await real.port.commit("shop", tree=await real.port.root("shop", then), parent=head, subject="a", mark="b")
+
+    with pytest.raises(UserError, match=r"takes no push to `main`: .*main is protected"):
+        await real.port.move(real.policy, made, over=head)
+    assert real.head == head
+
+
+async def test_a_repository_that_takes_no_push_is_found_without_one(real: World) -> None:
+    head = real.push({"app.yaml": "a: 1\n"})
+    await real.port.fetch(real.policy)
+
+    with pytest.raises(UserError, match="`env:PUSH` is not set"):
+        await GitBranches(real.source.parent / "mirrors", MemorySecrets({})).may_push(real.policy, head)
 
 
 async def test_a_bundle_without_the_commit_does_not_hold(real: World, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.fakes.history import (
     with_a_point,
     with_a_point_of_dumps,
 )
-from tests.fakes.world import API, APP_DIGEST, GOOD, HEALTH, SECRETS, START, World, a_world
+from tests.fakes.world import API, APP_DIGEST, COMMIT, GOOD, HEALTH, SECRETS, START, World, a_world
 
 
 async def planned(world: World, *, scratch: str | None = None) -> Plan:
@@ -107,8 +107,10 @@ async def test_a_commit_that_was_gone_on_from_is_peoples_and_signed() -> None:
 
     plan = await planned(world)
 
-    assert "git read-tree -u --reset 4f2c1e0b9d8a" in by_hand(plan)["manifests of main"]
-    assert any("git read-tree" in line for line in plan.steps[-1].by_hand())
+    line = by_hand(plan)["manifests of main"]
+    assert f"git checkout {COMMIT} -- production" in line
+    assert "its bundles are opened by custodians alone" in line
+    assert any("git checkout" in line for line in plan.steps[-1].by_hand())
     assert plan.digest != before
 
 

@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from actions.adapters.sealing_keys import LABEL, ClusterSealingKeys
-from actions.errors import PermanentError, UserError
+from actions.errors import PermanentError, UserError, VerificationError
 from actions.escrow import SealingKeys
 from actions.site import ClusterAccess, Site
 from bot.demo.cluster import ClusterStandIn
+from bot.demo.cluster.kinds import SECRET
 from tests.fakes.sealing_keys import MemorySealingKeys
 from tests.fakes.secrets import MemorySecrets
 
@@ -30,17 +31,25 @@ class World:
     port: SealingKeys
     stand_in: ClusterStandIn | None
 
-    def add(self, name: str, *, state: str = "active", label: bool = True) -> None:
+    def add(self, name: str, *, state: str = "active", label: bool = True, private: str = "") -> None:
         if self.stand_in is None:
             if label:
                 assert isinstance(self.port, MemorySealingKeys)
-                self.port.add("main", name, f"private {name}", at=datetime.now(UTC))
+                self.port.add_key("main", name, private or f"private {name}", at=datetime.now(UTC))
             return
         labels = {LABEL: state} if label else {}
         metadata = {"name": name, "namespace": "kube-system", "labels": labels}
         data = {"tls.crt": _b64(certificate()), "tls.key": _b64(f"private {name}".encode())}
         kind = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls"}
         self.stand_in.apply({**kind, "metadata": metadata, "data": data})
+
+    def lose(self, name: str) -> None:
+        """Somebody deletes it."""
+        if self.stand_in is None:
+            assert isinstance(self.port, MemorySealingKeys)
+            self.port.forget("main", name)
+        else:
+            self.stand_in.objects.delete(SECRET, "kube-system", name)
 
 
 def _b64(text: bytes) -> str:
@@ -100,6 +109,64 @@ async def test_the_export_has_what_a_new_cluster_needs(world: World) -> None:
         private = base64.b64decode(private).decode()
         assert item["metadata"] == {"name": "key-1", "namespace": "kube-system", "labels": {LABEL: "active"}}
     assert private == "private key-1"
+
+
+async def test_what_was_lost_comes_back_beside_what_is_there(world: World) -> None:
+    world.add("key-1")
+    world.add("key-2")
+    both, exported = await world.port.keys("main"), await world.port.export("main")
+    lost = next(key for key in both if key.name == "key-1")
+    world.lose("key-1")
+    world.add("key-3")
+    await world.port.may_add("main")
+    assert {key.name for key in await world.port.keys("main")} == {"key-2", "key-3"}
+
+    for _ in range(2):
+        await world.port.add("main", exported, [lost.fingerprint])
+
+    keys = {key.name: key for key in await world.port.keys("main")}
+    assert set(keys) == {"key-1", "key-2", "key-3"}
+    assert keys["key-1"].fingerprint == lost.fingerprint
+    assert keys["key-1"].active
+    again = json.loads(await world.port.export("main"))
+    assert len({item["data"]["tls.key"] for item in again["items"]}) == 3
+
+
+async def test_a_name_that_another_key_has_is_left_to_it(world: World) -> None:
+    world.add("key-1")
+    [lost], exported = await world.port.keys("main"), await world.port.export("main")
+    world.lose("key-1")
+    world.add("key-1", private="another")
+
+    await world.port.add("main", exported, [lost.fingerprint])
+
+    keys = {key.name: key.fingerprint for key in await world.port.keys("main")}
+    assert keys.pop(f"key-1-{lost.fingerprint[:8]}") == lost.fingerprint
+    assert set(keys) == {"key-1"}
+
+
+async def test_a_key_that_the_export_has_not_is_told_before_anything_is_created(world: World) -> None:
+    world.add("key-1")
+    [lost], exported = await world.port.keys("main"), await world.port.export("main")
+    world.lose("key-1")
+
+    with pytest.raises(VerificationError, match="lacks sealing keys"):
+        await world.port.add("main", exported, [lost.fingerprint, "0" * 64])
+    assert await world.port.keys("main") == []
+
+
+async def test_what_the_cluster_refuses_of_a_key_is_told_without_it(world: World) -> None:
+    if world.stand_in is None:
+        pytest.skip("the fake refuses nothing")
+    world.add("key-1")
+    [lost], exported = await world.port.keys("main"), json.loads(await world.port.export("main"))
+    world.lose("key-1")
+    exported["items"][0]["metadata"]["name"] = "No Name Of Kubernetes"
+
+    with pytest.raises(PermanentError, match="refused the sealing key") as told:
+        await world.port.add("main", json.dumps(exported).encode(), [lost.fingerprint])
+    assert _b64(b"private key-1") not in f"{told.value!r} {told.value.__cause__!r}"
+    assert told.value.__suppress_context__
 
 
 async def test_a_cluster_without_a_controller_is_told(world: World) -> None:

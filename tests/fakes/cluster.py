@@ -41,6 +41,7 @@ class MemoryWorkload:
     lasting: tuple[str, ...] = ()
     started: Callable[[], None] | None = None  # what its pods do when the first one begins
     stopped: Callable[[], None] | None = None  # what its pods take along when the last one ends
+    follows: Callable[["MemoryWorkload"], None] | None = None  # what its controller applies while it is not suspended
 
     @property
     def containers(self) -> dict[str, str]:
@@ -49,6 +50,8 @@ class MemoryWorkload:
     def settle(self) -> None:
         if self.gitops is not None and not self.gitops.suspended:
             self.replicas = self.git_replicas
+            if self.follows is not None:
+                self.follows(self)
         if self.autoscaler is not None and self.replicas > 0:
             self.replicas = min(max(self.replicas, self.autoscaler.minimum), self.autoscaler.maximum)
 

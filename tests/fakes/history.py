@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,12 +27,14 @@ from actions.backup.physical import (
 )
 from actions.ports import GitOps
 from actions.site import DatabaseRef, WorkloadKind, WorkloadRef
+from tests.fakes.cluster import MemoryWorkload
 from tests.fakes.physical import Commit, MemoryHistory
-from tests.fakes.world import ADVERTISED, API, APP_DIGEST, DAMAGED, GOOD, START, World, a_world
+from tests.fakes.world import ADVERTISED, API, APP_DIGEST, DAMAGED, GOOD, HEALTH, MANIFEST, START, World, a_world
 
 SCRATCH_ID = "s3s4s5s6s7"
 MARK = f"drbot:scratch:{SCRATCH_ID}"
 HARMED_AT = START - timedelta(seconds=41)
+SEALING = WorkloadRef("main", "kube-system", WorkloadKind.DEPLOYMENT, "sealed-secrets")
 POSTGRES = WorkloadRef("main", "data", WorkloadKind.STATEFUL_SET, "postgres")
 POINT = "point-p3p4p5p6p7"
 POINT_AT = HARMED_AT - timedelta(seconds=2)
@@ -58,9 +62,9 @@ def a_base(name: str, *, age: timedelta, system_id: str) -> PhysicalEntry:
     return PhysicalEntry(manifest=manifest, manifest_sha256="2" * 64)
 
 
-def with_history(*, gitops: bool = False, mirrored: bool = False) -> World:
+def with_history(*, gitops: bool = False, mirrored: bool = False, writable: bool = False) -> World:
     """A base backup two hours ago, good commits since, and 41 s ago a DELETE that took all users."""
-    world = a_world(physical=True, gitops=gitops, mirrored=mirrored)
+    world = a_world(physical=True, gitops=gitops, mirrored=mirrored, writable=writable)
     system_id = world.postgres.servers["primary"].system_id
     for name, hours in (("base-old", 26), ("base-new", 2)):
         world.physical.entries["primary", name] = a_base(name, age=timedelta(hours=hours), system_id=system_id)
@@ -128,6 +132,62 @@ def with_a_point(*, scratch: bool = True) -> World:
     if scratch:
         add_a_scratch(world, RecoveryTarget(time=POINT_AT))
     return world
+
+
+def with_a_point_in_git(*, health: str = "", broken: bool = False) -> World:
+    """A recovery point of a shop that a controller takes out of Git. Since then the repository has another image and
+    another sealed password, both applied, and the oldest sealing key was deleted. `health` is what the application
+    answers."""
+    world = with_history(gitops=True, mirrored=True, writable=True)
+    _follow(world)
+    _push(world, image=f"app@{APP_DIGEST}", sealed="AgB-then")
+    world.live.held += [a_secret("database", version=41), a_secret("mail", version=42)]
+    controller = world.cluster.add(SEALING, replicas=1)
+    controller.images = ("registry.example/sealed-secrets-controller:0.27",)
+    with ThreadPoolExecutor(max_workers=1) as pool:  # worlds are made within a running loop
+        pool.submit(asyncio.run, world.escrow.make("main-1", "main")).result()
+    history = world.physical.history["primary"]
+    since, history.commits = history.commits, history.commits[:2]
+    world.cluster.workloads[API].settle()
+    record_a_point(world)
+    history.commits = since
+    _push(world, image="app:2", sealed="AgB-now")
+    world.cluster.workloads[API].settle()
+    world.sealing.forget("main", "key-old")
+    world.live.held[1] = a_secret("mail", version=60)
+    world.buckets.arrange("uploads", "b/tax.pdf", None, at=START - timedelta(seconds=20))
+    world.buckets.arrange("uploads", "a/dog.jpg", b"cow", at=START - timedelta(seconds=10))
+    add_a_scratch(world, RecoveryTarget(time=POINT_AT))
+    if health:
+        world.service.answers[HEALTH] = health
+    world.cluster.workloads[API].broken = broken
+    return world
+
+
+def _push(world: World, *, image: str, sealed: str) -> None:
+    secret = {"apiVersion": "bitnami.com/v1alpha1", "kind": "SealedSecret", "metadata": {"name": "database"}}
+    secret["spec"] = {"encryptedData": {"key": sealed}}
+    app = MANIFEST.replace('"app:1"', f'"{image}"')
+    world.git.push({"production/app.yaml": app, "production/secret.json": json.dumps(secret), "README.md": sealed})
+
+
+def _follow(world: World) -> None:
+    """What a controller does: it takes the newest commit, sets its image, and writes the Secret that it sealed."""
+
+    def follows(found: MemoryWorkload) -> None:
+        head = world.git.branches["main"]
+        assert found.gitops is not None
+        if found.gitops.revision == head:
+            return
+        found.gitops = found.gitops.model_copy(update={"revision": head})
+        tree = world.git.trees[head]
+        named = re.search(r'image: "([^"]+)"', tree["production/app.yaml"].decode())
+        found.images = (named[1] if named else found.images[0], *found.images[1:])
+        for secret in world.live.held[:1]:
+            metadata = secret["metadata"]
+            metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 16)
+
+    world.cluster.workloads[API].follows = follows
 
 
 def a_secret(name: str, *, version: int, uid: str = "uid-1", value: str = "Y2FuYXJ5LXZhbHVl") -> dict[str, Any]:

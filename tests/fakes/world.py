@@ -14,6 +14,7 @@ from actions.backup.escrow import Escrows
 from actions.backup.files import FileCopies
 from actions.backup.jobs import Engines
 from actions.backup.manifest import Fingerprint, Sequence
+from actions.backup.manifest_branches import ManifestBranches
 from actions.backup.manifest_mirrors import ManifestMirrors
 from actions.backup.point_parts import Parts
 from actions.backup.points import RecoveryPoints
@@ -66,6 +67,7 @@ SECRETS = {
     "env:IDENTITY": "AGE-SECRET-KEY-CANARY",
     "env:SIGNING_KEY": SIGNING_PEM,
     "env:KUBECONFIG": "canary-kubeconfig",
+    "env:PUSH": "canary-push-token",
     "in the cluster": "canary-sealed",  # the beginning of every sealing key
 }
 
@@ -118,7 +120,9 @@ class World(Ports):
     files: FileCopies
     escrow: Escrows
     sealing: MemorySealingKeys
+    escrow_secrets: MemorySecrets  # what escrows see of keys
     manifests: ManifestMirrors
+    branches: ManifestBranches
     git: MemoryGit
     live: MemoryLive
     registry: MemoryRegistry
@@ -146,6 +150,7 @@ def a_site(
     physical: bool = False,
     mirrored: bool = False,
     copied: bool = True,
+    writable: bool = False,
 ) -> Site:
     """What the plan file of this shop would say. `database` is its key and its name in PostgreSQL."""
     protected = Database(
@@ -195,10 +200,11 @@ def a_site(
             bucket="backups",
             minimum=2,
             recipients=(CUSTODIAN_KEY,),
+            identity="env:CUSTODIAN" if writable else "",
             signing_key="env:FILES_KEY",
             trusted_signers=(KEY_SIGNER,),
         ),
-        manifests={"main": _repository()} if mirrored else {},
+        manifests={"main": _repository(writable=writable)} if mirrored else {},
         images=ImagesPolicy(url="https://registry.example", mirrors={"library/": "mirror/"}),
         points=PointsPolicy(
             bucket="uploads-copy", minimum=2, signing_key="env:FILES_KEY", trusted_signers=(KEY_SIGNER,)
@@ -209,15 +215,17 @@ def a_site(
     )
 
 
-def _repository() -> ManifestsPolicy:
+def _repository(*, writable: bool) -> ManifestsPolicy:
     return ManifestsPolicy(
         name="main",
         url="https://git.example/shop.git",
         path="production",
         cluster="main",
         namespace="shop",
+        push="env:PUSH" if writable else "",
         bucket="backups",
         recipients=(CUSTODIAN_KEY,),
+        identity="env:CUSTODIAN" if writable else "",
         signing_key="env:FILES_KEY",
         trusted_signers=(KEY_SIGNER,),
     )
@@ -247,8 +255,11 @@ def a_world(
     files_damaged: bool = True,
     mirrored: bool = False,
     copied: bool = True,
+    writable: bool = False,
 ) -> World:
-    """A shop whose database was damaged after the dump of 02:00 UTC, or is `missing`. It is 10:12 UTC."""
+    """A shop whose database was damaged after the dump of 02:00 UTC, or is `missing`. It is 10:12 UTC.
+
+    `writable`: the bot may push manifests and give sealing keys back."""
     site = a_site(
         database=database,
         service=service,
@@ -257,6 +268,7 @@ def a_world(
         physical=physical,
         mirrored=mirrored,
         copied=copied,
+        writable=writable,
     )
     clock = MemoryClock(START)
     postgres = _servers(site.databases[database].ref, missing=missing)
@@ -265,10 +277,10 @@ def a_world(
     if files_damaged:
         damage_files(objects)
     files = memory_files(site, objects, clock)
-    sealing = MemorySealingKeys()
+    sealing = MemorySealingKeys(clock.now)
     for name, private, days in (("key-old", "canary-sealed-old", 60), ("key-new", "canary-sealed-new", 20)):
-        sealing.add("main", name, private, at=START - timedelta(days=days))
-    signing = MemorySecrets({"env:FILES_KEY": KEY_PEM})
+        sealing.add_key("main", name, private, at=START - timedelta(days=days))
+    signing = MemorySecrets({"env:FILES_KEY": KEY_PEM, "env:CUSTODIAN": CUSTODIAN})
     scratch = MemoryScratch(postgres, clock)
     engine = MemoryPhysical(site, postgres, scratch, clock)
     tables = MemoryTables(postgres)
@@ -282,7 +294,7 @@ def a_world(
     manifests = ManifestMirrors(
         site, git, live, cluster=cluster, objects=objects, secrets=signing, clock=clock, work=Path(gettempdir())
     )
-    point_secrets = MemorySecrets({**SECRETS, "env:FILES_KEY": KEY_PEM})
+    point_secrets = MemorySecrets({**SECRETS, "env:FILES_KEY": KEY_PEM, "env:CUSTODIAN": CUSTODIAN})
     registry = MemoryRegistry()
     registry.add("mirror/app", APP_DIGEST, tag="1")
     parts = Parts(
@@ -306,7 +318,11 @@ def a_world(
         files=files,
         sealing=sealing,
         escrow=escrow,
+        escrow_secrets=signing,
         manifests=manifests,
+        branches=ManifestBranches(
+            site, git, manifests, objects=objects, secrets=point_secrets, work=Path(gettempdir())
+        ),
         git=git,
         live=live,
         registry=registry,

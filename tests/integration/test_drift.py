@@ -14,7 +14,7 @@ from actions.backup.manifest_mirrors import ManifestMirrors
 from actions.backup.point_parts import Parts
 from actions.manifests import What
 from actions.site import ClusterAccess, ManifestsPolicy, Service, Site, WorkloadKind, WorkloadRef
-from actions.steps.point_cluster import version_lines
+from actions.steps.point_cluster import changed_versions
 from bot.demo.cluster import ClusterStandIn
 from tests.fakes.buckets import MemoryBuckets
 from tests.fakes.clock import MemoryClock
@@ -156,7 +156,8 @@ async def test_the_version_of_a_secret_tells_a_change_and_holds_no_value(server_
 
     assert [each.name for each in first.versions] == ["Secret main/production/login"]
     assert again.versions == first.versions
-    assert list(version_lines(first, again)) == []
-    [line] = version_lines(first, changed)
-    assert "was version" in line.why
+    assert list(changed_versions(first, again)) == []
+    [(name, said)] = changed_versions(first, changed)
+    assert name == "Secret main/production/login"
+    assert "was version" in said
     assert "canary" not in first.model_dump_json() + changed.model_dump_json()

@@ -78,7 +78,7 @@ ROWS: tuple[Entry, ...] = (
         ("restore", "recovery-point"),
         "restore.recovery_point",
         CommandKind.PLAN,
-        "Bring a recovery point back as one: databases, files and images of the same moment",
+        "Bring a recovery point back as one: databases, files, images, manifests and sealing keys",
         'dr-restore recovery-point point-k7m2n3p4q5 --reason "bad release" --target point-k7m2n3p4q5',
         params.RecoveryPoint,
         ("point",),
