@@ -220,15 +220,19 @@ async def test_that_no_worker_is_there_is_told_once_over_all_clocks_and_so_is_it
     assert told.startswith("No worker is there: nothing is carried out, no backup is made")
     assert told.endswith("None was seen for a day. Start `drbot run --role worker`.")
     assert await look(60) == []
+    # A clock that has begun anew knows what the others told, and tells of the return as well.
+    watches[:2] = [WorkerWatch(watch._database, on_call="C0ONCALL") for watch in watches[:2]]
+    assert await look(60 + 24 * 60) == []
     async with memory.session() as session:
         await processes.beat(session, "all-1", "clock,worker", {})
-    [back] = await look(61)
+    watches[2] = WorkerWatch(watches[2]._database, on_call="C0ONCALL")
+    [back] = await look(25 * 60)
     assert back == "A worker is back: what was asked for goes on."
-    assert await look(62) == []
+    assert await look(25 * 60 + 1) == []
     async with memory.session() as session:
         await session.execute(text("UPDATE process SET seen_at = seen_at - interval '20 minutes'"))
-    assert await look(63) == []
-    [again] = await look(69)
+    assert await look(25 * 60 + 2) == []
+    [again] = await look(25 * 60 + 8)
     assert "The last one was seen at 20" in again
     assert await posted(memory) == [told, back, again]
     for watch in watches:

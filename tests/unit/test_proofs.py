@@ -17,7 +17,7 @@ from actions.backup.physical import PhysicalManifest, Proof
 from actions.backup.proofs import Proofs
 from actions.backup.signing import Signed
 from actions.catalog.proof import ProveParams, When
-from actions.errors import UserError, VerificationError
+from actions.errors import TemporaryError, UserError, VerificationError
 from actions.runner import Outcome
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.physical_world import FAR, SERVER, with_bases, with_two_buckets
@@ -74,6 +74,22 @@ async def test_a_base_that_cannot_be_restored_is_on_record_too() -> None:
     assert proof.problem is not None
     assert proof.problem.startswith("No base backup of `primary` ends before")
     assert world.scratch.made == {}
+
+
+async def test_a_failure_that_cannot_be_put_on_record_is_told_all_the_same() -> None:
+    world = with_bases()
+    plan = await registry.action("backup.prove").plan(ProveParams(), world, PLAN_ID)
+    for backup in ("base-full", "base-hour"):
+        world.physical.spoil(SERVER, backup, "its object was cut off.")
+
+    async def away(*_: object, **__: object) -> None:
+        raise TemporaryError("Bucket `backups` does not answer.")
+
+    world.objects.put = away  # type: ignore[method-assign]
+    result = await run(plan, world, MemoryJournal())
+
+    assert result.outcome is Outcome.FAILED
+    assert "No base backup of `primary` ends before" in result.message
 
 
 async def test_a_random_moment_lies_in_the_window_and_the_copy_shows_it() -> None:
