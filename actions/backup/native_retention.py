@@ -111,11 +111,7 @@ def stored_segments(listings: Sequence[WalListing], size: int) -> Mapping[Segmen
     """Stored bytes of every closed segment, over all buckets. A name that no segment of this size has is left alone."""
     found: dict[Segment, int] = {}
     for listing in listings:
-        for name, facts in listing.segments.items():
-            try:
-                segment = Segment.parse(name, size)
-            except ValueError:
-                continue
+        for segment, facts in listing.closed(size).items():
             found[segment] = found.get(segment, 0) + facts.bytes
     return found
 

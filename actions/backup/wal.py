@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,15 @@ class WalListing:
 
     def __contains__(self, segment: Segment) -> bool:
         return str(segment) in self.segments
+
+    def closed(self, size: int) -> Mapping[Segment, ObjectFacts]:
+        """Its segments of this size. What has the name of none is passed over: of a server that was made anew with
+        another size under the same prefix, or put there by somebody."""
+        found: dict[Segment, ObjectFacts] = {}
+        for name, facts in self.segments.items():
+            with contextlib.suppress(ValueError):
+                found[Segment.parse(name, size)] = facts
+        return found
 
     @property
     def bytes(self) -> int:

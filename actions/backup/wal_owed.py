@@ -15,7 +15,6 @@ import structlog
 from actions.backup.sealed import SealedKind, check_stored
 from actions.backup.segments import history_name
 from actions.backup.wal import WalArchive
-from actions.backup.wal_receiving import place
 from actions.backup.wal_spool import SpoolState, WalSpool
 from actions.errors import DrError, VerificationError
 from actions.ports import Clock
@@ -92,7 +91,7 @@ class OwedWal:
         waiting = await asyncio.to_thread(self._spool.waiting)
         here = await self._names(bucket)
         names = frozenset[str]().union(*there.values()) - here - {*waiting}
-        ordered = sorted(names, key=lambda name: (not name.endswith(HISTORY), place(name)))
+        ordered = sorted(names, key=lambda name: (not name.endswith(HISTORY), _place(name)))
         return {name: [other for other in there if name in there[other]] for name in ordered}
 
     def _failed(self, bucket: str, error: Exception) -> None:
@@ -120,3 +119,8 @@ class OwedWal:
             await self._archive.put(bucket, header, body)
             log.info("wal_segment_brought", source=source, bucket=bucket, segment=name)
             return
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Orders names of segments by their place, then by timeline."""
+    return name[8:], name[:8]

@@ -162,8 +162,8 @@ class WalReceiving:
         if not ends:
             return None
         log.warning("wal_disk_was_lost", server=self._policy.server, attempt=self._attempt)
-        names = [name for listing in listings for name in listing.segments]
-        newest = Segment.parse(max(names, key=place), facts.segment_bytes)
+        closed = [segment for listing in listings for segment in listing.closed(facts.segment_bytes)]
+        newest = max(closed, key=lambda each: (each.number, each.timeline_id))
         end = min(ends, key=lambda each: each.number) if self._attempt == 0 else newest
         if state is not None:
             since = state.disk_lost.since if state.disk_lost else self._clock.now()
@@ -225,17 +225,9 @@ class WalReceiving:
             self._stream.cancel()
 
 
-def place(name: str) -> tuple[str, str]:
-    """Orders names of segments by their place, then by timeline."""
-    return name[8:], name[:8]
-
-
 def whole_until(listing: WalListing, size: int) -> Segment | None:
     """The newest segment of a bucket before which, as far as one looks back, nothing is missing."""
-    newest_of: dict[int, Segment] = {}
-    for name in sorted(listing.segments, key=place):
-        segment = Segment.parse(name, size)
-        newest_of[segment.number] = segment
+    newest_of = {each.number: each for each in sorted(listing.closed(size), key=lambda each: each.timeline_id)}
     numbers = sorted(newest_of)[-CHECKED_BACK:]
     if not numbers:
         return None

@@ -170,6 +170,18 @@ async def test_on_a_fresh_disk_one_bucket_is_enough_and_the_silent_one_gets_its_
     assert await fresh.stored(THERE_BUCKET) == await fresh.stored(HERE_BUCKET)
 
 
+async def test_names_that_no_segment_of_this_server_has_hold_the_archiver_up_nowhere(fresh: _Fresh) -> None:
+    """Left by a server with larger segments under the same prefix, or put there by whoever can write."""
+    for bucket in (HERE_BUCKET, THERE_BUCKET):
+        await fresh.objects.put(bucket, fresh.wal.archive.key("0000000100000000FFFFFFFF"), b"nonsense")
+    async with fresh.archiving():
+        await until(lambda: len(fresh.source.asked) == 1)
+        assert fresh.source.asked[0] == [str(Segment(1, 3, SIZE))]
+        await until(lambda: fresh.spool.state is not None and not fresh.spool.state.unlisted)
+        await asyncio.sleep(0.1)
+        assert AlarmKind.SERVER_AWAY not in fresh.alarms()
+
+
 async def test_what_a_silent_bucket_is_owed_outlives_a_restart(fresh: _Fresh) -> None:
     fresh.objects.away = {THERE_BUCKET}
     async with fresh.archiving():
