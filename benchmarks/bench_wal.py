@@ -4,7 +4,8 @@ RPO: a writer commits 100 rows a second and notes every one that was acknowledge
 random moment the primary is killed and its disk deleted, and so are the archiver and its disk; what is in S3 is brought
 back on a base backup. RUNS=n (20). Then the same with a synchronous slot and the archiver left alive.
 
-Throughput: WAL_MB of WAL (1024) are written while the archiver is away; it starts and catches up.
+Throughput: WAL_MB of WAL (1024) are written while the archiver is away; it starts and catches up, with one bucket, and
+with two on the same S3 server, which holds each segment back until both have it.
 """
 
 from __future__ import annotations
@@ -141,10 +142,14 @@ async def test_rpo(s3: S3, server_directory: Path, synchronous: bool) -> None:
     assert statistics.median(seconds) <= LIMIT_MEDIAN_S
 
 
-async def test_throughput(s3: S3, bucket: str, server_directory: Path) -> None:
+@pytest.mark.parametrize("buckets", [1, 2])
+async def test_throughput(s3: S3, bucket: str, server_directory: Path, buckets: int) -> None:
+    second = f"{bucket}-2" if buckets == 2 else ""
+    if second:
+        s3.client().create_bucket(Bucket=second)
     settings = {**SETTINGS, "max_wal_size": "8GB", "max_slot_wal_keep_size": "8GB", "synchronous_commit": "off"}
     async with EmbeddedPostgres(server_directory / "primary", settings=settings) as server:
-        archiver = WalProcess(server_directory, server, s3, bucket)
+        archiver = WalProcess(server_directory, server, s3, bucket, second=second)
         await archiver.prepare()
         world = archiver.world
         await archiver.start()
@@ -165,26 +170,29 @@ async def test_throughput(s3: S3, bucket: str, server_directory: Path) -> None:
         begun = time.monotonic()
         await archiver.start()
         watch.start()
-        key = world.archive.key(last)
+        keys = [(each, world.archive.key(last)) for each in world.policy.wal_buckets]
+        assert len(keys) == buckets
 
         async def stored() -> bool:
-            return await world.objects.head(bucket, key) is not None
+            return all([await world.objects.head(each, key) is not None for each, key in keys])
 
         await eventually(stored, within=600, every=0.1)
         took = time.monotonic() - begun
         watch.stop()
         await archiver.stop()
-        [stored_bytes] = [listing.bytes for listing in await world.archive.listings()]
+        stored_bytes = sum(listing.bytes for listing in await world.archive.listings())
     megabytes = segments * SEGMENT / 1e6
     print(
-        f"archiver: {megabytes:.0f} MB of WAL in {took:.1f} s from its start = {megabytes / took:.0f} MB/s "
-        f"(limit {LIMIT_MB_S:g}); CPU {watch.cpu:.1f} s = {watch.cpu / megabytes * 1000:.1f} s for each GB, of it "
+        f"archiver, {buckets} bucket(s): {megabytes:.0f} MB of WAL in {took:.1f} s from its start = "
+        f"{megabytes / took:.0f} MB/s (limit with one {LIMIT_MB_S:g}); CPU {watch.cpu:.1f} s = "
+        f"{watch.cpu / megabytes * 1000:.1f} s for each GB, of it "
         f"{watch.receiver_cpu:.1f} s pg_receivewal; memory at most {watch.memory >> 20} MiB, "
         f"limit {LIMIT_MEMORY >> 20}; "
         f"stored {stored_bytes / 1e6:.0f} MB; load {os.getloadavg()[0]:.1f}"
     )
     assert watch.memory < LIMIT_MEMORY
-    assert megabytes / took > LIMIT_MB_S
+    # The S3 server that takes everything twice is on this machine, and shares its processors.
+    assert buckets > 1 or megabytes / took > LIMIT_MB_S
 
 
 class _Watch:

@@ -28,8 +28,8 @@ DATABASE = "superprismora"
 
 
 class WalProcess:
-    """The archiver of one server, and of its `standby` where the plan file names one. `world` reads the same buckets
-    under the same plan."""
+    """The archiver of one server, and of its `standby` where the plan file names one. WAL goes into the bucket `second`
+    as well where one is named. `world` reads the same buckets under the same plan."""
 
     def __init__(
         self,
@@ -40,10 +40,11 @@ class WalProcess:
         *,
         synchronous: bool = False,
         standby: EmbeddedPostgres | None = None,
+        second: str = "",
     ) -> None:
         self.directory, self.log = directory, directory / "wal.log"
         self._server, self._s3, self._bucket, self._synchronous = server, s3, bucket, synchronous
-        self._standby = standby
+        self._standby, self._second = standby, second
         self._program: Program | None = None
         self.world = WalWorld(directory, server)
 
@@ -78,6 +79,10 @@ class WalProcess:
             )
         ).model_dump(mode="json")
         document["backups"]["databases"][0]["wal"]["synchronous"] = self._synchronous
+        if self._second:
+            [first] = [each for each in document["buckets"] if each["name"] == BUCKET]
+            document["buckets"].append({**first, "name": self._second})
+            document["backups"]["databases"][0]["wal"]["stores"].append(self._second)
         if self._standby is not None:
             dsn = private_file(secrets / "standby-dsn", self._standby.dsn())
             more = {"name": "standby", "role": "standby", "standby_of": NAME, "admin_dsn": f"file:{dsn}"}
