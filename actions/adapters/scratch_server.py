@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 
+from actions.adapters.index_check import check_indexes
 from actions.adapters.postgres_installation import installation, postgres_account, usable_programs
 from actions.adapters.postmaster import READY, Postmaster, socket_directory
 from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
@@ -29,7 +30,6 @@ from actions.site import Site
 LOOK = 0.05  # seconds between two looks at a replay
 REFUSES = timedelta(seconds=30)  # so long may a server that runs let nobody in: one that goes down does for a moment
 QUICK = timedelta(seconds=30)
-AMCHECK_LIMIT = timedelta(hours=12)
 RAISES = 5  # a primary has five such settings
 WAITS_FOR_WAL = "RecoveryRetrieveRetryInterval"
 
@@ -332,7 +332,7 @@ class ScratchPrograms(ScratchServers):
                 await asyncio.sleep(LOOK)
             if order.amcheck:
                 progress(ProgressReport(phase="check", unit="steps"))
-                checked = await self._check_indexes(server)
+                checked = await check_indexes(server)
                 reached = reached.model_copy(update={"checked_indexes": checked})
             return reached
         finally:
@@ -353,27 +353,6 @@ class ScratchPrograms(ScratchServers):
         )
         server.own_everything()
 
-    async def _check_indexes(self, server: RecoveringServer) -> tuple[str, ...]:
-        """Check every index of every database that has the extension; their names. Recovery cannot make it."""
-        checked = []
-        for database in await asyncio.to_thread(_with_amcheck, server):
-            argv: list[str | Path] = [
-                server.programs / "pg_amcheck",
-                "--no-password",
-                "--heapallindexed",
-                "--jobs=2",
-                database,
-            ]
-            report = server.place.folder / "amcheck.log"  # it reports damage on standard output
-            with Program.start(argv, env=_environment(server), log=report) as program:
-                try:
-                    await asyncio.to_thread(program.check, AMCHECK_LIMIT)
-                except ProgramError as error:
-                    said = " ".join(error.stderr.split())[-500:]
-                    raise VerificationError(f"`pg_amcheck` found damage in database `{database}`: {said}") from error
-            checked.append(database)
-        return tuple(checked)
-
     async def start(self, place: ScratchPlace, target: RecoveryTarget, reached: Lsn) -> None:
         """Start one that a restore has left, so that it outlives this process; return once it rests where it did."""
         server = await self.server(place)
@@ -387,23 +366,3 @@ class ScratchPrograms(ScratchServers):
         except BaseException:
             await asyncio.shield(asyncio.to_thread(server.stop))
             raise
-
-
-def _with_amcheck(server: RecoveringServer) -> list[str]:
-    with server.connect() as connection:
-        rows = connection.execute("SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1").fetchall()
-    found = []
-    for (name,) in rows:
-        with server.connect(str(name)) as connection:
-            if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'").fetchone():
-                found.append(str(name))
-    return found
-
-
-def _environment(server: RecoveringServer) -> dict[str, str]:
-    claim = server.place.claim()
-    return {
-        "PGHOST": str(socket_directory(server.place.folder.absolute())),
-        "PGPORT": str(Postmaster(server.place.data).port() or 0),
-        "PGUSER": claim.superuser if claim else "postgres",
-    }

@@ -4,96 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from actions import registry
-from actions.backup.physical import BackupKind, Proof
-from actions.backup.proofs import Proofs
-from actions.catalog.backup_status import BackupsParams
+from actions.backup.physical import BackupKind
 from actions.catalog.base import BaseParams, CheckBaseParams
 from actions.catalog.proof import ProveParams, When
-from actions.contract import Report
-from actions.errors import UserError
-from actions.ports import Ports
-from actions.runner import Outcome, RunResult
-from actions.site import Database, Frozen, Invariant
-from tests.contract.kit import MemoryJournal, run
-from tests.fakes.executor import MemoryExecutor
+from actions.runner import Outcome
 from tests.fakes.s3 import MemoryObject, MemoryObjects
-from tests.fakes.world import a_world
 from tests.fixtures.physical import Past
-from tests.physical_world import BUCKET, SERVER, PhysicalWorld
+from tests.fixtures.proving import Proving, proving_of
+from tests.physical_world import BUCKET, SERVER
 
 pytestmark = pytest.mark.integration
 
 
-@dataclass
-class Proving:
-    """The world of a restore test, and what it leaves."""
-
-    world: PhysicalWorld
-    ports: Ports
-    name: str  # of the database
-
-    async def do(self, action: str, params: Frozen, plan: str = "k7m2n3p4q5") -> RunResult:
-        made = await registry.action(action).plan(params, self.ports, plan)
-        return await run(made, self.ports, MemoryJournal())
-
-    async def proofs(self) -> list[Proof]:
-        return list(await Proofs(self.ports.objects, self.ports.secrets).newest(self.world.policy))
-
-    async def status(self) -> Report:
-        return await registry.query("status.backups").read(BackupsParams(), self.ports)
-
-
-class ReadOnly(MemoryObjects):
-    """The same buckets by a key that can only list and read."""
-
-    def __init__(self, whole: MemoryObjects) -> None:
-        super().__init__()
-        self.buckets = whole.buckets
-
-    async def put(self, bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> None:
-        raise UserError(f"Bucket `{bucket}` refused to store `{key}`.")
-
-    async def delete(self, bucket: str, key: str) -> None:
-        raise UserError(f"Bucket `{bucket}` refused to delete `{key}`.")
-
-
 @pytest.fixture
 async def proving(past: Past, server_directory: Path) -> AsyncIterator[Proving]:
-    restores = past.anew(server_directory)
-    # Restore tests have an identity of their own, and see no other.
-    apart: dict[str, object] = {"identity": "env:OF_RESTORES", "prover_identity": "env:IDENTITY"}
-    world = replace(restores, policy_changes=apart)
-    world.archived = restores.archived
-    assert isinstance(world.objects, MemoryObjects)
-    prover = replace(world, objects=ReadOnly(world.objects)).prover
-    [[name]] = world.sql("SELECT current_database()")
-    counted = Invariant(name="documents", sql="SELECT count(*) FROM doc")
-    database = Database(name=str(name), server=SERVER, owner="app", invariants=(counted,))
-    memory = a_world()
-    parts: dict[str, Any] = {part.name: getattr(memory, part.name) for part in fields(Ports)}
-    checking = {SERVER: world.policy.model_copy(update={"amcheck": True})}
-    parts |= {
-        "site": world.site.model_copy(update={"databases": {"shop": database}, "physical": checking}),
-        "postgres": world.postgres,
-        "objects": world.objects,
-        "physical": world.engine,
-        "scratch": world.scratch,
-        "executor": MemoryExecutor(replace(memory.executor._engines, physical=restores.engine, prover=prover)),
-        "secrets": world.secrets,
-        "clock": world.clock,
-    }
-    ports = Ports(**parts)
-    yield Proving(world, ports, str(name))
-    for facts in await world.scratch.instances():
-        await world.scratch.stop(facts.id)
+    async with proving_of(past.anew(server_directory)) as made:
+        yield made
 
 
 @pytest.mark.parametrize("moment", list(When))
