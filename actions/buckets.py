@@ -39,6 +39,22 @@ class BucketFacts(Frozen):
     unseen: Mapping[str, str] = {}  # setting -> why it cannot be seen
 
 
+class Hold(Frozen):
+    """How a store itself keeps objects in one bucket: a legal hold lets nobody delete a version, whoever has the keys,
+    until it is taken off."""
+
+    bucket: str
+    objects: int = 0
+    held: int = 0
+    lockable: bool = True  # False: the bucket has no Object Lock, so nothing in it can be held
+    problem: str = ""  # why nobody knows
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of them are held, as far as the bucket can."""
+        return not self.problem and (not self.lockable or self.held == self.objects)
+
+
 class Trial(Frozen):
     """One thing that was tried on a bucket: `problem` is empty when it went as it must."""
 

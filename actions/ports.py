@@ -33,6 +33,7 @@ from actions.backup.physical import (
 )
 from actions.backup.tables import Difference, Rescued, RescueRequest, TableFacts, TableName
 from actions.bucket_ports import Buckets, Files
+from actions.buckets import Hold
 from actions.commits import Branches
 from actions.escrow import Escrow
 from actions.images import Registry
@@ -244,6 +245,14 @@ class ObjectStore(Protocol):
 
     async def delete(self, bucket: str, key: str) -> None: ...
 
+    async def hold(self, bucket: str, key: str, *, on: bool) -> bool:
+        """Put a legal hold on the present version of an object, or take it off; False where the bucket has no Object
+        Lock, so that nothing can be held. Safe to repeat. Raises UserError when there is no such key."""
+
+    async def held(self, bucket: str, key: str) -> bool | None:
+        """Whether the present version is under legal hold; None where the bucket has no Object Lock. Raises UserError
+        when there is no such key."""
+
     async def sweep_uploads(self, bucket: str, prefix: str, *, older_than: timedelta) -> int:
         """Abort multipart uploads that were left behind; returns how many."""
 
@@ -335,7 +344,11 @@ class BackupEngine(Protocol):
         One that is gone already is left alone."""
 
     async def pin(self, database: str, backup: str, *, reason: str) -> None:
-        """Nothing may delete it; an empty reason takes the pin off. UserError when the bucket has no such backup."""
+        """Nothing may delete it: we do not, and where the bucket has Object Lock the store lets nobody (a legal hold).
+        An empty reason takes both off. UserError when the bucket has no such backup."""
+
+    async def holds(self, database: str, backup: str) -> Sequence[Hold]:
+        """How its bucket itself keeps it, and would once it is pinned. UserError when there is no such backup."""
 
     async def copy(self, request: CopyRequest, progress: Progress) -> None:
         """Dump at one snapshot and load, as `load` does: as an unprivileged role, no usable database after a
@@ -389,7 +402,13 @@ class PhysicalBackups(Protocol):
         newest first. Nothing where the archived WAL does not hold it. Changes nothing."""
 
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
-        """Nothing may delete it and what it needs; an empty reason takes the pin off."""
+        """Nothing may delete it and what it needs: we do not, and where a bucket has Object Lock the store lets nobody
+        (a legal hold), where the engine can set one. An empty reason takes both off, but for what another pin needs.
+        A bucket that does not answer gets it with the next copy."""
+
+    async def holds(self, server: str, backup: str) -> Sequence[Hold]:  # noqa: ARG002 - an engine that sets none says so here
+        """How the buckets themselves keep it and what it needs. Changes nothing."""
+        return ()
 
     async def expiry(self, server: str) -> Expiry:
         """What retention would delete now. Changes nothing."""

@@ -16,6 +16,7 @@ from actions.errors import DrError
 from actions.ports import Ports
 from actions.steps.base_copies import base_copy_findings
 from actions.steps.gitops import suspended_findings
+from actions.steps.holds import hold_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.old_primary_scene import workload_findings
 from actions.steps.page_checksums import server_findings
@@ -58,7 +59,7 @@ class Doctor:
             checks += [("record", self._sealed)]
             checks += [("roster", self._roster), ("servers", self._servers), ("backups", self._backups)]
             checks += [("buckets", self._buckets), ("files", self._files), ("sealing keys", self._escrow)]
-            checks += [("restore kit", lambda: kit_findings(self._ports))]
+            checks += [("restore kit", lambda: kit_findings(self._ports)), ("pins", lambda: hold_findings(self._ports))]
             checks += [("manifests", self._manifests)]
             checks += [("base backups", self._engines), ("standbys", self._standbys)]
             checks += [("base backups", lambda: base_copy_findings(self._ports))]

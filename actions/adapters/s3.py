@@ -37,6 +37,12 @@ UPLOADERS = 4
 READ = 4 * 1024 * 1024
 TRIED_FOR = timedelta(seconds=15)  # after that no request is tried again by itself
 ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
+FREE = frozenset({"NoSuchObjectLockConfiguration", "NoSuchObjectLegalHold"})
+"""What stores answer of an object that was never held, where it could be."""
+
+UNLOCKABLE = frozenset({"InvalidRequest", "ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed"})
+"""The same of a bucket without Object Lock, or of a store that knows none."""
+
 WRONG_KEY = frozenset(
     {"AccessDenied", "403", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken"}
 )
@@ -130,6 +136,33 @@ class S3Store(ObjectStore):
     async def delete(self, bucket: str, key: str) -> None:
         client = await self._client(bucket)
         await self._call(bucket, key, "delete", functools.partial(client.delete_object, Bucket=bucket, Key=key))
+
+    async def hold(self, bucket: str, key: str, *, on: bool) -> bool:
+        client = await self._client(bucket)
+        # Asked first: SeaweedFS answers an object that is not there with an error of its own (500).
+        if await self.head(bucket, key) is None:
+            raise UserError(f"Bucket `{bucket}` has no object `{key}`.")
+        status: Any = {"Status": "ON" if on else "OFF"}
+        call = functools.partial(client.put_object_legal_hold, Bucket=bucket, Key=key, LegalHold=status)
+        return await self._legal_hold(bucket, key, "hold" if on else "let go of", call) is not None
+
+    async def held(self, bucket: str, key: str) -> bool | None:
+        client = await self._client(bucket)
+        call = functools.partial(client.get_object_legal_hold, Bucket=bucket, Key=key)
+        found = await self._legal_hold(bucket, key, "tell the legal hold of", call)
+        return None if found is None else found.get("LegalHold", {}).get("Status") == "ON"
+
+    async def _legal_hold(self, bucket: str, key: str, verb: str, call: Callable[[], Any]) -> Any:
+        """The answer; None where the bucket has no Object Lock."""
+        try:
+            return await self._threaded(call)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if code in FREE | UNLOCKABLE:
+                return {} if code in FREE else None
+            raise self._refused(bucket, key, verb, error) from error
+        except (BotoCoreError, HTTPError) as error:
+            raise self._refused(bucket, key, verb, error) from error
 
     async def sweep_uploads(self, bucket: str, prefix: str, *, older_than: timedelta) -> int:
         client = await self._client(bucket)

@@ -20,6 +20,7 @@ from actions.backup.physical import (
     ScratchRestored,
     Uncopied,
 )
+from actions.buckets import Hold
 from actions.errors import UserError
 from actions.ports import PhysicalBackups, Progress
 from actions.site import Site
@@ -73,6 +74,9 @@ class PhysicalEngines(PhysicalBackups):
 
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         await self._of(server).pin(server, backup, reason=reason)
+
+    async def holds(self, server: str, backup: str) -> Sequence[Hold]:
+        return await self._of(server).holds(server, backup)
 
     async def expiry(self, server: str) -> Expiry:
         return await self._of(server).expiry(server)

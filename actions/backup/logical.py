@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from actions.backup import holds
 from actions.backup.adoption import Adoption
 from actions.backup.archive import Contents, readable
 from actions.backup.catalogue import VERIFIED, Catalogue, Folder, database_prefix
@@ -28,6 +29,7 @@ from actions.backup.tools import PostgresTools, Snapshot
 from actions.backup.transfer import Transfer
 from actions.backup.uploads import sweep_uploads
 from actions.backup.verification import SignedVerification, Verification
+from actions.buckets import Hold
 from actions.errors import DrError, UserError, VerificationError
 from actions.ports import (
     AdoptRequest,
@@ -84,12 +86,20 @@ class LogicalEngine(BackupEngine):
         entry = await self._catalogue.find(policy, backup)
         if entry is None:
             raise UserError(f"There is no backup `{backup}` of `{database}`. Choose one of the catalogue.")
+        # Before the document: what is not pinned as it should be is found so, and asked for again.
+        await (holds.put_on if reason else holds.take_off)(self._objects, _needed(policy, backup))
         if entry.pinned == reason:
             return
         key = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         now = self._clock.now()
         body = Signed[Pin].sign(Pin(backup=backup, reason=reason, at=now), key).body()
         await self._objects.put(policy.bucket, f"{Folder(policy, backup).prefix}{pin_name(now)}", body)
+
+    async def holds(self, database: str, backup: str) -> Sequence[Hold]:
+        policy = self._site.backup(database)
+        if await self._catalogue.find(policy, backup) is None:
+            raise UserError(f"There is no backup `{backup}` of `{database}`. Choose one of the catalogue.")
+        return await holds.look(self._objects, _needed(policy, backup))
 
     async def remove(self, database: str, backup: str) -> None:
         policy = self._site.backup(database)
@@ -311,3 +321,9 @@ def with_archive(fingerprint: Fingerprint, contents: Contents) -> Fingerprint:
     states = {readable(schema, name): state for (schema, name), state in contents.sequences().items()}
     known = {name: states.get(name, state) for name, state in fingerprint.sequences.items()}
     return fingerprint.model_copy(update={"sequences": known})
+
+
+def _needed(policy: BackupPolicy, backup: str) -> Mapping[str, Sequence[str]]:
+    """What a restore reads of it, by bucket."""
+    folder = Folder(policy, backup)
+    return {policy.bucket: (folder.dump, folder.manifest)}

@@ -12,11 +12,12 @@ from pathlib import Path
 from actions.backup.chain import as_in
 from actions.backup.dead_ends import dead_ends, dead_in, leading, living_way
 from actions.backup.finder import WalRecords
-from actions.backup.native_catalogue import BaseFolder, Catalogued, NativeCatalogue
+from actions.backup.native_catalogue import BaseFolder, Catalogued, NativeCatalogue, named
 from actions.backup.native_check import Checking
 from actions.backup.native_copy import BaseCopying, in_order
 from actions.backup.native_fetch import BaseFetch
 from actions.backup.native_find import NativeFinder
+from actions.backup.native_holds import BaseHolds
 from actions.backup.native_lacks import lacks_of
 from actions.backup.native_records import BaseRecords
 from actions.backup.native_restore import Restoring
@@ -47,6 +48,7 @@ from actions.backup.scratch_budget import RESERVE
 from actions.backup.sealed import SealedKind
 from actions.backup.segments import Segment, Timelines
 from actions.backup.wal import WalArchive, WalListing
+from actions.buckets import Hold
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import Clock, ObjectStore, PhysicalBackups, Progress, Secrets
 from actions.site import PhysicalPolicy, Site
@@ -80,7 +82,8 @@ class NativeEngine(PhysicalBackups):
         self._records = BaseRecords(objects, secrets, clock)
         fetch = BaseFetch(objects, secrets, tools, self._records)
         self._checking = Checking(fetch, self._records, tools, work_directory)
-        self._copying = BaseCopying(objects, clock, self._catalogue, self._records)
+        self._holds = BaseHolds(objects)
+        self._copying = BaseCopying(objects, clock, self._catalogue, self._records, self._holds)
         self._finder = NativeFinder(objects, secrets, records, work_directory)
         self._taking = Taking(
             objects=objects,
@@ -299,8 +302,17 @@ class NativeEngine(PhysicalBackups):
 
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         policy = self._site.physical_of(server)
-        if (await self._catalogue.known(policy, backup)).pinned != reason:
+        entries = await self._catalogue.entries(policy)
+        entry = named(entries, policy, backup)
+        # Before the document: what is not pinned as it should be is found so, and asked for again.
+        await (self._holds.put_on if reason else self._holds.take_off)(policy, entries, entry)
+        if entry.pinned != reason:
             await self._records.pin(policy, backup, reason)
+
+    async def holds(self, server: str, backup: str) -> Sequence[Hold]:
+        policy = self._site.physical_of(server)
+        entries = await self._catalogue.entries(policy)
+        return await self._holds.look(policy, entries, named(entries, policy, backup))
 
     async def expiry(self, server: str) -> Expiry:
         return (await self._deletable(self._site.physical_of(server))).expiry

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -110,10 +110,7 @@ class NativeCatalogue:
 
     async def known(self, policy: PhysicalPolicy, backup: str) -> PhysicalEntry:
         """Raises UserError when there is no such base backup."""
-        found = next((entry for entry in await self.entries(policy) if entry.manifest.id == backup), None)
-        if found is None:
-            raise UserError(f"There is no base backup `{backup}` of `{policy.server}`. Choose one of the catalogue.")
-        return found
+        return named(await self.entries(policy), policy, backup)
 
     async def _bucket(self, policy: PhysicalPolicy, bucket: str) -> Mapping[str, BaseCopy]:
         """What one bucket shows, by backup; what is there without a manifest as well."""
@@ -203,6 +200,14 @@ class NativeCatalogue:
         if written not in self._read:
             self._read[written] = await self._objects.get(bucket, facts.key)
         return self._read[written]
+
+
+def named(entries: Sequence[PhysicalEntry], policy: PhysicalPolicy, backup: str) -> PhysicalEntry:
+    """Raises UserError when there is no such base backup."""
+    found = next((entry for entry in entries if entry.manifest.id == backup), None)
+    if found is None:
+        raise UserError(f"There is no base backup `{backup}` of `{policy.server}`. Choose one of the catalogue.")
+    return found
 
 
 def _written(bucket: str, facts: ObjectFacts) -> Written:

@@ -12,7 +12,8 @@ from typing import cast
 
 from actions.backup.chain import chain
 from actions.backup.manifest import StoredObject
-from actions.backup.native_catalogue import PROVEN, BaseFolder, Catalogued, NativeCatalogue, server_prefix
+from actions.backup.native_catalogue import PROVEN, BaseFolder, Catalogued, NativeCatalogue, named, server_prefix
+from actions.backup.native_holds import BaseHolds
 from actions.backup.native_records import BaseRecords
 from actions.backup.physical import PhysicalEntry
 from actions.backup.pins import PIN
@@ -32,8 +33,16 @@ CATCH_UP = timedelta(minutes=20)
 class BaseCopying:
     """Between the buckets of one policy."""
 
-    def __init__(self, objects: ObjectStore, clock: Clock, catalogue: NativeCatalogue, records: BaseRecords) -> None:
-        self._objects, self._clock, self._catalogue, self._records = objects, clock, catalogue, records
+    def __init__(
+        self,
+        objects: ObjectStore,
+        clock: Clock,
+        catalogue: NativeCatalogue,
+        records: BaseRecords,
+        holds: BaseHolds,
+    ) -> None:
+        self._objects, self._clock, self._catalogue = objects, clock, catalogue
+        self._records, self._holds = records, holds
 
     async def copy(
         self, policy: PhysicalPolicy, backup: str, wanted: Sequence[str], progress: Progress
@@ -45,9 +54,7 @@ class BaseCopying:
         Trouble with the others is left to the next run: the catalogue goes on telling what lacks.
         """
         found = await self._catalogue.read(policy)
-        mine = next((entry for entry in found.entries if entry.manifest.id == backup), None)
-        if mine is None:
-            raise UserError(f"There is no base backup `{backup}` of `{policy.server}`. Choose one of the catalogue.")
+        mine = named(found.entries, policy, backup)
         if mine.problem is not None:
             raise VerificationError(mine.problem)
         _refuse_silence(found, mine)
@@ -58,7 +65,7 @@ class BaseCopying:
         copied = [entry.manifest.id for entry in first]
         for entry in first:
             try:
-                await self._brought(policy, entry, shown)
+                await self._brought(policy, found.entries, entry, shown)
             except DrError as error:
                 raise _not_copied(mine, entry, error) from error
         await self._proofs(policy)
@@ -67,7 +74,7 @@ class BaseCopying:
             if self._clock.now() - begun >= CATCH_UP:
                 break
             try:
-                await self._brought(policy, entry, shown)
+                await self._brought(policy, found.entries, entry, shown)
             except TemporaryError as error:
                 log.warning("base_copy_left: %s: %s", entry.manifest.id, error)
                 break
@@ -75,10 +82,26 @@ class BaseCopying:
                 log.warning("base_copy_left: %s: %s", entry.manifest.id, error)
                 continue
             copied.append(entry.manifest.id)
+        await self._held(policy)
         return copied
 
-    async def _brought(self, policy: PhysicalPolicy, entry: PhysicalEntry, shown: _Sum) -> None:
+    async def _held(self, policy: PhysicalPolicy) -> None:
+        """What is pinned, by the store as well, where it now is. No backup waits for that: the doctor tells."""
+        try:
+            entries = await self._catalogue.entries(policy)
+            for entry in entries:
+                if entry.pinned:
+                    await self._holds.put_on(policy, entries, entry)
+        except DrError as error:
+            log.warning("legal_holds_not_set: %s", error)
+
+    async def _brought(
+        self, policy: PhysicalPolicy, entries: Sequence[PhysicalEntry], entry: PhysicalEntry, shown: _Sum
+    ) -> None:
         source = entry.whole_in[0]
+        if not entry.pinned and set(entry.behind) <= set(entry.whole_in):
+            # All that lacks is the document that takes a pin off: the store lets go before that is brought.
+            await self._holds.take_off(policy, entries, entry)
         for target in entry.behind:
             # A bucket that has it whole and lacks a pin alone may be the first one.
             other = next((bucket for bucket in entry.whole_in if bucket != target), source)

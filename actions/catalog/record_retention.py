@@ -13,6 +13,7 @@ from actions.points import PointEntry, RecoveryPoint
 from actions.ports import Ports
 from actions.site import EscrowPolicy, Frozen, PointsPolicy
 from actions.steps.escrow_expiry import escrows_due
+from actions.steps.holds import holds_of, planned_findings
 from actions.steps.kept_backups import Kept, KeptIs, Sort, find
 from actions.steps.phrases import counted, moment, names, span
 from actions.steps.pins import Reason
@@ -133,7 +134,10 @@ class PinPoint(Action[PinPointParams]):
         dumps = [dump for dump in await _dumps(ports, entry.point) if dump is not None and not dump.pinned]
         reason = point_reason(entry.point.id, params.why)
         steps = (*(SetPin.of(dump, reason) for dump in dumps), _point_pin(entry, params.why))
-        return _plan(self, plan_id, ports, entry, dumps, steps, params, await _not_held(ports, entry.point))
+        holds = [await holds_of(ports, dump.sort, dump.owner, dump.backup) for dump in dumps]
+        unheld = {finding.detail: finding for each in holds for finding in planned_findings(each)}
+        findings = (*await _not_held(ports, entry.point), *unheld.values())
+        return _plan(self, plan_id, ports, entry, dumps, steps, params, findings)
 
 
 class UnpinPointParams(Frozen):

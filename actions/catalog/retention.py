@@ -13,6 +13,7 @@ from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.base_choice import server_named
 from actions.steps.dump_expiry import OldDumps, dumps_due
+from actions.steps.holds import holds_of, planned_findings, planned_words
 from actions.steps.kept_backups import Kept, KeptIs, Sort, kept, stays
 from actions.steps.phrases import counted, moment, size, span
 from actions.steps.pins import Reason
@@ -167,7 +168,7 @@ class Pin(Action[PinParams]):
 
     async def plan(self, params: PinParams, ports: Ports, plan_id: str) -> Plan:
         found = await kept(ports, params.server, params.backup)
-        return _pin_plan(self, plan_id, ports, found, params.why, params.model_dump(mode="json"))
+        return await _pin_plan(self, plan_id, ports, found, params.why, params.model_dump(mode="json"))
 
 
 class UnpinParams(Frozen):
@@ -195,15 +196,16 @@ class Unpin(Action[UnpinParams]):
         reason = held.get(found.backup, "")  # a pinned recovery point needs it on
         if reason == found.pinned:
             raise UserError(f"The {found.words} is pinned with a recovery point: {reason}. Take the pin off that one.")
-        return _pin_plan(self, plan_id, ports, found, reason, params.model_dump(mode="json"))
+        return await _pin_plan(self, plan_id, ports, found, reason, params.model_dump(mode="json"))
 
 
-def _pin_plan(
+async def _pin_plan(
     action: Pin | Unpin, plan_id: str, ports: Ports, found: Kept, reason: str, params: dict[str, object]
 ) -> Plan:
     owner, name = found.owner, found.backup
     step = SetPin.of(found, reason)
-    holds = f"{'dump' if found.sort is Sort.DUMP else 'base'}:{owner}"
+    lock = f"{'dump' if found.sort is Sort.DUMP else 'base'}:{owner}"
+    holds = await holds_of(ports, found.sort, owner, name)
     return Plan(
         id=plan_id,
         action=action.name,
@@ -211,13 +213,15 @@ def _pin_plan(
         risk=action.risk,
         target=name,
         params=params,
-        locks=(Lock(key=holds, exclusive=False), Lock(key=f"backup:{name}")),
+        locks=(Lock(key=lock, exclusive=False), Lock(key=f"backup:{name}")),
         steps=(step,),
         preconditions=(found.unchanged,),
         made_at=ports.clock.now(),
+        findings=planned_findings(holds) if reason else (),
         observations=(
             Observation(name="state of", value=moment(found.finished_at)),
             Observation(name="stored", value=size(found.stored.bytes)),
+            Observation(name="legal hold of the store", value=planned_words(holds, on=bool(reason))),
         ),
     )
 

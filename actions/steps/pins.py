@@ -66,7 +66,8 @@ class Pinning(Step):
         await self.pin(ports, self.reason)
 
     async def verify(self, ports: Ports) -> None:
-        if await self.probe(ports) is not Probe.DONE:
+        # Not by `probe`: a pin is one whatever else there is to be done about it.
+        if await self.pinned(ports) != self.reason:
             raise VerificationError(
                 f"{self.thing[0].upper()}{self.thing[1:]} is not {self.after}. Look at it with `{self.looked_at_with}`."
             )

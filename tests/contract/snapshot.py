@@ -127,6 +127,7 @@ def _catalogue(ports: World) -> dict[str, Any]:
             "problem": entry.problem,
             "verified": entry.verified_at is not None,
             "pinned": entry.pinned,
+            "held": (key, entry.manifest.id) in ports.backups.held,
             "content": entry.manifest.fingerprint.model_dump(mode="json"),
         }
         for place, entries in (("bucket", ports.backups.entries), ("copy", ports.backups.local))
@@ -141,6 +142,7 @@ def _bases(ports: World) -> dict[str, Any]:
             entry.manifest.parent,
             entry.verified_at is not None,
             entry.pinned,
+            (server, backup) in ports.physical.held,
             entry.whole_in,
         )
         for (server, backup), entry in sorted(ports.physical.entries.items())

@@ -157,8 +157,12 @@ async def test_a_pin_shows_in_the_catalogue_until_it_is_taken_off(world: World) 
         await world.port.pin(world.database, "b1", reason=reason)
         found = {entry.manifest.id: entry.pinned for entry in await world.port.catalogue(world.database)}
         assert found == {"b1": reason, "b2": ""}
+        [hold] = await world.port.holds(world.database, "b1")
+        assert (hold.objects, hold.held, hold.lockable, hold.problem) == (2, 0, False, "")
     with pytest.raises(UserError, match="no backup `b9`"):
         await world.port.pin(world.database, "b9", reason="x")
+    with pytest.raises(UserError, match="no backup `b9`"):
+        await world.port.holds(world.database, "b9")
 
 
 async def test_load_makes_a_marked_equal_database_and_a_rerun_makes_it_anew(world: World) -> None:

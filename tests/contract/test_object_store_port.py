@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
+from botocore.exceptions import ClientError
 
 from actions.adapters.s3 import PART, S3Store
 from actions.adapters.secrets import SecretReferences
@@ -119,6 +120,39 @@ async def test_uploads_left_behind_are_swept_by_prefix_and_age(world: World) -> 
     assert await world.port.sweep_uploads(world.bucket, "old/", older_than=timedelta(hours=1)) == 0
     assert await world.port.sweep_uploads(world.bucket, "old/", older_than=timedelta(0)) == 1
     assert await world.port.sweep_uploads(world.bucket, "", older_than=timedelta(0)) == 1
+
+
+async def test_a_legal_hold_is_put_on_and_taken_off(world: World) -> None:
+    """Of the version that is there now; in a bucket that can lock."""
+    await world.port.put(world.bucket, "k", b"x")
+    assert await world.port.held(world.bucket, "k") is None
+    assert await world.port.hold(world.bucket, "k", on=True) is False
+    port, bucket = world.port, f"{world.bucket}-held"
+    if isinstance(port, MemoryObjects):
+        port.buckets[bucket] = {}
+        port.lockable.add(bucket)
+    else:
+        assert world.s3 is not None
+        world.s3.client().create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+        port = world.store(bucket=bucket)
+    await port.put(bucket, "k", b"x")
+    assert await port.held(bucket, "k") is False
+    for on in (True, True, False, False, True):
+        assert await port.hold(bucket, "k", on=on) is True
+        assert await port.held(bucket, "k") is on
+    for call in (port.hold(bucket, "other", on=True), port.held(bucket, "other")):
+        with pytest.raises(UserError, match="has no object `other`"):
+            await call
+    if world.s3 is None:
+        return
+    client = world.s3.client()
+    [version] = [each["VersionId"] for each in client.list_object_versions(Bucket=bucket)["Versions"]]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.delete_object(Bucket=bucket, Key="k", VersionId=version)
+    await port.put(bucket, "k", b"newer")
+    assert await port.held(bucket, "k") is False  # a new version is another one
+    client.put_object_legal_hold(Bucket=bucket, Key="k", VersionId=version, LegalHold={"Status": "OFF"})
+    client.delete_object(Bucket=bucket, Key="k", VersionId=version)
 
 
 async def test_missing_bucket_is_named(world: World) -> None:

@@ -130,6 +130,10 @@ async def test_pins_and_expiry(world: World) -> None:
     await world.port.pin(world.server, world.newest, reason="evidence of incident 7")
     pinned = {entry.manifest.id: entry.pinned for entry in await world.port.catalogue(world.server)}
     assert pinned[world.newest] == "evidence of incident 7"
+    # None of these buckets has Object Lock, which is said; an engine that sets no holds says nothing.
+    assert not any(
+        hold.held or hold.lockable or hold.problem for hold in await world.port.holds(world.server, world.newest)
+    )
     await world.port.pin(world.server, world.newest, reason="")
     assert all(entry.pinned == "" for entry in await world.port.catalogue(world.server))
     with pytest.raises(DrError):

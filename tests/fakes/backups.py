@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions.backup.manifest import Fingerprint, Globals, Manifest, Provenance, SignedManifest, StoredObject
+from actions.buckets import Hold
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import (
     AdoptRequest,
@@ -47,6 +48,8 @@ class MemoryBackups(BackupEngine):
         self.entries: dict[tuple[str, str], CatalogueEntry] = {}
         self.local: dict[tuple[str, str], CatalogueEntry] = {}
         self.away = self.refused = self.odd = False
+        self.lockable = False  # the bucket has Object Lock
+        self.held: set[tuple[str, str]] = set()  # under legal hold
         self.found: dict[str, Fingerprint] = {}
 
     def spoil(self, database: str, backup: str, problem: str) -> None:
@@ -88,6 +91,16 @@ class MemoryBackups(BackupEngine):
             raise UserError(f"There is no backup `{backup}` of `{database}`. Choose one of the catalogue.")
         pinned = self.entries[database, backup].model_copy(update={"pinned": reason})
         self.entries[database, backup] = pinned
+        if self.lockable:
+            (self.held.add if reason else self.held.discard)((database, backup))
+
+    async def holds(self, database: str, backup: str) -> Sequence[Hold]:
+        self._answering(database)
+        if (database, backup) not in self.entries:
+            raise UserError(f"There is no backup `{backup}` of `{database}`. Choose one of the catalogue.")
+        held = 2 if (database, backup) in self.held else 0
+        bucket = self._site.backup(database).bucket
+        return (Hold(bucket=bucket, objects=2, held=held, lockable=self.lockable),)
 
     async def remove(self, database: str, backup: str) -> None:
         self._answering(database)

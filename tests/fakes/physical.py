@@ -36,6 +36,7 @@ from actions.backup.physical import (
     Waiting,
 )
 from actions.backup.retention import why_it_stays
+from actions.buckets import Hold
 from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import Clock, PhysicalBackups, Progress, ProgressReport, Scratch, Wanted, no_progress
 from actions.site import DatabaseRef, Site
@@ -227,6 +228,8 @@ class MemoryPhysical(PhysicalBackups):
         self.entries: dict[tuple[str, str], PhysicalEntry] = {}
         self.history: dict[str, MemoryHistory] = {}
         self.old: dict[str, Expiry] = {}
+        self.lockable = False  # the buckets have Object Lock
+        self.held: set[tuple[str, str]] = set()  # under legal hold
         self.bare: set[str] = set()  # servers without page checksums
         self.unseen: set[str] = set()  # servers whose restored pages nobody looks at
         self.silent: dict[str, str] = {}  # bucket -> what it says instead of an answer
@@ -382,6 +385,14 @@ class MemoryPhysical(PhysicalBackups):
 
     async def pin(self, server: str, backup: str, *, reason: str) -> None:
         self.entries[server, backup] = self._known(server, backup).model_copy(update={"pinned": reason})
+        if self.lockable:
+            (self.held.add if reason else self.held.discard)((server, backup))
+
+    async def holds(self, server: str, backup: str) -> Sequence[Hold]:
+        self._known(server, backup)
+        held = 4 if (server, backup) in self.held else 0
+        buckets = self._site.physical_of(server).base_buckets
+        return tuple(Hold(bucket=each, objects=4, held=held, lockable=self.lockable) for each in buckets)
 
     async def expiry(self, server: str) -> Expiry:
         for bucket, why in self.silent.items():

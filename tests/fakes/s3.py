@@ -32,6 +32,8 @@ class MemoryObjects(ObjectStore):
         self.uploads: dict[str, list[tuple[str, datetime]]] = defaultdict(list)  # half-done: key, begun
         self.down = False
         self.refusal: DrError | None = None
+        self.lockable: set[str] = set()  # buckets with Object Lock
+        self.legal_holds: set[tuple[str, str]] = set()
         self.replication: dict[tuple[str, str], str] = {}  # what the store says of its own copies
         self._clock = clock or MemoryClock()
 
@@ -40,6 +42,7 @@ class MemoryObjects(ObjectStore):
         if only_if_absent and key in objects:
             raise UserError(f"`{key}` exists already in bucket `{bucket}` and is not overwritten.")
         objects[key] = MemoryObject(bytes(body), self._clock.now())
+        self.legal_holds.discard((bucket, key))  # of a new version none is held
 
     async def put_stream(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> int:
         self._bucket(bucket)
@@ -81,6 +84,21 @@ class MemoryObjects(ObjectStore):
 
     async def delete(self, bucket: str, key: str) -> None:
         self._bucket(bucket).pop(key, None)
+
+    async def hold(self, bucket: str, key: str, *, on: bool) -> bool:
+        if await self.head(bucket, key) is None:
+            raise UserError(f"Bucket `{bucket}` has no object `{key}`.")
+        if bucket in self.lockable:
+            (self.legal_holds.add if on else self.legal_holds.discard)((bucket, key))
+        return bucket in self.lockable
+
+    async def held(self, bucket: str, key: str) -> bool | None:
+        objects = self._bucket(bucket)
+        if bucket not in self.lockable:
+            return None
+        if key not in objects:
+            raise UserError(f"Bucket `{bucket}` has no object `{key}`.")
+        return (bucket, key) in self.legal_holds
 
     async def sweep_uploads(self, bucket: str, prefix: str, *, older_than: timedelta) -> int:
         self._bucket(bucket)
