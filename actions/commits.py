@@ -38,6 +38,10 @@ class Branches(Protocol):
     async def head(self, name: str) -> str | None:
         """Where the branch is in the repository itself; None when it has no such branch."""
 
+    async def may_push(self, name: str) -> None:
+        """Raise UserError unless the plan file and the repository let the bot push. Changes nothing; rules for a branch
+        are looked at by the repository only when something is really pushed."""
+
     async def way_back(self, name: str, commit: str) -> WayBack | None:
         """What going back to a commit would do; None when it is neither in the repository nor in its mirror. Changes
         nothing. Raises UserError where it cannot be done from here: no right to push, no identity for the bundles."""
@@ -78,8 +82,7 @@ class BranchGit(Git, Protocol):
         """Make a commit in the mirror alone; its id."""
 
     async def may_push(self, policy: ManifestsPolicy, head: str) -> None:
-        """Raise UserError unless the repository lets the token of `push` write. Changes nothing; rules for a branch
-        are looked at by the repository only when something is really pushed."""
+        """As `Branches.may_push`, for the token of `push`; `head` is that of the branch."""
 
     async def move(self, policy: ManifestsPolicy, commit: str, *, over: str) -> bool:
         """Move the plan's branch from `over` to a commit on top of it, at once or not at all; False when it was not at

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from actions.catalog.escrow import escrow_findings
+from actions.catalog.escrow import escrow_findings, return_findings
 from actions.catalog.files import copy_findings
-from actions.catalog.manifests import mirror_findings
+from actions.catalog.manifests import mirror_findings, push_findings
 from actions.catalog.points import image_findings, point_findings
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
@@ -240,10 +240,13 @@ class Doctor:
 
     async def _escrow(self) -> list[Finding]:
         sealed = [name for name, cluster in sorted(self._ports.site.clusters.items()) if cluster.sealed_secrets]
-        return [finding for cluster in sealed for finding in await escrow_findings(cluster, self._ports)]
+        found = [finding for cluster in sealed for finding in await escrow_findings(cluster, self._ports)]
+        return [*found, *[finding for cluster in sealed for finding in await return_findings(cluster, self._ports)]]
 
     async def _manifests(self) -> list[Finding]:
-        return [finding for mirror in await mirrors(self._ports) for finding in mirror_findings(mirror, self._ports)]
+        found = [finding for mirror in await mirrors(self._ports) for finding in mirror_findings(mirror, self._ports)]
+        policies = [policy for _, policy in sorted(self._ports.site.manifests.items())]
+        return [*found, *[each for policy in policies for each in await push_findings(policy, self._ports)]]
 
     async def _images(self) -> list[Finding]:
         if self._ports.site.images is None:

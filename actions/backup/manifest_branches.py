@@ -31,14 +31,13 @@ class ManifestBranches(Branches):
     async def head(self, name: str) -> str | None:
         return await self._git.fetch(self._site.manifests_of(name))
 
+    async def may_push(self, name: str) -> None:
+        policy = self._site.manifests_of(name)
+        await self._may_push(policy, await self._head(policy))
+
     async def way_back(self, name: str, commit: str) -> WayBack | None:
         policy = self._site.manifests_of(name)
-        head = await self._git.fetch(policy)
-        if head is None:
-            raise UserError(
-                f"Branch `{policy.branch}` of `{policy.url}` is gone. `/dr manifests status` has the commands that "
-                "give it back."
-            )
+        head = await self._head(policy)
         source = await self._found(policy, commit, head)
         if source is None:
             return None
@@ -92,6 +91,15 @@ class ManifestBranches(Branches):
             raise PreconditionError([moved(policy, await self._git.fetch(policy), over)])
         await self._git.fetch(policy)
         return commit
+
+    async def _head(self, policy: ManifestsPolicy) -> str:
+        head = await self._git.fetch(policy)
+        if head is None:
+            raise UserError(
+                f"Branch `{policy.branch}` of `{policy.url}` is gone. `/dr manifests status` has the commands that "
+                "give it back."
+            )
+        return head
 
     async def _may_push(self, policy: ManifestsPolicy, head: str) -> None:
         if not policy.push:

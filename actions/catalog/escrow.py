@@ -175,6 +175,21 @@ async def escrow_findings(cluster: str, ports: Ports) -> list[Finding]:
     return found or [ok]
 
 
+async def return_findings(cluster: str, ports: Ports) -> list[Finding]:
+    """Whether the bot could give lost keys back out of the newest escrow; nothing where the plan does not say so."""
+    policy = ports.site.escrow
+    if policy is None or not policy.identity:
+        return []
+    check = f"return of sealing keys of {cluster}"
+    usable = [each.manifest.id for each in await ports.escrow.entries(cluster) if each.problem is None]
+    try:
+        for escrow in usable[:1]:
+            await ports.escrow.check(cluster, escrow, ())
+    except DrError as error:
+        return [_warn(check, str(error), "A custodian can still give them back: `/dr secrets status`.")]
+    return [Finding(check=check, verdict=Verdict.OK, detail=f"escrow `{usable[0]}` opens")] if usable else []
+
+
 def _warn(check: str, detail: str, hint: str) -> Finding:
     return Finding(check=check, verdict=Verdict.WARN, detail=detail, hint=hint)
 

@@ -155,6 +155,19 @@ def mirror_findings(mirror: Mirror, ports: Ports) -> list[Finding]:
     return [Finding(check=check, verdict=Verdict.OK, detail=detail)]
 
 
+async def push_findings(policy: ManifestsPolicy, ports: Ports) -> list[Finding]:
+    """Whether the branch could go back to the commit of a recovery point; nothing where the plan does not say so."""
+    if not policy.push:
+        return []
+    check = f"push to manifests {policy.name}"
+    try:
+        await ports.branches.may_push(policy.name)
+    except DrError as error:
+        hint = "Renew the token of `push`, and let its user write to the repository."
+        return [Finding(check=check, verdict=Verdict.WARN, detail=str(error), hint=hint)]
+    return [Finding(check=check, verdict=Verdict.OK, detail=f"branch `{policy.branch}` takes a push of the bot")]
+
+
 class DriftParams(Frozen):
     """One repository of the plan; may be left out where only one is of a cluster that is there."""
 

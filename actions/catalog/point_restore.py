@@ -34,7 +34,7 @@ from actions.steps.images import ImagesAre, SetImages
 from actions.steps.moments import exact
 from actions.steps.phrases import counted, moment, names, span
 from actions.steps.point_cluster import ImageChange, image_changes, image_lines, mirror_words, registry_lines
-from actions.steps.point_commits import Commits, commits, unlike
+from actions.steps.point_commits import Commits, commits, key_of, unlike
 from actions.steps.point_compare import ComparePoint, PointIs, fingerprint, recorded, unread
 from actions.steps.point_databases import Return, database_returns
 from actions.steps.point_files import files_share
@@ -269,7 +269,7 @@ def _comparison(scene: _Scene) -> ComparePoint:
     return ComparePoint(
         point=scene.point.id,
         manual=tuple(line for each in scene.manual for line in each.lines),
-        awaited=tuple(each for each in scene.resumed if each.ref.cluster in scene.commits.clusters),
+        awaited=tuple(each for each in scene.resumed if key_of(each) in scene.commits.covered),
         returned=scene.secrets.returned,
         optional=True,
         timeout=timedelta(minutes=10),

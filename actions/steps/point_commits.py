@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ class Commits:
 
     share: Share
     carried: tuple[str, ...] = ()  # names of the repositories that get a commit
+    covered: frozenset[tuple[str, str]] = frozenset()  # of `controllers`: those whose commit the branches will hold
     clusters: frozenset[str] = frozenset()  # whose branch holds the point's folder once the plan has run
     objects: Mapping[Named, Json] = field(default_factory=dict)  # of those clusters, as at the point's commit
     before: Mapping[Named, Json] = field(default_factory=dict)  # the same as the branch has them now
@@ -63,30 +64,16 @@ async def commits(ports: Ports, point: RecoveryPoint, now: RecoveryPoint, plan_i
     objects: dict[Named, Json] = {}
     before: dict[Named, Json] = {}
     clusters: set[str] = set()
-    left = dict.fromkeys(controllers(point), "")
+    covered: set[tuple[str, str]] = set()
+    reasons: dict[tuple[str, str], str] = {}
     for name, policy in sorted(ports.site.manifests.items()):
         parts = [part for part in point.manifests if part.cluster == policy.cluster]
-        wanted = sorted({commit for part in parts if (commit := commit_of(part.revision))})
-        ways: list[WayBack] = []
-        why = ""
-        for commit in wanted:
-            try:
-                way = await ports.branches.way_back(name, commit)
-            except DrError as error:
-                why = str(error)
-                continue
-            ways += [] if way is None else [way]
-        trees = {way.tree for way in ways}
-        if len(trees) > 1:
-            why = f"The controllers had applied {len(ways)} commits of `{name}` that differ, and a branch holds one."
-        own = {way.commit for way in ways}
-        if why or len(trees) != 1:
-            left |= {(part.cluster, part.controller): why for part in parts if why}
+        ways, why = await _ways(ports, name, parts)
+        if why or not ways:
+            reasons |= {(part.cluster, part.controller): why for part in parts if why}
             continue
-        way = ways[0]
-        for part in parts:
-            if commit_of(part.revision) in own:
-                left.pop((part.cluster, part.controller), None)
+        way, own = ways[0], {way.commit for way in ways}
+        covered |= {(part.cluster, part.controller) for part in parts if commit_of(part.revision) in own}
         clusters.add(policy.cluster)
         objects |= await _objects(ports, policy, way.commit)
         before |= await _objects(ports, policy, way.head)
@@ -101,7 +88,8 @@ async def commits(ports: Ports, point: RecoveryPoint, now: RecoveryPoint, plan_i
                 observations=(_seen(policy, way, _words(way)),),
             )
         )
-    manual = await manifest_lines(ports, point, now, reasons=left)
+    left = [key for key in controllers(point) if key not in covered]
+    manual = await manifest_lines(ports, point, now, reasons={key: reasons.get(key, "") for key in left})
     return Commits(
         share=Share(
             steps=tuple(step for share in shares for step in share.steps),
@@ -110,10 +98,25 @@ async def commits(ports: Ports, point: RecoveryPoint, now: RecoveryPoint, plan_i
             manual=tuple(manual),
         ),
         carried=tuple(carried),
+        covered=frozenset(covered),
         clusters=frozenset(clusters),
         objects=objects,
         before=before,
     )
+
+
+async def _ways(ports: Ports, name: str, parts: Sequence[ManifestsPart]) -> tuple[list[WayBack], str]:
+    """Of each commit of these controllers that is in this repository: all lead to the same. Or why there is none."""
+    ways: list[WayBack] = []
+    for commit in sorted({commit for part in parts if (commit := commit_of(part.revision))}):
+        try:
+            way = await ports.branches.way_back(name, commit)
+        except DrError as error:
+            return [], str(error)
+        ways += [] if way is None else [way]
+    if len({way.tree for way in ways}) > 1:
+        return [], f"The controllers had applied {len(ways)} commits of `{name}` that differ, and a branch holds one."
+    return ways, ""
 
 
 async def _objects(ports: Ports, policy: ManifestsPolicy, commit: str) -> dict[Named, Json]:
@@ -158,6 +161,11 @@ async def manifest_lines(
     return lines
 
 
+def key_of(controller: Controller) -> tuple[str, str]:
+    """As `controllers` has it."""
+    return controller.ref.cluster, f"{controller.tool} {controller.kind} {controller.namespace}/{controller.name}"
+
+
 def controllers(point: RecoveryPoint) -> list[tuple[str, str]]:
     """Of each commit of the point: the cluster, and the controller that had applied it."""
     return [(part.cluster, part.controller) for part in point.manifests]
@@ -168,10 +176,8 @@ async def applied(ports: Ports, point: RecoveryPoint, controller: Controller) ->
     facts = await ports.cluster.workload(controller.ref)
     if facts is None or facts.gitops is None:
         return False
-    owner = facts.gitops
-    key = (controller.ref.cluster, f"{owner.tool} {owner.kind} {owner.namespace}/{owner.name}")
-    parts = [part for part in point.manifests if (part.cluster, part.controller) == key]
-    return all([await _alike(ports, part, owner.revision) for part in parts])
+    parts = [part for part in point.manifests if (part.cluster, part.controller) == key_of(controller)]
+    return all([await _alike(ports, part, facts.gitops.revision) for part in parts])
 
 
 async def _alike(ports: Ports, part: ManifestsPart, found: str) -> bool:

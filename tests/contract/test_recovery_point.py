@@ -125,6 +125,33 @@ async def test_what_cannot_come_back_is_named_with_its_command() -> None:
     assert f"crane copy app@{APP_DIGEST} registry.example/mirror/app:{POINT}" in lines["image mirror/app"]
 
 
+OTHER_DIGEST = f"sha256:{'b2' * 32}"
+
+
+async def test_a_tag_that_was_moved_since_is_set_back_by_what_the_registry_had_then() -> None:
+    world = with_a_point_of_dumps()  # its pods tell no digest
+    assert not [step for step in (await planned(world)).steps if step.kind == "set_images"]
+    assert "app:1" not in by_hand(await planned(world))["images by tag"]
+    world.registry.add("mirror/app", OTHER_DIGEST, tag="1")
+
+    plan, journal = await planned(world), MemoryJournal()
+    result = await run(plan, world, journal)
+
+    assert result.outcome is Outcome.SUCCEEDED, result.message
+    assert world.cluster.workloads[API].images == (f"app@{APP_DIGEST}", "sidecar:1")
+    assert "sidecar:1" in journal.lines[-1].detail
+
+
+async def test_a_tag_of_which_the_registry_tells_nothing_now_is_named() -> None:
+    world = with_a_point_of_dumps()
+    world.registry.down = True
+
+    plan = await planned(world)
+
+    assert "app:1" in by_hand(plan)["images by tag"]
+    assert not [step for step in plan.steps if step.kind == "set_images"]
+
+
 async def test_files_of_a_bucket_without_versions_are_peoples() -> None:
     world = a_world()
     world.buckets.settings.pop("uploads")

@@ -7,15 +7,19 @@ from datetime import timedelta
 import pytest
 
 from actions import registry
+from actions.catalog.escrow import return_findings
+from actions.catalog.manifests import push_findings
 from actions.catalog.point_restore import RestorePointParams
-from actions.contract import Plan
+from actions.contract import Plan, Verdict
 from actions.errors import PermanentError, VerificationError
+from actions.points import ManifestsPart
 from actions.ports import no_progress
 from actions.runner import Outcome
 from actions.steps.commits import CommitManifests
 from actions.steps.escrow_return import ReturnKeys
+from actions.steps.point_commits import commits
 from tests.contract.kit import PLAN_ID, MemoryJournal, run, secrets_in
-from tests.fakes.history import POINT, SEALING, a_secret, with_a_point_in_git
+from tests.fakes.history import POINT, SEALING, a_secret, with_a_point, with_a_point_in_git
 from tests.fakes.world import API, APP_DIGEST, World
 
 THEN, NOW = b"AgB-then", b"AgB-now"
@@ -243,3 +247,54 @@ async def test_a_secret_that_its_controller_did_not_write_is_named_at_the_end() 
     assert world.clock.now() - before >= timedelta(minutes=5)
     assert "`Secret main/shop/database` was not written anew since" in journal.lines[-1].detail
     assert "The branch of `main` has it, so only applying it is left. `drbot drift main`" in journal.lines[-1].detail
+
+
+async def test_the_doctor_tries_what_a_point_would_need() -> None:
+    world = with_a_point_in_git()
+    policy = world.site.manifests_of("main")
+    head = world.git.branches["main"]
+
+    [pushed], [opened] = await push_findings(policy, world), await return_findings("main", world)
+    assert (pushed.verdict, opened.verdict) == (Verdict.OK, Verdict.OK)
+    assert world.git.branches["main"] == head
+
+    world.git.closed = world.sealing.closed = True
+    [pushed], [opened] = await push_findings(policy, world), await return_findings("main", world)
+    assert (pushed.verdict, "error 403" in pushed.detail) == (Verdict.WARN, True)
+    assert (opened.verdict, "no right to it" in opened.detail) == (Verdict.WARN, True)
+
+
+async def test_the_doctor_says_nothing_of_what_the_plan_leaves_to_people() -> None:
+    world = with_a_point()
+
+    assert await push_findings(world.site.manifests_of("main"), world) == []
+    assert await return_findings("main", world) == []
+
+
+async def test_controllers_of_commits_that_differ_are_left_to_people() -> None:
+    world = with_a_point_in_git()
+    point = (await world.points.entries())[0].point
+    other = ManifestsPart(
+        cluster="main", controller="flux Kustomization flux/web", revision=f"main@sha1:{world.git.branches['main']}"
+    )
+    both = point.model_copy(update={"manifests": (*point.manifests, other)})
+
+    found = await commits(world, both, await world.points.gather(POINT), PLAN_ID)
+
+    assert found.share.steps == ()
+    assert found.covered == frozenset()
+    assert any("2 commits of `main` that differ" in line.why for line in found.share.manual)
+
+
+async def test_a_commit_of_another_repository_is_left_to_people_and_does_not_hold_up_this_one() -> None:
+    world = with_a_point_in_git()
+    point = (await world.points.entries())[0].point
+    other = ManifestsPart(cluster="main", controller="flux Kustomization flux/web", revision="2" * 40)
+    both = point.model_copy(update={"manifests": (*point.manifests, other)})
+
+    found = await commits(world, both, await world.points.gather(POINT), PLAN_ID)
+
+    assert [step.kind for step in found.share.steps] == ["commit_manifests"]
+    assert found.covered == {("main", "argocd Application argocd/shop")}
+    [line] = found.share.manual
+    assert "flux Kustomization flux/web does not tell what it has applied" in line.why
