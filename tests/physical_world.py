@@ -22,6 +22,7 @@ from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.scratch import ScratchInstances
 from actions.adapters.scratch_server import ScratchPrograms
 from actions.adapters.secrets import SecretReferences
+from actions.backup.crypto import Identity
 from actions.backup.logical import LogicalEngine
 from actions.backup.native import NativeEngine
 from actions.backup.physical import (
@@ -33,7 +34,7 @@ from actions.backup.physical import (
     ScratchRestored,
 )
 from actions.backup.scratch_budget import RESERVE
-from actions.backup.sealed import SealedKind, Sealer, What
+from actions.backup.sealed import SealedKind, Sealer, What, header_of, unseal
 from actions.backup.segments import Segment, history_name
 from actions.backup.wal import WalArchive
 from actions.errors import TemporaryError
@@ -169,6 +170,28 @@ class PhysicalWorld:
             for bucket in self.policy.wal_buckets:
                 await archive.put(bucket, header, body)
             self.archived.add(path.name)
+
+    async def reopen_last(self) -> str:
+        """Take the last closed segment away and lay it there in two pieces, as the archiver sends one that is open; its
+        name."""
+        archive = WalArchive(self.objects, self.policy)
+        last = max((await archive.listing(self.bucket)).segments)
+        body, plain = await self.objects.get(self.bucket, archive.key(last)), io.BytesIO()
+        header = header_of(body, last, self.policy.trusted_signers)
+        await asyncio.to_thread(unseal, body, header, last, Identity(self.keys.identity, "ours"), plain)
+        await self.objects.delete(self.bucket, archive.key(last))
+        sealer, whole = Sealer(self.policy.recipients, self.keys.signing), plain.getvalue()
+        for first, end in ((0, 1 << 20), (1 << 20, len(whole))):
+            what = What(
+                kind=SealedKind.RANGE,
+                name=last,
+                system_id=header.system_id,
+                timeline_id=Segment.parse(last).timeline_id,
+                first=first,
+                segment_bytes=len(whole),
+            )
+            await archive.put_range(*sealer.seal(what, io.BytesIO(whole[first:end]), datetime.now(UTC)))
+        return last
 
     async def archive_history(self, timeline_id: int) -> None:
         """Store how that timeline came about, as `drbot wal` does."""

@@ -16,6 +16,7 @@ import argparse
 import base64
 import contextlib
 import datetime as dt
+import glob
 import hashlib
 import hmac
 import http.client
@@ -366,7 +367,7 @@ def run(*argv: str, quiet: bool = False) -> str:
     """What a program has written. Raises Stop when it did not end well."""
     try:
         env = {**os.environ, "LC_ALL": "C"}  # what it says is read, and not only by people
-        done = subprocess.run(argv, check=False, capture_output=True, text=True, env=env)
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, errors="replace", env=env)
     except FileNotFoundError as error:
         raise Stop(f"The program {argv[0]} is not on the PATH.") from error
     if done.returncode and not quiet:
@@ -591,8 +592,13 @@ def _locale(about: dict[str, Any]) -> str:
 
 
 def number_of(lsn: str) -> int:
+    """Raises ValueError unless it is a place in the WAL."""
     high, _, low = lsn.partition("/")
     return (int(high, 16) << 32) + int(low, 16)
+
+
+def lsn_of(number: int) -> str:
+    return f"{number >> 32:X}/{number & 0xFFFFFFFF:X}"
 
 
 class Stretch(NamedTuple):
@@ -610,10 +616,7 @@ class Archive:
         self.server, self.trust, self.size = settings["server"], settings["trust"], int(settings["segment_bytes"])
         self.system, self.stretches = settings["system_id"], [Stretch(*each) for each in settings["stretches"]]
         self.places = Places(settings["wal"])
-        self.open: Places | None = None
-        if settings["open"]:
-            with contextlib.suppress(Away):  # without it seconds are lost, not everything
-                self.open = Places([settings["open"]])
+        self.open = Places([settings["open"]]) if settings["open"] else None
 
     def sealed(self, name: str, kind: str) -> tuple[dict[str, Any], bytes] | None:
         """The header and the stored bytes, from the first place that has it whole; None where none has it."""
@@ -647,11 +650,7 @@ class Archive:
         if self.open is None:
             return []
         prefix = f"open/{self.server}/{segment}/"
-        try:
-            listed = self.open.names(prefix)
-        except Away as error:
-            say(f"Without the pieces of the open segment: {error}")
-            return []
+        listed = self.open.names(prefix)
         found = [(re.fullmatch(r"(\d+)-(\d+)\.sealed", name[len(prefix) :]), name) for name in listed]
         known = [(int(match[1]), int(match[2]), name) for match, name in found if match]
         return sorted(known, key=lambda each: (each[0], -each[1]))
@@ -673,8 +672,8 @@ class Archive:
                 path.write_text(found[0]["history"], encoding="utf-8")
             return found is not None
         found = self.sealed(name, "segment")
-        plain = self._plain(name, *found, path) if found is not None else self._assembled(name, path)
-        if plain is None:
+        plain = self._plain(name, *found, path) if found is not None else self.assembled(name, path)[0]
+        if not plain:
             return False
         # What an old primary wrote after others went on without it must not be replayed.
         timeline, start = int(name[:8], 16), segment_number(name, self.size) * self.size
@@ -694,9 +693,19 @@ class Archive:
             raise Stop(f"The plain bytes of {name} are not those of its header.")
         return bytes(plain)
 
-    def _assembled(self, name: str, path: Path) -> bytes | None:
-        """The open segment as far as its ranges follow each other from its beginning."""
-        plain = b""
+    def pieces(self, number: int, path: Path) -> tuple[int, str]:
+        """How many bytes follow in open segments from this one on, and when the archiver had them."""
+        total, at, whole = 0, "", True
+        while whole:  # one that is whole and not stored as closed yet is followed by another
+            tried = (self.assembled(name, path) for name in self.choices(number))
+            plain, had = next((each for each in tried if each[0]), (b"", at))
+            total, at, whole, number = total + len(plain), had, len(plain) == self.size, number + 1
+        return total, at
+
+    def assembled(self, name: str, path: Path) -> tuple[bytes, str]:
+        """The open segment as far as its ranges follow each other from its beginning, and when the archiver had that;
+        no bytes where there is no beginning. Files for a moment are beside `path`."""
+        plain, at = b"", ""
         for first, last, key in self.ranges(name):
             if not (first <= len(plain) < last) or self.open is None:
                 continue
@@ -707,10 +716,10 @@ class Archive:
                 header, stored = self.checked(key, body, name, "range")
                 if (header["first"], header["first"] + header["plain_bytes"]) != (first, last):
                     raise Stop(f"{key} holds other bytes than its name says.")
-                plain = plain[:first] + self._plain(key, header, stored, path)
+                plain, at = plain[:first] + self._plain(key, header, stored, path), header["closed_at"]
             except Stop as error:
                 say(f"Left out: {error}")
-        return plain or None
+        return plain, at
 
 
 def segment_name(timeline: int, number: int, size: int) -> str:
@@ -759,22 +768,17 @@ def stretches_of(archive: Archive, timeline: int) -> list[Stretch]:
 
 
 def server(options: argparse.Namespace) -> None:
-    if os.geteuid() == 0:
-        raise Stop("PostgreSQL does not run as root: start this as another account.")
     data = Path(options.data).absolute()
-    if data.exists() or not data.parent.is_dir():
-        raise Stop(f"{data} must be a folder that is not there yet, in one that is.")
-    if "'" in str(data) or "\n" in str(data):
-        raise Stop("Choose a data directory without quotes in its name.")
+    _check_folder(data)
+    os.environ["AGE_IDENTITY_FILE"] = identity()
     places = Places(options.source)
     known = {each["id"]: each for each in bases(options, places)}
     archive, base = _start(options, known)
     members = _members(known, base)
     if members is None:
         raise Stop(f"{base['id']} rests on a backup that is not there. Choose another with --backup.")
-    last = _reaches(options, archive, base)
-    os.environ["AGE_IDENTITY_FILE"] = identity()
-    os.umask(0o077)
+    _check_programs(base)
+    last = _reaches(options, archive, base, data.with_name(f"{data.name}.piece"))
     folders = [data] if len(members) == 1 else [data.with_name(f"{data.name}.{n}") for n in range(len(members))]
     for member, folder in zip(members, folders):
         say(f"{member['kind']} backup {member['id']}: {member['stored']['bytes']} bytes")
@@ -785,11 +789,14 @@ def server(options: argparse.Namespace) -> None:
             shutil.rmtree(folder)
     _configured(options, data, archive)
     log = data.with_name(f"{data.name}.log")
-    pg_ctl("start", "-w", "-t", "3600", "-D", str(data), "-l", str(log))
-    reached = _rests(options, data, str(base["superuser"]), log, last)
+    begun = log.stat().st_size if log.exists() else 0  # what an earlier try has said does not count
+    start = ("start", "-w", "-t", "3600", "-D", str(data), "-l", str(log))
+    pg_ctl(*start)
+    _rests(options, data, str(base["superuser"]), log, begun, last)
     pg_ctl("stop", "-w", "-D", str(data))
     pages = _pages(data)
-    pg_ctl("start", "-w", "-t", "3600", "-D", str(data), "-l", str(log))
+    pg_ctl(*start)
+    reached = _rests(options, data, str(base["superuser"]), log, begun, last)
     say(
         f"{options.server} rests at {reached}, read only, {pages}. Look at it:\n"
         f"  psql -h {shlex.quote(str(data))} -U {base['superuser']} -d postgres\n"
@@ -798,13 +805,45 @@ def server(options: argparse.Namespace) -> None:
     )
 
 
+LONGEST = 90
+"""Bytes of a data directory's name: a socket's may have 107, with what PostgreSQL appends."""
+
+
+def _check_folder(data: Path) -> None:
+    """What would end it after hours is told at once."""
+    if os.geteuid() == 0:
+        raise Stop("PostgreSQL does not run as root: start this as another account.")
+    if data.exists() or not data.parent.is_dir():
+        raise Stop(f"{data} must be a folder that is not there yet, in one that is.")
+    if left := sorted(str(path) for path in data.parent.glob(f"{glob.escape(data.name)}.[0-9]*")):
+        raise Stop(f"An earlier try has left {' and '.join(left)}. Remove that, or choose another name.")
+    if re.search(r"[',%\\\n]", str(data)) or len(os.fsencode(data)) > LONGEST:
+        raise Stop(
+            f"Choose another data directory than {data}. PostgreSQL's settings name it, a socket lies in it: at most "
+            f"{LONGEST} bytes, without quotes, commas, backslashes and percent signs."
+        )
+
+
+def _check_programs(base: dict[str, Any]) -> None:
+    wanted, told = int(base["server_version"]) // 10000, run("pg_ctl", "--version")
+    found = re.search(r"\(PostgreSQL\) (\d+)", told)
+    if found is not None and int(found[1]) != wanted:
+        raise Stop(
+            f"{base['id']} is of PostgreSQL {wanted}: put its programs first on the PATH, not those of {found[1]}."
+        )
+    programs = ["age", "zstd", "tar", "psql", "pg_verifybackup", "pg_controldata", "pg_checksums"]
+    programs += ["pg_combinebackup"] if base["parent"] else []  # only PostgreSQL 17 and newer have it
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        raise Stop(f"The programs {', '.join(missing)} are not on the PATH.")
+
+
 def _start(options: argparse.Namespace, known: dict[str, dict[str, Any]]) -> tuple[Archive, dict[str, Any]]:
     """The base to start from: the newest that ends before the target on the way to the newest timeline."""
     settings = {
         "server": options.server,
         "trust": options.trust,
         "wal": options.wal or options.source,
-        "open": options.open,
+        "open": "",
         "segment_bytes": 1 << 24,
         "system_id": "",
         "stretches": [],
@@ -814,6 +853,9 @@ def _start(options: argparse.Namespace, known: dict[str, dict[str, Any]]) -> tup
     newest = max(known.values(), key=_at("finished_at"))
     settings.update(system_id=newest["system_id"], segment_bytes=newest["segment_bytes"])
     archive = Archive(settings)
+    if options.open:
+        with _perhaps(archive):
+            archive.open = Places([options.open])
     timelines = [int(name[:8], 16) for name in archive.segments() if name.endswith(".history")]
     timeline = options.timeline or max([newest["timeline_id"], *timelines])
     archive.stretches = stretches_of(archive, timeline)
@@ -845,32 +887,45 @@ def _members(known: dict[str, dict[str, Any]], base: dict[str, Any]) -> list[dic
     return found
 
 
-def _reaches(options: argparse.Namespace, archive: Archive, base: dict[str, Any]) -> int:
+@contextlib.contextmanager
+def _perhaps(archive: Archive) -> Iterator[None]:
+    """Where the pieces of the open segment are not to be had, it goes on without: they are seconds, not everything."""
+    try:
+        yield
+    except (Away, Broken) as error:
+        say(f"The last seconds may be missing, without the pieces of the open segment: {error}")
+        archive.open = None
+
+
+def _reaches(options: argparse.Namespace, archive: Archive, base: dict[str, Any], scratch: Path) -> int:
     """Where the last closed segment begins that can be replayed. Raises Stop when the archive ends before the target:
     told now, not after hours."""
     there, number = archive.segments(), number_of(base["start_lsn"]) // archive.size
     numbers = {name: segment_number(name, archive.size) for name in there if len(name) == 24}
     # What was archived of a timeline that the server has left is no part of the way.
     newest = max([each for name, each in numbers.items() if name in archive.choices(each)], default=-1)
-    first, last = number, ""
+    last = ""
     while found := [name for name in archive.choices(number) if name in there][:1]:
         last, number = found[0], number + 1
-    if number <= newest and not [name for name in archive.choices(number)[:1] if archive.ranges(name)]:
+    closed = archive.sealed(last, "segment") if last else None
+    if closed is None or number * archive.size < number_of(base["stop_lsn"]):
+        raise Stop(f"The WAL that {base['id']} needs to become consistent is missing. Choose another with --backup.")
+    begin, end, at = (number - 1) * archive.size, number * archive.size, str(closed[0]["closed_at"])
+    more, had = 0, ""
+    with _perhaps(archive):
+        more, had = archive.pieces(number, scratch)
+    end, at, number = end + more, had or at, number + more // archive.size
+    if number <= newest:
         gap = archive.choices(number)[0]
         told = f"WAL segment {gap} is missing, and later ones are there: {base['id']} leads up to it alone."
         if options.until is None and not options.lsn:
             raise Stop(f"{told} Take a later base backup with --backup, or an earlier moment with --until.")
         say(told)
-    if number == first or number * archive.size < number_of(base["stop_lsn"]):
-        raise Stop(f"The WAL that {base['id']} needs to become consistent is missing. Choose another with --backup.")
-    if options.lsn and number_of(options.lsn) > number * archive.size:
-        raise Stop(f"The archive ends before {options.lsn}, with segment {last}.")
-    header = (archive.sealed(last, "segment") or ({},))[0]
-    open_ones = [name for name in archive.choices(number) if archive.ranges(name)]
-    if options.until is not None and not open_ones and moment(str(header["closed_at"])) < options.until:
-        at = header["closed_at"]
+    if options.lsn and number_of(options.lsn) > end:
+        raise Stop(f"The archive ends at {lsn_of(end)}, before {options.lsn}. Leave --lsn out to go to its end.")
+    if options.until is not None and moment(at) < options.until:
         raise Stop(f"The archive ends at {at}, before that moment. Leave --until out to go to its end.")
-    return (number - 1) * archive.size
+    return begin
 
 
 def _unpacked(places: Places, member: dict[str, Any], folder: Path) -> None:
@@ -907,6 +962,7 @@ def _configured(options: argparse.Namespace, data: Path, archive: Archive) -> No
         "restore_command": f'{shlex.join(command)} %f "%p"',
         "recovery_target_timeline": str(archive.stretches[-1].timeline),
         "lc_messages": "C",
+        "wal_retrieve_retry_interval": "30s",  # the wait is what is left of it once `restore_command` has ended
         **_floors(data),
         **ALONE,
     }
@@ -914,8 +970,7 @@ def _configured(options: argparse.Namespace, data: Path, archive: Archive) -> No
         lines["recovery_target_time"] = options.until.isoformat()
     if options.lsn:
         lines["recovery_target_lsn"] = options.lsn
-    latest = options.until is None and not options.lsn
-    if not latest:
+    if options.until is not None or options.lsn:
         lines |= {"recovery_target_inclusive": "on", "recovery_target_action": "pause"}
     for name in ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf"):
         if (data / name).exists():
@@ -924,8 +979,10 @@ def _configured(options: argparse.Namespace, data: Path, archive: Archive) -> No
     text = "".join(f"{name} = {_literal(value)}\n" for name, value in lines.items())
     (data / "postgresql.auto.conf").write_text(text)
     (data / "pg_hba.conf").write_text("local all all trust\n")  # through a folder that nobody else can enter
-    # A recovery without a target would end with a promotion; a standby waits at the end of the WAL.
-    (data / ("standby.signal" if latest else "recovery.signal")).touch()
+    # A recovery ends with the WAL: without a target by a promotion, else by an error, although it may just be that
+    # nobody has committed anything between the last commit and the target. A standby waits there, and goes no further
+    # than the target when more comes.
+    (data / "standby.signal").touch()
 
 
 def _floors(data: Path) -> dict[str, str]:
@@ -960,6 +1017,9 @@ def _pages(data: Path) -> str:
     return "every page checked"
 
 
+WAITS_FOR_WAL = "RecoveryRetrieveRetryInterval"
+STUCK = 20
+"""Seconds after which a server is given up that does not answer, or waits for WAL that was there. Less than a wait."""
 ALONE = {
     "archive_mode": "off",
     "listen_addresses": "",
@@ -970,28 +1030,48 @@ ALONE = {
 """What keeps it from production's archive, from its primary and from everybody else."""
 
 
-def _rests(options: argparse.Namespace, data: Path, superuser: str, log: Path, last: int) -> str:
-    """Where it has come to rest. A server that answers has not reached its target; without one it rests once it stands
-    still in what follows `last`."""
-    latest, before, since = options.until is None and not options.lsn, "", time.monotonic()
-    asked = "SELECT pg_get_wal_replay_pause_state(), pg_last_wal_replay_lsn(), pg_last_xact_replay_timestamp()"
+def _rests(options: argparse.Namespace, data: Path, superuser: str, log: Path, begun: int, last: int) -> str:
+    """Where it has come to rest. A server that merely answers has reached nothing yet."""
+    asked = """SELECT pg_get_wal_replay_pause_state(), pg_last_wal_replay_lsn(), pg_last_xact_replay_timestamp(),
+        (SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup')"""
+    before, same = "", 0
     while True:
         time.sleep(1)
-        if not (data / "postmaster.pid").exists():
-            raise Stop(f"It has ended before its target. Read {log}; nothing was restored.")
         told = run("psql", "-XAtq", "-h", str(data), "-U", superuser, "-d", "postgres", "-c", asked, quiet=True)
-        state, _, place = told.partition("|")
-        if place != before:
-            before, since = place, time.monotonic()
-        lsn, _, at = place.partition("|")
-        still = bool(lsn) and number_of(lsn) > last and time.monotonic() - since > options.settle
-        if state == "paused" and "recovery stopping " not in log.read_text(errors="replace"):
-            raise Stop(f"It waits, and not at its target. Read {log}: which setting does it want to be higher?")
-        if place and (state == "paused" or (latest and still)):
-            return f"{lsn}, last commit {at or 'none'}"
+        same, before = same + 1 if told == before else 0, told
+        said = log.read_bytes()[begun:].decode(errors="replace")
+        found = re.findall(r"(?:FATAL|PANIC):  ([^\n]+)", said)
+        why = f"{found[-1] if found else 'it does not say why'}. Read {log}."
+        if not (data / "postmaster.pid").exists():
+            raise Stop(f"It has ended before its target: {why}")
+        if told and same and (place := _arrived(options, told, said, last)):
+            return place
+        if same > STUCK and (not told or told.endswith(WAITS_FOR_WAL)):
+            raise Stop(f"It gets no further ({told or 'no answer'}): {why}")
+
+
+def _arrived(options: argparse.Namespace, told: str, said: str, last: int) -> str:
+    """Where, once it is at its target, or in what follows `last` at the end of the archive: PostgreSQL has asked for
+    more, and waits."""
+    state, lsn, at, waits = told.split("|")
+    place = f"{lsn}, last commit {at or 'none'}"
+    if state == "paused":
+        if "recovery stopping " in said:
+            return place
+        raise Stop(f"It waits at {place}, and not at its target: see its log for the setting that is to be higher.")
+    if waits != WAITS_FOR_WAL or number_of(lsn) <= last:
+        return ""
+    if options.lsn and number_of(lsn) < number_of(options.lsn):
+        raise Stop(f"The WAL ends at {place}, before {options.lsn}. Leave --lsn out to go to its end.")
+    return place
 
 
 # ---------------------------------------------------------------- the command line
+
+
+def lsn(text: str) -> str:
+    number_of(text)
+    return text
 
 
 def main() -> None:
@@ -1024,9 +1104,10 @@ def main() -> None:
     one.add_argument("--data", required=True, metavar="FOLDER", help="the data directory that is to be")
     target = one.add_mutually_exclusive_group()
     target.add_argument("--until", type=moment, default=None, metavar="TIME", help="as in 2026-11-23T10:29:58+00:00")
-    target.add_argument("--lsn", default="", help="as in 16/B374D848; without either: the end of the archive")
+    target.add_argument(
+        "--lsn", type=lsn, default=None, help="as in 16/B374D848; without either: the end of the archive"
+    )
     one.add_argument("--timeline", type=int, default=0, help="the newest, when none is named")
-    one.add_argument("--settle", type=float, default=15, help=argparse.SUPPRESS)
     one.set_defaults(run=server)
 
     one = commands.add_parser("wal")
@@ -1035,6 +1116,7 @@ def main() -> None:
     one.set_defaults(run=wal)
 
     options = parser.parse_args()
+    os.umask(0o077)
     try:
         options.run(options)
     except (Stop, *CUT) as error:

@@ -164,7 +164,7 @@ async def test_without_the_bot_the_way_leads_along_the_living_timeline_too(
         path.write_bytes(await failed.objects.get(BUCKET, facts.key))
     (folder / PROGRAM).write_bytes(program())
     bare = Bare(folder, failed.server, failed.keys.identity)
-    command = f"python3 {PROGRAM} server --from {copy} --trust {failed.keys.signer} --server {SERVER} --settle 6"
+    command = f"python3 {PROGRAM} server --from {copy} --trust {failed.keys.signer} --server {SERVER}"
 
     async def rows(data: str) -> list[str]:
         try:

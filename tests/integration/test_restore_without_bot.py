@@ -3,8 +3,6 @@ out of the bucket, with what a bare machine has."""
 
 from __future__ import annotations
 
-import asyncio
-import io
 import re
 import shlex
 import shutil
@@ -24,9 +22,6 @@ from actions.adapters.clock import SystemClock
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.programs import ProgramError
 from actions.adapters.s3 import S3Store
-from actions.backup.crypto import Identity
-from actions.backup.sealed import SealedKind, Sealer, What, header_of, unseal
-from actions.backup.segments import Segment
 from actions.backup.wal import WalArchive
 from actions.ports import DumpRequest, Ports, no_progress
 from actions.site import DatabaseRef
@@ -182,30 +177,12 @@ async def test_a_server_comes_back_as_it_was_at_a_moment(
 async def test_a_server_comes_back_to_the_end_with_the_pieces_of_the_open_segment(
     stored: PhysicalWorld, bare: Bare, s3: S3, bucket: str
 ) -> None:
-    """The last segment is taken away and laid there in two pieces, as the archiver sends them while it is open."""
     archive = WalArchive(stored.objects, stored.policy)
-    listing = await archive.listing(bucket)
-    last = max(listing.segments)
-    body, plain = await stored.objects.get(bucket, archive.key(last)), io.BytesIO()
-    header = header_of(body, last, stored.policy.trusted_signers)
-    await asyncio.to_thread(unseal, body, header, last, Identity(stored.keys.identity, "ours"), plain)
-    await stored.objects.delete(bucket, archive.key(last))
-    sealer, whole = Sealer(stored.policy.recipients, stored.keys.signing), plain.getvalue()
-    for first, end in ((0, 1 << 20), (1 << 20, len(whole))):
-        what = What(
-            kind=SealedKind.RANGE,
-            name=last,
-            system_id=header.system_id,
-            timeline_id=Segment.parse(last).timeline_id,
-            first=first,
-            segment_bytes=len(whole),
-        )
-        piece = sealer.seal(what, io.BytesIO(whole[first:end]), datetime.now(UTC))
-        await archive.put_range(*piece)
+    await stored.reopen_last()
 
     page = bare.fetched(s3, bucket, "physical/")
     to_end, to_moment, _ = commands(page, "server", f"--server {SERVER}")
-    said = await bare.type(f"{to_end} --settle 6")
+    said = await bare.type(to_end)
     assert "rests at" in said
     assert await rows(bare) == [1, 2, 3, 4, 5]
 
