@@ -32,7 +32,14 @@ from actions.backup.physical import BaseRequest, FindRequest, PlaceRequest, Poin
 from actions.backup.tables import RescueRequest
 from actions.bucket_ports import Files
 from actions.buckets import BringBack, CopiesExpiry, FilesCopyRequest
-from actions.errors import DrError, PermanentError, RefusedError, TemporaryError, UserError
+from actions.errors import (
+    DrError,
+    PermanentError,
+    TemporaryError,
+    UnknownOutcomeError,
+    UserError,
+    VerificationError,
+)
 from actions.ports import (
     AdoptRequest,
     BackupEngine,
@@ -290,8 +297,13 @@ def _announce(state: JobState, message: Path) -> None:
 
 
 def kind_of(error: DrError) -> str:
-    """The class that the worker raises again; a reason code stays in the job, where no request is refused."""
-    return (UserError if isinstance(error, RefusedError) else type(error)).__name__
+    """The class of `actions.errors` that the worker raises again. It knows no other: a store that is away, told by the
+    name of the adapter's own class, would not be tried again. A reason code stays in the job, where no request is
+    refused."""
+    return next((kind.__name__ for kind in _RAISED if isinstance(error, kind)), PermanentError.__name__)
+
+
+_RAISED = (UserError, TemporaryError, UnknownOutcomeError, VerificationError)
 
 
 def _failed(text: str) -> JobState:
