@@ -39,6 +39,7 @@ SETTINGS = (
 KEPT = ("refs/heads", "refs/tags", "refs/kept")
 OBJECT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 REFUSED = ("Authentication failed", "could not read Username", "error: 401", "error: 403", "not found", "not appear to")
+BROKEN = "hung up unexpectedly"
 REDIRECTED = "unable to update url base from redirection"
 
 
@@ -171,18 +172,19 @@ class GitMirrors(Git):
         except ProgramTimeoutError as error:
             raise TemporaryError(f"Repository `{policy.url}` did not answer within {LONG}.") from error
         except ProgramError as error:
-            said = " ".join(error.stderr.split())[:300]
-            if REDIRECTED in said:
+            whole = " ".join(error.stderr.split())
+            said = whole[:300]
+            if REDIRECTED in whole:
                 raise UserError(
                     f"Repository `{policy.url}` has moved. Put its new address into the plan file."
                 ) from error
-            if error.code == 1 and "rejected]" in said:
-                raise RejectedError(said) from error
-            if any(word in said for word in REFUSED):
+            if error.code == 1 and "rejected]" in whole:
+                raise RejectedError(whole[:600]) from error
+            if any(word in whole for word in REFUSED):
                 raise UserError(
                     f"Repository `{policy.url}` refuses: {said} Look at its address and at the token."
                 ) from error
-            if error.code == 128:
+            if error.code == 128 or BROKEN in whole:  # whether a push was taken is seen by looking again
                 raise TemporaryError(f"Repository `{policy.url}` does not answer: {said}") from error
             raise PermanentError(f"The mirror of `{policy.url}` failed: {said or error}") from error
 

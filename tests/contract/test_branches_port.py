@@ -16,7 +16,7 @@ from actions.adapters.git_branches import GitBranches
 from actions.backup.manifest_branches import ManifestBranches
 from actions.backup.manifest_mirrors import ManifestMirrors
 from actions.commits import BranchGit, WayBack
-from actions.errors import PreconditionError, UserError, VerificationError
+from actions.errors import PreconditionError, TemporaryError, UserError, VerificationError
 from actions.site import ManifestsPolicy, Site
 from tests.fakes.buckets import MemoryBuckets
 from tests.fakes.clock import MemoryClock
@@ -25,6 +25,7 @@ from tests.fakes.files import KEY_PEM, KEY_SIGNER
 from tests.fakes.git import MemoryGit, MemoryLive
 from tests.fakes.secrets import MemorySecrets
 from tests.fakes.world import CUSTODIAN, CUSTODIAN_KEY
+from tests.fixtures.git_host import READER, WRITER, git_host
 
 SETTINGS = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}}
 THEN = {"production/settings.json": json.dumps({**SETTINGS, "data": {"mode": "then"}}), "README.md": "then"}
@@ -256,3 +257,59 @@ async def test_a_branch_that_is_gone_is_told(world: World) -> None:
 
 def _none() -> WayBack:
     raise AssertionError("nothing was found")
+
+
+# ---------------------------------------------------------------- a host
+
+
+@pytest.mark.integration
+async def test_a_host_is_read_with_one_token_and_written_with_the_other(world: World, tmp_path: Path) -> None:
+    if isinstance(world.git, MemoryGit):
+        pytest.skip("the fake speaks to no host")
+    world.secrets.values |= {"env:READ": READER, "env:PUSH": WRITER, "env:LATE": READER}
+    with git_host(tmp_path) as host:
+        then, head = host.push({"app.yaml": "a: 1\n"}), host.push({"app.yaml": "a: 2\n"})
+        world.change(url=host.url, path="", password="env:READ", push="env:LATE")
+        with pytest.raises(UserError, match=r"refuses: .*403"):
+            await world.port.way_back("shop", then)
+        world.change(push="env:PUSH")
+        way = await world.port.way_back("shop", then)
+        assert way is not None
+        assert host.git("rev-parse", "main") == head
+        made = await world.port.carry("shop", over=head, like=then, tree=way.tree, mark="plan", subject="Go back")
+
+        assert host.git("rev-parse", "main", "main~1") == f"{made}\n{head}"
+        assert host.git("show", "main:app.yaml") == "a: 1"
+        tokens = {("receive-pack" in path, token) for path, token in host.asked if token}
+        assert tokens == {(False, READER), (True, READER), (True, WRITER)}
+        hook = host.repository / "hooks" / "pre-receive"
+        hook.write_text("#!/bin/sh\necho 'main needs a review' >&2\nexit 1\n")
+        hook.chmod(0o755)
+        with pytest.raises(UserError, match=r"takes no push to `main`: .*needs a review") as told:
+            await world.port.carry("shop", over=made, like=head, tree=way.head_tree, mark="back", subject="Back")
+        assert READER not in str(told.value)
+        assert WRITER not in str(told.value)
+        assert host.git("rev-parse", "main") == made
+
+
+@pytest.mark.integration
+async def test_a_push_whose_answer_is_lost_is_found_and_not_done_again(world: World, tmp_path: Path) -> None:
+    if isinstance(world.git, MemoryGit):
+        pytest.skip("the fake speaks to no host")
+    world.secrets.values |= {"env:READ": READER, "env:PUSH": WRITER}
+    with git_host(tmp_path) as host:
+        then, head = host.push({"app.yaml": "a: 1\n"}), host.push({"app.yaml": "a: 2\n"})
+        world.change(url=host.url, path="", password="env:READ")
+        way = await world.port.way_back("shop", then)
+        assert way is not None
+        host.silent = True
+        with pytest.raises(TemporaryError):
+            await world.port.carry("shop", over=head, like=then, tree=way.tree, mark="plan", subject="Go back")
+        host.silent = False
+
+        found = await world.port.carried("shop", "plan", since=head)
+        assert found is not None
+        assert (found.commit, found.tree) == (host.git("rev-parse", "main"), way.tree)
+        with pytest.raises(PreconditionError):
+            await world.port.carry("shop", over=head, like=then, tree=way.tree, mark="plan", subject="Go back")
+        assert host.git("rev-list", "--count", f"{head}..main") == "1"
