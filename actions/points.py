@@ -7,6 +7,7 @@ from typing import Protocol
 
 from pydantic import AwareDatetime, Field
 
+from actions.buckets import Hold
 from actions.site import Frozen, WorkloadRef
 
 
@@ -139,8 +140,12 @@ class Points(Protocol):
         """The newest that can be believed, by a listing and a few that are read, however many there are."""
 
     async def pin(self, point: str, *, reason: str) -> None:
-        """Note, signed, that nothing may delete it; an empty reason takes an earlier pin off. Raises UserError where
-        there is no such point."""
+        """Note, signed, that nothing may delete it; where the buckets have Object Lock the store holds it and its
+        escrows as well. An empty reason takes both off, but for what another point needs. Raises UserError where there
+        is no such point."""
+
+    async def holds(self, point: str) -> Sequence[Hold]:
+        """How the buckets themselves keep it and its escrows. Raises UserError where there is no such point."""
 
     async def remove(self, point: str) -> None:
         """Delete it, and the notes of pins that were taken off. Raises UserError, and deletes nothing, while it is

@@ -151,6 +151,12 @@ def _decrypted(identity: Identity, stored: bytes, escrow: str) -> bytes:
     return plain.getvalue()
 
 
+def escrow_objects(policy: EscrowPolicy, cluster: str, escrow: str) -> tuple[str, str]:
+    """What one escrow is made of, by key in its bucket."""
+    folder = f"{policy.prefix}escrow/{cluster}/{escrow}/"
+    return folder + KEYS, folder + MANIFEST
+
+
 def _beside(manifest: str) -> str:
     return manifest.removesuffix(MANIFEST) + KEYS
 

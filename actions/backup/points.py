@@ -16,10 +16,13 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import AwareDatetime
 
+from actions.backup import holds
 from actions.backup.crypto import signing_key
+from actions.backup.escrow import escrow_objects
 from actions.backup.point_parts import Parts
 from actions.backup.point_pins import PointPins
 from actions.backup.signed_document import SignedDocument, opened
+from actions.buckets import Hold
 from actions.errors import DrError, UserError, VerificationError
 from actions.points import ImagePart, PointEntry, Points, RecoveryPoint, SecretVersion
 from actions.ports import Clock, ObjectStore, Secrets
@@ -121,11 +124,37 @@ class RecoveryPoints(Points):
         return entry and entry.model_copy(update={"pinned": await self._pins.of(policy, point)})
 
     async def pin(self, point: str, *, reason: str) -> None:
-        policy = self._policy()
-        if await self._objects.head(policy.bucket, _key(policy, point)) is None:
-            raise UserError(f"There is no recovery point `{point}`. Look with `/dr point list`.")
+        policy, needed = self._policy(), self._needed((await self._known(point)).point)
+        # Before the document, as with backups: see `holds`.
+        if reason:
+            await holds.put_on(self._objects, needed)
+        else:
+            pinned = [each.point for each in await self.entries() if each.pinned and each.point.id != point]
+            others = [self._needed(each) for each in pinned]
+            free = {
+                bucket: keys.difference(*(each.get(bucket, ()) for each in others)) for bucket, keys in needed.items()
+            }
+            await holds.take_off(self._objects, free)
         signer = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         await self._pins.set(policy, point, reason, self._clock.now(), signer)
+
+    async def holds(self, point: str) -> Sequence[Hold]:
+        return await holds.look(self._objects, self._needed((await self._known(point)).point))
+
+    async def _known(self, point: str) -> PointEntry:
+        entry = await self.find(point)
+        if entry is None:
+            raise UserError(f"There is no recovery point `{point}`. Look with `/dr point list`.")
+        return entry
+
+    def _needed(self, point: RecoveryPoint) -> dict[str, set[str]]:
+        """Its own document and its escrows, by bucket. Its dumps are pinned for themselves."""
+        policy, escrow = self._policy(), self._site.escrow
+        needed = {policy.bucket: {_key(policy, point.id)}}
+        if escrow is not None:
+            for part in (each for each in point.secrets if each.escrow):
+                needed.setdefault(escrow.bucket, set()).update(escrow_objects(escrow, part.cluster, part.escrow))
+        return needed
 
     async def remove(self, point: str) -> None:
         policy = self._policy()

@@ -135,6 +135,7 @@ class PinPoint(Action[PinPointParams]):
         reason = point_reason(entry.point.id, params.why)
         steps = (*(SetPin.of(dump, reason) for dump in dumps), _point_pin(entry, params.why))
         holds = [await holds_of(ports, dump.sort, dump.owner, dump.backup) for dump in dumps]
+        holds.append(await ports.points.holds(entry.point.id))
         unheld = {finding.detail: finding for each in holds for finding in planned_findings(each)}
         findings = (*await _not_held(ports, entry.point), *unheld.values())
         return _plan(self, plan_id, ports, entry, dumps, steps, params, findings)

@@ -46,10 +46,10 @@ def planned_findings(holds: Sequence[Hold]) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-async def pinned_words(ports: Ports, sort: Sort, owner: str, backup: str) -> str:
-    """What came of a pin, bucket by bucket."""
+def pinned_words(holds: Sequence[Hold], lacking: Sequence[str]) -> str:
+    """What came of a pin, bucket by bucket. `lacking`: buckets that have not the newest word about it."""
     told = []
-    for hold in await holds_of(ports, sort, owner, backup):
+    for hold in holds:
         if hold.problem:
             told.append(f"Whether bucket `{hold.bucket}` holds it is not known: {hold.problem}")
         elif not hold.lockable:
@@ -60,16 +60,16 @@ async def pinned_words(ports: Ports, sort: Sort, owner: str, backup: str) -> str
             told.append(_partly(hold))
     told += [
         f"Bucket `{bucket}` did not take the pin: the next base backup brings it there, `late-copy` tells until then."
-        for bucket in await _lacking(ports, sort, owner, backup)
+        for bucket in lacking
     ]
     return " ".join(told)
 
 
-async def unpinned_words(ports: Ports, sort: Sort, owner: str, backup: str) -> str:
+def unpinned_words(lacking: Sequence[str]) -> str:
     """The same once a pin is off: only what is still to come."""
     return " ".join(
         f"Bucket `{bucket}` did not take it: there the pin, and its legal hold, stay until the next base backup."
-        for bucket in await _lacking(ports, sort, owner, backup)
+        for bucket in lacking
     )
 
 
@@ -88,16 +88,23 @@ async def hold_findings(ports: Ports) -> list[Finding]:
     ]
     found = []
     for sort, owner, backup, why in pinned:
-        for hold in await holds_of(ports, sort, owner, backup):
-            if not hold.whole:
-                told = f"It cannot be seen: {hold.problem}" if hold.problem else _partly(hold)
-                hint = f"`/dr-backup pin {owner} {backup} {why}` sets it again."
-                found.append(_warn(f"pin of {backup}", f"The {what(sort, owner, backup)} is pinned. {told}", hint))
-    said = f"{len(pinned)}, each held by its store as far as that can"
+        again = f"/dr-backup pin {owner} {backup} {why}"
+        found += _unheld(backup, what(sort, owner, backup), await holds_of(ports, sort, owner, backup), again)
+    points = [] if ports.site.points is None else [entry for entry in await ports.points.entries() if entry.pinned]
+    for entry in points:
+        name = entry.point.id
+        again = f"/dr point pin {name} {entry.pinned}"
+        found += _unheld(name, f"recovery point `{name}`", await ports.points.holds(name), again)
+    said = f"{len(pinned) + len(points)}, each held by its store as far as that can"
     return found or [Finding(check="pins", verdict=Verdict.OK, detail=said)]
 
 
-async def _lacking(ports: Ports, sort: Sort, owner: str, backup: str) -> Sequence[str]:
+def _unheld(name: str, thing: str, holds: Sequence[Hold], again: str) -> list[Finding]:
+    told = [f"It cannot be seen: {hold.problem}" if hold.problem else _partly(hold) for hold in holds if not hold.whole]
+    return [_warn(f"pin of {name}", f"The {thing} is pinned. {each}", f"`{again}` sets it again.") for each in told]
+
+
+async def lacking(ports: Ports, sort: Sort, owner: str, backup: str) -> Sequence[str]:
     """The buckets that have not the newest word about it."""
     if sort is Sort.DUMP:
         return ()

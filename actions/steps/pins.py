@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import StringConstraints
 
+from actions.buckets import Hold
 from actions.contract import Probe, Step
 from actions.errors import VerificationError
 from actions.ports import Ports, Progress
+from actions.steps.holds import pinned_words, unpinned_words
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 """Of a pin."""
@@ -41,6 +44,14 @@ class Pinning(Step):
     @abstractmethod
     async def pin(self, ports: Ports, reason: str) -> None: ...
 
+    async def holds(self, ports: Ports) -> Sequence[Hold]:  # noqa: ARG002 - the signature of those that know
+        """How the buckets themselves keep it; nothing where nobody knows."""
+        return ()
+
+    async def lacking(self, ports: Ports) -> Sequence[str]:  # noqa: ARG002 - the same
+        """Buckets that have not the newest word about it."""
+        return ()
+
     @property
     def summary(self) -> str:
         return f"Pin {self.thing}: {self.reason}" if self.reason else f"Take the pin off {self.thing}"
@@ -60,7 +71,11 @@ class Pinning(Step):
         found = await self.pinned(ports)
         if found is None:
             return Probe.UNKNOWN
-        return Probe.DONE if found == self.reason else Probe.TODO
+        if found != self.reason:
+            return Probe.TODO
+        # It is asked for anew where the store has lost a hold, or was never asked.
+        holds = await self.holds(ports) if self.reason else ()
+        return Probe.DONE if all(hold.whole or hold.problem for hold in holds) else Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - one small object
         await self.pin(ports, self.reason)
@@ -71,6 +86,10 @@ class Pinning(Step):
             raise VerificationError(
                 f"{self.thing[0].upper()}{self.thing[1:]} is not {self.after}. Look at it with `{self.looked_at_with}`."
             )
+
+    async def outcome(self, ports: Ports) -> str:
+        left = await self.lacking(ports)
+        return pinned_words(await self.holds(ports), left) if self.reason else unpinned_words(left)
 
     async def undo(self, ports: Ports) -> None:
         if await self.pinned(ports) == self.reason:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from actions.buckets import Hold
 from actions.contract import Precondition
 from actions.ports import Ports
 from actions.steps import byhand
@@ -82,6 +84,9 @@ class SetPointPin(Pinning):
 
     async def pin(self, ports: Ports, reason: str) -> None:
         await ports.points.pin(self.point, reason=reason)
+
+    async def holds(self, ports: Ports) -> Sequence[Hold]:
+        return await ports.points.holds(self.point)
 
 
 class PointIsThere(Precondition):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import ClassVar, Literal
@@ -11,6 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from actions.backup.physical import Expiry
+from actions.buckets import Hold
 from actions.contract import Probe, Step
 from actions.engine import Stored
 from actions.engines import engine_of_step
@@ -20,7 +22,7 @@ from actions.steps import byhand
 from actions.steps.base_choice import usable_bases
 from actions.steps.dump_expiry import OldDumps, dumps_due
 from actions.steps.expiry import DeleteOld, stay
-from actions.steps.holds import holds_of, pinned_words, unpinned_words
+from actions.steps.holds import holds_of, lacking
 from actions.steps.kept_backups import Kept, Sort, find, stays, what
 from actions.steps.phrases import counted, names, size
 from actions.steps.pins import Pinning
@@ -220,17 +222,11 @@ class SetPin(Pinning):
         engine = ports.backups if self.sort is Sort.DUMP else ports.physical
         await engine.pin(self.server, self.backup, reason=reason)
 
-    async def probe(self, ports: Ports) -> Probe:
-        found = await super().probe(ports)
-        if found is Probe.DONE and self.reason:
-            # It is asked for anew where the store has lost a hold, or was never asked.
-            holds = await holds_of(ports, self.sort, self.server, self.backup)
-            return Probe.DONE if all(hold.whole or hold.problem for hold in holds) else Probe.TODO
-        return found
+    async def holds(self, ports: Ports) -> Sequence[Hold]:
+        return await holds_of(ports, self.sort, self.server, self.backup)
 
-    async def outcome(self, ports: Ports) -> str:
-        words = pinned_words if self.reason else unpinned_words
-        return await words(ports, self.sort, self.server, self.backup)
+    async def lacking(self, ports: Ports) -> Sequence[str]:
+        return await lacking(ports, self.sort, self.server, self.backup)
 
 
 async def enough_left(ports: Ports, server: str, expiry: Expiry) -> int:

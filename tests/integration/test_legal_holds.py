@@ -16,9 +16,11 @@ from actions import registry
 from actions.adapters.s3 import S3Store
 from actions.adapters.secrets import SecretReferences
 from actions.backup.catalogue import Folder
+from actions.backup.escrow import escrow_objects
 from actions.backup.logical import LogicalEngine
 from actions.backup.manifest import SignedManifest, StoredObject
 from actions.backup.native_catalogue import BaseFolder
+from actions.backup.points import RecoveryPoints
 from actions.backup.wal import WalArchive
 from actions.catalog.retention import PinParams, UnpinParams
 from actions.contract import JournalState
@@ -204,3 +206,30 @@ async def test_an_unpinned_dump_goes(locked: Locked) -> None:
     locked.bases.clock.advance(HOUR)
     assert await locked.carried_out("backup.unpin", UnpinParams(server="shop", backup="b1")) == ""
     assert locked.undeletable(locked.near, folder.prefix) == set()
+
+
+async def test_a_pinned_point_and_its_escrow_stay_whoever_deletes(locked: Locked) -> None:
+    memory = a_world()
+    await memory.escrow.make("main-1", "main")
+    policy, escrow = memory.site.points, memory.site.escrow
+    assert policy is not None
+    assert escrow is not None
+    kept = {
+        "points": policy.model_copy(update={"bucket": locked.near}),
+        "escrow": escrow.model_copy(update={"bucket": locked.far}),
+    }
+    site = locked.ports.site.model_copy(update=kept)
+    points = RecoveryPoints(site, memory.points._parts, locked.store, memory.point_secrets, locked.bases.clock)
+    for name in escrow_objects(escrow, "main", "main-1"):
+        await locked.store.put(locked.far, name, b"as it was made")
+    await points.record("point-1")
+    held = {"recovery-points/point-1.json", *escrow_objects(escrow, "main", "main-1")}
+
+    await points.pin("point-1", reason=CASE)
+    assert [hold.whole for hold in await points.holds("point-1")] == [True, True]
+    kept_there = locked.undeletable(locked.near, "recovery-points/") | locked.undeletable(locked.far, "escrow/")
+    assert kept_there == held
+    locked.bases.clock.advance(HOUR)
+    await points.pin("point-1", reason="")
+    assert locked.undeletable(locked.near, "recovery-points/") == set()
+    assert locked.undeletable(locked.far, "escrow/") == set()

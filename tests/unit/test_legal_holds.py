@@ -13,7 +13,7 @@ import pytest
 from actions import registry
 from actions.backup.native_catalogue import BaseFolder
 from actions.backup.wal import WalArchive
-from actions.catalog.record_retention import PinPointParams
+from actions.catalog.record_retention import PinPointParams, UnpinPointParams
 from actions.catalog.retention import PinParams, UnpinParams
 from actions.contract import JournalState, Verdict
 from actions.errors import TemporaryError, UserError
@@ -171,11 +171,37 @@ async def test_a_hold_that_was_lost_is_told_and_set_again() -> None:
     assert world.physical.held == set()
 
 
-async def test_a_pinned_point_says_that_its_dumps_are_not_held() -> None:
+async def test_a_pinned_point_says_what_is_not_held() -> None:
     world = with_bases()
     await world.points.record("point-1")
     plan = await registry.action("point.pin").plan(PinPointParams(point="point-1", why=CASE), world, PLAN_ID)
-    assert [f.check for f in plan.findings if "no Object Lock" in f.detail] == ["legal hold"]
+    said = [finding.detail for finding in plan.findings if finding.check == "legal hold"]
+    assert [each.partition(" no ")[0] for each in said] == ["`backups` has", "`uploads-copy` has"]
+
+
+async def test_a_point_is_held_with_its_escrows_as_long_as_any_point_needs_them() -> None:
+    world = able()
+    world.objects.lockable = {"backups", "uploads-copy"}
+    await world.escrow.make("main-1", "main")
+    for name in ("point-1", "point-2"):
+        await world.points.record(name)
+        plan = await registry.action("point.pin").plan(PinPointParams(point=name, why=CASE), world, PLAN_ID)
+        assert [finding for finding in plan.findings if finding.check == "legal hold"] == []
+        assert (await run(plan, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
+        world.clock.advance(HOUR)
+    escrow = {("backups", f"escrow/main/main-1/{name}") for name in ("keys.age", "manifest.json")}
+    points = {("uploads-copy", f"recovery-points/{name}.json") for name in ("point-1", "point-2")}
+    assert world.objects.legal_holds == escrow | points
+    assert [finding.verdict for finding in await hold_findings(world)] == [Verdict.OK]
+    world.objects.legal_holds -= escrow
+    assert {finding.check for finding in await hold_findings(world)} == {"pin of point-1", "pin of point-2"}
+    world.objects.legal_holds |= escrow
+
+    for name, left in (("point-1", {*escrow, ("uploads-copy", "recovery-points/point-2.json")}), ("point-2", set())):
+        plan = await registry.action("point.unpin").plan(UnpinPointParams(point=name), world, PLAN_ID)
+        assert (await run(plan, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
+        assert world.objects.legal_holds == left
+        world.clock.advance(HOUR)
 
 
 async def test_the_report_names_the_bucket_that_did_not_take_the_pin(world: TwoBuckets) -> None:
