@@ -158,6 +158,7 @@ async def test_buckets_are_not_listed_again_and_again(tmp_path: Path) -> None:
     await world.wal.closed(1, 2)
     world.objects.asked.clear()
     async with world.at_work():
+        await until(lambda: world.objects.asked == {HERE: 2, THERE: 2})  # each for itself and for the other one
         await asyncio.sleep(0.2)
     assert world.objects.asked == {HERE: 2, THERE: 2}
 
