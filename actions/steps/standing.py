@@ -33,8 +33,13 @@ async def standing(ports: Ports, scratch: str) -> ScratchFacts:
 
 
 async def sound(ports: Ports, scratch: str) -> ScratchFacts:
-    """The same, and its check has found nothing wrong: it can take production's place."""
+    """The same, and it was looked through and nothing was found wrong: it can take production's place."""
     found = await standing(ports, scratch)
+    if not found.checks:
+        raise UserError(
+            f"`{found.name}` was never looked through: what restored it ended before its check. "
+            f"`/dr-restore wake {found.id}` looks through it; then ask again."
+        )
     if found.problem:
         raise UserError(
             f"`{found.name}` did not pass its check, so it takes nobody's place: {found.problem} Single tables can be "

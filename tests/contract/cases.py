@@ -48,6 +48,7 @@ from tests.fakes.history import (
     with_a_scratch,
     with_a_scratch_and_a_primary_in_the_cluster,
     with_a_standby,
+    with_an_unseen_scratch,
     with_history,
     with_old_records,
 )
@@ -352,6 +353,7 @@ CASES = (
     ActionCase(
         "scratch-start", "scratch.start", ScratchParams(scratch=SCRATCH_ID), partial(with_a_scratch, running=False)
     ),
+    ActionCase("scratch-start-unseen", "scratch.start", ScratchParams(scratch=SCRATCH_ID), with_an_unseen_scratch),
     ActionCase("scratch-discard", "scratch.discard", ScratchParams(scratch=SCRATCH_ID), with_a_scratch, undoable=False),
     ActionCase("copy-files", "files.copy", CopyParams(name="uploads"), a_world),
     ActionCase("copy-files-again", "files.copy", CopyParams(name="uploads"), with_old_copies),

@@ -15,6 +15,7 @@ from actions.backup.manifest import StoredObject
 from actions.backup.physical import (
     BackupKind,
     Change,
+    Check,
     Following,
     Moment,
     PhysicalEntry,
@@ -102,6 +103,13 @@ def with_a_scratch(*, running: bool = True, dropped: str = "") -> World:
         production = world.postgres.database_behind(DatabaseRef("primary", "shop"))
         rows = {name: count for name, count in production.fingerprint.rows.items() if name != dropped}
         production.fingerprint = production.fingerprint.model_copy(update={"rows": rows})
+    return world
+
+
+def with_an_unseen_scratch() -> World:
+    """An instance whose restore ended before its check; it does not run."""
+    world = with_a_scratch(running=False)
+    world.scratch.made[SCRATCH_ID] = world.scratch.made[SCRATCH_ID].model_copy(update={"checks": {}})
     return world
 
 
@@ -256,6 +264,7 @@ def add_a_scratch(world: World, target: RecoveryTarget, *, running: bool = True)
             plain_bytes=3_000_000_000,
         ),
         system_id=system_id,
+        checks={"shop": Check(at=START, compared="Every table has as many rows as in production.")},
         bytes=3_000_000_000,
         made_at=START,
         expires_at=START + timedelta(hours=12),

@@ -45,6 +45,7 @@ from actions.steps import connected, old_primary
 from actions.steps.engine_backup import EngineBackup
 from actions.steps.idle import idle
 from actions.steps.proving import RestoreForTest
+from actions.steps.restore_scene import check_step
 from actions.steps.scratch import RestoreScratch
 from tests.contract.kit import MemoryJournal
 from tests.fakes.world import API, World, a_world
@@ -156,12 +157,12 @@ async def test_a_transaction_is_reached_by_typing_what_the_plan_says(
         script = ["bash", "-euo", "pipefail", "-c", "\n".join(lines)]
         return (await run(script, env=env, cwd=server_directory, account=account, timeout=timedelta(minutes=2))).text
 
-    *lines, asked, checked = step.by_hand()
+    *lines, asked, checked, started = step.by_hand()
     await type_in(*lines)
     try:
         while (await type_in(asked)).split("|")[0] != "paused":
             continue
-        await type_in(checked)
+        await type_in(checked, started)
         query = 'psql -XAt -h "$PGDATA" -U postgres -d postgres -c "SELECT row FROM ledger ORDER BY row"'
         assert (await type_in(query)).split() == ["a", "b", "c"]
     finally:
@@ -223,6 +224,7 @@ async def test_back_to_a_time_from_the_full_backup_and_on_as_the_new_primary(
         await backed_up.scratch.start("s4")
         assert await backed_up.rows("s4") == ["a", "b", "c"]
         ports, journal = _shop(backed_up, memory := a_world()), MemoryJournal()
+        await check_step(ports.site.databases["shop"], "shop", scratch="s4", table="").apply(ports, no_progress)
         plan = await Promote().plan(PromoteParams(scratch="s4"), ports, "k7m2n3p4q5")
         assert plan.stopped == ()
         result = await Runner(plan, ports, journal).run()

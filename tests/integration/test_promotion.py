@@ -29,11 +29,12 @@ from actions.backup.scratch_place import ScratchPlace
 from actions.catalog.promote import Promote, PromoteParams
 from actions.contract import Plan, Probe
 from actions.errors import PermanentError, UserError
-from actions.ports import Ports
+from actions.ports import Ports, no_progress
 from actions.runner import Outcome, Runner
 from actions.site import ClusterAccess, Database, DatabaseRef, Service, WorkloadKind, WorkloadRef
 from actions.steps import old_primary
 from actions.steps.promotion import PromoteScratch
+from actions.steps.restore_scene import check_step
 from actions.steps.scratch import StartScratch
 from bot.demo import dataset, proof
 from bot.demo.choices import Damage, Size
@@ -176,6 +177,12 @@ def ports_of(world: PhysicalWorld, cluster: ClusterStandIn, url: str) -> Ports:
 
 
 async def planned(live: Live, *, old_primary_is_dead: bool = False) -> Plan:
+    """Looked through first, as at the end of every restore."""
+    facts = await live.world.scratch.find("s1")
+    if facts is not None and not facts.checks and facts.state is ScratchState.PAUSED:
+        await check_step(live.ports.site.databases[DATABASE], DATABASE, scratch="s1", table="").apply(
+            live.ports, no_progress
+        )
     params = PromoteParams(scratch="s1", old_primary_is_dead=old_primary_is_dead)
     return await Promote().plan(params, live.ports, PLAN_ID)
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from actions.backup.pgbackrest_keys import PgBackRestKeys
-from actions.backup.physical import BackupKind, Change, DeadEnd, ScratchState
+from actions.backup.physical import BackupKind, Change, Check, DeadEnd, ScratchState
 from actions.backup.proofs import Proofs
 from actions.catalog.base import Base, BaseParams
 from actions.catalog.point import FindMoment, FindParams, PointParams, RestorePoint
@@ -30,7 +30,7 @@ from actions.steps import byhand
 from actions.steps.scratch import CheckScratch, RestoreScratch
 from bot.doctor import Doctor
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
-from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_history
+from tests.fakes.history import SCRATCH_ID, with_a_scratch, with_an_unseen_scratch, with_history
 from tests.fakes.physical_world import with_old_backups
 from tests.fakes.world import ADVERTISED, World
 
@@ -332,7 +332,8 @@ async def test_an_invariant_without_an_answer_fails_the_check() -> None:
 
 async def test_a_swap_of_a_database_that_nobody_has_looked_through_is_judged_as_it_is_planned() -> None:
     world = expecting(with_a_scratch(), "4")
-    assert world.scratch.made[SCRATCH_ID].checks == {}
+    facts = world.scratch.made[SCRATCH_ID]
+    world.scratch.made[SCRATCH_ID] = facts.model_copy(update={"checks": {"other": Check(at=facts.made_at)}})
     plan = await Swap().plan(SwapParams(scratch=SCRATCH_ID), world, PLAN_ID)
     [stopped] = plan.stopped
     assert (stopped.check, "is 3, the plan file expects 4" in stopped.detail) == ("invariants", True)
@@ -347,9 +348,28 @@ async def test_the_difference_from_production_is_shown_before_a_swap_and_a_promo
     plan = await Promote().plan(a_promotion(), world, "n8")
     assert seen(plan)["difference of shop"] == f"Different: {said}. Seen 2026-11-23 10:12 UTC."
 
-    unseen = await Promote().plan(PromoteParams(scratch=SCRATCH_ID), with_a_scratch(), "n8")
+    facts = world.scratch.made[PLAN_ID]
+    world.scratch.made[PLAN_ID] = facts.model_copy(update={"checks": {"other": Check(at=facts.made_at)}})
+    unseen = await Promote().plan(a_promotion(), world, "n8")
     assert seen(unseen)["difference of shop"] == "not looked through"
     assert check(unseen, "check")[0] is Verdict.WARN
+
+
+async def test_an_instance_whose_restore_ended_before_its_check_takes_nobodys_place_until_it_was_looked_through() -> (
+    None
+):
+    world = with_an_unseen_scratch()
+    start = await ScratchStart().plan(ScratchParams(scratch=SCRATCH_ID), world, "m9")
+    world.scratch.run(SCRATCH_ID)
+    for action in (Swap().plan(SwapParams(scratch=SCRATCH_ID), world, "n8"), promoted(world)):
+        with pytest.raises(UserError, match=f"never looked through.*`/dr-restore wake {SCRATCH_ID}` looks through it"):
+            await action
+    assert (await run(start, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
+    assert not (await promoted(world)).stopped
+
+
+async def promoted(world: World) -> Plan:
+    return await Promote().plan(PromoteParams(scratch=SCRATCH_ID), world, "n8")
 
 
 async def test_a_swap_says_what_comes_back_and_what_is_set_aside() -> None:

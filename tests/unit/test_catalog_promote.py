@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +10,6 @@ from actions.backup.physical import ScratchState
 from actions.catalog.promote import Promote, PromoteParams
 from actions.contract import Plan, Verdict
 from actions.errors import PermanentError
-from actions.ports import Ports
 from actions.runner import Outcome
 from actions.site import ScratchBudget
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
@@ -25,11 +24,7 @@ async def promote(world: World, *, old_primary_is_dead: bool = False) -> Plan:
 
 def without_a_host(world: World, value: str) -> World:
     world.cluster.configs["main", "shop", "shop-config"]["DATABASE_HOST"] = value
-    parts = {part.name: getattr(world, part.name) for part in fields(Ports)}
-    more: dict[str, object] = {"sealing": world.sealing, "git": world.git, "live": world.live}
-    more["point_secrets"] = world.point_secrets
-    more |= {"site": world.site.model_copy(update={"scratch": ScratchBudget()})}
-    return World(**{**parts, **more})
+    return replace(world, site=world.site.model_copy(update={"scratch": ScratchBudget()}))
 
 
 @pytest.mark.parametrize(("value", "stops"), [("db.example:5432", 1), ("127.0.0.1:6000", 0)])
