@@ -157,8 +157,8 @@ def trusted(what: str, text: bytes, field: str, kind: bytes, trust: list[str]) -
 class Folder:
     """A copy of what a bucket has under a prefix."""
 
-    def __init__(self, root: str) -> None:
-        self.root = Path(root).resolve()
+    def __init__(self, text: str) -> None:
+        self.text, self.root = text, Path(text).resolve()
         if not self.root.is_dir():
             raise Away(f"There is no folder {self.root}.")
 
@@ -182,8 +182,8 @@ class Folder:
 class S3:
     """What a bucket has under a prefix, asked for with signed requests (AWS Signature Version 4)."""
 
-    def __init__(self, place: str) -> None:
-        parts = urllib.parse.urlsplit(place)
+    def __init__(self, text: str) -> None:
+        self.text, parts = text, urllib.parse.urlsplit(text)
         options = dict(urllib.parse.parse_qsl(parts.query))
         self.prefix, self.region = parts.path.lstrip("/"), options.get("region", "us-east-1")
         amazon = f"https://{parts.netloc}.s3.{self.region}.amazonaws.com"
@@ -297,21 +297,15 @@ def named(text: str) -> str:
     return text if not text or text.startswith("s3://") else str(Path(text).absolute())
 
 
-def place_of(text: str) -> Folder | S3:
-    return S3(text) if text.startswith("s3://") else Folder(text)
-
-
 class Places:
     """Where the same things may be, the best first. One that does not answer is told, and left out from then on."""
 
     def __init__(self, texts: list[str]) -> None:
         self.places: list[Folder | S3] = []
         self.told: list[str] = []  # what could not be read
-        self._texts: dict[int, str] = {}
         for text in texts:
             try:
-                self.places.append(place_of(text))
-                self._texts[id(self.places[-1])] = text
+                self.places.append(S3(text) if text.startswith("s3://") else Folder(text))
             except Stop as error:
                 self._tell(error)
         if not self.places:
@@ -325,7 +319,7 @@ class Places:
     @property
     def texts(self) -> list[str]:
         """Those that have answered so far: whoever asks for one segment after another must not wait for the others."""
-        return [self._texts[id(place)] for place in self.places]
+        return [place.text for place in self.places]
 
     def names(self, prefix: str) -> list[str]:
         found: set[str] = set()
@@ -751,7 +745,12 @@ def wal(options: argparse.Namespace) -> None:
 
 def stretches_of(archive: Archive, timeline: int) -> list[Stretch]:
     """The way to a timeline, by its history."""
-    found = archive.sealed(f"{timeline:08X}.history", "history")
+    try:
+        found = archive.sealed(f"{timeline:08X}.history", "history")
+    except Stop as error:
+        raise Stop(
+            f"{error} Without it the way to timeline id {timeline} is unknown: --timeline names another."
+        ) from error
     if found is None:
         return [Stretch(timeline, 0, None)]
     ways, begin = [], 0
@@ -976,8 +975,7 @@ def _configured(options: argparse.Namespace, data: Path, archive: Archive) -> No
         if (data / name).exists():
             (data / name).rename(data / f"{name}.production")
     (data / "postgresql.conf").touch()
-    text = "".join(f"{name} = {_literal(value)}\n" for name, value in lines.items())
-    (data / "postgresql.auto.conf").write_text(text)
+    (data / "postgresql.auto.conf").write_text(_lines(lines))
     (data / "pg_hba.conf").write_text("local all all trust\n")  # through a folder that nobody else can enter
     # A recovery ends with the WAL: without a target by a promotion, else by an error, although it may just be that
     # nobody has committed anything between the last commit and the target. A standby waits there, and goes no further
@@ -985,8 +983,12 @@ def _configured(options: argparse.Namespace, data: Path, archive: Archive) -> No
     (data / "standby.signal").touch()
 
 
+def _lines(settings: dict[str, str]) -> str:
+    return "".join(f"{name} = {_literal(value)}\n" for name, value in settings.items())
+
+
 def _floors(data: Path) -> dict[str, str]:
-    """Recovery needs them as high as production had them."""
+    """Recovery needs them as high as production had them where it has come to."""
     names = {
         "max_connections": "max_connections",
         "max_worker_processes": "max_worker_processes",
@@ -1034,6 +1036,7 @@ def _rests(options: argparse.Namespace, data: Path, superuser: str, log: Path, b
     """Where it has come to rest. A server that merely answers has reached nothing yet."""
     asked = """SELECT pg_get_wal_replay_pause_state(), pg_last_wal_replay_lsn(), pg_last_xact_replay_timestamp(),
         (SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup')"""
+    raised: dict[str, str] = {}
     before, same = "", 0
     while True:
         time.sleep(1)
@@ -1044,10 +1047,21 @@ def _rests(options: argparse.Namespace, data: Path, superuser: str, log: Path, b
         why = f"{found[-1] if found else 'it does not say why'}. Read {log}."
         if not (data / "postmaster.pid").exists():
             raise Stop(f"It has ended before its target: {why}")
-        if told and same and (place := _arrived(options, told, said, last)):
+        if told.startswith("paused") and not _stopped(said) and (floors := _floors(data)) != raised:
+            # Production has raised some after the base backup, and replay waits until they are as high here.
+            raised = floors
+            with (data / "postgresql.auto.conf").open("a") as sink:
+                sink.write(_lines(raised))
+            pg_ctl("restart", "-w", "-t", "3600", "-D", str(data), "-l", str(log))
+        elif told and same and (place := _arrived(options, told, said, last)):
             return place
         if same > STUCK and (not told or told.endswith(WAITS_FOR_WAL)):
             raise Stop(f"It gets no further ({told or 'no answer'}): {why}")
+
+
+def _stopped(said: str) -> bool:
+    """Whether it stopped where it was told to."""
+    return "recovery stopping " in said
 
 
 def _arrived(options: argparse.Namespace, told: str, said: str, last: int) -> str:
@@ -1056,9 +1070,9 @@ def _arrived(options: argparse.Namespace, told: str, said: str, last: int) -> st
     state, lsn, at, waits = told.split("|")
     place = f"{lsn}, last commit {at or 'none'}"
     if state == "paused":
-        if "recovery stopping " in said:
+        if _stopped(said):
             return place
-        raise Stop(f"It waits at {place}, and not at its target: see its log for the setting that is to be higher.")
+        raise Stop(f"It waits at {place}, and not at its target. Its log says why.")
     if waits != WAITS_FOR_WAL or number_of(lsn) <= last:
         return ""
     if options.lsn and number_of(lsn) < number_of(options.lsn):

@@ -102,6 +102,28 @@ async def test_a_moment_after_the_last_commit_is_the_end_of_the_archive_and_noth
         await copy.stop()
 
 
+async def test_a_setting_that_was_raised_after_the_base_backup_is_raised_here_too(
+    run_directory: Path, server_directory: Path
+) -> None:
+    with standing(run_directory) as world:
+        world.sql("CREATE TABLE ledger (row int PRIMARY KEY)")
+        await world.take("full")
+        world.sql("ALTER SYSTEM SET max_connections = 217", "ALTER SYSTEM SET max_worker_processes = 23")
+        await world.server.stop()
+        await world.server.start()
+        world.values["DSN"] = world.server.dsn()
+        world.sql("INSERT INTO ledger VALUES (1)")
+        [(moment,)] = world.sql("SELECT clock_timestamp()")
+        world.sql("INSERT INTO ledger VALUES (2)")
+        await world.archive()
+
+        copy = Copy(world, server_directory / "bare")
+        await copy.bare.type(copy.command("--until", str(moment)))
+        assert await copy.asked(ROWS) == ["1"]
+        assert await copy.asked("SHOW max_connections") == ["217"]
+        await copy.stop()
+
+
 async def test_the_pieces_of_the_open_segment_are_reached_by_place_and_by_moment(
     past: Past, server_directory: Path
 ) -> None:
