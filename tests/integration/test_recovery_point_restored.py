@@ -26,6 +26,7 @@ from actions.backup.physical import RecoveryTarget
 from actions.backup.point_parts import Parts
 from actions.backup.points import RecoveryPoints
 from actions.catalog.point_restore import RestorePointParams
+from actions.catalog.scratch import ScratchParams
 from actions.errors import UserError
 from actions.ports import Ports
 from actions.runner import Outcome
@@ -195,6 +196,11 @@ async def test_everything_of_a_point_comes_back_by_one_run(run_directory: Path) 
             await action.plan(params, ports, PLAN_ID)
         await real.restore(RecoveryTarget(time=point.moment))
         await real.scratch.start("s1")
+        with pytest.raises(UserError, match="never looked through"):
+            await action.plan(params, ports, PLAN_ID)
+        look = await registry.action("scratch.start").plan(ScratchParams(scratch="s1"), ports, "m9m2n3p4q5")
+        looked = await run(look, ports, MemoryJournal())
+        assert looked.outcome is Outcome.SUCCEEDED, looked.message
         plan, journal = await action.plan(params, ports, PLAN_ID), MemoryJournal()
         assert repository.git("rev-parse", "refs/heads/main") == head
         result = await run(plan, ports, journal)
