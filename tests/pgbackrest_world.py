@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from actions.adapters.clock import SystemClock
@@ -44,6 +44,7 @@ class PgBackRestWorld:
     commits: dict[str, int] = field(default_factory=dict)  # row -> transaction
     keys: Keys = field(default_factory=Keys)
     program_directory: Path | None = None
+    patience: timedelta = timedelta()  # a test that takes a store away wants to hear of it
     moments: dict[str, datetime] = field(default_factory=dict)  # row -> just after its commit, by the server's clock
 
     def __post_init__(self) -> None:
@@ -135,6 +136,7 @@ class PgBackRestWorld:
             records=lambda server: PgWaldump(self.site.servers[server].tools),
             scratch_directory=self.directory / "scratch",
             work_directory=self.directory / "spool",
+            patience=self.patience,
         )
 
     def commit(self, row: str) -> None:

@@ -161,6 +161,7 @@ class PgBackRestProgram(PgBackRest):
             *("--reset-pg1-host", f"--pg1-path={order.data}"),
             # What it is replayed to, and that it archives nothing, is written by whoever starts it.
             *("--type=none", f"--tablespace-map-all={order.tablespaces}"),
+            *(("--delta",) if order.begun else ()),
         ]
         await self._followed(server, options, f"restore `{order.label}`", shown)
 

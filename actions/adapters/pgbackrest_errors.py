@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from actions.adapters.programs import ProgramError, ProgramTimeoutError
+from actions.backup.patience import AwayError
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 
 _ERROR = re.compile(r"ERROR: \[(\d{3})\]: (.*?)(?=\n\S*\s*(?:HINT|P\d\d)|\n\s*\n|\n\*\*\*|\Z)", re.DOTALL)
@@ -44,7 +45,7 @@ _MEANINGS: Mapping[int, _Meaning] = {
         UserError, "The archive is of another cluster: check `stanza`, or run `stanza-upgrade` on the server."
     ),
     46: _Meaning(UserError, "Install a pgBackRest that knows this version of PostgreSQL."),
-    49: _Meaning(TemporaryError, "Check that the host runs and can be reached from here."),
+    49: _Meaning(AwayError, "Check that the host runs and can be reached from here."),
     50: _Meaning(TemporaryError, "Another pgBackRest command works on this stanza; wait for its end."),
     51: _Meaning(UserError, "The stanza is of another cluster: check `stanza`, or run `stanza-upgrade` on the server."),
     55: _Meaning(UserError, "Check the repository in pgBackRest's configuration, or run `stanza-create`."),
@@ -60,7 +61,7 @@ _MEANINGS: Mapping[int, _Meaning] = {
     82: _Meaning(PermanentError, "WAL does not reach the repository: see `pg_stat_archiver` and the server's log."),
     87: _Meaning(UserError, "Set `archive_mode = on` on the server and restart it."),
     95: _Meaning(UserError, "The pass phrase of the repository is wrong: check the reference to `repo1-cipher-pass`."),
-    101: _Meaning(TemporaryError, "The object store does not answer as it should; try again."),
+    101: _Meaning(AwayError, "The object store does not answer as it should; try again."),
     103: _Meaning(UserError, "Check the repositories in pgBackRest's configuration."),
     105: _Meaning(UserError, "Check the keys of the repository."),
 }

@@ -20,7 +20,7 @@ from botocore.exceptions import (
 from urllib3.exceptions import HTTPError
 
 from actions.adapters.s3_clients import bounded, s3_client
-from actions.backup.patience import PATIENCE, Patience
+from actions.backup.patience import PATIENCE, AwayError, Patience
 from actions.errors import UNKNOWN_NAME, PermanentError, RefusedError, TemporaryError, UserError
 from actions.ports import ObjectFacts, ObjectStore, Secrets
 from actions.site import Bucket, Site
@@ -48,10 +48,6 @@ WRONG_KEY = frozenset(
 )
 AWAY = frozenset({"SlowDown", "ServiceUnavailable", "503", "RequestTimeout", "Throttling"})
 RETRY = AWAY | {"InternalError", "500"}
-
-
-class AwayError(TemporaryError):
-    """The store does not answer, or says that it cannot now."""
 
 
 class S3Store(ObjectStore):

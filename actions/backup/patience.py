@@ -23,6 +23,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between two tries
 log = logging.getLogger(__name__)
 
 
+class AwayError(TemporaryError):
+    """A store does not answer, or says that it cannot now."""
+
+
 class Patience:
     """How long one piece of work has waited."""
 
@@ -46,11 +50,13 @@ class Patience:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
-async def patiently(work: Callable[[], Awaitable[T]], limit: timedelta) -> T:
-    """Begin it again while it ends with a TemporaryError, which is raised at last."""
+async def patiently(
+    work: Callable[[], Awaitable[T]], limit: timedelta, kind: type[TemporaryError] = TemporaryError
+) -> T:
+    """Begin it again while it ends with an error of this kind, which is raised at last."""
     patience = Patience(limit)
     while True:
         try:
             return await work()
-        except TemporaryError as error:
+        except kind as error:
             await patience.once_more(error)

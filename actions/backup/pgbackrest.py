@@ -13,6 +13,7 @@ from pathlib import Path
 from actions.backup.dead_ends import leading
 from actions.backup.finder import WalRecords
 from actions.backup.native_window import start_of, window
+from actions.backup.patience import PATIENCE
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_expiry import Going, going, segments_of
 from actions.backup.pgbackrest_find import PgBackRestFinder
@@ -68,7 +69,8 @@ RPO = timedelta(minutes=15)  # where no database of the server says another
 
 class PgBackRestEngine(PhysicalBackups):
     """For servers whose plan says `engine: pgbackrest`. `records` gives the `pg_waldump` of a server's version;
-    `reserve` are bytes of the scratch disk that stay free."""
+    `reserve` are bytes of the scratch disk that stay free; `patience` is how long a restore that has begun waits for a
+    store that went away."""
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class PgBackRestEngine(PhysicalBackups):
         scratch_directory: Path,
         work_directory: Path,
         reserve: int = RESERVE,
+        patience: timedelta = PATIENCE,
     ) -> None:
         self._site, self._program, self._clock, self._tools = site, program, clock, tools
         self._postgres = postgres
@@ -99,6 +102,7 @@ class PgBackRestEngine(PhysicalBackups):
             budget=site.scratch,
             directory=scratch_directory,
             reserve=reserve,
+            patience=patience,
         )
         self._commits: dict[tuple[ArchivePlace, str, frozenset[str]], datetime | None] = {}  # the newest in reach
 

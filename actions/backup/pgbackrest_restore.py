@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 from actions.backup.chain import base_for
 from actions.backup.native_window import start_of
+from actions.backup.patience import PATIENCE, AwayError, patiently
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Backup, Stanza, entries_of
 from actions.backup.pgbackrest_tools import PgBackRest, RestoreOrder
@@ -42,7 +44,8 @@ TABLESPACES = "tablespaces"
 
 
 class PgBackRestRestoring:
-    """`directory` holds the scratch instances; `reserve` are bytes of its disk that stay free."""
+    """`directory` holds the scratch instances; `reserve` are bytes of its disk that stay free; `patience` is how long a
+    restore that has begun waits for a store that went away."""
 
     def __init__(
         self,
@@ -54,9 +57,11 @@ class PgBackRestRestoring:
         budget: ScratchBudget,
         directory: Path,
         reserve: int = RESERVE,
+        patience: timedelta = PATIENCE,
     ) -> None:
         self._program, self._tools, self._servers, self._clock = program, tools, servers, clock
         self._budget, self._directory, self._reserve = budget, directory, reserve
+        self._patience = patience
 
     async def restore(
         self, stanza: Stanza, buckets: Mapping[int, str], request: ScratchRequest, progress: Progress
@@ -108,7 +113,7 @@ class PgBackRestRestoring:
         if archive is None:
             raise VerificationError(f"The WAL of `{base.manifest.id}` is not archived. Use another backup.")
         where = place_of(stanza, archive, server=request.server, bucket=base.manifest.stored.bucket)
-        archived = await PgBackRestWal.of(self._program, where)
+        archived = await PgBackRestWal.of(self._program, where, patience=self._patience)
         wal = await archived.needed(start_of(base), request.target)
         check_span(base.manifest.stop_lsn, base.manifest.id, str(wal.end), str(wal.segments[-1]))
         plain = base.manifest.plain_bytes
@@ -194,6 +199,12 @@ class PgBackRestRestoring:
         for folder in (place.folder, place.wal):
             await self._program.own(folder)
         await archived.fetch_history(wal.way, place.wal)
-        await self._program.restore(
-            request.server, order, lambda percent: shown.bytes(base.manifest.plain_bytes * percent // 100)
-        )
+
+        async def files() -> None:
+            nonlocal order
+            this, order = order, order.model_copy(update={"begun": True})
+            await self._program.restore(
+                request.server, this, lambda percent: shown.bytes(base.manifest.plain_bytes * percent // 100)
+            )
+
+        await patiently(files, self._patience, AwayError)

@@ -39,12 +39,14 @@ class ArchivePlace(Frozen):
 
 
 class RestoreOrder(Frozen):
-    """One backup into an empty folder."""
+    """One backup into an empty folder, or with `begun` into one in which a restore of it broke off: what is there as it
+    was stored is not fetched again."""
 
     label: str
     repository: int
     data: Path
     tablespaces: Path  # where every tablespace goes: never where production has it
+    begun: bool = False
 
 
 class ExpireOrder(Frozen):

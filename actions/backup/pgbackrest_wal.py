@@ -13,6 +13,7 @@ from pathlib import Path
 from actions.backup.dead_ends import dead_ends, living_way
 from actions.backup.finder import WalRecords
 from actions.backup.native_window import start_of
+from actions.backup.patience import AwayError, patiently
 from actions.backup.pgbackrest_archive import place_of
 from actions.backup.pgbackrest_info import Archive, Stanza
 from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest
@@ -56,14 +57,16 @@ class NeededWal:
 
 
 class PgBackRestWal:
-    """The archive of one cluster. `names` is its listing."""
+    """The archive of one cluster by its listing. `patience`: how long a segment waits for a store that went away."""
 
-    def __init__(self, program: PgBackRest, place: ArchivePlace, listing: WalListing) -> None:
-        self._program, self.place, self.listing = program, place, listing
+    def __init__(
+        self, program: PgBackRest, place: ArchivePlace, listing: WalListing, *, patience: timedelta = timedelta()
+    ) -> None:
+        self._program, self.place, self.listing, self._patience = program, place, listing, patience
 
     @classmethod
-    async def of(cls, program: PgBackRest, place: ArchivePlace) -> PgBackRestWal:
-        return cls(program, place, await program.archived(place))
+    async def of(cls, program: PgBackRest, place: ArchivePlace, *, patience: timedelta = timedelta()) -> PgBackRestWal:
+        return cls(program, place, await program.archived(place), patience=patience)
 
     async def way(self, start: WalStart, wanted: int | None) -> Timelines:
         """From `start` to the timeline `wanted`; None: the newest that `start` is part of. Raises UserError when
@@ -136,7 +139,7 @@ class PgBackRestWal:
             nonlocal fetched
             async with room:
                 if not await asyncio.to_thread((into / str(segment)).exists):
-                    await self._one(str(segment), into)
+                    await patiently(lambda: self._one(str(segment), into), self._patience, AwayError)
             arrived(str(segment))
             fetched += segment.size
             shown(fetched)

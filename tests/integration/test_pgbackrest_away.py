@@ -1,9 +1,10 @@
-"""S3 goes away under pgBackRest, for seconds here and for two minutes in `make soak`: what it was at fails with a
-sentence, leaves nothing behind, and is done by the next try of the step."""
+"""S3 goes away under pgBackRest, for seconds here and for two minutes in `make soak`: a restore waits and goes on
+where it was; what does not wait fails with a sentence, leaves nothing behind, and is done by the next try."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from actions.adapters.clock import SystemClock
+from actions.backup.patience import PATIENCE
 from actions.backup.physical import BackupKind, BaseRequest, RecoveryTarget, ScratchRequest
 from actions.contract import Plan, Risk
 from actions.errors import TemporaryError
@@ -39,17 +41,19 @@ class Road(Proxy):
 
     def __init__(self, port: int) -> None:
         super().__init__("127.0.0.1", port)
+        self.passed = 0  # bytes since it was told to leave
         self._left: int | None = None
         self._away = timedelta()
         self._leaving: asyncio.Task[None] | None = None
 
     def leave_after(self, size: int, away: timedelta) -> None:
-        self._left, self._away = size, away
+        self.passed, self._left, self._away = 0, size, away
 
     async def is_back(self) -> bool:
         return self._leaving is not None and self._leaving.done()
 
     def _passing(self, size: int) -> None:
+        self.passed += size
         if self._left is not None:
             self._left -= size
             if self._left <= 0:
@@ -79,13 +83,32 @@ async def far(
 
 
 @pytest.mark.parametrize("away", AWAY)
-async def test_a_restore_fails_for_a_while_and_its_step_tries_again(
-    far: PgBackRestWorld, tls_road: Road, away: timedelta
+async def test_a_restore_goes_on_where_it_was(far: PgBackRestWorld, tls_road: Road, away: timedelta) -> None:
+    world = replace(far, patience=PATIENCE)
+    [size] = [each.manifest.stored.bytes for each in await far.engine.catalogue(SERVER) if each.manifest.id == "base-1"]
+    target = RecoveryTarget(xid=far.commits["d"], inclusive=False)
+    tls_road.leave_after(size // 2, away)
+    begun = time.monotonic()
+    request = ScratchRequest(id="far", server=SERVER, target=target, backup="base-1", mark=MARK)
+    restored = await world.engine.restore(request, no_progress)
+    assert time.monotonic() - begun > away.total_seconds()
+    assert await tls_road.is_back()
+    try:
+        assert tls_road.passed < restored.bytes + size // 2
+        await far.scratch.start("far")
+        assert await far.rows("far") == ["a", "b", "c"]
+    finally:
+        await far.scratch.discard("far", mark=MARK)
+
+
+async def test_one_that_does_not_wait_leaves_nothing_and_its_step_tries_again(
+    far: PgBackRestWorld, tls_road: Road
 ) -> None:
     """pgBackRest waits by itself for a store that it cannot reach, not for one that leaves in the middle of a file."""
+    away = timedelta(seconds=1)
     target = RecoveryTarget(xid=far.commits["d"], inclusive=False)
     request = ScratchRequest(id="torn", server=SERVER, target=target, mark=MARK)
-    tls_road.leave_after(IN_THE_MIDDLE, timedelta(seconds=1))
+    tls_road.leave_after(IN_THE_MIDDLE, away)
     with pytest.raises(TemporaryError, match=r"pgBackRest could not restore .*object store does not answer"):
         await far.engine.restore(request, no_progress)
     assert await far.scratch.find("torn") is None

@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 
 from actions.adapters.programs import ProgramError
-from actions.adapters.s3 import AwayError
 from actions.adapters.scratch_server import TooLowError
 from actions.backup.crypto import NotARecipientError
 from actions.backup.jobs import kind_of
+from actions.backup.patience import AwayError
 from actions.backup.physical_tools import EndsEarlyError
 from actions.errors import (
     DrError,

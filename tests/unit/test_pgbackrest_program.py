@@ -111,6 +111,9 @@ async def test_a_restore_goes_into_the_folder_it_is_told_and_nowhere_else(
     assert not {"--delta", "--force"} & set(stand.argv)
     assert not any("/srv/production" in word for word in stand.argv)
     assert seen == [37]
+    await program.restore("primary", order.model_copy(update={"begun": True}), seen.append)
+    assert "--delta" in stand.argv
+    assert "--force" not in stand.argv
 
 
 async def test_a_backup_expires_nothing_by_itself(stand: Stand, program: PgBackRestProgram) -> None:
