@@ -66,6 +66,8 @@ class ProverWorld(FaultWorld):
     async def _start(self) -> None:
         for server in (self.production, self.memory, self.objects):
             self._stack.push_async_callback(server.stop)
+        self._stack.push_async_callback(self.nursery.stop)
+        await self.nursery.start()
         async with asyncio.TaskGroup() as tasks:
             for server in (self.production, self.memory, self.objects):
                 tasks.create_task(server.start())
@@ -149,7 +151,6 @@ class ProverWorld(FaultWorld):
     async def restarted(self) -> None:
         """A worker again, whatever a test has done to the one before."""
         if not self.workers[0].alive:
-            self._started = 0  # the first of a world is no fork
             self.workers[0] = await self.process(Role.WORKER, self.secrets_of(prover=False))
             await self.workers[0].started(within=60)
 
