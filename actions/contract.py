@@ -93,6 +93,11 @@ class Precondition(Frozen, ABC):
     def summary(self) -> str:
         """One sentence for the signers."""
 
+    @property
+    def acts_on(self) -> str:
+        """Of a server that the steps act on: which one it is, and where, for whoever is about to press a button."""
+        return ""
+
     @abstractmethod
     async def violation(self, ports: Ports) -> str | None:
         """None while it holds, else one sentence with the difference."""

@@ -142,6 +142,7 @@ def plan_text(card: PlanCard) -> str:
         f"Plan {card.plan_id} ({card.short_code}) {card.state}: {card.summary}",
         f"Risk {card.risk}, target `{card.target}`, asked for by {card.requester}",
     ]
+    lines += [f"Acts on {item}" for item in card.acts_on]
     lines += [line for line in (card.data_loss, card.message) if line]
     if card.missing and card.state is PlanState.PENDING:
         until = f"before {card.expires_at:%H:%M:%S} UTC"

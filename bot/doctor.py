@@ -20,6 +20,7 @@ from actions.steps.holds import hold_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.old_primary_scene import workload_findings
 from actions.steps.page_checksums import server_findings
+from actions.steps.phrases import version
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
 from actions.steps.replicas import replica_findings, replicas
 from actions.steps.restore_kit import kit_findings
@@ -154,8 +155,7 @@ class Doctor:
         for name in sorted(self._ports.site.servers):
             try:
                 facts = await self._ports.postgres.server(name)
-                version = f"{facts.version // 10000}.{facts.version % 10000}"
-                findings.append(_ok(f"server {name}", f"PostgreSQL {version} at {facts.address}"))
+                findings.append(_ok(f"server {name}", f"PostgreSQL {version(facts.version)} at {facts.address}"))
                 if name in self._ports.site.physical:
                     findings += server_findings(name, facts.checksums, check=f"server {name}")
                 findings += await workload_findings(self._ports, name)

@@ -68,7 +68,7 @@ class Base(Action[BaseParams]):
             ),
             steps=(step, *_copied(ports, policy, step, plan_id)),
             preconditions=(
-                ServerIs(server=server, system_id=facts.system_id),
+                ServerIs.of(facts),
                 *_parent_is(server, parent),
             ),
             made_at=now,

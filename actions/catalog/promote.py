@@ -195,7 +195,7 @@ def _quicker(scene: PromotionScene) -> str:
 def _home_is(scene: PromotionScene) -> Precondition:
     if scene.home is None:
         return StaysDead(server=scene.server)
-    return ServerIs(server=scene.server, system_id=scene.home.system_id)
+    return ServerIs.of(scene.home)
 
 
 def _observations(scene: PromotionScene) -> tuple[Observation, ...]:

@@ -85,7 +85,7 @@ class Rescue(Action[RescueParams]):
             preconditions=(
                 ScratchIs.of(facts),
                 SourceTableIs(database=look.source, table=table, rows=look.there.rows),
-                ServerIs(server=home.name, system_id=home.system_id),
+                ServerIs.of(home),
                 DatabaseIs(target=database.ref, oid=None if production is None else production.oid),
                 *(TableIs(database=database.ref, table=name, oid=oid) for name, oid in _signed(look, made, into)),
             ),

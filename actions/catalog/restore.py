@@ -44,7 +44,7 @@ from actions.steps.naming import (
     restore_name,
     scratch_mark,
 )
-from actions.steps.phrases import moment, size, span
+from actions.steps.phrases import moment, size, span, version
 from actions.steps.restore_findings import restore_findings, since_impact
 from actions.steps.scene import Scene, config_place, host_value, look
 from actions.steps.switch import Switch
@@ -209,7 +209,7 @@ class _Draft:
         manifest = scene.entry.manifest
         found: list[Precondition] = [
             BackupIs(database=scene.key, backup=manifest.id, manifest_sha256=scene.entry.manifest_sha256),
-            ServerIs(server=server.name, system_id=server.system_id),
+            ServerIs.of(server),
             NamesFree(server=server.name, names=self.new_names),
             DiskFree(server=server.name, at_least=scene.disk_needed),
         ]
@@ -238,6 +238,7 @@ def _observations(scene: Scene) -> tuple[Observation, ...]:
     lines = [
         ("backup", f"`{manifest.id}`, state of {moment(manifest.snapshot_at)}, {checked_words(scene.entry)}"),
         ("dump", f"{size(manifest.stored.bytes)} stored, {size(manifest.database_bytes)} of database"),
+        ("made of", f"`{manifest.server}`, PostgreSQL {version(manifest.server_version)}"),
         ("target", f"`{scene.target.server.name}` at {scene.target.server.address or 'unknown address'}"),
         ("disk free", "unknown" if free is None else size(free)),
     ]

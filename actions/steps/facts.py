@@ -8,22 +8,48 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field
 
 from actions.contract import Precondition
-from actions.ports import Ports, WorkloadFacts
+from actions.ports import Ports, ServerFacts, WorkloadFacts
 from actions.site import DatabaseRef, WorkloadRef
 from actions.steps.known_backups import restorable
-from actions.steps.phrases import names, size
+from actions.steps.phrases import names, size, version
 
 
 class ServerIs(Precondition):
-    """The server is the same cluster, and writable."""
+    """The server is the same cluster at the same place, goes on along the same timeline, and is writable."""
 
     kind: Literal["server_is"] = "server_is"
     server: str
     system_id: str
+    # Left out of plans that were signed before they were told. A server that was set aside has the system id of the
+    # one that replaced it: only where it is and its timeline id tell them apart.
+    address: str = Field(default="", exclude_if=operator.not_)
+    timeline_id: int = Field(default=0, exclude_if=operator.not_)
+    version: int = Field(default=0, exclude_if=operator.not_)  # for people: a minor upgrade is no other server
+
+    @classmethod
+    def of(cls, facts: ServerFacts) -> Self:
+        """As it is now."""
+        return cls(
+            server=facts.name,
+            system_id=facts.system_id,
+            address=facts.address,
+            timeline_id=facts.timeline_id,
+            version=facts.version,
+        )
 
     @property
     def summary(self) -> str:
-        return f"Server `{self.server}` has system id {self.system_id} and is a primary"
+        return f"Server `{self.server}` has system id {self.system_id} and is a primary{self._place}"
+
+    @property
+    def _place(self) -> str:
+        at = f" at {self.address}" if self.address else ""
+        return f"{at} on timeline id {self.timeline_id}" if self.timeline_id else at
+
+    @property
+    def acts_on(self) -> str:
+        parts = [f"system id {self.system_id}", *([f"PostgreSQL {version(self.version)}"] if self.version else [])]
+        return f"`{self.server}`, primary{self._place}, {', '.join(parts)}"
 
     async def violation(self, ports: Ports) -> str | None:
         facts = await ports.postgres.server(self.server)
@@ -31,6 +57,13 @@ class ServerIs(Precondition):
             return f"Server `{self.server}` has system id {facts.system_id}, signed was {self.system_id}."
         if facts.in_recovery:
             return f"Server `{self.server}` is a standby now; it cannot be written to."
+        if self.address and facts.address != self.address:
+            return f"Server `{self.server}` is at {facts.address} now, signed was {self.address}."
+        if self.timeline_id and facts.timeline_id != self.timeline_id:
+            return (
+                f"Server `{self.server}` is on timeline id {facts.timeline_id} now, signed was {self.timeline_id}: "
+                "another one was promoted."
+            )
         return None
 
 

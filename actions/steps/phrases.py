@@ -54,6 +54,11 @@ def names(items: Iterable[object]) -> str:
     return f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
+def version(number: int) -> str:
+    """`18.6` of PostgreSQL's `server_version_num`."""
+    return f"{number // 10000}.{number % 10000}"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 session`, `2 sessions`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

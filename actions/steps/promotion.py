@@ -247,6 +247,10 @@ class StaysDead(Precondition):
     def summary(self) -> str:
         return f"`{self.server}` does not answer; whoever asked says that it is dead and cannot come back by itself"
 
+    @property
+    def acts_on(self) -> str:
+        return f"`{self.server}`, which does not answer and is said to be dead"
+
     async def violation(self, ports: Ports) -> str | None:
         return await _answers(ports, self.server)
 

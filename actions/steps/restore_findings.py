@@ -42,6 +42,13 @@ def _backup(scene: Scene) -> Iterator[Finding]:
         )
     if manifest.provenance is Provenance.ADOPTED:
         yield _warn("backup", f"Backup `{manifest.id}` was adopted: nobody attests what it held when it was made.", "")
+    elif scene.home is not None and manifest.system_id != scene.home.server.system_id:
+        yield _warn(
+            "origin",
+            f"Backup `{manifest.id}` was made of a server with system id {manifest.system_id}, `{manifest.server}` has "
+            f"{scene.home.server.system_id} now.",
+            "That is so once the server was replaced; else look which one the plan file named when it was made.",
+        )
     lost = loss(entry, scene.now)
     verdict = Verdict.WARN if lost > scene.database.rpo else Verdict.OK
     yield Finding(check="data loss", verdict=verdict, detail=loss_sentence(scene.database, entry, scene.now))

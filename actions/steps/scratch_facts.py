@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
+
+from pydantic import Field
 
 from actions.backup.physical import ScratchFacts, ScratchState
 from actions.backup.tables import TableName
@@ -62,6 +65,7 @@ class ScratchIs(Precondition):
     system_id: str
     reached_lsn: str
     promoted: bool = False  # whether it may have been promoted, by this very plan
+    timeline_id: int = Field(default=0, exclude_if=operator.not_)  # that it was restored on
 
     @classmethod
     def of(cls, facts: ScratchFacts, *, promoted: bool = False) -> Self:
@@ -72,11 +76,19 @@ class ScratchIs(Precondition):
             system_id=facts.system_id,
             reached_lsn="" if facts.restored is None else facts.restored.reached_lsn,
             promoted=promoted,
+            timeline_id=0 if facts.restored is None else facts.restored.timeline_id,
         )
 
     @property
     def summary(self) -> str:
         return f"Scratch instance `{self.scratch}` (system id {self.system_id}) stands at {self.reached_lsn}"
+
+    @property
+    def acts_on(self) -> str:
+        if not self.promoted:
+            return ""  # it is read alone
+        along = f" of timeline id {self.timeline_id}" if self.timeline_id else ""
+        return f"`scratch-{self.scratch}`, which becomes the primary as of {self.reached_lsn}{along}"
 
     async def violation(self, ports: Ports) -> str | None:
         found = await ports.scratch.find(self.scratch)

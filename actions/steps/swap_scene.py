@@ -110,7 +110,7 @@ class SwapScene(Frozen):
         server, into = self.home.server, self.into(plan_id)
         return (
             ScratchIs.of(self.facts),
-            ServerIs(server=server.name, system_id=server.system_id),
+            ServerIs.of(server),
             DatabaseIs(target=self.database.ref, oid=None if self.production is None else self.production.oid),
             NamesFree(server=into.server, names=(into.name, quarantine_name(self.database.name, plan_id))),
             DiskFree(server=into.server, at_least=self.needed),

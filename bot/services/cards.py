@@ -110,6 +110,7 @@ class PlanCard(Frozen):
     missing: tuple[str, ...] = ()
     steps: tuple[StepLine, ...] = ()
     preconditions: tuple[str, ...] = ()
+    acts_on: tuple[str, ...] = ()  # servers: name, role, place, timeline id, version
     findings: tuple[Finding, ...] = ()
     observations: tuple[Observation, ...] = ()
     alternatives: tuple[str, ...] = ()

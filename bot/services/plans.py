@@ -120,6 +120,7 @@ class Plans:
             missing=decision.missing,
             steps=_steps(plan, run, journal),
             preconditions=tuple(item.summary for item in plan.preconditions),
+            acts_on=tuple(dict.fromkeys(item.acts_on for item in plan.preconditions if item.acts_on)),
             findings=plan.findings,
             observations=plan.observations,
             alternatives=plan.alternatives,

@@ -286,6 +286,10 @@ async def test_the_application_goes_on_at_the_new_primary_and_the_old_one_is_clo
         assert restored.state is PlanState.SUCCEEDED, restored.message
         scratch = point.card.plan_id
         promoting = await desk.promoting(scratch)  # for the next worker
+    home = await live.ports.postgres.server(SERVER)
+    asked = json.dumps(promoting.message.blocks)
+    assert f"`{SERVER}`, primary at {home.address} on timeline id 1, system id {home.system_id}" in asked
+    assert f"`scratch-{scratch}`, which becomes the primary as of " in asked
     await side.sign(promoting, user=DANIEL)
 
     await desk.until_killed(DiesOncePromoted(live.ports.scratch))

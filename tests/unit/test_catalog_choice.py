@@ -103,7 +103,12 @@ def test_a_load_of_nothing_estimates_without_dividing_by_it() -> None:
 
 def a_server(name: str = "primary", **changes: Any) -> ServerFacts:
     facts = ServerFacts(
-        name=name, version=180006, system_id=f"id-{name}", in_recovery=False, free_bytes=1 << 40, address="db:5432"
+        name=name,
+        version=180006,
+        system_id=NEW.manifest.system_id if name == "primary" else f"id-{name}",
+        in_recovery=False,
+        free_bytes=1 << 40,
+        address="db:5432",
     )
     return facts.model_copy(update=changes)
 
@@ -152,6 +157,7 @@ def stops(scene: Scene, *names: str) -> list[str]:
 def test_a_good_scene_has_no_stop() -> None:
     assert stops(a_scene(), "shop_restore_x") == []
     assert found(a_scene())["data loss"].verdict is Verdict.WARN  # 8 hours are beyond the RPO
+    assert "origin" not in found(a_scene())
 
 
 @pytest.mark.parametrize(
@@ -192,6 +198,7 @@ def test_what_earlier_plans_left_is_shown_with_its_size() -> None:
     ("changes", "check"),
     [
         ({"home": Target(server=a_server(free_bytes=None), databases=(a_database(),))}, "disk"),
+        ({"home": Target(server=a_server(system_id="another"), databases=(a_database(),))}, "origin"),
         ({"home": Target(server=a_server(), databases=())}, "database"),
         ({"home": Target(server=a_server(), databases=(a_database(owner="other"),))}, "owner"),
         ({"application": None}, "application"),

@@ -425,3 +425,29 @@ def test_the_form_of_an_answer_is_a_valid_view(command: str, typed: bool) -> Non
     check_view(view)
     assert "<!channel>" not in json.dumps(view)
     assert ("Type exactly" in json.dumps(view)) == typed
+
+
+SERVERS = (
+    "`primary`, primary at db.example:5432 on timeline id 3, system id 7000000000000000001, PostgreSQL 18.6",
+    "`scratch-s1`, which becomes the primary as of 0/4000100 of timeline id 3",
+)
+
+
+def test_the_servers_that_a_plan_acts_on_stand_with_the_buttons_and_in_every_form() -> None:
+    card = a_card(acts_on=SERVERS)
+    forms = [form(card, channel="C", ts="1", now=NOW) for form in (approve_modal, deny_modal, withdraw_modal)]
+    for view in (*forms, details_modal(card, now=NOW)):
+        assert all(server in shown(view) for server in SERVERS)
+
+    steps = tuple(a_step(number).model_copy(update={"before": "x" * 600}) for number in range(1, 40))
+    long = a_card(acts_on=SERVERS, steps=steps)
+    for each, at_the_end in ((card, True), (long, False)):
+        message = plan_message(each, now=NOW)
+        check_message(message)
+        [buttons] = [number for number, block in enumerate(message["blocks"]) if block["type"] == "actions"]
+        assert (buttons == len(message["blocks"]) - 1) is at_the_end
+        assert all(server in shown(message["blocks"][buttons - 1]) for server in SERVERS)
+
+
+def test_a_plan_that_acts_on_no_server_says_nothing_of_one() -> None:
+    assert "Acts on" not in shown(plan_message(a_card(), now=NOW))

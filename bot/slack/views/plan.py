@@ -102,6 +102,8 @@ def facts(card: PlanCard) -> Block:
         ("Code", card.short_code),
         ("State", STATE_WORDS[card.state]),
     ]
+    if card.acts_on:
+        pairs.append(("Acts on", "\n".join(card.acts_on)))
     if card.estimate is not None:
         pairs.append(("Estimate", span(card.estimate)))
     if card.state is PlanState.PENDING:
@@ -178,10 +180,13 @@ def _asking(card: PlanCard, now: datetime) -> list[Block]:
 
 
 def _with_buttons(card: PlanCard, blocks: list[Block]) -> list[Block]:
-    """Buttons right after the facts when the message is long, else at its end."""
+    """Buttons right after the facts when the message is long, else at its end, where the servers are named again:
+    nobody should have to look up to see which one it is."""
     buttons = _buttons(card)
-    long = len(blocks) > 45 or characters(blocks) > MESSAGE_CHARACTERS - 500
-    return [*blocks[:3], buttons, *blocks[3:]] if long else [*blocks, buttons]
+    servers = [f"Acts on {escape(item)}" for item in card.acts_on] if card.state is PlanState.PENDING else []
+    whole = [*blocks, *([context(*servers)] if servers else [])]
+    long = len(whole) > 45 or characters(whole) > MESSAGE_CHARACTERS - 500
+    return [*blocks[:3], buttons, *blocks[3:]] if long else [*whole, buttons]
 
 
 def _buttons(card: PlanCard) -> Block:
