@@ -163,8 +163,12 @@ class Folder:
             raise Away(f"There is no folder {self.root}.")
 
     def names(self, prefix: str) -> list[str]:
-        found = [path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()]
-        return sorted(name for name in found if name.startswith(prefix))
+        """`prefix` is a folder."""
+        try:
+            found = [path for path in (self.root / prefix).rglob("*") if path.is_file()]
+        except OSError as error:
+            raise Away(f"Folder {self.root} cannot be read: {error}.") from error
+        return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def blocks(self, name: str) -> Iterator[bytes] | None:
         path = self.root / name
@@ -456,7 +460,11 @@ def manifests(places: Places, prefix: str, field: str, kind: bytes, trust: list[
 
 def moment(text: str) -> dt.datetime:
     """Raises ValueError unless it is a time with its zone."""
-    found = dt.datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip().replace(" UTC", "+00:00")))
+    text = re.sub(r"[zZ]$", "+00:00", text.strip().replace(" UTC", "+00:00"))
+    # As psql shows it: Python before 3.11 wants all digits.
+    text = re.sub(r"([+-]\d\d)$", r"\1:00", text)
+    text = re.sub(r"\.(\d+)", lambda found: "." + found[1][:6].ljust(6, "0"), text)
+    found = dt.datetime.fromisoformat(text)
     if found.tzinfo is None:
         raise ValueError("a time needs its zone, as in 2026-11-23T10:29:58+00:00")
     return found
@@ -725,22 +733,34 @@ def segment_number(name: str, size: int) -> int:
 
 
 def wal(options: argparse.Namespace) -> None:
-    """What `restore_command` calls. For PostgreSQL an end with 1 says that the archive ends here."""
+    """What `restore_command` calls."""
+    try:
+        code = _given(options)
+    except Exception as error:  # noqa: BLE001 - an end with 1 would say that the archive ends here
+        say(str(error) if isinstance(error, Stop) else f"{type(error).__name__}: {error}")
+        code = STOP_RECOVERY
+    sys.exit(code)
+
+
+def _given(options: argparse.Namespace) -> int:
+    """What it ends with: 0 with the file, 1 where the archive ends. Raises Stop for what must not be replayed."""
+    settings = json.loads(Path(options.settings).read_text())
     for wait in PATIENCE:
         try:
-            archive = Archive(json.loads(Path(options.settings).read_text()))
+            archive = Archive(settings)
             if archive.write(options.name, Path(options.path).absolute()):
-                sys.exit(0)
+                return 0
             if not archive.places.told:
-                sys.exit(1)
-        except (Away, Broken) as error:
+                return 1
+        except Stop as error:
+            if not settings["rests"] and not isinstance(error, (Away, Broken)):
+                raise
             say(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the archive does not end here
-            say(str(error) if isinstance(error, Stop) else f"{type(error).__name__}: {error}")
-            break
+        if settings["rests"]:
+            return 1  # it has all that it was to have: nobody takes it away because a store is gone by now
         say(f"Nobody knows whether {options.name} is there." + (f" Asking again in {wait} s." if wait else ""))
         time.sleep(wait)
-    sys.exit(STOP_RECOVERY)
+    return STOP_RECOVERY
 
 
 def stretches_of(archive: Archive, timeline: int) -> list[Stretch]:
@@ -786,7 +806,8 @@ def server(options: argparse.Namespace) -> None:
         run("pg_combinebackup", "--no-manifest", "--output", str(data), *map(str, folders))
         for folder in folders:
             shutil.rmtree(folder)
-    _configured(options, data, archive)
+    settings = data.with_name(f"{data.name}.restore.json")
+    _configured(options, data, archive, settings)
     log = data.with_name(f"{data.name}.log")
     begun = log.stat().st_size if log.exists() else 0  # what an earlier try has said does not count
     start = ("start", "-w", "-t", "3600", "-D", str(data), "-l", str(log))
@@ -796,6 +817,7 @@ def server(options: argparse.Namespace) -> None:
     pages = _pages(data)
     pg_ctl(*start)
     reached = _rests(options, data, str(base["superuser"]), log, begun, last)
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "rests": True}))
     say(
         f"{options.server} rests at {reached}, read only, {pages}. Look at it:\n"
         f"  psql -h {shlex.quote(str(data))} -U {base['superuser']} -d postgres\n"
@@ -942,9 +964,8 @@ def _unpacked(places: Places, member: dict[str, Any], folder: Path) -> None:
     run("pg_verifybackup", "--no-parse-wal", str(folder))
 
 
-def _configured(options: argparse.Namespace, data: Path, archive: Archive) -> None:
+def _configured(options: argparse.Namespace, data: Path, archive: Archive, settings: Path) -> None:
     """Ours alone: production's own files name folders, libraries and archives that are not to be touched."""
-    settings = data.with_name(f"{data.name}.restore.json")
     kept = {
         "server": archive.server,
         "trust": archive.trust,
@@ -953,6 +974,7 @@ def _configured(options: argparse.Namespace, data: Path, archive: Archive) -> No
         "segment_bytes": archive.size,
         "system_id": archive.system,
         "stretches": archive.stretches,
+        "rests": False,
     }
     settings.write_text(json.dumps(kept))
     command = [sys.executable, "-I", str(Path(__file__).absolute()), "wal", str(settings)]

@@ -70,6 +70,11 @@ async def test_a_server_without_page_checksums_comes_back_and_nobody_says_that_i
         assert "read only, pages not checked: the server has no page checksums." in said
         assert "every page checked" not in said
         assert await copy.asked(ROWS) == ["1"]
+
+        # It has what it needs: the store may be gone by now.
+        shutil.rmtree(copy.folder)
+        await copy.bare.type(f"pg_ctl restart -w -D {copy.data} -l {copy.data}.log")
+        assert await copy.asked(ROWS) == ["1"]
         await copy.stop()
 
 

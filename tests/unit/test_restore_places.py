@@ -147,10 +147,12 @@ def test_a_listing_that_is_cut_or_no_listing_is_asked_for_again(store: Store) ->
 SEGMENT = "000000010000000000000001"
 
 
-def ended(tmp_path: Path, places: list[str]) -> object:
+def ended(tmp_path: Path, places: list[str], *, rests: bool = False) -> object:
     """What `restore_command` ends with."""
     settings: dict[str, object] = {"server": "main", "trust": [], "wal": places, "open": "", "segment_bytes": 1 << 24}
-    (tmp_path / "settings").write_text(json.dumps({**settings, "system_id": "7", "stretches": [[1, 0, None]]}))
+    (tmp_path / "settings").write_text(
+        json.dumps({**settings, "system_id": "7", "stretches": [[1, 0, None]], "rests": rests})
+    )
     asked = SimpleNamespace(settings=tmp_path / "settings", name=SEGMENT, path=tmp_path / "RECOVERYXLOG")
     with pytest.raises(SystemExit) as found:
         restore.wal(cast(Any, asked))
@@ -170,6 +172,10 @@ def test_the_archive_ends_only_where_every_place_says_so(
     assert ended(tmp_path, [store.place]) == restore.STOP_RECOVERY
     store.cuts = []
     assert ended(tmp_path, [store.place]) == restore.STOP_RECOVERY  # it is no segment: not the end of them
+
+    # A server that has come to rest outlives the stores that it came from.
+    assert ended(tmp_path, [gone], rests=True) == 1
+    assert ended(tmp_path, [store.place], rests=True) == 1
 
     monkeypatch.setattr(restore.Archive, "write", lambda *_: int("a mistake of ours"))
     assert ended(tmp_path, [str(copy)]) == restore.STOP_RECOVERY

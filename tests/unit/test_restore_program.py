@@ -6,11 +6,13 @@ import ast
 import base64
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,6 +110,34 @@ def test_segments_have_the_names_that_postgresql_gives_them(number: int, timelin
     assert restore.segment_name(timeline, number, size) == name
     assert restore.segment_number(name, size) == number
     assert restore.number_of(str(Lsn(number * size + 40))) == number * size + 40
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-23T10:29:58.400000+00:00",
+        "2026-11-23T10:29:58.4Z",
+        "2026-11-23 10:29:58.4 UTC",
+        "2026-11-23 10:29:58.40000+00",
+        "2026-11-23 11:29:58.4000009+01",
+        "2026-11-23 05:59:58.4-04:30",
+    ],
+)
+def test_moments_are_read_as_people_and_psql_write_them(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Older(datetime):
+        """As before Python 3.11."""
+
+        @classmethod
+        def fromisoformat(cls, text: str) -> datetime:  # type: ignore[override]
+            if not re.fullmatch(r"\S{10}.\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?([+-]\d\d:\d\d)?", text):
+                raise ValueError(text)
+            return datetime.fromisoformat(text)
+
+    monkeypatch.setattr(restore, "dt", SimpleNamespace(datetime=Older))
+    assert restore.moment(text) == datetime(2026, 11, 23, 10, 29, 58, 400000, UTC)
+    for unclear in ("2026-11-23", "2026-11-23 10:29:58.4", "now"):
+        with pytest.raises(ValueError, match=r"zone|2026|now"):
+            restore.moment(unclear)
 
 
 def test_what_manifests_count_besides_tables_has_the_same_name() -> None:
