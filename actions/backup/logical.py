@@ -19,6 +19,7 @@ from actions.backup.crypto import Recipients, signing_key
 from actions.backup.loading import DISK_RESERVE, Loading
 from actions.backup.manifest import Fingerprint, Manifest, Provenance, SignedManifest
 from actions.backup.packing import Packed
+from actions.backup.patience import PATIENCE
 from actions.backup.pins import Pin, pin_name
 from actions.backup.progress import Shown
 from actions.backup.signing import Signed
@@ -51,7 +52,8 @@ TINY, TINY_FROM = 0.1, 1024 * 1024  # a dump under a tenth of the previous one, 
 
 
 class LogicalEngine(BackupEngine):
-    """The engine of `pg_dump` backups. `work_directory` takes spool files as large as a dump is stored."""
+    """The engine of `pg_dump` backups. `work_directory` takes spool files as large as a dump is stored; `patience` is
+    how long a dump that is uploaded waits for a store that went away before it has its manifest."""
 
     def __init__(
         self,
@@ -64,12 +66,13 @@ class LogicalEngine(BackupEngine):
         tools: PostgresTools,
         work_directory: Path,
         disk_reserve: int = DISK_RESERVE,
+        patience: timedelta = PATIENCE,
     ) -> None:
         self._site, self._postgres, self._objects = site, postgres, objects
         self._secrets, self._clock, self._tools = secrets, clock, tools
         self._work = work_directory
         self._catalogue = Catalogue(objects)
-        self._stored = StoredDumps(objects, secrets, work_directory)
+        self._stored = StoredDumps(objects, secrets, work_directory, patience=patience)
         self._loading = Loading(postgres, tools, disk_reserve=disk_reserve)
 
     async def catalogue(self, database: str) -> Sequence[CatalogueEntry]:

@@ -60,7 +60,7 @@ DELETERS = 16  # objects that are deleted at the same time
 
 class NativeEngine(PhysicalBackups):
     """`scratch_directory` takes the instances, `work_directory` what is read to be checked; `reserve` are bytes of the
-    disk that stay free; `patience` is how long a restore that has begun waits for a store that went away."""
+    disk that stay free; `patience` is how long what has begun waits for a store that went away."""
 
     def __init__(
         self,
@@ -93,6 +93,7 @@ class NativeEngine(PhysicalBackups):
             catalogue=self._catalogue,
             records=self._records,
             work_directory=work_directory,
+            patience=patience,
         )
         self._restoring = Restoring(
             objects=objects,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import zstandard
 
@@ -18,6 +19,7 @@ from actions.backup.native_catalogue import BaseFolder, NativeCatalogue, checked
 from actions.backup.native_lacks import no_summaries, of_backups
 from actions.backup.native_records import BaseRecords
 from actions.backup.packing import Packed, pack
+from actions.backup.patience import PATIENCE, AwayError, patiently
 from actions.backup.physical import BackupKind, BaseRequest, Lsn, PhysicalEntry, PhysicalManifest
 from actions.backup.physical_tools import PhysicalTools, SourceServer, UnknownChangesError
 from actions.backup.progress import Shown
@@ -30,6 +32,8 @@ from actions.backup.wal import WalArchive
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import Clock, ObjectStore, Progress, Secrets
 from actions.site import Frozen, PhysicalPolicy
+
+T = TypeVar("T")
 
 FORMAT = "drbot physical 1"
 WAL_PATIENCE = timedelta(minutes=2)
@@ -64,7 +68,8 @@ class Span(Frozen):
 
 
 class Taking:
-    """`work_directory` takes the list of files of a parent."""
+    """`work_directory` takes the list of files of a parent; `patience` is how long a backup that is uploaded waits for
+    a store that went away."""
 
     def __init__(
         self,
@@ -77,10 +82,11 @@ class Taking:
         records: BaseRecords,
         work_directory: Path,
         wal_patience: timedelta = WAL_PATIENCE,
+        patience: timedelta = PATIENCE,
     ) -> None:
         self._objects, self._secrets, self._clock, self._tools = objects, secrets, clock, tools
         self._catalogue, self._records = catalogue, records
-        self._work, self._wal_patience = work_directory, wal_patience
+        self._work, self._wal_patience, self._patience = work_directory, wal_patience, patience
 
     async def take(self, policy: PhysicalPolicy, request: BaseRequest, progress: Progress) -> PhysicalEntry:
         found = await self._catalogue.read(policy)
@@ -153,7 +159,7 @@ class Taking:
             plain_bytes=packed.plain_bytes,
             plain_sha256=packed.plain_sha256,
             recipients=policy.recipients,
-            files=await self._keep_list(policy, folder, file_list.body),
+            files=await self._uploaded(lambda: self._keep_list(policy, folder, file_list.body)),
             server_bytes=facts.bytes,
             checksums=facts.checksums,
             segment_bytes=facts.segment_bytes,
@@ -165,7 +171,12 @@ class Taking:
             tools={**tools, "format": FORMAT},
             requested_by=request.requested_by,
         )
-        return await self._publish(policy, folder, manifest, Signed[PhysicalManifest].sign(manifest, key).body())
+        body = Signed[PhysicalManifest].sign(manifest, key).body()
+        return await self._uploaded(lambda: self._publish(policy, folder, manifest, body))
+
+    async def _uploaded(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What is stored beside gigabytes that lie there already waits for a store that went away."""
+        return await patiently(work, self._patience, AwayError)
 
     async def _pack(
         self,

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 
 from actions.backup.archive import Contents
@@ -14,6 +15,7 @@ from actions.backup.catalogue import Folder
 from actions.backup.crypto import Identity, Recipients
 from actions.backup.manifest import Manifest, SignedManifest, StoredObject
 from actions.backup.packing import Packed, pack
+from actions.backup.patience import PATIENCE, AwayError, patiently
 from actions.backup.spool import Spool, SpooledArchive, StoredArchive, Survey, file_chunks
 from actions.backup.stages import disk
 from actions.backup.tools import Archive, ArchiveSource
@@ -28,10 +30,13 @@ SPARE = 64 * 1024 * 1024  # bytes of the spool disk that a restore leaves free
 
 
 class StoredDumps:
-    """Writes and reads stored dumps. `work_directory` takes spool files as large as a dump is stored."""
+    """Writes and reads stored dumps. `work_directory` takes spool files as large as a dump is stored; `patience` is how
+    long a dump that is uploaded waits for a store that went away before it has its manifest."""
 
-    def __init__(self, objects: ObjectStore, secrets: Secrets, work_directory: Path) -> None:
-        self._objects, self._secrets, self._work = objects, secrets, work_directory
+    def __init__(
+        self, objects: ObjectStore, secrets: Secrets, work_directory: Path, *, patience: timedelta = PATIENCE
+    ) -> None:
+        self._objects, self._secrets, self._work, self._patience = objects, secrets, work_directory, patience
 
     async def store(
         self,
@@ -111,10 +116,22 @@ class StoredDumps:
             return False
 
     async def _publish(self, policy: BackupPolicy, folder: Folder, signed: SignedManifest) -> None:
-        found = await self._objects.head(policy.bucket, folder.dump)
-        if found is None or found.bytes != signed.manifest.stored.bytes:
-            raise TemporaryError(f"Bucket `{policy.bucket}` did not keep `{folder.dump}` as it was sent.")
-        await self._objects.put(policy.bucket, folder.manifest, _body(signed), only_if_absent=True)
+        body, tries = _body(signed), 0
+
+        async def once() -> None:
+            nonlocal tries
+            tries += 1
+            found = await self._objects.head(policy.bucket, folder.dump)
+            if found is None or found.bytes != signed.manifest.stored.bytes:
+                raise TemporaryError(f"Bucket `{policy.bucket}` did not keep `{folder.dump}` as it was sent.")
+            await self._objects.put(policy.bucket, folder.manifest, body, only_if_absent=True)
+
+        try:
+            await patiently(once, self._patience, AwayError)
+        except UserError:
+            # The answer to an earlier try may have been lost.
+            if tries == 1 or await self._objects.get(policy.bucket, folder.manifest) != body:
+                raise
 
     async def keep(self, folder: Folder, signed: SignedManifest) -> SignedManifest:
         """Write the manifest of the local copy alone."""

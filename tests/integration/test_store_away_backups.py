@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from actions.backup.patience import PATIENCE
+from actions.adapters.s3 import S3Store
+from actions.backup.patience import PATIENCE, AwayError
 from actions.ports import DumpRequest, LoadRequest, no_progress
 from actions.site import DatabaseRef
 from tests.dump_world import SERVER as DUMPED
@@ -44,6 +45,22 @@ async def test_a_base_backup_goes_on_where_it_was(
     [entry] = await world.engine.catalogue(SERVER)
     assert (entry.manifest.id, entry.problem) == ("b1", None)
     assert (await world.engine.verify(SERVER, "b1", no_progress)).problem is None
+
+
+BEFORE_IT_COUNTS = timedelta(seconds=9)  # longer than a request is tried again by itself
+
+
+async def test_a_base_backup_that_is_uploaded_waits_with_its_manifest(
+    ample: PhysicalWorld, store: Watched, bucket: str, server_directory: Path
+) -> None:
+    world = replace(ample, directory=server_directory, objects=store, bucket=bucket, patience=PATIENCE)
+    store.leave_at, store.leave_for = "/manifest.json", BEFORE_IT_COUNTS
+    begun = time.monotonic()
+    await world.take("b1")
+    assert time.monotonic() - begun > BEFORE_IT_COUNTS.total_seconds()
+    assert len(store.uploads) == 1
+    [entry] = await world.engine.catalogue(SERVER)
+    assert (entry.manifest.id, entry.problem) == ("b1", None)
 
 
 @pytest.fixture
@@ -86,3 +103,30 @@ async def test_a_dump_and_its_load_go_on_where_they_were(
     assert time.monotonic() - begun > away.total_seconds()
     assert store.streams.count(entry.manifest.stored.key) == 1
     assert (await dumps.postgres.fingerprint(COPY, ())).rows == {"public.doc": ROWS}
+
+
+async def test_a_dump_that_is_uploaded_waits_with_its_manifest(dumps: DumpWorld, store: Watched) -> None:
+    store.leave_at, store.leave_for = "/manifest.json", BEFORE_IT_COUNTS
+    begun = time.monotonic()
+    await dumps.engine_over(store).dump(DumpRequest(id="b1", database=DATABASE), no_progress)
+    assert time.monotonic() - begun > BEFORE_IT_COUNTS.total_seconds()
+    assert len(store.uploads) == 1
+    [entry] = await dumps.engine.catalogue(DATABASE)
+    assert (entry.manifest.id, entry.problem) == ("b1", None)
+
+
+async def test_a_manifest_whose_answer_was_lost_is_not_taken_for_another_s(dumps: DumpWorld) -> None:
+    class Losing(S3Store):
+        asked = 0
+
+        async def put(self, bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> None:
+            await super().put(bucket, key, body, only_if_absent=only_if_absent)
+            self.asked += 1
+            if self.asked == 1:
+                raise AwayError(f"Bucket `{bucket}` does not answer.")
+
+    losing = Losing(dumps.site, dumps.secrets)
+    signed = await dumps.engine_over(losing).dump(DumpRequest(id="b1", database=DATABASE), no_progress)
+    losing.close()
+    [entry] = await dumps.engine.catalogue(DATABASE)
+    assert (entry.manifest, entry.problem) == (signed.manifest, None)
