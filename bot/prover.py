@@ -45,7 +45,7 @@ BESIDE_PROVING = Share(actions=PROVING.actions, again=PROVING.again)
 
 SECRETS = (
     "admin_dsn", "kubeconfig", "database_check", "access_key", "secret_key", "identity", "signing_key", "username",
-    "password", "pager",
+    "password", "push", "pager",
 )  # fmt: skip
 """Keys of the plan file that name a secret a prover has no business with. The repository of pgBackRest is read with
 the same references by both: what they resolve to is up to each process."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -82,32 +83,53 @@ async def far(
         yield replace(world, archived=archived)
 
 
+@dataclass(frozen=True)
+class Past:
+    """A base backup of its own, since other tests let theirs expire, and a row that was committed after it."""
+
+    backup: str
+    target: RecoveryTarget  # just before that row
+    rows: list[str]  # of then
+
+
+@pytest.fixture
+async def past(far: PgBackRestWorld, backed_up: PgBackRestWorld) -> Past:
+    backup, row = f"far-{uuid.uuid4().hex[:8]}", f"row-{uuid.uuid4().hex[:8]}"
+    await backed_up.engine.take(BaseRequest(id=backup, server=SERVER, kind=BackupKind.FULL), no_progress)
+    rows = sorted(str(each[0]) for each in far.archived.sql("SELECT row FROM ledger"))
+    far.commit(row)
+    far.archive()
+    return Past(backup, RecoveryTarget(xid=far.commits[row], inclusive=False), rows)
+
+
 @pytest.mark.parametrize("away", AWAY)
-async def test_a_restore_goes_on_where_it_was(far: PgBackRestWorld, tls_road: Road, away: timedelta) -> None:
+async def test_a_restore_goes_on_where_it_was(
+    far: PgBackRestWorld, past: Past, tls_road: Road, away: timedelta
+) -> None:
     world = replace(far, patience=PATIENCE)
-    [size] = [each.manifest.stored.bytes for each in await far.engine.catalogue(SERVER) if each.manifest.id == "base-1"]
-    target = RecoveryTarget(xid=far.commits["d"], inclusive=False)
+    [size] = [
+        each.manifest.stored.bytes for each in await far.engine.catalogue(SERVER) if each.manifest.id == past.backup
+    ]
     tls_road.leave_after(size // 2, away)
     begun = time.monotonic()
-    request = ScratchRequest(id="far", server=SERVER, target=target, backup="base-1", mark=MARK)
+    request = ScratchRequest(id="far", server=SERVER, target=past.target, backup=past.backup, mark=MARK)
     restored = await world.engine.restore(request, no_progress)
     assert time.monotonic() - begun > away.total_seconds()
     assert await tls_road.is_back()
     try:
         assert tls_road.passed < restored.bytes + size // 2
         await far.scratch.start("far")
-        assert await far.rows("far") == ["a", "b", "c"]
+        assert await far.rows("far") == past.rows
     finally:
         await far.scratch.discard("far", mark=MARK)
 
 
 async def test_one_that_does_not_wait_leaves_nothing_and_its_step_tries_again(
-    far: PgBackRestWorld, tls_road: Road
+    far: PgBackRestWorld, past: Past, tls_road: Road
 ) -> None:
     """pgBackRest waits by itself for a store that it cannot reach, not for one that leaves in the middle of a file."""
     away = timedelta(seconds=1)
-    target = RecoveryTarget(xid=far.commits["d"], inclusive=False)
-    request = ScratchRequest(id="torn", server=SERVER, target=target, mark=MARK)
+    request = ScratchRequest(id="torn", server=SERVER, target=past.target, mark=MARK)
     tls_road.leave_after(IN_THE_MIDDLE, away)
     with pytest.raises(TemporaryError, match=r"pgBackRest could not restore .*object store does not answer"):
         await far.engine.restore(request, no_progress)
@@ -117,12 +139,12 @@ async def test_one_that_does_not_wait_leaves_nothing_and_its_step_tries_again(
 
     ports, executor = _ports(far)
     tls_road.leave_after(IN_THE_MIDDLE, away)
-    result = await Runner(await _plan(far, target), ports, MemoryJournal()).run()
+    result = await Runner(await _plan(far, past), ports, MemoryJournal()).run()
     assert result.outcome is Outcome.SUCCEEDED, result.message
     assert len(executor.starts) > 1
     try:
         await far.scratch.start("s7")
-        assert await far.rows("s7") == ["a", "b", "c"]
+        assert await far.rows("s7") == past.rows
     finally:
         await far.scratch.discard("s7", mark=MARK)
 
@@ -147,15 +169,15 @@ async def test_a_backup_is_whole_or_none(far: PgBackRestWorld, tls_road: Road, a
     assert (await far.engine.verify(SERVER, "far-1", no_progress)).problem is None
 
 
-async def _plan(far: PgBackRestWorld, target: RecoveryTarget) -> Plan:
-    backup = next(each for each in (await far.program.info(SERVER)).backup if each.id == "base-1")
+async def _plan(far: PgBackRestWorld, past: Past) -> Plan:
+    backup = next(each for each in (await far.program.info(SERVER)).backup if each.id == past.backup)
     step = RestoreScratch(
         job="j",
         scratch="s7",
         server=SERVER,
-        target=target,
+        target=past.target,
         target_words="before a transaction",
-        backup="base-1",
+        backup=past.backup,
         bucket=far.archived.bucket,
         endpoint=None,
         key=f"repository/backup/{STANZA}/{backup.label}/",
