@@ -19,6 +19,7 @@ from bot.demo.seaweedfs import SeaweedFs
 from tests.dump_world import DumpWorld, a_dump_world
 from tests.fixtures.ample import DATABASE
 from tests.fixtures.small_disk import fill
+from tests.fixtures.waiting import eventually
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 
 pytestmark = [
@@ -69,8 +70,11 @@ async def test_a_base_backup_is_named_not_listed_and_taken_again(
     assert "Uploads" not in server.client().list_multipart_uploads(Bucket=BUCKET)
     ballast.unlink()
     await world.take("b1")
-    [entry] = await world.engine.catalogue(SERVER)
-    assert (entry.manifest.id, entry.problem) == ("b1", None)
+
+    async def listed() -> bool:  # a store that was full shows what it has taken a moment later
+        return [(each.manifest.id, each.problem) for each in await world.engine.catalogue(SERVER)] == [("b1", None)]
+
+    await eventually(listed)
     assert (await world.engine.verify(SERVER, "b1", no_progress)).problem is None
 
 
