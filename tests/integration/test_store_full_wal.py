@@ -59,8 +59,8 @@ async def test_segments_wait_on_the_archiver_s_disk_and_go_once_there_is_room(
             found = {alarm.kind: alarm.text for alarm in archiver.status().alarms}
             return found.get(AlarmKind.BUCKET_AWAY, "")
 
-        await eventually(lambda: "Its disk may be full" in told())
-        assert f"`{HERE}` lacks" in told()
+        # Each bucket is told of once its own store has answered, which takes one that is full half a minute.
+        await eventually(lambda: "Its disk may be full" in told() and f"`{HERE}` lacks" in told())
         assert all((world.spool / "closed" / name).exists() for name in kept)
         assert not set(kept) & set(await world.stored(HERE))
         ballast.unlink()
