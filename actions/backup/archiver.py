@@ -142,10 +142,10 @@ class Archiver:
     async def _say(self) -> None:
         bucket, key = status_place(self._policy)
         while True:
-            status = await asyncio.to_thread(self.status)
             try:
+                status = await asyncio.to_thread(self.status)
                 await self._objects.put(bucket, key, sign_status(status, self._key))
-            except DrError as error:
+            except (DrError, OSError) as error:  # whatever becomes of its words, the WAL goes on
                 log.warning("wal_status_not_stored", bucket=bucket, error=str(error))
             await self._clock.sleep(self._say_every)
 

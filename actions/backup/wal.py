@@ -12,7 +12,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from actions.backup.physical import SEGMENT, Gap, Lsn
@@ -278,17 +278,22 @@ def find_gaps(start: WalStart, way: Timelines, listing: WalListing) -> Sequence[
         if (needed := way.choices(number, size)[0]) not in listing and number != newest:
             missing.append(needed)
         elif missing:
-            found.append(_gap(missing, listing))
+            found.append(_gap(missing, way, listing))
             missing = []
     unknown = {int(name[:8], 16) for name in listing.segments} - set(listing.histories) - set(way.ids)
     lost = [history_name(timeline_id) for timeline_id in sorted(unknown) if timeline_id > start.timeline_id]
     return [*found, *(Gap(timeline_id=int(name[:8], 16), first=name, last=name) for name in lost)]
 
 
-def _gap(missing: Sequence[Segment], listing: WalListing) -> Gap:
+def _gap(missing: Sequence[Segment], way: Timelines, listing: WalListing) -> Gap:
     first, last = missing[0], missing[-1]
-    before = listing.segments.get(str(replace(first, number=first.number - 1)))
-    after = listing.segments.get(str(last.next()))
+
+    def stored(number: int) -> ObjectFacts | None:
+        """Of whichever timeline: at a fork the one before it is of another."""
+        names = map(str, way.choices(number, first.size) if number >= 0 else ())
+        return next((listing.segments[name] for name in names if name in listing.segments), None)
+
+    before, after = stored(first.number - 1), stored(last.number + 1)
     return Gap(
         timeline_id=first.timeline_id,
         first=str(first),

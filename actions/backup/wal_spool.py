@@ -186,7 +186,11 @@ class WalSpool:
         return datetime.fromtimestamp((self.closed / name).stat().st_mtime, UTC)
 
     def waiting_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.closed.iterdir())
+        found = 0
+        for path in self.closed.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # stored in this moment, in another thread
+                found += path.stat().st_size
+        return found
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.directory).free

@@ -24,11 +24,17 @@ def reachable(window: RecoveryWindow, bases: Iterable[datetime]) -> tuple[Stretc
     the moments at which usable base backups ended."""
     if window.oldest is None or window.newest is None:
         return ()
-    cuts = sorted(gap.after for gap in window.gaps if gap.after is not None)
+    starts = sorted({base for base in bases if window.oldest <= base <= window.newest} | {window.oldest})
+    # Of a gap of which nobody knows where it begins, nothing between it and the base backup before it is promised.
+    holes = [
+        (gap.after or max((start for start in starts if start < gap.before), default=window.oldest), gap.before)
+        for gap in window.gaps
+        if gap.before is not None
+    ] + [(gap.after, gap.after) for gap in window.gaps if gap.before is None and gap.after is not None]
     found: list[Stretch] = []
-    for start in sorted({base for base in bases if window.oldest <= base <= window.newest} | {window.oldest}):
-        end = min((cut for cut in cuts if cut >= start), default=window.newest)
-        if any(gap.after is not None and gap.after < start < (gap.before or gap.after) for gap in window.gaps):
+    for start in starts:
+        end = min((after for after, _ in holes if after >= start), default=window.newest)
+        if any(after < start < before for after, before in holes):
             continue  # a base backup within a gap lacks the WAL to become consistent
         if found and start <= found[-1].end:
             found[-1] = Stretch(found[-1].start, max(found[-1].end, end))

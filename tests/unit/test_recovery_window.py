@@ -8,7 +8,11 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actions.backup.physical import Gap, RecoveryWindow
+from actions.backup.physical import Gap, Lsn, RecoveryWindow
+from actions.backup.segments import Segment, Timelines
+from actions.backup.segments import Stretch as OnTimeline
+from actions.backup.wal import WalListing, WalStart, find_gaps
+from actions.ports import ObjectFacts
 from actions.steps.backup_words import CELLS, NOT_THERE, THERE, bar, window_words
 from actions.steps.health import Bases
 from actions.steps.postures import apart
@@ -57,6 +61,25 @@ def test_nothing_within_a_gap_can_be_reached_nor_after_it_without_a_base(
             assert gap.after is not None
             assert gap.before is not None
             assert stretch.end <= gap.after or stretch.start >= gap.before
+
+
+def test_of_a_gap_that_begins_nobody_knows_where_nothing_is_promised_since_the_base_before_it() -> None:
+    gap = Gap(timeline_id=2, first="0" * 24, last="1" * 24, before=at(130))
+    window = a_window(600).model_copy(update={"gaps": (gap,)})
+    found = [(each.start, each.end) for each in reachable(window, [at(60), at(120), at(300)])]
+    assert found == [(at(0), at(120)), (at(300), at(600))]
+
+
+def test_a_gap_at_the_beginning_of_a_timeline_is_dated_by_the_one_before_it() -> None:
+    size = 16 << 20
+    way = Timelines((OnTimeline(1, Lsn(0), Lsn(10 * size)), OnTimeline(2, Lsn(10 * size), None)))
+    stored = [Segment(1, number) for number in range(5, 10)] + [Segment(2, number) for number in (11, 12)]
+    facts = {str(each): ObjectFacts(key=str(each), bytes=1, modified_at=at(each.number), etag="") for each in stored}
+    histories = {2: ObjectFacts(key="h", bytes=1, modified_at=at(10), etag="")}
+    start = WalStart(system_id="7", timeline_id=1, lsn=Lsn(5 * size))
+    [gap] = find_gaps(start, way, WalListing("far", facts, histories))
+    assert (gap.first, gap.last) == (str(Segment(2, 10)), str(Segment(2, 10)))
+    assert (gap.after, gap.before) == (at(9), at(11))
 
 
 @given(windows())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,18 @@ def test_closed_segments_are_taken_and_the_newest_is_remembered(spool: WalSpool)
     assert again.newest() == segment(4)
     assert again.opened() is not None
     assert again.waiting() == []
+
+
+def test_what_waits_is_counted_while_it_is_stored(spool: WalSpool) -> None:
+    """Two threads: one says how much there is, the other takes away what a bucket has got."""
+    numbers = range(3, 203)
+    received(spool, *numbers)
+    spool.absorb()
+    with ThreadPoolExecutor(1) as pool:
+        stored = pool.submit(lambda: [(spool.closed / str(segment(number))).unlink() for number in numbers])
+        while not stored.done():
+            assert spool.waiting_bytes() <= len(numbers) * SIZE
+    assert spool.waiting_bytes() == 0
 
 
 @pytest.mark.corruption
