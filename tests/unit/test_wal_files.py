@@ -103,8 +103,13 @@ def test_what_waits_is_counted_while_it_is_stored(spool: WalSpool) -> None:
     numbers = range(3, 203)
     received(spool, *numbers)
     spool.absorb()
+
+    def store() -> None:
+        for number in numbers:
+            (spool.closed / str(segment(number))).unlink()
+
     with ThreadPoolExecutor(1) as pool:
-        stored = pool.submit(lambda: [(spool.closed / str(segment(number))).unlink() for number in numbers])
+        stored = pool.submit(store)
         while not stored.done():
             assert spool.waiting_bytes() <= len(numbers) * SIZE
     assert spool.waiting_bytes() == 0
