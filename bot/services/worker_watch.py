@@ -40,12 +40,10 @@ class WorkerWatch:
                 there = await processes.alive(session, within=timedelta(days=1))
                 known = [row.seen_at for row in there if ROLE in row.roles.split(",") and row.seen_at is not None]
                 since = f"The last one was seen at {exact(max(known))}." if known else "None was seen for a day."
-                state, text = (
-                    "silent",
-                    (
-                        "No worker is there: nothing is carried out, no backup is made, and nobody watches them. "
-                        f"{since} Start `drbot run --role worker`."
-                    ),
+                state = "silent"
+                text = (
+                    "No worker is there: nothing is carried out, no backup is made, and nobody watches them. "
+                    f"{since} Start `drbot run --role worker`."
                 )
             new = await timeline.add(
                 session,
