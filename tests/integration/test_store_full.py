@@ -60,6 +60,7 @@ async def test_a_base_backup_is_named_not_listed_and_taken_again(
     ample: PhysicalWorld, server: SeaweedFs, store: S3Store, store_disk: Path, server_directory: Path, room: int
 ) -> None:
     world = replace(ample, directory=server_directory / "world", objects=store)
+    world.archive_from_now()
     await world.archive()
     ballast = fill(store_disk, room)
     begun = time.monotonic()
