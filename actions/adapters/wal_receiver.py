@@ -17,7 +17,7 @@ from actions.adapters.postgres_connections import ServerConnections
 from actions.adapters.postgres_installation import installation
 from actions.adapters.programs import Program, ProgramError
 from actions.backup.segments import history_name
-from actions.backup.wal_source import SlotFacts, SourceFacts, WalGoneError, WalSource
+from actions.backup.wal_source import DiskFullError, SlotFacts, SourceFacts, WalGoneError, WalSource
 from actions.errors import TemporaryError, UserError
 from actions.ports import Secrets
 from actions.site import Site
@@ -49,6 +49,8 @@ KEEPALIVE = {
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
+NO_ROOM = ("No space left on device", "Disk quota exceeded")
+"""How `pg_receivewal` tells that it could not write, in the language it is started with."""
 
 
 async def _stopped(starting: asyncio.Future[Program]) -> None:
@@ -146,7 +148,7 @@ class PostgresWal(WalSource):
                         *("--no-loop", "--no-password", "--dbname", dsn, "--status-interval", "1"),
                         *(("--synchronous",) if synchronous else ()),
                     ],
-                    env=env,
+                    env={**env, "LC_ALL": "C"},  # what it says is read below
                 )
             )
             try:
@@ -158,6 +160,8 @@ class PostgresWal(WalSource):
             said = " ".join(program.stderr().split())[-600:]
         if "has already been removed" in said:
             raise WalGoneError(f"The primary of `{self._server}` has no longer what comes next: {said}.")
+        if any(sign in said for sign in NO_ROOM):
+            raise DiskFullError(f"`pg_receivewal` has ended: {said}.")
         raise TemporaryError(f"`pg_receivewal` from server `{self._server}` has ended: {said or program.code()}.")
 
     def _tool(self) -> str:

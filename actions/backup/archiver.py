@@ -7,7 +7,8 @@ it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 
 import structlog
@@ -21,6 +22,7 @@ from actions.backup.standby_slots import EVERY as STANDBYS_EVERY
 from actions.backup.standby_slots import StandbySlots
 from actions.backup.wal import WalArchive
 from actions.backup.wal_alarms import BucketSeen, Seen, alarms
+from actions.backup.wal_disk import disk_problem
 from actions.backup.wal_owed import OwedWal
 from actions.backup.wal_receiving import WalReceiving
 from actions.backup.wal_shipping import Lane, OpenShipping, WalShipping
@@ -88,10 +90,11 @@ class Archiver:
         self._refused: tuple[AlarmKind, str] | None = None  # why what was received is not taken over
 
     async def run(self) -> None:
-        """Receive, store, watch, say. Raises UserError when another archiver works on the same disk."""
+        """Receive, store, watch, say. Waits for a disk that takes nothing, and tells of it. Raises UserError when
+        another archiver works on the same disk."""
         if self._policy.synchronous:
             log.info("wal_synchronous", server=self._policy.server, synchronous_standby_names=self._policy.slot)
-        with self._spool.alone():
+        async with self._disk():
             works = [self._receiving.run(), self._absorb(), self._shipping.run(), self._watch(), self._say()]
             works += [self._await_base(), self._standbys.run(), self._owed.run()]
             if self._open is not None:
@@ -100,16 +103,43 @@ class Archiver:
                 for work in works:
                     group.create_task(work)
 
+    @asynccontextmanager
+    async def _disk(self) -> AsyncIterator[None]:
+        """The spool for us alone."""
+        with ExitStack() as stack:
+            since = None
+            while True:
+                try:
+                    stack.enter_context(self._spool.alone())
+                    break
+                except OSError as error:
+                    since = since or self._clock.now()
+                    kind, text = disk_problem(error, self._policy, self._spool.directory)
+                    log.error("wal_disk_unusable", server=self._policy.server, error=str(error))  # noqa: TRY400
+                    alarm = WalAlarm(kind=kind, text=text, since=since)
+                    await self._store_status(
+                        WalStatus(
+                            server=self._policy.server,
+                            at=self._clock.now(),
+                            synchronous=self._policy.synchronous,
+                            alarms=(alarm,),
+                        )
+                    )
+                await self._clock.sleep(self._say_every)
+            yield
+
     async def _absorb(self) -> None:
         while True:
             if self._spool.state is not None:
                 try:
                     for name in await asyncio.to_thread(self._spool.absorb):
                         log.info("wal_segment_closed", segment=name)
+                    await asyncio.to_thread(self._spool.save)
                     self._refused = None
                 except (PermanentError, OSError) as error:
-                    kind = AlarmKind.DISK_LOW if isinstance(error, OSError) else AlarmKind.OTHER_SERVER
-                    self._refused = kind, str(error)
+                    self._refused = AlarmKind.OTHER_SERVER, str(error)
+                    if isinstance(error, OSError):
+                        self._refused = disk_problem(error, self._policy, self._spool.directory)
                     log.error("wal_refused", error=str(error))  # noqa: TRY400 - no trace: the sentence says it all
                     await self._clock.sleep(LOOK_EVERY)
             await self._clock.sleep(ABSORB_EVERY)
@@ -120,7 +150,7 @@ class Archiver:
         while True:
             try:
                 await self._receiving.look()
-            except DrError as error:
+            except (DrError, OSError) as error:
                 log.info("wal_server_silent", server=self._policy.server, error=str(error))
             await self._clock.sleep(self._look_every)
 
@@ -140,14 +170,20 @@ class Archiver:
             await self._clock.sleep(self._base_every)
 
     async def _say(self) -> None:
-        bucket, key = status_place(self._policy)
         while True:
             try:
-                status = await asyncio.to_thread(self.status)
-                await self._objects.put(bucket, key, sign_status(status, self._key))
-            except (DrError, OSError) as error:  # whatever becomes of its words, the WAL goes on
-                log.warning("wal_status_not_stored", bucket=bucket, error=str(error))
+                await self._store_status(await asyncio.to_thread(self.status))
+            except OSError as error:
+                log.warning("wal_status_not_known", error=str(error))
             await self._clock.sleep(self._say_every)
+
+    async def _store_status(self, status: WalStatus) -> None:
+        """Whatever becomes of its words, the WAL goes on."""
+        bucket, key = status_place(self._policy)
+        try:
+            await self._objects.put(bucket, key, sign_status(status, self._key))
+        except DrError as error:
+            log.warning("wal_status_not_stored", bucket=bucket, error=str(error))
 
     def status(self) -> WalStatus:
         """Everything as it is now; alarms that begin or end are logged. Blocking."""

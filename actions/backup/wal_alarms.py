@@ -129,6 +129,8 @@ def _slot(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
 def _disk(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
     left = timedelta(seconds=seen.free_bytes / seen.rate) if seen.rate > 1 else None
     backlog = any(bucket.lacking >= BACKLOG_SEGMENTS for bucket in seen.buckets)
+    if seen.problem is not None and seen.problem[0] is AlarmKind.DISK_FULL:
+        return  # that says more
     soon = backlog and left is not None and left < DISK_TIME
     if soon or seen.free_bytes < max(DISK_FLOOR, DISK_SHARE * seen.total_bytes):
         when = f", full in {left.total_seconds() / 60:.0f} min at the present rate" if left and backlog else ""

@@ -15,7 +15,8 @@ import structlog
 from actions.backup.physical import Lsn
 from actions.backup.segments import Segment, Timelines
 from actions.backup.wal import WalArchive, WalListing
-from actions.backup.wal_source import AlarmKind, SourceFacts, WalGoneError, WalSource
+from actions.backup.wal_disk import disk_problem
+from actions.backup.wal_source import AlarmKind, DiskFullError, SourceFacts, WalGoneError, WalSource
 from actions.backup.wal_spool import SpoolState, WalSpool
 from actions.backup.wal_status import BaseWanted, DiskLost
 from actions.errors import DrError, TemporaryError, UserError
@@ -64,7 +65,7 @@ class WalReceiving:
             try:
                 await self._once_or_gone()
             except (DrError, OSError) as error:
-                self.problem = _kind(error), str(error)
+                self.problem = self._told(error)
                 log.warning("wal_not_received", server=self._policy.server, error=str(error))
             pause = shortest if self._clock.now() - begun > STEADY else min(longest, pause * 2)
             await self._clock.sleep(timedelta(seconds=pause))
@@ -88,6 +89,7 @@ class WalReceiving:
             await self._source.make_slot()
         at = await self._where(facts)
         await asyncio.to_thread(self._spool.go_on_at, at)
+        await asyncio.to_thread(self._make_sure_of_room, at)
         log.info("wal_receiving", server=self._policy.server, timeline_id=facts.timeline_id, at=str(at or "slot"))
         self._stream = asyncio.ensure_future(
             self._source.receive(self._spool.receive, synchronous=self._policy.synchronous)
@@ -95,6 +97,9 @@ class WalReceiving:
         self.problem, self._other_timeline = None, 0
         try:
             await self._stream
+        except DiskFullError:
+            await asyncio.to_thread(self._spool.drop_unfinished)  # what it takes is what our own files need
+            raise
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
@@ -104,6 +109,18 @@ class WalReceiving:
             self._stream.cancel()
             await asyncio.gather(self._stream, return_exceptions=True)
             self._stream = None
+
+    def _make_sure_of_room(self, at: Segment | None) -> None:
+        """Raise DiskFullError where the file of the next segment cannot be made: whoever tries takes the last bytes,
+        and those are what our own files need. Blocking."""
+        if not self._spool.has_room(at):
+            free, needed = self._spool.free_bytes(), self._spool.segment_bytes
+            raise DiskFullError(f"{free >> 20} MiB are free, and a segment takes {needed >> 20} MiB.")
+
+    def _told(self, error: DrError | OSError) -> tuple[AlarmKind, str]:
+        if isinstance(error, OSError | DiskFullError):
+            return disk_problem(error, self._policy, self._spool.directory)
+        return _kind(error), str(error)
 
     async def _where(self, facts: SourceFacts) -> Segment | None:
         """The segment to go on with; None: where the slot begins."""
@@ -182,9 +199,10 @@ class WalReceiving:
         )
         log.error("wal_gap", server=self._policy.server, after_lsn=wanted.after_lsn, reason=wanted.reason)
         await asyncio.to_thread(self._spool.go_on_at, None)
+        passed = await asyncio.to_thread(self._spool.newest_name) or state.passed
         # Asking for WAL that is gone has moved the slot back to it: from there it would be asked for again for ever.
         await self._source.make_slot(anew=True)
-        self._spool.change(newest="", begun=True, base_wanted=wanted)
+        self._spool.change(newest="", begun=True, base_wanted=wanted, passed=passed)
         self._attempt = 0
 
     async def look(self) -> SourceFacts:
@@ -239,9 +257,7 @@ def whole_until(listing: WalListing, size: int) -> Segment | None:
     return newest_of[last]
 
 
-def _kind(error: Exception) -> AlarmKind:
-    if isinstance(error, OSError):
-        return AlarmKind.DISK_LOW
+def _kind(error: DrError) -> AlarmKind:
     if isinstance(error, _BucketsAwayError):
         return AlarmKind.BUCKET_AWAY
     if isinstance(error, _NotPrimaryError):

@@ -88,9 +88,14 @@ class WalShipping:
 
     async def _round(self, lane: Lane) -> bool:
         """Store the next segments; False when there was nothing to do. Raises the first error."""
+        if self._spool.state is None:
+            return False  # whose WAL lies there is not known yet
         for timeline_id, text in await asyncio.to_thread(self._spool.histories):
             await self._store_history(lane, timeline_id, text)
-        names = [name for name in await asyncio.to_thread(self._spool.waiting) if name not in lane.stored]
+        waiting = await asyncio.to_thread(self._spool.waiting)
+        for name in waiting:
+            await self._let_go(name)  # what the disk did not let go when it was stored
+        names = [name for name in waiting if name not in lane.stored]
         if not names:
             return False
         # A bucket that has just failed is tried with one: each attempt may hang until its time is over.
@@ -102,18 +107,27 @@ class WalShipping:
         return True
 
     async def _store(self, lane: Lane, name: str) -> None:
-        header, body = await self._seal(name)
+        try:
+            header, body = await self._seal(name)
+        except FileNotFoundError:
+            return  # every bucket has it: the other lane let it go after the list was read
         await self._archive.put(lane.bucket, header, body)
         lane.stored.add(name)
         log.info("wal_segment_stored", bucket=lane.bucket, segment=name, bytes=len(body))
-        if all(name in each.stored for each in self.lanes):
-            try:
-                await asyncio.to_thread(self._spool.done, name)
-            except OSError as error:
-                raise TemporaryError(f"`{self._spool.directory}` cannot be written: {error.strerror}.") from error
-            self._sealed.pop(name, None)
-            for each in self.lanes:
-                each.stored.discard(name)
+        await self._let_go(name)
+
+    async def _let_go(self, name: str) -> None:
+        """Remove a segment from the disk once every bucket has it."""
+        if not all(name in each.stored for each in self.lanes):
+            return
+        try:
+            await asyncio.to_thread(self._spool.done, name)
+        except OSError as error:  # it stays until the disk is writable again, which is an alarm of its own
+            log.warning("wal_segment_stays", segment=name, error=str(error))
+            return
+        self._sealed.pop(name, None)
+        for each in self.lanes:
+            each.stored.discard(name)
 
     def durable(self, lane: Lane) -> Lsn:
         """The bucket lacks nothing that was closed before this place. Blocking."""
@@ -139,6 +153,9 @@ class WalShipping:
                 self._sealed.popitem(last=False)
         try:
             return await asyncio.shield(self._sealed[name])
+        except FileNotFoundError:
+            self._sealed.pop(name, None)
+            raise
         except OSError as error:
             self._sealed.pop(name, None)
             raise TemporaryError(f"`{self._spool.path(name)}` cannot be read: {error.strerror}.") from error

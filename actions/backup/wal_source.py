@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pydantic import AwareDatetime
 
-from actions.errors import PermanentError
+from actions.errors import PermanentError, TemporaryError
 from actions.site import Frozen
 
 
@@ -49,6 +49,10 @@ class WalGoneError(PermanentError):
     """The server no longer has the WAL that was asked for."""
 
 
+class DiskFullError(TemporaryError):
+    """What is received cannot be written: the archiver's disk has no room."""
+
+
 class WalSource(Protocol):
     """One server. It is found where its connection string leads: after a failover that is another one."""
 
@@ -69,7 +73,8 @@ class WalSource(Protocol):
 
     async def receive(self, directory: Path, *, synchronous: bool) -> None:
         """Write the stream into the directory, going on after the newest segment there; returns only by raising or
-        by being cancelled. Raises WalGoneError, TemporaryError for everything that may be better the next time."""
+        by being cancelled. Raises WalGoneError, DiskFullError, TemporaryError for everything else that may be better
+        the next time."""
 
 
 class AlarmKind(StrEnum):
@@ -84,6 +89,8 @@ class AlarmKind(StrEnum):
     STANDBY_SLOT = "standby_slot"  # a standby does not hold, or holds without limit, what a failover to it would need
     NOT_SYNCHRONOUS = "not_synchronous"
     DISK_LOW = "disk_low"
+    DISK_FULL = "disk_full"  # nothing more is received
+    DISK_UNUSABLE = "disk_unusable"  # the archiver's disk takes or gives nothing, and is not full
     DISK_LOST = "disk_lost"  # the archiver began on an empty disk
     BACKLOG = "backlog"
     BUCKET_AWAY = "bucket_away"

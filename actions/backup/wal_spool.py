@@ -36,6 +36,7 @@ class SpoolState(Frozen):
     system_id: str
     segment_bytes: int
     newest: str = ""  # the newest segment that was closed; empty: begin where the slot begins
+    passed: str = ""  # the newest one before a gap: what waits up to it does not say where to go on
     begun: bool = False  # something was received into this archive; without it the buckets are asked where to go on
     base_wanted: BaseWanted | None = None
     disk_lost: DiskLost | None = None
@@ -98,6 +99,12 @@ class WalSpool:
             fresh.replace(self.directory / "state.json")
             self._unsaved = False
 
+    def save(self) -> None:
+        """Write down what the disk did not take when it was remembered. Raises OSError while it still does not."""
+        with self._changing:
+            if self._unsaved and self._state is not None:
+                self.remember(self._state)
+
     def change(self, **changes: object) -> None:
         """Remember the state with some of it changed, whoever else changes it now."""
         with self._changing:
@@ -159,11 +166,8 @@ class WalSpool:
     def done(self, name: str) -> None:
         """Every bucket has it."""
         with self._changing:
-            if self._unsaved and self.state is not None:
-                if name == self.state.newest:
-                    self.remember(self.state)  # raises while the disk is full; the file itself says it until then
-                with contextlib.suppress(OSError):
-                    self.remember(self.state)
+            if name == self._known().newest:
+                self.save()  # raises while the disk is full; the file itself says it until then
         (self.closed / name).unlink(missing_ok=True)
 
     def histories(self) -> list[tuple[int, str]]:
@@ -178,9 +182,13 @@ class WalSpool:
 
     def newest(self) -> Segment | None:
         """The last segment that was closed of the last timeline."""
+        name = self.newest_name()
+        return Segment.parse(name, self.segment_bytes) if name else None
+
+    def newest_name(self) -> str:
+        """Of that segment; empty where nothing was closed yet, or nothing since a gap."""
         state = self._known()
-        names = [*self.waiting(), *([state.newest] if state.newest else [])]
-        return Segment.parse(max(names), state.segment_bytes) if names else None
+        return max((name for name in [*self.waiting(), state.newest] if name > state.passed), default="")
 
     def closed_at(self, name: str) -> datetime:
         return datetime.fromtimestamp((self.closed / name).stat().st_mtime, UTC)
@@ -191,6 +199,16 @@ class WalSpool:
             with contextlib.suppress(FileNotFoundError):  # stored in this moment, in another thread
                 found += path.stat().st_size
         return found
+
+    @property
+    def segment_bytes(self) -> int:
+        return self._known().segment_bytes
+
+    def has_room(self, segment: Segment | None) -> bool:
+        """Whether `pg_receivewal` finds the file it goes on with, or can make it: it writes zeros into all of it first.
+        None: nobody knows which one."""
+        there = segment is not None and _size(self.receive / f"{segment}{PARTIAL}") == segment.size
+        return there or self.free_bytes() >= self.segment_bytes
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.directory).free
@@ -206,6 +224,7 @@ class WalSpool:
         Open segments that it must not go on with are put aside.
         """
         self.absorb()
+        self.drop_unfinished()
         for each in self._partials():
             if segment is None or (each.segment.number >= segment.number and each.segment != segment):
                 each.path.replace(self._aside / each.path.name)
@@ -216,6 +235,17 @@ class WalSpool:
             before = Segment(segment.timeline_id, segment.number - 1, segment.size)
             with (self.receive / str(before)).open("wb") as stream:
                 stream.truncate(segment.size)
+
+    def drop_unfinished(self) -> None:
+        """Remove open segments that are not as long as they must be: `pg_receivewal` was ended, or its disk was full,
+        before they were, and it takes up none of them. They hold zeros; one that does not is put aside."""
+        for each in self._partials():
+            if _size(each.path) in (0, each.segment.size):
+                continue
+            if read_first_page(each.path) is None:
+                each.path.unlink()
+            else:
+                each.path.replace(self._aside / each.path.name)
 
     def _partials(self) -> list[OpenFile]:
         size = self._known().segment_bytes
@@ -236,3 +266,11 @@ class WalSpool:
     def _order(name: str) -> tuple[str, str]:
         """As `pg_receivewal` orders them: by place, then by timeline."""
         return name[8:24], name[:8]
+
+
+def _size(path: Path) -> int | None:
+    """None where there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

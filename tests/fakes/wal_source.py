@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from actions.backup.physical import Lsn
-from actions.backup.wal_source import SlotFacts, SourceFacts, WalSource
+from actions.backup.wal_source import SlotFacts, SourceFacts, WalGoneError, WalSource
 from actions.errors import DrError, UserError
 from tests.fakes.clock import START
 from tests.fakes.wal import SIZE, SYSTEM
@@ -32,6 +32,7 @@ class MemoryWalSource(WalSource):
     def __init__(self, facts: SourceFacts = FACTS, *, oldest: str = "0/0", replayed: str = "F/0") -> None:
         self.answer = facts
         self.error: DrError | None = None  # instead of the answer
+        self.gone = 0  # so often the stream is asked for in vain
         self.oldest, self.replayed = Lsn.parse(oldest), Lsn.parse(replayed)
         self.histories: dict[int, str] = {}
         self.held: Lsn | None = None  # by the slot
@@ -59,4 +60,7 @@ class MemoryWalSource(WalSource):
 
     async def receive(self, directory: Path, *, synchronous: bool) -> None:
         self.asked.append(sorted(await asyncio.to_thread(os.listdir, directory)))
+        if self.gone:
+            self.gone -= 1
+            raise WalGoneError("It was removed.")
         await asyncio.Event().wait()

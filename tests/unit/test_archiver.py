@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,7 +27,7 @@ from actions.errors import TemporaryError
 from tests.fakes.clock import START
 from tests.fakes.entries import an_entry
 from tests.fakes.s3 import MemoryObjects
-from tests.fakes.wal import HERE, OPEN, THERE, MemoryWal
+from tests.fakes.wal import HERE, OPEN, SIZE, THERE, MemoryWal
 from tests.fakes.wal_source import MemoryWalSource
 from tests.fixtures.waiting import eventually, until
 
@@ -34,11 +36,11 @@ WANTED = BaseWanted(after_lsn="0/5000000", since=START, reason="it was removed",
 
 
 class _Disk(WalSpool):
-    full = False
+    fault = 0  # of the operating system
 
     def absorb(self) -> list[str]:
-        if self.full:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.fault:
+            raise OSError(self.fault, os.strerror(self.fault))
         return super().absorb()
 
 
@@ -83,7 +85,10 @@ class _World:
         await self.wal.objects.put("base", folder.manifest, signed.body())
 
     def alarms(self) -> set[AlarmKind]:
-        return {alarm.kind for alarm in self.archiver.status().alarms}
+        return set(self.told())
+
+    def told(self) -> dict[AlarmKind, str]:
+        return {alarm.kind: alarm.text for alarm in self.archiver.status().alarms}
 
 
 @pytest.fixture
@@ -104,19 +109,74 @@ async def test_a_base_is_wanted_until_one_begins_behind_the_gap(world: _World) -
 
 
 @pytest.mark.corruption
-async def test_a_disk_that_was_full_for_a_moment_is_no_alarm_afterwards(
-    world: _World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        (
+            errno.ENOSPC,
+            AlarmKind.DISK_FULL,
+            "The archiver's disk is full: `.*spool`.*Slot `.*` keeps WAL on the primary",
+        ),
+        (errno.EDQUOT, AlarmKind.DISK_FULL, "Make the volume larger"),
+        (errno.EROFS, AlarmKind.DISK_UNUSABLE, "cannot be used: `.*spool`: Read-only file system"),
+    ],
+)
+async def test_what_a_disk_did_not_take_for_a_moment_is_told_and_no_alarm_afterwards(
+    world: _World, monkeypatch: pytest.MonkeyPatch, fault: int, kind: AlarmKind, words: str
 ) -> None:
     world.spool.remember(SpoolState(system_id=world.wal.system_id, segment_bytes=1 << 24))
     monkeypatch.setattr("actions.backup.archiver.LOOK_EVERY", OFTEN)
     monkeypatch.setattr("actions.backup.archiver.ABSORB_EVERY", OFTEN)
     monkeypatch.setattr("actions.backup.wal_alarms.DISK_FLOOR", 0)
     monkeypatch.setattr("actions.backup.wal_alarms.DISK_SHARE", 0.0)
-    world.spool.full = True
+    world.spool.fault = fault
     async with world.archiving():
-        await until(lambda: AlarmKind.DISK_LOW in world.alarms())
-        world.spool.full = False
-        await until(lambda: AlarmKind.DISK_LOW not in world.alarms())
+        await until(lambda: kind in world.alarms())
+        assert re.search(words, world.told()[kind])
+        assert AlarmKind.DISK_LOW not in world.alarms()
+        world.spool.fault = 0
+        await until(lambda: kind not in world.alarms())
+
+
+async def test_segments_of_a_disk_that_has_lost_its_notes_wait_until_the_server_has_answered(world: _World) -> None:
+    name = str(Segment(1, 3, SIZE))
+    (world.spool.closed / name).write_bytes(bytes(SIZE))
+    async with world.archiving():
+        await asyncio.sleep(0.3)
+        assert (world.spool.closed / name).exists()
+        world.source.error = None
+
+        async def stored() -> bool:
+            return name in (await world.wal.archive.listing(HERE)).segments
+
+        await eventually(stored)
+
+
+@pytest.mark.corruption
+async def test_a_segment_that_the_disk_did_not_let_go_goes_once_it_does(
+    world: _World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says where to go on for as long as the note of it cannot be written."""
+    monkeypatch.setattr("actions.backup.archiver.LOOK_EVERY", OFTEN)
+    newest = Segment(1, 3, SIZE)
+    world.spool.remember(SpoolState(system_id=world.wal.system_id, segment_bytes=SIZE))
+    blocked = world.spool.directory / "state.json.part"
+    blocked.mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        world.spool.change(newest=str(newest), begun=True)
+    (world.spool.closed / str(newest)).write_bytes(bytes(SIZE))
+    async with world.archiving():
+
+        async def stored() -> bool:
+            return str(newest) in (await world.wal.archive.listing(THERE)).segments
+
+        await eventually(stored)
+        await until(lambda: AlarmKind.DISK_UNUSABLE in world.alarms())
+        assert world.spool.waiting() == [str(newest)]
+        blocked.rmdir()
+        await until(lambda: world.spool.waiting() == [])
+        await until(lambda: AlarmKind.DISK_UNUSABLE not in world.alarms())
+    assert WalSpool(world.spool.directory).newest() == newest
 
 
 @pytest.mark.parametrize(("age", "left"), [(timedelta(days=6), True), (timedelta(days=8), False)])

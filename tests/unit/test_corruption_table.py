@@ -22,7 +22,7 @@ FAULTS = {
     "wrong identity": {"base backup", "dump", "WAL"},
     "missing segment": {"WAL"},
     "disk lost": {"archiver"},
-    "disk full": {"scratch instances", "spool of a load", "disk of production's data"},
+    "disk full": {"scratch instances", "spool of a load", "disk of production's data", "archiver"},
     "S3 away for two minutes": {
         *("restore", "uploads", "downloads", "base backup", "dump", "its load", "archiver", "pgBackRest"),
     },

@@ -177,6 +177,52 @@ def test_a_new_timeline_that_begins_before_what_was_closed_is_the_newest(spool: 
     assert WalSpool(spool.directory).newest() == segment(8, 2)
 
 
+@pytest.mark.corruption
+def test_an_open_segment_that_was_not_made_as_long_as_it_must_be_is_removed(spool: WalSpool) -> None:
+    """`pg_receivewal` refuses it: it was killed, or its disk was full, while it wrote the zeros of a new segment."""
+    partial = spool.receive / f"{segment(9)}.partial"
+    partial.write_bytes(bytes(SIZE // 2))
+    spool.go_on_at(segment(9))
+    assert names(spool.receive) == [str(segment(8))]
+    for length in (0, SIZE):
+        partial.write_bytes(bytes(length))
+        spool.go_on_at(segment(9))
+        assert partial.name in names(spool.receive)
+    partial.write_bytes(wal_bytes(segment(9))[: SIZE // 2])  # by nobody we know
+    spool.go_on_at(segment(9))
+    assert names(spool.receive) == [str(segment(8))]
+    assert names(spool.directory / "aside") == [partial.name]
+
+
+def test_what_waits_from_before_a_gap_does_not_say_where_to_go_on(spool: WalSpool) -> None:
+    received(spool, 3, 4)
+    spool.absorb()
+    spool.change(newest="", passed=spool.newest_name())
+    assert spool.newest() is None
+    assert spool.waiting() == [str(segment(3)), str(segment(4))]
+    received(spool, 9)
+    spool.absorb()
+    assert spool.newest() == segment(9)
+
+
+@pytest.mark.corruption
+def test_what_the_disk_did_not_take_is_written_down_once_it_does(spool: WalSpool) -> None:
+    received(spool, 3)
+    blocked = spool.directory / "state.json.part"
+    blocked.mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        spool.absorb()
+    assert spool.newest() == segment(3)
+    with pytest.raises(OSError, match="Is a directory"):
+        spool.done(str(segment(3)))
+    assert WalSpool(spool.directory).newest() == segment(3)  # the file itself says it
+    blocked.rmdir()
+    spool.save()
+    spool.done(str(segment(3)))
+    assert WalSpool(spool.directory).newest() == segment(3)
+    assert spool.waiting() == []
+
+
 def test_there_is_one_alone(spool: WalSpool) -> None:
     with spool.alone(), pytest.raises(UserError, match="Another `drbot wal`"), WalSpool(spool.directory).alone():
         pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -188,10 +187,8 @@ def test_what_is_settled_forgets_nothing_that_is_owed_meanwhile(
 
 
 def test_a_state_that_is_written_late_undoes_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a full disk the state is written with the next segment that every bucket has."""
+    """As after a full disk."""
     spool = World(tmp_path).spool
-    name = str(Segment(1, 2, SIZE))
-    (spool.closed / name).write_bytes(io.BytesIO(plain_of(Segment(1, 2, SIZE))).getvalue())
     spool._unsaved = True
     remember, other = spool.remember, threading.Thread(target=spool.owe, args=([HERE],))
 
@@ -202,7 +199,7 @@ def test_a_state_that_is_written_late_undoes_no_other_one(tmp_path: Path, monkey
         remember(state)
 
     monkeypatch.setattr(spool, "remember", slowly)
-    spool.done(name)
+    spool.save()
     other.join()
     assert spool.state is not None
     assert spool.state.unlisted == (HERE,)

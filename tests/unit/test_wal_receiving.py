@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -46,6 +47,10 @@ class _World:
     def streams(self, number: int) -> list[str]:
         """The folder when the stream was asked for this time."""
         return self.source.asked[number - 1]
+
+    def told(self) -> str:
+        """Why nothing is received."""
+        return "" if self.receiving.problem is None else self.receiving.problem[1]
 
 
 @pytest_asyncio.fixture
@@ -95,6 +100,44 @@ async def test_a_stream_that_catches_up_with_a_new_timeline_is_left_alone(world:
         await world.receiving.look()
     await asyncio.sleep(0.1)
     assert len(world.source.asked) == 1
+
+
+async def test_after_a_gap_the_stream_goes_on_whatever_waits_for_its_buckets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits comes before the gap: asked for what follows it, the server would say again that it is gone."""
+    monkeypatch.setattr("actions.backup.wal_receiving.BACK_OFF", (0.02, 0.02))
+    world = _World(tmp_path)
+    (world.spool.closed / str(Segment(1, 5, SIZE))).write_bytes(bytes(SIZE))
+    world.source.gone = 1
+    work = asyncio.ensure_future(world.receiving.run())
+    await until(lambda: len(world.source.asked) == 2)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    assert world.streams(1) == [str(Segment(1, 5, SIZE))]
+    assert world.streams(2) == []  # where the slot begins
+    again = WalSpool(world.spool.directory)
+    assert again.state is not None
+    assert again.state.base_wanted is not None
+    assert (again.newest(), again.waiting()) == (None, [str(Segment(1, 5, SIZE))])
+
+
+@pytest.mark.corruption
+async def test_nothing_is_asked_for_that_the_disk_has_no_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actions.backup.wal_receiving.BACK_OFF", (0.02, 0.02))
+    world, free = _World(tmp_path), [SIZE - 1]
+    monkeypatch.setattr(world.spool, "free_bytes", lambda: free[0])
+    work = asyncio.ensure_future(world.receiving.run())
+    await until(lambda: world.told() != "")
+    assert re.match("The archiver's disk is full: .* 0 MiB are free, and a segment takes 0 MiB", world.told())
+    assert world.source.held is None  # the slot that is there is left alone
+    free[0] = SIZE
+    await until(lambda: len(world.source.asked) == 1)
+    assert world.told() == ""
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 class _Unsteady(MemoryObjects):
