@@ -329,6 +329,13 @@ def new_plan_id() -> str:
 ParamsT = TypeVar("ParamsT", bound=Frozen)
 
 
+class DrillOf(StrEnum):
+    """What an action is run for, one by one, when it is a drill; the name of its one parameter as well."""
+
+    DATABASE = "database"
+    SERVER = "server"
+
+
 class Action(ABC, Generic[ParamsT]):
     """One thing the bot can do. Its class attributes are read by help, README, approvers and tests."""
 
@@ -338,7 +345,8 @@ class Action(ABC, Generic[ParamsT]):
     params: type[ParamsT]
     steps: ClassVar[tuple[type[Step], ...]] = ()
     preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
-    drillable: ClassVar[bool] = False
+    drillable: ClassVar[DrillOf | None] = None
+    """The clock may run it as a drill, for each of these: it shows something and leaves all as it was."""
     recovers: ClassVar[bool] = False
     """Its success ends the RTO clock of the incident."""
     recovery: ClassVar[bool] = False

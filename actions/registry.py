@@ -30,7 +30,7 @@ from actions.catalog.scratch import ScratchDiscard, ScratchList, ScratchStart
 from actions.catalog.standby import Follow, Halt
 from actions.catalog.status import Catalogue, ClusterState, Databases
 from actions.catalog.swap import Swap
-from actions.contract import Action, Kinds, Query
+from actions.contract import Action, DrillOf, Kinds, Query
 from actions.errors import UserError
 from actions.site import Frozen
 
@@ -97,6 +97,11 @@ def action(name: str) -> Action[Any]:
             return kind()
     known = ", ".join(f"`{kind.name}`" for kind in ACTIONS)
     raise UserError(f"There is no action `{name}`. There are: {known}.")
+
+
+def names() -> Mapping[str, DrillOf | None]:
+    """What a plan file may name as an action, and what the clock runs it for where it is a drill."""
+    return {kind.name: kind.drillable for kind in ACTIONS} | {kind.name: None for kind in QUERIES}
 
 
 def recoveries() -> frozenset[str]:

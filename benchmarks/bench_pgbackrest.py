@@ -28,7 +28,8 @@ from actions.backup.physical import BackupKind, BaseRequest, RecoveryTarget, Scr
 from actions.ports import no_progress
 from actions.site import Bucket, Site
 from benchmarks.table import pairs
-from tests.fixtures.pgbackrest import PROGRAMS, Archived, archiving
+from tests.fixtures.needed import POSTGRES_15
+from tests.fixtures.pgbackrest import Archived, archiving
 from tests.fixtures.shared_s3 import S3
 from tests.pgbackrest_world import MARK, SERVER, PgBackRestWorld
 from tests.physical_world import PhysicalWorld
@@ -120,7 +121,7 @@ async def _bare(world: PgBackRestWorld, moment: datetime, label: str, folder: Pa
     settings += ["shared_buffers=128MB"]  # as the engine's instance has
     words = [word for setting in settings for word in ("-c", setting)]
     with Program.start(
-        [PROGRAMS / "bin" / "postgres", "-D", str(folder / "data"), "-p", str(port), *words],
+        [POSTGRES_15 / "bin" / "postgres", "-D", str(folder / "data"), "-p", str(port), *words],
         secrets=archived.secrets,
         account=archived.account,
         cwd=folder,
@@ -129,7 +130,7 @@ async def _bare(world: PgBackRestWorld, moment: datetime, label: str, folder: Pa
         while not await asyncio.to_thread(_paused, folder, port):
             assert program.code() is None, program.stderr()
             await asyncio.sleep(0.05)
-        stop = [str(PROGRAMS / "bin" / "pg_ctl"), "-D", str(folder / "data"), "-m", "fast", "stop"]
+        stop = [str(POSTGRES_15 / "bin" / "pg_ctl"), "-D", str(folder / "data"), "-m", "fast", "stop"]
         await run(stop, account=archived.account, cwd=Path("/"), timeout=HOUR)
         took = time.monotonic() - begun
     await asyncio.to_thread(shutil.rmtree, folder)

@@ -183,11 +183,12 @@ def doctor(quick: Annotated[bool, typer.Option(help="Only what answers within a 
 @plan_app.command("check")
 def plan_check(file: Annotated[Path | None, typer.Argument(help="Default: DRBOT_PLAN_FILE.")] = None) -> None:
     """Name every problem of the plan file with its line, its key and what would be right."""
+    from actions import registry
     from bot import plan_file
     from bot.settings import Settings
 
     path = file or Settings().plan_file
-    problems = plan_file.check(path)
+    problems = plan_file.check(path, actions=registry.names())
     for problem in problems:
         say(str(problem))
     if any(problem.severity is plan_file.Severity.ERROR for problem in problems):

@@ -139,12 +139,13 @@ async def clear_suspicion(settings: Settings, command: Command, key: Path) -> st
 
 async def activate(settings: Settings, file: Path, *, reason: str, target: str, key: Path) -> tuple[str, bool]:
     """Ask for a new version of the plan file to be put in force."""
+    from actions import registry
     from bot import plan_file
     from bot.router import Command
     from bot.services.plan_versions import sha256_of
 
     text = plan_file.read_file(file)
-    plan_file.load_text(text, name=str(file))
+    plan_file.load_text(text, name=str(file), actions=registry.names())
     say(f"{file}: SHA-256 {sha256_of(text)}; its target is plan-{sha256_of(text)[:8]}")
     command = Command(name="plan.activate", params={"document": text}, reason=reason, typed=target)
     return await _request(settings, command, key)

@@ -11,15 +11,10 @@ import pytest
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.programs import Account, run
+from tests.fixtures.needed import SYSTEM_PYTHON
 from tests.fixtures.shared_s3 import S3
 
-PYTHON = "/usr/bin/python3"
-"""Not the one of the tests: the account of PostgreSQL may not enter its folder, and nothing of ours is on its path."""
-
-NEEDED = (
-    pytest.mark.skipif(shutil.which("zstd") is None, reason="no `zstd` on this machine"),
-    pytest.mark.skipif(not Path(PYTHON).exists(), reason="no Python of the system's own"),
-)
+NEEDED = pytest.mark.needs("zstd", "python3")
 LIMIT = timedelta(minutes=2)
 PATH = "/usr/local/bin:/usr/bin:/bin"
 AGE = """#!/bin/sh
@@ -38,10 +33,10 @@ class Bare:
         self.folder, self.account = folder, server.account
         programs = folder / "programs"
         programs.mkdir()
-        (programs / "python3").symlink_to(PYTHON)
+        (programs / "python3").symlink_to(SYSTEM_PYTHON)
         if shutil.which("age", path=PATH) is None:
             packages = sysconfig.get_paths()["purelib"]
-            (programs / "age").write_text(AGE.format(packages=packages, python=PYTHON))
+            (programs / "age").write_text(AGE.format(packages=packages, python=SYSTEM_PYTHON))
             (programs / "age").chmod(0o755)
         (folder / "identity").write_text(identity)
         self.env = {

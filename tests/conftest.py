@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.fixtures.needed import require_marked
 from tests.fixtures.notes import told
 from tests.fixtures.shared_s3 import SharedS3
 
@@ -70,6 +71,12 @@ def _quick_place() -> str | None:
         return None
     ample = found.f_bavail * found.f_frsize >= ENOUGH and psutil.virtual_memory().available >= ENOUGH
     return SHARED_MEMORY if ample and not found.f_flag & os.ST_NOEXEC else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture: what a test needs is not started where it is left out."""
+    require_marked(item)
 
 
 def pytest_collection_finish() -> None:

@@ -28,7 +28,8 @@ from actions.site import Bucket, DatabaseRef, PhysicalPolicy, Server, Site
 from tests.dump_world import Keys
 from tests.fakes.clock import MemoryClock
 from tests.fixtures.apart import run_apart
-from tests.fixtures.pgbackrest import CIPHER_PASS, PROGRAMS, STANZA, Archived
+from tests.fixtures.needed import POSTGRES_15
+from tests.fixtures.pgbackrest import CIPHER_PASS, STANZA, Archived
 from tests.fixtures.shared_s3 import S3
 
 SERVER, MARK = "primary", "drbot:scratch:plan1"
@@ -77,7 +78,7 @@ class PgBackRestWorld:
             ),
             minimum_fulls=1,
         )
-        server = Server(name=SERVER, admin_dsn="env:DSN", tools=str(PROGRAMS / "bin"))
+        server = Server(name=SERVER, admin_dsn="env:DSN", tools=str(POSTGRES_15 / "bin"))
         self.site = Site(servers={SERVER: server}, buckets={bucket.name: bucket}, physical={SERVER: policy})
         scratch = self.directory / "scratch"
         self.scratch = ScratchInstances(self.site, scratch, SystemClock())

@@ -11,7 +11,7 @@ from pydantic import Field
 from actions.backup.catalogue import Folder
 from actions.backup.manifest import Manifest
 from actions.backup.stored import put_right
-from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
+from actions.contract import Action, DrillOf, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.errors import DrError, UserError, adding
 from actions.ports import CatalogueEntry, Ports
 from actions.site import BackupPolicy, DatabaseRef, Frozen
@@ -232,7 +232,7 @@ class Verify(Action[VerifyParams]):
     params = VerifyParams
     steps: ClassVar[tuple[type[Step], ...]] = (VerifyBackup,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (BackupIs,)
-    drillable: ClassVar[bool] = True
+    drillable: ClassVar[DrillOf | None] = DrillOf.DATABASE
 
     async def plan(self, params: VerifyParams, ports: Ports, plan_id: str) -> Plan:
         ports.site.database(params.database)

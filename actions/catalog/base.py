@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import ClassVar
 
 from actions.backup.physical import BackupKind, PhysicalEntry
-from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
+from actions.contract import Action, DrillOf, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.engines import engine_of
 from actions.errors import UserError
 from actions.ports import Ports
@@ -40,7 +40,6 @@ class Base(Action[BaseParams]):
     params = BaseParams
     steps: ClassVar[tuple[type[Step], ...]] = (MakeBase, CopyBases)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (ServerIs, BaseIs)
-    drillable: ClassVar[bool] = True
 
     async def plan(self, params: BaseParams, ports: Ports, plan_id: str) -> Plan:
         server = server_named(ports.site, params.server)
@@ -165,7 +164,7 @@ class Check(Action[CheckBaseParams]):
     params = CheckBaseParams
     steps: ClassVar[tuple[type[Step], ...]] = (CheckBase,)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (BaseIs,)
-    drillable: ClassVar[bool] = True
+    drillable: ClassVar[DrillOf | None] = DrillOf.SERVER
 
     async def plan(self, params: CheckBaseParams, ports: Ports, plan_id: str) -> Plan:
         server = server_named(ports.site, params.server)

@@ -67,7 +67,6 @@ class RestorePoint(Action[PointParams]):
     params = PointParams
     steps: ClassVar[tuple[type[Step], ...]] = (RestoreScratch, StartScratch, CheckScratch)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = (BaseIs, ScratchRoom)
-    drillable: ClassVar[bool] = True
 
     async def plan(self, params: PointParams, ports: Ports, plan_id: str) -> Plan:
         database = ports.site.database(params.database)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from actions.backup.chain import base_for
 from actions.backup.physical import PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
 from actions.backup.proofs import Proofs
-from actions.contract import Action, Lock, Observation, Plan, Precondition, Risk, Step
+from actions.contract import Action, DrillOf, Lock, Observation, Plan, Precondition, Risk, Step
 from actions.engines import engine_of
 from actions.errors import UserError
 from actions.ports import Ports
@@ -52,7 +52,7 @@ class Prove(Action[ProveParams]):
     params = ProveParams
     steps: ClassVar[tuple[type[Step], ...]] = (RestoreForTest, LookThrough, RemoveScratch)
     preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
-    drillable: ClassVar[bool] = True
+    drillable: ClassVar[DrillOf | None] = DrillOf.SERVER
 
     async def plan(self, params: ProveParams, ports: Ports, plan_id: str) -> Plan:
         server = server_named(ports.site, params.server)

@@ -1,6 +1,6 @@
 """Checking a plan file: every problem with its line, what is wrong and what would be right."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from actions.contract import DrillOf
 from actions.errors import UserError
 from bot.plan_file.document import RULES_ERROR, DrPlan
 from bot.plan_file.doubts import doubts
@@ -45,6 +46,9 @@ class Problem:
         return f"{self.file}:{self.line}:{self.column}: {self.severity}: {key}{self.wrong}; {self.right}"
 
 
+Names = Mapping[str, DrillOf | None]
+"""The names of the registry, and which of them a drill may be (`actions.registry.names`)."""
+
 Rules = Callable[[Mapping[str, object]], list[Broken]]
 """What must hold between the parts of a file."""
 
@@ -53,26 +57,26 @@ def _all_rules(data: Mapping[str, object]) -> list[Broken]:
     return [*broken_rules(data), *new_rules(data)]
 
 
-def check(path: FilePath | str, *, actions: Collection[str] | None = None, today: date | None = None) -> list[Problem]:
+def check(path: FilePath | str, *, actions: Names | None = None, today: date | None = None) -> list[Problem]:
     """Every problem of a plan file, by line; warnings only once there is no error.
 
-    `actions` are the names of the registry: with them, unknown action names
-    are errors. With `today`, an overdue review is a warning.
+    With the names of the registry, an unknown action is an error, and so is a drill
+    that is none. With `today`, an overdue review is a warning.
     """
     return _examine(FilePath(path), actions=actions, today=today)[1]
 
 
-def load(path: FilePath | str, *, actions: Collection[str] | None = None) -> DrPlan:
+def load(path: FilePath | str, *, actions: Names | None = None) -> DrPlan:
     """The plan of a file. Raises UserError with every error of it, one a line."""
     return _plan(_examine(FilePath(path), actions=actions, today=None))
 
 
-def check_text(text: str, *, name: str, actions: Collection[str] | None = None) -> list[Problem]:
+def check_text(text: str, *, name: str, actions: Names | None = None) -> list[Problem]:
     """As `check`, of a text that is called `name` in the problems."""
     return _examine_text(text, FilePath(name), actions=actions, today=None)[1]
 
 
-def load_text(text: str, *, name: str, actions: Collection[str] | None = None) -> DrPlan:
+def load_text(text: str, *, name: str, actions: Names | None = None) -> DrPlan:
     """As `load`, of a text that is called `name` in the errors."""
     return _plan(_examine_text(text, FilePath(name), actions=actions, today=None))
 
@@ -102,9 +106,7 @@ def _plan(examined: tuple[DrPlan | None, list[Problem]]) -> DrPlan:
     return plan
 
 
-def _examine(
-    path: FilePath, *, actions: Collection[str] | None, today: date | None
-) -> tuple[DrPlan | None, list[Problem]]:
+def _examine(path: FilePath, *, actions: Names | None, today: date | None) -> tuple[DrPlan | None, list[Problem]]:
     text = _text(path)
     if isinstance(text, Problem):
         return None, [text]
@@ -112,7 +114,7 @@ def _examine(
 
 
 def _examine_text(
-    text: str, path: FilePath, *, actions: Collection[str] | None, today: date | None, rules: Rules = _all_rules
+    text: str, path: FilePath, *, actions: Names | None, today: date | None, rules: Rules = _all_rules
 ) -> tuple[DrPlan | None, list[Problem]]:
     source = read(text)
     problems = [
@@ -163,7 +165,7 @@ def _validate(data: Any) -> tuple[DrPlan | None, list[_Misfit], str]:
     return None, found, unplaced
 
 
-def _between(data: Any, actions: Collection[str] | None, rules: Rules) -> Iterator[_Misfit]:
+def _between(data: Any, actions: Names | None, rules: Rules) -> Iterator[_Misfit]:
     if not isinstance(data, Mapping):
         return
     for rule in rules(data):
@@ -180,6 +182,11 @@ def _between(data: Any, actions: Collection[str] | None, rules: Rules) -> Iterat
         for where, word in find(data, pattern):
             if isinstance(word, str) and word not in actions:
                 yield where, f"there is no action `{word}`", choose("action", word, sorted(actions)), False
+    drills = ", ".join(f"`{name}`" for name, each in sorted(actions.items()) if each is not None)
+    for where, word in find(data, "drills.*.action"):
+        if isinstance(word, str) and word in actions and actions[word] is None:
+            wrong = f"the bot does not run `{word}` as a drill, since it may change what is in use or shows nothing"
+            yield where, wrong, f"name one of {drills}, or leave `action` out and let people do the steps", False
 
 
 def _reach(data: Any, where: Path) -> Any:

@@ -107,7 +107,7 @@ class Drill(Part):
     channel: Text | None = None
     """Channel that is reminded; empty: `channels.on_call`."""
     action: ActionName | None = None
-    """The action that does it; empty when people do."""
+    """The action that the bot runs by itself when the drill is due, such as backup.prove; empty when people do it."""
     steps: tuple[PlanStep, ...] = ()
     """What is done, in order."""
 

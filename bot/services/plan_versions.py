@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from actions import registry
 from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import PlanFileChange, PlanVersions
 from bot.plan_file import DrPlan, Severity, check_text, load_activated, load_text, read_file
@@ -124,7 +125,8 @@ async def _known(session: AsyncSession, file: Path, row: PlanVersion) -> bool:
 
 def _of_file(file: Path) -> InForce:
     document = normal(read_file(file))
-    return InForce(number=0, sha256=sha256_of(document), document=document, plan=load_text(document, name=str(file)))
+    plan = load_text(document, name=str(file), actions=registry.names())
+    return InForce(number=0, sha256=sha256_of(document), document=document, plan=plan)
 
 
 def of_row(row: PlanVersion) -> InForce:
@@ -149,7 +151,7 @@ class StoredPlanVersions(PlanVersions):
 
     async def compare(self, document: str) -> PlanFileChange:
         text = normal(document)
-        new = load_text(text, name="the new plan file")
+        new = load_text(text, name="the new plan file", actions=registry.names())
         now = await self._newest()
         sha256 = sha256_of(text)
         if sha256 == now.sha256:

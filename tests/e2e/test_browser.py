@@ -1,11 +1,10 @@
 """The story in a real browser: Olivia asks, Daniel approves, both watch the message become the report.
 
-Chromium is required; DRBOT_NO_BROWSER=1 skips by will. DRBOT_SCREENSHOTS=1 writes the pictures of the documentation.
+DRBOT_SCREENSHOTS=1 writes the pictures of the documentation.
 """
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,16 +16,16 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from bot.demo.running import RunningDemo
 from tests.e2e.demo_process import DRBOT, ROOT, DemoProcess, remains
+from tests.fixtures.needed import chromium
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.kill,
     pytest.mark.timeout(400),
     pytest.mark.xdist_group("demo"),
-    pytest.mark.skipif(os.environ.get("DRBOT_NO_BROWSER") == "1", reason="DRBOT_NO_BROWSER=1"),
+    pytest.mark.needs("chromium"),
 ]
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -45,9 +44,7 @@ SIZE = "small" if PICTURES else "tiny"
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.fail("no Chromium: install it (sudo apt-get install chromium), or set DRBOT_NO_BROWSER=1", pytrace=False)
+    found = chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1280, "height": 1400})

@@ -307,7 +307,7 @@ async def test_the_restore_drill_runs_by_itself_and_is_reported_once(
     [start] = await clocks.drills(DUE)
     assert "The bot runs it and reports here" in start
     [request] = await asked(memory, "backup.prove")
-    assert request.params == {"server": server, "moment": "latest"}
+    assert request.params == {"server": server}
     assert await clocks.drills(DUE + timedelta(minutes=1)) == []
 
     await end(memory, request, "succeeded")
@@ -319,6 +319,16 @@ async def test_the_restore_drill_runs_by_itself_and_is_reported_once(
     assert report == f"Drill `backup-restore` passed: `{server}` (run plan{request.id}). RTO 41 s."
     assert await clocks.drills(DUE + timedelta(days=2)) == []
     assert len(await asked(memory, "backup.prove")) == 1
+
+
+async def test_an_action_that_is_no_drill_is_never_begun_by_the_clock(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    """A plan of an earlier version may name one: `drbot plan check` refused none."""
+    clocks = replicas(with_drill(action="restore.promote", next="2026-12-07", schedule="1st mon 09:00 UTC"))
+    [start] = await clocks.drills(DUE)
+    assert "The bot runs it" not in start
+    assert await asked(memory, "restore.promote") == []
 
 
 async def test_a_worker_knows_when_the_bot_tests_a_restore_next(

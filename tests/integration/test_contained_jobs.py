@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,10 +21,8 @@ from tests.fixtures.waiting import until
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(
-        sys.platform != "linux" or not shutil.which("prlimit") or not shutil.which("setpriv"),
-        reason="containment is made of util-linux",
-    ),
+    pytest.mark.skipif(sys.platform != "linux", reason="containment is Linux's"),
+    pytest.mark.needs("prlimit", "setpriv"),
 ]
 
 LOOK = """

@@ -152,7 +152,7 @@ async def test_the_first_incremental_of_a_new_primary_is_a_full_one_and_the_next
     assert await restored(failed, "s1") == (second.id, ["a", "b", "c"])
 
 
-@pytest.mark.skipif(any(mark.args[0] for mark in NEEDED), reason="no `zstd`, or no Python of the system's own")
+@NEEDED
 async def test_without_the_bot_the_way_leads_along_the_living_timeline_too(
     failed: PhysicalWorld, server_directory: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.backup.native import NativeEngine
 from tests.fakes.s3 import MemoryObjects
-from tests.fixtures.pgbackrest import PROGRAMS
+from tests.fixtures.needed import POSTGRES_15
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 
 pytestmark = pytest.mark.integration
@@ -73,9 +73,9 @@ async def test_the_right_to_stream_and_the_rule_that_lets_in(server_directory: P
             assert "canary-keeper" not in what + then
 
 
-@pytest.mark.skipif(not (PROGRAMS / "bin" / "postgres").exists(), reason="no PostgreSQL 15")
+@pytest.mark.needs("postgresql-15")
 async def test_a_version_without_summaries(server_directory: Path) -> None:
-    async with EmbeddedPostgres(server_directory / "old", settings=SMALL, programs=PROGRAMS) as server:
+    async with EmbeddedPostgres(server_directory / "old", settings=SMALL, programs=POSTGRES_15) as server:
         found = await told(engine(server, server_directory))
     assert any("is PostgreSQL 15; the native engine needs 17 or newer" in what for what in found)
     assert any("does not fit server `main` (PostgreSQL 15)" in what for what in found)

@@ -49,7 +49,8 @@ from actions.steps.restore_scene import check_step
 from actions.steps.scratch import RestoreScratch
 from tests.contract.kit import MemoryJournal
 from tests.fakes.world import API, World, a_world
-from tests.fixtures.pgbackrest import CIPHER_PASS, PROGRAMS, STANZA
+from tests.fixtures.needed import POSTGRES_15
+from tests.fixtures.pgbackrest import CIPHER_PASS, STANZA
 from tests.fixtures.waiting import eventually
 from tests.pgbackrest_world import MARK, SERVER, PgBackRestWorld
 
@@ -147,7 +148,7 @@ async def test_a_transaction_is_reached_by_typing_what_the_plan_says(
     if account is not None:
         shutil.chown(server_directory, account.uid, account.gid)
     env = {
-        "PATH": f"{PROGRAMS / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{POSTGRES_15 / 'bin'}:/usr/local/bin:/usr/bin:/bin",
         "PGDATA": str(server_directory / "data"),
         "PGBACKREST_CONFIG": str(backed_up.archived.config),
         "PGBACKREST_REPO1_CIPHER_PASS": CIPHER_PASS,

@@ -14,7 +14,8 @@ from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.backup.physical import BackupKind, BaseRequest, Change, FindRequest, Lsn, RecoveryTarget, ScratchRequest
 from actions.errors import UserError
 from actions.ports import no_progress
-from tests.fixtures.pgbackrest import PROGRAMS, STANZA, archiving, configure, settings
+from tests.fixtures.needed import POSTGRES_15
+from tests.fixtures.pgbackrest import STANZA, archiving, configure, settings
 from tests.fixtures.shared_s3 import S3
 from tests.pgbackrest_world import MARK, SERVER, PgBackRestWorld
 from tests.wal_world import eventually, standby_of
@@ -53,7 +54,7 @@ async def failed(run_directory: Path, server_directory: Path, s3: S3) -> AsyncIt
         await _take(old, "before")
         config = primary.config.with_name("new.conf")
         standby = await standby_of(
-            primary.server, server_directory / "standby", settings=settings(config), programs=PROGRAMS
+            primary.server, server_directory / "standby", settings=settings(config), programs=POSTGRES_15
         )
         promoted = replace(primary, server=standby, config=config)
         configure(promoted, s3)

@@ -18,10 +18,7 @@ from tests.fakes.s3 import MemoryObjects
 from tests.fixtures.physical import Past
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(shutil.which("zstd") is None, reason="no `zstd` on this machine"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.needs("zstd")]
 
 LIMIT = timedelta(minutes=2)
 AWS = """#!/bin/sh

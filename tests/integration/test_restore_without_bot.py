@@ -36,7 +36,7 @@ from tests.fixtures.shared_s3 import S3
 from tests.nasty_database import make_nasty_database
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 
-pytestmark = [pytest.mark.integration, *NEEDED]
+pytestmark = [pytest.mark.integration, NEEDED]
 
 NASTY = 'Nästy "db" %s x'
 # ---------------------------------------------------------------- a dump
@@ -275,9 +275,7 @@ async def test_it_comes_back_although_connections_are_cut_in_the_middle(
 # ---------------------------------------------------------------- the page itself
 
 
-@pytest.mark.skipif(
-    shutil.which("jq") is None or shutil.which("openssl") is None, reason="no `jq` or no `openssl` on this machine"
-)
+@pytest.mark.needs("jq", "openssl")
 async def test_the_page_shows_how_its_own_signature_is_checked(
     stored: PhysicalWorld, bare: Bare, s3: S3, bucket: str
 ) -> None:

@@ -14,12 +14,13 @@ import pytest
 from actions.backup.physical import Lsn
 from actions.backup.segments import Segment
 from actions.byhand import restore
-from tests.bare_machine import NEEDED, PYTHON, Bare, refused
+from tests.bare_machine import NEEDED, Bare, refused
 from tests.fakes.s3 import MemoryObjects
+from tests.fixtures.needed import SYSTEM_PYTHON
 from tests.fixtures.physical import Past, standing, turn_checksums
 from tests.physical_world import BUCKET, SERVER, PhysicalWorld
 
-pytestmark = [pytest.mark.integration, *NEEDED]
+pytestmark = [pytest.mark.integration, NEEDED]
 
 
 class Copy:
@@ -40,7 +41,7 @@ class Copy:
             path.write_bytes(found.body)
 
     def command(self, *options: str) -> str:
-        begin = [PYTHON, "restore.py", "server", "--server", SERVER, "--trust", self.world.keys.signer]
+        begin = [SYSTEM_PYTHON, "restore.py", "server", "--server", SERVER, "--trust", self.world.keys.signer]
         return shlex.join([*begin, "--from", str(self.folder), "--data", str(self.data), *options])
 
     async def asked(self, statement: str) -> list[str]:

@@ -94,7 +94,7 @@ def test_a_scope_that_means_nothing_is_told(tmp_path: Path, line: str, key: str,
 
 
 def test_a_rule_for_an_action_nobody_knows_is_told(tmp_path: Path) -> None:
-    problems = check(in_rule(tmp_path, "actions: [restore.dmp]"), actions=["restore.dump"])
+    problems = check(in_rule(tmp_path, "actions: [restore.dmp]"), actions={"restore.dump": None})
 
     told = {problem.key: problem.right for problem in problems}
     assert told["approval.rules[3].actions[0]"] == "did you mean `restore.dump`?"

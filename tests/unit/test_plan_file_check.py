@@ -4,8 +4,11 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from actions import registry
 from actions.errors import UserError
+from bot.cli import app
 from bot.plan_file import Problem, Severity, check, check_text, load, report
 from bot.plan_file.rules import Broken
 
@@ -647,16 +650,41 @@ def test_nobody_is_called_as_the_bot_calls_itself(tmp_path: Path, name: str) -> 
 def test_unknown_actions_are_told_when_the_registry_is_given(tmp_path: Path) -> None:
     path = broken(tmp_path, ("action: restore.dump", "action: restore.dmup"))
     assert errors(check(path)) == []
-    known = {"restore.dump", "restore.point", "restore.rescue", "restore.swap",
-             "backup.dump", "backup.verify", "backup.adopt", "backup.prove", "application.scale",
-             "application.rollout", "status.health", "status.database", "status.backups", "status.cluster"}  # fmt: skip
-    (problem,) = errors(check(path, actions=known))
+    (problem,) = errors(check(path, actions=registry.names()))
     assert problem.key == "scenarios[0].steps[2].action"
     assert problem.right == "did you mean `restore.dump`?"
 
 
+@pytest.mark.parametrize("action", ["restore.promote", "restore.dump", "status.databases", "backup.base"])
+def test_a_drill_that_the_bot_cannot_run_as_one_is_refused(tmp_path: Path, action: str) -> None:
+    path = broken(tmp_path, ("    action: backup.prove        # the", f"    action: {action}        # the"))
+    (problem,) = errors(check(path, actions=registry.names()))
+    assert problem.key == "drills[0].action"
+    assert problem.line == line_of(path, f"action: {action}        # the")
+    assert problem.wrong.startswith(f"the bot does not run `{action}` as a drill")
+    assert problem.right == (
+        "name one of `backup.check_base`, `backup.prove`, `backup.verify`, "
+        "or leave `action` out and let people do the steps"
+    )
+
+
+def test_what_the_bot_can_drill_is_taken(tmp_path: Path) -> None:
+    for action, of in registry.names().items():
+        if of is not None:
+            path = broken(tmp_path, ("    action: backup.prove        # the", f"    action: {action}        # the"))
+            assert errors(check(path, actions=registry.names())) == []
+            registry.action(action).params.model_validate({of.value: "main"})
+
+
+def test_the_command_knows_the_actions(tmp_path: Path) -> None:
+    path = broken(tmp_path, ("    action: backup.prove        # the", "    action: restore.promote        # the"))
+    said = CliRunner().invoke(app, ["plan", "check", str(path)])
+    assert said.exit_code == 1
+    assert "the bot does not run `restore.promote` as a drill" in said.output
+
+
 def test_the_shipped_plan_has_no_errors_and_warns_about_what_is_open() -> None:
-    problems = check(SHIPPED)
+    problems = check(SHIPPED, actions=registry.names())
     assert errors(problems) == []
     warned = {problem.key for problem in problems}
     assert {"contacts[0].name", "contacts[0].phone", "roster[0]", "approval.rules[2]"} <= warned
