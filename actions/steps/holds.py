@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from actions.buckets import Hold
 from actions.contract import Finding, Verdict
@@ -73,8 +74,19 @@ def unpinned_words(lacking: Sequence[str]) -> str:
     )
 
 
-async def hold_findings(ports: Ports) -> list[Finding]:
-    """Of everything that is pinned, what a bucket with Object Lock should hold and does not."""
+@dataclass(frozen=True)
+class Unheld:
+    """One bucket that does not keep what is pinned, though it could. `unseen` says why nobody knows."""
+
+    name: str  # of the backup or the recovery point
+    detail: str
+    hint: str
+    unseen: str = ""
+
+
+async def unheld(ports: Ports) -> tuple[int, Sequence[Unheld]]:
+    """How much is pinned, and what of it a bucket with Object Lock should hold and does not. Raises DrError when what
+    is pinned cannot be read."""
     pinned = [
         (Sort.DUMP, name, entry.manifest.id, entry.pinned)
         for name in sorted(ports.site.backups)
@@ -86,7 +98,7 @@ async def hold_findings(ports: Ports) -> list[Finding]:
         for entry in await ports.physical.catalogue(name)
         if entry.pinned
     ]
-    found = []
+    found: list[Unheld] = []
     for sort, owner, backup, why in pinned:
         again = f"/dr-backup pin {owner} {backup} {why}"
         found += _unheld(backup, what(sort, owner, backup), await holds_of(ports, sort, owner, backup), again)
@@ -95,13 +107,24 @@ async def hold_findings(ports: Ports) -> list[Finding]:
         name = entry.point.id
         again = f"/dr point pin {name} {entry.pinned}"
         found += _unheld(name, f"recovery point `{name}`", await ports.points.holds(name), again)
-    said = f"{len(pinned) + len(points)}, each held by its store as far as that can"
-    return found or [Finding(check="pins", verdict=Verdict.OK, detail=said)]
+    return len(pinned) + len(points), found
 
 
-def _unheld(name: str, thing: str, holds: Sequence[Hold], again: str) -> list[Finding]:
-    told = [f"It cannot be seen: {hold.problem}" if hold.problem else _partly(hold) for hold in holds if not hold.whole]
-    return [_warn(f"pin of {name}", f"The {thing} is pinned. {each}", f"`{again}` sets it again.") for each in told]
+def _unheld(name: str, thing: str, holds: Sequence[Hold], again: str) -> list[Unheld]:
+    told = [(f"It cannot be seen: {hold.problem}" if hold.problem else _partly(hold), hold) for hold in holds]
+    hint = f"`{again}` sets it again."
+    return [
+        Unheld(name, f"The {thing} is pinned. {words}", hint, hold.problem) for words, hold in told if not hold.whole
+    ]
+
+
+async def hold_findings(ports: Ports) -> list[Finding]:
+    """For the doctor."""
+    pinned, found = await unheld(ports)
+    said = f"{pinned}, each held by its store as far as that can"
+    return [_warn(f"pin of {each.name}", each.detail, each.hint) for each in found] or [
+        Finding(check="pins", verdict=Verdict.OK, detail=said)
+    ]
 
 
 async def lacking(ports: Ports, sort: Sort, owner: str, backup: str) -> Sequence[str]:

@@ -73,6 +73,16 @@ def apart_findings(site: Site) -> list[Finding]:
         for first, second, what in pairs
         if _place(site, first) == _place(site, second)
     ]
+    together += [
+        _warn(
+            what,
+            f"The {what} is in `{first}` and `{second}`, of different regions by name and at one address "
+            f"(`{site.buckets[first].endpoint}`): if that is one store, both are lost together.",
+            "Name a bucket of a store in another place, or see that the provider keeps the two apart.",
+        )
+        for first, second, what in pairs
+        if _place(site, first) != _place(site, second) and _at_one_address(site, first, second)
+    ]
     alone = [(policy, why) for policy in site.physical.values() if (why := left_behind(site, policy))]
     return together + [_stop(f"base backups of {policy.server}", why, moved(policy)) for policy, why in alone]
 
@@ -94,11 +104,12 @@ def left_behind(site: Site, policy: PhysicalPolicy) -> str:
 
 
 def apart(site: Site, policy: PhysicalPolicy) -> bool:
-    """Whether two buckets of different regions, both named in the plan file, hold the WAL."""
+    """Whether the WAL is in two buckets that no one place holds: of different regions, or of different stores. Two
+    regions at one address of a store of one's own are names, so nothing is promised of them."""
     if len(policy.wal_buckets) != 2:
         return False
-    regions = {site.buckets[bucket].region for bucket in policy.wal_buckets}
-    return all(regions) and len(regions) == 2
+    near, far = policy.wal_buckets
+    return _place(site, near) != _place(site, far) and not _at_one_address(site, near, far)
 
 
 def moved(policy: PhysicalPolicy) -> str:
@@ -110,8 +121,14 @@ def moved(policy: PhysicalPolicy) -> str:
 
 
 def _place(site: Site, bucket: str) -> tuple[str | None, str | None]:
-    """What is lost together."""
+    """What is lost together: a region of a store. Its name alone says nothing: two stores may use the same one."""
     return site.buckets[bucket].region, site.buckets[bucket].endpoint
+
+
+def _at_one_address(site: Site, first: str, second: str) -> bool:
+    """AWS, which has no address in the plan file, has one for each region."""
+    endpoint = site.buckets[first].endpoint
+    return bool(endpoint) and endpoint == site.buckets[second].endpoint
 
 
 def _versioning(bucket: Bucket, facts: BucketFacts) -> Iterator[Finding]:

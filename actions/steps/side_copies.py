@@ -1,5 +1,5 @@
 """What is kept beside the backups of databases: files in another region, sealing keys in escrow and recovery points,
-whether they are late, and the way back without the bot, whether it is there."""
+whether they are late, the way back without the bot, whether it is there, and pins, whether the store keeps them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from actions.points import ImagePart
 from actions.ports import Ports
 from actions.schedules import Schedule
 from actions.site import EscrowPolicy, FilesPolicy, PointsPolicy
+from actions.steps.holds import Unheld, unheld
 from actions.steps.mirrors import Trouble
 from actions.steps.phrases import moment, span
 from actions.steps.replicas import HINT as REPLICA_HINT
@@ -68,6 +69,7 @@ async def side_copies(ports: Ports, *, look: bool) -> Sequence[SideCopies]:
         found.append(_points(ports, site.points, look=look))
     if site.images is not None:
         found.append(_images(ports, look=look))
+    found.append(_pins(ports, look=look))
     whole = SideCopies("part:kits", "ways back without the bot", looked=look, covers=("kit:",))
     kits, part = await by_itself(whole, _kits(ports, look=look))
     return [*await asyncio.gather(*found), *kits, part]
@@ -145,6 +147,30 @@ async def _points(ports: Ports, policy: PointsPolicy, *, look: bool) -> SideCopi
         return replace(found, problem=str(error))
     taken = None if newest is None else newest.taken_at
     return replace(found, troubles=_some(late_point(policy, taken, ports.clock.now())))
+
+
+async def _pins(ports: Ports, *, look: bool) -> SideCopies:
+    """Whether the stores hold what is pinned. What a bucket that does not answer holds is not over."""
+    found = SideCopies("pins:site", "legal holds of what is pinned", looked=look)
+    if not look:
+        return found
+    try:
+        _, free = await unheld(ports)
+    except DrError as error:
+        return replace(found, problem=str(error))
+    by_name: dict[str, list[Unheld]] = {}
+    for each in free:
+        if not each.unseen:
+            by_name.setdefault(each.name, []).append(each)
+    silent = [each.unseen for each in free if each.unseen]
+    return replace(
+        found,
+        troubles=[
+            Trouble(f"unheld-pin:{name}", " ".join(dict.fromkeys(each.detail for each in several)), several[0].hint)
+            for name, several in by_name.items()
+        ],
+        problem=silent[0] if silent else "",
+    )
 
 
 async def _images(ports: Ports, *, look: bool) -> SideCopies:

@@ -20,7 +20,10 @@ from actions.errors import TemporaryError, UserError
 from actions.ports import Ports, no_progress
 from actions.runner import Outcome
 from actions.site import Frozen
+from actions.steps.alarms import Alarm, alarms
+from actions.steps.health import Health, health
 from actions.steps.holds import hold_findings
+from bot.services.backup_watch import over
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.clock import START
 from tests.fakes.physical_world import with_bases
@@ -169,6 +172,36 @@ async def test_a_hold_that_was_lost_is_told_and_set_again() -> None:
     assert seen == "taken off 4 objects in `backups`, but for what another pin needs"
     assert (await run(unpin, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
     assert world.physical.held == set()
+
+
+async def test_a_hold_that_was_lost_is_an_alarm_until_it_is_set_again() -> None:
+    world, key = able(), "unheld-pin:base-full/pins:site"
+    asked = PinParams(server="primary", backup="base-full", why=CASE)
+
+    async def looked(*, beside: bool = True) -> tuple[dict[str, Alarm], Health]:
+        seen = await health(world, beside=beside)
+        return {alarm.key: alarm for alarm in alarms(seen)}, seen
+
+    async def pinned() -> None:
+        await run(await registry.action("backup.pin").plan(asked, world, PLAN_ID), world, MemoryJournal())
+
+    await pinned()
+    assert key not in (await looked())[0]
+    world.physical.held.clear()
+    told, _ = await looked()
+    assert "is pinned. Bucket `backups` holds 0 of 4 objects" in told[key].text
+    assert f"/dr-backup pin primary base-full {CASE}" in told[key].hint
+    told, seen = await looked(beside=False)
+    assert not over(key, set(told), seen)
+
+    world.objects.down = True
+    told, seen = await looked()
+    assert "unreadable/pins:site" in told
+    assert not over(key, set(told), seen)
+    world.objects.down = False
+    await pinned()
+    told, seen = await looked()
+    assert over(key, set(told), seen)
 
 
 async def test_a_pinned_point_says_what_is_not_held() -> None:

@@ -14,7 +14,7 @@ from actions.catalog.buckets import BucketsParams
 from actions.contract import Finding, Verdict
 from actions.errors import UserError
 from actions.site import Bucket, BucketPosture, LockMode, Site
-from actions.steps.postures import apart_findings, posture_findings, trial_findings
+from actions.steps.postures import apart, apart_findings, posture_findings, trial_findings
 from tests.fakes.history import with_history
 from tests.fakes.physical_world import a_policy
 from tests.fakes.world import a_world
@@ -279,6 +279,32 @@ def test_a_copy_of_the_base_backups_counts_where_it_outlives_the_region(
     findings = apart_findings(Site(buckets=buckets, physical={"primary": policy}))
     assert any("leave WAL in `far`" in finding.detail for finding in findings) is lost
     assert any("base backups of server `primary` is in" in finding.detail for finding in findings) is together
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "lives", "told"),
+    [
+        (("us-east-1", None), ("us-west-2", None), True, ""),
+        (("us-east-1", None), ("us-east-1", None), False, "which are in one region (`us-east-1`) of one store"),
+        (("dc", "https://a.example"), ("dc", "https://b.example"), True, ""),
+        (("us-east-1", None), ("us-east-1", "https://b.example"), True, ""),
+        (("one", "https://a.example"), ("two", "https://a.example"), False, "at one address (`https://a.example`)"),
+    ],
+)
+def test_region_and_address_together_say_what_outlives_what(
+    near: tuple[str, str | None], far: tuple[str, str | None], told: str, *, lives: bool
+) -> None:
+    buckets = {
+        name: Bucket(name=name, region=region, endpoint=endpoint, access_key="env:A", secret_key="env:S")
+        for name, (region, endpoint) in {"near": near, "far": far}.items()
+    }
+    changes = {"bucket": "near", "copy_bucket": "far", "wal_buckets": ("near", "far")}
+    policy = a_policy().model_copy(update=changes)
+    site = Site(buckets=buckets, physical={"primary": policy})
+    assert apart(site, policy) is lives
+    findings = [finding.detail for finding in apart_findings(site)]
+    assert len(findings) == (2 if told else 0)
+    assert all(told in each for each in findings)
 
 
 async def test_the_status_says_so_instead_of_seconds() -> None:
