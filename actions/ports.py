@@ -237,6 +237,9 @@ class ObjectStore(Protocol):
     async def get(self, bucket: str, key: str) -> bytes:
         """Small objects. Raises UserError when there is no such key."""
 
+    async def get_first(self, bucket: str, key: str, count: int) -> bytes:
+        """The first bytes of an object, `count` of them or all there are. Raises as `get` does."""
+
     def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]: ...
 
     async def head(self, bucket: str, key: str) -> ObjectFacts | None: ...

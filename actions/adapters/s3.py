@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -91,6 +92,23 @@ class S3Store(ObjectStore):
 
     async def get(self, bucket: str, key: str) -> bytes:
         return b"".join([chunk async for chunk in self.get_stream(bucket, key)])
+
+    async def get_first(self, bucket: str, key: str, count: int) -> bytes:
+        client = await self._client(bucket)
+
+        def read() -> bytes:
+            answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{count - 1}")
+            with contextlib.closing(answer["Body"]) as body:
+                return body.read(count)
+
+        try:
+            return await self._threaded(read)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == "InvalidRange":
+                return b""  # the object is empty
+            raise self._refused(bucket, key, "read", error) from error
+        except (BotoCoreError, HTTPError, OSError) as error:
+            raise self._refused(bucket, key, "read", error) from error
 
     async def head(self, bucket: str, key: str) -> ObjectFacts | None:
         client = await self._client(bucket)

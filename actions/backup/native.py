@@ -23,7 +23,7 @@ from actions.backup.native_records import BaseRecords
 from actions.backup.native_restore import Restoring
 from actions.backup.native_retention import Deletable, deletable, segment_size, stored_segments, within
 from actions.backup.native_take import Taking
-from actions.backup.native_window import start_of, window
+from actions.backup.native_window import begin, start_of, window
 from actions.backup.patience import PATIENCE
 from actions.backup.physical import (
     BaseRequest,
@@ -217,6 +217,8 @@ class NativeEngine(PhysicalBackups):
         newest, lsn = await self._newest(policy, archive, good[0], listing, way)
         beside = self._bases_beside(policy, listing.bucket)
         here = as_in(entries, beside) if beside else entries
+        if (first := begin(here, listing, way)) is not None:
+            listing = await archive.dated(first, way, listing)
         found = window(policy, here, listing, way, newest=newest, newest_lsn=lsn, now=self._clock.now())
         kept = {entry.manifest.id for entry in here if entry.problem is None}
         elsewhere = tuple(entry.manifest.id for entry in good if entry.manifest.id not in kept)

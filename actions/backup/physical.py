@@ -118,6 +118,10 @@ class Gap(Frozen):
     last: str
     after: datetime | None = None  # moments between these two cannot be reached, as far as known
     before: datetime | None = None
+    # One of the two is when a segment was stored, since what it says itself could not be read: in a bucket that was
+    # filled later that is later than its commits.
+    loose: bool = False
+    seen_at: datetime | None = None  # when the segment after it was stored
 
 
 class DeadEnd(Frozen):

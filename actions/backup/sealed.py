@@ -117,8 +117,9 @@ class Sealer:
         return header, b"".join((line.model_dump_json().encode(), b"\n", body))
 
 
-def header_of(stored: bytes, key: str, trusted_signers: tuple[str, ...]) -> SealedHeader:
-    """What the object says of itself, once its signature is checked. Raises VerificationError naming `key`."""
+def header_of(stored: bytes, key: str, trusted_signers: tuple[str, ...], *, size: int | None = None) -> SealedHeader:
+    """What the object says of itself, once its signature is checked. Where `stored` is the beginning of it alone, of at
+    least LONGEST_HEADER bytes, `size` says how long all of it is. Raises VerificationError naming `key`."""
     end = stored.find(b"\n", 0, LONGEST_HEADER)
     try:
         line = _Line.model_validate_json(stored[: max(0, end)])
@@ -133,9 +134,10 @@ def header_of(stored: bytes, key: str, trusted_signers: tuple[str, ...]) -> Seal
         raise VerificationError(
             f"The header of `{key}` does not match its signature: it was changed or forged."
         ) from error
-    if len(stored) - end - 1 != line.header.stored_bytes:
+    follow = (len(stored) if size is None else size) - end - 1
+    if follow != line.header.stored_bytes:
         raise VerificationError(
-            f"`{key}` holds {len(stored) - end - 1} bytes after its header, which says {line.header.stored_bytes}: "
+            f"`{key}` holds {follow} bytes after its header, which says {line.header.stored_bytes}: "
             "it was cut off or added to."
         )
     return line.header

@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from actions.backup.physical import SEGMENT, Gap, Lsn
-from actions.backup.sealed import SealedHeader, SealedKind, header_of
+from actions.backup.sealed import LONGEST_HEADER, SealedHeader, SealedKind, header_of
 from actions.backup.segments import Segment, Timelines, history_name, history_of
 from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectFacts, ObjectStore
@@ -25,6 +25,8 @@ from actions.site import PhysicalPolicy
 log = logging.getLogger(__name__)
 
 SEALED = ".sealed"
+GAPS_DATED = 16
+"""So many gaps, the newest, are dated by what the segments beside them say: two small reads for each."""
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _RANGE = re.compile(r"([0-9A-F]{24})/(\d{10})-(\d{10})\.sealed")
 
@@ -47,6 +49,8 @@ class WalListing:
     bucket: str
     segments: Mapping[str, ObjectFacts] = field(default_factory=dict)  # by name
     histories: Mapping[int, ObjectFacts] = field(default_factory=dict)  # by timeline id
+    # Of segments beside a gap, by name: when the archiver had them, None where they do not say it as they should.
+    closed_at: Mapping[str, datetime | None] = field(default_factory=dict)
 
     def __contains__(self, segment: Segment) -> bool:
         return str(segment) in self.segments
@@ -197,9 +201,12 @@ class WalArchive:
 
     # ------------------------------------------------------------ checking
 
-    def checked(self, body: bytes, key: str, name: str, kind: SealedKind, system_id: str) -> SealedHeader:
-        """The header of a stored object, when it is what its name promises. Raises VerificationError naming `key`."""
-        header = header_of(body, key, self.policy.trusted_signers)
+    def checked(
+        self, body: bytes, key: str, name: str, kind: SealedKind, system_id: str, *, size: int | None = None
+    ) -> SealedHeader:
+        """The header of a stored object, when it is what its name promises; of one of this `size` where `body` is its
+        beginning alone. Raises VerificationError naming `key`."""
+        header = header_of(body, key, self.policy.trusted_signers, size=size)
         if (header.kind, header.name) != (kind, name):
             raise VerificationError(f"`{key}` holds the {header.kind} `{header.name}`: it was moved or renamed.")
         if header.system_id != system_id:
@@ -265,39 +272,82 @@ class WalArchive:
         Segments on timelines without a history are gaps as well: nothing leads there.
         """
         way = await self.timelines(start, None, [listing])
-        return find_gaps(start, way, listing)
+        return find_gaps(start, way, await self.dated(start, way, listing))
+
+    async def dated(self, start: WalStart, way: Timelines, listing: WalListing) -> WalListing:
+        """The same listing, which knows when the archiver had the segments beside the gaps: when they were stored tells
+        nothing in a bucket that was filled later. Their beginnings alone are read."""
+        beside = [_beside(missing, way, listing) for missing in _missing(start, way, listing)]
+        names = {name: None for pair in beside for name in pair if name is not None}
+        read = sorted({name for pair in beside[-GAPS_DATED:] for name in pair if name is not None})
+        said = await asyncio.gather(*(self._closed_at(listing, name, start.system_id) for name in read))
+        return replace(listing, closed_at={**names, **dict(zip(read, said, strict=True))})
+
+    async def _closed_at(self, listing: WalListing, name: str, system_id: str) -> datetime | None:
+        key = self.key(name)
+        try:
+            begin = await self._objects.get_first(listing.bucket, key, LONGEST_HEADER)
+            size = listing.segments[name].bytes
+            return self.checked(begin, key, name, SealedKind.SEGMENT, system_id, size=size).closed_at
+        except (TemporaryError, VerificationError, UserError) as error:
+            log.warning("wal_segment_beside_a_gap_not_read: %s: %s", key, error)
+            return None
 
 
 def find_gaps(start: WalStart, way: Timelines, listing: WalListing) -> Sequence[Gap]:
     """The gaps of one bucket along one way."""
+    found = [_gap(missing, way, listing) for missing in _missing(start, way, listing)]
+    unknown = {int(name[:8], 16) for name in listing.segments} - set(listing.histories) - set(way.ids)
+    lost = [timeline_id for timeline_id in sorted(unknown) if timeline_id > start.timeline_id]
+    return [*found, *(_without_history(timeline_id, listing) for timeline_id in lost)]
+
+
+def _missing(start: WalStart, way: Timelines, listing: WalListing) -> Iterator[Sequence[Segment]]:
+    """The segments of each gap, in order."""
     size, first = start.segment_bytes, start.lsn // start.segment_bytes
     newest = max(way.numbers(list(listing.segments), size), default=first - 1)
-    found: list[Gap] = []
     missing: list[Segment] = []
     for number in range(first, newest + 1):
         if (needed := way.choices(number, size)[0]) not in listing and number != newest:
             missing.append(needed)
         elif missing:
-            found.append(_gap(missing, way, listing))
+            yield missing
             missing = []
-    unknown = {int(name[:8], 16) for name in listing.segments} - set(listing.histories) - set(way.ids)
-    lost = [history_name(timeline_id) for timeline_id in sorted(unknown) if timeline_id > start.timeline_id]
-    return [*found, *(Gap(timeline_id=int(name[:8], 16), first=name, last=name) for name in lost)]
+
+
+def _beside(missing: Sequence[Segment], way: Timelines, listing: WalListing) -> tuple[str | None, str | None]:
+    """The stored segments before and after a gap."""
+    size = missing[0].size
+
+    def stored(number: int) -> str | None:
+        """Of whichever timeline: at a fork the one before it is of another."""
+        names = map(str, way.choices(number, size) if number >= 0 else ())
+        return next((name for name in names if name in listing.segments), None)
+
+    return stored(missing[0].number - 1), stored(missing[-1].number + 1)
 
 
 def _gap(missing: Sequence[Segment], way: Timelines, listing: WalListing) -> Gap:
-    first, last = missing[0], missing[-1]
-
-    def stored(number: int) -> ObjectFacts | None:
-        """Of whichever timeline: at a fork the one before it is of another."""
-        names = map(str, way.choices(number, first.size) if number >= 0 else ())
-        return next((listing.segments[name] for name in names if name in listing.segments), None)
-
-    before, after = stored(first.number - 1), stored(last.number + 1)
+    before, after = beside = _beside(missing, way, listing)
     return Gap(
-        timeline_id=first.timeline_id,
-        first=str(first),
-        last=str(last),
-        after=before.modified_at if before else None,
-        before=after.modified_at if after else None,
+        timeline_id=missing[0].timeline_id,
+        first=str(missing[0]),
+        last=str(missing[-1]),
+        after=_date(before, listing),
+        before=_date(after, listing),
+        loose=any(name in listing.closed_at and listing.closed_at[name] is None for name in beside if name is not None),
+        seen_at=None if after is None else listing.segments[after].modified_at,
     )
+
+
+def _date(name: str | None, listing: WalListing) -> datetime | None:
+    """When there were commits in this segment, as far as known."""
+    if name is None:
+        return None
+    return listing.closed_at.get(name) or listing.segments[name].modified_at
+
+
+def _without_history(timeline_id: int, listing: WalListing) -> Gap:
+    """Nothing leads to what was archived of this timeline. Nobody knows when it began."""
+    last = max(name for name in listing.segments if int(name[:8], 16) == timeline_id)
+    return Gap(timeline_id=timeline_id, first=history_name(timeline_id), last=last)

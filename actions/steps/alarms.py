@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median
 
+from actions.backup.native_window import passed
 from actions.backup.physical import BackupKind, Proof, RecoveryWindow
 from actions.schedules import Schedule
 from actions.site import Frozen
@@ -268,17 +269,17 @@ def _unreachable(bases: Bases, window: RecoveryWindow, now: datetime) -> Iterato
 
 
 def _gaps(bases: Bases, now: datetime) -> Iterator[Alarm]:
-    """A gap counts until a base backup has ended after it, and from the moment on when it is no longer a segment that
-    is being stored while a later one was quicker."""
-    fit = usable_bases(bases.entries)
-    newest = fit[0].manifest.started_at if fit else None
+    """A gap counts until a base backup lies behind it, and from the moment on when it is no longer a segment that is
+    being stored while a later one was quicker."""
+    fit = usable_bases(bases.living)
+    ours = [entry for entry in fit if entry.manifest.system_id == fit[0].manifest.system_id]
     wanted = "" if bases.archiver is None else bases.archiver.wants_base
     open_gaps = [
         gap
         for window in bases.windows
         for gap in window.gaps
-        if newest is None or (edge := gap.before or gap.after) is None or newest < edge
-        if gap.before is None or now - gap.before >= SETTLED
+        if not any(passed(gap, entry) for entry in ours)
+        if (seen := gap.seen_at or gap.before) is None or now - seen >= SETTLED
     ]
     if not open_gaps and not wanted:
         return

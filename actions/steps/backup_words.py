@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from actions.backup.physical import BackupKind, PhysicalEntry
+from actions.backup.physical import BackupKind, PhysicalEntry, RecoveryWindow
 from actions.schedules import Schedule, every
 from actions.steps.alarms import sizes
 from actions.steps.base_choice import usable_bases
@@ -58,8 +58,21 @@ def _window_lines(bases: Bases, now: datetime) -> list[str]:
     lines.append(f"`▕{bar(stretches)}▏` {_second(oldest)} to {_second(newest)}")
     gaps = [f"not from {_second(before.end)} to {_second(after.start)}" for before, after in pairwise(stretches)]
     but = f", but {'; '.join(gaps[:3])} ({counted(len(gaps), 'gap')} in the WAL)" if gaps else ", without a gap"
-    lines.append(f"Every moment in it can be reached{but}.{_older(bases, oldest)}{_other_copies(bases, newest)}")
+    if gaps and window is not None and any(gap.loose for gap in window.gaps):
+        but += ", by when segments were stored: what they say themselves could not be read, and it may be earlier"
+    lines.append(
+        f"Every moment in it can be reached{but}.{_unled(window)}{_older(bases, oldest)}{_other_copies(bases, newest)}"
+    )
     return lines
+
+
+def _unled(window: RecoveryWindow | None) -> str:
+    """Timelines that are archived without their history; they have no place in the picture."""
+    undated = [gap for gap in window.gaps if gap.after is None and gap.before is None] if window is not None else []
+    if not undated:
+        return ""
+    ids = ", ".join(str(gap.timeline_id) for gap in undated[:3])
+    return f" Of timeline id {ids} WAL is archived without `{undated[0].first}`: no backup from before it leads there."
 
 
 def exposure_words(bases: Bases, now: datetime) -> str:

@@ -168,8 +168,11 @@ def unreachable(server: str, windows: Sequence[RecoveryWindow], base: PhysicalEn
 
 
 def _gap_between(window: RecoveryWindow, base: datetime, at: datetime) -> str:
-    """The first missing segment in the way; empty when there is none."""
+    """The first missing segment in the way; empty when there is none. A timeline without a history, which has no dates,
+    is no part of the way that the window shows."""
     for gap in window.gaps:
+        if gap.after is None and gap.before is None:
+            continue
         if (gap.after is None or gap.after < at) and (gap.before is None or gap.before > base):
             return gap.first
     return ""

@@ -71,6 +71,14 @@ async def test_put_get_head_list_delete(world: World) -> None:
         await world.port.get(world.bucket, keys[1])
 
 
+async def test_the_first_bytes_are_given_out_alone(world: World) -> None:
+    for body in (b"", b"short", bytes(range(256)) * 1024):
+        await world.port.put(world.bucket, "first", body)
+        assert await world.port.get_first(world.bucket, "first", 1000) == body[:1000]
+    with pytest.raises(UserError, match=r"has no object `nothing`"):
+        await world.port.get_first(world.bucket, "nothing", 1)
+
+
 async def test_the_same_bytes_have_the_same_etag_in_a_listing_and_alone(world: World) -> None:
     for key, body in (("k", b"one"), ("same", b"one"), ("other", b"two")):
         await world.port.put(world.bucket, key, body)

@@ -56,6 +56,9 @@ class MemoryObjects(ObjectStore):
             raise UserError(f"Bucket `{bucket}` has no object `{key}`.")
         return objects[key].body
 
+    async def get_first(self, bucket: str, key: str, count: int) -> bytes:
+        return (await self.get(bucket, key))[:count]
+
     async def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
         body = await self.get(bucket, key)
         for place in range(0, len(body), CHUNK):

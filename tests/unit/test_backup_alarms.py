@@ -28,6 +28,7 @@ from actions.errors import UserError
 from actions.ports import no_progress
 from actions.site import BackupPolicy, Database
 from actions.steps.alarms import alarms, sizes, subjects
+from actions.steps.backup_words import window_words
 from actions.steps.health import Archiver, Bases, Dumps, Health, archiver_of, health
 from bot.services.backup_watch import BackupWatch, over
 from tests.fakes.manifests import an_entry
@@ -112,8 +113,13 @@ def test_nothing_is_wrong_where_nothing_is() -> None:
 
 
 GAP = Gap(
-    timeline_id=1, first="0" * 24, last="1" * 24, after=NOW - timedelta(hours=1), before=NOW - timedelta(minutes=50)
+    timeline_id=1,
+    first="000000010000000000000006",
+    last="000000010000000000000007",
+    after=NOW - timedelta(hours=1),
+    before=NOW - timedelta(minutes=50),
 )
+WITHOUT_HISTORY = Gap(timeline_id=3, first="00000003.history", last="000000030000000000000009")
 
 
 @pytest.mark.parametrize(
@@ -167,10 +173,46 @@ def test_a_bucket_that_has_lost_all_of_its_wal_is_told_once_a_backup_could_have_
 def test_a_gap_wants_a_base_and_is_over_once_one_was_made_after_it() -> None:
     bases = replace(good_bases(), windows=windows_with(newest=NOW, gaps=[GAP]), entries=fulls(100, 100))
     found = [alarm for alarm in alarms(Health(NOW, (), (bases,))) if alarm.key.startswith("wal-gap")]
-    later = replace(bases, entries=[*bases.entries, a_base("after", NOW - timedelta(minutes=5))])
-
     assert [alarm.wants_base for alarm in found] == [True]
-    assert "wal-gap/server:primary" not in keys(bases=later)
+    for start, past in (("0/7FFFFFF", False), ("0/8000000", True)):
+        later = replace(bases, entries=[*bases.entries, a_base_from(start)])
+        assert ("wal-gap/server:primary" not in keys(bases=later)) is past
+
+
+def a_base_from(start_lsn: str, *, timeline_id: int = 1, system_id: str = "7000000000000000001") -> PhysicalEntry:
+    entry = a_base("after", NOW - timedelta(minutes=5))
+    changes = {"start_lsn": start_lsn, "timeline_id": timeline_id, "system_id": system_id}
+    return entry.model_copy(update={"manifest": entry.manifest.model_copy(update=changes)})
+
+
+@pytest.mark.parametrize(
+    ("base", "past"),
+    [
+        (a_base_from("0/5000000", timeline_id=2), False),
+        (a_base_from("0/5000000", timeline_id=3), True),  # it begins on that very timeline
+        (a_base_from("0/5000000", timeline_id=4), True),  # the server has left it
+        (a_base_from("0/A000000", timeline_id=2), True),  # or was never on it
+        (a_base_from("0/9FFFFFF", timeline_id=2), False),
+    ],
+)
+def test_a_timeline_without_its_history_asks_for_one_base_and_no_more_and_stays_in_the_window(
+    base: PhysicalEntry, past: bool
+) -> None:
+    windows = windows_with(newest=NOW, gaps=[WITHOUT_HISTORY])
+    before = replace(good_bases(), windows=windows)
+    after = replace(before, entries=[*before.entries, base])
+    assert [alarm.wants_base for alarm in alarms(Health(NOW, (), (before,))) if "gap" in alarm.key] == [True]
+    assert ("wal-gap/server:primary" not in keys(bases=after)) is past
+    assert "Of timeline id 3 WAL is archived without `00000003.history`" in window_words(after, NOW)
+
+
+def test_a_base_of_another_cluster_ends_no_gap() -> None:
+    """A server that was made anew has an older namesake, whose WAL was far ahead."""
+    windows = windows_with(newest=NOW, gaps=[GAP])
+    old = a_base_from("F/0", system_id="6").model_copy()
+    old = old.model_copy(update={"manifest": old.manifest.model_copy(update={"finished_at": NOW - timedelta(days=9)})})
+    bases = replace(good_bases(), windows=windows)
+    assert "wal-gap/server:primary" in keys(bases=replace(bases, entries=[*bases.entries, old]))
 
 
 def test_backups_of_a_branch_that_was_left_stand_in_for_none() -> None:
@@ -244,6 +286,11 @@ def test_a_segment_that_a_later_one_has_overtaken_is_no_gap_yet() -> None:
     young = GAP.model_copy(update={"after": NOW, "before": NOW - timedelta(minutes=4)})
     bases = replace(good_bases(), windows=windows_with(newest=NOW, gaps=[young]), entries=fulls(100, 100))
 
+    assert "wal-gap/server:primary" not in keys(bases=bases)
+    assert "wal-gap/server:primary" in keys(bases=bases, at=NOW + timedelta(minutes=1))
+    # What waited for its bucket is older than its arrival.
+    waited = GAP.model_copy(update={"seen_at": NOW - timedelta(minutes=4)})
+    bases = replace(bases, windows=windows_with(newest=NOW, gaps=[waited]))
     assert "wal-gap/server:primary" not in keys(bases=bases)
     assert "wal-gap/server:primary" in keys(bases=bases, at=NOW + timedelta(minutes=1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,9 @@ from actions.adapters.clock import SystemClock
 from actions.backup.native_catalogue import BaseFolder
 from actions.backup.native_records import BaseRecords
 from actions.backup.proofs import proofs_prefix
+from actions.backup.sealed import SealedKind, Sealer, What
+from actions.backup.segments import Segment
+from actions.backup.wal import WalArchive
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import ObjectStore, no_progress
 from tests.contract.kit import Died, Fault, Fragile, Moment
@@ -220,6 +224,30 @@ async def test_the_windows_outlive_the_bucket_of_the_open_segment(world: TwoBuck
     assert (far.bucket, far.elsewhere, far.problem) == (FAR, (), "")
     assert (near.bucket, near.oldest) == (NEAR, None)
     assert "does not answer" in near.problem  # silent, which is not empty
+
+
+async def test_a_gap_of_a_bucket_that_was_filled_later_is_shown_where_it_was(world: TwoBuckets) -> None:
+    await world.put("full", START - 3 * HOUR)
+    await world.engine().copy(SERVER, "full", no_progress)
+    archive, sealer = WalArchive(world.objects, world.policy), Sealer(world.policy.recipients, world.keys.signing)
+    for number in (3, 4, 7, 8):
+        segment = Segment(1, number)
+        what = What(
+            kind=SealedKind.SEGMENT,
+            name=str(segment),
+            system_id="7",
+            timeline_id=1,
+            segment_bytes=segment.size,
+        )
+        closed_at = START - 3 * HOUR + number * timedelta(minutes=10)
+        header, body = sealer.seal(what, io.BytesIO(bytes(segment.size)), closed_at)
+        for bucket in (NEAR, FAR):
+            await archive.put(bucket, header, body)  # now, long after
+    for window in await world.engine().windows(SERVER):
+        [gap] = window.gaps
+        assert (gap.first, gap.last, gap.loose) == (str(Segment(1, 5)), str(Segment(1, 6)), False)
+        assert gap.after == START - 3 * HOUR + timedelta(minutes=40)
+        assert gap.before == START - 3 * HOUR + timedelta(minutes=70)
 
 
 async def test_where_no_bucket_answers_there_is_no_window_to_tell(world: TwoBuckets) -> None:

@@ -84,6 +84,9 @@ def test_a_gap_blocks_only_where_every_bucket_has_it() -> None:
     assert said is not None
     assert "segment `000000010000000000000004` in every bucket" in said
     assert unreachable("primary", [window(gaps=(gap,)), window()], NEW, aim) is None
+    # A timeline without its history, which has no dates, is no part of the way.
+    unled = Gap(timeline_id=3, first="00000003.history", last="000000030000000000000009")
+    assert unreachable("primary", [window(gaps=(unled,))], NEW, aim) is None
     dark = window(newest=None).model_copy(update={"problem": "`2.history` is damaged. Copy it."})
     for each in (aim, Aim(target=RecoveryTarget(latest=True))):
         assert unreachable("primary", [dark], NEW, each) == "`2.history` is damaged. Copy it."

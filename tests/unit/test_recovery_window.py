@@ -132,6 +132,14 @@ def test_the_words_name_the_loss_the_window_and_its_gap() -> None:
     assert "1 older base backup can be restored as well, each to its own end alone" in said[2]
 
 
+def test_the_words_say_that_a_gap_is_dated_by_what_may_be_later() -> None:
+    window = a_window(600, (100, 130))
+    bases = Bases(a_policy(), ("shop",), timedelta(minutes=15), entries=[a_base("two", at(300))], windows=[window])
+    assert "by when segments were stored" not in window_words(bases, at(600))
+    loose = window.model_copy(update={"gaps": (window.gaps[0].model_copy(update={"loose": True}),)})
+    assert "(1 gap in the WAL), by when segments were stored" in window_words(replace(bases, windows=[loose]), at(600))
+
+
 def test_a_window_that_nobody_can_tell_is_no_empty_one() -> None:
     dark = RecoveryWindow(server="primary", bucket="far", problem="`2.history.sealed` was changed. Copy it.")
     bases = Bases(a_policy(), ("shop",), timedelta(minutes=15), entries=[a_base("one", at(0))], windows=[dark])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,7 @@ from actions.backup.crypto import Identity
 from actions.backup.physical import Gap, Lsn, RecoveryTarget
 from actions.backup.sealed import SealedHeader, unseal
 from actions.backup.segments import Segment
+from actions.backup.wal import WalArchive
 from actions.errors import TemporaryError, UserError, VerificationError
 from tests.dump_world import Keys
 from tests.fakes.clock import START
@@ -276,12 +278,79 @@ async def test_a_timeline_that_the_base_is_no_part_of_is_refused(wal: MemoryWal,
         await wal.fetch(tmp_path, RecoveryTarget(latest=True, timeline_id=3))
 
 
+def a_gap(first: int, last: int, *, seen: int, loose: bool = False) -> Gap:
+    """The segment after it was stored `seen` minutes after START; `loose`: nothing but that is known of it."""
+    before = START + (seen if loose else last + 1) * MINUTE
+    after = START + (first - 1) * MINUTE
+    return Gap(
+        timeline_id=1,
+        first=name(first),
+        last=name(last),
+        after=after,
+        before=before,
+        loose=loose,
+        seen_at=START + seen * MINUTE,
+    )
+
+
+class Counting(MemoryObjects):
+    """What is read whole, and of what the beginning alone."""
+
+    def __init__(self, objects: MemoryObjects) -> None:
+        super().__init__()
+        self.buckets, self.whole, self.begun = objects.buckets, list[str](), list[str]()
+
+    async def get(self, bucket: str, key: str) -> bytes:
+        self.whole.append(key)
+        return await super().get(bucket, key)
+
+    async def get_first(self, bucket: str, key: str, count: int) -> bytes:
+        self.begun.append(key)
+        return (await super().get(bucket, key))[:count]
+
+
+async def test_gaps_of_a_bucket_that_was_filled_later_are_dated_by_its_segments(wal: MemoryWal) -> None:
+    """By a beginning of each of the two beside it alone."""
+    await wal.closed(1, 2, 3, 6, 7, 8, buckets=(HERE,))
+    wal.at(START + 100 * MINUTE)
+    for number in (1, 2, 3, 6, 7, 8):
+        await wal.objects.put(THERE, wal.key(number), await wal.objects.get(HERE, wal.key(number)))
+    objects = Counting(wal.objects)
+    archive = WalArchive(objects, wal.policy)
+    assert list(await archive.gaps(wal.start(), await archive.listing(THERE))) == [a_gap(4, 5, seen=100)]
+    assert sorted(objects.begun) == [wal.key(3), wal.key(6)]
+    assert objects.whole == []
+
+
+@pytest.mark.corruption
+@pytest.mark.parametrize("fault", ["forged", "cut off", "moved", "of another server", "gone"])
+async def test_a_gap_whose_neighbour_says_nothing_is_dated_by_when_that_was_stored_and_says_so(
+    wal: MemoryWal, fault: str
+) -> None:
+    await wal.closed(1, 2, 4)
+    wal.at(START + 100 * MINUTE)
+    true = await wal.objects.get(HERE, wal.key(4))
+    stranger = replace(wal.what(Segment(1, 4, SIZE)), system_id="8")
+    bodies = {
+        "forged": b"forged",
+        "cut off": true[:-1],
+        "moved": await wal.objects.get(HERE, wal.key(2)),
+        "of another server": wal.sealer.seal(stranger, io.BytesIO(bytes(SIZE)), START)[1],
+        "gone": true,
+    }
+    await wal.objects.put(HERE, wal.key(4), bodies[fault])
+    listing = await wal.archive.listing(HERE)
+    if fault == "gone":
+        await wal.objects.delete(HERE, wal.key(4))
+    assert list(await wal.archive.gaps(wal.start(), listing)) == [a_gap(3, 3, seen=100, loose=True)]
+
+
 async def test_gaps_are_found_by_a_listing(wal: MemoryWal) -> None:
     await wal.closed(1, 2, 5, 6, 8)
     listing = await wal.archive.listing(HERE)
     assert list(await wal.archive.gaps(wal.start(), listing)) == [
-        Gap(timeline_id=1, first=name(3), last=name(4), after=START + 2 * MINUTE, before=START + 5 * MINUTE),
-        Gap(timeline_id=1, first=name(7), last=name(7), after=START + 6 * MINUTE, before=START + 8 * MINUTE),
+        a_gap(3, 4, seen=5),
+        a_gap(7, 7, seen=8),
     ]
     assert list(await wal.archive.gaps(wal.start(8), listing)) == []
     assert [gap.first for gap in await wal.archive.gaps(wal.start(0), listing)] == [name(0), name(3), name(7)]
@@ -291,7 +360,7 @@ async def test_gaps_are_found_across_a_switch(wal: MemoryWal) -> None:
     await wal.closed(1, 2, 3)
     await wal.closed(4, 5, timeline_id=2)
     [lost] = await wal.archive.gaps(wal.start(), await wal.archive.listing(HERE))
-    assert (lost.timeline_id, lost.first) == (2, "00000002.history")
+    assert (lost.timeline_id, lost.first, lost.last) == (2, "00000002.history", name(5, 2))
     await wal.history(2, FORK)
     [gap] = await wal.archive.gaps(wal.start(), await wal.archive.listing(HERE))
     assert (gap.first, gap.last) == (name(3, 2), name(3, 2))
