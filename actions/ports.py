@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
+from actions.backup.dump_test import DumpLoaded, DumpTest
 from actions.backup.manifest import Fingerprint, Globals, Manifest, SignedManifest
 from actions.backup.physical import (
     BaseRequest,
@@ -342,6 +343,9 @@ class BackupEngine(Protocol):
 
     async def adopt(self, request: AdoptRequest, progress: Progress) -> SignedManifest: ...
 
+    async def versions(self, database: str) -> Mapping[str, str]:
+        """Program that dumps or restores it -> version, here and now."""
+
     async def remove(self, database: str, backup: str) -> None:
         """Delete it from the bucket and from the local copy; its manifests first, so that no half of it is ever listed.
         One that is gone already is left alone."""
@@ -423,9 +427,22 @@ class PhysicalBackups(Protocol):
         """Delete one base backup by name; its WAL goes with the next expiry. One that is gone is left alone. UserError
         while it is pinned, others rest on it, or it is one of the full backups that the policy never goes under."""
 
+    async def versions(self, server: str) -> Mapping[str, str]:  # noqa: ARG002 - as above
+        """Program that restores them -> version, here and now. Nothing where the engine cannot tell."""
+        return {}
+
     async def lacks(self, server: str) -> Sequence[Lack]:  # noqa: ARG002 - an engine that needs nothing says so here
         """What keeps the engine from working on this server as the plan file wants it. Changes nothing."""
         return ()
+
+
+class DumpTests(Protocol):
+    """Dumps loaded for a restore test, inside `drbot job`, with the keys of restore tests."""
+
+    async def load(self, request: DumpTest, progress: Progress) -> DumpLoaded:
+        """Signature and both hashes, then everything into an empty server of its own, which is left stopped, for
+        `Scratch.start`; never a server of the plan file. A rerun returns what is there. Raises VerificationError, and
+        leaves nothing, when the dump cannot be loaded whole; UserError when the budget has no room for it."""
 
 
 Wanted = Callable[[str], Awaitable[bool]]
@@ -440,7 +457,8 @@ class Scratch(Protocol):
     async def find(self, scratch: str) -> ScratchFacts | None: ...
 
     async def start(self, scratch: str) -> ScratchFacts:
-        """Start it where it was stopped: paused at its target, read only. One that runs is left alone."""
+        """Start it where it was stopped: paused at its target, read only; one that holds a dump as it was loaded. One
+        that runs is left alone."""
 
     async def follow(self, scratch: str, *, delay: timedelta) -> ScratchFacts:
         """Make it a standby of the archive that stays so far behind, and start it: read only, without archiving. Raises
@@ -520,7 +538,7 @@ class JobKind(StrEnum):
     BASE_VERIFY = "base_verify"  # {"server", "backup"}
     BASE_COPY = "base_copy"  # {"server", "backup"}
     SCRATCH = "scratch"  # ScratchRequest
-    PROVE = "prove"  # ScratchRequest, opened with the identity of the prover
+    PROVE = "prove"  # ScratchRequest or DumpTest, opened with the identity of the prover
     FIND = "find"  # FindRequest or PointRequest
     COPY = "copy"  # CopyRequest
     RESCUE = "rescue"  # RescueRequest
@@ -805,6 +823,10 @@ class Runs(Protocol):
     async def next_of(self, action: str, target: str) -> datetime | None:
         """When the bot does this by itself next, as a drill of the plan file; in the past where it is due already. None
         where no drill does it."""
+
+    async def rhythm_of(self, action: str, target: str) -> timedelta | None:
+        """The longest time between two of those by the drill's schedule, within a year or two. None where no drill does
+        it."""
 
     async def answer(self, run: str, question: int, answer: Answer, *, plan: str) -> None:
         """Answer this very question, in the name of the people who signed `plan`; the run then goes on, goes back or

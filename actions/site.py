@@ -151,8 +151,11 @@ class BackupPolicy(Frozen):
     local_directory: str | None = None
     recipients: tuple[str, ...]  # age public keys, at least one
     identity: SecretRef  # age identity that opens dumps for a restore
+    prover_identity: SecretRef = ""  # opens them for a restore test; empty: `identity` does
     signing_key: SecretRef  # Ed25519 private key, PEM, signs manifests
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
+    proof_signing_key: SecretRef = ""  # signs the results of restore tests; empty: `signing_key` does
+    proof_signers: tuple[str, ...] = ()  # trusted for those alone, besides `trusted_signers`
     retention: timedelta = timedelta(days=30)
     schedule: str = "02:00 UTC"
 
@@ -377,10 +380,17 @@ class Site(Frozen):
         return None if known is None else known.endpoint
 
     def as_prover(self) -> Site:
-        """The site as restore tests see it: physical backups are read and opened with what the prover has."""
+        """The site as restore tests see it: backups are read and opened with what the prover has, and dumps come from
+        their bucket alone, since that is what is tested."""
         proven = {
             server: policy.model_copy(update={"identity": policy.prover_identity or policy.identity})
             for server, policy in self.physical.items()
+        }
+        dumped = {
+            database: policy.model_copy(
+                update={"identity": policy.prover_identity or policy.identity, "local_directory": None}
+            )
+            for database, policy in self.backups.items()
         }
         read = {
             name: bucket.model_copy(
@@ -389,7 +399,8 @@ class Site(Frozen):
             for name, bucket in self.buckets.items()
             if bucket.prover_access_key
         }
-        return self.model_copy(update={"physical": proven, "buckets": {**self.buckets, **read}})
+        changes = {"physical": proven, "backups": dumped, "buckets": {**self.buckets, **read}}
+        return self.model_copy(update=changes)
 
 
 def _known(table: Mapping[str, T], name: str, noun: str) -> T:

@@ -16,6 +16,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from actions.errors import DrError
 from actions.ports import Clock
+from actions.steps.alarms import UPGRADED
+from actions.steps.health import PROVE
 from bot.plan_file import DrPlan
 from bot.services import second_tries
 from bot.services.approvals import SCHEDULE, Policy
@@ -56,6 +58,7 @@ class DrClock:
         at_once = {"next_run_time": self._clock.now()} | options
         scheduler.add_job(self._tick, CronTrigger(second=1, timezone=UTC), **at_once)
         scheduler.add_job(self._hold_drills, IntervalTrigger(minutes=1, timezone=UTC), **options)
+        scheduler.add_job(self._test_upgrades, IntervalTrigger(minutes=1, timezone=UTC), **options)
         scheduler.add_job(self._look_for_workers, IntervalTrigger(minutes=1, timezone=UTC), **options)
         scheduler.add_job(self._marks, IntervalTrigger(seconds=10, timezone=UTC), **options)
         scheduler.add_job(self._forget, CronTrigger(hour=3, minute=17, timezone=UTC), **options)
@@ -132,6 +135,26 @@ class DrClock:
         for key, action, params, reason in await self._drills.to_run(now):
             await self._ask(key, action, dict(params), reason)
         return told + await self._drills.settle(now)
+
+    async def _test_upgrades(self) -> None:
+        try:
+            await self.test_upgrades(self._clock.now())
+        except DrError as error:
+            log.warning("upgrades_not_tested", error=str(error))
+
+    async def test_upgrades(self, now: datetime) -> list[str]:
+        """Ask for a restore test of what was upgraded since its last proof, once for each upgrade; the keys it was
+        asked under."""
+        async with self._database.session() as session:
+            standing = [row for row in await alarms.standing(session) if row.key.startswith(UPGRADED)]
+        asked = []
+        for row in standing:
+            subject = row.key.partition("/")[2]
+            params = await self._drills.upgraded(subject, row.raised_at, now)
+            key = f"schedule/{row.key}"
+            if params is not None and await self._ask(key, PROVE, dict(params), "upgraded since the last restore test"):
+                asked.append(key)
+        return asked
 
     async def _look_for_workers(self) -> None:
         try:

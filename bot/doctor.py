@@ -14,8 +14,10 @@ from actions.catalog.points import image_findings, point_findings
 from actions.contract import Finding, Verdict
 from actions.errors import DrError
 from actions.ports import Ports
+from actions.steps.alarms import alarms, of_restore_tests
 from actions.steps.base_copies import base_copy_findings
 from actions.steps.gitops import suspended_findings
+from actions.steps.health import health as standing_of
 from actions.steps.holds import hold_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.old_primary_scene import workload_findings
@@ -64,6 +66,7 @@ class Doctor:
             checks += [("manifests", self._manifests)]
             checks += [("base backups", self._engines), ("standbys", self._standbys)]
             checks += [("base backups", lambda: base_copy_findings(self._ports))]
+            checks += [("restore tests", self._restore_tests)]
             checks += [("uploads", lambda: stray_findings(self._ports))]
             checks += [("images", self._images), ("recovery points", self._points)]
             checks += [("jobs", self._jobs)]
@@ -203,6 +206,14 @@ class Doctor:
             if not lacks:
                 findings.append(_ok(check, "has what it needs"))
         return findings
+
+    async def _restore_tests(self) -> list[Finding]:
+        """Whether restores are proven, and of what runs now."""
+        seen = await standing_of(self._ports, beside=False, replicas=False)
+        wrong = [alarm for alarm in alarms(seen) if of_restore_tests(alarm)]
+        if not wrong:
+            return [_ok("restore tests", "none has failed or is overdue, and nothing was upgraded since")]
+        return [_warn("restore tests", alarm.text, alarm.hint) for alarm in wrong]
 
     async def _standbys(self) -> list[Finding]:
         now = self._ports.clock.now()

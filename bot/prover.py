@@ -17,8 +17,9 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from actions.backup.catalogue import database_prefix
 from actions.backup.crypto import Identity, signing_key
-from actions.backup.proofs import proofs_folder
+from actions.backup.proofs import Tested, proofs_folder
 from actions.backup.signing import signed
 from actions.catalog.proof import Prove
 from actions.catalog.run import Retry, UndoFinished
@@ -136,18 +137,20 @@ class Examination:
     async def _fitting(self) -> list[Finding]:
         """That its keys are those that the plan file means."""
         found = []
-        for server, policy in sorted(self._ports.site.physical.items()):
+        tested: dict[str, Tested] = {f"backup of `{name}`": each for name, each in self._ports.site.physical.items()}
+        tested |= {f"dump of `{name}`": each for name, each in self._ports.site.backups.items()}
+        for what, policy in sorted(tested.items()):
             ref = policy.identity  # as the prover sees it
             public = Identity(await self._ports.secrets.resolve(ref), ref).public_keys
             if not set(public) & set(policy.recipients):
-                detail = f"`{ref}` opens no backup of `{server}`: its public key is not among `backups.recipients`"
+                detail = f"`{ref}` opens no {what}: its public key is not among `backups.recipients`"
                 found.append(_stop("identity", detail, "Add it there; new backups can then be tested."))
             ref = policy.proof_signing_key
             signer, _ = signed(b"", signing_key(await self._ports.secrets.resolve(ref), ref))
             if signer not in policy.proof_signers:
                 detail = f"nobody believes `{ref}`: its public key is not among `backups.proof_signers`"
                 found.append(_stop("proof key", detail, f"Add `{signer}` there."))
-        return found
+        return list(dict.fromkeys(found))
 
     async def _buckets(self) -> list[Finding]:
         found, tried = [], []
@@ -187,6 +190,9 @@ class Examination:
             for bucket in {*policy.base_buckets, *policy.wal_buckets, policy.open_bucket} - {""}:
                 tried = (policy.prefix, f"{policy.prefix}base/", f"{policy.prefix}wal/")
                 places.setdefault(bucket, set()).update(place for place in tried if not place.startswith(results))
+        for dumped in self._ports.site.backups.values():
+            allowed, kept = proofs_folder(dumped), {dumped.prefix, database_prefix(dumped)}
+            places.setdefault(dumped.bucket, set()).update(place for place in kept if not place.startswith(allowed))
         return {bucket: sorted(found) for bucket, found in places.items()}
 
 

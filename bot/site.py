@@ -332,8 +332,11 @@ async def _policy(plan: DrPlan, database: str, secrets: Secrets) -> BackupPolicy
         local_directory=await _text(plan.backups.local_directory, secrets) if LOCAL in item.dump.stores else None,
         recipients=tuple([await _text(each, secrets) for each in plan.backups.recipients]),
         identity=plan.backups.identity or "",
+        prover_identity=plan.backups.prover_identity or "",
         signing_key=plan.backups.signing_key,
         trusted_signers=tuple([await _text(each, secrets) for each in plan.backups.signers]),
+        proof_signing_key=plan.backups.proof_signing_key or "",
+        proof_signers=await _resolved(plan.backups.proof_signers, secrets),
         retention=item.dump.retention,
         schedule=item.dump.schedule,
     )

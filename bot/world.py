@@ -23,8 +23,10 @@ from actions.adapters.postgres_tables import PostgresTables
 from actions.adapters.postgres_tools import PostgresPrograms
 from actions.adapters.s3_buckets import S3Buckets
 from actions.adapters.scratch import ScratchInstances
+from actions.adapters.scratch_empty import EmptyScratch
 from actions.adapters.scratch_server import ScratchPrograms
 from actions.adapters.secrets import SecretReferences
+from actions.backup.dump_scratch import DumpScratch
 from actions.backup.engines import PhysicalEngines
 from actions.backup.files import FileCopies
 from actions.backup.finder import WalRecords
@@ -63,7 +65,9 @@ async def job(settings: Settings, spec: Path, *, folder: Path | None = None, mes
     tables, files = _tables(settings, site, references, spool), _files(site, objects, references)
     proving = site.as_prover()
     prover = _physical(settings, proving, postgres, S3Buckets(proving, references), references, clock, spool=spool)
-    engines = Engines(engine, physical, prover, tables, files)
+    tested = _engine(settings, proving, postgres, S3Buckets(proving, references), references, clock, spool=spool)
+    dumps = DumpScratch(proving, tested, EmptyScratch(ScratchPrograms(proving)), clock, directory=_scratch(settings))
+    engines = Engines(engine, physical, prover, dumps, tables, files)
     return await job_main(spec, engines, hide=settings.mask, folder=folder, message=message)
 
 

@@ -9,6 +9,7 @@ from actions.backup.engines import PhysicalEngines
 from actions.backup.jobs import Engines, main
 from actions.site import Site
 from tests.dump_world import DumpWorld, Keys
+from tests.fakes.dump_tests import NoDumpTests
 from tests.fakes.files import memory_files
 
 if __name__ == "__main__":
@@ -22,5 +23,5 @@ if __name__ == "__main__":
         Keys(identity=said["values"]["IDENTITY"]),
     )
     none = PhysicalEngines(world.site, {})
-    engines = Engines(world.engine, none, none, world.tables, memory_files())
+    engines = Engines(world.engine, none, none, NoDumpTests(), world.tables, memory_files())
     sys.exit(asyncio.run(main(Path(sys.argv[2]), engines)))

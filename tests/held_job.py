@@ -17,6 +17,7 @@ from actions.backup.manifest import SignedManifest
 from actions.ports import DumpRequest, Progress, ProgressReport
 from actions.site import BackupPolicy, Database, DatabaseRef, Site
 from tests.fakes.backups import SIGNER, MemoryBackups
+from tests.fakes.dump_tests import NoDumpTests
 from tests.fakes.files import memory_files
 from tests.fakes.postgres import EMPTY, MemoryPostgres
 from tests.fakes.tables import MemoryTables
@@ -77,5 +78,5 @@ if __name__ == "__main__":
     held = Held(engine._site, engine._postgres)
     held.go = asked.go
     none = PhysicalEngines(engine._site, {})
-    engines = Engines(held, none, none, MemoryTables(engine._postgres), memory_files())
+    engines = Engines(held, none, none, NoDumpTests(), MemoryTables(engine._postgres), memory_files())
     sys.exit(asyncio.run(main(asked.spec, engines, folder=asked.folder, message=asked.message)))

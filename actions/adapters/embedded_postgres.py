@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -31,9 +30,10 @@ from urllib.parse import quote
 
 import psutil
 
+from actions.adapters.postgres_initdb import initdb
 from actions.adapters.postgres_installation import installation, postgres_account, usable_programs
 from actions.adapters.postmaster import READY, STANDBY, Postmaster, socket_directory
-from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
+from actions.adapters.programs import Account, Program, ProgramError
 from actions.errors import PermanentError, TemporaryError
 from actions.local_ports import free_port, port_is_free
 
@@ -220,30 +220,19 @@ class EmbeddedPostgres:
         self._private(handed, password)
         self._own(handed)
         try:
-            run_in_thread(
-                [
-                    self.tool("initdb"),
-                    *("--pgdata", str(fresh), "--username", SUPERUSER, "--pwfile", str(handed)),
-                    *("--auth", "scram-sha-256", "--data-checksums", "--encoding", "UTF8", "--locale", "C"),
-                    *self._provider(),
-                    *(() if self._durable else ("--no-sync",)),
-                ],
+            initdb(
+                self.tool("initdb"),
+                fresh,
+                superuser=SUPERUSER,
                 account=self._account,
-                cwd=self.directory,
-                timeout=timedelta(minutes=5),
+                password=handed,
+                durable=self._durable,
             )
         finally:
             handed.unlink()
         with (fresh / "postgresql.conf").open("a") as stream:
             stream.write("\ninclude 'drbot.conf'\n")
         fresh.rename(self.data)
-
-    def _provider(self) -> tuple[str, ...]:
-        """The provider that behaves alike on every machine, where there is one; the wheel has no ICU."""
-        said = run_in_thread([self.tool("initdb"), "--version"], timeout=timedelta(seconds=30)).text
-        major = re.search(r"\(PostgreSQL\) (\d+)", said)
-        known = major is not None and int(major[1]) >= 17
-        return ("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8") if known else ()
 
     def _write_settings(self) -> None:
         # In a file and not on the command line, so that ALTER SYSTEM and a reload can change them.

@@ -63,9 +63,15 @@ class PhysicalPrograms(PhysicalTools):
         return str((Path(directory) if directory else installation() / "bin") / name)
 
     async def versions(self, server: str) -> Mapping[str, str]:
-        output = await run([self._tool(server, "pg_basebackup"), "--version"], timeout=QUICK)
-        match = re.search(r"(\d+(?:\.\d+)*)", output.text)
-        return {"pg_basebackup": match[1] if match else output.text.strip()}
+        found = {}
+        for name in ("pg_basebackup", "pg_combinebackup"):
+            program = self._tool(server, name)
+            if name != "pg_basebackup" and not await asyncio.to_thread(Path(program).exists):
+                continue  # before PostgreSQL 17
+            output = await run([program, "--version"], timeout=QUICK)
+            match = re.search(r"(\d+(?:\.\d+)*)", output.text)
+            found[name] = match[1] if match else output.text.strip()
+        return found
 
     async def facts(self, server: str) -> SourceServer:
         async with self._connections.session(server) as connection:

@@ -54,6 +54,12 @@ class ScratchInstances(Scratch):
     async def start(self, scratch: str) -> ScratchFacts:
         place, facts = await self._known(scratch)
         await asyncio.to_thread(place.check_here, self._clock.now())
+        if facts.loaded is not None:
+            if not facts.address:
+                server = await self._programs.server(place)
+                await asyncio.to_thread(server.launch, detached=True)
+                await self._until_writable(server)
+            return (await self._known(scratch))[1]
         if facts.restored is None:
             raise UserError(f"The restore of scratch instance `{scratch}` did not end well. Discard it, then restore.")
         if facts.following is not None:
@@ -68,6 +74,7 @@ class ScratchInstances(Scratch):
     async def follow(self, scratch: str, *, delay: timedelta) -> ScratchFacts:
         place, facts = await self._known(scratch)
         await asyncio.to_thread(place.check_here, self._clock.now())
+        _check_moment(facts)
         if facts.restored is None or facts.opened or facts.state is ScratchState.PROMOTED:
             raise UserError(f"`{facts.name}` is {facts.state} or opened, so it cannot follow. Restore another one.")
         await self._standby.follow(place, facts.restored, delay)
@@ -99,6 +106,7 @@ class ScratchInstances(Scratch):
     async def open(self, scratch: str, *, host: str, port: int) -> ScratchFacts:
         place, facts = await self._known(scratch)
         await asyncio.to_thread(place.check_here, self._clock.now())
+        _check_moment(facts)
         wanted = Opened(host=host, port=port)
         if facts.opened and facts.address == f"{host}:{port}":
             return facts
@@ -129,6 +137,7 @@ class ScratchInstances(Scratch):
 
     async def promote(self, scratch: str) -> ScratchFacts:
         place, facts = await self._known(scratch)
+        _check_moment(facts)
         if facts.following is not None:
             raise UserError(f"`{facts.name}` follows. Stop it at a moment first: `/dr-restore halt {scratch}`.")
         if not facts.address:
@@ -200,7 +209,7 @@ class ScratchInstances(Scratch):
         claim, now = place.claim(), self._clock.now()
         if claim is None or place.promoted or place.follow() is not None or place.elsewhere(now) is not None:
             return False
-        return place.restored() is None or ScratchPlace.expired(claim, now)
+        return not place.whole or ScratchPlace.expired(claim, now)
 
     def _hold(self) -> None:
         """Say of every one that runs here that it does."""
@@ -350,6 +359,7 @@ def _facts(place: ScratchPlace) -> ScratchFacts | None:
         mark=claim.mark,
         state=_state(place, status),
         restored=restored,
+        loaded=place.loaded(),
         address=f"{host}:{port}" if status == READY and port else "",
         system_id=claim.system_id,
         bytes=claim.wanted_bytes,
@@ -361,11 +371,18 @@ def _facts(place: ScratchPlace) -> ScratchFacts | None:
     )
 
 
+def _check_moment(facts: ScratchFacts) -> None:
+    if facts.loaded is not None:
+        raise UserError(f"`{facts.name}` holds a dump for a restore test, no moment of a server. Restore one first.")
+
+
 def _state(place: ScratchPlace, status: str) -> ScratchState:
     if place.promoted:
         return ScratchState.PROMOTED
     if place.follow() is not None:
         return ScratchState.FOLLOWING
+    if place.loaded() is not None:
+        return ScratchState.LOADED
     if place.restored() is None:
         return ScratchState.RESTORING if place.busy() else ScratchState.BROKEN
     return ScratchState.PAUSED if status == READY else ScratchState.STOPPED

@@ -52,6 +52,16 @@ _SETTINGS = {
 }
 
 
+# A dump is loaded as fast as into a server that people use: no setting spares what production would have to write.
+_EMPTY = {
+    **{name: value for name, value in _SETTINGS.items() if name != "hot_standby"},
+    "max_wal_size": "1GB",
+    "max_connections": "50",
+    "max_wal_senders": "0",
+    "unix_socket_permissions": "0700",
+}
+
+
 def write_configuration(
     data: Path,
     *,
@@ -73,8 +83,7 @@ def write_configuration(
         data / "pg_hba.conf",
         f"local all {_name(superuser)} peer map={MAP}\nhost all all 127.0.0.1/32 scram-sha-256\n",
     )
-    people = {getpass.getuser(), *((account.name, "root") if account is not None else ())}
-    write_private(data / "pg_ident.conf", "".join(f"{MAP} {_name(who)} {_name(superuser)}\n" for who in sorted(people)))
+    write_private(data / "pg_ident.conf", _people(superuser, account))
     write_private(data / "postgresql.auto.conf", "")
     for signal in ("recovery.signal", "standby.signal"):
         (data / signal).unlink(missing_ok=True)
@@ -82,6 +91,21 @@ def write_configuration(
     write_private(
         data / ("standby.signal" if order.target.latest or order.follows is not None else "recovery.signal"), ""
     )
+
+
+def write_empty_configuration(data: Path, *, socket: Path, superuser: str, account: Account | None) -> None:
+    """Of a server that `initdb` has just made: nobody but us reaches it, and whoever loads logs in with a password.
+    Blocking."""
+    settings = {**_EMPTY, "unix_socket_directories": str(socket)}
+    write_private(data / "postgresql.conf", "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items()))
+    us = f"local all {_name(superuser)} peer map={MAP}\n"
+    write_private(data / "pg_hba.conf", f"{us}local all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n")
+    write_private(data / "pg_ident.conf", _people(superuser, account))
+
+
+def _people(superuser: str, account: Account | None) -> str:
+    people = {getpass.getuser(), *((account.name, "root") if account is not None else ())}
+    return "".join(f"{MAP} {_name(who)} {_name(superuser)}\n" for who in sorted(people))
 
 
 def _recovery(order: Replay) -> dict[str, str]:

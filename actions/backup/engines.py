@@ -87,5 +87,8 @@ class PhysicalEngines(PhysicalBackups):
     async def remove(self, server: str, backup: str) -> None:
         await self._of(server).remove(server, backup)
 
+    async def versions(self, server: str) -> Mapping[str, str]:
+        return await self._of(server).versions(server)
+
     async def lacks(self, server: str) -> Sequence[Lack]:
         return await self._of(server).lacks(server)

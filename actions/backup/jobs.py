@@ -28,6 +28,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from actions.backup.dump_test import DumpTest
 from actions.backup.physical import BaseRequest, FindRequest, PlaceRequest, PointRequest, ScratchRequest
 from actions.backup.tables import RescueRequest
 from actions.bucket_ports import Files
@@ -45,6 +46,7 @@ from actions.ports import (
     BackupEngine,
     CopyRequest,
     DumpRequest,
+    DumpTests,
     JobKind,
     JobPhase,
     JobSpec,
@@ -101,6 +103,7 @@ class Engines:
     backups: BackupEngine
     physical: PhysicalBackups
     prover: PhysicalBackups  # the same with the identity of the prover
+    dump_tests: DumpTests  # likewise
     tables: Tables
     files: Files
 
@@ -161,6 +164,8 @@ async def _scratch(request: Mapping[str, Any], engines: Engines, progress: Progr
 
 
 async def _prove(request: Mapping[str, Any], engines: Engines, progress: Progress) -> dict[str, Any]:
+    if "database" in request:
+        return (await engines.dump_tests.load(DumpTest.model_validate(request), progress)).model_dump(mode="json")
     return (await engines.prover.restore(ScratchRequest.model_validate(request), progress)).model_dump(mode="json")
 
 

@@ -104,6 +104,9 @@ class LogicalEngine(BackupEngine):
             raise UserError(f"There is no backup `{backup}` of `{database}`. Choose one of the catalogue.")
         return await holds.look(self._objects, _needed(policy, backup))
 
+    async def versions(self, database: str) -> Mapping[str, str]:
+        return await self._tools.versions(self._site.database(database).server)
+
     async def remove(self, database: str, backup: str) -> None:
         policy = self._site.backup(database)
         await self._stored.remove(policy, Folder(policy, backup))

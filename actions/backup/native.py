@@ -118,6 +118,9 @@ class NativeEngine(PhysicalBackups):
     async def restore(self, request: ScratchRequest, progress: Progress) -> ScratchRestored:
         return await self._restoring.restore(self._site.physical_of(request.server), request, progress)
 
+    async def versions(self, server: str) -> Mapping[str, str]:
+        return await self._tools.versions(server)
+
     async def feed(self, server: str, scratch: str) -> None:
         await self._restoring.feed(self._site.physical_of(server), scratch)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from actions.backup.chain import base_for, chain
@@ -40,9 +41,12 @@ from actions.backup.together import together
 from actions.backup.wal import WalArchive, WalStart
 from actions.backup.wal_coming import copying_from
 from actions.backup.wal_fetch import FetchedWal, WalFetch
-from actions.errors import VerificationError
+from actions.backup.wal_status import read_status
+from actions.errors import DrError, VerificationError
 from actions.ports import Clock, ObjectStore, Progress, ProgressReport, Secrets, no_progress
 from actions.site import PhysicalPolicy, ScratchBudget
+
+log = logging.getLogger(__name__)
 
 MEMBERS = "members"
 AT_ONCE = 2  # members that are fetched at the same time
@@ -99,6 +103,7 @@ class Restoring:
         seconds = Seconds()
         members = await self._members(policy, request)
         base = members[-1].manifest
+        covered = await self._covered(policy, request.target, base.system_id)  # before the WAL is listed
         identity = await self._fetch.identity(policy)
         for member in members:
             identity.check_opens(member.manifest.id, member.manifest.recipients)
@@ -139,9 +144,23 @@ class Restoring:
             plain_bytes=plain,
             wal_bytes=max(0, reached.place - Lsn.parse(base.start_lsn)),
             passed_over=passed_over,
+            tools=await self._tools.versions(policy.server),
+            covered_until=covered,
         )
         await asyncio.to_thread(place.write_restored, restored)
         return restored
+
+    async def _covered(self, policy: PhysicalPolicy, target: RecoveryTarget, system_id: str) -> datetime | None:
+        """Up to when everything committed is in the copy that survives the region, by the archiver's own word; so also
+        where nobody has committed anything for a while. None where nobody says it: that fails no restore."""
+        if not target.latest or not policy.wal_buckets:
+            return None
+        try:
+            said = await read_status(self._objects, policy)
+        except DrError as error:
+            log.warning("archiver_not_heard: %s: %s", policy.server, error)
+            return None
+        return None if said is None or said.system_id != system_id else said.covered(policy.wal_buckets[-1])
 
     async def _members(self, policy: PhysicalPolicy, request: ScratchRequest) -> list[PhysicalEntry]:
         """The full backup first. Raises UserError when none fits, VerificationError when one must not be used."""

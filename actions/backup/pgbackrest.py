@@ -6,7 +6,7 @@ What is known of a backup beyond pgBackRest's own listing (our id, its last veri
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -108,6 +108,9 @@ class PgBackRestEngine(PhysicalBackups):
 
     async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:
         return self._entries(server, await self._program.info(server))
+
+    async def versions(self, server: str) -> Mapping[str, str]:  # noqa: ARG002 - one program for all
+        return {"pgbackrest": str(await self._program.version())}
 
     # ------------------------------------------------------------ backups
 

@@ -153,6 +153,7 @@ class PgBackRestRestoring:
             bytes=(backup.info.repository.size or backup.info.size) + wal.bytes,
             plain_bytes=plain,
             wal_bytes=max(0, reached.place - Lsn.parse(base.manifest.start_lsn)),
+            tools={"pgbackrest": str(await self._program.version())},
         )
         await asyncio.to_thread(place.write_restored, restored)
         return restored

@@ -14,6 +14,7 @@ from typing import Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from actions.backup.dump_test import DumpLoaded
 from actions.backup.manifest import StoredObject
 from actions.site import Frozen
 
@@ -240,6 +241,9 @@ class ScratchRestored(Frozen):
     passed_over: tuple[str, ...] = Field(
         default=(), exclude_if=operator.not_
     )  # copies that were no good, each with why
+    tools: Mapping[str, str] = Field(default_factory=dict, exclude_if=operator.not_)  # what restored it -> version
+    # Of a restore to the end of the archive: everything committed until then is in it, by the archiver's own word.
+    covered_until: AwareDatetime | None = Field(default=None, exclude_if=operator.not_)
 
 
 class Change(StrEnum):
@@ -333,12 +337,13 @@ class Place(Frozen):
 
 class ScratchState(StrEnum):
     """STOPPED: restored and shut down. PAUSED: running, read only, at its target. FOLLOWING: a standby that replays
-    what the archive gains. PROMOTED: a server of its own."""
+    what the archive gains. PROMOTED: a server of its own. LOADED: no moment of a server, but a dump in an empty one."""
 
     STOPPED = "stopped"
     PAUSED = "paused"
     FOLLOWING = "following"
     PROMOTED = "promoted"
+    LOADED = "loaded"
     BROKEN = "broken"  # left by a restore that did not end
     RESTORING = "restoring"  # a restore is at work in it
 
@@ -390,6 +395,7 @@ class ScratchFacts(Frozen):
     mark: str
     state: ScratchState
     restored: ScratchRestored | None = None
+    loaded: DumpLoaded | None = None  # where it holds a dump, for a restore test
     address: str = ""  # host:port or socket
     system_id: str = ""
     bytes: int = 0
@@ -434,19 +440,25 @@ class Expiry(Frozen):
 
 
 class Proof(Frozen):
-    """A restore test, with what it measured; signed and kept beside the backups."""
+    """A restore test, with what it measured; signed and kept beside the backups. Of base backups it is about a server,
+    of a dump about a database."""
 
     id: str
     server: str
-    target: RecoveryTarget
+    # What is left out where it is not so came later: a proof that was signed before stays signed.
+    database: str = Field(default="", exclude_if=operator.not_)  # of the plan file, whose dump was loaded
+    target: RecoveryTarget | None = Field(default=None, exclude_if=operator.not_)  # None: a dump has one moment
     backup: str
     proven_at: AwareDatetime
     rto: timedelta  # from the request to the checked instance
-    rpo: timedelta  # from the newest reachable commit to the moment of the test
+    # Of base backups from the newest reachable moment to that of the test; of a dump its age when the next one comes.
+    rpo: timedelta
     seconds: Mapping[str, float] = {}
     bytes: int = 0
-    # Left out where they were not measured: a proof that was signed before there were such figures stays signed.
     plain_bytes: int = Field(default=0, exclude_if=operator.not_)
     wal_bytes: int = Field(default=0, exclude_if=operator.not_)
     checks: Mapping[str, str] = Field(default_factory=dict)  # what was checked -> what came out
     problem: str | None = None
+    tools: Mapping[str, str] = Field(default_factory=dict, exclude_if=operator.not_)  # what restored it -> version
+    # The server and its tools as whoever planned the test saw them: an upgrade since is told by these.
+    known: Mapping[str, str] = Field(default_factory=dict, exclude_if=operator.not_)

@@ -123,3 +123,21 @@ class ScratchServers(Protocol):
         Raises EndsEarlyError, UserError when the target lies before the backup's end,
         VerificationError when PostgreSQL cannot use what was restored; then it does not run any more.
         """
+
+
+class EmptyServers(Protocol):
+    """Makes PostgreSQL servers in scratch places, without a database of people, for dumps to be loaded into."""
+
+    async def make(self, place: ScratchPlace) -> None:
+        """A new, empty server of the claim's version in `data`, started; it goes with this process. Raises UserError
+        when this machine cannot run one."""
+
+    async def check_indexes(self, place: ScratchPlace) -> tuple[str, ...]:
+        """Compare every index of every database that has the extension `amcheck` with its table; their names. Raises
+        VerificationError naming what is damaged."""
+
+    async def versions(self, place: ScratchPlace) -> Mapping[str, str]:
+        """Program -> version."""
+
+    async def stop(self, place: ScratchPlace) -> None:
+        """Shut it down. Nothing happens when it does not run."""

@@ -2,6 +2,7 @@
 
 <directory>/<id>/claim.json     written first: whose it is, its mark, when it expires (a folder without one is junk)
 <directory>/<id>/instance.json  written last, by the restore: what was reached and measured
+<directory>/<id>/loaded.json    instead of it, where the server was empty and took a dump for a restore test
 <directory>/<id>/data/          PGDATA, with a configuration of ours
 <directory>/<id>/wal/           archived segments, fetched; `restore_command` copies from here
 <directory>/<id>/follow.json    while it is a standby of the archive: what it was told
@@ -31,6 +32,7 @@ from typing import TypeVar
 
 from pydantic import AwareDatetime
 
+from actions.backup.dump_test import DumpLoaded
 from actions.backup.physical import Check, RecoveryTarget, ScratchRestored
 from actions.errors import UserError
 from actions.site import Frozen
@@ -140,6 +142,10 @@ class ScratchPlace:
     def restored(self) -> ScratchRestored | None:
         """None while the restore has not ended well."""
         return _read(self.folder / "instance.json", ScratchRestored)
+
+    def loaded(self) -> DumpLoaded | None:
+        """None unless a dump was loaded into it completely."""
+        return _read(self.folder / "loaded.json", DumpLoaded)
 
     def checks(self) -> Mapping[str, Check]:
         """What was found of each database of the plan file that was looked through."""
@@ -297,6 +303,14 @@ class ScratchPlace:
 
     def write_restored(self, restored: ScratchRestored) -> None:
         _write(self.folder / "instance.json", restored)
+
+    def write_loaded(self, loaded: DumpLoaded) -> None:
+        _write(self.folder / "loaded.json", loaded)
+
+    @property
+    def whole(self) -> bool:
+        """Whether what made it has ended well."""
+        return self.restored() is not None or self.loaded() is not None
 
     @classmethod
     def all(cls, directory: Path) -> list[ScratchPlace]:

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 
 from actions.backup.chain import usable
 from actions.backup.physical import (
     Lsn,
-    Phase,
     PhysicalEntry,
     PhysicalManifest,
     RecoveryTarget,
@@ -37,7 +37,7 @@ class Seconds:
     spent: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def of(self, phase: Phase) -> Iterator[None]:
+    def of(self, phase: StrEnum) -> Iterator[None]:
         begun = time.monotonic()
         try:
             yield

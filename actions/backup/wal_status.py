@@ -87,6 +87,12 @@ class WalStatus(Frozen):
         moments = [each.at for each in (*self.buckets.values(), self.open) if each is not None and each.at is not None]
         return max(moments, default=None)
 
+    def covered(self, bucket: str) -> datetime | None:
+        """Up to when everything committed would survive together with this bucket. With one bucket alone, what is sent
+        of the open segment survives together with it."""
+        known = self.buckets.get(bucket)
+        return self.newest if len(self.buckets) < 2 else (None if known is None else known.at)
+
     def stale(self, now: datetime) -> bool:
         return now - self.at > STALE
 

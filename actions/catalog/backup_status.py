@@ -11,7 +11,7 @@ from actions.errors import DrError
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.alarms import Alarm, alarms
-from actions.steps.backup_words import COLUMNS, base_rows, dump_row, dump_words, window_words
+from actions.steps.backup_words import COLUMNS, base_rows, dump_rows, dump_words, window_words
 from actions.steps.choice import loss, rpo_words, usable_entries
 from actions.steps.health import Dumps, Health, health
 from actions.steps.phrases import counted, span
@@ -38,7 +38,7 @@ class Backups(Query[BackupsParams]):
         lines = [window_words(bases, seen.at) for bases in seen.bases]
         lines += [dump_words(dumps, seen.at) for dumps in seen.dumps if dumps.key not in covered]
         lines += [beside.told for beside in seen.beside if beside.told]
-        rows = [dump_row(dumps, seen.at) for dumps in seen.dumps]
+        rows = [row for dumps in seen.dumps for row in dump_rows(dumps, seen.at)]
         rows += [row for bases in seen.bases for row in base_rows(bases, seen.at)]
         return Report(
             title=f"Backups of {counted(len(seen.dumps), 'database')}",

@@ -1,11 +1,13 @@
-"""The restore test: whether the backups alone bring the server back, and how long that takes."""
+"""The restore test: whether the backups alone bring the server, or a dump its database, back, and how long it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from actions.backup.chain import base_for
 from actions.backup.physical import PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
@@ -13,18 +15,22 @@ from actions.backup.proofs import Proofs
 from actions.contract import Action, DrillOf, Lock, Observation, Plan, Precondition, Risk, Step
 from actions.engines import engine_of
 from actions.errors import UserError
-from actions.ports import Ports
-from actions.site import Database, Frozen
+from actions.ports import CatalogueEntry, Ports
+from actions.schedules import Schedule
+from actions.site import BackupPolicy, Database, Frozen, Site
+from actions.steps import upgrades
 from actions.steps.base_choice import server_named
-from actions.steps.choice import usable_entries
+from actions.steps.choice import chosen, restore_estimate, usable_entries
 from actions.steps.engine_backup import EngineBackup
 from actions.steps.forecasts import patience
 from actions.steps.heavy import job_timeout
 from actions.steps.naming import job_name, scratch_mark
 from actions.steps.page_checksums import backup_findings
-from actions.steps.phrases import moment, span
-from actions.steps.proving import LookThrough, ProvenDatabase, RemoveScratch, RestoreForTest
+from actions.steps.phrases import moment, names, span
+from actions.steps.proving import LookThrough, ProvenDatabase, RestoreForTest
+from actions.steps.proving_dumps import CompareForTest, LoadForTest
 from actions.steps.recovery import Aim, Forecast, forecast, measured
+from actions.steps.restore_test import RemoveScratch
 from actions.steps.scratch import CHECK_LIMIT
 from actions.steps.windows import a_moment, ends_of, reachable
 
@@ -36,25 +42,42 @@ class When(StrEnum):
     RANDOM = "random"
 
 
+NEWEST = "newest"
+"""For `ProveParams.dump`: the newest usable one."""
+
+
 class ProveParams(Frozen):
-    """Which server (by its name or a database's; the only one when none is named), and to which moment."""
+    """Which server (by its name or a database's; the only one when none is named), and to which moment; or, with
+    `dump`, which dump of a database. A database that has dumps alone is tested by its newest one."""
 
     server: str | None = None
     moment: When = When.LATEST
+    # Left out where none is asked for: a request that was stored before it could be stays the same.
+    dump: str | None = Field(default=None, exclude_if=lambda dump: dump is None)
 
 
 class Prove(Action[ProveParams]):
-    """Restore into a scratch instance, look through it, record what was found and measured, remove it."""
+    """Restore into a scratch instance, or load a dump into one, look through it, record what was found and measured,
+    remove it."""
 
     name: ClassVar[str] = "backup.prove"
-    summary: ClassVar[str] = "Test that the backups of a server can be restored, and measure how long it takes"
+    summary: ClassVar[str] = "Test that backups or a dump can be restored, and measure how long it takes"
     risk: ClassVar[Risk] = Risk.REVERSIBLE
     params = ProveParams
-    steps: ClassVar[tuple[type[Step], ...]] = (RestoreForTest, LookThrough, RemoveScratch)
+    steps: ClassVar[tuple[type[Step], ...]] = (
+        RestoreForTest,
+        LookThrough,
+        LoadForTest,
+        CompareForTest,
+        RemoveScratch,
+    )
     preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
     drillable: ClassVar[DrillOf | None] = DrillOf.SERVER
 
     async def plan(self, params: ProveParams, ports: Ports, plan_id: str) -> Plan:
+        database = _dumped(ports.site, params)
+        if database is not None:
+            return await self._of_dump(database, params, ports, plan_id)
         server = server_named(ports.site, params.server)
         policy = ports.site.physical_of(server)
         entries = await ports.physical.catalogue(server)
@@ -62,7 +85,7 @@ class Prove(Action[ProveParams]):
         target, base = _target(server, entries, windows, params.moment, plan_id)
         tests = await Proofs(ports.objects, ports.secrets).newest(policy, limit=10)
         takes = _forecast(server, entries, base, target, windows, tests)
-        mark = scratch_mark(plan_id)
+        mark, known = scratch_mark(plan_id), await upgrades.of_bases(ports, server)
         protected = {
             key: database for key, database in sorted(ports.site.databases.items()) if database.server == server
         }
@@ -79,6 +102,7 @@ class Prove(Action[ProveParams]):
             engine=policy.engine,
             stored=None if base is None else engine_of(policy).chain(ports.site, server, entries, base),
             tested=None if base is None else EngineBackup.of(ports.site, server, entries, base),
+            known=known,
             timeout=job_timeout(takes.total),
         )
         look = LookThrough(
@@ -86,6 +110,7 @@ class Prove(Action[ProveParams]):
             scratch=plan_id,
             mark=mark,
             databases=tuple([await _proven(ports, key, database) for key, database in protected.items()]),
+            known=known,
             timeout=patience(takes.counting, at_least=CHECK_LIMIT),
         )
         good = [test for test in tests if test.problem is None]
@@ -110,6 +135,108 @@ class Prove(Action[ProveParams]):
             ),
             estimate=good[0].rto if good else takes.total or None,
         )
+
+    async def _of_dump(self, key: str, params: ProveParams, ports: Ports, plan_id: str) -> Plan:
+        database, policy = ports.site.database(key), ports.site.backup(key)
+        if params.moment is not When.LATEST:
+            raise UserError(f"A dump of `{key}` shows one moment, so none can be drawn. Leave `random` out.")
+        entries = await ports.backups.catalogue(key)
+        entry = chosen(key, entries, backup=None if params.dump in (None, NEWEST) else params.dump, before=None)
+        if entry.problem is not None:
+            raise UserError(f"Dump `{entry.manifest.id}` must not be used: {entry.problem} Test another one.")
+        tests = await Proofs(ports.objects, ports.secrets).newest(policy, limit=10)
+        good = [test for test in tests if test.problem is None]
+        takes = restore_estimate(entry, await ports.runs.last_load(key))
+        physical = ports.site.physical.get(database.server)
+        shared: dict[str, Any] = {
+            "database": key,
+            "server": database.server,
+            "scratch": plan_id,
+            "mark": scratch_mark(plan_id),
+            "backup": entry.manifest.id,
+            "name": _name(database.name),
+            "amcheck": physical is not None and physical.amcheck,
+            "following": _following(policy, entries, entry, ports.clock.now()),
+            "known": await upgrades.of_dumps(ports, key),
+        }
+        stored = entry.manifest.stored
+        load = LoadForTest(
+            **shared,
+            job=job_name(plan_id, 1),
+            jobs=database.restore_jobs,
+            bucket=stored.bucket,
+            endpoint=ports.site.endpoint_of(stored.bucket),
+            key=stored.key,
+            sha256=stored.sha256,
+            snapshot_at=entry.manifest.snapshot_at,
+            timeout=job_timeout(takes),
+        )
+        compare = CompareForTest(
+            **shared,
+            manifest_sha256=entry.manifest_sha256,
+            invariants=database.invariants,
+            tables=len(entry.manifest.fingerprint.rows),
+            timeout=patience(takes, at_least=CHECK_LIMIT),
+        )
+        return Plan(
+            id=plan_id,
+            action=self.name,
+            summary=f"Test that dump `{entry.manifest.id}` of database `{key}` can be loaded",
+            risk=self.risk,
+            target=key,
+            params=params.model_dump(mode="json"),
+            # One test after the other for each server: they share the machine, and measure it.
+            locks=(Lock(key=f"database:{key}", exclusive=False), Lock(key=f"proof:{database.server}")),
+            steps=(load, compare, RemoveScratch(scratch=plan_id, mark=scratch_mark(plan_id))),
+            made_at=ports.clock.now(),
+            observations=(
+                Observation(name="dump of", value=moment(entry.manifest.snapshot_at)),
+                Observation(name="last test", value=_words(tests)),
+                Observation(name="last that passed", value=_words(good)),
+            ),
+            estimate=good[0].rto if good else takes,
+        )
+
+
+def _dumped(site: Site, params: ProveParams) -> str | None:
+    """The database whose dump is tested; None where base backups are. Raises UserError with those there are."""
+    named, wanted = params.server, params.dump is not None
+    if not wanted and (bool(site.physical) if named is None else _has_bases(site, named)):
+        return None
+    if named in site.backups:
+        return named
+    there = sorted(site.backups) if named is None else _on(site, named)
+    if len(there) == 1:
+        return there[0]
+    if not there and not wanted:
+        return None  # whoever looks for the server tells which there are
+    known = names(there or sorted(site.backups)) or "none"
+    raise UserError(f"Name the database whose dump is to be tested; those with dumps: {known}.")
+
+
+def _has_bases(site: Site, named: str) -> bool:
+    database = site.databases.get(named)
+    return named in site.physical or (database is not None and database.server in site.physical)
+
+
+def _on(site: Site, server: str) -> list[str]:
+    """The databases with dumps that are on this server."""
+    return sorted(key for key in site.backups if site.database(key).server == server)
+
+
+def _name(database: str) -> str:
+    """In an empty server, which has a database `postgres` of its own."""
+    return f"{database}_dump" if database in ("postgres", "template0", "template1") else database
+
+
+def _following(
+    policy: BackupPolicy, entries: Sequence[CatalogueEntry], entry: CatalogueEntry, now: datetime
+) -> datetime:
+    """When the dump after this one was made, or is due: until then a loss of the database costs everything since this
+    one."""
+    later = [each.manifest.snapshot_at for each in usable_entries(entries, before=None)]
+    after = min((at for at in later if at > entry.manifest.snapshot_at), default=None)
+    return after or Schedule(policy.schedule).after(now)
 
 
 def _forecast(

@@ -64,6 +64,8 @@ def _until(facts: ScratchFacts) -> str:
 def _shown(facts: ScratchFacts) -> str:
     if facts.following is not None:
         return f"replayed {replayed(facts.following)}"
+    if facts.loaded is not None:
+        return f"dump `{facts.loaded.backup}`, for a restore test"
     if facts.restored is None:
         return "nothing, its restore did not end"
     reached = facts.restored.reached_at
@@ -88,6 +90,8 @@ class ScratchStart(Action[ScratchParams]):
 
     async def plan(self, params: ScratchParams, ports: Ports, plan_id: str) -> Plan:
         facts = await known(ports, params.scratch)
+        if facts.loaded is not None:
+            raise UserError(f"`{facts.name}` holds a dump for a restore test, which starts and removes it by itself.")
         if facts.restored is None or facts.state is ScratchState.BROKEN:
             raise UserError(f"The restore of `{facts.name}` did not end well. Make it again with `/dr-restore`.")
         if facts.following is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
@@ -18,6 +19,7 @@ from actions.steps.mirrors import Mirror, mirror_trouble
 from actions.steps.phrases import counted, moment, names, size, span
 from actions.steps.postures import moved
 from actions.steps.side_copies import SideCopies
+from actions.steps.upgrades import Upgrades, token, words
 
 DUMP_GRACE = timedelta(hours=1)
 FULL_GRACE = timedelta(hours=3)
@@ -27,8 +29,14 @@ MISSED_INCREMENTALS = 3
 UNCHECKED = timedelta(days=8)
 """Backups are read completely once a week."""
 
-UNPROVEN = timedelta(days=40)
-"""The plan tests a restore each month."""
+TESTED_EVERY = timedelta(days=35)
+"""Where no drill of the plan tests a restore: the longest time between the first Mondays of two months."""
+
+UPGRADED = "upgraded:"
+"""How the key of an alarm begins that asks for a restore test, once for each set of new versions."""
+
+TEST_GRACE = timedelta(days=5)
+"""How long after its time a test may pass before its lack is told, and no longer than the tests are apart."""
 
 SILENT = timedelta(minutes=2)
 """The archiver writes its status every few seconds."""
@@ -124,6 +132,20 @@ def _of_dumps(dumps: Dumps, now: datetime) -> Iterator[Alarm]:
         now=now,
         hint=f"Check one: `/dr-backup verify {key}`.",
     )
+    yield from _tests(
+        _Tested(
+            subject=key,
+            what=f"the dumps of `{key}`",
+            again=f"`/dr-backup prove {key} --dump newest`",
+            proofs=dumps.proofs,
+            every=dumps.test_every,
+            next_test=dumps.next_test,
+            upgrades=dumps.upgrades,
+            oldest=fit[-1].manifest.finished_at,
+            retention=dumps.policy.retention,
+        ),
+        now,
+    )
 
 
 # ---------------------------------------------------------------- base backups and WAL
@@ -138,7 +160,7 @@ def _of_bases(bases: Bases, now: datetime) -> Iterator[Alarm]:
     yield from _unusable(f"unusable-base/{bases.subject}", f"base backup of `{server}`", spoiled)
     yield from _full(bases, now)
     yield from _incremental(bases, now)
-    yield from _unproven(bases, now)
+    yield from _proofs(bases, now)
     for trouble in copy_trouble(bases.policy, bases.entries, bases.uncopied, now):
         yield Alarm(key=f"{trouble.kind}/{bases.subject}", text=trouble.text, hint=trouble.hint)
     yield from _wal(bases, now)
@@ -194,19 +216,22 @@ def _incremental(bases: Bases, now: datetime) -> Iterator[Alarm]:
         )
 
 
-def _unproven(bases: Bases, now: datetime) -> Iterator[Alarm]:
-    server, again = bases.server, f"Test one now: `/dr-backup prove {bases.server}`."
-    if bases.proofs and bases.proofs[0].problem is not None:
-        failed = bases.proofs[0]
-        text = f"The restore test of `{server}` of {moment(failed.proven_at)} failed: {failed.problem}"
-        yield Alarm(key=f"failed-proof/{bases.subject}", text=text, hint=again)
+def _proofs(bases: Bases, now: datetime) -> Iterator[Alarm]:
     fit = usable_bases(bases.entries)
-    passed: list[Proof] = [proof for proof in bases.proofs if proof.problem is None]
-    since = passed[0].proven_at if passed else (fit[-1].manifest.finished_at if fit else now)
-    if now - since > UNPROVEN:
-        what = f"for {span(now - since)}" if passed else "yet"
-        text = f"No restore of `{server}` has been proven {what}; the plan tests one each month."
-        yield Alarm(key=f"unproven/{bases.subject}", text=text, hint=again)
+    yield from _tests(
+        _Tested(
+            subject=bases.subject,
+            what=f"`{bases.server}`",
+            again=f"`/dr-backup prove {bases.server}`",
+            proofs=bases.proofs,
+            every=bases.test_every,
+            next_test=bases.next_test,
+            upgrades=bases.upgrades,
+            oldest=fit[-1].manifest.finished_at if fit else now,
+            retention=bases.policy.full_retention,
+        ),
+        now,
+    )
 
 
 def _wal(bases: Bases, now: datetime) -> Iterator[Alarm]:
@@ -292,6 +317,63 @@ def _gaps(bases: Bases, now: datetime) -> Iterator[Alarm]:
         hint=f"A new full backup is asked for; start it by hand if it does not come: `/dr-backup base {bases.server}`.",
         wants_base=True,
     )
+
+
+# ---------------------------------------------------------------- restore tests
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What restore tests are about, and what is known of them."""
+
+    subject: str
+    what: str
+    again: str  # the command
+    proofs: Sequence[Proof]
+    every: timedelta | None
+    next_test: datetime | None
+    upgrades: Upgrades
+    oldest: datetime  # of the usable backups: since when there was something to test
+    retention: timedelta
+
+
+def unproven_after(every: timedelta | None) -> timedelta:
+    """How long after the last proof its lack is told: the longest time between two tests by the plan's own schedule,
+    and a grace of as long, five days at most."""
+    rhythm = TESTED_EVERY if every is None else every
+    return rhythm + min(rhythm, TEST_GRACE)
+
+
+def of_restore_tests(alarm: Alarm) -> bool:
+    """Whether it is about proofs: one that failed, is missing, or is of something that was upgraded since."""
+    return alarm.key.startswith(("failed-proof/", "unproven/", UPGRADED))
+
+
+def _tests(tested: _Tested, now: datetime) -> Iterator[Alarm]:
+    what, again = tested.what, f"Test one now: {tested.again}."
+    if tested.proofs and tested.proofs[0].problem is not None:
+        failed = tested.proofs[0]
+        text = f"The restore test of {what} of {moment(failed.proven_at)} failed: {failed.problem}"
+        yield Alarm(key=f"failed-proof/{tested.subject}", text=text, hint=again)
+    passed = next((proof for proof in tested.proofs if proof.problem is None), None)
+    since, limit = (tested.oldest if passed is None else passed.proven_at), unproven_after(tested.every)
+    if passed is None:  # nothing is ever older than the policy lets it become
+        limit = min(limit, max(timedelta(days=1), tested.retention - timedelta(days=1)))
+    if now - since > limit:
+        long = "yet" if passed is None else f"for {span(now - since)}"
+        rhythm = "no drill of the plan tests one"
+        if tested.every is not None:
+            rhythm = f"the plan tests one every {span(tested.every)}"
+        text = f"No restore of {what} has been proven {long}; {rhythm}."
+        yield Alarm(key=f"unproven/{tested.subject}", text=text, hint=again)
+    if tested.upgrades:
+        by_itself = "It is tested by itself at the time of day of the plan's own restore tests"
+        yield Alarm(
+            key=f"{UPGRADED}{token(tested.upgrades)}/{tested.subject}",
+            text=f"Upgraded since the newest proven restore of {what}: {words(tested.upgrades)}. An upgrade can break "
+            "the restore without breaking the backup.",
+            hint=again if tested.next_test is None else f"{by_itself}, or now: {tested.again}.",
+        )
 
 
 # ---------------------------------------------------------------- mirrors of manifests

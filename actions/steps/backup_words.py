@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from actions.backup.physical import BackupKind, PhysicalEntry, RecoveryWindow
+from actions.backup.physical import BackupKind, PhysicalEntry, Proof, RecoveryWindow
 from actions.schedules import Schedule, every
 from actions.steps.alarms import sizes
 from actions.steps.base_choice import usable_bases
@@ -127,13 +127,20 @@ def dump_row(dumps: Dumps, now: datetime) -> Row:
     )
 
 
+def dump_rows(dumps: Dumps, now: datetime) -> tuple[Row, ...]:
+    """The newest usable dump, and the newest test that loaded one."""
+    if dumps.problem:
+        return (dump_row(dumps, now),)
+    return dump_row(dumps, now), _proof_row(dumps.key, "dump test", dumps.proofs, dumps.next_test, now)
+
+
 def base_rows(bases: Bases, now: datetime) -> tuple[Row, ...]:
     """The newest full and incremental backups and the newest restore test of a server."""
     rhythm = bases.policy.incremental_every
     rows = [_base_row(bases, BackupKind.FULL, Schedule(bases.policy.full_schedule).after(now), now)]
     if rhythm is not None:
         rows.append(_base_row(bases, BackupKind.INCREMENTAL, every(rhythm, now) + rhythm, now))
-    return (*rows, _proof_row(bases, now))
+    return (*rows, _proof_row(bases.server, "restore test", bases.proofs, bases.next_test, now))
 
 
 def trend(bytes_newest_first: Sequence[int]) -> str:
@@ -164,26 +171,26 @@ def _checked(entry: PhysicalEntry) -> str:
     return f"{words}, pinned" if entry.pinned else words
 
 
-def _proof_row(bases: Bases, now: datetime) -> Row:
-    passed = [proof for proof in bases.proofs if proof.problem is None]
-    following = _next_test(bases, now)
-    if not bases.proofs:
-        return (bases.server, "restore test", "never", "", "", "", "", following)
-    newest = bases.proofs[0]
+def _proof_row(of: str, kind: str, proofs: Sequence[Proof], next_test: datetime | None, now: datetime) -> Row:
+    passed = [proof for proof in proofs if proof.problem is None]
+    following = _next_test(next_test, now)
+    if not proofs:
+        return (of, kind, "never", "", "", "", "", following)
+    newest = proofs[0]
     at, age = moment(newest.proven_at), span(now - newest.proven_at)
     if newest.problem is not None:
         good = f"last passed {moment(passed[0].proven_at)}" if passed else "none has passed"
-        return (bases.server, "restore test", at, age, "", "", f"FAILED, {good}", following)
+        return (of, kind, at, age, "", "", f"FAILED, {good}", following)
     took = sizes([round(proof.rto.total_seconds() * 1000) for proof in passed])
     slower = "" if took is None else f"{round((took - 1) * 100):+d} % time"
     words = f"passed: RTO {span(newest.rto)}, RPO {span(newest.rpo)}"
-    return (bases.server, "restore test", at, age, size(newest.bytes), slower, words, following)
+    return (of, kind, at, age, size(newest.bytes), slower, words, following)
 
 
-def _next_test(bases: Bases, now: datetime) -> str:
-    if bases.next_test is None:
+def _next_test(next_test: datetime | None, now: datetime) -> str:
+    if next_test is None:
         return "in no drill"
-    return "due now" if bases.next_test <= now else _short(bases.next_test, now)
+    return "due now" if next_test <= now else _short(next_test, now)
 
 
 def _older(bases: Bases, oldest: datetime) -> str:

@@ -19,6 +19,15 @@ from actions.steps.idle import idle
 from actions.steps.mirrors import Mirror, mirrors
 from actions.steps.postures import apart, left_behind
 from actions.steps.side_copies import SideCopies, by_itself, replica_copies, side_copies
+from actions.steps.upgrades import Upgrades, of_bases, of_dumps, upgrades
+
+PROVE = "backup.prove"
+"""The action of a restore test."""
+
+
+def dump_target(database: str) -> str:
+    """What a test of the dumps of this database is called beside those of servers, which have names of their own."""
+    return f"dump:{database}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,10 @@ class Dumps:
     policy: BackupPolicy
     entries: Sequence[CatalogueEntry] = ()
     problem: str = ""
+    proofs: Sequence[Proof] = ()
+    upgrades: Upgrades = field(default_factory=dict)  # since the newest proof
+    next_test: datetime | None = None  # when the bot tests a dump by itself next
+    test_every: timedelta | None = None  # the longest time between two such tests
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,8 @@ class Bases:
     idle: bool = False  # nothing was committed since the newest commit of the window, by the server's own word
     full_since: datetime | None = None  # a full base backup has been at work since then
     next_test: datetime | None = None  # when the bot tests a restore by itself next
+    test_every: timedelta | None = None  # the longest time between two such tests
+    upgrades: Upgrades = field(default_factory=dict)  # since the newest proof
     unheard: str = ""  # why nobody knows what the archiver says of itself, while its bucket is away
 
     @property
@@ -140,9 +155,22 @@ async def health(
 async def _dumps(ports: Ports, key: str) -> Dumps:
     database, policy = ports.site.database(key), ports.site.backup(key)
     try:
-        return Dumps(key, database, policy, await ports.backups.catalogue(key))
+        entries, proofs = await asyncio.gather(
+            ports.backups.catalogue(key), Proofs(ports.objects, ports.secrets).newest(policy)
+        )
     except DrError as error:  # a lost bucket or revoked keys too: the others must still be told of
         return Dumps(key, database, policy, problem=str(error))
+    target = dump_target(key)
+    return Dumps(
+        key,
+        database,
+        policy,
+        entries,
+        proofs=proofs,
+        upgrades=upgrades(proofs, await of_dumps(ports, key)) if proofs else {},
+        next_test=await ports.runs.next_of(PROVE, target),
+        test_every=await ports.runs.rhythm_of(PROVE, target),
+    )
 
 
 async def _bases(ports: Ports, server: str) -> Bases:
@@ -179,7 +207,9 @@ async def _bases(ports: Ports, server: str) -> Bases:
         uncopied=uncopied,
         idle=at_rest,
         full_since=await ports.runs.full_since(server),
-        next_test=await ports.runs.next_of("backup.prove", server),
+        next_test=await ports.runs.next_of(PROVE, server),
+        test_every=await ports.runs.rhythm_of(PROVE, server),
+        upgrades=upgrades(proofs, await of_bases(ports, server)) if proofs else {},
         unheard=unheard,
     )
 
@@ -200,9 +230,7 @@ async def _nothing_said() -> None:
 
 def archiver_of(said: WalStatus, windows: Sequence[RecoveryWindow], entries: Sequence[PhysicalEntry]) -> Archiver:
     """Out of its status, and of the base backups that may have answered it since."""
-    bucket = said.buckets.get(windows[0].bucket) if windows else None
-    # With one bucket alone, what is sent of the open segment survives together with it.
-    covered = said.newest if len(said.buckets) < 2 else (None if bucket is None else bucket.at)
+    covered = said.covered(windows[0].bucket if windows else "")
     wanted = said.base_wanted  # the archiver forgets it once it has seen the backup, later than we see it
     return Archiver(
         said_at=said.at,

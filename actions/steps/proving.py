@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from actions.backup.manifest import Fingerprint
 from actions.backup.physical import Proof, RecoveryTarget, ScratchFacts, ScratchRequest, ScratchRestored
-from actions.backup.proofs import Proofs
+from actions.backup.proofs import Proofs, Tested
 from actions.contract import Probe, Step
 from actions.engines import engine_of, engine_of_step
-from actions.errors import DrError, TemporaryError, UserError, VerificationError
-from actions.ports import JobKind, JobPhase, JobState, Ports, Progress
+from actions.errors import DrError, TemporaryError, VerificationError
+from actions.ports import Ports, Progress
 from actions.site import DatabaseRef, Frozen, Invariant
 from actions.steps import byhand
 from actions.steps.comparison import unmet
 from actions.steps.engine_backup import EngineBackup
-from actions.steps.heavy import HeavyStep
+from actions.steps.idle import idle
 from actions.steps.phrases import counted, names, span
-from actions.steps.scratch import instance, not_here, whether_removed
+from actions.steps.restore_test import ForTest, keep, passed
 from actions.steps.stored_chain import StoredChain
-
-log = logging.getLogger(__name__)
 
 COPIES = "copies"
 """Of the checks: which copies of a base backup were no good, so that another one was restored."""
 
 
-class RestoreForTest(HeavyStep):
+class RestoreForTest(ForTest):
     """The server's past in a scratch instance, which is left stopped at its target. When it cannot be restored, that is
     put on record as a failed test."""
 
-    interruptible: ClassVar[bool] = True
     kind: Literal["restore_for_test"] = "restore_for_test"
-    undo_on_failure: bool = True
     server: str
-    scratch: str
-    mark: str
     target: RecoveryTarget
     bucket: str
     endpoint: str | None
@@ -51,6 +44,7 @@ class RestoreForTest(HeavyStep):
     engine: str = Field(default="", exclude_if=operator.not_)
     stored: StoredChain | None = Field(default=None, exclude_if=operator.not_)
     tested: EngineBackup | None = Field(default=None, exclude_if=operator.not_)  # where `stored` does not tell
+    known: Mapping[str, str] = Field(default_factory=dict, exclude_if=operator.not_)  # see `Proof.known`
 
     @property
     def summary(self) -> str:
@@ -79,62 +73,31 @@ class RestoreForTest(HeavyStep):
             'pg_ctl start -D "$PGDATA"',
         )
 
-    @property
-    def job_kind(self) -> JobKind:
-        return JobKind.PROVE
-
     def request(self) -> Mapping[str, Any]:
         asked = ScratchRequest(
             id=self.scratch, server=self.server, target=self.target, mark=self.mark, amcheck=self.amcheck
         )
         return asked.model_dump(mode="json")
 
-    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the instance tells all
-        if await passed(ports, self.server, self.scratch):
-            return Probe.DONE  # tested, and perhaps removed already
-        facts = await ports.scratch.find(self.scratch)
-        if facts is None:
-            return Probe.TODO
-        if facts.mark != self.mark:
-            return Probe.UNKNOWN  # somebody else's instance under our name
-        return Probe.TODO if facts.restored is None else Probe.DONE
+    def policy(self, ports: Ports) -> Tested:
+        return ports.site.physical_of(self.server)
 
-    async def apply(self, ports: Ports, progress: Progress) -> None:
-        began = ports.clock.now()
-        try:
-            await super().apply(ports, progress)
-        except (VerificationError, UserError) as error:
-            try:
-                await _failed(ports, self, began, str(error))
-            except DrError as other:  # it must not stand in for what the test has found
-                log.warning("failed_test_not_recorded: %s: %s", self.scratch, other)
-            raise
+    def made(self, facts: ScratchFacts) -> bool:
+        return facts.restored is not None
 
-    async def sweep(self, ports: Ports) -> None:
-        await discard(ports, self.scratch, self.mark)
-
-    async def verify(self, ports: Ports) -> None:
-        if await passed(ports, self.server, self.scratch):
-            return
-        facts = await instance(ports, self.scratch)
-        if facts.mark != self.mark or facts.restored is None:
-            raise VerificationError(f"Scratch instance `{self.scratch}` was not restored. Look at the log of its job.")
-
-    async def undo(self, ports: Ports) -> None:
-        state = await ports.executor.find(self.job)
-        if state is not None and state.phase is JobPhase.RUNNING:
-            await ports.executor.cancel(self.job)
-        await discard(ports, self.scratch, self.mark)
-
-    def undo_by_hand(self) -> tuple[str, ...]:
-        return ("pg_ctl stop -D FOLDER", "rm -r FOLDER")
-
-    async def undone(self, ports: Ports) -> None:
-        if await ports.scratch.find(self.scratch) is not None:
-            raise VerificationError(f"Scratch instance `{self.scratch}` is still there. Remove its folder by hand.")
-        state = await ports.executor.find(self.job)
-        if state is not None and state.phase is JobPhase.SUCCEEDED and not await ports.scratch.removed(self.scratch):
-            raise VerificationError(await not_here(ports, self.scratch))
+    async def failed(self, ports: Ports, began: datetime, problem: str) -> Proof:
+        newest = await _newest(ports, self.server)
+        return Proof(
+            id=self.scratch,
+            server=self.server,
+            target=self.target,
+            backup="",
+            proven_at=ports.clock.now(),
+            rto=ports.clock.now() - began,
+            rpo=timedelta(0) if newest is None else max(timedelta(0), began - newest),
+            problem=problem,
+            known=self.known,
+        )
 
 
 class ProvenDatabase(Frozen):
@@ -156,6 +119,8 @@ class LookThrough(Step):
     scratch: str
     mark: str
     databases: tuple[ProvenDatabase, ...]
+    # Left out where it is not known: a plan that was signed before it was noted keeps its digest.
+    known: Mapping[str, str] = Field(default_factory=dict, exclude_if=operator.not_)  # see `Proof.known`
 
     @property
     def summary(self) -> str:
@@ -181,7 +146,7 @@ class LookThrough(Step):
         ) or (byhand.psql(scratch, "SELECT pg_last_xact_replay_timestamp()"),)
 
     async def probe(self, ports: Ports) -> Probe:
-        return Probe.DONE if await passed(ports, self.server, self.scratch) else Probe.TODO
+        return Probe.DONE if await passed(ports, ports.site.physical_of(self.server), self.scratch) else Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - counting gives no figures
         facts = await ports.scratch.start(self.scratch)
@@ -204,7 +169,7 @@ class LookThrough(Step):
             checks |= _counted(item, found)
             problems += _losses(item, found)
         proof = await self._proof(ports, facts, facts.restored, checks, problems)
-        await _keep(ports, proof)
+        await keep(ports, ports.site.physical_of(self.server), proof)
         if proof.problem is not None:
             raise VerificationError(
                 f"The restore test of `{self.server}` failed: {proof.problem} Production was not touched. Make a new "
@@ -220,7 +185,6 @@ class LookThrough(Step):
         problems: list[str],
     ) -> Proof:
         now = ports.clock.now()
-        newest = restored.reached_at if restored.target.latest else await _newest(ports, self.server)
         return Proof(
             id=self.scratch,
             server=self.server,
@@ -228,17 +192,19 @@ class LookThrough(Step):
             backup=restored.backup,
             proven_at=now,
             rto=max(timedelta(0), now - facts.made_at),
-            rpo=timedelta(0) if newest is None else max(timedelta(0), facts.made_at - newest),
+            rpo=await _exposure(ports, facts, restored),
             seconds=restored.seconds,
             bytes=restored.bytes,
             plain_bytes=restored.plain_bytes,
             wal_bytes=restored.wal_bytes,
             checks=checks,
             problem=f"{'; '.join(problems)}." if problems else None,
+            tools=restored.tools,
+            known=self.known,
         )
 
     async def verify(self, ports: Ports) -> None:
-        if not await passed(ports, self.server, self.scratch):
+        if not await passed(ports, ports.site.physical_of(self.server), self.scratch):
             raise VerificationError(
                 f"The result of restore test `{self.scratch}` is not beside the backups. Test again."
             )
@@ -256,75 +222,25 @@ class LookThrough(Step):
         """A recorded test is kept: it is true."""
 
 
-class RemoveScratch(Step):
-    """The instance stopped, its files gone."""
-
-    kind: Literal["remove_scratch"] = "remove_scratch"
-    scratch: str
-    mark: str
-
-    @property
-    def summary(self) -> str:
-        return f"Stop scratch instance `{self.scratch}` and remove its files"
-
-    @property
-    def before(self) -> str:
-        return "a scratch instance that has served its purpose"
-
-    @property
-    def after(self) -> str:
-        return "no scratch instance of this test"
-
-    def by_hand(self) -> tuple[str, ...]:
-        return ("pg_ctl stop -D FOLDER", "rm -r FOLDER")
-
-    async def probe(self, ports: Ports) -> Probe:
-        return await whether_removed(ports, self.scratch)
-
-    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds, without figures
-        await discard(ports, self.scratch, self.mark)
-
-    async def verify(self, ports: Ports) -> None:
-        if await ports.scratch.find(self.scratch) is not None:
-            raise VerificationError(f"Scratch instance `{self.scratch}` is still there. Remove its folder by hand.")
-
-    async def undo(self, ports: Ports) -> None:
-        """What was removed can be restored again at any time."""
-
-
-async def passed(ports: Ports, server: str, proof: str) -> bool:
-    """Whether this restore test is on record as passed."""
-    found = await Proofs(ports.objects, ports.secrets).find(ports.site.physical_of(server), proof)
-    return found is not None and found.problem is None
-
-
-async def discard(ports: Ports, scratch: str, mark: str) -> None:
-    """Remove the instance where it is there and carries this mark."""
-    facts = await ports.scratch.find(scratch)
-    if facts is not None and facts.mark == mark:
-        await ports.scratch.discard(scratch, mark=mark)
-
-
-async def _failed(ports: Ports, step: RestoreForTest, began: datetime, problem: str) -> None:
-    now = ports.clock.now()
-    newest = await _newest(ports, step.server)
-    proof = Proof(
-        id=step.scratch,
-        server=step.server,
-        target=step.target,
-        backup="",
-        proven_at=now,
-        rto=now - began,
-        rpo=timedelta(0) if newest is None else max(timedelta(0), began - newest),
-        problem=problem,
-    )
-    await _keep(ports, proof)
-
-
-async def _keep(ports: Ports, proof: Proof) -> None:
-    policy = ports.site.physical_of(proof.server)
-    beside = engine_of(policy).proof_beside(policy, proof)
-    await Proofs(ports.objects, ports.secrets).keep(policy, proof, beside=beside)
+async def _exposure(ports: Ports, facts: ScratchFacts, restored: ScratchRestored) -> timedelta:
+    """What a loss of the server at the beginning of the test would have cost, as `/dr-backup status` counts it: a
+    server on which nobody commits loses nothing, however old its newest commit is."""
+    windows = await ports.physical.windows(facts.server)
+    newest = restored.reached_at
+    if not restored.target.latest or newest is None:
+        newest = windows[0].newest if windows else None
+    if newest is None:
+        return timedelta(0)
+    if restored.covered_until is not None:
+        newest = max(newest, restored.covered_until)
+    lost = max(timedelta(0), facts.made_at - newest)
+    if not lost or restored.covered_until is not None or not windows:
+        return lost
+    if windows[0].newest is not None and newest < windows[0].newest:
+        return lost  # something was archived since: then somebody writes
+    # Where the server archives its WAL itself, its last checkpoint tells. Nothing committed since then was lost before.
+    entries = await ports.physical.catalogue(facts.server)
+    return timedelta(0) if await idle(ports, facts.server, windows[0], entries) else lost
 
 
 async def _newest(ports: Ports, server: str) -> datetime | None:

@@ -20,6 +20,11 @@ async def standing(ports: Ports, scratch: str) -> ScratchFacts:
         raise UserError(f"The restore of `{found.name}` did not end well. Make it again with `/dr-restore`.")
     if found.state is ScratchState.PROMOTED:
         raise UserError(f"`{found.name}` was promoted: it no longer shows its moment. Make another with `/dr-restore`.")
+    if found.state is ScratchState.LOADED:
+        raise UserError(
+            f"`{found.name}` holds a dump for a restore test, which removes it at its end. Restore one with "
+            "`/dr-restore`."
+        )
     if found.state is ScratchState.FOLLOWING:
         raise UserError(
             f"`{found.name}` follows the archive, so it shows no moment. Stop it at one with `/dr-restore halt "

@@ -34,7 +34,12 @@ VOLUME_MB = 1024
 READY_BUCKET = "drbot-ready"
 WITNESS_BUCKET = "superprismora-witness"
 WITNESS_RIGHTS = ("Read", "List", "Write", "PutObjectRetention", "GetBucketObjectLockConfiguration")
-PROVER_RIGHTS = ("Read", "List", "Write:superprismora-backups/backups/physical/proofs/*")
+PROVER_RIGHTS = (
+    "Read",
+    "List",
+    "Write:superprismora-backups/backups/physical/proofs/*",
+    "Write:superprismora-backups/backups/dumps/proofs/*",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

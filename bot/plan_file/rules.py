@@ -5,7 +5,7 @@ shape, so that a file with a mistake in one place still hears about all others.
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rapidfuzz import fuzz, process, utils
@@ -148,7 +148,7 @@ def broken_rules(data: Mapping[str, object]) -> list[Broken]:
 def new_rules(data: Mapping[str, object]) -> list[Broken]:
     """Rules of a file that is to come into force. A version in force that breaks one was activated before there was the
     rule: it must not keep the bot from starting, so what it lacks is refused when somebody asks for it."""
-    return [*_unannounced_glass(data), *_names_of_the_bot(data)]
+    return [*_unannounced_glass(data), *_names_of_the_bot(data), *_prover_of_dumps(data)]
 
 
 def _unannounced_glass(data: Mapping[str, object]) -> Iterator[Broken]:
@@ -478,12 +478,24 @@ def _prover(data: Mapping[str, object]) -> Iterator[Broken]:
         elif given == strings(data, f"backups.{other}"):
             wrong = f"`{own}` and `{other}` are the same secret, so the prover would not be apart"
             yield Broken(("backups", own), wrong, "give restore tests a secret of their own")
-    yield from _prover_keys(data)
+    yield from _prover_keys(data, _read_by(data, _BASES))
 
 
-def _prover_keys(data: Mapping[str, object]) -> Iterator[Broken]:
-    parts = ("base.stores.*", "incremental.stores.*", "wal.stores.*", "wal.open_store")
-    read = {name for part in parts for name in strings(data, f"backups.databases.*.{part}")}
+_BASES = ("base.stores.*", "incremental.stores.*", "wal.stores.*", "wal.open_store")
+
+
+def _prover_of_dumps(data: Mapping[str, object]) -> Iterator[Broken]:
+    """Restore tests read dumps as well since they load them."""
+    if strings(data, "backups.prover") == ["apart"]:
+        known = _read_by(data, _BASES)
+        yield from _prover_keys(data, {name for name in _read_by(data, ("dump.stores.*",)) if name not in known})
+
+
+def _read_by(data: Mapping[str, object], parts: Iterable[str]) -> set[str]:
+    return {name for part in parts for name in strings(data, f"backups.databases.*.{part}")}
+
+
+def _prover_keys(data: Mapping[str, object], read: Collection[str]) -> Iterator[Broken]:
     for path, bucket in find(data, "buckets.*"):
         if not isinstance(bucket, Mapping) or bucket.get("name") not in read:
             continue

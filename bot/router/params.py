@@ -84,6 +84,7 @@ class CheckBase(Frozen):
 class Prove(Frozen):
     server: Name | None = None
     moment: Literal["latest", "random"] = "latest"
+    dump: Name | None = None  # "newest" or the name of one
 
 
 class Expire(Frozen):

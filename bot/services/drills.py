@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,6 +17,7 @@ from actions.contract import DrillOf, Report
 from actions.errors import UserError
 from actions.ports import Clock
 from actions.schedules import Schedule
+from actions.steps.health import PROVE, dump_target
 from actions.steps.phrases import moment
 from bot.plan_file import Drill, DrPlan
 from bot.router import Command
@@ -27,6 +29,9 @@ from storage.session import Database
 KIND = "drill"
 LIST, NEXT = "drill.list", "drill.next"
 QUERIES = (LIST, NEXT)
+NEWEST = "newest"
+RHYTHM_OVER = timedelta(days=731)
+
 LONGEST = timedelta(days=180)
 """A drill that is put off for longer is no drill any more."""
 
@@ -139,6 +144,38 @@ class Drills:
                 found.append(Schedule(drill.schedule).after(now) if stands.failed else stands.next)
         return min(found, default=None)
 
+    async def rhythm_of(self, action: str, target: str) -> timedelta | None:
+        """The longest time between two instants at which the bot runs this action on this target by itself, of the
+        next two years; None where no drill of the plan does it."""
+        now = self._clock.now()
+        lines = [
+            sorted(Schedule(drill.schedule).between(now, now + RHYTHM_OVER))
+            for drill in self._plan.drills
+            if drill.action == action and target in self._targets(drill)
+        ]
+        instants = sorted({instant for line in lines for instant in line})
+        if len(instants) < 2:
+            return RHYTHM_OVER if lines else None
+        return max(later - earlier for earlier, later in pairwise(instants))
+
+    async def upgraded(self, subject: str, since: datetime, now: datetime) -> Mapping[str, str] | None:
+        """The parameters of the restore test that is due because of an upgrade seen `since` then, at the time of day of
+        the plan's own tests: for `server:NAME` or the name of a database. None before that, where no drill of the plan
+        tests it, and where its own test comes first."""
+        target = subject.removeprefix("server:") if subject.startswith("server:") else dump_target(subject)
+        for drill in self._plan.drills:
+            params = self._targets(drill).get(target)
+            if drill.action != PROVE or params is None:
+                continue
+            at = Schedule(drill.schedule).after(since)  # only its time of day counts
+            first = since.replace(hour=at.hour, minute=at.minute, second=0, microsecond=0)
+            due = first if first > since else first + timedelta(days=1)
+            async with self._database.session() as session:
+                stands = await self._standing(session, drill, now)
+            if due <= now and (stands.failed or not since <= stands.next <= due):
+                return params
+        return None
+
     # ------------------------------------------------------------ parts
 
     def _targets(self, drill: Drill) -> Mapping[str, Mapping[str, str]]:
@@ -152,7 +189,14 @@ class Drills:
             found = {self._plan.database(item.database).server for item in backups if item.base is not None}
         else:
             found = {item.database for item in backups}
-        return {each: {of.value: each} for each in sorted(found)}
+        targets = {each: {of.value: each} for each in sorted(found)}
+        if drill.action == PROVE:
+            # Dumps are the second copy, made by other means: that base backups can be restored proves nothing of them.
+            targets |= {
+                dump_target(item.database): {"server": item.database, "dump": NEWEST}
+                for item in sorted(backups, key=lambda item: item.database)
+            }
+        return targets
 
     def _named(self, name: str) -> Drill:
         for drill in self._plan.drills:

@@ -61,6 +61,9 @@ class OwnRuns(Runs):
     async def next_of(self, action: str, target: str) -> datetime | None:
         return await self._drills.next_of(action, target)
 
+    async def rhythm_of(self, action: str, target: str) -> timedelta | None:
+        return await self._drills.rhythm_of(action, target)
+
     def _facts(self, row: PlanRow, run: RunRow, lines: Sequence[JournalRow]) -> RunFacts:
         try:
             plan = self._kinds.plan(row.document)

@@ -223,6 +223,8 @@ CASES = (
     ActionCase("incremental", "backup.base", BaseParams(server="shop", kind=BackupKind.INCREMENTAL), with_bases),
     ActionCase("check-base", "backup.check_base", CheckBaseParams(server="primary"), with_bases),
     ActionCase("prove", "backup.prove", ProveParams(), with_bases),
+    ActionCase("prove a dump", "backup.prove", ProveParams(), a_world),
+    ActionCase("prove a named dump", "backup.prove", ProveParams(server="shop", dump="b-old"), with_bases),
     ActionCase("expire", "backup.expire", ExpireParams(), with_old_backups),
     ActionCase("expire-server", "backup.expire", ExpireParams(server="shop"), with_old_backups),
     *(

@@ -29,6 +29,7 @@ from actions.site import BackupPolicy, Database, DatabaseRef, Site
 from tests.dump_world import SERVER, DumpWorld, a_dump_world
 from tests.fakes.backups import SIGNER, MemoryBackups
 from tests.fakes.clock import MemoryClock
+from tests.fakes.dump_tests import NoDumpTests
 from tests.fakes.files import memory_files
 from tests.fakes.postgres import EMPTY, MemoryPostgres
 from tests.fakes.tables import MemoryTables
@@ -216,7 +217,7 @@ async def test_unknown_names_are_told(world: World) -> None:
 async def test_jobs_do_the_same_from_json(world: World) -> None:
     spec = JobSpec(name="j", kind=JobKind.DUMP, request={"id": "b1", "database": world.database})
     none = PhysicalEngines(Site(), {})
-    engines = Engines(world.port, none, none, MemoryTables(MemoryPostgres()), memory_files())
+    engines = Engines(world.port, none, none, NoDumpTests(), MemoryTables(MemoryPostgres()), memory_files())
     result = await run_job(spec, engines, no_progress)
     assert result["manifest"]["id"] == "b1"
     spec = JobSpec(name="v", kind=JobKind.VERIFY, request={"backup": "b1", "database": world.database})

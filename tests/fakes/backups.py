@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from cryptography.hazmat.primitives import serialization
@@ -51,6 +51,7 @@ class MemoryBackups(BackupEngine):
         self.lockable = False  # the bucket has Object Lock
         self.held: set[tuple[str, str]] = set()  # under legal hold
         self.found: dict[str, Fingerprint] = {}
+        self.programs = {"pg_dump": "18.2", "pg_restore": "18.2"}
 
     def spoil(self, database: str, backup: str, problem: str) -> None:
         """From now on this backup must not be used."""
@@ -101,6 +102,10 @@ class MemoryBackups(BackupEngine):
         held = 2 if (database, backup) in self.held else 0
         bucket = self._site.backup(database).bucket
         return (Hold(bucket=bucket, objects=2, held=held, lockable=self.lockable),)
+
+    async def versions(self, database: str) -> Mapping[str, str]:
+        self._site.backup(database)
+        return self.programs
 
     async def remove(self, database: str, backup: str) -> None:
         self._answering(database)

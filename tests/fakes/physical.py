@@ -43,7 +43,9 @@ from actions.site import DatabaseRef, Site
 from tests.fakes.postgres import MemoryPostgres, MemoryServer
 
 NOT_FOLLOWING = "Scratch instance `{}` does not follow."
-SWEPT = (ScratchState.STOPPED, ScratchState.PAUSED)
+SWEPT = (ScratchState.STOPPED, ScratchState.PAUSED, ScratchState.LOADED)
+STAYS = (ScratchState.PROMOTED, ScratchState.FOLLOWING, ScratchState.LOADED)
+"""Whether it runs or not."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class MemoryScratch(Scratch):
 
     async def open(self, scratch: str, *, host: str, port: int) -> ScratchFacts:
         facts = self.run(scratch)
-        if facts.following is not None:
+        if facts.following is not None or facts.loaded is not None:
             raise UserError(f"`{facts.name}` shows no moment.")
         if not (facts.opened and facts.address == f"{host}:{port}"):
             if facts.state is ScratchState.PROMOTED:
@@ -160,17 +162,17 @@ class MemoryScratch(Scratch):
         """What `start` does, for tests that arrange."""
         facts = self._known(scratch)
         if facts.name not in self._postgres.servers:
-            server = MemoryServer(system_id=facts.system_id, in_recovery=True)
+            server = MemoryServer(system_id=facts.system_id, in_recovery=facts.loaded is None)
             self._postgres.servers[facts.name] = server
             for name, fingerprint in self.contents[scratch].items():
                 self._postgres.add(DatabaseRef(facts.name, name), fingerprint=fingerprint)
-            stays = facts.state in (ScratchState.PROMOTED, ScratchState.FOLLOWING)
+            stays = facts.state in STAYS
             facts = self._now(facts, facts.state if stays else ScratchState.PAUSED)
         return facts
 
     async def promote(self, scratch: str) -> ScratchFacts:
         facts = self.run(scratch)
-        if facts.following is not None:
+        if facts.following is not None or facts.loaded is not None:
             raise UserError(f"`{facts.name}` follows. Stop it at a moment first.")
         server = self._postgres.servers[facts.name]
         server.in_recovery, server.timeline_id = False, 2
@@ -179,7 +181,7 @@ class MemoryScratch(Scratch):
     async def stop(self, scratch: str) -> None:
         facts = self._known(scratch)
         if self._postgres.servers.pop(facts.name, None) is not None:
-            stays = facts.state in (ScratchState.PROMOTED, ScratchState.FOLLOWING)
+            stays = facts.state in STAYS
             self._now(facts, facts.state if stays else ScratchState.STOPPED)
 
     async def discard(self, scratch: str, *, mark: str) -> None:
@@ -233,6 +235,7 @@ class MemoryPhysical(PhysicalBackups):
         self.bare: set[str] = set()  # servers without page checksums
         self.unseen: set[str] = set()  # servers whose restored pages nobody looks at
         self.silent: dict[str, str] = {}  # bucket -> what it says instead of an answer
+        self.programs = {"pg_combinebackup": "18.2"}
         self.lacking: dict[str, Sequence[Lack] | DrError] = {}  # by server; an error: it does not answer
 
     def move_to(self, site: Site) -> None:
@@ -266,6 +269,10 @@ class MemoryPhysical(PhysicalBackups):
             )
             for bucket in reversed(policy.wal_buckets)
         )
+
+    async def versions(self, server: str) -> Mapping[str, str]:
+        self._site.physical_of(server)
+        return self.programs
 
     async def lacks(self, server: str) -> Sequence[Lack]:
         found = self.lacking.get(server, ())
@@ -335,6 +342,7 @@ class MemoryPhysical(PhysicalBackups):
             seconds={"fetch": 1.0, "replay": 2.0},
             bytes=3_000_000_000,
             plain_bytes=3_000_000_000,
+            tools=self.programs,
         )
         now = self._clock.now()
         self._scratch.contents[request.id] = reached.databases

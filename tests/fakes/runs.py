@@ -43,6 +43,7 @@ class MemoryRuns(Runs):
     def __init__(self) -> None:
         self.runs: dict[str, MemoryRun] = {}
         self.next: dict[tuple[str, str], datetime] = {}  # action and target of a drill
+        self.rhythm: dict[tuple[str, str], timedelta] = {}  # likewise
 
     def add(
         self,
@@ -78,6 +79,9 @@ class MemoryRuns(Runs):
 
     async def next_of(self, action: str, target: str) -> datetime | None:
         return self.next.get((action, target))
+
+    async def rhythm_of(self, action: str, target: str) -> timedelta | None:
+        return self.rhythm.get((action, target))
 
     async def find(self, run: str) -> RunFacts | None:
         found = self.runs.get(run)

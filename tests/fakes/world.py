@@ -44,6 +44,7 @@ from tests.fakes.backups import SIGNER, SIGNING_PEM, MemoryBackups
 from tests.fakes.buckets import MemoryBuckets
 from tests.fakes.clock import MemoryClock
 from tests.fakes.cluster import MemoryCluster
+from tests.fakes.dump_tests import MemoryDumpTests
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.files import KEY_PEM, KEY_SIGNER, memory_files
 from tests.fakes.git import MemoryGit, MemoryLive
@@ -283,6 +284,7 @@ def a_world(
     signing = MemorySecrets({"env:FILES_KEY": KEY_PEM, "env:CUSTODIAN": CUSTODIAN})
     scratch = MemoryScratch(postgres, clock)
     engine = MemoryPhysical(site, postgres, scratch, clock)
+    dump_tests = MemoryDumpTests(site, backups, scratch, clock)
     tables = MemoryTables(postgres)
     service_check = MemoryServiceCheck(postgres)
     service_check.connections["env:APPLICATION_DSN"] = site.databases[database].ref
@@ -332,7 +334,7 @@ def a_world(
         physical=engine,
         scratch=scratch,
         tables=tables,
-        executor=MemoryExecutor(Engines(backups, engine, engine, tables, files)),
+        executor=MemoryExecutor(Engines(backups, engine, engine, dump_tests, tables, files)),
         cluster=cluster,
         service=service_check,
         secrets=MemorySecrets(SECRETS),

@@ -47,6 +47,10 @@ class Replicas:
         asked = [key for keys in await asyncio.gather(*(clock.tick(now) for clock in self.clocks)) for key in keys]
         return sorted(key for key in asked if key.split("/")[1] in OF_DATABASES)
 
+    async def upgrades(self, now: datetime) -> list[str]:
+        asked = await asyncio.gather(*(clock.test_upgrades(now) for clock in self.clocks))
+        return sorted(key for keys in asked for key in keys)
+
     async def drills(self, now: datetime) -> list[str]:
         return [
             text for told in await asyncio.gather(*(clock.hold_drills(now) for clock in self.clocks)) for text in told
@@ -306,19 +310,68 @@ async def test_the_restore_drill_runs_by_itself_and_is_reported_once(
     server = clocks.plan.database("superprismora").server
     [start] = await clocks.drills(DUE)
     assert "The bot runs it and reports here" in start
-    [request] = await asked(memory, "backup.prove")
+    request, dumped = await asked(memory, "backup.prove")
     assert request.params == {"server": server}
+    assert dumped.params == {"server": "superprismora", "dump": "newest"}
     assert await clocks.drills(DUE + timedelta(minutes=1)) == []
 
     await end(memory, request, "succeeded")
+    assert await clocks.drills(DUE + timedelta(minutes=2)) == []  # the other one is not over
+    await end(memory, dumped, "succeeded")
     async with memory.session() as session:
         session.add(
             JournalRow(run_id=f"plan{request.id}", epoch=1, step=1, state="verified", detail="RTO 41 s.", at=DUE)
         )
     [report] = await clocks.drills(DUE + timedelta(minutes=4))
-    assert report == f"Drill `backup-restore` passed: `{server}` (run plan{request.id}). RTO 41 s."
+    assert report == (
+        f"Drill `backup-restore` passed: `{server}` (run plan{request.id}). RTO 41 s. "
+        f"`dump:superprismora` (run plan{dumped.id})."
+    )
     assert await clocks.drills(DUE + timedelta(days=2)) == []
-    assert len(await asked(memory, "backup.prove")) == 1
+    assert len(await asked(memory, "backup.prove")) == 2
+
+
+async def test_a_plan_with_dumps_alone_has_its_restore_test_run_by_itself(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    document = with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC").model_dump(
+        mode="json"
+    )
+    document["backups"] |= {"databases": [{**item, **NO_BASES} for item in document["backups"]["databases"]]}
+    document["servers"] = [server | {"standby_of": None} for server in document["servers"]]
+    clocks = replicas(DrPlan.model_validate(document))
+    await clocks.drills(DUE)
+    [request] = await asked(memory, "backup.prove")
+    assert request.params == {"server": "superprismora", "dump": "newest"}
+
+
+NO_BASES = {"base": None, "incremental": None, "wal": None}
+
+
+async def test_an_upgrade_is_tested_once_by_itself_at_the_time_of_day_of_the_plans_tests(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    clocks = replicas(with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC"))
+    server, seen = clocks.plan.database("superprismora").server, DUE - timedelta(days=5, minutes=-10)  # 09:10
+
+    async def raised(key: str, at: datetime) -> None:
+        async with memory.session() as session:
+            await alarms.raise_(session, key, "Upgraded.", wants_base=False, seen_at=at)
+
+    await raised(f"upgraded:one/server:{server}", seen)
+    await raised("upgraded:two/superprismora", seen)
+    assert await clocks.upgrades(seen + timedelta(hours=23)) == []
+    told = await clocks.upgrades(seen + timedelta(hours=24))
+    assert told == [f"schedule/upgraded:one/server:{server}", "schedule/upgraded:two/superprismora"]
+    assert [request.params for request in await asked(memory, "backup.prove")] == [
+        {"server": server},
+        {"server": "superprismora", "dump": "newest"},
+    ]
+    assert await clocks.upgrades(seen + timedelta(days=2)) == []
+    # What is upgraded on the eve of the plan's own test is left to that one.
+    await raised(f"upgraded:three/server:{server}", DUE - timedelta(hours=3))
+    assert await clocks.upgrades(DUE + timedelta(minutes=1)) == []
+    assert await clocks.upgrades(DUE + timedelta(days=3)) == []
 
 
 async def test_an_action_that_is_no_drill_is_never_begun_by_the_clock(
@@ -340,6 +393,9 @@ async def test_a_worker_knows_when_the_bot_tests_a_restore_next(
     runs = office.ports.runs  # with the rights of a worker
     assert await runs.next_of("backup.prove", server) == DUE
     assert await runs.next_of("backup.prove", "other") is None
+    assert await runs.next_of("backup.prove", "dump:superprismora") == DUE
+    assert await runs.rhythm_of("backup.prove", server) == timedelta(days=35)
+    assert await runs.rhythm_of("backup.prove", "other") is None
     assert await runs.next_of("backup.verify", server) is None
 
     later = DUE.replace(day=10)
@@ -347,8 +403,9 @@ async def test_a_worker_knows_when_the_bot_tests_a_restore_next(
     assert await runs.next_of("backup.prove", server) == later
     clock.advance(timedelta(days=8))
     await clocks.drills(later)
-    [request] = await asked(memory, "backup.prove")
+    request, dumped = await asked(memory, "backup.prove")
     await end(memory, request, "failed", "Page 7 of `orders` has a wrong checksum.")
+    await end(memory, dumped, "succeeded")
     await clocks.drills(later + timedelta(minutes=4))
     assert await runs.next_of("backup.prove", server) == DUE.replace(year=2027, month=1, day=4)
     await office.close()
@@ -359,7 +416,8 @@ async def test_a_restore_drill_that_fails_stays_overdue_and_is_tried_next_month(
 ) -> None:
     clocks = replicas(with_drill(action="backup.prove", next="2026-12-07", schedule="1st mon 09:00 UTC"))
     await clocks.drills(DUE)
-    [request] = await asked(memory, "backup.prove")
+    request, dumped = await asked(memory, "backup.prove")
+    await end(memory, dumped, "succeeded")
     await end(memory, request, "failed", "Page 7 of `orders` has a wrong checksum.")
 
     [report] = await clocks.drills(DUE + timedelta(minutes=4))
@@ -369,7 +427,7 @@ async def test_a_restore_drill_that_fails_stays_overdue_and_is_tried_next_month(
     assert "is overdue since 2026-12-07 09:00 UTC" in overdue
     assert "Page 7" in overdue
     await clocks.drills(DUE.replace(year=2027, month=1, day=4))
-    assert len(await asked(memory, "backup.prove")) == 2
+    assert len(await asked(memory, "backup.prove")) == 4
 
 
 async def test_running_clocks_tell_once_a_day_when_too_few_can_sign(

@@ -34,6 +34,7 @@ from actions.runner import Outcome, Runner
 from actions.site import DatabaseRef, Site
 from tests.contract.kit import PLAN_ID, MemoryJournal
 from tests.dump_world import SERVER, DumpWorld, Keys, a_dump_world
+from tests.fakes.dump_tests import NoDumpTests
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.world import a_world
 from tests.fixtures.postgres import Database
@@ -262,7 +263,7 @@ async def test_an_error_in_the_load_is_named_and_nothing_is_swapped_in(
 def ports_of(world: DumpWorld) -> Ports:
     fakes = a_world()
     parts = {part.name: getattr(fakes, part.name) for part in fields(Ports)}
-    engines = Engines(world.engine, fakes.physical, fakes.physical, world.tables, fakes.files)
+    engines = Engines(world.engine, fakes.physical, fakes.physical, NoDumpTests(), world.tables, fakes.files)
     real = {
         "site": world.site,
         "postgres": world.postgres,

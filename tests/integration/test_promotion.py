@@ -49,6 +49,7 @@ from bot.services.cards import PlanCard, PlanState
 from bot.services.own_runs import OwnRuns
 from storage.session import Database as Memory
 from tests.contract.kit import MemoryJournal
+from tests.fakes.dump_tests import NoDumpTests
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.s3 import MemoryObjects
 from tests.fakes.slack import FakeSlack
@@ -167,7 +168,7 @@ def ports_of(world: PhysicalWorld, cluster: ClusterStandIn, url: str) -> Ports:
         "physical": world.engine,
         "scratch": world.scratch,
         "tables": tables,
-        "executor": MemoryExecutor(Engines(logical, world.engine, world.prover, tables, fakes.files)),
+        "executor": MemoryExecutor(Engines(logical, world.engine, world.prover, NoDumpTests(), tables, fakes.files)),
         "cluster": KubernetesCluster(site, world.secrets),
         "service": ServiceProbe(world.secrets),
         "secrets": world.secrets,

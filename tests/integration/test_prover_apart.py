@@ -193,9 +193,9 @@ async def _alone(world: ProverWorld) -> AsyncIterator[None]:
     await world.restarted()
 
 
-async def proofs(world: ProverWorld) -> list[Proof]:
+async def proofs(world: ProverWorld, of: str = "physical") -> list[Proof]:
     client = world.objects.client()
-    listed = client.list_objects_v2(Bucket=BUCKET, Prefix="backups/physical/proofs/").get("Contents", [])
+    listed = client.list_objects_v2(Bucket=BUCKET, Prefix=f"backups/{of}/proofs/").get("Contents", [])
     bodies = [client.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read() for item in listed]
     return [Signed[Proof].parse(body, (world.proof_signer,), what="a proof") for body in bodies]
 
@@ -218,6 +218,19 @@ async def test_a_restore_test_waits_for_the_prover_which_ends_it_with_its_own_ke
     assert proof.checks[f"{DATABASE}: users"] != "0"
     assert not list((world.directory / "prover" / "scratch").glob("*/data"))
     assert not (world.var / "jobs" / f"{card.plan_id}-1").exists()
+
+
+async def test_a_dump_is_loaded_and_proven_by_the_prover_alone(world: ProverWorld) -> None:
+    backup = await world.dumped(DATABASE)
+    await world.prover()
+    card = await world.planned("backup.prove", server=DATABASE, dump=backup)
+    end = await world.ended(card)
+    assert end.state == "succeeded", await world.story(card)
+    assert card.plan_id not in world.workers[0].said()
+    [proof] = [each for each in await proofs(world, of="dumps") if each.id == card.plan_id]  # signed by its own key
+    assert (proof.problem, proof.backup, proof.database) == (None, backup, DATABASE)
+    assert proof.checks[f"{DATABASE}: users"] != "0"
+    assert not list((world.directory / "prover" / "scratch").glob("*/data"))
 
 
 async def test_neither_side_reaches_the_keys_of_the_other(world: ProverWorld) -> None:

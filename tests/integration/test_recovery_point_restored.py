@@ -33,6 +33,7 @@ from actions.runner import Outcome
 from actions.site import Database, Service
 from tests.contract.kit import PLAN_ID, MemoryJournal, run, secrets_in
 from tests.fakes.cluster import MemoryWorkload
+from tests.fakes.dump_tests import NoDumpTests
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.history import SEALING, a_secret
 from tests.fakes.world import API, APP_DIGEST, HEALTH, MANIFEST, World, a_world
@@ -156,7 +157,7 @@ def joined(real: PhysicalWorld, memory: World, repository: Repository) -> Ports:
             "scratch": real.scratch,
             "tables": tables,
             "clock": real.clock,
-            "executor": MemoryExecutor(Engines(logical, real.engine, real.prover, tables, memory.files)),
+            "executor": MemoryExecutor(Engines(logical, real.engine, real.prover, NoDumpTests(), tables, memory.files)),
             "points": RecoveryPoints(site, parts, memory.objects, memory.point_secrets, real.clock),
         }
     )

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actions import registry
 from actions.backup.physical import (
     BackupKind,
     DeadEnd,
@@ -24,6 +25,7 @@ from actions.backup.physical import (
 from actions.backup.wal_status import BaseWanted, WalStatus
 from actions.buckets import FilesCopyRequest
 from actions.catalog.base import Base, BaseParams
+from actions.catalog.proof import ProveParams
 from actions.errors import UserError
 from actions.ports import no_progress
 from actions.site import BackupPolicy, Database
@@ -31,6 +33,7 @@ from actions.steps.alarms import alarms, sizes, subjects
 from actions.steps.backup_words import window_words
 from actions.steps.health import Archiver, Bases, Dumps, Health, archiver_of, health
 from bot.services.backup_watch import BackupWatch, over
+from tests.contract.kit import MemoryJournal, run
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import a_base, a_policy, with_bases
 from tests.fakes.world import START, a_world
@@ -131,6 +134,8 @@ WITHOUT_HISTORY = Gap(timeline_id=3, first="00000003.history", last="00000003000
         ({"entries": fulls(100)}, "late-incremental"),
         ({"proofs": [a_proof(NOW, "page checksums"), a_proof(NOW - timedelta(days=1))]}, "failed-proof"),
         ({"proofs": [a_proof(NOW - timedelta(days=41))]}, "unproven"),
+        ({"proofs": [a_proof(NOW - timedelta(days=13))], "test_every": timedelta(days=7)}, "unproven"),
+        ({"proofs": [a_proof(NOW - timedelta(days=98))], "test_every": timedelta(days=92)}, "unproven"),
         ({"problem": "Bucket `backups` does not answer."}, "unreadable"),
         ({"archiver": Archiver(NOW - timedelta(minutes=3), NOW - timedelta(minutes=3))}, "archiver-silent"),
         ({"archiver": Archiver(NOW, NOW, wants_base="its disk was lost")}, "wal-gap"),
@@ -467,3 +472,60 @@ async def test_a_full_backup_at_work_is_read_from_the_runs() -> None:
     assert (await health(world)).bases[0].full_since is None
     world.runs.add(plan, "running", at=NOW - timedelta(minutes=40))
     assert (await health(world)).bases[0].full_since == NOW - timedelta(minutes=40)
+
+
+@pytest.mark.parametrize(
+    ("days", "every", "wrong"),
+    [(20, None, False), (39, None, False), (41, None, True), (11, 7, False), (13, 7, True), (96, 92, False)],
+)
+def test_a_test_that_is_missing_is_told_by_the_plans_own_rhythm(days: int, every: int | None, wrong: bool) -> None:
+    rhythm = None if every is None else timedelta(days=every)
+    proofs = [a_proof(NOW - timedelta(days=days))]
+    assert ("unproven/server:primary" in keys(bases=replace(good_bases(), proofs=proofs, test_every=rhythm))) is wrong
+    dumps = replace(good_dumps(), proofs=proofs, test_every=rhythm)
+    assert ("unproven/shop" in keys(dumps=dumps)) is wrong
+
+
+def test_dumps_that_were_never_tested_are_told_before_the_oldest_of_them_goes() -> None:
+    """The oldest dump is never older than the policy lets it become, however long nothing was tested."""
+    dumps = good_dumps()
+    assert "unproven/shop" not in keys(dumps=dumps)
+    old = NOW - timedelta(days=29, hours=8)
+    entries = [*dumps.entries, an_entry(id="old", snapshot_at=old, finished_at=old, verified_at=NOW)]
+    assert "unproven/shop" in keys(dumps=replace(dumps, entries=entries))
+
+
+def test_a_failed_test_of_dumps_is_told_with_what_it_found() -> None:
+    failed = a_proof(NOW - timedelta(hours=1), "table public.doc has 3 rows, the dump has 4.")
+    seen = Health(NOW, (replace(good_dumps(), proofs=[failed, a_proof(NOW - timedelta(days=20))]),), (good_bases(),))
+    [alarm] = alarms(seen)
+    assert alarm.key == "failed-proof/shop"
+    assert alarm.text.endswith("failed: table public.doc has 3 rows, the dump has 4.")
+    assert alarm.hint == "Test one now: `/dr-backup prove shop --dump newest`."
+
+
+async def test_an_upgrade_since_the_newest_proof_is_told_until_a_test_has_passed() -> None:
+    world = with_bases()
+    for number, params in enumerate((ProveParams(), ProveParams(server="shop", dump="newest"))):
+        plan = await registry.action("backup.prove").plan(params, world, f"k7m2n3p4q{number}")
+        assert (await run(plan, world, MemoryJournal())).message == ""
+    assert not [alarm for alarm in alarms(await health(world)) if alarm.key.startswith("upgraded:")]
+
+    world.physical.programs["pg_combinebackup"] = "18.3"
+    world.backups.programs["pg_restore"] = "18.3"
+    told = {alarm.key.partition("/")[2]: alarm for alarm in alarms(await health(world)) if "upgraded:" in alarm.key}
+    assert told.keys() == {"server:primary", "shop"}
+    assert "`primary`: pg_combinebackup 18.2 to 18.3" in told["server:primary"].text
+    assert told["server:primary"].hint == "Test one now: `/dr-backup prove primary`."
+    world.runs.next["backup.prove", "dump:shop"] = NOW + timedelta(days=9)
+    [again] = [alarm for alarm in alarms(await health(world)) if alarm.key == told["shop"].key]
+    assert again.hint.startswith("It is tested by itself at the time of day of the plan's own restore tests")
+
+    plan = await registry.action("backup.prove").plan(ProveParams(), world, "k7m2n3p4q9")
+    world.clock.advance(timedelta(minutes=1))
+    assert (await run(plan, world, MemoryJournal())).message == ""
+    left = [alarm.key for alarm in alarms(await health(world)) if "upgraded:" in alarm.key]
+    assert left == [told["shop"].key]
+    # A server that does not answer was not upgraded.
+    world.postgres.servers["primary"].down = True
+    assert [alarm.key for alarm in alarms(await health(world)) if "upgraded:" in alarm.key] == left

@@ -27,6 +27,7 @@ from actions.steps.naming import beside_job_name
 from bot.plan_file import load
 from bot.settings import ExecutorKind, Settings
 from bot.world import _executor
+from tests.fakes.dump_tests import NoDumpTests
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.files import memory_files
 from tests.fakes.postgres import MemoryPostgres
@@ -37,7 +38,7 @@ from tests.held_job import backups
 def memory() -> MemoryExecutor:
     postgres = MemoryPostgres()
     none = PhysicalEngines(Site(), {})
-    return MemoryExecutor(Engines(backups(), none, none, MemoryTables(postgres), memory_files()))
+    return MemoryExecutor(Engines(backups(), none, none, NoDumpTests(), MemoryTables(postgres), memory_files()))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from actions.errors import (
 )
 from actions.ports import JobPhase, JobState
 from actions.steps.heavy import failure
-from actions.steps.proving import RemoveScratch
+from actions.steps.restore_test import RemoveScratch
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from bot.router import Router
 
+LATEST = {"server": None, "moment": "latest", "dump": None}
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -32,8 +33,9 @@ def called(tmp_path: Path, script: str, *words: str, ends: int = 0) -> tuple[int
 @pytest.mark.parametrize(
     ("script", "words", "name", "params"),
     [
-        ("test_restore.sh", ["--latest"], "backup.prove", {"server": None, "moment": "latest"}),
-        ("test_restore.sh", ["--random", "a b"], "backup.prove", {"server": "a b", "moment": "random"}),
+        ("test_restore.sh", ["--latest"], "backup.prove", LATEST),
+        ("test_restore.sh", ["--dump", "shop"], "backup.prove", {**LATEST, "server": "shop", "dump": "newest"}),
+        ("test_restore.sh", ["--random", "a b"], "backup.prove", {**LATEST, "server": "a b", "moment": "random"}),
         ("backup_database.sh", [], "backup.dump", {"database": "superprismora"}),
         ("backup_database.sh", ["shop"], "backup.dump", {"database": "shop"}),
     ],

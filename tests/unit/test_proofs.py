@@ -13,15 +13,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actions import registry
 from actions.backup.native_catalogue import checked
-from actions.backup.physical import PhysicalManifest, Proof
+from actions.backup.physical import PhysicalManifest, Proof, ScratchRequest, ScratchRestored
 from actions.backup.proofs import Proofs
 from actions.backup.signing import Signed
 from actions.catalog.proof import ProveParams, When
 from actions.errors import TemporaryError, UserError, VerificationError
+from actions.ports import Progress
 from actions.runner import Outcome
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.physical_world import FAR, SERVER, with_bases, with_two_buckets
-from tests.fakes.world import START, World
+from tests.fakes.world import START, World, a_world
 
 
 async def proven(world: World, **params: object) -> tuple[Outcome, str]:
@@ -97,6 +98,7 @@ async def test_a_random_moment_lies_in_the_window_and_the_copy_shows_it() -> Non
     await proven(world, moment=When.RANDOM)
     [proof] = await Proofs(world.objects, world.secrets).newest(world.site.physical_of(SERVER))
 
+    assert proof.target is not None
     assert proof.target.time is not None
     assert START.replace(hour=2, minute=30) <= proof.target.time <= START
 
@@ -221,3 +223,108 @@ async def test_a_proof_says_what_became_of_the_pages(bare: set[str], unseen: set
     assert (await proven(world, server=SERVER))[0] is Outcome.SUCCEEDED
     [proof] = await Proofs(world.objects, world.secrets).newest(world.site.physical_of(SERVER))
     assert proof.checks["page checksums"] == said
+
+
+# ---------------------------------------------------------------- dumps
+
+
+async def test_a_database_with_dumps_alone_is_tested_by_its_newest_usable_dump() -> None:
+    world = a_world()
+    assert await proven(world) == (Outcome.SUCCEEDED, "")
+    [proof] = await Proofs(world.objects, world.secrets).newest(world.site.backup("shop"))
+    assert (proof.backup, proof.database, proof.server, proof.problem) == ("b-new", "shop", "primary", None)
+    assert proof.rpo == timedelta(days=1)  # the next one comes at 02:00 UTC
+    assert proof.checks["rows"] == "13 rows in 2 tables"
+    assert proof.known == {"PostgreSQL": "18.6", "pg_dump": "18.2", "pg_restore": "18.2"}
+    assert world.scratch.made == {}
+
+
+@pytest.mark.parametrize(
+    ("params", "backup"),
+    [
+        ({}, "base-hour"),
+        ({"server": "shop"}, "base-hour"),
+        ({"dump": "newest"}, "b-new"),
+        ({"server": "primary", "dump": "newest"}, "b-new"),
+        ({"server": "shop", "dump": "b-old"}, "b-old"),
+    ],
+)
+async def test_where_there_are_both_a_dump_is_tested_when_it_is_asked_for(params: dict[str, str], backup: str) -> None:
+    world = with_bases()
+    assert await proven(world, **params) == (Outcome.SUCCEEDED, "")
+    policy = world.site.backup("shop") if "dump" in params else world.site.physical_of(SERVER)
+    [proof] = await Proofs(world.objects, world.secrets).newest(policy)
+    assert proof.backup == backup
+
+
+async def test_the_rpo_of_an_older_dump_ends_with_the_next_one() -> None:
+    world = a_world()
+    world.clock.advance(timedelta(days=3))
+    await proven(world, dump="b-old")
+    [proof] = await Proofs(world.objects, world.secrets).newest(world.site.backup("shop"))
+    assert proof.rpo == timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"dump": "newest", "moment": "random"}, "none can be drawn"),
+        ({"dump": "b-bad"}, r"must not be used: its object is missing\. Test another one"),
+        ({"dump": "b-none"}, "has no backup `b-none`"),
+        (
+            {"server": "nowhere", "dump": "newest"},
+            "Name the database whose dump is to be tested; those with dumps: `shop`",
+        ),
+        ({"server": "nowhere"}, "nowhere"),
+    ],
+)
+async def test_what_cannot_be_tested_of_dumps_is_refused_with_the_reason(params: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        await proven(a_world(), **params)
+
+
+async def test_a_dump_that_cannot_be_loaded_is_on_record_as_failed() -> None:
+    world = a_world()
+    plan = await registry.action("backup.prove").plan(ProveParams(), world, PLAN_ID)
+    world.backups.spoil("shop", "b-new", "Its object was cut off.")
+    result = await run(plan, world, MemoryJournal())
+    assert result.outcome is Outcome.FAILED
+    [proof] = [item.document for item in await kept(world)]
+    assert (proof.backup, proof.problem) == ("b-new", "Its object was cut off.")
+    assert world.scratch.made == {}
+
+
+async def test_a_test_of_dumps_passes_for_none_of_a_server_and_the_other_way_round() -> None:
+    world = with_bases()
+    await proven(world, dump="newest")
+    bucket = world.objects.buckets["backups"]
+    [key] = [key for key in bucket if "/proofs/" in key]
+    proofs, physical = Proofs(world.objects, world.secrets), world.site.physical_of(SERVER)
+    await world.objects.put("backups", f"{physical.prefix}proofs/{SERVER}/{PLAN_ID}.json", bucket[key].body)
+    assert await proofs.newest(physical) == []
+    del bucket[f"{physical.prefix}proofs/{SERVER}/{PLAN_ID}.json"]
+    del bucket[key]
+    await proven(world)
+    [key] = [key for key in bucket if "/proofs/" in key]
+    await world.objects.put("backups", f"dumps/proofs/shop/{PLAN_ID}.json", bucket[key].body)
+    assert await proofs.newest(world.site.backup("shop")) == []
+
+
+async def test_a_server_on_which_nobody_writes_has_lost_nothing_by_its_restore_test() -> None:
+    """Its newest commit may be of last week, and everything committed since is in the archive: nothing."""
+    world = with_bases()
+    world.clock.advance(timedelta(hours=3))
+    plan = await registry.action("backup.prove").plan(ProveParams(), world, PLAN_ID)
+    restore = world.physical.restore
+
+    async def covered(request: ScratchRequest, progress: Progress) -> ScratchRestored:
+        restored = await restore(request, progress)
+        told = restored.model_copy(update={"covered_until": world.clock.now() - timedelta(seconds=3)})
+        facts = world.scratch.made[request.id]
+        world.scratch.made[request.id] = facts.model_copy(update={"restored": told})
+        return told
+
+    world.physical.restore = covered  # type: ignore[method-assign]
+    assert (await run(plan, world, MemoryJournal())).message == ""
+    [proof] = await Proofs(world.objects, world.secrets).newest(world.site.physical_of(SERVER))
+    assert proof.rpo == timedelta(seconds=3)

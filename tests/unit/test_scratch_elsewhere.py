@@ -15,7 +15,8 @@ from actions.contract import Plan, Probe
 from actions.ports import JobPhase
 from actions.runner import Outcome
 from actions.site import Site
-from actions.steps.proving import RemoveScratch, RestoreForTest
+from actions.steps.proving import RestoreForTest
+from actions.steps.restore_test import RemoveScratch
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.clock import MemoryClock
 from tests.fakes.history import SCRATCH_ID, with_a_scratch

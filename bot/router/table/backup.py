@@ -90,11 +90,11 @@ ROWS: tuple[Entry, ...] = (
         ("backup", "prove"),
         "backup.prove",
         CommandKind.PLAN,
-        "Test that the backups of a server can be restored, and measure how long it takes",
+        "Test that backups or a dump can be restored, and measure how long it takes",
         "dr-backup prove superprismora random",
         params.Prove,
         ("server", "moment"),
-        usage="[SERVER|DATABASE] [latest|random] [--reason TEXT]",
+        usage="[SERVER|DATABASE] [latest|random] [--dump newest|DUMP] [--reason TEXT]",
     ),
     Entry(
         ("backup", "expire"),
