@@ -143,7 +143,7 @@ class DrClock:
             log.warning("upgrades_not_tested", error=str(error))
 
     async def test_upgrades(self, now: datetime) -> list[str]:
-        """Ask for a restore test of what was upgraded since its last proof, once for each upgrade; the keys it was
+        """Ask for a restore test of what was upgraded since its last proof, once after each proof; the keys it was
         asked under."""
         async with self._database.session() as session:
             standing = [row for row in await alarms.standing(session) if row.key.startswith(UPGRADED)]

@@ -19,7 +19,7 @@ from actions.steps.mirrors import Mirror, mirror_trouble
 from actions.steps.phrases import counted, moment, names, size, span
 from actions.steps.postures import moved
 from actions.steps.side_copies import SideCopies
-from actions.steps.upgrades import Upgrades, token, words
+from actions.steps.upgrades import Upgrades, words
 
 DUMP_GRACE = timedelta(hours=1)
 FULL_GRACE = timedelta(hours=3)
@@ -33,7 +33,8 @@ TESTED_EVERY = timedelta(days=35)
 """Where no drill of the plan tests a restore: the longest time between the first Mondays of two months."""
 
 UPGRADED = "upgraded:"
-"""How the key of an alarm begins that asks for a restore test, once for each set of new versions."""
+"""How the key of an alarm begins that asks for a restore test, once after each proof: what is upgraded later than the
+first of it, and before the next proof, is tested with it."""
 
 TEST_GRACE = timedelta(days=5)
 """How long after its time a test may pass before its lack is told, and no longer than the tests are apart."""
@@ -366,10 +367,10 @@ def _tests(tested: _Tested, now: datetime) -> Iterator[Alarm]:
             rhythm = f"the plan tests one every {span(tested.every)}"
         text = f"No restore of {what} has been proven {long}; {rhythm}."
         yield Alarm(key=f"unproven/{tested.subject}", text=text, hint=again)
-    if tested.upgrades:
+    if tested.upgrades and passed is not None:
         by_itself = "It is tested by itself at the time of day of the plan's own restore tests"
         yield Alarm(
-            key=f"{UPGRADED}{token(tested.upgrades)}/{tested.subject}",
+            key=f"{UPGRADED}{passed.id}/{tested.subject}",
             text=f"Upgraded since the newest proven restore of {what}: {words(tested.upgrades)}. An upgrade can break "
             "the restore without breaking the backup.",
             hint=again if tested.next_test is None else f"{by_itself}, or now: {tested.again}.",

@@ -3,7 +3,6 @@ the backup, so nothing but a restore test tells."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Mapping, Sequence
 
 from actions.backup.physical import Proof
@@ -41,11 +40,6 @@ def upgrades(proofs: Sequence[Proof], now: Mapping[str, str]) -> Upgrades:
 def words(found: Upgrades) -> str:
     """`pg_restore 18.2 to 18.3`."""
     return ", ".join(f"{name} {was} to {is_now}" for name, (was, is_now) in found.items())
-
-
-def token(found: Upgrades) -> str:
-    """The same for the same versions: what was asked for because of them is asked for once."""
-    return hashlib.sha256(repr(sorted((name, now) for name, (_, now) in found.items())).encode()).hexdigest()[:8]
 
 
 async def _server(ports: Ports, server: str) -> Mapping[str, str]:

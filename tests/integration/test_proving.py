@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from actions.backup.physical import BackupKind
+from actions.backup.wal_status import Durable, WalStatus, sign_status, status_place
 from actions.catalog.base import BaseParams, CheckBaseParams
 from actions.catalog.proof import ProveParams, When
 from actions.runner import Outcome
@@ -91,3 +92,21 @@ async def test_the_status_says_what_a_loss_of_the_region_would_cost(proving: Pro
     assert "without a gap" in report.lines[0]
     assert [row[1] for row in report.rows] == ["full", "incremental", "restore test"]
     assert {finding.check for finding in report.findings} >= {"archiver-silent"}
+
+
+async def test_the_rpo_of_a_server_on_which_nobody_writes_ends_where_the_archiver_knows_the_archive_to_be_whole(
+    proving: Proving,
+) -> None:
+    """Its newest commit is older than that, and nothing was committed since."""
+    world, covered = proving.world, proving.world.clock.now()
+    [(system_id,)] = world.sql("SELECT system_identifier::text FROM pg_control_system()")
+    told = WalStatus(server=SERVER, at=covered, system_id=str(system_id), buckets={BUCKET: Durable(at=covered)})
+    bucket, key = status_place(world.policy)
+    await world.objects.put(bucket, key, sign_status(told, world.keys.signing))
+    result = await proving.do("backup.prove", ProveParams())
+    assert result.outcome is Outcome.SUCCEEDED, result.message
+
+    [proof] = await proving.proofs()
+    began = proof.proven_at - proof.rto
+    assert abs(proof.rpo - (began - covered)) < timedelta(milliseconds=1)
+    assert proof.tools["pg_combinebackup"] == proof.known["PostgreSQL"]
