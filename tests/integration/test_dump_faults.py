@@ -251,6 +251,7 @@ async def test_an_error_in_the_load_is_named_and_nothing_is_swapped_in(
     assert (result.outcome, result.step) == (Outcome.FAILED, 0)
     assert "`pg_restore` into" in result.message
     assert named in result.message
+    assert "errors ignored" not in result.message  # it has ended there, not gone on
     assert [line.step for line in journal.lines if line.state is JournalState.VERIFIED] == []
     after = await world.postgres.databases(SERVER)
     assert [(each.name, each.oid, each.mark, each.allows_connections) for each in after] == [

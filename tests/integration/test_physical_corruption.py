@@ -6,17 +6,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from actions.adapters.clock import SystemClock
 from actions.adapters.postgres_physical import PhysicalPrograms
 from actions.backup.crypto import Identity, Recipients
 from actions.backup.manifest import StoredObject
 from actions.backup.native_catalogue import BaseFolder
 from actions.backup.packing import pack
-from actions.backup.physical import BackupKind, PhysicalManifest, RecoveryTarget
+from actions.backup.physical import BackupKind, BaseRequest, PhysicalManifest, RecoveryTarget
 from actions.backup.signing import Signed
 from actions.backup.unpacking import Plain, unpack
 from actions.errors import TemporaryError, UserError, VerificationError
@@ -249,6 +250,39 @@ async def test_a_damaged_segment_and_a_missing_one(past: Past, world: PhysicalWo
     del bucket[segments[-2]]
     gone = Path(segments[-2]).name.removesuffix(".sealed")
     await refused(world, past, gone)
+
+
+async def test_a_base_whose_own_wal_is_gone_is_not_counted_and_no_server_is_started_on_it(
+    past: Past, world: PhysicalWorld
+) -> None:
+    """Its files are whole, so nothing but its own span of WAL tells that it can never become consistent."""
+    bucket = objects_of(world).buckets[BUCKET]
+    for key in [key for key in bucket if "/wal/" in f"/{key}"]:
+        del bucket[key]
+    await refused(world, past, "`quarter` is consistent from .* on, and the archived WAL ends at .*Use an earlier backup")
+    [window] = await world.engine.windows(SERVER)
+    assert (window.oldest, window.fulls, window.incrementals) == (None, 0, 0)
+
+
+class Hurrying(SystemClock):
+    """A minute is over at every look."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def now(self) -> datetime:
+        self._looks += 1
+        return super().now() + self._looks * timedelta(minutes=1)
+
+
+async def test_a_base_whose_wal_does_not_arrive_is_no_success(world: PhysicalWorld) -> None:
+    """It is stored and listed as every other, and nobody could restore it."""
+    request = BaseRequest(id="next", server=SERVER, kind=BackupKind.FULL)
+    with pytest.raises(TemporaryError, match="`next` is stored, but WAL segment `.*` is not in the archive"):
+        await replace(world, clock=Hurrying()).engine.take(request, no_progress)
+    [window] = await world.engine.windows(SERVER)
+    assert (window.fulls, window.incrementals) == (1, 2)  # those from before
+    assert (await world.take("next")).problem is None  # tried again once it is archived
 
 
 async def test_a_changed_list_of_files_is_never_rested_on(world: PhysicalWorld) -> None:

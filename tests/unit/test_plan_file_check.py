@@ -508,11 +508,12 @@ def test_physical_backups_rest_on_a_base_and_on_buckets(
     assert any(problem.key.endswith(key) and wrong in problem.wrong for problem in found), report(found)
 
 
-def test_incrementals_and_wal_need_a_base(tmp_path: Path) -> None:
-    base = TEXT[TEXT.index("      base: ") : TEXT.index("      incremental:")]
-    (problem,) = errors(check(broken(tmp_path, (base, ""))))
-    assert problem.key == "backups.databases[0].incremental"
-    assert "rests on a base backup" in problem.wrong
+@pytest.mark.parametrize(("left", "key"), [("      incremental:", "incremental"), ("      wal:", "wal")])
+def test_incrementals_and_wal_need_a_base(tmp_path: Path, left: str, key: str) -> None:
+    begin = TEXT.index("      base: ")
+    (problem,) = errors(check(broken(tmp_path, (TEXT[begin : TEXT.index(left, begin)], ""))))
+    assert problem.key == f"backups.databases[0].{key}"
+    assert "rests on a base backup, and there is none (a dump cannot be rolled forward)" in problem.wrong
 
 
 def test_one_database_carries_the_wal_of_a_server(tmp_path: Path) -> None:

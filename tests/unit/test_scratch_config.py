@@ -30,7 +30,7 @@ listen_addresses = '*'
 def test_it_neither_archives_nor_follows_production(tmp_path: Path, place: str, target: RecoveryTarget) -> None:
     """`postgresql.auto.conf` beats `postgresql.conf`; a copy by `pg_basebackup -R` has the way to its primary in it."""
     (tmp_path / place).write_text(PRODUCTION)
-    replay = Replay(target=target, timeline_id=1, start_lsn="0/1", end_lsn="0/9", restore_command="cp a %p")
+    replay = Replay(target=target, timeline_id=3, start_lsn="0/1", end_lsn="0/9", restore_command="cp a %p")
     write_configuration(tmp_path, control={}, socket=tmp_path, superuser="boss", account=None, order=replay, raised={})
 
     lines = [*(tmp_path / "postgresql.conf").read_text().splitlines()]
@@ -38,5 +38,6 @@ def test_it_neither_archives_nor_follows_production(tmp_path: Path, place: str, 
     told = {name: value.strip("'") for name, _, value in (line.partition(" = ") for line in lines if line)}
     assert (told["archive_mode"], told["primary_conninfo"], told["primary_slot_name"]) == ("off", "", "")
     assert told["listen_addresses"] == "127.0.0.1"
+    assert told["recovery_target_timeline"] == "3"  # `latest` would follow whatever somebody else has archived
     assert not {"archive_command", "archive_library", "recovery_end_command", "archive_cleanup_command"} & told.keys()
     assert (tmp_path / f"{place}.production").read_text() == PRODUCTION
