@@ -170,6 +170,7 @@ async def test_what_stood_at_zero_stays_at_zero(world: World) -> None:
     ref = await world.workload(DEPLOYMENT, replicas=0)
     await world.cluster.stop(ref, mark="plan-1")
     assert (await seen(world, ref)).recorded == 0
+    await world.autoscaler(ref, 3, 5)  # switched off by zero, and it stays so
     await world.cluster.give_back(ref, mark="plan-1")
     assert (await seen(world, ref)).replicas == 0
 

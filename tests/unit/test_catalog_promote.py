@@ -9,9 +9,10 @@ import pytest
 from actions.backup.physical import ScratchState
 from actions.catalog.promote import Promote, PromoteParams
 from actions.contract import Plan, Verdict
-from actions.errors import PermanentError
+from actions.errors import PermanentError, VerificationError
 from actions.runner import Outcome
 from actions.site import ScratchBudget
+from actions.steps.promotion import FencePrimary
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import SCRATCH_ID, with_a_scratch
 from tests.fakes.world import API, HEALTH, World
@@ -57,6 +58,22 @@ async def test_a_standby_is_no_old_primary() -> None:
     world.postgres.servers["primary"].in_recovery = True
     [stop] = (await promote(world)).stopped
     assert "is a standby now" in stop.detail
+
+
+async def test_a_primary_that_is_only_silent_is_not_dead_and_one_that_comes_back_is_not_overtaken() -> None:
+    world = with_a_scratch()
+    old = world.postgres.servers["primary"]
+    old.down = True
+    [stop] = (await promote(world)).stopped
+    assert "it may still take writes" in stop.detail
+
+    plan = await promote(world, old_primary_is_dead=True)
+    assert plan.stopped == ()
+    [fence] = [step for step in plan.steps if isinstance(step, FencePrimary)]
+    await fence.verify(world)
+    old.down = False
+    with pytest.raises(VerificationError, match="`primary` answers again"):
+        await fence.verify(world)
 
 
 async def test_the_plan_says_what_of_the_configuration_is_left() -> None:
@@ -115,3 +132,19 @@ async def test_an_old_primary_that_cannot_be_closed_keeps_serving(monkeypatch: p
     assert world.cluster.workloads[API].replicas > 0
     facts = world.scratch.made[SCRATCH_ID]
     assert (facts.state, facts.opened) == (ScratchState.PAUSED, False)
+
+
+async def test_nothing_is_promoted_on_the_mere_word_that_the_old_primary_was_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = with_a_scratch()
+
+    async def unheeded(server: str) -> int:  # noqa: ARG001 - it ends well, and changes nothing
+        return 0
+
+    monkeypatch.setattr(world.postgres, "fence", unheeded)
+    failed = await run(await promote(world), world, MemoryJournal())
+
+    assert failed.outcome is Outcome.FAILED
+    assert "`primary` may still take writes" in failed.message
+    assert world.scratch.made[SCRATCH_ID].state is ScratchState.PAUSED

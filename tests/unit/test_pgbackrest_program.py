@@ -108,6 +108,8 @@ async def test_a_restore_goes_into_the_folder_it_is_told_and_nowhere_else(
     assert f"--pg1-path={tmp_path}/data" in stand.argv
     assert f"--tablespace-map-all={tmp_path}/spaces" in stand.argv
     assert {"--repo=2", "--set=20261127-080000F"} <= set(stand.argv)
+    # Its own `recovery.signal` and host of production would lead elsewhere.
+    assert {"--reset-pg1-host", "--type=none"} <= set(stand.argv)
     assert not {"--delta", "--force"} & set(stand.argv)
     assert not any("/srv/production" in word for word in stand.argv)
     assert seen == [37]
