@@ -259,7 +259,9 @@ async def test_a_base_whose_own_wal_is_gone_is_not_counted_and_no_server_is_star
     bucket = objects_of(world).buckets[BUCKET]
     for key in [key for key in bucket if "/wal/" in f"/{key}"]:
         del bucket[key]
-    await refused(world, past, "`quarter` is consistent from .* on, and the archived WAL ends at .*Use an earlier backup")
+    await refused(
+        world, past, "`quarter` is consistent from .* on, and the archived WAL ends at .*Use an earlier backup"
+    )
     [window] = await world.engine.windows(SERVER)
     assert (window.oldest, window.fulls, window.incrementals) == (None, 0, 0)
 
@@ -278,7 +280,7 @@ class Hurrying(SystemClock):
 async def test_a_base_whose_wal_does_not_arrive_is_no_success(world: PhysicalWorld) -> None:
     """It is stored and listed as every other, and nobody could restore it."""
     request = BaseRequest(id="next", server=SERVER, kind=BackupKind.FULL)
-    with pytest.raises(TemporaryError, match="`next` is stored, but WAL segment `.*` is not in the archive"):
+    with pytest.raises(TemporaryError, match=r"`next` is stored, but WAL segment `.*` is not in the archive"):
         await replace(world, clock=Hurrying()).engine.take(request, no_progress)
     [window] = await world.engine.windows(SERVER)
     assert (window.fulls, window.incrementals) == (1, 2)  # those from before

@@ -139,7 +139,7 @@ async def test_nothing_is_promoted_on_the_mere_word_that_the_old_primary_was_clo
 ) -> None:
     world = with_a_scratch()
 
-    async def unheeded(server: str) -> int:  # noqa: ARG001 - it ends well, and changes nothing
+    async def unheeded(server: str) -> int:  # it ends well, and changes nothing
         return 0
 
     monkeypatch.setattr(world.postgres, "fence", unheeded)

@@ -376,6 +376,9 @@ async def test_storing_again_changes_nothing_and_other_bytes_are_refused(wal: Me
     other = wal.sealer.seal(wal.what(Segment(1, 1, SIZE)), io.BytesIO(bytes(SIZE)), START)
     with pytest.raises(VerificationError, match="Two servers write the same archive"):
         await wal.archive.put(HERE, *other)
+    segment, wal.system_id = Segment(1, 1, SIZE), "7000000000000000002"  # the same bytes of another server
+    with pytest.raises(VerificationError, match="Two servers write the same archive"):
+        await wal.archive.put(HERE, *wal.sealer.seal(wal.what(segment), io.BytesIO(plain_of(segment)), START))
     assert wal.objects.buckets[HERE][wal.key(1)] == first
 
 
