@@ -249,6 +249,16 @@ def _of_the_old(scene: PromotionScene) -> list[Finding]:
                 "again with `--old-primary-is-dead`.",
             )
         ]
+    if scene.home is None and scene.lives:
+        return [
+            Finding(
+                check=check,
+                verdict=Verdict.STOP,
+                detail=f"Server `{server}` is not dead: it is there and lets nobody in now (it starts, shuts down, has "
+                "no free connection, or is too busy), so it may take writes.",
+                hint="Ask again in a moment, so that it is closed first; or power it off.",
+            )
+        ]
     if scene.home is None:
         return [
             Finding(

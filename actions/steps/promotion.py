@@ -13,7 +13,7 @@ from actions.backup.physical import ScratchFacts, ScratchState
 from actions.contract import Kept, Precondition, Probe, Step
 from actions.engines import engine_of
 from actions.errors import PermanentError, TemporaryError, VerificationError
-from actions.ports import FenceFacts, Ports, Progress
+from actions.ports import FenceFacts, Ports, Progress, Pulse
 from actions.site import Frozen
 from actions.steps import byhand
 from actions.steps.phrases import counted, names
@@ -281,10 +281,14 @@ def _archiver(ports: Ports, server: str) -> str:
     return "archive its WAL" if policy is None else engine_of(policy).archive_again(policy)
 
 
+async def lives(ports: Ports, server: str) -> bool:
+    """Whether a server is there at all. One that has no free connection, refuses a login, starts or shuts down takes
+    writes, or soon may: only where nothing listens, or no way leads, is there none."""
+    return await ports.postgres.pulse(server) not in (Pulse.SILENT, Pulse.UNREACHABLE)
+
+
 async def _answers(ports: Ports, server: str) -> str | None:
-    try:
-        await ports.postgres.server(server)
-    except (TemporaryError, PermanentError):
+    if not await lives(ports, server):
         return None
     return f"`{server}` answers again. Ask anew without `--old-primary-is-dead`, so that it is closed first."
 

@@ -8,6 +8,7 @@ from actions.ports import DatabaseFacts, FenceFacts, Ports, ServerFacts, Workloa
 from actions.site import Database, Frozen
 from actions.steps.application import Repoint
 from actions.steps.old_primary_scene import StopScene, look_at_stop
+from actions.steps.promotion import lives
 from actions.steps.scene import Application, application_of, config_place, host_value
 from actions.steps.standing import database_of, known, sound
 
@@ -40,6 +41,7 @@ class PromotionScene(Frozen):
     databases: tuple[DatabaseFacts, ...]  # of the old primary
     repoints: tuple[Repoint, ...]
     dead: bool  # as the request says
+    lives: bool  # something is there that lets nobody in, where `home` is None
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -98,6 +100,7 @@ async def look(ports: Ports, scratch: str, wanted: str | None, *, dead: bool) ->
         databases=databases,
         repoints=_repoints(configured, f"{host}:{port}"),
         dead=dead,
+        lives=home is None and await lives(ports, database.server),
     )
 
 

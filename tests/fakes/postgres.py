@@ -51,7 +51,7 @@ class MemoryServer:
     loading: dict[str, RoleFacts] = field(default_factory=dict)  # short-lived roles of loads
     started_at: datetime = field(default_factory=lambda: BEGUN + timedelta(microseconds=next(starts)))
     supervised: bool = False  # somebody starts it again at once
-    heard: Pulse | None = None  # instead of what `down` says, once it was asked to stop
+    heard: Pulse | None = None  # instead of what `down` says, once it is down or was asked to stop
     checksums: bool = True
     stop_facts: StopFacts = field(default_factory=lambda: StopFacts(directory="/var/lib/postgresql/18/main"))
     asked: int = 0  # to stop
@@ -199,7 +199,7 @@ class MemoryPostgres(PostgresAdmin):
         if server not in self.servers:
             raise UserError(f"The plan file knows no server `{server}`.")
         found = self.servers[server]
-        if found.asked and found.heard is not None:
+        if (found.asked or found.down) and found.heard is not None:
             return found.heard
         return Pulse.SILENT if found.down else Pulse.ANSWERS
 

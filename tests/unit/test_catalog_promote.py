@@ -10,6 +10,7 @@ from actions.backup.physical import ScratchState
 from actions.catalog.promote import Promote, PromoteParams
 from actions.contract import Plan, Verdict
 from actions.errors import PermanentError, VerificationError
+from actions.ports import Pulse
 from actions.runner import Outcome
 from actions.site import ScratchBudget
 from actions.steps.promotion import FencePrimary
@@ -51,6 +52,31 @@ def seen(plan: Plan) -> str:
 async def test_a_primary_that_answers_is_not_called_dead() -> None:
     [stop] = (await promote(with_a_scratch(), old_primary_is_dead=True)).stopped
     assert stop.hint == "Leave `--old-primary-is-dead` out."
+
+
+@pytest.mark.parametrize("heard", [Pulse.ANSWERS, Pulse.REFUSES])
+async def test_a_primary_that_lets_nobody_in_for_now_is_not_dead(heard: Pulse) -> None:
+    """All its connections are taken, or it starts."""
+    world = with_a_scratch()
+    world.postgres.servers["primary"].down, world.postgres.servers["primary"].heard = True, heard
+    [stop] = (await promote(world, old_primary_is_dead=True)).stopped
+    assert "is not dead: it is there and lets nobody in now" in stop.detail
+
+
+@pytest.mark.parametrize("heard", [Pulse.ANSWERS, Pulse.REFUSES])
+async def test_nothing_is_promoted_beside_a_dead_primary_that_came_back_and_lets_nobody_in(heard: Pulse) -> None:
+    world = with_a_scratch()
+    old = world.postgres.servers["primary"]
+    old.down = True
+    plan = await promote(world, old_primary_is_dead=True)
+    assert plan.stopped == ()
+    old.heard = heard
+
+    result = await run(plan, world, MemoryJournal())
+    assert (result.outcome, "answers again" in result.message) == (Outcome.STALE, True)
+    fence = next(step for step in plan.steps if step.kind == "fence_primary")
+    with pytest.raises(VerificationError, match="answers again"):
+        await fence.verify(world)
 
 
 async def test_a_standby_is_no_old_primary() -> None:
