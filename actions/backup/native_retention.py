@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,7 +42,7 @@ def deletable(
     found = _everywhere(ours, policy, now, dead)
     gone = {entry.manifest.id for entry in found.gone}
     left = [entry for entry in ours if entry.manifest.id not in gone]
-    segments = _unneeded(left, archived, found.replay_from)
+    segments = _unneeded(left, archived, _replayed_from(ours, policy, now, dead))
     return Deletable(
         Expiry(
             server=policy.server,
@@ -53,6 +54,18 @@ def deletable(
         ),
         tuple(segments),
     )
+
+
+def _replayed_from(
+    ours: Sequence[PhysicalEntry], policy: PhysicalPolicy, now: datetime, dead: Collection[str]
+) -> list[PhysicalEntry]:
+    """Where the WAL that is wanted begins, for each cluster that the backups are of: one that was made anew under the
+    same name counts its WAL from the beginning again, so the place of another's says nothing of it."""
+    clusters: dict[str, list[PhysicalEntry]] = defaultdict(list)
+    for entry in ours:
+        clusters[entry.manifest.system_id].append(entry)
+    found = [_everywhere(entries, policy, now, dead).replay_from for entries in clusters.values()]
+    return [base for base in found if base is not None]
 
 
 def _everywhere(
@@ -77,12 +90,12 @@ def _everywhere(
 
 
 def _unneeded(
-    left: Sequence[PhysicalEntry], archived: Mapping[Segment, int], base: PhysicalEntry | None
+    left: Sequence[PhysicalEntry], archived: Mapping[Segment, int], bases: Sequence[PhysicalEntry]
 ) -> list[Segment]:
-    """Segments that no backup needs: neither for its own span, nor to be replayed from the beginning of the window."""
-    if base is None:
+    """Segments that no backup needs: neither for its own span, nor to be replayed from the beginning of a window."""
+    if not bases:
         return []  # nothing is proven to replace them
-    begin = Lsn.parse(base.manifest.start_lsn)
+    begin = min(Lsn.parse(base.manifest.start_lsn) for base in bases)
     spans = [(Lsn.parse(entry.manifest.start_lsn), Lsn.parse(entry.manifest.stop_lsn)) for entry in left]
 
     def needed(segment: Segment) -> bool:

@@ -19,6 +19,7 @@ def an_entry(
     pinned: str = "",
     trusted: bool = True,
     snapshot: str = "",
+    system_id: str = "7",
 ) -> PhysicalEntry:
     """A backup that ended at `at` and whose own span begins in the `segment`-th one and takes so many."""
     start = segment * SEGMENT + 0x28
@@ -27,7 +28,7 @@ def an_entry(
         server="main",
         kind=BackupKind.FULL if parent is None else BackupKind.INCREMENTAL,
         parent=parent,
-        system_id="7",
+        system_id=system_id,
         server_version=180006,
         timeline_id=1,
         start_lsn=str(Lsn(start)),

@@ -124,6 +124,20 @@ def test_backups_of_a_branch_that_was_left_keep_no_others_place() -> None:
     assert deletable([entries[3]], wal(400), a_policy(1), NOW, {"ancient"}).expiry.backups == ()
 
 
+def test_a_server_that_was_made_anew_loses_no_wal_to_the_backups_of_the_one_before_it() -> None:
+    """It counts its WAL from the beginning again, far below the place where the window of the other one begins."""
+    entries = [
+        an_entry("anew", NOW - DAY, segment=3, system_id="8"),
+        an_entry("other", NOW - 9 * DAY, segment=500),
+        an_entry("older", NOW - 20 * DAY, segment=450),
+    ]
+    found = deletable(
+        entries, {Segment(1, number): 100 for number in (*range(1, 40), *range(450, 600))}, a_policy(), NOW
+    )
+    assert {each.number for each in found.segments} == {1, 2}
+    assert found.expiry.backups == ()
+
+
 def test_one_of_a_branch_that_was_left_may_be_deleted_unless_it_is_all_there_is() -> None:
     entries = [an_entry("beyond", NOW), an_entry("before", NOW - DAY)]
     assert "wants 1" in why_it_stays(entries, "before", a_policy(1), {"beyond"})
