@@ -87,7 +87,7 @@ class DrClock:
         for line in recurring(self._plan, await self._wanted()):
             try:
                 async with self._database.session() as session:
-                    newest = await schedules.newest(session, line.prefix)
+                    newest = await schedules.newest(session, line.prefix, until=now)
                     opened = [name for name in line.group if await schedules.is_open(session, f"schedule/{name}/")]
                     found = due(line, Past(newest, open=bool(opened)), now)
                     if found is not None and not found.asks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 NEWEST = """
     SELECT max(right(key, -length(:prefix))) FROM inbox
     WHERE kind = 'schedule' AND starts_with(key, :prefix) AND right(key, -length(:prefix)) ~ '^[0-9T:Z-]+$'
+      AND right(key, -length(:prefix)) <= :until
 """
 
 OPEN = """
@@ -68,9 +69,11 @@ class Failure:
     at: datetime
 
 
-async def newest(session: AsyncSession, prefix: str) -> datetime | None:
-    """The newest instant that was taken under `prefix`, which ends in a slash; None when none was."""
-    found = (await session.execute(text(NEWEST), {"prefix": prefix})).scalar_one()
+async def newest(session: AsyncSession, prefix: str, *, until: datetime) -> datetime | None:
+    """The newest instant not later than `until` that was taken under `prefix`, which ends in a slash; None when none
+    was. A later one was taken by a clock that went wrong, and must not keep the true ones from being asked for."""
+    asked = {"prefix": prefix, "until": f"{until.astimezone(UTC):%Y-%m-%dT%H:%MZ}"}
+    found = (await session.execute(text(NEWEST), asked)).scalar_one()
     return None if found is None else datetime.fromisoformat(found)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import ClassVar, TypeVar
 
 from actions.backup.physical import Expiry
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.engines import engine_of
-from actions.errors import TemporaryError, UserError
+from actions.errors import DrError, TemporaryError, UserError
 from actions.ports import Ports
 from actions.site import Frozen
 from actions.steps.base_choice import server_named
@@ -19,6 +20,8 @@ from actions.steps.phrases import counted, moment, size, span
 from actions.steps.pins import Reason
 from actions.steps.point_holds import dumps_held
 from actions.steps.retention import DeleteBackup, DeleteBases, DeleteDumps, SetPin, enough_left, is_due
+
+T = TypeVar("T")
 
 
 class ExpireParams(Frozen):
@@ -39,16 +42,15 @@ class Expire(Action[ExpireParams]):
 
     async def plan(self, params: ExpireParams, ports: Ports, plan_id: str) -> Plan:
         databases, servers = _chosen(ports, params.server)
-        dumps = [await dumps_due(ports, key) for key in databases]
-        bases, silent = await _expiries(ports, servers)
+        dumps, held_up = await _each(databases, "dumps", partial(dumps_due, ports))
+        bases, others = await _each(servers, "base backups", partial(_expiry, ports))
+        held_up |= others
         steps: list[Step] = [_dump_step(ports, old) for old in dumps if old.gone]
         steps += [_base_step(ports, expiry) for expiry in bases if expiry.backups or expiry.segments]
         if not steps:
-            if silent:
-                raise TemporaryError(" ".join(silent.values()))
+            if held_up:
+                raise _none_of(list(held_up.values()))
             raise UserError("Nothing is older than the policy says, so there is nothing to delete.")
-        for expiry in bases:
-            await _refuse_the_last(ports, expiry)
         freed = sum(old.bytes for old in dumps) + sum(expiry.bytes for expiry in bases)
         return Plan(
             id=plan_id,
@@ -69,12 +71,12 @@ class Expire(Action[ExpireParams]):
             made_at=ports.clock.now(),
             findings=tuple(
                 Finding(
-                    check=f"base backups of {server}",
+                    check=check,
                     verdict=Verdict.WARN,
-                    detail=why,
+                    detail=str(why),
                     hint="The next expiry looks again. Take a bucket that is lost for good out of the plan file.",
                 )
-                for server, why in silent.items()
+                for check, why in held_up.items()
             ),
             observations=tuple(
                 Observation(name=f"`{name}` stays", value=why)
@@ -84,16 +86,25 @@ class Expire(Action[ExpireParams]):
         )
 
 
-async def _expiries(ports: Ports, servers: Sequence[str]) -> tuple[list[Expiry], dict[str, str]]:
-    """And the servers of which nothing can be said now, with why: they keep what they have, and hold up nobody else."""
-    found: list[Expiry] = []
-    silent: dict[str, str] = {}
-    for server in servers:
+async def _each(
+    names: Sequence[str], what: str, look: Callable[[str], Awaitable[T]]
+) -> tuple[list[T], dict[str, DrError]]:
+    """Of those about which something can be said now; and why nothing can be said of the others, which keep what they
+    have and hold up nobody else."""
+    found: list[T] = []
+    held_up: dict[str, DrError] = {}
+    for name in names:
         try:
-            found.append(await ports.physical.expiry(server))
-        except TemporaryError as error:
-            silent[server] = str(error)
-    return found, silent
+            found.append(await look(name))
+        except DrError as error:
+            held_up[f"{what} of {name}"] = error
+    return found, held_up
+
+
+def _none_of(errors: Sequence[DrError]) -> DrError:
+    """All of them in one; worth another try where one of them is."""
+    said = " ".join(str(error) for error in errors)
+    return TemporaryError(said) if any(isinstance(error, TemporaryError) for error in errors) else UserError(said)
 
 
 def _chosen(ports: Ports, name: str | None) -> tuple[list[str], list[str]]:
@@ -130,13 +141,15 @@ def _base_step(ports: Ports, expiry: Expiry) -> DeleteBases:
     )
 
 
-async def _refuse_the_last(ports: Ports, expiry: Expiry) -> None:
+async def _expiry(ports: Ports, server: str) -> Expiry:
     """Whatever an engine proposes, a server never loses its last usable base backup to retention."""
-    if expiry.backups and await enough_left(ports, expiry.server, expiry) < 1:
+    expiry = await ports.physical.expiry(server)
+    if expiry.backups and await enough_left(ports, server, expiry) < 1:
         raise UserError(
-            f"Server `{expiry.server}` would have no usable base backup left. Make one first: "
-            f"`/dr-backup base {expiry.server}`."
+            f"Server `{server}` would have no usable base backup left, so nothing of it is deleted. Make one first: "
+            f"`/dr-backup base {server}`."
         )
+    return expiry
 
 
 def _words(dumps: Sequence[OldDumps], bases: Sequence[Expiry]) -> str:

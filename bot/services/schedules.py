@@ -119,8 +119,7 @@ def recurring(plan: DrPlan, wanted: Iterable[str] = ()) -> Sequence[Recurring]:
     lines: list[Recurring] = []
     for backup in plan.backups.databases:
         lines += _of(plan, backup)
-    expired = Again(AGAIN_AFTER, "deletion of old backups", "/dr-backup expire", "backups", refused=False)
-    lines.append(_line("expiry/all", "backup.expire", {}, Schedule(EXPIRY).until, quiet=True, again=expired))
+    lines += [_expiry(name) for name in _expired(plan)]
     lines += [*_files(plan), *_escrows(plan), *_manifests(plan), *_points(plan)]
     known = {line.params.get("server") for line in lines}
     lines += [
@@ -137,6 +136,20 @@ def recurring(plan: DrPlan, wanted: Iterable[str] = ()) -> Sequence[Recurring]:
         if server in known
     ]
     return tuple(lines)
+
+
+def _expired(plan: DrPlan) -> Sequence[str]:
+    """Whose backups expire, each by itself, so that what one store refuses keeps nothing of the others: servers with
+    base backups, which stand for the dumps of their databases too, and databases with dumps alone."""
+    servers = {item.database: plan.database(item.database).server for item in plan.backups.databases}
+    based = {servers[item.database] for item in plan.backups.databases if item.base is not None}
+    return list(dict.fromkeys(server if server in based else name for name, server in servers.items()))
+
+
+def _expiry(name: str) -> Recurring:
+    again = Again(AGAIN_AFTER, f"deletion of old backups of `{name}`", f"/dr-backup expire {name}", name, refused=False)
+    params = {"server": name}
+    return _line(f"expire/{name}", "backup.expire", params, Schedule(EXPIRY).until, quiet=True, again=again)
 
 
 def _of(plan: DrPlan, backup: DatabaseBackup) -> list[Recurring]:

@@ -30,7 +30,7 @@ from tests.unit.test_backup_alarms import NOW, good_bases, good_dumps
 pytestmark = pytest.mark.integration
 
 
-OF_DATABASES = ("dump", "full", "incremental", "base-wanted", "expiry")
+OF_DATABASES = ("dump", "full", "incremental", "base-wanted", "expire", "expiry")
 
 
 class Replicas:
@@ -154,11 +154,24 @@ async def test_three_clocks_ask_once_for_each_instant_and_of_missed_ones_for_the
     assert full.params == {"server": server, "kind": "full"}
     await end(memory, full, "succeeded")
     assert await clocks.tick(MORNING + timedelta(hours=9)) == [
-        "schedule/expiry/all/2026-11-23T03:40Z",
+        f"schedule/expire/{server}/2026-11-23T03:40Z",
         "schedule/expiry/escrow/2026-11-23T04:20Z",
         "schedule/expiry/points/2026-11-23T03:50Z",
         f"schedule/incremental/{server}/2026-11-23T10:45Z",
     ]
+
+
+async def test_a_clock_that_was_ahead_for_a_while_keeps_nothing_from_being_asked_for(
+    memory: Database, replicas: Callable[..., Replicas]
+) -> None:
+    clocks = replicas()
+    await clocks.tick(MORNING)
+    await clocks.tick(MORNING + timedelta(days=400))
+    for row in await asked(memory, "backup.dump"):
+        await end(memory, row, "succeeded")
+
+    assert "schedule/dump/superprismora/2026-11-23T02:00Z" in await clocks.tick(MORNING + timedelta(minutes=2))
+    assert await clocks.tick(MORNING + timedelta(minutes=3)) == []
 
 
 async def test_a_base_that_an_alarm_wants_is_asked_for_once_an_hour_and_never_beside_another(

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actions.backup.physical import Expiry
 from actions.catalog.retention import Delete, DeleteParams, Expire, ExpireParams
 from actions.contract import Risk, Verdict
-from actions.errors import TemporaryError, UserError
+from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import CatalogueEntry, no_progress
 from actions.runner import Outcome
 from actions.steps.dump_expiry import LAST_GOOD, old_dumps, why_dump_stays
@@ -126,3 +127,32 @@ async def test_a_silent_bucket_of_base_backups_keeps_no_dump_from_going() -> Non
     assert (await run(plan, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
     with pytest.raises(TemporaryError, match="nothing of `primary` is deleted"):
         await Expire().plan(ExpireParams(), world, PLAN_ID)
+
+
+async def test_what_can_be_said_of_no_server_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest of segments that no server has, a bucket that refuses its keys, no usable base backup left."""
+    world = with_old_backups()
+
+    async def refused(server: str) -> Expiry:
+        raise PermanentError(f"Base backup of `{server}` speaks of WAL segments that no server has.")
+
+    monkeypatch.setattr(world.physical, "expiry", refused)
+    plan = await Expire().plan(ExpireParams(), world, PLAN_ID)
+    assert [step.kind for step in plan.steps] == ["delete_dumps"]
+    assert [finding.check for finding in plan.findings] == ["base backups of primary"]
+    monkeypatch.undo()
+
+    async def keys_refused(database: str) -> list[CatalogueEntry]:
+        raise UserError(f"Bucket of `{database}` did not list: AccessDenied.")
+
+    monkeypatch.setattr(world.backups, "catalogue", keys_refused)
+    plan = await Expire().plan(ExpireParams(), world, PLAN_ID)
+    assert [step.kind for step in plan.steps] == ["delete_bases"]
+    assert [finding.check for finding in plan.findings] == ["dumps of shop"]
+
+    spoiled = {name: entry.model_copy(update={"problem": "lost"}) for name, entry in world.physical.entries.items()}
+    monkeypatch.undo()
+    world.physical.entries.update(spoiled)
+    plan = await Expire().plan(ExpireParams(), world, PLAN_ID)
+    assert [step.kind for step in plan.steps] == ["delete_dumps"]
+    assert "would have no usable base backup left" in plan.findings[0].detail

@@ -138,7 +138,7 @@ def test_what_is_made_once_a_day_is_asked_for_again_after_an_hour_and_checks_are
     lines = {line.name: line.again for line in recurring(shipped_plan())}
     server = shipped_plan().database("superprismora").server
 
-    for name in ("dump/superprismora", f"full/{server}", "files/minio-data", "escrow/production", "expiry/all"):
+    for name in ("dump/superprismora", f"full/{server}", "files/minio-data", "escrow/production", f"expire/{server}"):
         again = lines[name]
         assert again is not None
         assert (again.after, again.tells) == (timedelta(hours=1), True)
