@@ -113,11 +113,12 @@ class FileCopies(Files):
         return Returning(self._site.files_of(name), self._objects, self._buckets, self._catalogue)
 
     def _old(self, policy: FilesPolicy, copies: Sequence[FilesCopy]) -> list[FilesManifest]:
-        """Over their time. The newest usable one stays whatever its age, and so does what cannot be believed: its age
-        is not known."""
+        """Over their time. The newest usable one stays whatever its age, and so do the newest that holds a file, since
+        a bucket that was emptied is copied as it is, and what cannot be believed: its age is not known."""
         limit = self._clock.now() - policy.retention
         usable = [copy.manifest for copy in copies if copy.problem is None]
-        return [manifest for manifest in usable[1:] if manifest.state_of < limit]
+        full = next((manifest for manifest in usable if manifest.objects), None)
+        return [manifest for manifest in usable[1:] if manifest.state_of < limit and manifest is not full]
 
     async def _spare(
         self, policy: FilesPolicy, copies: Sequence[FilesCopy], old: Sequence[FilesManifest]

@@ -18,7 +18,7 @@ from actions.steps.files import BringBackFiles, CopyFiles, CopyIs, ExpireCopies,
 from actions.steps.moments import moment_of
 from actions.steps.naming import backup_id, job_name
 from actions.steps.phrases import counted, moment, names, size, span
-from actions.steps.side_copies import late_files
+from actions.steps.side_copies import few_files, late_files
 
 
 class FilesParams(Frozen):
@@ -95,6 +95,7 @@ def copy_findings(policy: FilesPolicy, copies: Sequence[FilesCopy], ports: Ports
     now = ports.clock.now()
     good = sorted((copy.manifest for copy in copies if copy.problem is None), key=lambda copy: copy.state_of)
     found += [_unlike(check, policy, copy) for copy in good[-1:] if copy.comparison.unlike]
+    found += [_warn(check, few.text, few.hint) for few in (few_files(policy, copies),) if few is not None]
     usable = [copy.state_of for copy in good]
     if not policy.copy_bucket:
         return [Finding(check=check, verdict=Verdict.OK, detail=f"kept by the versions of bucket `{policy.bucket}`")]
@@ -191,7 +192,7 @@ async def _expiry(policy: FilesPolicy, folder: str, ports: Ports) -> tuple[Copie
 
 
 class RestoreParams(Frozen):
-    """Which files, out of which copy; the newest when none is named."""
+    """Which files, out of which copy; the newest that holds any when none is named."""
 
     name: str = Field(min_length=1)
     prefix: str = ""
@@ -236,7 +237,8 @@ def _chosen(wanted: str | None, copies: Sequence[FilesCopy], policy: FilesPolicy
     fit = [copy for copy in copies if wanted in (None, copy.manifest.id)]
     usable = [copy for copy in fit if copy.problem is None]
     if usable:
-        return usable[0]
+        # Of a bucket that was emptied the newest copies hold nothing, which nobody wants back unless it is named.
+        return next((copy for copy in usable if copy.manifest.objects), usable[0])
     if fit and wanted is not None:
         raise UserError(
             f"Copy `{wanted}` must not be used: {fit[0].problem} Choose another one "

@@ -18,7 +18,7 @@ from actions.schedules import Schedule
 from actions.site import EscrowPolicy, FilesPolicy, PointsPolicy
 from actions.steps.holds import Unheld, unheld
 from actions.steps.mirrors import Trouble
-from actions.steps.phrases import moment, span
+from actions.steps.phrases import counted, moment, size, span
 from actions.steps.replicas import HINT as REPLICA_HINT
 from actions.steps.replicas import replica_faults, replicas, replicated
 from actions.steps.restore_kit import KIT_HINT, KitState, kit_places, kit_states, kit_trouble, kit_words
@@ -31,6 +31,8 @@ GRACE = timedelta(hours=2)
 MISSED_POINTS = 2
 """A recovery point is late once this many could have been recorded."""
 
+FEW = 0.5
+"""Below this part of what an earlier copy holds, a copy of files holds few."""
 
 COPY_IT = "Copy it there by digest, and see that the plan's `mirrors` fit."
 
@@ -119,7 +121,8 @@ async def _files(ports: Ports, policy: FilesPolicy, *, look: bool) -> SideCopies
         return found
     try:
         copies = await ports.files.copies(policy.name)
-        return replace(found, troubles=_some(late_files(policy, copies, ports.clock.now())))
+        late, few = late_files(policy, copies, ports.clock.now()), few_files(policy, copies)
+        return replace(found, troubles=(*_some(late), *_some(few)))
     except DrError as error:
         return replace(found, problem=str(error))
 
@@ -230,6 +233,27 @@ def late_files(policy: FilesPolicy, copies: Sequence[FilesCopy], now: datetime) 
         return None
     text = f"The copy of `{policy.component}` due {moment(due)} is missing; the newest is of {moment(newest.state_of)}."
     return Trouble("late-files", text, f"Look at its last run, then `/dr files copy {policy.name}`.")
+
+
+def few_files(policy: FilesPolicy, copies: Sequence[FilesCopy]) -> Trouble | None:
+    """The newest copy holds much less than one before it: the bucket was emptied, and what it held is in copies alone,
+    whose time will be over. It is told for as long as such a copy is there."""
+    usable = [copy.manifest for copy in copies if copy.problem is None]
+    if not usable:
+        return None
+    newest = usable[0]
+    most = max(usable, key=lambda manifest: manifest.objects)
+    if newest.objects >= FEW * most.objects:
+        most = max(usable, key=lambda manifest: manifest.bytes)
+        if newest.bytes >= FEW * most.bytes:
+            return None
+    there, then = (f"{counted(each.objects, 'file')} ({size(each.bytes)})" for each in (newest, most))
+    until = "before that copy is over its time" if newest.objects else "that copy stays whatever its age"
+    return Trouble(
+        "small-files",
+        f"The newest copy of `{policy.component}` holds {there}; that of {moment(most.state_of)} holds {then}.",
+        f"Look what has removed them. `/dr files restore {policy.name} --from {most.id}` brings them back; {until}.",
+    )
 
 
 def _late_escrow(policy: EscrowPolicy, cluster: str, newest: datetime | None, now: datetime) -> Trouble | None:

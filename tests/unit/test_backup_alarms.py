@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -25,21 +26,24 @@ from actions.backup.physical import (
 from actions.backup.wal_status import BaseWanted, WalStatus
 from actions.buckets import FilesCopyRequest
 from actions.catalog.base import Base, BaseParams
+from actions.catalog.files import CopyParams, RestoreParams
 from actions.catalog.proof import ProveParams
 from actions.errors import UserError
 from actions.ports import no_progress
+from actions.runner import Outcome
 from actions.site import BackupPolicy, Database
 from actions.steps.alarms import alarms, sizes, subjects
 from actions.steps.backup_words import window_words
 from actions.steps.health import Archiver, Bases, Dumps, Health, archiver_of, health
 from bot.services.backup_watch import BackupWatch, over
-from tests.contract.kit import MemoryJournal, run
+from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import a_base, a_policy, with_bases
 from tests.fakes.world import START, a_world
 
 NOW = START
 TODAY = NOW.replace(hour=2, minute=30)
+numbers = itertools.count()
 
 
 def a_proof(at: datetime, problem: str | None = None) -> Proof:
@@ -375,6 +379,31 @@ async def test_a_copy_of_files_and_an_escrow_that_were_not_made_are_told_until_t
     world.objects.down = True
     assert "unreadable/files:uploads" in await told()
     assert over("late-files/files:gone", set(), seen)
+
+
+async def test_a_bucket_that_was_emptied_is_told_until_its_files_are_back() -> None:
+    """Each night a whole copy of nothing: the last one that has the files stays, whatever its age."""
+    world, key = a_world(files_damaged=False), "small-files/files:uploads"
+    files = [facts.key for facts in await world.buckets.list("uploads", "")]
+
+    async def nights(count: int) -> dict[str, str]:
+        for _ in range(count):
+            world.clock.advance(timedelta(days=1))
+            name = f"k7m2n3p{next(numbers):03}"
+            plan = await registry.action("files.copy").plan(CopyParams(name="uploads"), world, name)
+            assert (await run(plan, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
+        return {alarm.key: alarm.text for alarm in alarms(await health(world))}
+
+    assert key not in await nights(4)
+    for name in files:
+        await world.buckets.delete("uploads", name)
+    assert "holds 0 files (0 bytes)" in (await nights(1))[key]
+    assert f"holds {len(files)} file" in (await nights(60))[key]
+    [first, *_, last] = await world.files.copies("uploads")
+    assert (first.manifest.objects, last.manifest.objects) == (0, len(files))
+    restore = await registry.action("files.restore").plan(RestoreParams(name="uploads"), world, PLAN_ID)
+    assert (await run(restore, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
+    assert key not in await nights(1)
 
 
 async def test_a_late_recovery_point_is_told_until_there_is_one() -> None:
