@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
+from actions.backup.windows import ends_of, reachable
 from actions.bucket_ports import Buckets, Files
 from actions.drift import SERVER_TYPES
 from actions.errors import DrError, UserError
@@ -157,10 +158,12 @@ class Parts:
         )
 
     async def _reached(self, server: str) -> tuple[datetime, str]:
-        """The newest moment that would survive the loss of the region, and where."""
+        """The newest moment that would survive the loss of the region, and where: one that a base backup leads to, so
+        none behind a gap, however much of it is archived."""
+        entries = await self._physical.catalogue(server)
         for window in await self._physical.windows(server):
-            if window.newest is not None:
-                return window.newest, window.bucket
+            if stretches := reachable(window, ends_of(entries, window)):
+                return stretches[-1].end, window.bucket
         raise UserError(f"No moment of server `{server}` can be reached from its WAL archive.")
 
     async def _files_part(self, missing: list[str], policy: FilesPolicy, moment: datetime) -> FilesPart:

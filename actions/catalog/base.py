@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import ClassVar
 
 from actions.backup.physical import BackupKind, PhysicalEntry
+from actions.backup.windows import dead_ends
 from actions.contract import Action, DrillOf, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.engines import engine_of
 from actions.errors import UserError
@@ -20,7 +21,6 @@ from actions.steps.naming import backup_id, job_name
 from actions.steps.page_checksums import server_findings
 from actions.steps.phrases import moment, size
 from actions.steps.scratch_facts import BaseIs
-from actions.steps.windows import dead_ends
 
 
 class BaseParams(Frozen):

@@ -12,6 +12,7 @@ from pydantic import Field
 from actions.backup.chain import base_for
 from actions.backup.physical import PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
 from actions.backup.proofs import Proofs
+from actions.backup.windows import a_moment, ends_of, reachable
 from actions.contract import Action, DrillOf, Lock, Observation, Plan, Precondition, Risk, Step
 from actions.engines import engine_of
 from actions.errors import UserError
@@ -32,7 +33,6 @@ from actions.steps.proving_dumps import CompareForTest, LoadForTest
 from actions.steps.recovery import Aim, Forecast, forecast, measured
 from actions.steps.restore_test import RemoveScratch
 from actions.steps.scratch import CHECK_LIMIT
-from actions.steps.windows import a_moment, ends_of, reachable
 
 
 class When(StrEnum):

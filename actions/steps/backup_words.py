@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from actions.backup.physical import BackupKind, PhysicalEntry, Proof, RecoveryWindow
+from actions.backup.windows import Stretch, ends_of, reachable
 from actions.schedules import Schedule, every
 from actions.steps.alarms import sizes
 from actions.steps.base_choice import usable_bases
@@ -14,7 +15,6 @@ from actions.steps.base_copies import copy_words
 from actions.steps.choice import checked_words, loss, rpo_words, usable_entries
 from actions.steps.health import Bases, Dumps
 from actions.steps.phrases import counted, moment, size, span
-from actions.steps.windows import Stretch, ends_of, reachable
 
 CELLS = 40
 THERE, NOT_THERE = "█", "░"

@@ -11,6 +11,7 @@ from actions.backup.physical import PhysicalEntry, Proof, RecoveryWindow, Uncopi
 from actions.backup.proofs import Proofs
 from actions.backup.wal_source import AlarmKind
 from actions.backup.wal_status import WalStatus, read_status
+from actions.backup.windows import ends_of, reachable
 from actions.engines import engine_of
 from actions.errors import DrError
 from actions.ports import CatalogueEntry, Ports
@@ -103,6 +104,12 @@ class Bases:
         window = self.window
         if self.left_behind or window is None or window.newest is None:
             return None
+        stretches = reachable(window, ends_of(self.entries, window))
+        if not stretches:
+            return None
+        if stretches[-1].end < window.newest:
+            # Behind a gap lies what no base backup leads to, however much of it is archived.
+            return max(timedelta(0), now - stretches[-1].end)
         if self.idle:
             return timedelta(0)
         covered = window.newest

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from actions.backup.manifest import StoredObject
 from actions.backup.retention import why_it_stays
+from actions.backup.windows import dead_ends
 from actions.contract import Precondition
 from actions.errors import UserError
 from actions.ports import Ports
@@ -16,7 +17,6 @@ from actions.steps.base_choice import server_named
 from actions.steps.bases import base
 from actions.steps.dump_expiry import why_dump_stays
 from actions.steps.point_holds import dumps_held
-from actions.steps.windows import dead_ends
 
 
 class Sort(StrEnum):

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from actions.backup.physical import DeadEnd, PhysicalEntry, RecoveryWindow, ScratchFacts, ScratchState
 from actions.backup.proofs import Proofs
+from actions.backup.windows import dead_ends
 from actions.contract import Finding, Step, Verdict
 from actions.engines import engine_of
 from actions.errors import DrError, UserError
@@ -24,7 +25,6 @@ from actions.steps.scratch import CHECK_LIMIT, CheckScratch, RestoreScratch, Sta
 from actions.steps.scratch_facts import no_room
 from actions.steps.standby import catch_up, may_halt
 from actions.steps.stored_chain import StoredChain
-from actions.steps.windows import dead_ends
 
 RECENT = 10  # restore tests that are looked through for measured rates
 ROOM = 1.3

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from actions import registry
+from actions.backup.physical import Gap
 from actions.catalog.points import ImagesParams, PointsParams, RecordParams
 from actions.contract import Verdict
 from actions.errors import UserError
@@ -15,6 +16,7 @@ from actions.points import ContainerImage, RecoveryPoint, WorkloadPart
 from actions.steps.point_cluster import image_changes
 from actions.steps.point_share import ManualLine
 from tests.contract.kit import PLAN_ID, MemoryJournal, run, secrets_in
+from tests.fakes.physical_world import with_bases
 from tests.fakes.world import API, APP_DIGEST, COMMIT, START, WEB, a_world
 
 KEPT = "images/kept.txt"
@@ -37,6 +39,25 @@ async def test_images_of_init_containers_are_looked_for_and_set_back_on_nobody(r
     assert "tool:2" in {part.image for part in entry.point.images}
     [api] = [part for part in entry.point.workloads if part.ref == API]
     assert {each.image for each in api.containers} == {"app:1", "sidecar:1"}
+
+
+async def test_a_point_is_of_a_moment_that_a_base_backup_leads_to_and_of_none_behind_a_gap() -> None:
+    world = with_bases()
+    [window, *_] = await world.physical.windows("primary")
+    assert window.newest is not None
+    assert (await world.points.gather("point-1")).moment == window.newest
+
+    lost = window.newest - timedelta(minutes=5)
+    found = {
+        "timeline_id": 1,
+        "first": "0" * 24,
+        "last": "0" * 24,
+        "after": lost,
+        "before": lost + timedelta(minutes=1),
+    }
+    world.physical.gaps = (Gap.model_validate(found),)
+    [part] = (await world.points.gather("point-2")).databases
+    assert (part.by_wal, part.moment) == (True, lost)
 
 
 async def test_what_belongs_together_is_recorded_and_signed() -> None:

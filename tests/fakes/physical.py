@@ -16,6 +16,7 @@ from actions.backup.physical import (
     Expiry,
     FindRequest,
     Following,
+    Gap,
     Lack,
     Lsn,
     Moment,
@@ -234,6 +235,7 @@ class MemoryPhysical(PhysicalBackups):
         self.held: set[tuple[str, str]] = set()  # under legal hold
         self.bare: set[str] = set()  # servers without page checksums
         self.unseen: set[str] = set()  # servers whose restored pages nobody looks at
+        self.gaps: tuple[Gap, ...] = ()  # in the archived WAL of every bucket
         self.silent: dict[str, str] = {}  # bucket -> what it says instead of an answer
         self.programs = {"pg_combinebackup": "18.2"}
         self.lacking: dict[str, Sequence[Lack] | DrError] = {}  # by server; an error: it does not answer
@@ -263,6 +265,7 @@ class MemoryPhysical(PhysicalBackups):
                 newest=commits[-1].at if commits and entries else None,
                 newest_lsn=commits[-1].lsn if commits else "",
                 timeline_id=self._history(server).timeline_id,
+                gaps=self.gaps,
                 fulls=sum(entry.manifest.kind is BackupKind.FULL for entry in entries),
                 incrementals=sum(entry.manifest.kind is BackupKind.INCREMENTAL for entry in entries),
                 dead_ends=self._history(server).dead_ends,

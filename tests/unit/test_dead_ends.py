@@ -13,8 +13,8 @@ from actions.backup.native_window import start_of, window
 from actions.backup.physical import DeadEnd, Lsn, PhysicalEntry, RecoveryTarget, RecoveryWindow
 from actions.backup.segments import Timelines
 from actions.backup.wal import WalListing
+from actions.backup.windows import ends_of
 from actions.errors import VerificationError
-from actions.steps.windows import ends_of
 from tests.fakes.clock import START
 from tests.fakes.entries import an_entry
 from tests.fakes.wal import HERE, MINUTE, SIZE, SYSTEM, THERE, MemoryWal

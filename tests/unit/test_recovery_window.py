@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,11 +13,12 @@ from actions.backup.physical import Gap, Lsn, RecoveryWindow
 from actions.backup.segments import Segment, Timelines
 from actions.backup.segments import Stretch as OnTimeline
 from actions.backup.wal import WalListing, WalStart, find_gaps
+from actions.backup.windows import Stretch, a_moment, ends_of, reachable
 from actions.ports import ObjectFacts
+from actions.steps.alarms import alarms
 from actions.steps.backup_words import CELLS, NOT_THERE, THERE, bar, window_words
-from actions.steps.health import Bases
+from actions.steps.health import Archiver, Bases, Health
 from actions.steps.postures import apart
-from actions.steps.windows import Stretch, a_moment, ends_of, reachable
 from tests.fakes.physical_world import a_base, a_policy
 from tests.fakes.world import START, a_world
 
@@ -138,6 +140,27 @@ def test_the_words_say_that_a_gap_is_dated_by_what_may_be_later() -> None:
     assert "by when segments were stored" not in window_words(bases, at(600))
     loose = window.model_copy(update={"gaps": (window.gaps[0].model_copy(update={"loose": True}),)})
     assert "(1 gap in the WAL), by when segments were stored" in window_words(replace(bases, windows=[loose]), at(600))
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_what_lies_behind_a_gap_counts_as_lost_until_a_base_backup_leads_there(rests: bool) -> None:
+    """Whatever the archiver has stored since, and whether or not the server has committed anything."""
+    archiver = Archiver(said_at=at(600), covered_until=at(600))
+    bases = Bases(
+        a_policy(),
+        ("shop",),
+        timedelta(minutes=15),
+        entries=[a_base("one", at(0))],
+        windows=[a_window(600, (100, 130))],
+        archiver=archiver,
+        idle=rests,
+    )
+    assert bases.exposure(at(600)) == timedelta(minutes=500)
+    assert "8 h 20 min would be lost now (RPO 15 min: beyond)" in window_words(bases, at(600))
+    assert "wal-lag/server:primary" in {alarm.key for alarm in alarms(Health(at(600), bases=(bases,)))}
+
+    after = replace(bases, entries=[*bases.entries, a_base("two", at(140))])
+    assert after.exposure(at(600)) == timedelta(0)
 
 
 def test_a_window_that_nobody_can_tell_is_no_empty_one() -> None:

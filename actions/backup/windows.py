@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from random import Random
 
 from actions.backup.physical import DeadEnd, PhysicalEntry, RecoveryWindow
-from actions.steps.base_choice import usable_bases
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ def dead_ends(windows: Iterable[RecoveryWindow]) -> Mapping[str, DeadEnd]:
 def ends_of(entries: Sequence[PhysicalEntry], window: RecoveryWindow | None = None) -> tuple[datetime, ...]:
     """When the usable base backups ended; of those that lead to moments of the window, where one is given."""
     passed = () if window is None else (*window.dead_ends, *window.elsewhere)
-    return tuple(entry.manifest.finished_at for entry in usable_bases(entries) if entry.manifest.id not in passed)
+    fit = [entry.manifest for entry in entries if entry.problem is None and entry.manifest.id not in passed]
+    return tuple(manifest.finished_at for manifest in fit)
 
 
 def a_moment(stretches: Sequence[Stretch], seed: str) -> datetime | None:
