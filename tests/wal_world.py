@@ -75,6 +75,7 @@ class WalWorld:
     prefix: str = "physical/"
     slot: str = "drbot_wal"
     synchronous: bool = False
+    tools: str = ""  # a directory with another `pg_receivewal`
     standbys: dict[str, EmbeddedPostgres] = field(default_factory=dict)  # on which the archiver keeps its slot as well
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class WalWorld:
     # ------------------------------------------------------------ the archiver
 
     def archiver(self, *, open_every: timedelta = timedelta(seconds=0.3)) -> Archiver:
-        servers = {SERVER: Server(name=SERVER, admin_dsn="env:DSN")}
+        servers = {SERVER: Server(name=SERVER, admin_dsn="env:DSN", tools=self.tools)}
         for name, standby in self.standbys.items():
             self.values[name] = standby.dsn()
             servers[name] = Server(name=name, admin_dsn=f"env:{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,7 +19,7 @@ from actions.adapters.postgres_installation import installation
 from actions.adapters.programs import Program, ProgramError
 from actions.backup.segments import history_name
 from actions.backup.wal_source import DiskFullError, SlotFacts, SourceFacts, WalGoneError, WalSource
-from actions.errors import TemporaryError, UserError
+from actions.errors import DrError, TemporaryError, UserError
 from actions.ports import Secrets
 from actions.site import Site
 
@@ -51,6 +52,9 @@ KEEPALIVE = {
 }
 NO_ROOM = ("No space left on device", "Disk quota exceeded")
 """How `pg_receivewal` tells that it could not write, in the language it is started with."""
+
+REFUSED = re.compile(r'(?:replication stream|"START_REPLICATION"): .*?\b([0-9A-F]{24})\b')
+"""The end of a stream for which the server names a segment; its words are in the language of its `lc_messages`."""
 
 
 async def _stopped(starting: asyncio.Future[Program]) -> None:
@@ -158,11 +162,23 @@ class PostgresWal(WalSource):
                 # Also one that was still starting: left alone it would go on, and keep the slot from the next one.
                 await asyncio.shield(_stopped(starting))
             said = " ".join(program.stderr().split())[-600:]
-        if "has already been removed" in said:
+        if "has already been removed" in said or await self._removed(said):
             raise WalGoneError(f"The primary of `{self._server}` has no longer what comes next: {said}.")
         if any(sign in said for sign in NO_ROOM):
             raise DiskFullError(f"`pg_receivewal` has ended: {said}.")
         raise TemporaryError(f"`pg_receivewal` from server `{self._server}` has ended: {said or program.code()}.")
+
+    async def _removed(self, said: str) -> bool:
+        """Whether the server has refused a segment that it no longer has, in whatever language it says so."""
+        named = REFUSED.search(said)
+        if named is None:
+            return False
+        query = "SELECT NOT EXISTS (SELECT FROM pg_ls_waldir() WHERE name = %s)"
+        try:
+            async with self._limited(), self._connections.session(self._server) as connection:
+                return await (await connection.execute(query, [named[1]])).fetchone() == (True,)
+        except DrError:
+            return False  # it is asked again with the next attempt
 
     def _tool(self) -> str:
         directory = self._connections.server(self._server).tools

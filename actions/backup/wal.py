@@ -219,6 +219,10 @@ class WalArchive:
         """A closed segment or a history as it is stored, sealed and unchecked."""
         return await self._objects.get(bucket, self.key(name))
 
+    async def read_first(self, bucket: str, name: str) -> bytes:
+        """So much of it that `checked` finds its header."""
+        return await self._objects.get_first(bucket, self.key(name), LONGEST_HEADER)
+
     # ------------------------------------------------------------ timelines
 
     async def timelines(self, start: WalStart, wanted: int | None, listings: Sequence[WalListing]) -> Timelines:
@@ -286,7 +290,7 @@ class WalArchive:
     async def _closed_at(self, listing: WalListing, name: str, system_id: str) -> datetime | None:
         key = self.key(name)
         try:
-            begin = await self._objects.get_first(listing.bucket, key, LONGEST_HEADER)
+            begin = await self.read_first(listing.bucket, name)
             size = listing.segments[name].bytes
             return self.checked(begin, key, name, SealedKind.SEGMENT, system_id, size=size).closed_at
         except (TemporaryError, VerificationError, UserError) as error:

@@ -221,8 +221,23 @@ async def test_a_lost_disk_is_made_good_from_the_primary(world: WalWorld) -> Non
     assert list(await world.archive.gaps(start, await world.archive.listing(THERE))) == []
 
 
+GERMAN = """#!/bin/sh
+{{ {tool} "$@" 2>&1 >&3 | sed 's/requested WAL segment \\(.*\\) has already been removed/\
+das angeforderte WAL-Segment \\1 wurde schon entfernt/' >&2; }} 3>&1
+exit 1
+"""
+"""A `pg_receivewal` of a server whose `lc_messages` is German."""
+
+
 @pytest.mark.corruption
-async def test_a_gap_is_told_and_answered_with_the_wish_for_a_base(world: WalWorld) -> None:
+@pytest.mark.parametrize("language", ["English", "German"])
+async def test_a_gap_is_told_and_answered_with_the_wish_for_a_base(world: WalWorld, language: str) -> None:
+    if language == "German":
+        tool = world.directory / "german" / "pg_receivewal"
+        tool.parent.mkdir()
+        tool.write_text(GERMAN.format(tool=world.server.tool(tool.name)))
+        tool.chmod(0o755)
+        world.tools = str(tool.parent)
     async with world.archiving():
         await world.following()
         world.fill("archived")
@@ -246,6 +261,7 @@ async def test_a_gap_is_told_and_answered_with_the_wish_for_a_base(world: WalWor
         assert status is not None
         assert status.base_wanted is not None
         assert name in status.base_wanted.reason
+        assert ("das angeforderte" in status.base_wanted.reason) is (language == "German")
         _, start = await world.base()
         assert start.lsn >= Lsn.parse(status.base_wanted.after_lsn)
         world.fill("a new beginning")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,10 +15,13 @@ import pytest
 
 from actions.adapters.clock import SystemClock
 from actions.backup import wal_owed
+from actions.backup.sealed import Sealer
 from actions.backup.segments import Segment
 from actions.backup.wal_owed import OwedWal
 from actions.backup.wal_spool import SpoolState, WalSpool
 from actions.errors import TemporaryError
+from tests.dump_world import Keys
+from tests.fakes.clock import START
 from tests.fakes.s3 import MemoryObject, MemoryObjects
 from tests.fakes.wal import HERE, SIZE, SYSTEM, THERE, MemoryWal, plain_of
 from tests.fixtures.waiting import until
@@ -118,6 +123,47 @@ async def test_damage_is_not_brought_and_holds_nothing_up(tmp_path: Path) -> Non
     async with world.at_work():
         await until(lambda: world.key(3) in world.names(THERE))
     assert world.names(THERE) == {world.key(3)}
+
+
+@pytest.mark.corruption
+async def test_what_is_there_and_cut_off_or_forged_is_brought_anew_from_the_other_bucket(tmp_path: Path) -> None:
+    """Found by the sizes of the two lists; what was sealed twice, for other recipients, is left as it is."""
+    world = World(tmp_path)
+    await world.wal.closed(1, 2, 3, 4)
+    await world.wal.history(2, "1\t0/60000\tno reason\n")
+    history = world.wal.archive.key("00000002.history")
+    whole = {key: found.body for key, found in world.objects.buckets[HERE].items()}
+    await world.objects.put(THERE, world.key(1), whole[world.key(1)][:-1])
+    await world.objects.put(THERE, world.key(2), b"forged")
+    await world.objects.put(THERE, history, whole[history][:-1])
+    await world.objects.delete(THERE, world.key(3))
+    both = (world.wal.keys.recipient, Keys().recipient)
+    segment = Segment(1, 3, SIZE)
+    twice = Sealer(both, world.wal.keys.signing).seal(world.wal.what(segment), io.BytesIO(plain_of(segment)), START)[1]
+    await world.objects.put(THERE, world.key(3), twice)
+    async with world.at_work():
+        await until(
+            lambda: (
+                {key: found.body for key, found in world.objects.buckets[THERE].items()}
+                == whole | {world.key(3): twice}
+            )
+        )
+        await asyncio.sleep(0.05)
+    assert world.objects.buckets[THERE][world.key(3)].body == twice
+    assert {key: found.body for key, found in world.objects.buckets[HERE].items()} == whole
+    assert world.owed.problems == {}
+
+
+@pytest.mark.corruption
+async def test_what_another_server_has_stored_under_the_name_is_told_and_left(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.wal.closed(1)
+    stranger = replace(world.wal.what(Segment(1, 1, SIZE)), system_id="8")
+    body = world.wal.sealer.seal(stranger, io.BytesIO(bytes(SIZE)), START)[1]
+    await world.objects.put(THERE, world.key(1), body)
+    async with world.at_work():
+        await until(lambda: "Two servers write the same archive" in world.owed.problems.get(THERE, ("", None))[0])
+    assert world.objects.buckets[THERE][world.key(1)].body == body
 
 
 async def test_a_silent_bucket_is_no_trouble_of_the_other_one(tmp_path: Path) -> None:
