@@ -367,7 +367,7 @@ def _tests(tested: _Tested, now: datetime) -> Iterator[Alarm]:
             rhythm = f"the plan tests one every {span(tested.every)}"
         text = f"No restore of {what} has been proven {long}; {rhythm}."
         yield Alarm(key=f"unproven/{tested.subject}", text=text, hint=again)
-    if tested.upgrades and passed is not None:
+    if tested.upgrades.found and passed is not None:
         by_itself = "It is tested by itself at the time of day of the plan's own restore tests"
         yield Alarm(
             key=f"{UPGRADED}{passed.id}/{tested.subject}",

@@ -51,7 +51,7 @@ class Dumps:
     entries: Sequence[CatalogueEntry] = ()
     problem: str = ""
     proofs: Sequence[Proof] = ()
-    upgrades: Upgrades = field(default_factory=dict)  # since the newest proof
+    upgrades: Upgrades = field(default_factory=Upgrades)  # since the newest proof
     next_test: datetime | None = None  # when the bot tests a dump by itself next
     test_every: timedelta | None = None  # the longest time between two such tests
 
@@ -76,7 +76,7 @@ class Bases:
     full_since: datetime | None = None  # a full base backup has been at work since then
     next_test: datetime | None = None  # when the bot tests a restore by itself next
     test_every: timedelta | None = None  # the longest time between two such tests
-    upgrades: Upgrades = field(default_factory=dict)  # since the newest proof
+    upgrades: Upgrades = field(default_factory=Upgrades)  # since the newest proof
     unheard: str = ""  # why nobody knows what the archiver says of itself, while its bucket is away
 
     @property
@@ -134,6 +134,13 @@ class Health:
         """None where the plan file has no base backups of this server."""
         return next((item for item in self.bases if item.server == server), None)
 
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Subjects of which nobody can tell now whether all was upgraded that the newest proof notes."""
+        parts = [(dumps.key, dumps.upgrades) for dumps in self.dumps]
+        parts += [(bases.subject, bases.upgrades) for bases in self.bases]
+        return frozenset(subject for subject, upgraded in parts if upgraded.unseen)
+
 
 _MIRRORS = SideCopies("part:mirrors", "mirrors of manifests", covers=("manifests:",))
 
@@ -174,7 +181,7 @@ async def _dumps(ports: Ports, key: str) -> Dumps:
         policy,
         entries,
         proofs=proofs,
-        upgrades=upgrades(proofs, await of_dumps(ports, key)) if proofs else {},
+        upgrades=upgrades(proofs, await of_dumps(ports, key)) if proofs else Upgrades(),
         next_test=await ports.runs.next_of(PROVE, target),
         test_every=await ports.runs.rhythm_of(PROVE, target),
     )
@@ -216,7 +223,7 @@ async def _bases(ports: Ports, server: str) -> Bases:
         full_since=await ports.runs.full_since(server),
         next_test=await ports.runs.next_of(PROVE, server),
         test_every=await ports.runs.rhythm_of(PROVE, server),
-        upgrades=upgrades(proofs, await of_bases(ports, server)) if proofs else {},
+        upgrades=upgrades(proofs, await of_bases(ports, server)) if proofs else Upgrades(),
         unheard=unheard,
     )
 

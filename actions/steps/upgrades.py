@@ -4,6 +4,7 @@ the backup, so nothing but a restore test tells."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from actions.backup.physical import Proof
 from actions.errors import DrError
@@ -13,8 +14,13 @@ from actions.steps.phrases import version
 SERVER = "PostgreSQL"
 """The server whose backups they are, among the versions."""
 
-Upgrades = Mapping[str, tuple[str, str]]
-"""Name -> its version as of the proof, and now."""
+
+@dataclass(frozen=True)
+class Upgrades:
+    """What differs from the newest proof."""
+
+    found: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name -> its version as of the proof, and now
+    unseen: tuple[str, ...] = ()  # what the proof notes and nobody can tell now, such as of a server that is away
 
 
 async def of_bases(ports: Ports, server: str) -> Mapping[str, str]:
@@ -29,17 +35,20 @@ async def of_dumps(ports: Ports, database: str) -> Mapping[str, str]:
 
 
 def upgrades(proofs: Sequence[Proof], now: Mapping[str, str]) -> Upgrades:
-    """What differs from the newest proof that passed. What either side does not know, such as the version of a server
-    that does not answer, is no upgrade."""
+    """What differs from the newest proof that passed; nothing where none has."""
     proven = next((proof for proof in proofs if proof.problem is None), None)
     if proven is None:
-        return {}
-    return {name: (was, now[name]) for name, was in sorted(proven.known.items()) if now.get(name) and now[name] != was}
+        return Upgrades()
+    known = sorted(proven.known.items())
+    return Upgrades(
+        found={name: (was, now[name]) for name, was in known if now.get(name, was) != was},
+        unseen=tuple(name for name, _ in known if name not in now),
+    )
 
 
 def words(found: Upgrades) -> str:
     """`pg_restore 18.2 to 18.3`."""
-    return ", ".join(f"{name} {was} to {is_now}" for name, (was, is_now) in found.items())
+    return ", ".join(f"{name} {was} to {is_now}" for name, (was, is_now) in found.found.items())
 
 
 async def _server(ports: Ports, server: str) -> Mapping[str, str]:

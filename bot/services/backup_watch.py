@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from actions.backup.physical import BackupKind
 from actions.errors import DrError
 from actions.ports import Ports
-from actions.steps.alarms import Alarm, alarms, subjects
+from actions.steps.alarms import UPGRADED, Alarm, alarms, subjects
 from actions.steps.health import Health, health
 from actions.steps.phrases import span
 from actions.steps.restore_kit import place_kits
@@ -132,6 +132,8 @@ def over(key: str, wrong: Collection[str], seen: Health) -> bool:
     subject = key.partition("/")[2]
     if any(part.problem and subject.startswith(part.covers) for part in seen.beside):
         return False  # nobody knows what is in that part
+    if key.startswith(UPGRADED) and subject in seen.unseen:
+        return False  # a server that is away was not set back
     named = {dumps.key for dumps in seen.dumps} | {bases.subject for bases in seen.bases}
     named |= {mirror.subject for mirror in seen.mirrors} | {copies.subject for copies in seen.beside}
     return key not in wrong and (subject in subjects(seen) or subject not in named)

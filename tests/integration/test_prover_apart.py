@@ -266,6 +266,7 @@ async def test_a_prover_that_could_do_more_is_told(world: ProverWorld) -> None:
     stops = " ".join(item.detail for item in await world.said() if item.verdict is Verdict.STOP)
     assert "can read `backups.identity`, which a restore test has no business with" in stops
     assert "can store and delete `backups/physical/base/drbot-prover-trial`" in stops
+    assert "can store and delete `backups/dumps/drbot-prover-trial`" in stops
     left = world.objects.client().list_objects_v2(Bucket=BUCKET, Prefix="backups/physical/base/drbot-prover-trial")
     assert not left.get("Contents")
 

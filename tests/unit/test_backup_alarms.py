@@ -557,4 +557,9 @@ async def test_an_upgrade_since_the_newest_proof_is_told_until_a_test_has_passed
     assert left == [told["shop"].key]
     # A server that does not answer was not upgraded.
     world.postgres.servers["primary"].down = True
-    assert [alarm.key for alarm in alarms(await health(world)) if "upgraded:" in alarm.key] == left
+    seen = await health(world)
+    assert [alarm.key for alarm in alarms(seen) if "upgraded:" in alarm.key] == left
+    # Nor was it set back: what stands because of its own upgrade goes on standing.
+    assert not over("upgraded:k7m2n3p4q9/server:primary", (), seen)
+    world.postgres.servers["primary"].down = False
+    assert over("upgraded:k7m2n3p4q9/server:primary", (), await health(world))

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from actions import registry
 from actions.backup.pgbackrest_keys import PgBackRestKeys
+from actions.backup.proofs import Proofs
 from actions.catalog.backup_status import Backups, BackupsParams
+from actions.catalog.proof import ProveParams
 from actions.site import DatabaseRef
 from actions.steps.health import health
 from actions.steps.idle import LAST_CHECKPOINT, idle
+from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.physical_world import with_bases
 from tests.fakes.world import World
 
@@ -96,3 +100,15 @@ async def test_with_an_archiver_of_ours_it_is_the_archiver_who_knows() -> None:
     assert await idle(world, "primary", window, await world.physical.catalogue("primary"))
     assert not (await health(world)).bases[0].idle
     assert "pg_control_checkpoint()" in LAST_CHECKPOINT
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"), [({}, timedelta(0)), ({"following": "1002"}, HOURS + timedelta(seconds=2))]
+)
+async def test_a_restore_test_counts_as_the_status_does(changes: dict[str, Any], lost: timedelta) -> None:
+    world = archiving_itself()
+    assert await loses(world, **changes) == lost
+    plan = await registry.action("backup.prove").plan(ProveParams(), world, PLAN_ID)
+    assert (await run(plan, world, MemoryJournal())).message == ""
+    [proof] = await Proofs(world.objects, world.secrets).newest(world.site.physical_of("primary"))
+    assert proof.rpo == lost

@@ -10,7 +10,7 @@ from actions import registry
 from actions.errors import UserError
 from bot.cli import app
 from bot.plan_file import Problem, Severity, check, check_text, load, report
-from bot.plan_file.rules import Broken
+from bot.plan_file.rules import Broken, new_rules
 
 SHIPPED = Path(__file__).parents[2] / "dr-plan.yml"
 TEXT = SHIPPED.read_text(encoding="utf-8")
@@ -772,3 +772,27 @@ def test_what_a_missing_key_means_is_told_with_names_as_they_are_written() -> No
     assert said["objectives"].endswith("add it: RPO and RTO")
     assert said["servers"].endswith("add it: PostgreSQL servers")
     assert said["owner"].endswith("add it: who answers for it")
+
+
+def test_a_prover_apart_has_a_key_of_its_own_for_the_bucket_of_dumps() -> None:
+    """By itself, since a version in force may be from before dumps were tested."""
+    document = {
+        "buckets": [
+            {"name": "bases", "access_key": "env:A", "prover_access_key": "env:P"},
+            {"name": "dumps", "access_key": "env:A"},
+        ],
+        "backups": {
+            "prover": "apart",
+            "databases": [{"database": "shop", "base": {"stores": ["bases"]}, "dump": {"stores": ["local", "dumps"]}}],
+        },
+    }
+    [broken] = new_rules(document)
+    assert (broken.path, broken.wrong) == (
+        ("buckets", 1),
+        "a prover apart has no key for `dumps`, which restore tests read",
+    )
+    document["buckets"][1]["prover_access_key"] = "env:A"  # type: ignore[index]
+    [broken] = new_rules(document)
+    assert broken.wrong == "this is the key of the workers, so the prover would not be apart"
+    document["buckets"][1]["prover_access_key"] = "env:P"  # type: ignore[index]
+    assert new_rules(document) == []
