@@ -407,7 +407,7 @@ def _admit_signature(case: Case, new: Signature) -> Refusal | None:
     if (held := _freeze(case, new.at)) is not None:
         return Refusal(code=Code.FROZEN, text=f"Nothing of this kind starts before {_until(*held)}; ask again then.")
     if not new.reason.strip():
-        return _NO_REASON
+        return _no_reason(case, new) if new.act is Act.REQUEST else _NO_REASON
     if case.typed_target and new.typed != case.plan.target:
         wrong = "The typed name does not match the target" if new.typed else "The name of the target was not typed"
         how = "type exactly" if new.typed else f"add `--target {shlex.quote(case.plan.target)}` to the command, or type"
@@ -415,12 +415,20 @@ def _admit_signature(case: Case, new: Signature) -> Refusal | None:
     return _admit_request(case, new) if new.act is Act.REQUEST else _useless(case, new)
 
 
+def _no_reason(case: Case, new: Signature) -> Refusal:
+    """All that a request lacks at once, as it is typed."""
+    target = f" --target {shlex.quote(case.plan.target)}" if case.typed_target and new.typed != case.plan.target else ""
+    return _NO_REASON.model_copy(
+        update={"text": f'A signature needs a reason. Send it again with `--reason "WHY"{target}` at its end.'}
+    )
+
+
 def _admit_request(case: Case, new: Signature) -> Refusal | None:
     """Refuse what can never be completed, when it is asked for."""
     needed = others_needed(case.covering, case.plan.risk)
     if new.method is Method.HOST and needed > 0:
         text = "A request of this risk is a signature, which the command line and the schedule cannot give by"
-        return Refusal(code=Code.UNSIGNED, text=f"{text} themselves; ask in Slack, or sign it with a key.")
+        return Refusal(code=Code.UNSIGNED, text=f"{text} themselves; ask in Slack, or add `--sign KEY` with your key.")
     if case.break_glass is not None:
         if _alone(case, case.break_glass, {new.person: (new,)}) is None:
             wanted = "; a rule of this plan asks for one"

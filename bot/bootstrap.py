@@ -23,7 +23,7 @@ from actions.contract import Finding
 from actions.errors import TemporaryError, UserError
 from actions.ports import Ports
 from bot import prover
-from bot.counter import Counter, plan_text
+from bot.counter import Counter, plan_text, unheard
 from bot.doctor import Doctor
 from bot.plan_file import DrPlan
 from bot.roles import Role
@@ -218,15 +218,17 @@ async def show_plan(settings: Settings, plan_id: str) -> str:
     async with bot_database(settings) as database:
         services = office(database, (await plan_versions.in_force(database, settings.plan_file)).plan)
         async with database.session() as session:
-            row = await stored_plans.get(session, plan_id)
+            row = await stored_plans.get(session, plan_id) or await stored_plans.by_code(session, plan_id)
             if row is None:
                 raise UserError(f"There is no plan `{plan_id}`; its message and `drbot status` name it.")
             return plan_text(await services.plans.card(session, row))
 
 
-async def at_the_counter(settings: Settings, noun: str, words: list[str], person: str) -> tuple[str, bool]:
+async def at_the_counter(
+    settings: Settings, noun: str, words: list[str], person: str, aside: Callable[[str], None]
+) -> tuple[str, bool]:
     """The twin of a slash command: its answer, and whether it is good news."""
-    async with front(settings, person) as there:
+    async with front(settings, person, aside=aside) as there:
         return await there.counter.ask(noun, words)
 
 
@@ -241,13 +243,20 @@ class Front:
 
 
 @asynccontextmanager
-async def front(settings: Settings, person: str) -> AsyncIterator[Front]:
-    """The counter and the pen for one person."""
+async def front(settings: Settings, person: str, *, aside: Callable[[str], None] = unheard) -> AsyncIterator[Front]:
+    """The counter and the pen for one person. `aside` takes what is told while a run is under way."""
     async with bot_database(settings) as database:
         plan = (await plan_versions.in_force(database, settings.plan_file)).plan
         services = office(database, plan)
         yield Front(
-            counter=Counter(database, services.desk, services.deliveries, person=person, channel=plan.channels.on_call),
+            counter=Counter(
+                database,
+                services.desk,
+                services.deliveries,
+                person=person,
+                channel=plan.channels.on_call,
+                aside=aside,
+            ),
             signing=Signing(database, services.approvals, services.plans, SystemClock(), person=person),
             suspicion=services.incidents.suspicion,
             plan=plan,

@@ -24,7 +24,7 @@ from bot import cli_evidence, cli_record, cli_sign
 from bot.demo.command import demo_app
 from bot.redaction import Mask
 from bot.roles import TOGETHER, Role
-from bot.terminal import at_a_terminal, hand_out, say
+from bot.terminal import at_a_terminal, hand_out, say, say_aside
 
 if TYPE_CHECKING:
     from bot.settings import Settings
@@ -276,7 +276,7 @@ def _at_the_counter(noun: str, words: list[str]) -> None:
         from bot import bootstrap
 
         person = cli_sign.person_of(settings)
-        text, good = _wait(bootstrap.at_the_counter(settings, noun, list(words), person))
+        text, good = _wait(bootstrap.at_the_counter(settings, noun, list(words), person, say_aside))
         _tell(text, good, say_it=hand_out if "format" in command.params else say)
 
 

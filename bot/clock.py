@@ -18,6 +18,7 @@ from actions.errors import DrError
 from actions.ports import Clock
 from actions.steps.alarms import UPGRADED
 from actions.steps.health import PROVE
+from actions.steps.phrases import span
 from bot.plan_file import DrPlan
 from bot.services import second_tries
 from bot.services.approvals import SCHEDULE, Policy
@@ -240,9 +241,9 @@ class DrClock:
             return None
         left = timedelta(seconds=round(row.rto_s - (now - row.impact_started_at).total_seconds()))
         text = (
-            f"RTO: {passed[-1]} % of {timedelta(seconds=row.rto_s)} is used, {left} left."
+            f"RTO: {passed[-1]} % of {span(timedelta(seconds=row.rto_s))} is used, {span(left)} left."
             if left > timedelta(0)
-            else f"RTO of {timedelta(seconds=row.rto_s)} missed by {-left}; recovery goes on."
+            else f"RTO of {span(timedelta(seconds=row.rto_s))} missed by {span(-left)}; recovery goes on."
         )
         async with self._database.session() as session:
             new = await timeline.add(

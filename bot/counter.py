@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from actions.contract import Report
 from actions.errors import UserError
+from actions.steps.phrases import span
 from bot.ports import ReplyTo, Who
 from bot.router import Command, CommandKind, Router
-from bot.services.cards import PlanCard, PlanState
+from bot.services.cards import PlanCard, PlanState, StepState
 from bot.services.deliveries import Deliveries
 from bot.services.desk import Desk
 from bot.visible import visible, visible_lines
@@ -33,16 +35,36 @@ ENDED = (
 PATIENCE = timedelta(seconds=60)
 """How long a worker may take to answer before the command line gives up waiting; the request stays."""
 
+_UNANSWERED = (
+    f"No worker answered within {PATIENCE.total_seconds():.0f} s; `drbot doctor` says whether one is alive. The request "
+    "is kept, so do not ask again: its plan comes into the channel and into `drbot status`."
+)
+
+
+def unheard(line: str) -> None:
+    """For those who want the answer alone."""
+
 
 class Counter:
     """Asks for one person and prints what comes back."""
 
-    def __init__(self, database: Database, desk: Desk, deliveries: Deliveries, *, person: str, channel: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        desk: Desk,
+        deliveries: Deliveries,
+        *,
+        person: str,
+        channel: str,
+        aside: Callable[[str], None] = unheard,
+    ) -> None:
+        """`aside` takes what is told while a run is under way, a line at a time."""
         self._database = database
         self._desk = desk
         self._deliveries = deliveries
         self._person = person
         self._channel = channel
+        self._aside = aside
 
     async def ask(self, noun: str, words: Sequence[str]) -> tuple[str, bool]:
         """The answer and whether it is good news. Raises UserError like Slack would say it."""
@@ -79,22 +101,22 @@ class Counter:
 
     async def _made(self, request: int) -> RequestRow:
         """The request once a worker has answered it."""
-        waited = timedelta(0)
-        while waited <= PATIENCE:
+        until = time.monotonic() + PATIENCE.total_seconds()
+        while time.monotonic() <= until:
             async with self._database.session() as session:
                 row = await requests.get(session, request)
             if row is not None and row.state != "new":
                 return row
-            waited += timedelta(milliseconds=200)
             await asyncio.sleep(0.2)
-        raise UserError(f"No worker answered within {PATIENCE}; look with `drbot doctor`. The request is kept.")
+        raise UserError(_UNANSWERED)
 
     async def _answer(self, request: int) -> tuple[str, bool]:
-        waited = timedelta(0)
+        until = time.monotonic() + PATIENCE.total_seconds()
         while True:
             async with self._database.session() as session:
-                row = await requests.get(session, request)
+                # The answer first: a refusal is committed together with the row that says so, perhaps between the two.
                 rows = await outbox.answers(session, request)
+                row = await requests.get(session, request)
                 for item in rows:
                     await outbox.settle(session, item.id or 0, state="sent")
             if row is not None and row.plan_id:
@@ -103,13 +125,13 @@ class Counter:
                 return row.error, False
             if rows:
                 return report_text(Report.model_validate(rows[-1].payload["report"])), True
-            if waited > PATIENCE:
-                raise UserError(f"No worker answered within {PATIENCE}; look with `drbot doctor`. The request is kept.")
-            waited += timedelta(milliseconds=200)
+            if time.monotonic() > until:
+                raise UserError(_UNANSWERED)
             await asyncio.sleep(0.2)
 
     async def follow(self, plan_id: str) -> tuple[str, bool]:
         """The plan once it has ended or waits for others, and whether that is good news."""
+        told: list[str] = []
         while True:
             async with self._database.session() as session:
                 row = await plans.get(session, plan_id)
@@ -117,8 +139,21 @@ class Counter:
                 raise UserError(f"There is no plan `{plan_id}`; its message and `drbot status` name it.")
             card = await self._desk.plan_card(row.token)
             if card.state in ENDED or card.state is PlanState.PENDING:
-                return plan_text(card), card.state in (PlanState.SUCCEEDED, PlanState.PENDING)
+                waits = card.state is PlanState.PENDING
+                return plan_text(card, by_hand=waits), waits or card.state is PlanState.SUCCEEDED
+            for line in _under_way(card):
+                if line not in told:
+                    told.append(line)
+                    self._aside(visible(line))
             await asyncio.sleep(0.5)
+
+
+def _under_way(card: PlanCard) -> list[str]:
+    """What there is to say of a plan whose run has not ended: what it is, and each step that has begun."""
+    estimate = f", estimated {span(card.estimate)}" if card.estimate is not None else ""
+    about = f"Plan {card.plan_id} ({card.short_code}): {card.summary}{estimate}."
+    steps = [step for step in card.steps if step.state is not StepState.WAITING]
+    return [about, *(f"Step {step.number} of {len(card.steps)}: {step.summary}" for step in steps)]
 
 
 def report_text(report: Report) -> str:
@@ -136,8 +171,9 @@ def report_text(report: Report) -> str:
     return "\n".join(map(_inside, lines))
 
 
-def plan_text(card: PlanCard) -> str:
-    """A plan whole: steps with before and after, the commands by hand, who signed what."""
+def plan_text(card: PlanCard, *, by_hand: bool = True) -> str:
+    """A plan whole: steps with before and after, the commands by hand, who signed what. Without the commands it says
+    where they are: who looks at how a run has ended does not look for them."""
     lines = [
         f"Plan {card.plan_id} ({card.short_code}) {card.state}: {card.summary}",
         f"Risk {card.risk}, target `{card.target}`, asked for by {card.requester}",
@@ -152,13 +188,16 @@ def plan_text(card: PlanCard) -> str:
         lines.append(f"{step.number:3}. [{step.state}] {step.summary}{seconds}")
         if step.before or step.after:
             lines.append(f"       {step.before} -> {step.after}")
-        lines += [f"       $ {visible(command)}" for command in step.by_hand]
+        if by_hand:
+            lines += [f"       $ {visible(command)}" for command in step.by_hand]
         if step.detail:
             lines.append(f"       {step.detail}")
     lines += [f"Holds: {item}" for item in card.preconditions]
     lines += [f"{item.verdict.upper()}: {item.detail} {item.hint}".rstrip() for item in card.findings]
     lines += [f"{item.name}: {item.value}" for item in card.observations]
     lines += [f"{item.at:%H:%M:%S} UTC {item.person}: {item.act} ({item.reason})" for item in card.signers]
+    if not by_hand and any(step.by_hand for step in card.steps):
+        lines.append(f"By hand: `drbot plan show {card.plan_id}` has the commands of every step.")
     return "\n".join(map(_inside, lines))
 
 

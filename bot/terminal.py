@@ -26,6 +26,11 @@ def say(text: str) -> None:
     typer.echo(at_a_terminal(text))
 
 
+def say_aside(text: str) -> None:
+    """Print it where it does not mix with an answer that a program reads."""
+    typer.echo(at_a_terminal(text), err=True)
+
+
 def quote(text: str) -> None:
     """Print what somebody signs: as `say` does, but word for word."""
     typer.echo(visible_lines(text))

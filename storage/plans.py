@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from string import hexdigits
 
 from sqlalchemy import case, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +15,9 @@ from storage.tables import PlanRow, RunRow, SignatureRow, TimelineEntry
 
 RETRY = "run.retry"
 """The action that does once more what another plan does."""
+
+CODE = 8
+"""Characters of the code that people see of a plan."""
 
 
 async def add(session: AsyncSession, plan: PlanRow) -> None:
@@ -26,6 +30,14 @@ async def add(session: AsyncSession, plan: PlanRow) -> None:
 
 async def get(session: AsyncSession, plan_id: str) -> PlanRow | None:
     return await session.get(PlanRow, plan_id)
+
+
+async def by_code(session: AsyncSession, code: str) -> PlanRow | None:
+    """The newest plan with the code that cards show, which is the beginning of its digest."""
+    if len(code) < CODE or not set(code) <= set(hexdigits):
+        return None
+    found = select(PlanRow).where(col(PlanRow.digest).startswith(code.lower())).order_by(col(PlanRow.created_at).desc())
+    return (await session.execute(found.limit(1))).scalar_one_or_none()
 
 
 async def by_token(session: AsyncSession, token: str) -> PlanRow | None:

@@ -69,7 +69,8 @@ class Promote(Action[PromoteParams]):
         return Plan(
             id=plan_id,
             action=self.name,
-            summary=f"Promote `{facts.name}` as the new primary of `{scene.key}`; {names(scene.services)} go there",
+            summary=f"Promote `{facts.name}` as the new primary of `{scene.key}`; applications go there: "
+            + names(scene.services),
             risk=self.risk,
             target=scene.key,
             params=params.model_dump(mode="json"),

@@ -33,11 +33,14 @@ class ScratchList(Query[NoParams]):
 
     async def read(self, params: NoParams, ports: Ports) -> Report:  # noqa: ARG002 - there is nothing to choose
         found = sorted(await ports.scratch.instances(), key=lambda facts: facts.made_at, reverse=True)
-        budget, taken = ports.site.scratch, sum(facts.bytes for facts in found)
+        counting = [facts for facts in found if facts.state is not ScratchState.PROMOTED]
+        budget, taken = ports.site.scratch, sum(facts.bytes for facts in counting)
+        servers = len(found) - len(counting)
         return Report(
-            title=f"{counted(len(found), 'scratch instance')} of {budget.instances}",
+            title=f"{counted(len(counting), 'scratch instance')} of {budget.instances}",
             lines=(
-                f"{size(taken)} of {size(budget.disk)}.",
+                f"{size(taken)} of {size(budget.disk)}."
+                + (f" Beside them {counted(servers, 'promoted one')}, which no budget counts." if servers else ""),
                 "`/dr-restore DATABASE --at TIME` makes one, `/dr-restore discard ID` removes one.",
             ),
             findings=tuple(
@@ -58,6 +61,8 @@ def _state(facts: ScratchFacts) -> str:
 
 
 def _until(facts: ScratchFacts) -> str:
+    if facts.state is ScratchState.PROMOTED:
+        return "for good, a server of its own"
     return exact(facts.expires_at) if facts.following is None else "discarded"
 
 
@@ -109,7 +114,7 @@ class ScratchStart(Action[ScratchParams]):
             params=params.model_dump(mode="json"),
             locks=(Lock(key=f"scratch:{facts.id}"),),
             steps=(StartScratch(scratch=facts.id), *checks),
-            preconditions=(ScratchIs.of(facts, promoted=True),),
+            preconditions=(ScratchIs.of(facts, promoted=True, stays=True),),
             made_at=ports.clock.now(),
             observations=_observations(facts),
         )

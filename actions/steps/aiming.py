@@ -88,7 +88,8 @@ async def _located(ports: Ports, server: str, aim: Aim, *, job: str) -> Aim:
     except DrError as error:
         return aim.model_copy(update={"unseen": str(error)})
     if not places:
-        return aim.model_copy(update={"unseen": f"The archived WAL that leads to now does not hold {target}."})
+        absent = f"The archived WAL that leads to now does not hold {target}."
+        return aim.model_copy(update={"unseen": absent, "absent": True})
     if len(places) > 1:
         several = "; ".join(f"`--lsn {each.lsn}`{_after(each)}" for each in places[:AROUND])
         raise UserError(f"{len(places)} restore points are called `{target.name}`. Choose one: {several}.")
@@ -113,6 +114,15 @@ def unseen_findings(aim: Aim) -> list[Finding]:
     """That nobody knows what was committed around it, and where that is told."""
     if not aim.unseen:
         return []
+    if aim.absent:
+        return [
+            Finding(
+                check="committed around it",
+                verdict=Verdict.WARN,
+                detail=aim.unseen,
+                hint="See that it is written right. Where it is not archived by then, the restore fails at its end.",
+            )
+        ]
     return [
         Finding(
             check="committed around it",

@@ -30,9 +30,12 @@ def unmet(invariants: Sequence[Invariant], found: Fingerprint) -> list[str]:
     return problems
 
 
-def differences(there: Fingerprint, here: Fingerprint) -> list[str]:
-    """Where the instance (`there`) is not as production (`here`) is: invariants, rows, tables, schema."""
-    return [*_of_invariants(there, here), *_of_rows(there, here), *_of_schema(there, here)]
+def differences(there: Fingerprint, here: Fingerprint, *, about: str = "") -> list[str]:
+    """Where the instance (`there`) is not as production (`here`) is: the table that it is `about`, invariants, other
+    rows, tables, schema."""
+    rows = _of_rows(there, here)
+    first = [rows.pop(about)] if about and about in rows else []
+    return [*first, *_of_invariants(there, here), *rows.values(), *_of_schema(there, here)]
 
 
 def shown(found: Sequence[str]) -> str:
@@ -41,9 +44,9 @@ def shown(found: Sequence[str]) -> str:
     return "; ".join(found[:SHOWN]) + more
 
 
-def compared(there: Fingerprint, here: Fingerprint) -> str:
-    """Both sides in one sentence."""
-    found = differences(there, here)
+def compared(there: Fingerprint, here: Fingerprint, *, about: str = "") -> str:
+    """Both sides in one sentence, first of it the table that it is about."""
+    found = differences(there, here, about=about)
     return f"Different: {shown(found)}." if found else "Every table has as many rows as in production."
 
 
@@ -61,13 +64,18 @@ def _of_invariants(there: Fingerprint, here: Fingerprint) -> Iterator[str]:
             yield f"invariant `{name}` is {value} here and {other} in production"
 
 
-def _of_rows(there: Fingerprint, here: Fingerprint) -> Iterator[str]:
-    for name, count in sorted(there.rows.items()):
-        if here.rows.get(name) != count:
-            yield f"`{name}` has {count} rows here and {here.rows.get(name, 'is gone')} in production"
+def _of_rows(there: Fingerprint, here: Fingerprint) -> dict[str, str]:
+    """By table, those first that production lacks most rows of; last what is in production alone."""
+    differing = [name for name, count in there.rows.items() if here.rows.get(name) != count]
+    differing.sort(key=lambda name: (here.rows.get(name, -1) - there.rows[name], name))
+    found = {
+        name: f"`{name}` has {there.rows[name]} rows here and {here.rows.get(name, 'is gone')} in production"
+        for name in differing
+    }
     fresh = sorted(here.rows.keys() - there.rows.keys())
     if fresh:
-        yield f"{names(fresh[:SHOWN])} in production alone"
+        found[""] = f"{names(fresh[:SHOWN])} in production alone"
+    return found
 
 
 def _of_schema(there: Fingerprint, here: Fingerprint) -> Iterator[str]:

@@ -26,7 +26,8 @@ def moment_of(text: str, now: datetime) -> datetime:
         found = datetime.fromisoformat(iso)
     except ValueError as error:
         raise UserError(
-            f"`{words[:60]}` is no moment. Write `10:29:58` (UTC), `2026-02-26 10:30:00 UTC` or `15m ago`."
+            f"`{words[:60]}` is no moment. Write `10:29:58` (UTC), `12:29:58 +02:00` (a zone by its offset, not by its "
+            "name), `2026-02-26 10:30:00 UTC` or `15m ago`."
         ) from error
     found = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     if today and found > now:

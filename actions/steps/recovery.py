@@ -35,6 +35,9 @@ MUCH_WAL = 256 << 20
 START = timedelta(seconds=10)
 """Claiming room, starting, stopping."""
 
+LARGEST_SEGMENT = 1 << 30
+"""Bytes of the largest segment that PostgreSQL has: so much WAL may be archived after the newest commit."""
+
 
 class Aim(Frozen):
     """A target, with what is known of where it lies. `at` is its moment, as far as known."""
@@ -46,6 +49,7 @@ class Aim(Frozen):
     table: str = ""
     place: Place | None = None  # where it lies in the WAL, where that was looked through
     unseen: str = ""  # why that was not done, or found nothing
+    absent: bool = False  # it was done, and found nothing
     point: str = ""  # the name of the restore point that the target is the place of
 
     @property
@@ -148,6 +152,8 @@ def unreachable(server: str, windows: Sequence[RecoveryWindow], base: PhysicalEn
     """Why no bucket leads from the base to the target; None when one does, or nobody can tell."""
     if aim.target.timeline_id is None and windows and all(window.problem for window in windows):
         return windows[0].problem  # which timeline to replay is found out as the windows are
+    if (beyond := _beyond(windows, aim)) is not None:
+        return beyond
     if aim.at is None or aim.target.latest:
         return None
     newest = max((window.newest for window in windows if window.newest is not None), default=None)
@@ -165,6 +171,19 @@ def unreachable(server: str, windows: Sequence[RecoveryWindow], base: PhysicalEn
             "every bucket. Take a moment before the gap, or one after the next base backup."
         )
     return None
+
+
+def _beyond(windows: Sequence[RecoveryWindow], aim: Aim) -> str | None:
+    """That a place cannot be archived yet. What is near the end, or of a branch that was left, the replay tells."""
+    if aim.target.lsn is None or not windows or any(not each.newest_lsn or each.dead_ends for each in windows):
+        return None
+    end = max(Lsn.parse(each.newest_lsn) for each in windows)
+    if Lsn.parse(aim.target.lsn) <= end + LARGEST_SEGMENT:
+        return None
+    return (
+        f"LSN {aim.target.lsn} is not archived: the newest commit in the archive is at {end}. See that it is written "
+        "right; take an earlier one or `--latest`, or wait for the archive."
+    )
 
 
 def _gap_between(window: RecoveryWindow, base: datetime, at: datetime) -> str:

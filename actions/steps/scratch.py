@@ -273,19 +273,25 @@ class CheckScratch(Step):
         there = await ports.postgres.fingerprint(self._ref, self.invariants)
         found = await instance(ports, self.scratch)
         words = "Production cannot be read, so nothing was compared."
+        here: Fingerprint | None = None
         try:
-            words = compared(there, await as_it_is(ports, self.production, self.invariants))
+            here = await as_it_is(ports, self.production, self.invariants)
+            words = compared(there, here, about=self.table)
             await self._note(ports, compared=words)  # for those who plan with it
         except DrError:  # production may be what is lost
             pass
         told = f"{measured(there)} {words}{_unchecked(found)}"
-        return told if self.passing else f"{told}{_loses(found, ports.clock.now())} {self._next()}"
+        return told if self.passing else f"{told}{_loses(found, ports.clock.now())} {self._next(here)}"
 
-    def _next(self) -> str:
-        table = self.table or "TABLE"
+    def _next(self, here: Fingerprint | None) -> str:
+        rescue = f"`/dr-restore rescue {self.scratch} {self.table or 'TABLE'}"
+        if self.table and here is not None and self.table in here.rows:
+            # A table that is there is never replaced, so the command alone would put its old rows beside it.
+            first = f"{rescue} --missing-rows` brings its missing rows back, {rescue} --as NAME` all of it beside it"
+        else:
+            first = f"{rescue}` brings a table back (`--missing-rows` its missing rows alone)"
         return (
-            f"Next: `/dr-restore rescue {self.scratch} {table}` brings a table back (`--missing-rows` its missing "
-            f"rows alone), `/dr-restore swap {self.scratch}` gives the whole database back, `/dr-restore promote "
+            f"Next: {first}, `/dr-restore swap {self.scratch}` gives the whole database back, `/dr-restore promote "
             f"{self.scratch}` makes this the new primary, `/dr-restore discard {self.scratch}` removes it."
         )
 

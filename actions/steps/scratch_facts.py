@@ -66,9 +66,10 @@ class ScratchIs(Precondition):
     reached_lsn: str
     promoted: bool = False  # whether it may have been promoted, by this very plan
     timeline_id: int = Field(default=0, exclude_if=operator.not_)  # that it was restored on
+    stays: bool = Field(default=False, exclude_if=operator.not_)  # what it is: nothing is promoted by this plan
 
     @classmethod
-    def of(cls, facts: ScratchFacts, *, promoted: bool = False) -> Self:
+    def of(cls, facts: ScratchFacts, *, promoted: bool = False, stays: bool = False) -> Self:
         """As it is now."""
         return cls(
             scratch=facts.id,
@@ -77,6 +78,7 @@ class ScratchIs(Precondition):
             reached_lsn="" if facts.restored is None else facts.restored.reached_lsn,
             promoted=promoted,
             timeline_id=0 if facts.restored is None else facts.restored.timeline_id,
+            stays=stays,
         )
 
     @property
@@ -85,7 +87,7 @@ class ScratchIs(Precondition):
 
     @property
     def acts_on(self) -> str:
-        if not self.promoted:
+        if not self.promoted or self.stays:
             return ""  # it is read alone
         along = f" of timeline id {self.timeline_id}" if self.timeline_id else ""
         return f"`scratch-{self.scratch}`, which becomes the primary as of {self.reached_lsn}{along}"

@@ -26,6 +26,7 @@ from bot.plan_file import (
     Contact,
     Database,
     DatabaseBackup,
+    Drill,
     DrPlan,
     DumpBackup,
     IncrementalBackup,
@@ -35,6 +36,7 @@ from bot.plan_file import (
     Person,
     PlanStep,
     Record,
+    RecoveryPoints,
     Risk,
     Runbook,
     Scenario,
@@ -136,6 +138,7 @@ def demo_plan(at: Addresses) -> DrPlan:
             signing_key=_file(at.keys.signing_key),
             signers=(at.keys.signer,),
             databases=(_copies(),),
+            recovery_points=RecoveryPoints(bucket=BUCKET, retention=timedelta(days=30)),
             scratch=ScratchLimits(disk="20Gi"),
         ),
         record=_record(at),
@@ -154,6 +157,7 @@ def demo_plan(at: Addresses) -> DrPlan:
             Contact(role="Primary On-Call", name=OLIVIA.name, phone="TBD", email=OLIVIA.email, person=OLIVIA.person),
             Contact(role="Database Admin", name=DANIEL.name, phone="TBD", email=DANIEL.email, person=DANIEL.person),
         ),
+        drills=_drills(),
         runbooks=(
             Runbook(
                 name="database-restore",
@@ -161,6 +165,31 @@ def demo_plan(at: Addresses) -> DrPlan:
                 section="4.1",
                 scenarios=("database_corruption", "accidental_deletion"),
                 steps=(PlanStep(text="Restore the newest good dump beside production", action="restore.dump"),),
+            ),
+        ),
+    )
+
+
+def _drills() -> tuple[Drill, ...]:
+    """The monthly restore test, which the bot runs by itself, and one that people hold."""
+    return (
+        Drill(
+            name="backup-restore",
+            title="Backup Restore",
+            frequency="Monthly",
+            schedule="1st mon 09:00 UTC",
+            action="backup.prove",
+            steps=(PlanStep(text="`/dr-backup prove superprismora`", action="backup.prove"),),
+        ),
+        Drill(
+            name="deletion",
+            title="Accidental Deletion",
+            frequency="Quarterly",
+            schedule="15 of jan,apr,jul,oct 09:00 UTC",
+            steps=(
+                PlanStep(text="Drop a table: `.venv/bin/drbot demo damage --kind drop-table`"),
+                PlanStep(text="`/dr-restore superprismora --before-drop TABLE`", action="restore.point"),
+                PlanStep(text="`/dr-restore rescue SCRATCH TABLE`", action="restore.rescue"),
             ),
         ),
     )
@@ -239,7 +268,14 @@ def _scenarios() -> tuple[Scenario, ...]:
             title="Accidental Deletion",
             impact="Data or resources deleted",
             rto=timedelta(minutes=15),
-            steps=(PlanStep(text="`/dr-restore superprismora` restores the newest dump", action="restore.dump"),),
+            steps=(
+                PlanStep(
+                    text="`/dr-restore find superprismora TABLE` finds the moment; where no base backup is from before "
+                    "it, `/dr-restore superprismora` restores the newest dump",
+                    action="restore.point",
+                ),
+                PlanStep(text="`/dr-restore rescue SCRATCH TABLE` brings it back", action="restore.rescue"),
+            ),
         ),
     )
 

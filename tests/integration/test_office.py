@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.approval import Act
 from actions.contract import Query, Report
@@ -22,7 +24,7 @@ from bot.services.cards import PlanCard, PlanState, StepState
 from bot.worker import POLL
 from storage import outbox, plans, requests
 from storage.session import Database
-from storage.tables import RequestRow
+from storage.tables import OutboxRow, RequestRow
 from tests.fakes.toy import WORLD, ToyCatalogue, ToyParams
 from tests.fixtures.office import CHANNEL, OfficeForTests, shipped_plan
 from tests.fixtures.waiting import eventually
@@ -269,6 +271,52 @@ async def test_incidents_are_read_at_a_terminal_and_nothing_is_sent_to_slack(off
     assert await office.deliveries.due(10) == []
     with pytest.raises(UserError, match="There is no incident 7; see"):
         await terminal.ask("incident", ["show", "7"])
+
+
+async def test_whoever_waits_at_a_terminal_is_told_each_step_as_it_begins(office: OfficeForTests) -> None:
+    told: list[str] = []
+    terminal = Counter(
+        office.at_terminal, office.terminal, office.deliveries, person="olivia", channel=CHANNEL, aside=told.append
+    )
+    async with office.working():
+        card = await a_plan(office, steps=2, seconds=1.5)
+        await approve(office, "daniel", card)
+        said, good = await terminal.follow(card.plan_id)
+    assert good
+    assert said.startswith(f"Plan {card.plan_id} ({card.short_code}) succeeded")
+    about, first, second = told
+    assert about.startswith(f"Plan {card.plan_id} ({card.short_code}): ")
+    assert (first[:14], second[:14]) == ("Step 1 of 2: " + first[13], "Step 2 of 2: " + second[13])
+
+
+async def test_a_plan_is_found_by_the_code_that_its_card_shows(office: OfficeForTests) -> None:
+    async with office.working():
+        card = await a_plan(office)
+    async with office.memory.session() as session:
+        found = await plans.by_code(session, card.short_code)
+        assert found is not None
+        assert found.id == card.plan_id
+        for text_ in ("", card.short_code[:4], "%" * 8, "0" * 8):
+            assert await plans.by_code(session, text_) is None
+
+
+async def test_a_refusal_that_comes_in_while_it_is_looked_for_is_told_as_one(
+    office: OfficeForTests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await office.ask("olivia", "toy.run", steps=1)
+    terminal = Counter(office.at_terminal, office.terminal, office.deliveries, person="olivia", channel=CHANNEL)
+    read = outbox.answers
+
+    async def late(session: AsyncSession, request: int) -> Sequence[OutboxRow]:
+        async with office.memory.session() as other:  # the worker commits right now
+            row = await requests.get(other, request)
+            assert row is not None
+            row.state, row.error = "failed", "`CEST` is no moment."
+            await outbox.add(other, "text", CHANNEL, payload={"text": "`CEST` is no moment.", "request": request})
+        return await read(session, request)
+
+    monkeypatch.setattr(outbox, "answers", late)
+    assert await terminal._answer(asked) == ("`CEST` is no moment.", False)
 
 
 async def test_a_message_is_pinned_once_and_only_by_the_roster(office: OfficeForTests) -> None:

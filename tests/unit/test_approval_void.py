@@ -75,7 +75,7 @@ def test_a_shell_asks_for_nothing_that_others_must_sign() -> None:
     assert refusal.code is Code.UNSIGNED
     assert refusal.text == (
         "A request of this risk is a signature, which the command line and the schedule cannot give by themselves; "
-        "ask in Slack, or sign it with a key."
+        "ask in Slack, or add `--sign KEY` with your key."
     )
 
 
@@ -501,6 +501,12 @@ STOPPED = a_plan(stopped=True)
             {"typed": ""},
             Code.WRONG_TARGET,
             "The name of the target was not typed; add `--target shop` to the command, or type `shop`.",
+        ),
+        (
+            a_case(rule=a_rule(typed_target=True)),
+            {"person": "oncall", "act": Act.REQUEST, "reason": "", "typed": ""},
+            Code.NO_REASON,
+            'A signature needs a reason. Send it again with `--reason "WHY" --target shop` at its end.',
         ),
     ],
 )

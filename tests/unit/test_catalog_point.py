@@ -154,8 +154,9 @@ async def test_the_report_shows_what_is_there_and_the_way_on() -> None:
 
     told = journal.lines[-1].detail
     assert "2 tables, 13 rows here. Invariants: users 3." in told
-    assert "Different: invariant `users` is 3 here and 0 in production; `public.users` has 3 rows here and 0" in told
-    assert f"`/dr-restore rescue {PLAN_ID} public.users`" in told
+    assert "Different: `public.users` has 3 rows here and 0 in production; invariant `users` is 3 here and 0" in told
+    # The table is there, so its old rows alone would only come beside it.
+    assert f"Next: `/dr-restore rescue {PLAN_ID} public.users --missing-rows` brings its missing rows back" in told
 
 
 async def test_an_rto_that_cannot_be_met_is_said_with_what_can() -> None:
@@ -342,11 +343,13 @@ async def test_a_swap_of_a_database_that_nobody_has_looked_through_is_judged_as_
 async def test_the_difference_from_production_is_shown_before_a_swap_and_a_promotion() -> None:
     world = with_history()
     await run(await point(world, before_delete="users"), world, MemoryJournal())
-    said = "invariant `users` is 3 here and 0 in production; `public.users` has 3 rows here and 0 in production"
+    invariant = "invariant `users` is 3 here and 0 in production"
+    rows = "`public.users` has 3 rows here and 0 in production"
+    said, harmed = f"{invariant}; {rows}", f"{rows}; {invariant}"
     assert seen(await Swap().plan(SwapParams(scratch=PLAN_ID), world, "n8"))["difference"] == said
     world.service.addresses[f"{ADVERTISED}:5432"] = f"scratch-{PLAN_ID}"
     plan = await Promote().plan(a_promotion(), world, "n8")
-    assert seen(plan)["difference of shop"] == f"Different: {said}. Seen 2026-11-23 10:12 UTC."
+    assert seen(plan)["difference of shop"] == f"Different: {harmed}. Seen 2026-11-23 10:12 UTC."
 
     facts = world.scratch.made[PLAN_ID]
     world.scratch.made[PLAN_ID] = facts.model_copy(update={"checks": {"other": Check(at=facts.made_at)}})
@@ -387,6 +390,12 @@ async def test_instances_are_listed_and_a_promoted_one_is_never_removed() -> Non
     report = await ScratchList().read(NoParams(), world)
     assert report.rows[0][:4] == (SCRATCH_ID, "primary", "2026-11-23 10:11:17 UTC", "paused")
     await world.scratch.promote(SCRATCH_ID)
+    report = await ScratchList().read(NoParams(), world)
+    assert report.title.startswith("0 scratch instances of ")
+    assert report.lines[0].endswith("Beside them 1 promoted one, which no budget counts.")
+    assert report.rows[0][-1] == "for good, a server of its own"
+    woken = await ScratchStart().plan(ScratchParams(scratch=SCRATCH_ID), world, PLAN_ID)
+    assert [each.acts_on for each in woken.preconditions] == [""]
     with pytest.raises(UserError, match="it is a server of its own, which nothing here removes"):
         await ScratchDiscard().plan(ScratchParams(scratch=SCRATCH_ID), world, PLAN_ID)
 

@@ -6,7 +6,7 @@ import pytest
 
 from actions.backup.manifest import Fingerprint
 from actions.site import Invariant
-from actions.steps.comparison import compared, shown, unmet
+from actions.steps.comparison import compared, differences, shown, unmet
 
 
 def a_print(rows: dict[str, int], *, schema: str = "a", **invariants: str) -> Fingerprint:
@@ -57,3 +57,15 @@ def test_a_step_that_was_signed_before_anything_could_be_expected_stays_as_it_wa
     assert Invariant(name="n", sql="SELECT 1").model_dump() == {"name": "n", "sql": "SELECT 1"}
     kept = Invariant(name="n", sql="SELECT 1", expect="0")
     assert Invariant.model_validate(kept.model_dump()) == kept
+
+
+def test_the_table_that_was_harmed_is_told_first_and_then_where_most_is_missing() -> None:
+    there = a_print({"a": 1, "b": 2, "c": 9, "users": 5}, n="1")
+    here = a_print({"a": 3, "b": 1, "c": 2, "users": 4}, n="3")
+    assert differences(there, here, about="users") == [
+        "`users` has 5 rows here and 4 in production",
+        "invariant `n` is 1 here and 3 in production",
+        "`c` has 9 rows here and 2 in production",
+        "`b` has 2 rows here and 1 in production",
+        "`a` has 1 rows here and 3 in production",
+    ]

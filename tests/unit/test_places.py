@@ -74,7 +74,8 @@ async def test_what_is_in_no_archived_wal_is_said_and_needs_a_base_by_name() -> 
     plan = await point(with_history(), xid=900, backup="base-new")
     [told] = [item for item in plan.findings if item.check == "committed around it"]
     assert told.verdict is Verdict.WARN
-    assert "does not hold transaction 900" in told.detail
+    assert told.detail == "The archived WAL that leads to now does not hold transaction 900."
+    assert told.hint.startswith("See that it is written right.")
 
 
 async def test_of_several_points_of_one_name_people_choose() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from actions.backup.physical import (
     Change,
+    DeadEnd,
     Gap,
     Moment,
     PhysicalEntry,
@@ -75,6 +76,22 @@ def test_a_time_needs_a_later_commit_in_the_archive() -> None:
     assert said is not None
     assert said.startswith("No commit after 2026-11-23 10:11:00 UTC is archived, the newest moment known there is")
     assert unreachable("primary", [window(newest=None)], NEW, Aim(target=RecoveryTarget(latest=True))) is None
+
+
+def test_a_place_far_beyond_the_archive_is_refused_before_anything_is_restored() -> None:
+    aim = Aim(target=RecoveryTarget(lsn="F/0"), lsn="F/0")
+    said = unreachable("primary", [window()], NEW, aim)
+    assert said is not None
+    assert said.startswith("LSN F/0 is not archived: the newest commit in the archive is at 0/13000028.")
+    # A checkpoint or a restore point may lie behind the newest commit, and a branch that was left may be longer.
+    near = Aim(target=RecoveryTarget(lsn="0/13000100"), lsn="0/13000100")
+    assert unreachable("primary", [window()], NEW, near) is None
+    untold = window().model_copy(update={"newest_lsn": ""})
+    left = window().model_copy(
+        update={"dead_ends": {"old": DeadEnd(timeline_id=1, lsn="F/1", living=2, forked_at="0/13000000")}}
+    )
+    assert unreachable("primary", [untold], NEW, aim) is None
+    assert unreachable("primary", [left], NEW, aim) is None
 
 
 def test_a_gap_blocks_only_where_every_bucket_has_it() -> None:

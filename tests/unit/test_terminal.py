@@ -90,6 +90,14 @@ def test_a_plan_shows_what_people_wrote_and_lets_them_add_no_line() -> None:
     assert f"       $ psql {SHOWN}\n       $ a\\nb\n" in said
 
 
+def test_a_run_that_has_ended_says_where_the_commands_by_hand_are() -> None:
+    card = a_card(plan_id="k7m2n3p4q5", steps=(a_step(by_hand=("pg_ctl start",), detail="Reached 0/3000028"),))
+    said = plan_text(card, by_hand=False)
+    assert "pg_ctl start" not in said
+    assert "Reached 0/3000028" in said
+    assert said.endswith("By hand: `drbot plan show k7m2n3p4q5` has the commands of every step.")
+
+
 def test_whatever_is_said_is_shown_and_a_document_is_handed_out_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -451,3 +451,12 @@ def test_the_servers_that_a_plan_acts_on_stand_with_the_buttons_and_in_every_for
 
 def test_a_plan_that_acts_on_no_server_says_nothing_of_one() -> None:
     assert "Acts on" not in shown(plan_message(a_card(), now=NOW))
+
+
+def test_the_end_of_a_run_shows_the_commands_that_come_next() -> None:
+    told = "x" * 1200 + " Next: `/dr-restore rescue k7m2n3p4q5 public.documents` brings a table back."
+    steps = [a_step(number=number, state=StepState.VERIFIED, detail=told) for number in (1, 2, 3)]
+    steps.append(a_step(number=4, state=StepState.VERIFIED, detail=""))
+    message = plan_message(a_card(state=PlanState.SUCCEEDED, steps=tuple(steps)), now=NOW)
+    check_message(message)
+    assert shown(message).count("rescue k7m2n3p4q5 public.documents` brings a table back.") == 1

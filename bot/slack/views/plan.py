@@ -83,6 +83,12 @@ _ACT_WORDS = {
 
 STEPS_SHOWN = 25
 
+STEP_ROOM = 700
+"""Characters of a step."""
+
+LAST_ROOM = 2500
+"""Characters of the last step that has something to tell: how it ended, and the commands that come next."""
+
 
 def plan_message(card: PlanCard, *, now: datetime) -> Message:
     """The message in its present state. `now` is what deadlines count from."""
@@ -132,8 +138,8 @@ def signatures(card: PlanCard) -> list[Block]:
     return blocks
 
 
-def step_line(step: StepLine, *, with_state: bool) -> str:
-    """One step in a line or two, as mrkdwn."""
+def step_line(step: StepLine, *, with_state: bool, room: int = STEP_ROOM) -> str:
+    """One step in a line or two, as mrkdwn of at most `room` characters."""
     text = f"*{step.number}.* {escape(step.summary)}"
     if with_state:
         elapsed = f" in {span(step.elapsed)}" if step.elapsed is not None else ""
@@ -144,7 +150,7 @@ def step_line(step: StepLine, *, with_state: bool) -> str:
             text += f"\n{escape(step.detail)}"
     elif step.before or step.after:
         text += f"\n{escape(step.before or 'nothing')} → {escape(step.after or 'nothing')}"
-    return cut_escaped(text, 700)
+    return cut_escaped(text, room)
 
 
 def left(deadline: datetime, now: datetime, name: str = "RTO") -> str:
@@ -211,7 +217,11 @@ def _following(card: PlanCard, now: datetime) -> list[Block]:
     blocks += banners(card, now)
     if card.message:
         blocks.append(section(escape(card.message)))
-    blocks += [section(step_line(step, with_state=True)) for step in card.steps[:STEPS_SHOWN]]
+    told = max((step.number for step in card.steps if step.detail), default=0)
+    blocks += [
+        section(step_line(step, with_state=True, room=LAST_ROOM if step.number == told else STEP_ROOM))
+        for step in card.steps[:STEPS_SHOWN]
+    ]
     blocks += _uncounted(card)
     blocks += [divider(), *policy_lines(card), *signatures(card)]
     return _with_buttons(card, blocks)
