@@ -36,8 +36,8 @@ PATIENCE = timedelta(seconds=60)
 """How long a worker may take to answer before the command line gives up waiting; the request stays."""
 
 _UNANSWERED = (
-    f"No worker answered within {PATIENCE.total_seconds():.0f} s; `drbot doctor` says whether one is alive. The request "
-    "is kept, so do not ask again: its plan comes into the channel and into `drbot status`."
+    f"No worker answered within {PATIENCE.total_seconds():.0f} s; `drbot doctor` says whether one is alive. "
+    "The request is kept, so do not ask again: its plan comes into the channel and into `drbot status`."
 )
 
 

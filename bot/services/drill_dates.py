@@ -102,13 +102,16 @@ def reminder(found: Standing, now: datetime, *, by_itself: bool) -> Reminder | N
         how = "It runs by itself." if by_itself else f"Postpone it with `/dr-drill postpone {drill.name} DATE REASON`."
         return Reminder(stage, f"{name} is due in {span(left)}, {moment(found.next)}. {how}")
     if not found.late(now):
-        return Reminder("start", f"{name} is due now. {_how(drill, by_itself=by_itself)}")
+        return Reminder("start", f"{name} is due now. {instructions(drill, by_itself=by_itself)}")
     why = f" The bot's own try failed: {found.failed}" if found.failed else ""
-    text = f"{name} is overdue since {moment(found.next)}, by {span(-left)}.{why} {_how(drill, by_itself=False)}"
+    text = (
+        f"{name} is overdue since {moment(found.next)}, by {span(-left)}.{why} {instructions(drill, by_itself=False)}"
+    )
     return Reminder(f"overdue-{-left // WEEK}", text)
 
 
-def _how(drill: Drill, *, by_itself: bool) -> str:
+def instructions(drill: Drill, *, by_itself: bool) -> str:
+    """What is done when it is due, and by whom."""
     if by_itself:
         return "The bot runs it and reports here."
     steps = "; ".join(f"{number}. {step.text}" for number, step in enumerate(drill.steps, start=1))

@@ -21,7 +21,7 @@ from actions.steps.health import PROVE, dump_target
 from actions.steps.phrases import moment
 from bot.plan_file import Drill, DrPlan
 from bot.router import Command
-from bot.services.drill_dates import Act, Held, Standing, postponed_to, reminder, standing
+from bot.services.drill_dates import Act, Held, Standing, instructions, postponed_to, reminder, standing
 from bot.services.policy import Policy
 from storage import inbox, outbox, schedules, timeline
 from storage.session import Database
@@ -72,8 +72,11 @@ class Drills:
         found.sort(key=lambda item: item.next)
         if query == NEXT and found:
             first = found[0]
-            said = reminder(first, now, by_itself=bool(self._targets(first.drill)) and not first.failed)
+            by_itself = bool(self._targets(first.drill)) and not first.failed
+            said = reminder(first, now, by_itself=by_itself)
             lines = () if said is None else (said.text,)
+            if first.next > now:  # once it is due, the reminder has them
+                lines = (*lines, instructions(first.drill, by_itself=by_itself))
             return Report(title="Next drill", lines=lines, columns=_COLUMNS, rows=(_row(first, now),))
         return Report(
             title="Drills",

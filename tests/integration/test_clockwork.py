@@ -293,6 +293,11 @@ async def test_people_hold_and_postpone_a_drill_and_the_list_follows(
     await office.ask("daniel", "drill.done", drill="backup-restore", note="12 min")
     [row] = (await rows_of(office)).rows
     assert row[2:] == ("2026-12-02 09:00 UTC", "2027-01-04 09:00 UTC", "planned")
+    async with office.memory.session() as session:
+        following = await office.drills(office.at_work).report(session, "drill.next")
+    assert following.lines[-1].startswith(
+        "1. Restore the latest backup in scratch and compare. Then say so: `/dr-drill done"
+    )
     acts = await entries(memory, "drill")
     assert [item["act"] for item in acts] == ["postponed", "done"]
     assert (await posted(memory))[-1] == "Daniel Dietrich: Drill `backup-restore` was held: 12 min"
