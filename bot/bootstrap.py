@@ -362,7 +362,7 @@ async def _working(settings: Settings, plan: DrPlan, services: Office) -> list[a
         "pages": _paging(settings, plan, services.database).run(),
         "leftovers": Leftovers(services.database, world).run(),
         "scratch": ScratchSweeps(services.database, world).run(),
-        "standbys": Standbys(world).run(),
+        "standbys": Standbys(services.database, world, on_call=plan.channels.on_call).run(),
         "backups": backups.run(),
     }
     if prover.apart(plan):

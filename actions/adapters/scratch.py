@@ -350,7 +350,7 @@ def _facts(place: ScratchPlace) -> ScratchFacts | None:
     claim = place.claim()
     if claim is None:
         return None
-    restored, server, opened = place.restored(), Postmaster(place.data), place.opened()
+    restored, server, opened, following = place.restored(), Postmaster(place.data), place.opened(), told(place)
     status, port = server.status(), server.port()
     host = "127.0.0.1" if opened is None else opened.host
     return ScratchFacts(
@@ -362,11 +362,11 @@ def _facts(place: ScratchPlace) -> ScratchFacts | None:
         loaded=place.loaded(),
         address=f"{host}:{port}" if status == READY and port else "",
         system_id=claim.system_id,
-        bytes=claim.wanted_bytes,
+        bytes=claim.wanted_bytes + (0 if following is None else place.wal_bytes()),
         made_at=claim.made_at,
         expires_at=claim.expires_at,
         opened=opened is not None,
-        following=told(place),
+        following=following,
         checks=place.checks(),
     )
 

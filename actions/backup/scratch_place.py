@@ -25,7 +25,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -134,6 +134,14 @@ class ScratchPlace:
     @property
     def wal(self) -> Path:
         return self.folder / "wal"
+
+    def wal_bytes(self) -> int:
+        """Of the segments that were brought and not removed yet; one that goes meanwhile counts as nothing."""
+        found = 0
+        for path in self.wal.glob("*"):
+            with suppress(FileNotFoundError):
+                found += path.stat().st_size
+        return found
 
     def claim(self) -> Claim | None:
         """None where there is no such instance."""

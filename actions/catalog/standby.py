@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from actions.backup.physical import RecoveryTarget, ScratchFacts
+from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
 from actions.errors import UserError
 from actions.ports import Ports
@@ -89,6 +89,7 @@ class Follow(Action[FollowParams]):
         aim = await _begin(ports, database.server, delay)
         scene = await look(ports, database, aim, backup=None)
         base = scene.base.manifest
+        scene = scene.model_copy(update={"room": scene.room + _wal_of(scene, delay)})
         follow = FollowScratch(scratch=plan_id, delay=delay, mark=scratch_mark(plan_id))
         wish = Wish(database=params.database, aim=aim, follows=True)
         place = "" if old is None else f", in the place of `{old.name}`"
@@ -145,6 +146,22 @@ async def _begin(ports: Ports, server: str, delay: timedelta) -> Aim:
     if not delay or newest is None or newest <= at:
         return Aim(target=RecoveryTarget(latest=True))
     return Aim(target=RecoveryTarget(time=at), at=at)
+
+
+def _wal_of(scene: RestoreScene, delay: timedelta) -> int:
+    """Bytes of WAL that it keeps unreplayed, at the rate that the server wrote since the base backup."""
+    base, newest = (
+        scene.base.manifest,
+        max(
+            (each for each in scene.windows if each.newest_lsn and each.newest is not None),
+            key=lambda each: Lsn.parse(each.newest_lsn),
+            default=None,
+        ),
+    )
+    if newest is None or newest.newest is None or newest.newest <= base.started_at:
+        return 0
+    written = max(0, Lsn.parse(newest.newest_lsn) - Lsn.parse(base.start_lsn))
+    return round(written * (delay / (newest.newest - base.started_at)))
 
 
 def _kept(delay: timedelta) -> Finding:

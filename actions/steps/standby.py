@@ -249,7 +249,7 @@ def state_words(facts: ScratchFacts, following: Following) -> str:
 def standby_finding(facts: ScratchFacts, following: Following, now: datetime) -> Finding:
     """Whether it does what it is kept for."""
     check = f"standby {facts.name}"
-    problem = _problem(facts, following, now)
+    problem = standby_problem(facts, following, now)
     if problem is None:
         read = "" if following.fed_at is None else f", archive read {span(now - following.fed_at)} ago"
         detail = f"follows `{facts.server}`{behind(following.delay)}, replayed {replayed(following)}{read}"
@@ -258,7 +258,8 @@ def standby_finding(facts: ScratchFacts, following: Following, now: datetime) ->
     return Finding(check=check, verdict=Verdict.WARN, detail=what, hint=hint)
 
 
-def _problem(facts: ScratchFacts, told: Following, now: datetime) -> tuple[str, str] | None:
+def standby_problem(facts: ScratchFacts, told: Following, now: datetime) -> tuple[str, str] | None:
+    """What is wrong, to be read after its name, and what to do; None where nothing is."""
     log = f"Look at its log; `/dr-restore discard {facts.id}` and `/dr-restore follow` make it anew."
     if told.halting is not None:
         return (
@@ -269,7 +270,10 @@ def _problem(facts: ScratchFacts, told: Following, now: datetime) -> tuple[str, 
         return "does not run, so it replays nothing", f"A worker on its machine starts it again within a minute. {log}"
     if told.stranded:
         anew = f"`/dr-restore follow DATABASE --instead-of {facts.id}`"
-        return told.problem, f"{anew} makes it anew; this one is kept until the new one follows."
+        return (
+            f"can follow no more: {told.problem}",
+            f"{anew} makes it anew; this one is kept until the new one follows.",
+        )
     if told.problem:
         return f"was not brought all there is: {told.problem}", "Look at the archive with `/dr-backup status`."
     if now - (told.fed_at or told.since) > FED_LATE:

@@ -7,19 +7,17 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from actions.backup.physical import BackupKind
 from actions.errors import DrError
 from actions.ports import Ports
-from actions.steps.alarms import UPGRADED, Alarm, alarms, subjects
+from actions.steps.alarms import UPGRADED, alarms, subjects
 from actions.steps.health import Health, health
-from actions.steps.phrases import span
 from actions.steps.restore_kit import place_kits
+from bot.services.alarms import end_alarm, raise_alarm
+from bot.services.standbys import STANDBY
 from storage import alarms as stored
-from storage import outbox, timeline
 from storage.session import Database
-from storage.tables import AlarmRow
 
 log = structlog.get_logger()
 
@@ -94,40 +92,19 @@ class BackupWatch:
     async def note(self, seen: Health) -> list[str]:
         """Record what stands now; the sentences that were told, which is each change once over all processes."""
         wrong = {alarm.key: alarm for alarm in alarms(seen)}
-        told: list[str] = []
+        told: list[str | None] = []
         async with self._database.session() as session:
-            for key, alarm in sorted(wrong.items()):
-                new = await stored.raise_(session, key, alarm.text, wants_base=alarm.wants_base, seen_at=seen.at)
-                if new:
-                    told.append(await self._tell(session, raised(alarm), key, seen.at, state="raised"))
-            for row in await stored.standing(session):
-                if over(row.key, wrong, seen):
-                    ended = await stored.clear(session, row.key, seen_at=seen.at)
-                    if ended is not None:
-                        told.append(
-                            await self._tell(session, recovered(ended, seen.at), row.key, seen.at, state="over")
-                        )
-        return told
-
-    async def _tell(self, session: AsyncSession, text: str, key: str, at: datetime, *, state: str) -> str:
-        await timeline.add(
-            session,
-            incident_id=None,
-            kind="alarm",
-            actor="drbot",
-            occurred_at=at,
-            text=text,
-            data={"alarm": key, "state": state},
-            source_key=f"alarm/{key}/{state}/{at.isoformat()}",
-        )
-        await outbox.add(session, "text", self._on_call, payload={"text": text})
-        return text
+            for _, alarm in sorted(wrong.items()):
+                told.append(await raise_alarm(session, alarm, seen.at, channel=self._on_call))
+            ended = [row.key for row in await stored.standing(session) if over(row.key, wrong, seen)]
+            told += [await end_alarm(session, key, seen.at, channel=self._on_call) for key in ended]
+        return [text for text in told if text is not None]
 
 
 def over(key: str, wrong: Collection[str], seen: Health) -> bool:
     """Whether an alarm that stood is right now. What did not answer keeps its alarms, since nobody knows; what is no
-    longer in the plan file has none."""
-    if seen.problem:
+    longer in the plan file has none. Standbys are watched where they are."""
+    if seen.problem or key.startswith(STANDBY):
         return False
     subject = key.partition("/")[2]
     if any(part.problem and subject.startswith(part.covers) for part in seen.beside):
@@ -137,11 +114,3 @@ def over(key: str, wrong: Collection[str], seen: Health) -> bool:
     named = {dumps.key for dumps in seen.dumps} | {bases.subject for bases in seen.bases}
     named |= {mirror.subject for mirror in seen.mirrors} | {copies.subject for copies in seen.beside}
     return key not in wrong and (subject in subjects(seen) or subject not in named)
-
-
-def raised(alarm: Alarm) -> str:
-    return f"Backup alarm: {alarm.text} {alarm.hint}"
-
-
-def recovered(row: AlarmRow, at: datetime) -> str:
-    return f"Backup alarm over after {span(at - row.raised_at)}: {row.text}"

@@ -167,6 +167,12 @@ async def test_with_a_delay_a_dropped_table_is_got_back_from_before_the_drop(wor
     await brought(world)
     await until(world, Waiting.DELAY)
     assert await rows(world) == [1]  # neither the rows nor the DROP
+    facts, place = await world.scratch.find("s1"), ScratchPlace(world.scratch_directory, "s1")
+    assert facts is not None
+    claim = place.claim()
+    assert claim is not None
+    assert facts.bytes - claim.wanted_bytes >= 16 << 20  # what it has and does not replay counts
+    assert facts.bytes - claim.wanted_bytes == sum(path.stat().st_size for path in place.wal.iterdir())
 
     request = PointRequest(server=SERVER, point="before the rest", since=(await following(world)).replayed_at)
     (point,) = await world.engine.find_points(request, no_progress)

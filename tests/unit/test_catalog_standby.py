@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from actions.backup.physical import Following, NamedPoint, RecoveryTarget, ScratchState, Waiting
+from actions.backup.physical import Following, Lsn, NamedPoint, RecoveryTarget, ScratchState, Waiting
 from actions.catalog.point import PointParams, RestorePoint
 from actions.catalog.rescue import Rescue, RescueParams
 from actions.catalog.scratch import NoParams, ScratchList, ScratchParams, ScratchStart
 from actions.catalog.standby import Follow, FollowParams, Halt, HaltParams
 from actions.contract import Plan, Verdict
-from actions.errors import TemporaryError, UserError
+from actions.errors import UserError
 from actions.runner import Outcome, Runner
 from actions.steps.scratch import RestoreScratch
+from actions.steps.scratch_facts import ScratchRoom
 from actions.steps.standby import HaltScratch, standby_finding
-from bot.services.standbys import Standbys
 from tests.contract.kit import MemoryJournal
 from tests.fakes.history import HARMED_AT, SCRATCH_ID, with_a_scratch, with_a_standby, with_history
 from tests.fakes.world import START, World
@@ -42,6 +43,12 @@ def begins(plan: Plan) -> RecoveryTarget:
     return step.target
 
 
+def begins_from(plan: Plan) -> str:
+    step = plan.steps[0]
+    assert isinstance(step, RestoreScratch)
+    return step.backup
+
+
 async def test_it_begins_so_far_behind_that_it_holds_nothing_younger() -> None:
     assert begins(await follow(with_history())).latest
     assert begins(await follow(with_history(), "30m")).time == START - timedelta(minutes=30)
@@ -52,6 +59,29 @@ async def test_it_begins_so_far_behind_that_it_holds_nothing_younger() -> None:
         await follow(with_history(), "soon")
     with pytest.raises(UserError, match="is more than 7 d"):
         await follow(with_history(), "8d")
+
+
+async def test_the_wal_of_its_delay_is_part_of_the_room_it_asks_for() -> None:
+    world = with_history()
+    [window, *_] = await world.physical.windows("primary")
+    assert window.newest is not None
+
+    def room(plan: Plan) -> int:
+        [wanted] = [each for each in plan.preconditions if isinstance(each, ScratchRoom)]
+        return wanted.at_least
+
+    at_once = room(await follow(world))
+    name = begins_from(await follow(world, "90m"))
+    [base] = [each.manifest for each in await world.physical.catalogue("primary") if each.manifest.id == name]
+    written = Lsn.parse(window.newest_lsn) - Lsn.parse(base.start_lsn)
+    share = timedelta(minutes=90) / (window.newest - base.started_at)
+    assert written > 0
+    assert room(await follow(world, "90m")) - at_once == round(written * share)
+
+    budget = world.site.scratch.model_copy(update={"disk": at_once})
+    tight = replace(world, site=world.site.model_copy(update={"scratch": budget}))
+    assert "room" not in {each.check for each in (await follow(tight)).findings}
+    assert "room" in {each.check for each in (await follow(tight, "90m")).findings}
 
 
 async def test_what_follows_afterwards_offers_nothing_to_bring_back_yet() -> None:
@@ -265,36 +295,6 @@ async def test_the_doctor_warns_of_one_that_does_not_do_what_it_is_kept_for(
     assert finding.verdict is Verdict.WARN
     assert said in finding.detail
     assert finding.hint
-
-
-async def test_it_is_fed_and_woken_and_replays_what_is_old_enough() -> None:
-    world = with_a_standby()
-    await world.scratch.stop(SCRATCH_ID)
-    assert "does not run" in standby_finding(world.scratch.made[SCRATCH_ID], _told(world), START).detail
-    await Standbys(world).tend()
-    facts = world.scratch.made[SCRATCH_ID]
-    assert facts.address
-    assert _told(world).replayed_lsn == "0/4000000"  # the rest is younger than its delay
-    world.clock.advance(timedelta(hours=1))
-    await Standbys(world).tend()
-    assert _told(world).replayed_lsn == "0/4000300"
-
-
-async def test_one_that_is_being_stopped_is_left_alone_and_trouble_is_for_the_next_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    world = with_a_standby()
-    _told(world, halting=RecoveryTarget(latest=True))
-    await world.scratch.stop(SCRATCH_ID)
-    await Standbys(world).tend()
-    assert not world.scratch.made[SCRATCH_ID].address
-    _told(world, halting=None)
-
-    async def silent(scratch: str) -> None:
-        raise TemporaryError(f"`{scratch}` does not answer.")
-
-    monkeypatch.setattr(world.scratch, "tend", silent)
-    await Standbys(world).tend()
 
 
 async def test_one_that_follows_is_not_woken_by_people() -> None:
