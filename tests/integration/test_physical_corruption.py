@@ -16,7 +16,7 @@ from actions.adapters.postgres_physical import PhysicalPrograms
 from actions.backup.crypto import Identity, Recipients
 from actions.backup.manifest import StoredObject
 from actions.backup.native_catalogue import BaseFolder
-from actions.backup.packing import pack
+from actions.backup.packing import Packed, pack
 from actions.backup.physical import BackupKind, BaseRequest, PhysicalManifest, RecoveryTarget
 from actions.backup.signing import Signed
 from actions.backup.unpacking import Plain, unpack
@@ -154,8 +154,33 @@ async def test_a_signed_object_with_a_damaged_file_inside(past: Past, world: Phy
     plain = bytearray(await unpacked(world, "full"))
     place = plain.index(b"c4ca4238a0b923820dcc509a6f75849b")  # md5 of 1, in a page of the table
     plain[place] ^= 1
-    source = iter([bytes(plain)])
-    stored = bytearray()
+    packed, stored = await packed_anew(world, bytes(plain))
+    change(world, folder.base, lambda _: stored)
+    kept = StoredObject(bucket=BUCKET, key=folder.base, bytes=packed.stored_bytes, sha256=packed.stored_sha256)
+    changes = {"stored": kept, "plain_bytes": packed.plain_bytes, "plain_sha256": packed.plain_sha256}
+    change(world, folder.manifest, lambda body: signed_anew(world, body, **changes))
+    said = await refused(world, past, "are not those that the server listed")
+    assert "`full`" in said
+    assert "checksum mismatch for file" in said
+
+
+@pytest.mark.parametrize("part", ["stored", "plain"])
+async def test_an_object_that_its_manifest_does_not_speak_of(past: Past, world: PhysicalWorld, part: str) -> None:
+    """It opens, and all of it is well: whoever can write the bucket knows the recipients. Its hashes alone tell."""
+    folder, other = BaseFolder(world.policy, "full"), "0" * 64
+
+    def of_another(body: bytes) -> bytes:
+        kept = Signed[PhysicalManifest].model_validate_json(body).document.stored
+        changes = {"stored": kept.model_copy(update={"sha256": other})} if part == "stored" else {"plain_sha256": other}
+        return signed_anew(world, body, **changes)
+
+    change(world, folder.manifest, of_another)
+    await refused(world, past, f"The {part} bytes of backup `full` do not have the size and SHA-256 of its manifest")
+
+
+async def packed_anew(world: PhysicalWorld, plain: bytes) -> tuple[Packed, bytes]:
+    """These bytes as a backup of them would be stored."""
+    source, stored = iter([plain]), bytearray()
 
     async def store(chunks: AsyncIterator[bytes]) -> None:
         async for chunk in chunks:
@@ -174,18 +199,13 @@ async def test_a_signed_object_with_a_damaged_file_inside(past: Past, world: Phy
         watcher=Silent(),
         done=lambda _: None,
     )
-    change(world, folder.base, lambda _: bytes(stored))
+    return packed, bytes(stored)
 
-    def sign_anew(body: bytes) -> bytes:
-        document = Signed[PhysicalManifest].model_validate_json(body).document
-        kept = StoredObject(bucket=BUCKET, key=folder.base, bytes=packed.stored_bytes, sha256=packed.stored_sha256)
-        changes = {"stored": kept, "plain_bytes": packed.plain_bytes, "plain_sha256": packed.plain_sha256}
-        return Signed[PhysicalManifest].sign(document.model_copy(update=changes), world.keys.signing).body()
 
-    change(world, folder.manifest, sign_anew)
-    said = await refused(world, past, "are not those that the server listed")
-    assert "`full`" in said
-    assert "checksum mismatch for file" in said
+def signed_anew(world: PhysicalWorld, body: bytes, **changes: object) -> bytes:
+    """The same manifest with changes, by a key that is trusted."""
+    document = Signed[PhysicalManifest].model_validate_json(body).document
+    return Signed[PhysicalManifest].sign(document.model_copy(update=changes), world.keys.signing).body()
 
 
 async def unpacked(world: PhysicalWorld, backup: str) -> bytes:
