@@ -257,7 +257,8 @@ async def test_a_page_that_was_damaged_after_the_members_were_checked(
 
 
 async def test_another_identity(past: Past, world: PhysicalWorld) -> None:
-    other = replace(world, values={"IDENTITY": Keys().identity})
+    # Before anything is claimed, for which there would be no room, and so before anything is fetched.
+    other = replace(world, values={"IDENTITY": Keys().identity}, reserve=1 << 60)
     await refused(other, past, "cannot open backup `full`", kind=UserError)
 
 

@@ -313,6 +313,17 @@ def test_a_dump_is_late_an_hour_after_its_instant_and_not_before() -> None:
     assert keys(dumps=replace(good_dumps(), problem="no answer")) == {"unreadable/shop"}
 
 
+@pytest.mark.parametrize(("part", "told"), [(0.49, {"small-dump/shop"}), (0.51, set())])
+def test_a_dump_of_less_than_half_the_usual_size_is_told(part: float, told: set[str]) -> None:
+    newest, *before = good_dumps().entries
+    usual = before[0].manifest.stored
+    shrunk = newest.manifest.model_copy(
+        update={"stored": usual.model_copy(update={"bytes": int(usual.bytes * part) + 1})}
+    )
+    entries = [newest.model_copy(update={"manifest": shrunk}), *before]
+    assert keys(dumps=replace(good_dumps(), entries=entries)) == told
+
+
 def test_what_must_not_be_used_is_told_as_long_as_it_is_there() -> None:
     bases = good_bases()
     spoiled = bases.entries[1].model_copy(update={"problem": "its object is missing."})

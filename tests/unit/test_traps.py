@@ -11,13 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "reference" / "traps.md"
-WANTED = [*(str(number) for number in range(1, 22)), *(f"P{number}" for number in range(1, 6)), "S1", "S2"]
+WANTED = [
+    *(str(number) for number in range(1, 22)),
+    *(f"P{number}" for number in range(1, 6)),
+    *(f"S{number}" for number in range(1, 7)),
+]
 BARE = "does not apply: "
 
 
-def rows() -> list[tuple[str, str, str]]:
-    """Number, what the product does, tests, in their order."""
-    return re.findall(r"^\| ([PS]?\d+) \| .* \| (.*) \| (.*) \|$", TABLE.read_text(), re.MULTILINE)
+def rows() -> list[tuple[str, str, str, str]]:
+    """Number, what the product does, guards, tests, in their order."""
+    return re.findall(r"^\| ([PS]?\d+) \| .* \| (.*) \| (.*) \| (.*) \|$", TABLE.read_text(), re.MULTILINE)
 
 
 @functools.cache
@@ -27,17 +31,24 @@ def functions_of(path: Path) -> set[str]:
 
 
 def test_every_trap_stands_once_in_its_order() -> None:
-    assert [number for number, _, _ in rows()] == WANTED
+    assert [number for number, _, _, _ in rows()] == WANTED
 
 
-@pytest.mark.parametrize(("number", "done", "tests"), rows())
-def test_the_tests_of_a_trap_exist(number: str, done: str, tests: str) -> None:
+def named(cell: str) -> list[tuple[Path, str]]:
+    """Files, each with a function in it or without one."""
+    found = [name.strip("`").partition("::") for name in cell.split("<br>")]
+    return [(ROOT / path, name) for path, _, name in found]
+
+
+@pytest.mark.parametrize(("number", "done", "guards", "tests"), rows())
+def test_the_guards_and_the_tests_of_a_trap_exist(number: str, done: str, guards: str, tests: str) -> None:
     assert done
     if tests.startswith(BARE):
+        assert guards == "none"
         return
-    named = [cell.strip("`") for cell in tests.split("<br>")]
-    assert named
-    for test in named:
-        path, _, name = test.partition("::")
+    for path, name in named(guards):
+        assert path.is_file()
+        assert not name or name in functions_of(path), number
+    for path, name in named(tests):
         assert name.startswith("test_")
-        assert name in functions_of(ROOT / path), number
+        assert name in functions_of(path), number
