@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -28,6 +31,8 @@ MAKERS = {
 }
 NODES = 200_000
 """Of one file; anchors can make a small file endless."""
+KEPT = 16 << 20
+"""Bytes of the files that are not read again while they stay as they are."""
 
 MADE_BY = {"HelmRelease": "its chart", "Application": "its source", "Kustomization": "its path"}
 
@@ -78,7 +83,7 @@ def read(files: Iterable[RepositoryFile]) -> Tree:
         if file.body is None:
             unknown.append(f"`{file.path}` {file.problem}")
         elif not any(folder in made for folder in PurePosixPath(file.path).parents):
-            found, problem = _objects(file.body)
+            found, problem = _KNOWN.objects(file.body)
             objects += found
             unknown += [f"`{file.path}` {problem}"] if problem else []
     unknown += [
@@ -87,6 +92,41 @@ def read(files: Iterable[RepositoryFile]) -> Tree:
         if found["kind"] in MADE_BY and "." in found["apiVersion"]
     ]
     return Tree(tuple(objects), tuple(dict.fromkeys(unknown)))
+
+
+class Known:
+    """What was made of the files that were read last: a repository is read every few minutes and hardly ever changes,
+    and YAML takes half a second of a processor per 100 kB. Files are known by their hash, since a body may hold secrets
+    that are not in what is made of it."""
+
+    def __init__(self, limit: int = KEPT) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._made: OrderedDict[bytes, tuple[list[Json], str, int]] = OrderedDict()
+        self._bytes = 0
+
+    def objects(self, body: bytes) -> tuple[list[Json], str]:
+        """The objects, which are the caller's own, and what is wrong with the file."""
+        key = hashlib.sha256(body).digest()
+        with self._lock:
+            known = self._made.get(key)
+            if known is not None:
+                self._made.move_to_end(key)
+        if known is None:
+            known = (*_objects(body), len(body))
+            self._keep(key, known)
+        return copy.deepcopy(known[0]), known[1]
+
+    def _keep(self, key: bytes, made: tuple[list[Json], str, int]) -> None:
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = made
+                self._bytes += made[2]
+            while self._bytes > self._limit:
+                self._bytes -= self._made.popitem(last=False)[1][2]
+
+
+_KNOWN = Known()
 
 
 def _objects(body: bytes) -> tuple[list[Json], str]:

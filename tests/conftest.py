@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.fixtures.needed import require_marked
 from tests.fixtures.notes import told
@@ -52,6 +53,9 @@ ENOUGH = 8 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long an example took says how busy the machine is. Before the tests are imported, which take it over.
+    settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
     if not hasattr(config, "workerinput"):
         # Not under tmp_path: pytest closes that to others, and PostgreSQL, which does not run as root, is another.
         run = Path(tempfile.mkdtemp(prefix="drbot-tests-", dir=_quick_place()))

@@ -187,7 +187,7 @@ def test_j3_no_line_of_the_log_can_be_forged() -> None:
 NAMES = ["; rm -rf /", "$(id)", "`id`", "-o", "--kubeconfig=/tmp/x", "a b", "a\nb", "'", '"', "*", "~", "&&true", "%s"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=30)))
 def test_j4_programs_get_words_and_no_shell(words: list[str], tmp_path: Path) -> None:
     log = tmp_path / "log"

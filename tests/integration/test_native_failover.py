@@ -55,6 +55,8 @@ async def failed(run_directory: Path, server_directory: Path) -> AsyncIterator[P
             await eventually(replayed)
             new = replace(old, server=standby, directory=server_directory / "world", values={})
             new.sql("SELECT pg_promote()")
+            # The segment of the fork, where it had begun before, is on both of them and goes on differently on each.
+            new.archive_from_now()
             # Nothing has fenced the old primary.
             old.sql("INSERT INTO ledger VALUES ('lost')", "DROP TABLE doc")
             await old.take("beyond")

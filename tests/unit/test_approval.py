@@ -247,7 +247,7 @@ RULES = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(signatures=st.lists(SIGNATURES, max_size=7), rule=RULES, random=st.randoms(use_true_random=False))
 def test_the_order_in_which_signatures_are_read_never_matters(
     signatures: list[Signature], rule: Rule, random: object
@@ -259,7 +259,7 @@ def test_the_order_in_which_signatures_are_read_never_matters(
     assert (first.state, first.signers, first.missing) == (second.state, second.signers, second.missing)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(signatures=st.lists(SIGNATURES, max_size=6), further=SIGNATURES, rule=RULES)
 def test_a_further_signature_never_takes_an_approval_away(
     signatures: list[Signature], further: Signature, rule: Rule
@@ -273,7 +273,7 @@ def test_a_further_signature_never_takes_an_approval_away(
     assert decide(a_case(*signatures, further, rule=rule), NOW).state is State.APPROVED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(signatures=st.lists(SIGNATURES, max_size=6), person=st.sampled_from(list(ROSTER)), rule=RULES)
 def test_a_denial_always_wins(signatures: list[Signature], person: str, rule: Rule) -> None:
     denial = sign(person, Act.DENY, at=3)
@@ -282,7 +282,7 @@ def test_a_denial_always_wins(signatures: list[Signature], person: str, rule: Ru
         assert decide(a_case(*order, rule=rule), NOW).state is State.DENIED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(signatures=st.lists(SIGNATURES, max_size=8), rule=RULES)
 def test_what_is_approved_has_two_persons_of_the_roster(signatures: list[Signature], rule: Rule) -> None:
     decision = decide(a_case(*signatures, rule=rule), NOW)
@@ -293,7 +293,7 @@ def test_what_is_approved_has_two_persons_of_the_roster(signatures: list[Signatu
         assert len(decision.signers) >= len(rule.slots)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(signatures=st.lists(SIGNATURES, max_size=6), rule=RULES, click=SIGNATURES)
 def test_a_double_click_adds_nothing(signatures: list[Signature], rule: Rule, click: Signature) -> None:
     once = decide(a_case(*signatures, click, rule=rule), NOW)

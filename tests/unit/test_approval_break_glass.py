@@ -318,7 +318,7 @@ SIGNED = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(signatures=st.lists(SIGNED, max_size=7), seconds=st.integers(0, 400), random=st.randoms(use_true_random=False))
 def test_the_order_never_matters(signatures: list[Signature], seconds: int, random: Any) -> None:
     shuffled = list(signatures)
@@ -330,7 +330,7 @@ def test_the_order_never_matters(signatures: list[Signature], seconds: int, rand
     ).model_copy(update={"reason": ""})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(signatures=st.lists(SIGNED, max_size=7), seconds=st.integers(0, 400))
 def test_nobody_starts_alone_before_the_delay_and_never_against_a_veto(
     signatures: list[Signature], seconds: int

@@ -193,7 +193,7 @@ def test_a_person_without_account_and_key_helps_nobody() -> None:
     assert shortfall((a_rule(slots=(DBA,)),), Risk.DESTRUCTIVE, [*persons("oncall", "security"), mute]) == ("1 of dba",)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     others=st.integers(0, 3),
     slots=st.lists(st.sampled_from([DBA, SECURITY, Slot(roles=frozenset({"on_call"}))]), max_size=3).map(tuple),

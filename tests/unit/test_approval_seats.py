@@ -165,7 +165,7 @@ def signers_of(case: Case, people: list[tuple[frozenset[str], bool]]) -> list[Si
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(people=PEOPLE, rules=RULES, data=st.data())
 def test_no_order_of_signatures_or_rules_matters(
     people: list[tuple[frozenset[str], bool]], rules: list[Rule], data: st.DataObject
@@ -181,7 +181,7 @@ def test_no_order_of_signatures_or_rules_matters(
     assert Counter(slot.words for slot in unfilled(joint(rules), mixed)) == left
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(people=PEOPLE, rules=RULES)
 def test_nobody_takes_two_seats_and_every_seat_that_can_be_is_taken(
     people: list[tuple[frozenset[str], bool]], rules: list[Rule]
@@ -195,7 +195,7 @@ def test_nobody_takes_two_seats_and_every_seat_that_can_be_is_taken(
         assert all(seated(rule.slots, signers) for rule in rules)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(people=PEOPLE, rules=RULES, further=RULES)
 def test_a_further_rule_can_only_ask_for_more(
     people: list[tuple[frozenset[str], bool]], rules: list[Rule], further: list[Rule]

@@ -27,7 +27,7 @@ def test_a_short_name_stays_readable() -> None:
     assert naming.beside_job_name("k7m2n3p4q5", 1) == "drbot-beside-k7m2n3p4q5-1"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(database=DATABASE_NAMES)
 def test_names_fit_and_do_not_meet(database: str) -> None:
     names = [make(database, "k7m2n3p4q5") for make in (naming.restore_name, naming.quarantine_name, naming.adopt_name)]
@@ -48,7 +48,7 @@ def test_a_plan_id_that_leaves_no_room_is_refused() -> None:
         naming.restore_name("shop", "x" * 60)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(name=DATABASE_NAMES)
 def test_labels_are_rfc_1123(name: str) -> None:
     label = naming.backup_id(name, "k7m2n3p4q5")

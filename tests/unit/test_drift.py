@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actions.drift import compare, kinds_of, namespaces_of
-from actions.manifest_files import images_of, read
+from actions.manifest_files import Known, images_of, read
 from actions.manifests import KindName, Live, RepositoryFile, What
 
 APP: dict[str, Any] = {
@@ -212,3 +212,25 @@ def test_images_kinds_and_namespaces_of_manifests() -> None:
     assert images_of([APP, job]) == ("app:1", "tool:2")
     assert namespaces_of([APP, job], "default") == ("default", "shop")
     assert KindName("autoscaling/v2", "HorizontalPodAutoscaler") in kinds_of([APP])
+
+
+def test_a_file_that_is_known_is_the_same_again_whatever_was_done_with_what_it_gave() -> None:
+    known = Known(limit=300)
+    secret = b"apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {password: canary-two}\n"
+    (first,), problem = known.objects(secret)
+    wanted = dict(first)
+    first["metadata"] = first["data"] = {}
+
+    assert known.objects(secret) == ([wanted], problem)
+    assert problem == ""
+    assert known.objects(secret + b"---\n[]") == ([wanted], "holds something that is no Kubernetes object")
+    assert "canary-two" not in repr(vars(known))
+
+
+def test_files_are_kept_up_to_a_size() -> None:
+    known = Known(limit=300)
+    for number in range(9):
+        known.objects(b"# %d" % number + bytes(97).replace(b"\0", b"-"))
+
+    assert len(known._made) == 3
+    assert known._bytes == 300

@@ -206,7 +206,7 @@ def catalogues(draw: st.DrawFn) -> list[PhysicalEntry]:
     return found
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(entries=catalogues(), minimum=st.integers(1, 3))
 def test_all_that_stays_can_still_be_restored(entries: list[PhysicalEntry], minimum: int) -> None:
     entries, policy, archived = with_chains(entries), a_policy(minimum), wal(60 * 24 + 6)

@@ -43,7 +43,7 @@ def saved_and_loaded(plan: DrPlan) -> DrPlan:
         return load(path)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(text=texts, name=texts, rpo=durations, owner=names, version=texts)
 def test_a_dumped_plan_is_loaded_equal(text: str, name: str, rpo: timedelta, owner: str, version: str) -> None:
     assert SHIPPED.document is not None

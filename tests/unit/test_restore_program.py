@@ -56,7 +56,7 @@ def test_it_uses_nothing_but_python_itself() -> None:
     assert "without the bot" in ran.stdout
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(payload=st.binary(max_size=200), flip=st.integers(0, 511))
 def test_a_signature_holds_for_exactly_what_was_signed(payload: bytes, flip: int) -> None:
     key = Ed25519PrivateKey.generate()

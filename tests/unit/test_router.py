@@ -142,7 +142,7 @@ SIGNS = st.sampled_from(list("\"'“”‘’—–-=<>@#|&\\` \u00a0\u200b\u202
 @given(
     st.sampled_from(SLASHES), st.lists(st.one_of(SIGNS, st.text(max_size=6)), max_size=14), st.sampled_from(["", " "])
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_parser_raises_nothing_but_user_errors(slash: str, parts: list[str], glue: str) -> None:
     try:
         command = router.parse_slash("/" + slash, glue.join(parts))
@@ -155,7 +155,7 @@ def test_the_parser_raises_nothing_but_user_errors(slash: str, parts: list[str],
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_tokens_are_never_lost_in_plain_text(text: str) -> None:
     for token in tokens(text):
         assert isinstance(token.value, str)

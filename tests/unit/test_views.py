@@ -399,7 +399,7 @@ def test_small_views_are_valid() -> None:
 
 
 @given(st.text(max_size=4000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_makes_valid_payloads(text: str) -> None:
     check_message(sentence(text))
     check_message(plan_message(a_card(summary=text, target=text, data_loss=text, message=text), now=NOW))
