@@ -24,6 +24,8 @@ from actions.site import Frozen
 from tests.fakes.world import SECRETS, World
 
 PLAN_ID = "k7m2n3p4q5"
+MANY = 40
+"""Calls of a run. Of one with more, two tests share them out; `make soak` breaks every one in both."""
 
 
 class Died(BaseException):
@@ -169,6 +171,11 @@ async def calls_to_break(
     result = await run(plan, fragile(world, fault), MemoryJournal())
     assert result.outcome is ends, result.message
     return [number for number in range(1, len(fault.calls) + 1) if not _waiting(fault.calls, number - 1)]
+
+
+def every_other(calls: Sequence[int], first: int) -> Sequence[int]:
+    """All of a run with few calls; of many every second one, from this number of them on."""
+    return calls if len(calls) <= MANY else calls[first - 1 :: 2]
 
 
 def _waiting(calls: Sequence[str], at: int) -> bool:

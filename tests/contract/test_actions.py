@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,12 +13,14 @@ from actions.contract import Risk
 from actions.runner import Outcome
 from tests.contract.cases import CASES, SICK_CASES
 from tests.contract.kit import (
+    MANY,
     PLAN_ID,
     ActionCase,
     MemoryJournal,
     Moment,
     calls_to_break,
     died_and_resumed,
+    every_other,
     failed,
     fractions_in,
     read_back,
@@ -128,23 +131,61 @@ async def test_running_again_changes_nothing_more(case: ActionCase) -> None:
 @each_case
 @pytest.mark.parametrize("moment", list(Moment))
 async def test_dying_at_any_call_ends_in_the_same_world(case: ActionCase, moment: Moment) -> None:
+    """In a run of many calls before and after every second one: the moment after a call is the one before the next."""
+    await dies(case, moment, every_other(await calls_to_break(case), 1))
+
+
+@each_case
+@pytest.mark.parametrize("moment", list(Moment))
+async def test_a_failure_at_any_call_leaves_production_as_it_was(case: ActionCase, moment: Moment) -> None:
+    """In a run of many calls each fails in one way: the odd ones before their effect, the even ones after it."""
+    calls = await calls_to_break(case, spared=frozenset({"clock"}))
+    await fails(case, moment, every_other(calls, 1 if moment is Moment.BEFORE else 2))
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("case", SICK_CASES, ids=[case.id for case in SICK_CASES])
+@pytest.mark.parametrize("moment", list(Moment))
+async def test_dying_while_putting_back_leaves_production_as_it_was(case: ActionCase, moment: Moment) -> None:
+    """In a run of many calls before and after every second one."""
+    await dies_sick(case, moment, every_other(await calls_to_break(case, ends=Outcome.FAILED), 1))
+
+
+@pytest.mark.soak
+@each_case
+@pytest.mark.parametrize("moment", list(Moment))
+async def test_every_call_of_a_long_run_may_be_the_last(case: ActionCase, moment: Moment) -> None:
+    """The three before, where they leave calls out."""
+    calls = await calls_to_break(case)
+    if len(calls) <= MANY:
+        pytest.skip("a short run, broken at every call by the others")
+    await dies(case, moment, calls)
+    await fails(case, moment, await calls_to_break(case, spared=frozenset({"clock"})))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("case", SICK_CASES, ids=[case.id for case in SICK_CASES])
+@pytest.mark.parametrize("moment", list(Moment))
+async def test_every_call_of_a_long_run_that_fails_may_be_the_last(case: ActionCase, moment: Moment) -> None:
+    await dies_sick(case, moment, await calls_to_break(case, ends=Outcome.FAILED))
+
+
+async def dies(case: ActionCase, moment: Moment, calls: Sequence[int]) -> None:
     undisturbed = case.world()
     await run(await case.plan(undisturbed), undisturbed, MemoryJournal())
     wanted = await seen(undisturbed)
 
-    for at in await calls_to_break(case):
+    for at in calls:
         result, world = await died_and_resumed(case, at, moment)
 
         assert result.outcome is Outcome.SUCCEEDED, f"died {moment} call {at}: {result.message}"
         assert await seen(world) == wanted, f"died {moment} call {at}"
 
 
-@each_case
-@pytest.mark.parametrize("moment", list(Moment))
-async def test_a_failure_at_any_call_leaves_production_as_it_was(case: ActionCase, moment: Moment) -> None:
+async def fails(case: ActionCase, moment: Moment, calls: Sequence[int]) -> None:
     before = await production(case.world())
 
-    for at in await calls_to_break(case, spared=frozenset({"clock"})):
+    for at in calls:
         failure = await failed(case, at, moment)
         result = failure.result
 
@@ -156,13 +197,10 @@ async def test_a_failure_at_any_call_leaves_production_as_it_was(case: ActionCas
         assert secrets_in(result.message) == []
 
 
-@pytest.mark.kill
-@pytest.mark.parametrize("case", SICK_CASES, ids=[case.id for case in SICK_CASES])
-@pytest.mark.parametrize("moment", list(Moment))
-async def test_dying_while_putting_back_leaves_production_as_it_was(case: ActionCase, moment: Moment) -> None:
+async def dies_sick(case: ActionCase, moment: Moment, calls: Sequence[int]) -> None:
     before = await production(case.world())
 
-    for at in await calls_to_break(case, ends=Outcome.FAILED):
+    for at in calls:
         result, world = await died_and_resumed(case, at, moment)
 
         assert result.outcome is Outcome.FAILED, f"died {moment} call {at}: {result.message}"
