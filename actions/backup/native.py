@@ -217,6 +217,7 @@ class NativeEngine(PhysicalBackups):
         dead = dead_ends(ours, way, [listing])
         if way is None:
             way = await archive.timelines(start, None, [listing])
+        listing = await archive.genuine(start, way, listing)
         newest, lsn = await self._newest(policy, archive, good[0], listing, way)
         beside = self._bases_beside(policy, listing.bucket)
         here = as_in(entries, beside) if beside else entries
@@ -250,8 +251,11 @@ class NativeEngine(PhysicalBackups):
             closed = next(each for each in way.choices(number, size) if each in listing)
             key = archive.key(str(closed))
             try:
-                body = await self._objects.get(listing.bucket, key)
-                at = archive.checked(body, key, str(closed), SealedKind.SEGMENT, system_id).closed_at
+                begin, length = (
+                    await archive.read_first(listing.bucket, str(closed)),
+                    listing.segments[str(closed)].bytes,
+                )
+                at = archive.checked(begin, key, str(closed), SealedKind.SEGMENT, system_id, size=length).closed_at
                 end = closed.end
             except VerificationError as error:
                 log.warning("newest_wal_segment_not_ours: %s", error)

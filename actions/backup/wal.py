@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import pairwise
 
 from actions.backup.physical import SEGMENT, Gap, Lsn
 from actions.backup.sealed import LONGEST_HEADER, SealedHeader, SealedKind, header_of
@@ -25,6 +26,9 @@ from actions.site import PhysicalPolicy
 log = logging.getLogger(__name__)
 
 SEALED = ".sealed"
+FORGED = 64
+"""So many segments at the end are looked at, a small read each, until one is found that was really archived."""
+
 GAPS_DATED = 16
 """So many gaps, the newest, are dated by what the segments beside them say: two small reads for each."""
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
@@ -278,6 +282,26 @@ class WalArchive:
         way = await self.timelines(start, None, [listing])
         return find_gaps(start, way, await self.dated(start, way, listing))
 
+    async def genuine(self, start: WalStart, way: Timelines, listing: WalListing) -> WalListing:
+        """The same without what lies behind the last segment on this way that was really archived: damaged, or put
+        there by whoever can write the bucket, it makes no gap and is not the newest."""
+        segments, size = dict(listing.segments), start.segment_bytes
+        numbers = sorted(set(way.numbers(list(segments), size)), reverse=True)
+        for number in numbers[:FORGED]:
+            for segment in way.choices(number, size):
+                name, key = str(segment), self.key(str(segment))
+                if name not in segments:
+                    continue
+                try:
+                    begin, length = await self.read_first(listing.bucket, name), segments[name].bytes
+                    self.checked(begin, key, name, SealedKind.SEGMENT, start.system_id, size=length)
+                except VerificationError as error:
+                    log.warning("wal_at_the_end_not_usable: %s in %s: %s", key, listing.bucket, error)
+                    del segments[name]
+                else:
+                    return replace(listing, segments=segments)
+        return replace(listing, segments=segments)
+
     async def dated(self, start: WalStart, way: Timelines, listing: WalListing) -> WalListing:
         """The same listing, which knows when the archiver had the segments beside the gaps: when they were stored tells
         nothing in a bucket that was filled later. Their beginnings alone are read."""
@@ -306,20 +330,19 @@ def find_gaps(start: WalStart, way: Timelines, listing: WalListing) -> Sequence[
     return [*found, *(_without_history(timeline_id, listing) for timeline_id in lost)]
 
 
-def _missing(start: WalStart, way: Timelines, listing: WalListing) -> Iterator[Sequence[Segment]]:
-    """The segments of each gap, in order."""
+def _missing(start: WalStart, way: Timelines, listing: WalListing) -> Iterator[tuple[Segment, Segment]]:
+    """First and last segment of each gap, in order. What is stored is looked at alone: whoever can write the bucket can
+    put something there that is as far ahead as he likes."""
     size, first = start.segment_bytes, start.lsn // start.segment_bytes
-    newest = max(way.numbers(list(listing.segments), size), default=first - 1)
-    missing: list[Segment] = []
-    for number in range(first, newest + 1):
-        if (needed := way.choices(number, size)[0]) not in listing and number != newest:
-            missing.append(needed)
-        elif missing:
-            yield missing
-            missing = []
+    stored = sorted({number for number in way.numbers(list(listing.segments), size) if number >= first})
+    # Where a timeline branches off, the older file alone is not enough, unless it is the end of all.
+    there = [number for number in stored if way.choices(number, size)[0] in listing or number == stored[-1]]
+    for before, after in pairwise([first - 1, *there]):
+        if after > before + 1:
+            yield way.choices(before + 1, size)[0], way.choices(after - 1, size)[0]
 
 
-def _beside(missing: Sequence[Segment], way: Timelines, listing: WalListing) -> tuple[str | None, str | None]:
+def _beside(missing: tuple[Segment, Segment], way: Timelines, listing: WalListing) -> tuple[str | None, str | None]:
     """The stored segments before and after a gap."""
     size = missing[0].size
 
@@ -328,15 +351,15 @@ def _beside(missing: Sequence[Segment], way: Timelines, listing: WalListing) -> 
         names = map(str, way.choices(number, size) if number >= 0 else ())
         return next((name for name in names if name in listing.segments), None)
 
-    return stored(missing[0].number - 1), stored(missing[-1].number + 1)
+    return stored(missing[0].number - 1), stored(missing[1].number + 1)
 
 
-def _gap(missing: Sequence[Segment], way: Timelines, listing: WalListing) -> Gap:
+def _gap(missing: tuple[Segment, Segment], way: Timelines, listing: WalListing) -> Gap:
     before, after = beside = _beside(missing, way, listing)
     return Gap(
         timeline_id=missing[0].timeline_id,
         first=str(missing[0]),
-        last=str(missing[-1]),
+        last=str(missing[1]),
         after=_date(before, listing),
         before=_date(after, listing),
         loose=any(name in listing.closed_at and listing.closed_at[name] is None for name in beside if name is not None),

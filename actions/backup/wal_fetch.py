@@ -76,6 +76,11 @@ class _Shelf:
         names = [*self.ranges, *(name for listing in self.listings for name in listing.segments)]
         return max(self.way.numbers(names, self.size), default=-1)
 
+    def after(self, number: int) -> Sequence[int]:
+        """The higher numbers that closed segments are stored of."""
+        names = [name for listing in self.listings for name in listing.segments]
+        return sorted({each for each in self.way.numbers(names, self.size) if each > number})
+
     def choices(self, number: int) -> Sequence[Segment]:
         return self.way.choices(number, self.size)
 
@@ -216,7 +221,7 @@ class WalFetch:
 
     async def _anything_genuine(self, shelf: _Shelf, number: int, start: WalStart) -> bool:
         """Whether something after it was really archived: a forged object must not make a hole of the archive's end."""
-        for later in range(number + 1, shelf.newest + 1):
+        for later in shelf.after(number):
             for segment in shelf.choices(later)[:1]:
                 for bucket in shelf.holding(segment):
                     name, key = str(segment), self._archive.key(str(segment))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -175,6 +176,8 @@ class WalReceiving:
         if silent:
             log.warning("wal_bucket_silent_at_start", server=self._policy.server, buckets=silent)
             await asyncio.to_thread(self._spool.owe, silent)
+        # What is ahead of the server somebody else has put there: asked for it, the server would never answer.
+        listings = [_until(Lsn.parse(facts.flush_lsn), facts.segment_bytes, listing) for listing in listings]
         ends = [end for listing in listings if (end := whole_until(listing, facts.segment_bytes)) is not None]
         if not ends:
             return None
@@ -241,6 +244,12 @@ class WalReceiving:
         if self._stream is not None and self._other_timeline >= OTHER_TIMELINE_LOOKS:
             log.warning("wal_stream_of_another_timeline", server=self._policy.server, timeline_id=facts.timeline_id)
             self._stream.cancel()
+
+
+def _until(lsn: Lsn, size: int, listing: WalListing) -> WalListing:
+    """Without segments that begin behind this place."""
+    there = {str(segment): facts for segment, facts in listing.closed(size).items() if segment.start <= lsn}
+    return replace(listing, segments=there)
 
 
 def whole_until(listing: WalListing, size: int) -> Segment | None:

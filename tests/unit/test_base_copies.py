@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from actions.adapters.clock import SystemClock
 from actions.backup.native_catalogue import BaseFolder
 from actions.backup.native_records import BaseRecords
 from actions.backup.proofs import proofs_prefix
-from actions.backup.sealed import SealedKind, Sealer, What
+from actions.backup.sealed import SealedHeader, SealedKind, Sealer, What
 from actions.backup.segments import Segment
 from actions.backup.wal import WalArchive
 from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
@@ -231,16 +231,7 @@ async def test_a_gap_of_a_bucket_that_was_filled_later_is_shown_where_it_was(wor
     await world.engine().copy(SERVER, "full", no_progress)
     archive, sealer = WalArchive(world.objects, world.policy), Sealer(world.policy.recipients, world.keys.signing)
     for number in (3, 4, 7, 8):
-        segment = Segment(1, number)
-        what = What(
-            kind=SealedKind.SEGMENT,
-            name=str(segment),
-            system_id="7",
-            timeline_id=1,
-            segment_bytes=segment.size,
-        )
-        closed_at = START - 3 * HOUR + number * timedelta(minutes=10)
-        header, body = sealer.seal(what, io.BytesIO(bytes(segment.size)), closed_at)
+        header, body = _sealed(sealer, number, START - 3 * HOUR + number * timedelta(minutes=10))
         for bucket in (NEAR, FAR):
             await archive.put(bucket, header, body)  # now, long after
     for window in await world.engine().windows(SERVER):
@@ -248,6 +239,25 @@ async def test_a_gap_of_a_bucket_that_was_filled_later_is_shown_where_it_was(wor
         assert (gap.first, gap.last, gap.loose) == (str(Segment(1, 5)), str(Segment(1, 6)), False)
         assert gap.after == START - 3 * HOUR + timedelta(minutes=40)
         assert gap.before == START - 3 * HOUR + timedelta(minutes=70)
+
+
+@pytest.mark.corruption
+async def test_what_somebody_puts_behind_the_newest_segment_hides_no_window(world: TwoBuckets) -> None:
+    await world.put("full", START - 3 * HOUR)
+    await world.engine().copy(SERVER, "full", no_progress)
+    archive, sealer = WalArchive(world.objects, world.policy), Sealer(world.policy.recipients, world.keys.signing)
+    for number in (3, 4):
+        await archive.put(FAR, *_sealed(sealer, number, START - HOUR))
+    for ahead in (Segment(1, 5), Segment(1, 9999)):
+        await world.objects.put(FAR, archive.key(str(ahead)), b"forged")
+    far, _ = await world.engine().windows(SERVER)
+    assert (far.newest, far.newest_lsn, far.gaps) == (START - HOUR, str(Segment(1, 4).end), ())
+
+
+def _sealed(sealer: Sealer, number: int, closed_at: datetime) -> tuple[SealedHeader, bytes]:
+    segment = Segment(1, number)
+    what = What(kind=SealedKind.SEGMENT, name=str(segment), system_id="7", timeline_id=1, segment_bytes=segment.size)
+    return sealer.seal(what, io.BytesIO(bytes(segment.size)), closed_at)
 
 
 async def test_where_no_bucket_answers_there_is_no_window_to_tell(world: TwoBuckets) -> None:

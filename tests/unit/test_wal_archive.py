@@ -16,7 +16,7 @@ from actions.backup import wal_fetch
 from actions.backup.crypto import Identity
 from actions.backup.physical import Gap, Lsn, RecoveryTarget
 from actions.backup.sealed import SealedHeader, unseal
-from actions.backup.segments import Segment
+from actions.backup.segments import Segment, Timelines
 from actions.backup.wal import WalArchive
 from actions.errors import TemporaryError, UserError, VerificationError
 from tests.dump_world import Keys
@@ -366,6 +366,24 @@ async def test_gaps_are_found_across_a_switch(wal: MemoryWal) -> None:
     assert (gap.first, gap.last) == (name(3, 2), name(3, 2))
     await wal.closed(3, timeline_id=2)
     assert list(await wal.archive.gaps(wal.start(), await wal.archive.listing(HERE))) == []
+
+
+@pytest.mark.corruption
+@pytest.mark.timeout(20)
+async def test_what_somebody_puts_far_ahead_makes_no_gap_and_nobody_waits_for_it(
+    wal: MemoryWal, tmp_path: Path
+) -> None:
+    await wal.closed(1, 2, 4, 5)
+    last = Segment(1, (1 << 40) - 1, SIZE)
+    await wal.objects.put(HERE, wal.archive.key(str(last)), b"forged")
+    await wal.objects.put(OPEN, wal.archive.range_key(str(last), 0, 100), b"forged")
+    listing = await wal.archive.listing(HERE)
+    way = Timelines.alone(1)
+    assert [gap.first for gap in await wal.archive.gaps(wal.start(), listing)] == [name(3), name(6)]
+    genuine = await wal.archive.genuine(wal.start(), way, listing)
+    assert max(genuine.segments) == name(5)
+    assert [gap.first for gap in await wal.archive.gaps(wal.start(), genuine)] == [name(3)]
+    assert (await wal.fetch(tmp_path, LATEST, start=wal.start(4))).last == name(5)
 
 
 async def test_storing_again_changes_nothing_and_other_bytes_are_refused(wal: MemoryWal) -> None:

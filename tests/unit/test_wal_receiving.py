@@ -225,6 +225,17 @@ async def test_names_that_no_segment_of_this_server_has_hold_the_archiver_up_now
         assert AlarmKind.SERVER_AWAY not in fresh.alarms()
 
 
+async def test_a_segment_that_is_ahead_of_the_server_does_not_say_where_to_go_on(fresh: _Fresh) -> None:
+    """Put there by whoever can write the bucket. The server would never answer to it."""
+    fresh.source.answer = FACTS.model_copy(update={"flush_lsn": "0/65000"})
+    fresh.source.gone = 1  # what the bucket that is behind lacks
+    for bucket in (HERE_BUCKET, THERE_BUCKET):
+        await fresh.objects.put(bucket, fresh.wal.archive.key(str(Segment(1, 7_000, SIZE))), b"nonsense")
+    async with fresh.archiving():
+        await until(lambda: len(fresh.source.asked) == 2)
+    assert fresh.source.asked == [[str(Segment(1, 3, SIZE))], [str(Segment(1, 5, SIZE))]]
+
+
 async def test_what_a_silent_bucket_is_owed_outlives_a_restart(fresh: _Fresh) -> None:
     fresh.objects.away = {THERE_BUCKET}
     async with fresh.archiving():
