@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from actions.adapters.postgres_installation import installation
 from actions.adapters.postmaster import Postmaster
+from actions.adapters.scratch_empty import EmptyScratch
+from actions.adapters.scratch_server import ScratchPrograms
 from actions.backup.crypto import signing_key
 from actions.backup.dump_test import DumpTest
 from actions.backup.manifest import SignedManifest
@@ -162,3 +166,32 @@ async def test_a_dump_without_room_in_the_budget_is_not_loaded(past: Past, serve
         with pytest.raises(UserError, match=r"raise `backups\.scratch\.disk`"):
             await proving.tests.load(asked(proving, backup), no_progress)
         assert proving.world.clean() == []
+
+
+async def test_what_this_machine_lacks_of_production_fails_the_test_and_is_named(
+    proving: DumpProving, server_directory: Path
+) -> None:
+    """Nothing tells before a disaster that the machine of the restores has not the extensions of production."""
+    programs = usable_programs_without(server_directory, "amcheck")
+    servers = {SERVER: proving.ports.site.servers[SERVER].model_copy(update={"tools": str(programs)})}
+    poorer = proving.tests._site.model_copy(update={"servers": servers})
+    proving.tests._servers = EmptyScratch(ScratchPrograms(poorer))
+    await proving.dump()
+    result = await proving.prove()
+
+    assert result.outcome is Outcome.FAILED
+    [proof] = await proving.proofs()
+    assert proof.problem is not None
+    assert "has no extension `amcheck`, which the dump needs. Install its package there" in proof.problem
+    assert proving.world.clean() == []
+
+
+def usable_programs_without(directory: Path, extension: str) -> Path:
+    """PostgreSQL as on a machine where somebody forgot to install that extension."""
+    wheel = installation().parent
+    shutil.copytree(wheel, directory / wheel.name, symlinks=True)
+    for libraries in wheel.parent.glob(f"{wheel.name}.libs"):
+        shutil.copytree(libraries, directory / libraries.name)
+    for path in (directory / wheel.name).rglob(f"{extension}.control"):
+        path.unlink()
+    return directory / wheel.name / "pginstall" / "bin"
