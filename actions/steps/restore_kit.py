@@ -12,7 +12,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 
 from pydantic import AwareDatetime
@@ -31,6 +31,11 @@ from actions.steps.phrases import moment
 log = logging.getLogger(__name__)
 
 KIT = "kit.json"
+NAMED = "%Y%m%dT%H%M%SZ"  # how a folder's name begins
+
+KEPT_FOR = timedelta(days=30)
+KEPT_AT_LEAST = 7
+"""A page is written after every full backup. Those that are older than that go, but for so many of the newest."""
 
 
 class RestoreKit(Frozen):
@@ -134,7 +139,8 @@ async def _read(ports: Ports, place: KitPlace, folder: str) -> RestoreKit:
 
 
 async def place_kits(ports: Ports) -> Sequence[str]:
-    """Write it where there is none like this one; the folders that were written. What is there is never touched."""
+    """Write it where there is none like this one; the folders that were written. What is there is never changed; of the
+    old ones of our own those go that are long superseded, once the new one was read back."""
     places = kit_places(ports.site)
     if not places:
         return ()
@@ -145,10 +151,42 @@ async def place_kits(ports: Ports) -> Sequence[str]:
         try:
             found = await _newest(ports, place)
             if found is None or found.kit is None or found.kit.files != hashes:
-                written.append(f"{place.bucket}/{await _write(ports, place, wanted, hashes)}")
+                folder = await _write(ports, place, wanted, hashes)
+                written.append(f"{place.bucket}/{folder}")
+                await _read(ports, place, folder)
+                await _expire(ports, place)
         except DrError as error:
             log.warning("restore_kit_not_placed: %s: %s", place, error)
     return written
+
+
+async def _expire(ports: Ports, place: KitPlace) -> None:
+    """Remove what is older than `KEPT_FOR`, each with its `kit.json` last, so that a removal that was broken off is
+    gone on with. What nobody of ours has signed is left to people."""
+    folders: dict[str, set[str]] = defaultdict(set)
+    for facts in await ports.objects.list(place.bucket, place.folder):
+        folder, _, name = facts.key.removeprefix(place.folder).partition("/")
+        folders[folder].add(name)
+    ours = sorted(folder for folder, names in folders.items() if KIT in names and _made_at(folder) is not None)
+    for folder in ours[:-KEPT_AT_LEAST]:
+        made, key = _made_at(folder), f"{place.folder}{folder}/"
+        if made is None or ports.clock.now() - made <= KEPT_FOR:
+            continue
+        try:
+            body = await ports.objects.get(place.bucket, f"{key}{KIT}")
+            kit = Signed[RestoreKit].parse(body, place.trusted_signers, what=f"`{key}{KIT}`")
+            for name in (*sorted(kit.files), KIT):
+                await ports.objects.delete(place.bucket, f"{key}{name}")
+        except DrError as error:
+            log.warning("old_restore_kit_left: %s%s: %s", place.bucket, key, error)
+
+
+def _made_at(folder: str) -> datetime | None:
+    """None where it is not named as we name one."""
+    try:
+        return datetime.strptime(folder.partition("-")[0], NAMED).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 async def _catalogues(ports: Ports) -> Mapping[str, Sequence[PhysicalEntry]]:
@@ -166,7 +204,7 @@ async def _write(ports: Ports, place: KitPlace, wanted: Mapping[str, bytes], has
     now = ports.clock.now()
     kit = RestoreKit(made_at=now, files=hashes)
     name = _sha256("".join(hashes[each] for each in sorted(hashes)).encode())[:12]
-    folder = f"{place.folder}{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{name}/"
+    folder = f"{place.folder}{now.astimezone(UTC):{NAMED}}-{name}/"
     for each, body in wanted.items():
         await ports.objects.put(place.bucket, f"{folder}{each}", body)
     await ports.objects.put(place.bucket, f"{folder}{KIT}", Signed[RestoreKit].sign(kit, key).body())

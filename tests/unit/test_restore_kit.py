@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -40,6 +40,10 @@ def stored(world: World, name: str) -> list[str]:
     )
 
 
+def stored_under(world: World, prefix: str) -> dict[str, object]:
+    return {key: found for key, found in world.objects.buckets["backups"].items() if key.startswith(prefix)}
+
+
 async def the_only(world: World, place: str = "physical/") -> KitState:
     [state] = [state for state in await kit_states(world) if state.place.prefix == place]
     return state
@@ -65,6 +69,49 @@ async def test_it_is_written_once_and_again_after_a_full_backup_and_nothing_is_t
     assert (state.problem, state.kit is not None and state.kit.made_at == world.clock.now()) == ("", True)
     assert "`base-next`, which ended" in page_of(world, state.folder)
     assert "base-full" not in page_of(world, state.folder)
+
+
+async def test_old_ones_go_but_for_the_newest_and_what_is_not_ours() -> None:
+    """A new page every fourth day: after thirty days there are more than the newest seven."""
+    world = with_bases()
+    await place_kits(world)
+    foreign = dict(stored_under(world, "physical/restore/"))
+    first = next(iter(sorted(foreign))).rpartition("/")[0]
+    strange = "physical/restore/20260101T000000Z-0123456789ab/"
+    body = Signed[RestoreKit].sign(RestoreKit(made_at=START, files={}), Ed25519PrivateKey.generate()).body()
+    await world.objects.put("backups", f"{strange}{KIT}", body)
+    await world.objects.put("backups", "physical/restore/notes/of-ours.txt", b"kept")
+    for number in range(1, 13):
+        world.clock.advance(timedelta(days=4))
+        name = f"base-{number}"
+        world.physical.entries[SERVER, name] = a_base(name, world.clock.now())
+        await place_kits(world)
+    left = {key.split("/")[2] for key in stored_under(world, "physical/restore/")}
+    assert {"notes", strange.split("/")[2]} <= left
+    made = sorted(left - {"notes", strange.split("/")[2]})
+    ages = [world.clock.now() - datetime.strptime(each[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) for each in made]
+    assert max(ages) == timedelta(days=28)
+    assert len(made) == 8
+    assert first.split("/")[2] not in left
+    assert (await the_only(world)).problem == ""
+
+
+async def test_as_long_as_the_newest_is_not_what_was_written_nothing_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = with_bases()
+    for number in range(9):
+        world.physical.entries[SERVER, f"base-{number}"] = a_base(f"base-{number}", world.clock.now())
+        await place_kits(world)
+        world.clock.advance(timedelta(days=5))
+    before = set(stored_under(world, "physical/restore/"))
+    put = world.objects.put
+
+    async def cut_off(bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> None:
+        await put(bucket, key, body[:-1] if key.endswith(PAGE) else body, only_if_absent=only_if_absent)
+
+    monkeypatch.setattr(world.objects, "put", cut_off)
+    world.physical.entries[SERVER, "base-last"] = a_base("base-last", world.clock.now())
+    await place_kits(world)
+    assert before < set(stored_under(world, "physical/restore/"))
 
 
 async def test_the_page_has_every_command_with_its_names_and_no_secret() -> None:
