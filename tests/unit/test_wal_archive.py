@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -191,6 +193,47 @@ async def test_a_forged_segment_is_refused_and_a_forged_end_is_passed_over(wal: 
     with pytest.raises(VerificationError, match=rf"{name(2)}.*a key the plan file does not trust"):
         await wal.fetch(tmp_path, LATEST)
     assert (await wal.fetch(tmp_path, LATEST, start=wal.start(3))).last == name(3)
+
+
+def rewritten(wal: MemoryWal, stored: bytes, *, sign: bool, **changes: object) -> None:
+    """Segment 2 with another header over what was stored, in both buckets. `sign`: by the trusted key."""
+    head, _, body = stored.partition(b"\n")
+    line = json.loads(head)
+    header = SealedHeader.model_validate(line["header"] | changes)
+    line |= {"header": header.model_dump(mode="json"), "signer": wal.keys.signer}
+    if sign:
+        line["signature"] = base64.b64encode(wal.keys.signing.sign(header.canonical())).decode()
+    for bucket in (HERE, THERE):
+        wal.objects.buckets[bucket][wal.key(2)] = MemoryObject(json.dumps(line).encode() + b"\n" + body, START)
+
+
+@pytest.mark.corruption
+async def test_a_segment_that_only_says_it_is_of_a_trusted_key_is_refused(wal: MemoryWal, tmp_path: Path) -> None:
+    forger = MemoryWal(keys=Keys(wal.keys.identity))
+    await wal.closed(1, 2)
+    await forger.closed(2)
+    rewritten(wal, forger.objects.buckets[HERE][wal.key(2)].body, sign=False)
+    with pytest.raises(VerificationError, match=f"{name(2)}.* does not match its signature"):
+        await wal.fetch(tmp_path, LATEST)
+
+
+@pytest.mark.corruption
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stored_sha256": "0" * 64}, "The stored bytes of"),
+        ({"plain_sha256": "0" * 64}, "The plain bytes of"),
+        ({"plain_bytes": SIZE - 1}, f"holds {SIZE - 1} bytes and is no whole segment"),
+    ],
+)
+async def test_a_segment_that_its_header_does_not_speak_of_is_refused(
+    wal: MemoryWal, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    await wal.closed(1, 2)
+    rewritten(wal, wal.objects.buckets[HERE][wal.key(2)].body, sign=True, **changes)
+    with pytest.raises(VerificationError, match=said):
+        await wal.fetch(tmp_path, LATEST)
+    assert name(2) not in names(tmp_path)
 
 
 async def test_a_fetch_that_fails_leaves_nobody_writing(
