@@ -148,8 +148,11 @@ class DrClock:
         asked under."""
         async with self._database.session() as session:
             standing = [row for row in await alarms.standing(session) if row.key.startswith(UPGRADED)]
-        asked = []
+        asked: list[str] = []
         for row in standing:
+            async with self._database.session() as session:
+                if await schedules.is_open(session, f"schedule/{UPGRADED}"):
+                    break  # one after the other: what waits too long for its lock is not carried out any more
             subject = row.key.partition("/")[2]
             params = await self._drills.upgraded(subject, row.raised_at, now)
             key = f"schedule/{row.key}"
