@@ -125,7 +125,7 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
                 *scene.commits.share.preconditions,
             ),
             made_at=ports.clock.now(),
-            findings=(*switches.findings, *_lacks(point), *(line.finding for line in manual)),
+            findings=(*switches.findings, *scene.files.findings, *_lacks(point), *(line.finding for line in manual)),
             observations=(
                 *_observations(scene),
                 *switches.observations,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from actions.buckets import FilesDifference, FilesSource
-from actions.contract import Observation, Precondition
+from actions.contract import Finding, Observation, Precondition
 from actions.errors import UserError
 from actions.points import FilesPart, RecoveryPoint
 from actions.ports import Ports
 from actions.site import FilesPolicy
-from actions.steps.file_return import brought_back, copy_manifest, return_takes
+from actions.steps.file_return import brought_back, copy_manifest, removed_versions, return_takes
 from actions.steps.files import CopyIs, FilesAtMost, said
 from actions.steps.naming import job_name
 from actions.steps.phrases import counted
@@ -30,8 +30,9 @@ async def files_share(ports: Ports, point: RecoveryPoint, part: FilesPart, plan_
     replace = found.changed > 0 and found.versioned is True
     manual = () if replace or not found.changed else (_unreplaced(part, found),)
     seen = Observation(name=what, value=f"{_words(found)}; from {said(source)}")
+    gone = await _gone(ports, policy, part)
     if not found.missing and not replace:
-        return Share(observations=(seen,), manual=manual)
+        return Share(findings=gone, observations=(seen,), manual=manual)
     job = job_name(plan_id, number)
     step = brought_back(ports.site, source, found, replace=replace, manifest=manifest, job=job)
     stands = FilesAtMost(source=source, replace=replace, missing=found.missing, changed=found.changed)
@@ -40,6 +41,7 @@ async def files_share(ports: Ports, point: RecoveryPoint, part: FilesPart, plan_
         # replaced go back together with the databases.
         steps=(step.model_copy(update={"optional": True, "undo_on_failure": replace}),),
         preconditions=(*proof, stands),
+        findings=gone,
         observations=(seen,),
         manual=manual,
         takes=return_takes(source, found, replace=replace),
@@ -62,6 +64,14 @@ async def _proof(ports: Ports, policy: FilesPolicy, source: FilesSource) -> tupl
         raise UserError(f"Copy `{source.copy_id}` of the point {why} Take another point: `/dr point list`.")
     stands = CopyIs(name=policy.name, copy_id=source.copy_id, manifest_sha256=copy.manifest_sha256)
     return (stands,), copy_manifest(policy, source.copy_id)
+
+
+async def _gone(ports: Ports, policy: FilesPolicy, part: FilesPart) -> tuple[Finding, ...]:
+    """Old versions that a rule of the bucket has removed since the point are not found missing."""
+    if part.as_of is None:
+        return ()
+    facts = await ports.buckets.facts(policy.bucket)
+    return tuple(removed_versions(facts, policy, policy.prefix, part.as_of, ports.clock.now()))
 
 
 def _unreplaced(part: FilesPart, found: FilesDifference) -> ManualLine:

@@ -9,6 +9,7 @@ import pytest
 
 from actions import registry
 from actions.backup.physical import RecoveryTarget
+from actions.buckets import LifecycleRule
 from actions.catalog.point_restore import RestorePointParams
 from actions.contract import Plan
 from actions.errors import UserError
@@ -158,6 +159,20 @@ async def test_files_of_a_bucket_without_versions_are_peoples() -> None:
     record_a_point(world)
 
     assert "kept no versions and there was no copy" in by_hand(await planned(world))["files uploads"]
+
+
+@pytest.mark.parametrize("days", [0, 2])
+async def test_old_versions_that_a_rule_has_removed_since_are_told(days: int) -> None:
+    """Of a file that was replaced or deleted longer ago than that nothing is left, so it is not found missing."""
+    world = with_a_point()
+    rule = LifecycleRule(name="tidy", deletes_versions_after=timedelta(days=1))
+    kept = world.buckets.settings["uploads"]
+    world.buckets.settings["uploads"] = kept.model_copy(update={"lifecycle": (rule,)})
+    world.clock.advance(timedelta(days=days))
+
+    found = [finding.detail for finding in (await planned(world)).findings if finding.check == "old versions"]
+    assert len(found) == (days > 1)
+    assert all("Rule `tidy` of bucket `uploads` removes old versions after 1 d" in detail for detail in found)
 
 
 async def test_images_set_by_others_meanwhile_need_new_signatures() -> None:
