@@ -48,6 +48,9 @@ SETTLED = timedelta(minutes=5)
 SMALL = 0.5
 """Below this part of the median of those before, a backup is small."""
 
+CLOCKS_APART = timedelta(minutes=5)
+"""By as much the clocks of a server and of a worker may differ; a date that lies farther ahead is wrong."""
+
 COMPARED = 7
 FEWEST = 3
 
@@ -114,7 +117,9 @@ def _of_dumps(dumps: Dumps, now: datetime) -> Iterator[Alarm]:
         yield Alarm(key=f"late-dump/{key}", text=f"Database `{key}` has no usable dump.", hint=again)
         return
     newest = fit[0].manifest
-    took = newest.finished_at - newest.snapshot_at
+    yield from _ahead(f"future-dump/{key}", f"dump `{newest.id}` of `{key}`", newest.snapshot_at, now)
+    # Not by its two dates: of one that was adopted they are months apart, and no dump would ever be late.
+    took = timedelta(milliseconds=newest.duration_ms)
     due = Schedule(dumps.policy.schedule).until(now - DUMP_GRACE - took)
     if due is not None and newest.snapshot_at < due - timedelta(minutes=1):
         yield Alarm(
@@ -159,6 +164,9 @@ def _of_bases(bases: Bases, now: datetime) -> Iterator[Alarm]:
         return
     spoiled = {entry.manifest.id: entry.problem for entry in bases.entries if entry.problem is not None}
     yield from _unusable(f"unusable-base/{bases.subject}", f"base backup of `{server}`", spoiled)
+    for newest in usable_bases(bases.living)[:1]:
+        what = f"base backup `{newest.manifest.id}` of `{server}`"
+        yield from _ahead(f"future-base/{bases.subject}", what, newest.manifest.finished_at, now)
     yield from _full(bases, now)
     yield from _incremental(bases, now)
     yield from _proofs(bases, now)
@@ -401,6 +409,18 @@ def _unreadable(subject: str, what: str, problem: str) -> Alarm:
         text=f"The {what} cannot be read: {problem}",
         hint="Look with `/dr doctor` what does not answer.",
     )
+
+
+def _ahead(key: str, what: str, at: datetime, now: datetime) -> Iterator[Alarm]:
+    """No later one would ever be the newest, nor late; and a restore would take it, and say that nothing is lost."""
+    if at > now + CLOCKS_APART:
+        yield Alarm(
+            key=key,
+            text=f"The newest {what} is dated {moment(at)}, which is still to come: while it is the newest, nobody can "
+            "tell whether others are late, and a restore recommends it.",
+            hint="Set the clock of the server, or of this worker, right. Where that dump or backup has the wrong date, "
+            "delete it once there are others: `/dr-backup delete`.",
+        )
 
 
 def _unusable(key: str, what: str, spoiled: Mapping[str, str]) -> Iterator[Alarm]:

@@ -324,6 +324,24 @@ def test_a_dump_of_less_than_half_the_usual_size_is_told(part: float, told: set[
     assert keys(dumps=replace(good_dumps(), entries=entries)) == told
 
 
+def test_an_adopted_dump_that_is_months_old_is_late() -> None:
+    """Its manifest was signed when it was adopted, which says nothing of how long a dump takes."""
+    [newest, *_] = good_dumps().entries
+    old = newest.manifest.model_copy(update={"snapshot_at": NOW - timedelta(days=90), "finished_at": NOW})
+    assert "late-dump/shop" in keys(dumps=replace(good_dumps(), entries=[newest.model_copy(update={"manifest": old})]))
+
+
+def test_a_date_that_is_still_to_come_is_told_since_nothing_would_be_late_beside_it() -> None:
+    [newest, *others] = good_dumps().entries
+    for ahead, told in ((timedelta(minutes=1), False), (timedelta(days=300), True)):
+        date = newest.manifest.model_copy(update={"snapshot_at": NOW + ahead})
+        dumps = replace(good_dumps(), entries=[newest.model_copy(update={"manifest": date}), *others])
+        assert ("future-dump/shop" in keys(dumps=dumps)) == told
+        base = a_base("ahead", NOW + ahead).model_copy(update={"verified_at": TODAY})
+        bases = replace(good_bases(), entries=[base, *good_bases().entries])
+        assert ("future-base/server:primary" in keys(bases=bases)) == told
+
+
 def test_what_must_not_be_used_is_told_as_long_as_it_is_there() -> None:
     bases = good_bases()
     spoiled = bases.entries[1].model_copy(update={"problem": "its object is missing."})
