@@ -11,7 +11,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "
 
 
 def moment_of(text: str, now: datetime) -> datetime:
-    """`2026-02-26 10:30:00 UTC`, `10:29:58.4` (UTC unless a zone follows; today, or yesterday when that is to come),
+    """`2026-02-26 10:30:00 UTC`, `10:29:58.4` (UTC unless a zone follows; the last time that it was so late there),
     `10:30 +02:00`, `15m ago`. In UTC. Raises UserError for anything else and for what is still to come."""
     words = " ".join(text.split())
     ago = re.fullmatch(r"(\d{1,4}) ?(s|m|min|h|d)(?: ago)?", words)
@@ -30,8 +30,9 @@ def moment_of(text: str, now: datetime) -> datetime:
             "name), `2026-02-26 10:30:00 UTC` or `15m ago`."
         ) from error
     found = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    if today and found > now:
-        found -= timedelta(days=1)
+    if today:
+        # Of a zone ahead of UTC it may be tomorrow there already, of one behind it still yesterday.
+        found += (now - found) // timedelta(days=1) * timedelta(days=1)
     if found > now:
         raise UserError(f"{exact(found)} is still to come; it is {exact(now)} now. Take a moment that has passed.")
     return found

@@ -12,6 +12,7 @@ from actions.catalog.manifests import push_findings
 from actions.catalog.point_restore import RestorePointParams
 from actions.contract import Plan, Verdict
 from actions.errors import PermanentError, VerificationError
+from actions.escrow import SealingKey
 from actions.points import ManifestsPart
 from actions.ports import no_progress
 from actions.runner import Outcome
@@ -20,7 +21,7 @@ from actions.steps.escrow_return import ReturnKeys
 from actions.steps.point_commits import commits
 from tests.contract.kit import PLAN_ID, MemoryJournal, run, secrets_in
 from tests.fakes.history import POINT, SEALING, a_secret, with_a_point, with_a_point_in_git
-from tests.fakes.world import API, APP_DIGEST, World
+from tests.fakes.world import API, APP_DIGEST, World, a_world
 
 THEN, NOW = b"AgB-then", b"AgB-now"
 
@@ -197,6 +198,30 @@ async def test_a_tag_in_git_that_leads_to_the_same_digest_lets_gitops_go_on() ->
     _named_by_tag(world)
 
     assert "GitOps" not in by_hand(await planned(world))
+
+
+async def test_where_the_escrow_of_the_point_is_gone_keys_come_out_of_another_one_that_holds_them() -> None:
+    world = with_a_point_in_git()
+    await world.escrow.make("main-9", "main")  # the newest, of what the cluster has now
+    both = world.sealing.held["main"]
+    lost = _lost_key(world)
+    world.sealing.held["main"] = [*both, lost]
+    world.clock.advance(-timedelta(days=1))
+    await world.escrow.make("main-5", "main")
+    world.clock.advance(timedelta(days=1))
+    world.sealing.held["main"] = both
+    await world.escrow.remove("main", "main-1")
+
+    plan = await planned(world)
+
+    [step] = [step for step in plan.steps if isinstance(step, ReturnKeys)]
+    assert (step.escrow, step.keys) == ("main-5", ("key-old",))
+
+
+def _lost_key(world: World) -> tuple[SealingKey, str]:
+    """That the cluster had at the point, as its tests make it."""
+    other = a_world()
+    return next(item for item in other.sealing.held["main"] if item[0].name == "key-old")
 
 
 async def test_keys_that_the_bot_may_not_open_or_create_are_peoples() -> None:

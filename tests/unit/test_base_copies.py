@@ -13,6 +13,7 @@ import pytest
 from actions.adapters.clock import SystemClock
 from actions.backup.native_catalogue import BaseFolder
 from actions.backup.native_records import BaseRecords
+from actions.backup.physical import Expiry
 from actions.backup.proofs import proofs_prefix
 from actions.backup.sealed import SealedHeader, SealedKind, Sealer, What
 from actions.backup.segments import Segment
@@ -392,6 +393,53 @@ async def test_what_is_old_goes_from_both_buckets(world: TwoBuckets) -> None:
         left = {key.split("/")[3] for key in world.objects.buckets[bucket]}
         assert left == {"full-39", "full-1", "full-0"}
     assert (await world.engine().uncopied(SERVER)).complete
+
+
+async def old_with_wal(world: TwoBuckets) -> Expiry:
+    """What goes of four full backups in both buckets, and of ten segments."""
+    world.clock.advance(-35 * DAY)
+    await old_and_new(world)
+    world.clock.advance(35 * DAY)
+    archive = WalArchive(world.objects, world.policy)
+    for bucket in (NEAR, FAR):
+        for number in range(1, 11):
+            await world.objects.put(bucket, archive.key(str(Segment(1, number))), b"wal")
+    found = await world.engine().expiry(SERVER)
+    assert (found.backups, found.segments) == (("full-40",), 3)
+    return found
+
+
+def archived(world: TwoBuckets) -> list[set[int]]:
+    names = [{key for key in world.objects.buckets[bucket] if "/wal/" in f"/{key}"} for bucket in (NEAR, FAR)]
+    return [{Segment.parse(key.split("/")[-1].removesuffix(".sealed")).number for key in keys} for keys in names]
+
+
+async def test_nothing_goes_that_was_not_shown_however_much_later(world: TwoBuckets) -> None:
+    shown = await old_with_wal(world)
+    world.clock.advance(20 * DAY)
+    assert (await world.engine().expiry(SERVER)).segments > shown.segments
+
+    await world.engine().expire(SERVER, shown)
+
+    assert archived(world) == [set(range(4, 11))] * 2
+    assert {entry.manifest.id for entry in await world.engine().catalogue(SERVER)} == {"full-39", "full-1", "full-0"}
+
+
+async def test_no_wal_goes_while_a_bucket_refuses_to_let_a_backup_go(
+    world: TwoBuckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would rest on nothing: the backup is still there, and listed."""
+    shown, delete = await old_with_wal(world), world.objects.delete
+
+    async def locked(bucket: str, key: str) -> None:
+        if "full-40" in key:
+            raise UserError(f"Bucket `{bucket}` did not delete `{key}`: AccessDenied.")
+        await delete(bucket, key)
+
+    monkeypatch.setattr(world.objects, "delete", locked)
+    with pytest.raises(PermanentError, match="refused to delete `full-40` of `main`"):
+        await world.engine().expire(SERVER, shown)
+    assert archived(world) == [set(range(1, 11))] * 2
 
 
 async def test_what_only_the_policy_lets_go_is_not_copied_any_more(world: TwoBuckets) -> None:
