@@ -107,6 +107,12 @@ class WalWorld:
 
     # ------------------------------------------------------------ the archiver
 
+    @property
+    def source(self) -> PostgresWal:
+        """The server as the archiver sees it."""
+        site = Site(servers={SERVER: Server(name=SERVER, admin_dsn="env:DSN", tools=self.tools)})
+        return PostgresWal(site, self.secrets, SERVER, self.policy.slot)
+
     def archiver(self, *, open_every: timedelta = timedelta(seconds=0.3)) -> Archiver:
         servers = {SERVER: Server(name=SERVER, admin_dsn="env:DSN", tools=self.tools)}
         for name, standby in self.standbys.items():

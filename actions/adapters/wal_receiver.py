@@ -34,6 +34,16 @@ FACTS = """
            (SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size') AS keep_mib,
            current_setting('synchronous_standby_names') AS names,
            current_setting('synchronous_commit') AS synchronous_commit,
+           ARRAY(
+               SELECT COALESCE(
+                          NULLIF(concat_ws(' in ', 'role `' || o.rolname || '`', 'database `' || d.datname || '`'), ''),
+                          'every role'
+                      ) || ' (`' || split_part(c, '=', 2) || '`)'
+                 FROM pg_db_role_setting u CROSS JOIN unnest(u.setconfig) c
+                 LEFT JOIN pg_roles o ON o.oid = u.setrole LEFT JOIN pg_database d ON d.oid = u.setdatabase
+                WHERE c LIKE 'synchronous_commit=%%' AND c <> 'synchronous_commit=on'
+                ORDER BY 1
+           ) AS not_waiting,
            CASE WHEN a.state = 'streaming' THEN a.sync_state END AS sync_state,
            r.slot_name AS slot, r.active, r.restart_lsn::text, r.wal_status, r.safe_wal_size, a.write_lsn::text
       FROM pg_control_system() s
@@ -96,6 +106,7 @@ class PostgresWal(WalSource):
                 keep_bytes=None if row["keep_mib"] < 0 else row["keep_mib"] << 20,
                 synchronous_names=row["names"],
                 synchronous_commit=row["synchronous_commit"],
+                not_waiting=tuple(row["not_waiting"]),
                 slot=slot,
             )
 

@@ -6,7 +6,7 @@ slot is invalidated, a segment is gone), WAL is late (a bucket is away).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -15,6 +15,7 @@ from actions.backup.wal_source import AlarmKind, SourceFacts
 from actions.backup.wal_status import BaseWanted, DiskLost
 from actions.site import PhysicalPolicy
 
+SHOWN = 5
 KEEP_AT_LEAST = 1 << 30
 """Of max_slot_wal_keep_size. At 50 MB/s it is 20 s; a restart of the archiver must not lose its slot."""
 LAG_LIMIT = 4 << 30
@@ -152,7 +153,7 @@ def _synchronous(seen: Seen) -> Iterator[tuple[AlarmKind, str]]:
     facts, policy = seen.facts, seen.policy
     if not policy.synchronous or facts is None or facts.in_recovery:
         return
-    wrong = _commit(facts.synchronous_commit) or _not_awaited(facts, policy.slot)
+    wrong = _commit(facts.synchronous_commit) or _not_awaited(facts, policy.slot) or _set_apart(facts.not_waiting)
     if wrong:
         yield AlarmKind.NOT_SYNCHRONOUS, f"The plan wants no commit lost, but on `{policy.server}` {wrong}"
 
@@ -165,6 +166,18 @@ def _commit(setting: str) -> str:
     if setting == "remote_apply":  # pg_receivewal never applies anything
         return f"`synchronous_commit` is `remote_apply`: the archiver applies nothing, commits wait for ever. {then}"
     return f"`synchronous_commit` is `{setting}`: commits do not wait for the archiver's disk. {then}"
+
+
+def _set_apart(whose: Sequence[str]) -> str:
+    """Who has a value of their own, which goes before the server's; empty when nobody has."""
+    if not whose:
+        return ""
+    also = f" and {len(whose) - SHOWN} more" if len(whose) > SHOWN else ""
+    return (
+        f"`synchronous_commit` is set for {', '.join(whose[:SHOWN])}{also}: their commits do not wait as others do. "
+        "Run `ALTER ROLE ... RESET synchronous_commit` (`ALTER DATABASE`, or `ALTER ROLE ... IN DATABASE`); sessions "
+        "that are open keep it."
+    )
 
 
 def _not_awaited(facts: SourceFacts, slot: str) -> str:

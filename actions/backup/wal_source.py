@@ -41,7 +41,8 @@ class SourceFacts(Frozen):
     segment_bytes: int
     keep_bytes: int | None  # max_slot_wal_keep_size; None: no limit
     synchronous_names: str  # synchronous_standby_names
-    synchronous_commit: str = "on"
+    synchronous_commit: str = "on"  # for the archiver's login
+    not_waiting: tuple[str, ...] = ()  # "role `batch` in database `shop` (`off`)": where it is set to something else
     slot: SlotFacts | None
 
 

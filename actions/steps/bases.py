@@ -13,8 +13,8 @@ from actions.contract import Probe
 from actions.engine import Copied, Stored, Wanted
 from actions.engines import engine_of_step
 from actions.errors import TemporaryError, VerificationError
-from actions.ports import JobKind, JobPhase, JobState, Ports
-from actions.steps.heavy import HeavyStep
+from actions.ports import JobKind, JobState, Ports
+from actions.steps.heavy import HeavyStep, ReadingStep
 from actions.steps.phrases import counted, names
 
 
@@ -169,7 +169,7 @@ class CopyBases(HeavyStep):
         """A copy is kept, as the backup is."""
 
 
-class CheckBase(HeavyStep):
+class CheckBase(ReadingStep):
     """The whole stored object read, both hashes and every file in it checked."""
 
     interruptible: ClassVar[bool] = True
@@ -214,18 +214,12 @@ class CheckBase(HeavyStep):
     def request(self) -> Mapping[str, Any]:
         return {"server": self.server, "backup": self.backup}
 
-    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - reading again harms nothing
-        return Probe.DONE if job is not None and job.phase is JobPhase.SUCCEEDED else Probe.TODO
-
     async def verify(self, ports: Ports) -> None:
         entry = await usable_base(ports, self.server, self.backup)
         if entry.verified_at is None:
             raise VerificationError(
                 f"Base backup `{self.backup}` was read but the result was not recorded. Check it again."
             )
-
-    async def undo(self, ports: Ports) -> None:
-        """A recorded check is kept: it is true."""
 
 
 async def base(ports: Ports, server: str, backup: str) -> PhysicalEntry | None:

@@ -13,7 +13,7 @@ from actions.errors import DrError, VerificationError, adding
 from actions.ports import AdoptRequest, CatalogueEntry, DumpRequest, JobKind, JobPhase, JobState, Ports, Progress
 from actions.site import DatabaseRef
 from actions.steps import byhand
-from actions.steps.heavy import HeavyStep
+from actions.steps.heavy import HeavyStep, ReadingStep
 from actions.steps.known_backups import checked
 from actions.steps.new_databases import is_there
 
@@ -138,7 +138,7 @@ class UploadCopy(HeavyStep):
         """The backup is kept in both places, since deleting backups is an action of its own."""
 
 
-class VerifyBackup(HeavyStep):
+class VerifyBackup(ReadingStep):
     """The whole stored object read, both hashes checked, the archive listed."""
 
     interruptible: ClassVar[bool] = True
@@ -172,18 +172,12 @@ class VerifyBackup(HeavyStep):
     def request(self) -> Mapping[str, Any]:
         return {"database": self.database, "backup": self.backup}
 
-    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - reading again harms nothing
-        return Probe.DONE if job is not None and job.phase is JobPhase.SUCCEEDED else Probe.TODO
-
     async def verify(self, ports: Ports) -> None:
         entry = await usable(ports, self.database, self.backup)
         if entry.verified_at is None:
             raise VerificationError(
                 f"Backup `{self.backup}` was read but the result was not recorded. Verify it again."
             )
-
-    async def undo(self, ports: Ports) -> None:
-        """A recorded check is kept: it is true."""
 
 
 class AdoptDump(HeavyStep):

@@ -89,6 +89,16 @@ class HeavyStep(Step):
         raise error
 
 
+class ReadingStep(HeavyStep):
+    """One that reads something completely and records beside it what it found: reading again harms nothing."""
+
+    async def effect(self, ports: Ports, job: JobState | None) -> Probe:  # noqa: ARG002 - the job tells it
+        return Probe.DONE if job is not None and job.phase is JobPhase.SUCCEEDED else Probe.TODO
+
+    async def undo(self, ports: Ports) -> None:
+        """A recorded check is kept: it is true."""
+
+
 def failure(step: Step, state: JobState) -> DrError:
     """The error a job ended with, as an error of this process."""
     text = state.error or "it ended without a result"

@@ -315,6 +315,19 @@ async def test_a_synchronous_archiver_is_named_and_missed(world: WalWorld) -> No
         world.fill("confirmed")
         state = world.execute(f"SELECT sync_state FROM pg_stat_replication WHERE application_name = '{world.slot}'")
         assert state == [("sync",)]
+        world.execute(
+            "CREATE ROLE batch",
+            "ALTER ROLE batch SET synchronous_commit = 'off'",
+            "ALTER ROLE batch IN DATABASE postgres SET synchronous_commit = 'local'",
+            "ALTER ROLE ALL SET synchronous_commit = 'on'",  # as it should be
+        )
+        await eventually(lambda: world.warns(AlarmKind.NOT_SYNCHRONOUS))
+        facts = await world.source.facts()
+        assert facts.not_waiting == ("role `batch` (`off`)", "role `batch` in database `postgres` (`local`)")
+        world.execute("DROP ROLE batch", "ALTER ROLE ALL SET synchronous_commit = 'remote_write'")
+        assert (await world.source.facts()).not_waiting == ("every role (`remote_write`)",)
+        world.execute("ALTER ROLE ALL RESET synchronous_commit")
+        await eventually(world.silent)
     world.execute("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
 
 

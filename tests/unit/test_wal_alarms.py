@@ -107,6 +107,11 @@ def bucket(**changes: object) -> tuple[BucketSeen, ...]:
                 ("remote_apply", "wait for ever"),
             )
         ),
+        (
+            replace(GOOD, policy=SYNCHRONOUS, facts=streaming("sync", "drbot_wal", not_waiting=("role `batch`",))),
+            AlarmKind.NOT_SYNCHRONOUS,
+            "set for role `batch`: their commits do not wait as others do. Run `ALTER ROLE ... RESET",
+        ),
         (replace(GOOD, facts=facts(keep_bytes=200 * GIB, flush_lsn="2/10000000")), AlarmKind.SLOT_BEHIND, "4.2 GiB"),
         (replace(GOOD, disk_lost=LOST), AlarmKind.DISK_LOST, "empty disk .* is asked for WAL from 1/0 on"),
         (
