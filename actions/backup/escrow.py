@@ -113,11 +113,29 @@ class Escrows(Escrow):
 
     async def remove(self, cluster: str, escrow: str) -> None:
         policy = self._policy()
+        await self._held_by_others(cluster, escrow)
         folder = f"{policy.prefix}escrow/{cluster}/{escrow}/"
         keys = [facts.key for facts in await self._objects.list(policy.bucket, folder)]
         # The manifest last: what a store refuses to let go stays described, and is asked for again.
         for key in sorted(keys, key=lambda key: key.endswith(f"/{MANIFEST}")):
             await self._objects.delete(policy.bucket, key)
+
+    async def _held_by_others(self, cluster: str, escrow: str) -> None:
+        """Raise VerificationError unless every key of this escrow is in another one that is whole, by its bytes: what
+        is sealed with a key that is in none can never be opened again, and a listing tells sizes alone."""
+        entries = await self.entries(cluster)
+        lacking = {key.fingerprint for each in entries if each.manifest.id == escrow for key in each.manifest.keys}
+        for manifest in (each.manifest for each in entries if each.problem is None and each.manifest.id != escrow):
+            held = lacking & {key.fingerprint for key in manifest.keys}
+            if held and hashlib.sha256(await self._objects.get(manifest.bucket, manifest.key)).hexdigest() == (
+                manifest.sha256
+            ):
+                lacking -= held
+        if lacking:
+            raise VerificationError(
+                f"Escrow `{escrow}` of `{cluster}` stays: {len(lacking)} of its keys are in no other one that is as it "
+                "was signed. Look at the newer ones, and make another."
+            )
 
     def _policy(self) -> EscrowPolicy:
         if self._site.escrow is None:

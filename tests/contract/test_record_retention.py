@@ -219,6 +219,23 @@ async def test_a_point_that_is_pinned_after_the_plan_was_made_stays() -> None:
     assert sorted(await points_of(world)) == ["point-2", "point-4", "point-5"]
 
 
+@pytest.mark.corruption
+async def test_an_escrow_is_not_deleted_for_newer_ones_that_hold_other_bytes() -> None:
+    """As large as they were, so no listing tells."""
+    world = with_old_records(recorded=())
+    before = {entry.manifest.id for entry in await world.escrow.entries("main")}
+    plan = await planned(world, "secrets.expire", ExpireEscrowsParams())
+    for name in before - {"escrow-2"}:
+        key = f"escrow/main/{name}/keys.age"
+        await world.objects.put("backups", key, bytes(len(await world.objects.get("backups", key))))
+
+    result = await run(plan, world, MemoryJournal())
+
+    assert result.outcome is Outcome.FAILED
+    assert "`escrow-2` of `main` stays: 1 of its keys are in no other one" in result.message
+    assert "escrow-2" in {entry.manifest.id for entry in await world.escrow.entries("main")}
+
+
 async def test_an_escrow_that_a_point_came_to_need_stays() -> None:
     world = with_old_records(recorded=())
     plan = await planned(world, "secrets.expire", ExpireEscrowsParams())
