@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from actions.adapters.clock import SystemClock
 from actions.backup.archiver import Archiver
+from actions.backup.physical import Lsn
 from actions.backup.segments import Segment
 from actions.backup.wal_receiving import OTHER_TIMELINE_LOOKS, WalReceiving
 from actions.backup.wal_source import AlarmKind
@@ -110,12 +111,14 @@ async def test_after_a_gap_the_stream_goes_on_whatever_waits_for_its_buckets(
     world = _World(tmp_path)
     (world.spool.closed / str(Segment(1, 5, SIZE))).write_bytes(bytes(SIZE))
     world.source.gone = 1
+    world.source.held, world.source.oldest = Lsn(SIZE), Lsn(6 * SIZE)
     work = asyncio.ensure_future(world.receiving.run())
     await until(lambda: len(world.source.asked) == 2)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
     assert world.streams(1) == [str(Segment(1, 5, SIZE))]
     assert world.streams(2) == []  # where the slot begins
+    assert world.source.held == world.source.oldest  # made anew: it had gone back to what is gone
     again = WalSpool(world.spool.directory)
     assert again.state is not None
     assert again.state.base_wanted is not None
