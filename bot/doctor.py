@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -22,7 +23,7 @@ from actions.steps.holds import hold_findings
 from actions.steps.mirrors import mirrors
 from actions.steps.old_primary_scene import workload_findings
 from actions.steps.page_checksums import server_findings
-from actions.steps.phrases import version
+from actions.steps.phrases import span, version
 from actions.steps.postures import apart_findings, posture_findings, trial_findings
 from actions.steps.replicas import replica_findings, replicas
 from actions.steps.restore_kit import kit_findings
@@ -38,6 +39,9 @@ from bot.services.record.watch import Watch
 from storage import accounts, processes
 from storage.session import Database
 
+PATIENCE = timedelta(minutes=1)
+"""How long one check may take. A store that hangs is asked four times of a minute each by its client."""
+
 ALIVE = timedelta(seconds=30)
 
 Check = Callable[[], Awaitable[list[Finding]]]
@@ -47,12 +51,20 @@ class Doctor:
     """Looks, and changes nothing; in a bucket of backups it stores a few bytes and takes them away again."""
 
     def __init__(
-        self, database: Database, plan: DrPlan, policy: Policy, ports: Ports, *, record: Watch | None = None
+        self,
+        database: Database,
+        plan: DrPlan,
+        policy: Policy,
+        ports: Ports,
+        *,
+        record: Watch | None = None,
+        patience: timedelta = PATIENCE,
     ) -> None:
         self._database = database
         self._plan = plan
         self._policy = policy
         self._ports = ports
+        self._patience = patience
         self._record = record  # None: the plan has no witnesses
 
     async def examine(self, *, quick: bool = False) -> list[Finding]:
@@ -72,14 +84,22 @@ class Doctor:
             checks += [("jobs", self._jobs)]
             checks += [("pager", self._pager)]
             checks += [("application", self._services), ("secrets", self._secrets), ("left over", self._leftovers)]
-        findings: list[Finding] = []
-        for name, check in checks:
-            try:
-                findings += await check()
-            except DrError as error:
-                findings.append(_stop(name, str(error), "Repair this first, then ask the doctor again."))
+        # Beside each other: what neither answers nor refuses holds up its own check alone.
+        found = await asyncio.gather(*(self._one(name, check) for name, check in checks))
+        findings = [finding for part in found for finding in part]
         order = [Verdict.STOP, Verdict.WARN, Verdict.OK]
         return sorted(findings, key=lambda finding: order.index(finding.verdict))
+
+    async def _one(self, name: str, check: Check) -> list[Finding]:
+        again = "Repair this first, then ask the doctor again."
+        try:
+            async with asyncio.timeout(self._patience.total_seconds()):
+                return [*await check()]
+        except TimeoutError:
+            text = f"no answer within {span(self._patience)}: what it asks (a bucket, a server, a cluster) hangs"
+            return [_stop(name, text, again)]
+        except DrError as error:
+            return [_stop(name, str(error), again)]
 
     async def _memory(self) -> list[Finding]:
         await self._database.ready()

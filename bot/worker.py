@@ -10,7 +10,8 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from actions.contract import PLAN_SCHEMA, Action, Kinds, ParamsT, Plan, Query, R
 from actions.errors import DrError, RefusedError, TemporaryError, UserError
 from actions.ports import Ports
 from actions.steps.moments import moment_of
+from actions.steps.phrases import span
 from bot.doctor import Doctor
 from bot.driver import Driver
 from bot.ports import Who
@@ -47,6 +49,12 @@ log = structlog.get_logger()
 
 POLL = timedelta(seconds=5)
 """NOTIFY is only a hint; this is how long a lost one can delay anything."""
+
+STATUS_WITHIN = timedelta(seconds=45)
+"""How long a status may take; the command line waits a little longer. What reads WAL, a registry or a cluster may take
+as long as it needs."""
+
+STATUSES = ("status", "status.backups", "status.catalogue")
 
 JUST_AFTER = timedelta(milliseconds=50)
 """How long after the end of a lease its run is looked for."""
@@ -94,6 +102,7 @@ class Worker:
         answers_requests: bool = True,
         lease: timedelta = timedelta(seconds=30),
         parallel: int = 4,
+        status_within: timedelta = STATUS_WITHIN,
     ) -> None:
         self._database = database
         self._ports = ports
@@ -106,6 +115,7 @@ class Worker:
         self._control = control
         self._record = record  # None: the plan has no witnesses
         self._catalogue = catalogue
+        self._status_within = status_within
         self._share = share
         self._answers_requests = answers_requests
         self._lease = lease
@@ -218,7 +228,9 @@ class Worker:
         elif request.name in ORDERS:
             await self._report(session, request, await self._control.order(session, request, who))
         elif request.name == "status":
-            await self._report(session, request, await answers.status(session, self._incidents, self._ports))
+            async with _bounded(request.name, self._status_within):
+                found = await answers.status(session, self._incidents, self._ports)
+            await self._report(session, request, found)
         elif request.name in DRILL_QUERIES:
             await self._report(session, request, await self._drills.report(session, request.name))
         elif request.name in custody.QUERIES:
@@ -229,7 +241,8 @@ class Worker:
             await self._report(session, request, Report(title="Doctor", findings=tuple(findings)))
         elif request.name in {query.name for query in self._catalogue.QUERIES}:
             query = self._catalogue.query(request.name)
-            report = await query.read(self._params(query.params, request), self._ports)
+            async with _bounded(request.name, self._status_within):
+                report = await query.read(self._params(query.params, request), self._ports)
             await self._report(session, request, report)
         else:
             action = self._catalogue.action(request.name)
@@ -462,6 +475,19 @@ class Worker:
             await note_plan(session, row, kind="run", text=text, at=now, data={"plan": run_id, "epoch": epoch})
         if not void:
             tasks.create_task(self._driver.drive(row, plan, epoch))
+
+
+@asynccontextmanager
+async def _bounded(name: str, limit: timedelta) -> AsyncIterator[None]:
+    """What everybody asks for first is answered, if only by what it waits for. Raises TemporaryError."""
+    try:
+        async with asyncio.timeout(limit.total_seconds() if name in STATUSES else None):
+            yield
+    except TimeoutError as error:
+        raise TemporaryError(
+            f"No answer within {span(limit)}: a bucket or a server neither answers nor refuses. `/dr doctor` says "
+            "which; `/dr run` and `/dr-incident` do not need it."
+        ) from error
 
 
 def _defect(error: Exception, request: RequestRow) -> str:

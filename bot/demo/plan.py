@@ -138,7 +138,7 @@ def demo_plan(at: Addresses) -> DrPlan:
             signing_key=_file(at.keys.signing_key),
             signers=(at.keys.signer,),
             databases=(_copies(),),
-            recovery_points=RecoveryPoints(bucket=BUCKET, retention=timedelta(days=30)),
+            recovery_points=RecoveryPoints(bucket=BUCKET, every=timedelta(minutes=15), retention=timedelta(days=30)),
             scratch=ScratchLimits(disk="20Gi"),
         ),
         record=_record(at),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
+from typing import Never
 
 import pytest
 
@@ -15,6 +18,8 @@ from bot.services.policy import Policy
 from storage.roles import DatabaseRole
 from storage.session import Database
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
+from tests.fakes.history import with_history
+from tests.fakes.physical import MemoryPhysical
 from tests.fakes.world import a_world
 from tests.fixtures.office import shipped_plan
 
@@ -44,3 +49,20 @@ async def test_the_doctor_tells_of_an_upgrade_and_of_what_was_not_tested(at_work
     assert "pg_restore 18.2 to 19.0" in detail
     world.clock.advance(timedelta(days=50))
     assert any("No restore of the dumps of `shop` has been proven for 50 d" in said for _, said in await told())
+
+
+class Hanging(MemoryPhysical):
+    """A store that neither answers nor refuses."""
+
+    async def catalogue(self, server: str) -> Never:
+        await asyncio.Event().wait()
+        raise AssertionError(server)
+
+
+async def test_a_store_that_hangs_holds_up_its_own_checks_alone(at_work: Database) -> None:
+    world, plan = with_history(), shipped_plan()
+    hung = replace(world, physical=Hanging(world.site, world.postgres, world.scratch, world.clock))
+    found = await Doctor(at_work, plan, Policy(plan), hung, patience=timedelta(seconds=1)).examine()
+    stopped = {item.check: item.detail for item in found if "no answer within 1 s" in item.detail}
+    assert {"pins", "restore tests"} <= stopped.keys()
+    assert {"own database", "roster"} <= {item.check for item in found} - stopped.keys()

@@ -388,6 +388,45 @@ class MeetingCatalogue(ToyCatalogue):
         return Meeting()
 
 
+class Hanging(Query[ToyParams]):
+    """A status that waits for a store which neither answers nor refuses."""
+
+    name: ClassVar[str] = "status.backups"
+    summary: ClassVar[str] = "Hang"
+    params = ToyParams
+
+    async def read(self, params: ToyParams, ports: Ports) -> Report:
+        await asyncio.Event().wait()
+        raise AssertionError(params, ports)
+
+
+class HangingCatalogue(ToyCatalogue):
+    QUERIES = (Hanging,)
+
+    def query(self, name: str, /) -> Query[Any]:
+        return Hanging()
+
+
+async def test_a_status_that_waits_for_a_store_is_answered_all_the_same(memory: Database) -> None:
+    office = OfficeForTests(memory, shipped_plan(), catalogue=HangingCatalogue())
+    at_work = asyncio.create_task(office.worker(status_within=timedelta(milliseconds=300)).run())
+    try:
+        async with office.memory.session() as session:
+            row = RequestRow(kind="query", name=Hanging.name, person="olivia", channel=CHANNEL)
+            asked = await requests.add(session, row)
+
+        async def told() -> bool:
+            async with office.memory.session() as session:
+                found = await outbox.answers(session, asked)
+            return any("a bucket or a server neither answers nor refuses" in str(each.payload) for each in found)
+
+        await eventually(told, within=POLL.total_seconds() * 1.9)
+    finally:
+        at_work.cancel()
+        await asyncio.gather(at_work, return_exceptions=True)
+        await office.close()
+
+
 async def test_requests_that_come_at_once_are_answered_beside_each_other(memory: Database) -> None:
     office = OfficeForTests(memory, shipped_plan(), catalogue=MeetingCatalogue())
     Meeting.barrier = asyncio.Barrier(3)
