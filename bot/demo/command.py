@@ -78,7 +78,8 @@ def damage(
     for line in done:
         typer.echo(f"  - {line}")
     typer.echo(f"What the application says now: {found.health_url}")
-    typer.echo("Next, in Slack as Olivia: /dr-incident open Users cannot sign in --scenario database_corruption")
+    scenario = "database_corruption" if kind is Damage.CORRUPT else "accidental_deletion"
+    typer.echo(f"Next, in Slack as Olivia: /dr-incident open Users cannot sign in --scenario {scenario}")
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
