@@ -19,20 +19,25 @@ class SealingKey(Frozen):
     active: bool = True  # False: only old secrets need it
 
 
-class EscrowManifest(Frozen):
-    """The signed description of an escrow; written last."""
+class Escrowed(Frozen):
+    """What is said of every object in escrow, whatever it holds."""
 
     format: int = 1
     id: str
     cluster: str
     made_at: AwareDatetime
-    keys: tuple[SealingKey, ...]
     recipients: tuple[str, ...]  # age public keys it is encrypted to
     bucket: str
     key: str  # of the encrypted object
     bytes: int
     sha256: str  # of the encrypted object
     requested_by: str = ""
+
+
+class EscrowManifest(Escrowed):
+    """The signed description of an escrow of keys; written last."""
+
+    keys: tuple[SealingKey, ...]
 
 
 class EscrowEntry(Frozen):

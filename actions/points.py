@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pydantic import AwareDatetime, Field
 
 from actions.buckets import Hold
+from actions.secret_copies import HeldSecret
 from actions.site import Frozen, WorkloadRef
 
 
@@ -94,6 +96,16 @@ class SecretVersion(Frozen):
     version: str
 
 
+class SealedPart(Frozen):
+    """The sealed copy of the Secrets of a cluster that nothing else brings back; never a value."""
+
+    cluster: str
+    copy_id: str  # empty: there was nothing to seal
+    sha256: str  # of the encrypted object
+    secrets: tuple[HeldSecret, ...]
+    brought: Mapping[str, str] = {}  # of the other Secrets: what writes each anew
+
+
 class RecoveryPoint(Frozen):
     """The tuple, recorded and signed. `missing` says in one sentence each what it lacks."""
 
@@ -108,6 +120,8 @@ class RecoveryPoint(Frozen):
     manifests: tuple[ManifestsPart, ...] = ()
     secrets: tuple[SecretsPart, ...] = ()
     versions: tuple[SecretVersion, ...] = ()
+    # Left out where there is none: a point that was signed before there were any still checks.
+    sealed: tuple[SealedPart, ...] = Field(default=(), exclude_if=operator.not_)
     references: tuple[str, ...] = ()  # names of the secrets that the plan file points to
     missing: tuple[str, ...] = ()
     requested_by: str = ""
@@ -128,7 +142,8 @@ class Points(Protocol):
         """What a point of now would hold. Changes nothing; a part that does not answer is in `missing`."""
 
     async def record(self, point: str, *, requested_by: str = "") -> RecoveryPoint:
-        """Gather, sign and store it, and the list of images that must not expire. A rerun returns what is there."""
+        """Gather, sign and store it, the list of images that must not expire, and a sealed copy of Secrets where the
+        plan says so. A rerun returns what is there."""
 
     async def entries(self) -> Sequence[PointEntry]:
         """Newest first. One that fails its check is listed with `problem`, never hidden."""
@@ -140,16 +155,16 @@ class Points(Protocol):
         """The newest that can be believed, by a listing and a few that are read, however many there are."""
 
     async def pin(self, point: str, *, reason: str) -> None:
-        """Note, signed, that nothing may delete it; where the buckets have Object Lock the store holds it and its
-        escrows as well. An empty reason takes both off, but for what another point needs. Raises UserError where there
-        is no such point."""
+        """Note, signed, that nothing may delete it; where the buckets have Object Lock the store holds it, its escrows
+        and its sealed Secrets as well. An empty reason takes both off, but for what another point needs. Raises
+        UserError where there is no such point."""
 
     async def holds(self, point: str) -> Sequence[Hold]:
         """How the buckets themselves keep it and its escrows. Raises UserError where there is no such point."""
 
     async def remove(self, point: str) -> None:
-        """Delete it, and the notes of pins that were taken off. Raises UserError, and deletes nothing, while it is
-        pinned. One that is gone is no error."""
+        """Delete it with its sealed Secrets, and the notes of pins that were taken off. Raises UserError, and deletes
+        nothing, while it is pinned. One that is gone is no error."""
 
     async def images(self) -> Sequence[ImagePart]:
         """What runs now, each looked for in the registry of the recovery region. Raises UserError where the plan names

@@ -40,6 +40,7 @@ from actions.escrow import Escrow
 from actions.images import Registry
 from actions.manifests import Manifests
 from actions.points import Points
+from actions.secret_copies import SecretCopies
 from actions.site import DatabaseRef, Frozen, Invariant, SecretRef, Site, WorkloadRef
 
 # ---------------------------------------------------------------- progress
@@ -828,6 +829,10 @@ class Runs(Protocol):
         """The longest time between two of those by the drill's schedule, within a year or two. None where no drill does
         it."""
 
+    async def exposures_since(self, since: datetime) -> Sequence[str]:
+        """A sentence for all that is recorded since then of a breach or a rotation of credentials: incidents, what
+        people noted on their timelines, and runs."""
+
     async def answer(self, run: str, question: int, answer: Answer, *, plan: str) -> None:
         """Answer this very question, in the name of the people who signed `plan`; the run then goes on, goes back or
         ends. The same answer again changes nothing. Raises PermanentError when the run does not ask this any more."""
@@ -884,6 +889,7 @@ class Ports:
     executor: Executor
     cluster: Cluster
     escrow: Escrow
+    secret_copies: SecretCopies
     manifests: Manifests
     branches: Branches
     registry: Registry

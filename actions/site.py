@@ -223,7 +223,8 @@ class EscrowPolicy(Frozen):
     retention: timedelta = timedelta(days=90)
     minimum: int = Field(default=3, ge=1)  # of each cluster: so many of the newest usable ones stay whatever their age
     recipients: tuple[str, ...]  # age public keys, at least one
-    identity: SecretRef = ""  # age identity by which the bot gives keys back; empty: custodians alone do
+    identity: SecretRef = ""  # age identity by which the bot gives back what is in it; empty: custodians alone do
+    secrets: bool = False  # whether a recovery point seals the Secrets of the services that nothing else brings back
     signing_key: SecretRef  # Ed25519 private key, PEM
     trusted_signers: tuple[str, ...]  # Ed25519 public keys, base64 of the 32 raw bytes
 
@@ -372,6 +373,11 @@ class Site(Frozen):
     def physical_of(self, server: str) -> PhysicalPolicy:
         """Raise UserError when the plan file has no base backups for this server."""
         return _known(self.physical, server, "base backup for server")
+
+    @property
+    def service_clusters(self) -> list[str]:
+        """Clusters that workloads of a service run in."""
+        return sorted({ref.cluster for service in self.services.values() for ref in service.workloads})
 
     def endpoint_of(self, bucket: str) -> str | None:
         """The address of the store that has it, for commands by hand; None for the provider's own, and for a bucket

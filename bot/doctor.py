@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from actions.catalog.escrow import escrow_findings, return_findings
+from actions.catalog.escrow import escrow_findings, return_findings, secrets_findings
 from actions.catalog.files import copy_findings
 from actions.catalog.manifests import mirror_findings, push_findings
 from actions.catalog.points import image_findings, point_findings
@@ -272,7 +272,9 @@ class Doctor:
     async def _escrow(self) -> list[Finding]:
         sealed = [name for name, cluster in sorted(self._ports.site.clusters.items()) if cluster.sealed_secrets]
         found = [finding for cluster in sealed for finding in await escrow_findings(cluster, self._ports)]
-        return [*found, *[finding for cluster in sealed for finding in await return_findings(cluster, self._ports)]]
+        found += [finding for cluster in sealed for finding in await return_findings(cluster, self._ports)]
+        clusters = self._ports.site.service_clusters
+        return [*found, *[each for cluster in clusters for each in await secrets_findings(cluster, self._ports)]]
 
     async def _manifests(self) -> list[Finding]:
         found = [finding for mirror in await mirrors(self._ports) for finding in mirror_findings(mirror, self._ports)]

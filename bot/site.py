@@ -213,6 +213,7 @@ async def _escrow(plan: DrPlan, secrets: Secrets) -> EscrowPolicy | None:
         minimum=found.minimum,
         recipients=await _resolved(plan.backups.recipients, secrets),
         identity=found.identity or "",
+        secrets=found.secrets,
         signing_key=plan.backups.signing_key,
         trusted_signers=await _resolved(plan.backups.signers, secrets),
     )

@@ -80,12 +80,14 @@ async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover:
     from actions.adapters.live_objects import ClusterObjects
     from actions.adapters.registry import HttpRegistry
     from actions.adapters.sealing_keys import ClusterSealingKeys
+    from actions.adapters.secret_objects import ClusterSecrets
     from actions.adapters.service_check import ServiceProbe
     from actions.backup.escrow import Escrows
     from actions.backup.manifest_branches import ManifestBranches
     from actions.backup.manifest_mirrors import ManifestMirrors
     from actions.backup.point_parts import Parts
     from actions.backup.points import RecoveryPoints
+    from actions.backup.secret_copies import EscrowedSecrets
     from actions.registry import kinds
     from bot.services.approvals import Policy
     from bot.services.drills import Drills
@@ -103,6 +105,7 @@ async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover:
     escrow = Escrows(site, ClusterSealingKeys(site, references), objects, references, clock)
     directory = settings.data_directory.resolve()
     live, git = ClusterObjects(site, references), GitBranches(directory / "manifests", references)
+    copies = EscrowedSecrets(site, ClusterSecrets(site, references), live, objects, references, clock)
     manifests = ManifestMirrors(
         site,
         git,
@@ -135,10 +138,11 @@ async def ports(settings: Settings, plan: DrPlan, database: Database, *, prover:
         buckets=objects,
         files=files,
         escrow=escrow,
+        secret_copies=copies,
         manifests=manifests,
         branches=ManifestBranches(site, git, manifests, objects=objects, secrets=references, work=directory / SPOOL),
         registry=registry,
-        points=RecoveryPoints(site, parts, objects, references, clock),
+        points=RecoveryPoints(site, parts, copies, objects, references, clock),
         backups=backups,
         physical=physical,
         scratch=ScratchInstances(site, _scratch(settings), clock),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -62,3 +62,34 @@ async def newest(session: AsyncSession, limit: int = 20) -> Sequence[Incident]:
     # Two queries, each along an index: sorted by both at once, every incident there ever was would be read.
     closed = newest_first.where(col(Incident.closed_at).is_not(None)).limit(limit - len(rows))
     return [*rows, *(await session.execute(closed)).scalars()]
+
+
+_EXPOSED = text(
+    r"""
+    SELECT said FROM (
+      SELECT declared_at AS at, format('Incident %s `%s` was declared %s UTC.', number, title,
+        to_char(declared_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')) AS said
+      FROM incident WHERE declared_at >= :since AND (scenario || ' ' || title) ~* :words
+      UNION ALL
+      SELECT coalesce(closed_at, declared_at), format('Incident %s `%s` was open after it.', number, title)
+      FROM incident WHERE declared_at < :since AND (closed_at IS NULL OR closed_at > :since)
+        AND (scenario || ' ' || title) ~* :words
+      UNION ALL
+      SELECT occurred_at, format('Incident %s: %s wrote %s UTC what speaks of it (entry %s of the record).',
+        number, actor, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), seq)
+      FROM timeline_entry JOIN incident ON incident.id = incident_id
+      WHERE kind IN ('note', 'message') AND occurred_at >= :since AND text ~* :words
+      UNION ALL
+      SELECT created_at, format('Plan %s (`%s`) rotates credentials.', plan.id, action)
+      FROM plan JOIN run ON run.id = plan.id
+      WHERE action LIKE 'rotate.%' AND started_at IS NOT NULL AND coalesce(ended_at, now()) >= :since
+    ) AS found ORDER BY at, said
+    """
+)
+
+
+async def exposures_since(session: AsyncSession, since: datetime, words: str) -> Sequence[str]:
+    """A sentence for each incident, for each word of people on a timeline and for each run, since a moment, that tells
+    of credentials known to others or exchanged. `words`: a regular expression of PostgreSQL."""
+    found = await session.execute(_EXPOSED, {"since": since, "words": words})
+    return [str(row[0]) for row in found]

@@ -111,13 +111,14 @@ class Session:
                 return items
             query = {**query, "continue": more}
 
-    def patch(self, resource: Resource, namespace: str, name: str, body: Json) -> Json:
+    def patch(self, resource: Resource, namespace: str, name: str, body: Json, *, dry_run: bool = False) -> Json:
         """Merge-patch an object: what is not named stays, lists included.
 
         Raises StaleError when `metadata.resourceVersion` is in the body and not the object's any more.
         """
+        query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
         try:
-            return self._json("patch", resource, namespace, name, body=body, query={"fieldManager": FIELD_MANAGER})
+            return self._json("patch", resource, namespace, name, body=body, query=query)
         except _MissingError as error:
             raise UserError(f"`{self.name}` has no {resource.plural} `{name}` in namespace `{namespace}`.") from error
 

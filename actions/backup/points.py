@@ -9,8 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -19,13 +17,16 @@ from pydantic import AwareDatetime
 from actions.backup import holds
 from actions.backup.crypto import signing_key
 from actions.backup.escrow import escrow_objects
+from actions.backup.fingerprints import fingerprint, fingerprint_key
 from actions.backup.point_parts import Parts
 from actions.backup.point_pins import PointPins
+from actions.backup.secret_copies import copy_objects
 from actions.backup.signed_document import SignedDocument, opened
 from actions.buckets import Hold
 from actions.errors import DrError, UserError, VerificationError
-from actions.points import ImagePart, PointEntry, Points, RecoveryPoint, SecretVersion
+from actions.points import ImagePart, PointEntry, Points, RecoveryPoint, SealedPart, SecretVersion
 from actions.ports import Clock, ObjectStore, Secrets
+from actions.secret_copies import SecretCopies
 from actions.site import Frozen, PointsPolicy, SecretRef, Site
 
 KIND, KEPT_KIND = "recovery-point", "images-kept"
@@ -52,8 +53,16 @@ class KeptImages(Frozen):
 class RecoveryPoints(Points):
     """Of the whole site."""
 
-    def __init__(self, site: Site, parts: Parts, objects: ObjectStore, secrets: Secrets, clock: Clock) -> None:
-        self._site, self._parts, self._objects = site, parts, objects
+    def __init__(
+        self,
+        site: Site,
+        parts: Parts,
+        copies: SecretCopies,
+        objects: ObjectStore,
+        secrets: Secrets,
+        clock: Clock,
+    ) -> None:
+        self._site, self._parts, self._copies, self._objects = site, parts, copies, objects
         self._secrets, self._clock = secrets, clock
         self._pins = PointPins(objects)
 
@@ -90,7 +99,7 @@ class RecoveryPoints(Points):
         key = _key(policy, point)
         if await self._objects.head(policy.bucket, key) is not None:
             return _read(await self._objects.get(policy.bucket, key), policy, point)
-        found = await self.gather(point, requested_by=requested_by)
+        found = await self._with_sealed(await self.gather(point, requested_by=requested_by))
         signer = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         kept = await self._kept(policy, found)
         signed = SignedDocument.sign(KEPT_KIND, kept, signer).bytes()
@@ -99,6 +108,30 @@ class RecoveryPoints(Points):
         await self._objects.put(policy.bucket, f"{policy.prefix}images/kept.txt", lines.encode())
         await self._objects.put(policy.bucket, key, SignedDocument.sign(KIND, found, signer).bytes())
         return found
+
+    async def _with_sealed(self, point: RecoveryPoint) -> RecoveryPoint:
+        """With a sealed copy of what nothing else brings back, where the plan file says so."""
+        sealed, missing = [], list(point.missing)
+        for cluster in self._sealing():
+            try:
+                sealed.append(await self._sealed(point, cluster))
+            except DrError as error:
+                missing.append(f"Secrets of `{cluster}` that nothing else brings back are not sealed: {error}")
+        return point.model_copy(update={"sealed": tuple(sealed), "missing": tuple(missing)})
+
+    async def _sealed(self, point: RecoveryPoint, cluster: str) -> SealedPart:
+        now = (await self._copies.current(cluster)).secrets
+        brought = {each.name: each.by for each in now if each.by}
+        own = [each.name for each in now if not each.by]
+        if not own:
+            return SealedPart(cluster=cluster, copy_id="", sha256="", secrets=(), brought=brought)
+        made = await self._copies.seal(point.id, cluster, own, requested_by=point.requested_by)
+        return SealedPart(cluster=cluster, copy_id=made.id, sha256=made.sha256, secrets=made.secrets, brought=brought)
+
+    def _sealing(self) -> list[str]:
+        """Clusters whose Secrets are sealed with a point."""
+        policy = self._site.escrow
+        return self._site.service_clusters if policy is not None and policy.secrets else []
 
     async def entries(self) -> Sequence[PointEntry]:
         policy = self._policy()
@@ -148,17 +181,24 @@ class RecoveryPoints(Points):
         return entry
 
     def _needed(self, point: RecoveryPoint) -> dict[str, set[str]]:
-        """Its own document and its escrows, by bucket. Its dumps are pinned for themselves."""
+        """Its own document, its escrows and its sealed Secrets, by bucket. Its dumps are pinned for themselves."""
         policy, escrow = self._policy(), self._site.escrow
         needed = {policy.bucket: {_key(policy, point.id)}}
         if escrow is not None:
             for part in (each for each in point.secrets if each.escrow):
                 needed.setdefault(escrow.bucket, set()).update(escrow_objects(escrow, part.cluster, part.escrow))
+            for sealed in (each for each in point.sealed if each.copy_id):
+                needed.setdefault(escrow.bucket, set()).update(copy_objects(escrow, sealed.cluster, sealed.copy_id))
         return needed
 
     async def remove(self, point: str) -> None:
         policy = self._policy()
         await self._pins.forget(policy, point)
+        if self._site.escrow is not None:
+            entry = await self.find(point)
+            for part in () if entry is None else entry.point.sealed:
+                # Before the document: what a store does not let go stays described, and is asked for again.
+                await self._copies.remove(part.cluster, point)
         await self._objects.delete(policy.bucket, _key(policy, point))
 
     async def newest(self) -> RecoveryPoint | None:
@@ -215,16 +255,6 @@ class RecoveryPoints(Points):
                 entry = await self._entry(policy, _key(policy, point))
                 found += entry.point.images if entry is not None else ()
         return found
-
-
-def fingerprint_key(signing_key: str) -> bytes:
-    """What values are fingerprinted under: nobody without the signing key can try values against a fingerprint."""
-    return hmac.digest(signing_key.strip().encode(), b"superprismora-dr recovery-point fingerprint", "sha256")
-
-
-def fingerprint(key: bytes, value: str) -> str:
-    """`hmac 0123456789abcdef by 01234567`: of the value, and of the key it was made under."""
-    return f"hmac {hmac.digest(key, value.encode(), 'sha256').hex()[:16]} by {hashlib.sha256(key).hexdigest()[:8]}"
 
 
 def _keys_of(site: Site) -> set[SecretRef]:

@@ -190,6 +190,39 @@ async def return_findings(cluster: str, ports: Ports) -> list[Finding]:
     return [Finding(check=check, verdict=Verdict.OK, detail=f"escrow `{usable[0]}` opens")] if usable else []
 
 
+async def secrets_findings(cluster: str, ports: Ports) -> list[Finding]:
+    """Whether a recovery point can seal the Secrets of a cluster, and whether the bot could give them back; nothing
+    where the plan does not say so."""
+    policy = ports.site.escrow
+    if policy is None or not policy.secrets:
+        return []
+    check = f"secrets of {cluster}"
+    try:
+        now = await ports.secret_copies.current(cluster)
+    except DrError as error:
+        detail = f"Recovery points cannot seal them: {error}"
+        return [_warn(check, detail, f"Give the worker `list` of Secrets in {_places(cluster, ports)}, see `deploy/`.")]
+    own = sum(not each.by for each in now.secrets)
+    found = [
+        _warn(check, f"Sealed copy `{entry.manifest.id}` must not be relied on: {entry.problem}", "Look at the bucket.")
+        for entry in await ports.secret_copies.entries(cluster)
+        if entry.problem is not None
+    ]
+    if policy.identity:
+        try:
+            await ports.secret_copies.may_give_back(cluster)
+        except DrError as error:
+            hint = "A custodian can still give them back; `deploy/` has the rights that the bot needs."
+            return [_warn(f"return of secrets of {cluster}", str(error), hint), *found]
+    ok = Finding(check=check, verdict=Verdict.OK, detail=f"{own} are sealed with each recovery point")
+    return found or [ok]
+
+
+def _places(cluster: str, ports: Ports) -> str:
+    refs = [ref for service in ports.site.services.values() for ref in service.workloads if ref.cluster == cluster]
+    return names(sorted({ref.namespace for ref in refs}))
+
+
 def _warn(check: str, detail: str, hint: str) -> Finding:
     return Finding(check=check, verdict=Verdict.WARN, detail=detail, hint=hint)
 

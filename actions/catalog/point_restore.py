@@ -1,10 +1,11 @@
-"""Bring a whole recovery point back by one plan: databases, files, images, the commit of the manifests and sealing
-keys; the rest is named with its commands.
+"""Bring a whole recovery point back by one plan: databases, files, images, the commit of the manifests, sealing keys
+and sealed Secrets; the rest is named with its commands.
 
 The order: copies are made and compared beside production, and sealing keys come back; then GitOps is suspended and the
-branch goes back to the point's commit; everything that writes stops, images are set back, databases are switched, files
-come back, everything starts, and GitOps applies the commit. Until everything stops nothing that users see has changed;
-from then on a failure puts databases, images, replaced files, workloads and the branch back as they were.
+branch goes back to the point's commit; everything that writes stops, images are set back, Secrets come back, databases
+are switched, files come back, everything starts, and GitOps applies the commit. Until everything stops nothing that
+users see has changed; from then on a failure puts databases, images, replaced Secrets and files, workloads and the
+branch back as they were.
 """
 
 from __future__ import annotations
@@ -39,26 +40,29 @@ from actions.steps.point_compare import ComparePoint, PointIs, fingerprint, reco
 from actions.steps.point_databases import Return, database_returns
 from actions.steps.point_files import files_share
 from actions.steps.point_keys import keys_share
-from actions.steps.point_secrets import SecretsShare, secrets_share
+from actions.steps.point_secrets import SecretsShare, secrets_share, unrolled
 from actions.steps.point_share import ManualLine, Share, together
 from actions.steps.scratch_copies import CompareScratch, CopyDatabase
 from actions.steps.scratch_facts import ScratchIs
+from actions.steps.secret_return import KeepSecrets, NotExposed, ReturnSecrets, SecretCopyIs, SecretsAre
 from actions.steps.workloads import RestartWorkload
 from actions.steps.writers import StartWriters, StopWriters, writers_of
 
 
 class RestorePointParams(Frozen):
-    """Which point, and the scratch instance that shows its databases; without, the one that stands at its moment."""
+    """Which point, the scratch instance that shows its databases (without, the one that stands at its moment), and the
+    Secrets that are replaced."""
 
     point: str = Field(min_length=1)
     scratch: str | None = None
+    secret: str = ""  # those that have changed since and are to be replaced, with commas between
 
 
 class RestoreRecoveryPoint(Action[RestorePointParams]):
     """The site as it was at one moment, as far as the bot can; replaced databases are kept in quarantine."""
 
     name: ClassVar[str] = "restore.recovery_point"
-    summary: ClassVar[str] = "Bring a recovery point back as one: databases, files, images, manifests and sealing keys"
+    summary: ClassVar[str] = "Bring a recovery point back as one: databases, files, images, manifests and secrets"
     risk: ClassVar[Risk] = Risk.DESTRUCTIVE
     recovers: ClassVar[bool] = True
     recovery: ClassVar[bool] = True
@@ -68,12 +72,14 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
         CompareScratch,
         LoadDump,
         CompareCopy,
+        KeepSecrets,
         ReturnKeys,
         RestartWorkload,
         SuspendGitOps,
         CommitManifests,
         StopWriters,
         SetImages,
+        ReturnSecrets,
         CloseDatabase,
         SwapDatabases,
         GiveName,
@@ -97,6 +103,9 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
         ImagesAre,
         BranchIs,
         EscrowIs,
+        SecretCopyIs,
+        SecretsAre,
+        NotExposed,
     )
 
     async def plan(self, params: RestorePointParams, ports: Ports, plan_id: str) -> Plan:
@@ -104,7 +113,13 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
         point, returns = scene.point, scene.returns
         switches = together(each.share for each in returns)
         manual = scene.manual
-        steps = (*switches.steps, *scene.keys.steps, *_steps(scene, plan_id), _comparison(scene))
+        steps = (
+            *switches.steps,
+            *scene.secrets.keeps.steps,
+            *scene.keys.steps,
+            *_steps(scene, plan_id),
+            _comparison(scene),
+        )
         lost = " ".join(each.loss for each in returns)
         return Plan(
             id=plan_id,
@@ -123,15 +138,23 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
                 *(change.precondition for change in scene.changes),
                 *scene.keys.preconditions,
                 *scene.commits.share.preconditions,
+                *scene.secrets.share.preconditions,
             ),
             made_at=ports.clock.now(),
-            findings=(*switches.findings, *scene.files.findings, *_lacks(point), *(line.finding for line in manual)),
+            findings=(
+                *switches.findings,
+                *scene.files.findings,
+                *scene.secrets.share.findings,
+                *_lacks(point),
+                *(line.finding for line in manual),
+            ),
             observations=(
                 *_observations(scene),
                 *switches.observations,
                 *scene.files.observations,
                 *scene.keys.observations,
                 *scene.commits.share.observations,
+                *scene.secrets.share.observations,
             ),
             estimate=sum((each.estimate for each in returns), scene.away),
             data_loss=f"{lost} Files and images go back to the same moment; newer files stay where they are.".strip(),
@@ -153,6 +176,7 @@ class _Scene:
     mirrors: Sequence[tuple[str, str]]
     others: Sequence[ManualLine]  # of the cluster
     services: Mapping[WorkloadRef, str]
+    unrolled: Sequence[ManualLine]  # beside a Secret that is replaced
 
     @property
     def controllers(self) -> tuple[Controller, ...]:
@@ -177,7 +201,7 @@ class _Scene:
     def manual(self) -> tuple[ManualLine, ...]:
         held = [each for each in self.controllers if str(each) in self.kept]
         resume = (_resumption(each, self.services[each.ref], self.kept[str(each)]) for each in held)
-        commits = (*self.keys.manual, *self.secrets.manual, *self.commits.share.manual)
+        commits = (*self.keys.manual, *self.secrets.share.manual, *self.unrolled, *self.commits.share.manual)
         return (*commits, *self.others, *self.files.manual, *resume)
 
 
@@ -198,22 +222,25 @@ async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scen
         if facts is not None:
             found.setdefault(change.ref, facts)
     found_commits = await commits(ports, point, now, plan_id)
+    secrets = await secrets_share(ports, point, now, found_commits, params.secret, plan_id)
     scene = _Scene(
         point=point,
         returns=returns,
         files=together(files),
         keys=await keys_share(ports, point, plan_id),
         commits=found_commits,
-        secrets=secrets_share(point, now, found_commits),
+        secrets=secrets,
         changes=changes,
         unlike=await _unlike(ports, found_commits, changes),
         workloads=tuple(found.values()),
         governed=await _governed(ports, found_commits, found),
         mirrors=await mirror_words(ports, point.manifests),
         services={ref: name for name, service in sorted(ports.site.services.items()) for ref in service.workloads},
+        unrolled=tuple(unrolled(ports, secrets.share, [*found])),
         others=(*image_lines(point, now), *await registry_lines(ports, point)),
     )
-    if not any((returns, changes, scene.files.steps, scene.keys.steps, scene.commits.share.steps)):
+    parts = (scene.files, scene.keys, scene.commits.share, secrets.share)
+    if not any((returns, changes, *(part.steps for part in parts))):
         raise UserError(
             f"Recovery point `{point.id}` holds nothing that the bot could bring back and that differs. "
             f"What is left to people is in `/dr point list {point.id}`."
@@ -254,6 +281,8 @@ def _steps(scene: _Scene, plan_id: str) -> list[Step]:
         steps.append(StopWriters(writers=writers, mark=plan_id))
     # Without replicas nothing rolls out yet: whether the images can be pulled is seen when everything starts.
     steps += [change.step for change in scene.changes]
+    # What reads them starts after that, with what belongs together.
+    steps += scene.secrets.share.steps
     steps += [step for switch in switches for step in switch.close()]
     steps += [switch.swap() for switch in switches]
     steps += scene.files.steps
@@ -294,7 +323,8 @@ def _locks(scene: _Scene) -> tuple[Lock, ...]:
     found |= {lock.key: lock for lock in controller_locks((*scene.workloads, *scene.governed))}
     for name in scene.commits.carried:
         found[f"manifests:{name}"] = Lock(key=f"manifests:{name}")
-    for cluster in {step.cluster for step in scene.keys.steps if isinstance(step, ReturnKeys)}:
+    out_of_escrow = (*scene.keys.steps, *scene.secrets.share.steps)
+    for cluster in {step.cluster for step in out_of_escrow if isinstance(step, ReturnKeys | ReturnSecrets)}:
         found[f"escrow:{cluster}"] = Lock(key=f"escrow:{cluster}")
     found["recovery-points"] = Lock(key="recovery-points", exclusive=False)
     return tuple(found.values())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from actions.contract import Action, Finding, Lock, Observation, Plan, Query, Report, Risk, Step, Verdict
-from actions.errors import UserError
+from actions.errors import DrError, UserError
 from actions.points import ImagePart, PointEntry, RecoveryPoint
 from actions.ports import Ports
 from actions.site import Frozen, Site
@@ -14,6 +14,7 @@ from actions.steps.moments import exact
 from actions.steps.naming import label
 from actions.steps.phrases import counted, moment, names
 from actions.steps.point_compare import recorded
+from actions.steps.point_secrets import NOBODY, Stand, secrets_now, stands
 from actions.steps.points import RecordPoint
 from actions.steps.side_copies import COPY_IT, late_point
 
@@ -32,7 +33,7 @@ class Record(Action[RecordParams]):
     """Record what belongs together now."""
 
     name: ClassVar[str] = "point.record"
-    summary: ClassVar[str] = "Record databases, files, images, commit and escrow that belong together, signed"
+    summary: ClassVar[str] = "Record databases, files, images, commit and secrets that belong together, signed"
     risk: ClassVar[Risk] = Risk.REVERSIBLE
     params = RecordParams
     steps: ClassVar[tuple[type[Step], ...]] = (RecordPoint,)
@@ -58,8 +59,25 @@ class Record(Action[RecordParams]):
                 Observation(name="databases as of", value=moment(found.moment)),
                 Observation(name="images", value=str(len(found.images))),
                 Observation(name="commit", value=names(part.revision[:12] for part in found.manifests) or "not known"),
+                *await _to_seal(ports),
             ),
         )
+
+
+async def _to_seal(ports: Ports) -> list[Observation]:
+    """How many Secrets are sealed with the point, where the plan file says so."""
+    policy = ports.site.escrow
+    if policy is None or not policy.secrets:
+        return []
+    found = []
+    for cluster in ports.site.service_clusters:
+        try:
+            now = await ports.secret_copies.current(cluster)
+            value = f"{sum(not each.by for each in now.secrets)} that nothing else brings back"
+        except DrError as error:
+            value = f"none: {error}"
+        found.append(Observation(name=f"secrets of {cluster} that are sealed", value=value))
+    return found
 
 
 class PointsParams(Frozen):
@@ -77,7 +95,8 @@ class PointState(Query[PointsParams]):
 
     async def read(self, params: PointsParams, ports: Ports) -> Report:
         if params.point is not None:
-            return _runbook(await recorded(ports, params.point), ports.site)
+            point = await recorded(ports, params.point)
+            return _runbook(point, ports.site, stands(point, await secrets_now(ports, point)))
         entries = await ports.points.entries()
         return Report(
             title=f"{counted(len(entries), 'recovery point')}",
@@ -116,11 +135,12 @@ def point_findings(entries: Sequence[PointEntry], ports: Ports) -> Iterator[Find
         yield Finding(check="recovery points", verdict=Verdict.WARN, detail=trouble.text, hint=trouble.hint)
 
 
-def _runbook(point: RecoveryPoint, site: Site) -> Report:
+def _runbook(point: RecoveryPoint, site: Site, secrets: Sequence[Stand]) -> Report:
     lines = [f"Everything as of {exact(point.moment)}, recorded {moment(point.taken_at)}. In this order:"]
     steps = [
         *_keys(point),
         *_versions(point),
+        *_sealed(point, secrets),
         *_manifests(point),
         *_images(point, site),
         *_databases(point),
@@ -133,8 +153,15 @@ def _runbook(point: RecoveryPoint, site: Site) -> Report:
     return Report(
         title=f"Recovery point `{point.id}`",
         lines=tuple(lines),
+        columns=("secret", "now", "version then", "version now", "comes back by") if secrets else (),
+        rows=tuple(_secret_row(each) for each in secrets),
         findings=tuple(_lack(sentence) for sentence in point.missing),
     )
+
+
+def _secret_row(each: Stand) -> tuple[str, ...]:
+    then, now = (version.partition(" of ")[0] for version in (each.then, each.now))
+    return (each.name.partition(" ")[2], each.state, then, now, each.by)
 
 
 def _keys(point: RecoveryPoint) -> Iterator[str]:
@@ -150,6 +177,18 @@ def _versions(point: RecoveryPoint) -> Iterator[str]:
         shown = ", ".join(f"`{each.name}` {each.version.partition(' of ')[0]}" for each in point.versions[:SHOWN])
         more = f" and {len(point.versions) - SHOWN} more" if len(point.versions) > SHOWN else ""
         yield f"Secrets at these versions: {shown}{more}."
+
+
+def _sealed(point: RecoveryPoint, secrets: Sequence[Stand]) -> Iterator[str]:
+    for part in point.sealed:
+        if part.copy_id:
+            yield (
+                f"Secrets of `{part.cluster}` that nothing else brings back: {len(part.secrets)}, in sealed copy "
+                f"`{part.copy_id}`. The plan below gives back what is missing; `--secret NAME` adds what has changed."
+            )
+    nobody = [each.name.partition(" ")[2] for each in secrets if each.by == NOBODY]
+    if nobody:
+        yield f"Nothing brings these Secrets back but people who know them: {names(nobody)}."
 
 
 def _manifests(point: RecoveryPoint) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from actions.errors import UserError
 from actions.points import PointEntry, RecoveryPoint
 from actions.ports import Ports
 from actions.site import EscrowPolicy, Frozen, PointsPolicy
-from actions.steps.escrow_expiry import escrows_due
+from actions.steps.escrow_expiry import OldEscrows, escrows_due
 from actions.steps.holds import holds_of, planned_findings
 from actions.steps.kept_backups import Kept, KeptIs, Sort, find
 from actions.steps.phrases import counted, moment, names, span
@@ -20,8 +20,15 @@ from actions.steps.pins import Reason
 from actions.steps.point_compare import fingerprint
 from actions.steps.point_expiry import points_due
 from actions.steps.point_holds import dumps_held, point_reason
-from actions.steps.record_retention import DeleteEscrows, DeletePoints, PointIsThere, SetPointPin
+from actions.steps.record_retention import (
+    DeleteEscrows,
+    DeletePoints,
+    DeleteSecretCopies,
+    PointIsThere,
+    SetPointPin,
+)
 from actions.steps.retention import SetPin
+from actions.steps.secret_copy_expiry import OldCopies, copies_due
 
 SHOWN = 10
 
@@ -72,24 +79,29 @@ class ExpireEscrowsParams(Frozen):
 
 
 class ExpireEscrows(Action[ExpireEscrowsParams]):
-    """Delete escrows that are older than the policy and that neither a recovery point nor a key needs."""
+    """Delete escrows that are older than the policy and that neither a recovery point nor a key needs, and sealed
+    copies of Secrets that belong to no recovery point."""
 
     name: ClassVar[str] = "secrets.expire"
-    summary: ClassVar[str] = "Delete the escrows of sealing keys that the policy lets go and nothing needs"
+    summary: ClassVar[str] = "Delete the escrows that the policy lets go and nothing needs"
     risk: ClassVar[Risk] = Risk.REVERSIBLE  # the policy was signed with the plan file
     params = ExpireEscrowsParams
-    steps: ClassVar[tuple[type[Step], ...]] = (DeleteEscrows,)
+    steps: ClassVar[tuple[type[Step], ...]] = (DeleteEscrows, DeleteSecretCopies)
 
     async def plan(self, params: ExpireEscrowsParams, ports: Ports, plan_id: str) -> Plan:
         policy = _escrow(ports)
         clusters = _clusters(ports, params.cluster)
-        due = [await escrows_due(ports, policy, cluster) for cluster in clusters]
-        steps = tuple(
-            DeleteEscrows(
-                old=old, bucket=policy.bucket, endpoint=ports.site.endpoint_of(policy.bucket), prefix=policy.prefix
-            )
-            for old in due
-            if old.gone
+        keys = [await escrows_due(ports, policy, cluster) for cluster in clusters if _sealed_secrets(ports, cluster)]
+        copies = [await copies_due(ports, policy, cluster) for cluster in clusters]
+        due: list[OldEscrows | OldCopies] = [*keys, *copies]
+        place: dict[str, Any] = {
+            "bucket": policy.bucket,
+            "endpoint": ports.site.endpoint_of(policy.bucket),
+            "prefix": policy.prefix,
+        }
+        steps: tuple[Step, ...] = (
+            *(DeleteEscrows(old=old, **place) for old in keys if old.gone),
+            *(DeleteSecretCopies(old=old, **place) for old in copies if old.gone),
         )
         if not steps:
             raise UserError(f"No escrow may go by the policy ({_words(policy)}), so there is nothing to delete.")
@@ -118,7 +130,8 @@ class PinPointParams(Frozen):
 
 
 class PinPoint(Action[PinPointParams]):
-    """Keep a recovery point whatever the policy says, with its escrow, its images and the dumps that it names."""
+    """Keep a recovery point whatever the policy says, with its escrow, its sealed Secrets, its images and the dumps
+    that it names."""
 
     name: ClassVar[str] = "point.pin"
     summary: ClassVar[str] = "Keep a recovery point, its dumps, escrow and images whatever the policy says"
@@ -264,12 +277,18 @@ def _escrow(ports: Ports) -> EscrowPolicy:
 
 
 def _clusters(ports: Ports, wanted: str | None) -> list[str]:
-    having = sorted(name for name, cluster in ports.site.clusters.items() if cluster.sealed_secrets)
+    """Those that something is in escrow of: keys of a controller, or Secrets of services."""
+    having = {name for name in ports.site.clusters if _sealed_secrets(ports, name)} | {*ports.site.service_clusters}
     if wanted is None:
-        return having
+        return sorted(having)
     if wanted not in having:
-        raise UserError(f"Name one of the clusters with SealedSecrets: {names(having) or 'there is none'}.")
+        raise UserError(f"Name one of the clusters with an escrow: {names(sorted(having)) or 'there is none'}.")
     return [wanted]
+
+
+def _sealed_secrets(ports: Ports, cluster: str) -> bool:
+    known = ports.site.clusters.get(cluster)
+    return known is not None and bool(known.sealed_secrets)
 
 
 def _words(policy: PointsPolicy | EscrowPolicy) -> str:

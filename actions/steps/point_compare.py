@@ -116,7 +116,7 @@ class ComparePoint(Step):
         left = dict(zip(self.manual[::2], self.manual[1::2], strict=True))
         lines = [
             *await key_lines(ports, point),
-            *secret_lines(point, now, self.returned),
+            *await secret_lines(ports, point, now, self.returned),
             *await manifest_lines(ports, point, now, reasons=dict.fromkeys(controllers(point), "")),
             *image_lines(point, now),
         ]

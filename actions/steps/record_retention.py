@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from actions.backup.secret_copies import FOLDER
 from actions.buckets import Hold
 from actions.contract import Precondition
 from actions.ports import Ports
@@ -15,10 +16,12 @@ from actions.steps.phrases import counted
 from actions.steps.pins import Pinning
 from actions.steps.point_compare import fingerprint
 from actions.steps.point_expiry import OldPoints, points_due
+from actions.steps.secret_copy_expiry import OldCopies, copies_due
 
 
 class DeletePoints(DeleteOld):
-    """Recovery points older than the policy gone; the newest, the pinned and those of pinned dumps stay."""
+    """Recovery points older than the policy gone, with what is sealed of each; the newest, the pinned and those of
+    pinned dumps stay."""
 
     noun: ClassVar[str] = "recovery point"
     kind: Literal["delete_points"] = "delete_points"
@@ -63,8 +66,31 @@ class DeleteEscrows(DeleteOld):
         await ports.escrow.remove(self.old.cluster, name)
 
 
+class DeleteSecretCopies(DeleteOld):
+    """Sealed copies of Secrets of a cluster that are older than the policy and belong to no recovery point gone."""
+
+    noun: ClassVar[str] = "sealed copy"
+    kind: Literal["delete_secret_copies"] = "delete_secret_copies"
+    old: OldCopies
+
+    @property
+    def summary(self) -> str:
+        return f"Delete {len(self.old.gone)} old sealed copies of Secrets of cluster `{self.old.cluster}`"
+
+    def by_hand(self) -> tuple[str, ...]:
+        folder = f"s3://{self.bucket}/{self.prefix}{FOLDER}/{self.old.cluster}/"
+        return tuple(byhand.aws(self.endpoint, "s3", "rm", "--recursive", f"{folder}{name}/") for name in self.old.gone)
+
+    async def due(self, ports: Ports) -> OldCopies:
+        policy, cluster = ports.site.escrow, self.old.cluster
+        return OldCopies(cluster=cluster) if policy is None else await copies_due(ports, policy, cluster)
+
+    async def remove(self, ports: Ports, name: str) -> None:
+        await ports.secret_copies.remove(self.old.cluster, name)
+
+
 class SetPointPin(Pinning):
-    """On a recovery point: nothing deletes it, its escrow and its images."""
+    """On a recovery point: nothing deletes it, its escrow, its sealed Secrets and its images."""
 
     looked_at_with: ClassVar[str] = "/dr point list"
     kind: Literal["set_point_pin"] = "set_point_pin"

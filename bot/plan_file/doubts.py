@@ -29,6 +29,7 @@ def doubts(plan: DrPlan, *, today: date | None) -> list[Broken]:
         *_unkept_rpo(plan),
         *_unprotected(plan),
         *_points_without_images(plan),
+        *_secrets_sealed_by_nothing(plan),
         *_unwitnessed(plan),
         *_unlocked_evidence(plan),
         *_overdue(plan, today),
@@ -100,6 +101,18 @@ def _points_without_images(plan: DrPlan) -> Iterator[Broken]:
         wrong = f"recovery points are kept {kept.days} d, the images that they name {images.retention.days} d"
         hint = "let the registry and `backups.images.retention` keep images as long, or points shorter"
         yield Broken(("backups", "recovery_points", "retention"), wrong, hint)
+
+
+def _secrets_sealed_by_nothing(plan: DrPlan) -> Iterator[Broken]:
+    escrow = plan.backups.escrow
+    if escrow is None or not escrow.secrets:
+        return
+    where = ("backups", "escrow", "secrets")
+    if plan.backups.recovery_points is None:
+        yield Broken(where, "Secrets are sealed with recovery points, and there are none", "add `recovery_points`")
+    elif escrow.identity is None:
+        wrong = "sealed Secrets are given back by custodians alone, since the bot cannot open them"
+        yield Broken(where, wrong, "add `identity` to the escrow, or accept it")
 
 
 def _unkept_rpo(plan: DrPlan) -> Iterator[Broken]:

@@ -191,7 +191,9 @@ class SecretsEscrow(Part):
     minimum: Positive = 3
     """Usable ones of each cluster that are kept whatever their age."""
     identity: SecretRef | None = None
-    """Reference to an age identity by which the bot gives keys back; empty: custodians alone do."""
+    """Reference to an age identity by which the bot gives back what is in it; empty: custodians alone do."""
+    secrets: bool = False
+    """Whether a recovery point seals the Secrets of the services that neither Git nor a vault brings back."""
 
 
 class ManifestsRepository(Part):

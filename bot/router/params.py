@@ -181,6 +181,7 @@ class Promote(Swap):
 class RecoveryPoint(Frozen):
     point: Name
     scratch: Name | None = None
+    secret: Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)] = ""  # with commas between
 
 
 class Scratch(Frozen):

@@ -16,9 +16,13 @@ from actions.runner import turned_back
 from bot.services.approvals import Policy
 from bot.services.drills import Drills
 from bot.services.plans import note_plan
-from storage import plans, runs
+from storage import incidents, plans, runs
 from storage.session import Database
 from storage.tables import JournalRow, PlanRow, RunRow
+
+EXPOSED = r"\m(security.?)?breach|\mcompromis|\mstolen|\mleaked|\mrotat"
+"""Words of people that tell of credentials which others may know, or which were exchanged on purpose. One too many
+keeps a person busy; one too few puts a stolen password back."""
 
 SAID = {
     Answer.HAPPENED: "It has happened",
@@ -57,6 +61,10 @@ class OwnRuns(Runs):
     async def full_since(self, server: str) -> datetime | None:
         async with self._database.session() as session:
             return await runs.full_since(session, server)
+
+    async def exposures_since(self, since: datetime) -> Sequence[str]:
+        async with self._database.session() as session:
+            return await incidents.exposures_since(session, since, EXPOSED)
 
     async def next_of(self, action: str, target: str) -> datetime | None:
         return await self._drills.next_of(action, target)

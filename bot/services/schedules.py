@@ -219,7 +219,9 @@ def _escrows(plan: DrPlan) -> list[Recurring]:
         for name in [cluster.name for cluster in plan.clusters if cluster.sealed_secrets is not None]
     ]
     until = Schedule(EXPIRE_ESCROWS).until
-    return [*lines, _line("expiry/escrow", "secrets.expire", {}, until, quiet=True, again=expired)] if lines else []
+    if not lines and not escrow.secrets:
+        return []
+    return [*lines, _line("expiry/escrow", "secrets.expire", {}, until, quiet=True, again=expired)]
 
 
 def _manifests(plan: DrPlan) -> list[Recurring]:

@@ -51,6 +51,9 @@ from tests.fakes.history import (
     with_an_unseen_scratch,
     with_history,
     with_old_records,
+    with_old_sealed_copies,
+    with_sealed_secrets,
+    with_secrets,
 )
 from tests.fakes.manifests import an_entry
 from tests.fakes.physical_world import with_bases, with_old_backups, with_two_buckets
@@ -327,6 +330,16 @@ CASES = (
         with_a_point_in_git,
         asks=GIT_ASKS,
     ),
+    *(
+        ActionCase(
+            f"recovery-point-secrets{name}",
+            "restore.recovery_point",
+            RestorePointParams(point=POINT, secret=secret),
+            with_sealed_secrets,
+            asks=POINT_ASKS,
+        )
+        for name, secret in (("", ""), ("-named", "database"))
+    ),
     ActionCase("promote", "restore.promote", PromoteParams(scratch=SCRATCH_ID), with_a_scratch, asks=FENCE, final=True),
     ActionCase(
         "promote-supervised-primary",
@@ -363,14 +376,14 @@ CASES = (
         "restore-files",
         "files.restore",
         RestoreFilesParams(name="uploads", into="backups"),
-        with_old_copies,
+        with_old_sealed_copies,
         undoable=False,
     ),
     ActionCase(
         "restore-files-replacing",
         "files.restore",
         RestoreFilesParams(name="uploads", prefix="a/", replace=True),
-        with_old_copies,
+        with_old_sealed_copies,
         undoable=False,
     ),
     ActionCase("undelete", "files.undelete", UndeleteParams(name="uploads", at="9:00"), a_world, undoable=False),
@@ -389,12 +402,14 @@ CASES = (
         undoable=False,
     ),
     ActionCase("record-point", "point.record", RecordParams(), a_world),
+    ActionCase("record-secrets", "point.record", RecordParams(), with_secrets),
     ActionCase("expire-points", "point.expire", ExpirePointsParams(), partial(with_old_records, pinned=True)),
     ActionCase("pin-point", "point.pin", PinPointParams(point="point-1", why="case 4711"), with_old_records),
     ActionCase("unpin-point", "point.unpin", UnpinPointParams(point="point-0"), partial(with_old_records, pinned=True)),
     ActionCase("expire-escrows", "secrets.expire", ExpireEscrowsParams(), partial(with_old_records, recorded=(4,))),
     ActionCase("mirror", "manifests.mirror", MirrorParams(), partial(a_world, mirrored=True)),
     ActionCase("escrow", "secrets.escrow", EscrowParams(), a_world),
+    ActionCase("expire-copies", "secrets.expire", ExpireEscrowsParams(), with_old_sealed_copies),
     ActionCase("scale", "application.scale", ScaleParams(service="shop", workload="api", replicas=5), a_world),
     ActionCase("scale-down", "application.scale", ScaleParams(service="shop", workload="worker", replicas=0), a_world),
     ActionCase("rollout", "application.rollout", RolloutParams(service="shop"), a_world, asks=RESUME, undoable=False),
@@ -420,6 +435,12 @@ SICK_CASES = (
         "restore.recovery_point",
         RestorePointParams(point=POINT),
         partial(with_a_point_in_git, health="it answers 500"),
+    ),
+    ActionCase(
+        "sick-secrets",
+        "restore.recovery_point",
+        RestorePointParams(point=POINT, secret="database"),
+        partial(with_sealed_secrets, health="it answers 500"),
     ),
     ActionCase("broken-image", "restore.dump", RestoreParams(database="shop"), with_a_broken_image),
     ActionCase(

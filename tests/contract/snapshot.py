@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from actions.ports import Ports
@@ -26,6 +27,7 @@ async def seen(ports: World) -> dict[str, Any]:
         "bases": _bases(ports),
         "branches": {name: (head, _marks(ports, head)) for name, head in sorted(ports.git.branches.items())},
         "sealing keys": {name: sorted(key.name for key, _ in held) for name, held in ports.sealing.held.items()},
+        "secrets": _secrets(ports),
         "points": {entry.point.id: entry.pinned for entry in await ports.points.entries()},
         "plan versions": list(ports.plan_versions.versions),
         "runs": {name: (found.state, list(found.lines)) for name, found in sorted(ports.runs.runs.items())},
@@ -50,8 +52,16 @@ async def production(ports: World) -> dict[str, Any]:
         "workloads": workloads,
         "configs": await _configs(ports),
         "read only": read_only,
+        # One that was missing and came back is in nobody's way, and stays.
+        "secrets": _secrets(ports, but=ports.secret_objects.made),
         "branches": {name: ports.git.trees[head] for name, head in ports.git.branches.items()},
     }
+
+
+def _secrets(ports: World, *, but: Collection[str] = ()) -> dict[str, Any]:
+    """What people and controllers have put into them."""
+    held = [each for each in ports.live.held if each["kind"] == "Secret" and each["metadata"]["name"] not in but]
+    return {each["metadata"]["name"]: dict(each["data"]) for each in held}
 
 
 def _marks(ports: World, head: str | None) -> list[str]:

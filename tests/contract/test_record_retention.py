@@ -68,7 +68,7 @@ def stored_in(world: World, s3: S3, bucket: str) -> Place:
     object.__setattr__(world, "site", site)
     escrow = Escrows(site, world.sealing, store, world.point_secrets, world.clock)
     world.points._parts._escrow = escrow
-    points = RecoveryPoints(site, world.points._parts, store, world.point_secrets, world.clock)
+    points = RecoveryPoints(site, world.points._parts, world.secret_copies, store, world.point_secrets, world.clock)
     object.__setattr__(world, "points", points)
     object.__setattr__(world, "escrow", escrow)
     return Place(world, store, bucket)

@@ -19,9 +19,9 @@ from actions.steps.workloads import ScaleWorkload
 from bot.services.drills import Drills
 from bot.services.own_runs import OwnRuns
 from bot.services.policy import Policy
-from storage import plans
+from storage import plans, timeline
 from storage.session import Database
-from storage.tables import JournalRow, PlanRow, RunRow
+from storage.tables import Incident, JournalRow, PlanRow, RunRow
 from tests.fakes.runs import MemoryRuns
 from tests.fakes.world import API
 from tests.fixtures.office import shipped_plan
@@ -60,6 +60,10 @@ class RunsUnderTest:
     ) -> None:
         raise NotImplementedError
 
+    async def declare(self, title: str, scenario: str, at: datetime, *notes: str) -> None:
+        """An incident, with notes of people an hour after it was declared."""
+        raise NotImplementedError
+
 
 class InMemory(RunsUnderTest):
     def __init__(self) -> None:
@@ -69,6 +73,11 @@ class InMemory(RunsUnderTest):
         self, plan: Plan, state: str, *lines: tuple[int, JournalState], message: str = "", took: timedelta = NO_TIME
     ) -> None:
         self.runs.add(plan, state, *lines, message=message, took=took, at=NOW)
+
+    async def declare(self, title: str, scenario: str, at: datetime, *notes: str) -> None:
+        if "breach" in scenario:
+            self.runs.exposures.append((at, f"Incident 1 `{title}` was declared."))
+        self.runs.exposures += [(at + timedelta(hours=1), f"Incident 1: {note}") for note in notes if "rotat" in note]
 
 
 class InPostgres(RunsUnderTest):
@@ -104,6 +113,28 @@ class InPostgres(RunsUnderTest):
                 elapsed = took // timedelta(milliseconds=1) if line is V else 0
                 session.add(JournalRow(run_id=plan.id, epoch=1, step=step, state=line, at=NOW, elapsed_ms=elapsed))
                 await session.flush()
+
+    async def declare(self, title: str, scenario: str, at: datetime, *notes: str) -> None:
+        async with self.memory.session() as session:
+            found = Incident(
+                id=title,
+                title=title,
+                severity="SEV1",
+                scenario=scenario,
+                commander="olivia",
+                channel="C1",
+                impact_started_at=at,
+                declared_at=at,
+                closed_at=at + timedelta(hours=2),
+                rto_s=3600,
+            )
+            session.add(found)
+            await session.flush()
+            for note in notes:
+                later = at + timedelta(hours=1)
+                await timeline.add(
+                    session, incident_id=title, kind="note", actor="Olivia", occurred_at=later, text=note
+                )
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -254,3 +285,33 @@ async def test_a_plan_of_another_version_is_told_to_people(memory: Database) -> 
     without = OwnRuns(memory, policy, type(registry.kinds())(steps={}, preconditions={}), clock, drills)
     with pytest.raises(UserError, match="knows no `scale_workload`"):
         await without.find("abcdefghjk")
+
+
+async def test_what_people_say_of_a_breach_or_a_rotation_since_a_moment_is_told(runs: RunsUnderTest) -> None:
+    await runs.declare("Disk is full", "database_corruption", NOW, "the disk is bigger now")
+    assert await runs.port.exposures_since(NOW) == []
+
+    await runs.declare("Somebody was in", "security_breach", NOW, "mail password rotated")
+    told = await runs.port.exposures_since(NOW)
+
+    assert len(told) == 2
+    assert "`Somebody was in` was declared" in told[0]
+    assert await runs.port.exposures_since(NOW + timedelta(hours=3)) == []
+
+
+async def test_an_incident_of_before_that_was_still_open_is_told_as_well(memory: Database) -> None:
+    runs = InPostgres(memory)
+    await runs.declare("Stolen laptop", "", NOW - timedelta(hours=1))
+
+    assert await runs.port.exposures_since(NOW) == ["Incident 1 `Stolen laptop` was open after it."]
+
+
+async def test_a_run_that_rotates_is_told(memory: Database) -> None:
+    runs = InPostgres(memory)
+    await runs.add(a_plan().model_copy(update={"action": "rotate.database"}), "running", (0, A))
+    async with memory.session() as session:
+        row = await session.get(RunRow, a_plan().id)
+        assert row is not None
+        row.started_at = NOW
+
+    assert await runs.port.exposures_since(NOW) == ["Plan abcdefghjk (`rotate.database`) rotates credentials."]

@@ -132,11 +132,11 @@ class InterruptedSession(Session):
 
     before_patch: Callable[[], None] | None = None
 
-    def patch(self, resource: Resource, namespace: str, name: str, body: Json) -> Json:
+    def patch(self, resource: Resource, namespace: str, name: str, body: Json, *, dry_run: bool = False) -> Json:
         happen, self.before_patch = self.before_patch, None
         if happen is not None:
             happen()
-        return super().patch(resource, namespace, name, body)
+        return super().patch(resource, namespace, name, body, dry_run=dry_run)
 
 
 class TextSecrets:

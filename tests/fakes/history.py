@@ -38,6 +38,7 @@ HARMED_AT = START - timedelta(seconds=41)
 SEALING = WorkloadRef("main", "kube-system", WorkloadKind.DEPLOYMENT, "sealed-secrets")
 POSTGRES = WorkloadRef("main", "data", WorkloadKind.STATEFUL_SET, "postgres")
 POINT = "point-p3p4p5p6p7"
+NEWER = "Y2FuYXJ5LXZhbHVlLW5ld2Vy"  # another value of a Secret, as it is stored
 POINT_AT = HARMED_AT - timedelta(seconds=2)
 
 
@@ -208,6 +209,46 @@ def with_a_point_of_dumps() -> World:
     """A recovery point of a database that has dumps alone; nothing of the cluster has changed since."""
     world = a_world()
     record_a_point(world)
+    return world
+
+
+def with_secrets(*, sealed: bool = True, writable: bool = True) -> World:
+    """A shop with a Secret that people made (`database`), two that are the same all the time (`mail`, `licence`), and
+    one that a SealedSecret brings."""
+    world = a_world(sealed=sealed, writable=writable)
+    token = a_secret("token", version=44)
+    token["metadata"]["ownerReferences"] = [{"kind": "SealedSecret", "name": "token"}]
+    world.live.held += [a_secret("database", version=41), a_secret("mail", version=42), a_secret("licence", version=43)]
+    world.live.held.append(token)
+    return world
+
+
+def with_sealed_secrets(*, health: str = "", lost: Collection[str] = ("mail",)) -> World:
+    """A recovery point that has sealed those. Since then `mail` was deleted, and somebody wrote another `database`.
+    `health` is what the application answers."""
+    world = with_secrets()
+    record_a_point(world)
+    world.live.held = [each for each in world.live.held if each["metadata"]["name"] not in lost]
+    world.live.held[0] = a_secret("database", version=61, value=NEWER)
+    if health:
+        world.service.answers[HEALTH] = health
+    return world
+
+
+def with_old_sealed_copies() -> World:
+    """What a plan kept of Secrets 100 days ago and 10 days ago, beside the copy of a point that is 100 days old."""
+    world = with_secrets()
+    world.clock.advance(timedelta(days=-100))
+
+    async def make() -> None:
+        await world.points.record(POINT)
+        await world.secret_copies.seal("before-a", "main", ["Secret main/shop/mail"])
+        world.clock.advance(timedelta(days=90))
+        await world.secret_copies.seal("before-b", "main", ["Secret main/shop/mail"])
+        world.clock.advance(timedelta(days=10))
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(asyncio.run, make()).result()
     return world
 
 

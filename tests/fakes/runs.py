@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -44,6 +45,7 @@ class MemoryRuns(Runs):
         self.runs: dict[str, MemoryRun] = {}
         self.next: dict[tuple[str, str], datetime] = {}  # action and target of a drill
         self.rhythm: dict[tuple[str, str], timedelta] = {}  # likewise
+        self.exposures: list[tuple[datetime, str]] = []  # when, and the sentence
 
     def add(
         self,
@@ -76,6 +78,9 @@ class MemoryRuns(Runs):
             and run.plan.steps[0].backup_kind is BackupKind.FULL
         ]
         return min(at_work, default=None)
+
+    async def exposures_since(self, since: datetime) -> Sequence[str]:
+        return [said for at, said in sorted(self.exposures) if at >= since]
 
     async def next_of(self, action: str, target: str) -> datetime | None:
         return self.next.get((action, target))

@@ -18,6 +18,7 @@ from actions.backup.manifest_branches import ManifestBranches
 from actions.backup.manifest_mirrors import ManifestMirrors
 from actions.backup.point_parts import Parts
 from actions.backup.points import RecoveryPoints
+from actions.backup.secret_copies import EscrowedSecrets
 from actions.errors import DrError
 from actions.ports import Autoscaler, GitOps, Ports
 from actions.site import (
@@ -55,6 +56,7 @@ from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.registry import MemoryRegistry
 from tests.fakes.runs import MemoryRuns
 from tests.fakes.sealing_keys import MemorySealingKeys
+from tests.fakes.secret_objects import MemorySecretObjects
 from tests.fakes.secrets import MemorySecrets
 from tests.fakes.service import MemoryServiceCheck
 from tests.fakes.tables import MemoryTables
@@ -70,6 +72,8 @@ SECRETS = {
     "env:KUBECONFIG": "canary-kubeconfig",
     "env:PUSH": "canary-push-token",
     "in the cluster": "canary-sealed",  # the beginning of every sealing key
+    "in a Secret": "canary-value",
+    "in a Secret, as it is stored": "Y2FuYXJ5LXZhbHVl",
 }
 
 CUSTODIAN = str(pyrage.x25519.Identity.generate())
@@ -122,6 +126,8 @@ class World(Ports):
     escrow: Escrows
     sealing: MemorySealingKeys
     escrow_secrets: MemorySecrets  # what escrows see of keys
+    secret_copies: EscrowedSecrets
+    secret_objects: MemorySecretObjects
     manifests: ManifestMirrors
     branches: ManifestBranches
     git: MemoryGit
@@ -152,6 +158,7 @@ def a_site(
     mirrored: bool = False,
     copied: bool = True,
     writable: bool = False,
+    sealed: bool = False,
 ) -> Site:
     """What the plan file of this shop would say. `database` is its key and its name in PostgreSQL."""
     protected = Database(
@@ -202,6 +209,7 @@ def a_site(
             minimum=2,
             recipients=(CUSTODIAN_KEY,),
             identity="env:CUSTODIAN" if writable else "",
+            secrets=sealed,
             signing_key="env:FILES_KEY",
             trusted_signers=(KEY_SIGNER,),
         ),
@@ -257,10 +265,11 @@ def a_world(
     mirrored: bool = False,
     copied: bool = True,
     writable: bool = False,
+    sealed: bool = False,
 ) -> World:
     """A shop whose database was damaged after the dump of 02:00 UTC, or is `missing`. It is 10:12 UTC.
 
-    `writable`: the bot may push manifests and give sealing keys back."""
+    `writable`: the bot may push manifests and give sealing keys back. `sealed`: points seal Secrets."""
     site = a_site(
         database=database,
         service=service,
@@ -270,6 +279,7 @@ def a_world(
         mirrored=mirrored,
         copied=copied,
         writable=writable,
+        sealed=sealed,
     )
     clock = MemoryClock(START)
     postgres = _servers(site.databases[database].ref, missing=missing)
@@ -293,6 +303,8 @@ def a_world(
     _connect(cluster, service_check, postgres)
     git, live = MemoryGit(), MemoryLive()
     git.push({"production/app.yaml": MANIFEST})
+    secret_objects = MemorySecretObjects(live)
+    copies = EscrowedSecrets(site, secret_objects, live, objects, signing, clock)
     manifests = ManifestMirrors(
         site, git, live, cluster=cluster, objects=objects, secrets=signing, clock=clock, work=Path(gettempdir())
     )
@@ -321,6 +333,8 @@ def a_world(
         sealing=sealing,
         escrow=escrow,
         escrow_secrets=signing,
+        secret_copies=copies,
+        secret_objects=secret_objects,
         manifests=manifests,
         branches=ManifestBranches(
             site, git, manifests, objects=objects, secrets=point_secrets, work=Path(gettempdir())
@@ -328,7 +342,7 @@ def a_world(
         git=git,
         live=live,
         registry=registry,
-        points=RecoveryPoints(site, parts, objects, point_secrets, clock),
+        points=RecoveryPoints(site, parts, copies, objects, point_secrets, clock),
         point_secrets=point_secrets,
         backups=backups,
         physical=engine,

@@ -219,7 +219,9 @@ async def test_a_pinned_point_and_its_escrow_stay_whoever_deletes(locked: Locked
         "escrow": escrow.model_copy(update={"bucket": locked.far}),
     }
     site = locked.ports.site.model_copy(update=kept)
-    points = RecoveryPoints(site, memory.points._parts, locked.store, memory.point_secrets, locked.bases.clock)
+    points = RecoveryPoints(
+        site, memory.points._parts, memory.secret_copies, locked.store, memory.point_secrets, locked.bases.clock
+    )
     for name in escrow_objects(escrow, "main", "main-1"):
         await locked.store.put(locked.far, name, b"as it was made")
     await points.record("point-1")

@@ -158,7 +158,9 @@ def joined(real: PhysicalWorld, memory: World, repository: Repository) -> Ports:
             "tables": tables,
             "clock": real.clock,
             "executor": MemoryExecutor(Engines(logical, real.engine, real.prover, NoDumpTests(), tables, memory.files)),
-            "points": RecoveryPoints(site, parts, memory.objects, memory.point_secrets, real.clock),
+            "points": RecoveryPoints(
+                site, parts, memory.secret_copies, memory.objects, memory.point_secrets, real.clock
+            ),
         }
     )
 

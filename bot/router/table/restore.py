@@ -78,11 +78,11 @@ ROWS: tuple[Entry, ...] = (
         ("restore", "recovery-point"),
         "restore.recovery_point",
         CommandKind.PLAN,
-        "Bring a recovery point back as one: databases, files, images, manifests and sealing keys",
+        "Bring a recovery point back as one: databases, files, images, manifests and secrets",
         'dr-restore recovery-point point-k7m2n3p4q5 --reason "bad release" --target point-k7m2n3p4q5',
         params.RecoveryPoint,
         ("point",),
-        usage='POINT [--scratch NAME] --reason "WHY" --target POINT',
+        usage='POINT [--scratch NAME] [--secret NAME,NAME] --reason "WHY" --target POINT',
     ),
     Entry(
         ("restore", "follow"),
