@@ -330,15 +330,12 @@ CASES = (
         with_a_point_in_git,
         asks=GIT_ASKS,
     ),
-    *(
-        ActionCase(
-            f"recovery-point-secrets{name}",
-            "restore.recovery_point",
-            RestorePointParams(point=POINT, secret=secret),
-            with_sealed_secrets,
-            asks=POINT_ASKS,
-        )
-        for name, secret in (("", ""), ("-named", "database"))
+    ActionCase(
+        "recovery-point-secrets",
+        "restore.recovery_point",
+        RestorePointParams(point=POINT, secret="database"),
+        with_sealed_secrets,
+        asks=POINT_ASKS,
     ),
     ActionCase("promote", "restore.promote", PromoteParams(scratch=SCRATCH_ID), with_a_scratch, asks=FENCE, final=True),
     ActionCase(

@@ -13,9 +13,12 @@ from ruamel.yaml import YAML
 
 from actions.adapters import kubernetes_jobs as jobs
 from actions.adapters.kubernetes import KubernetesCluster
+from actions.adapters.live_objects import ClusterObjects
 from actions.adapters.sealing_keys import ClusterSealingKeys
+from actions.adapters.secret_objects import ClusterSecrets
 from actions.adapters.secrets import SecretReferences
 from actions.backup.physical import RecoveryTarget, ScratchRequest
+from actions.backup.secret_copies import SEALED_SECRET, SECRET
 from actions.ports import JobKind, JobSpec, JobState, no_progress
 from actions.site import ClusterAccess, JobPlace, Site, WorkloadKind, WorkloadRef
 from bot import world as job_world
@@ -86,6 +89,18 @@ def readable(account: str) -> set[tuple[str, str]]:
         for rule in role["rules"]
         if "secrets" in rule["resources"] and role["metadata"]["namespace"] != SEALING
         for name in rule["resourceNames"]
+    }
+
+
+def offered(name: str) -> Rights:
+    """What a file gives once the rules that stand in it as comments are taken in."""
+    rules = re.findall(
+        r"# - apiGroups: \[(.*)\]\n +#   resources: \[(.*)\]\n +#   verbs: \[(.*)\]", (DEPLOY / name).read_text()
+    )
+    return {
+        (group.strip('" '), resource.strip(), verb.strip())
+        for group, resource, verbs in rules
+        for verb in verbs.split(",")
     }
 
 
@@ -313,6 +328,28 @@ async def test_worker_may_list_the_sealing_keys_and_no_more(server_directory: Pa
         sealing.close()
         assert used(stand_in.seen, "sealed-secrets") == granted("sealed-secrets")
         assert {use.namespace for use in stand_in.seen} == {"sealed-secrets"}
+
+
+async def test_worker_needs_for_sealed_secrets_what_is_offered_as_comments_and_no_more(server_directory: Path) -> None:
+    async with ClusterStandIn(server_directory, custom_resources=False) as stand_in:
+        stand_in.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "production"}})
+        metadata = {"name": "mail", "namespace": "production"}
+        stand_in.apply({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": {}})
+        access = ClusterAccess(name="here", kubeconfig=f"file:{stand_in.kubeconfig}")
+        site, references = Site(clusters={"here": access}), SecretReferences({})
+        secrets, live = ClusterSecrets(site, references), ClusterObjects(site, references)
+        stand_in.seen.clear()
+        await live.read("here", (SECRET, SEALED_SECRET), ["production"])
+        await secrets.may_write("here", "production")
+        [item] = await secrets.read("here", ["production"])
+        version = f"{item['metadata']['resourceVersion']} of {item['metadata']['uid']}"
+        await secrets.write("here", {**item, "data": {"key": "bmV3"}}, over=version)
+        secrets.close()
+        live.close()
+        # The stand-in has no SealedSecrets, so nobody lists them.
+        assert used(stand_in.seen, "production") | {("bitnami.com", "sealedsecrets", "list")} == offered(
+            "production.yaml"
+        )
 
 
 def controllers() -> list[Json]:

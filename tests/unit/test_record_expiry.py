@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from actions.escrow import EscrowEntry, EscrowManifest, SealingKey
 from actions.points import DatabasePart, PointEntry, RecoveryPoint
+from actions.secret_copies import SecretCopyEntry, SecretCopyManifest
 from actions.site import EscrowPolicy, PointsPolicy
 from actions.steps.escrow_expiry import OldEscrows, old_escrows
 from actions.steps.point_expiry import AT_ONCE, OldPoints, old_points
+from actions.steps.secret_copy_expiry import old_copies
 
 NOW = datetime(2026, 11, 23, 10, 12, tzinfo=UTC)
 POINTS = PointsPolicy(bucket="b", retention=timedelta(days=30), minimum=2, signing_key="env:K", trusted_signers=("s",))
@@ -40,6 +42,33 @@ def points(*entries: PointEntry, pinned: dict[tuple[str, str], str] | None = Non
 
 
 YOUNG = (a_point("young-1", 1), a_point("young-2", 2))
+
+
+def a_copy(name: str, days: float, *, trusted: bool = True) -> SecretCopyEntry:
+    manifest = SecretCopyManifest(
+        id=name,
+        cluster="main",
+        made_at=NOW - timedelta(days=days),
+        recipients=(),
+        bucket="b",
+        key="k",
+        bytes=1,
+        sha256="",
+        secrets=(),
+    )
+    return SecretCopyEntry(manifest=manifest, trusted=trusted, problem=None if trusted else "It was forged.")
+
+
+def test_a_sealed_copy_goes_with_its_point_and_what_a_plan_kept_goes_by_the_policy() -> None:
+    copies = (a_copy("p40", 40), a_copy("before-a", 31), a_copy("before-b", 29), a_copy("x", 50, trusted=False))
+
+    found = old_copies("main", copies, {"p40"}, ESCROWS, NOW)
+
+    assert found.gone == ("before-a",)
+    assert found.kept == {
+        "x": "its manifest is not signed by us, so nobody knows how old it is",
+        "p40": "it goes with its recovery point",
+    }
 
 
 def test_old_points_go_the_oldest_first_and_young_ones_stay() -> None:
