@@ -6,13 +6,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.client import ApiClient
 
+from actions.adapters.kubernetes_session import Resource, Session
 from actions.adapters.live_objects import ClusterObjects
 from actions.adapters.secret_objects import ClusterSecrets
 from actions.backup.secret_copies import EscrowedSecrets
@@ -156,6 +159,26 @@ async def test_another_type_is_refused_in_words_without_values(world: World) -> 
     assert "refused as it was" in tried.problems[NAME]
     with pytest.raises(PermanentError, match="refused as it was"):
         await world.copies.give_back("main", "p-1", NAME, over=await world.version())
+
+
+async def test_what_a_server_says_of_a_value_that_it_refuses_is_said_to_nobody() -> None:
+    class Quoting(Session):
+        def create(self, resource: Resource, namespace: str, body: Any, *, dry_run: bool = False) -> Any:
+            raise PermanentError(f"invalid: {body['data']['key']}")
+
+    def connect(name: str, kubeconfig: str, context: str | None) -> Session:
+        return Quoting(name, ApiClient())
+
+    access = ClusterAccess(name="main", kubeconfig="env:KUBE")
+    port = ClusterSecrets(Site(clusters={"main": access}), MemorySecrets({"env:KUBE": "x"}), connect=connect)
+    item = {"metadata": {"name": "mail", "namespace": "shop"}, "data": {"key": "Y2FuYXJ5LXZhbHVl"}}
+
+    with pytest.raises(PermanentError) as refused:
+        await port.write("main", item, over="")
+
+    told = "".join(traceback.format_exception(refused.value))
+    assert secrets_in(told) == []
+    port.close()
 
 
 async def test_a_copy_that_is_there_is_not_made_anew(world: World) -> None:

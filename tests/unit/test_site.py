@@ -87,6 +87,20 @@ def test_points_that_outlive_their_images_are_doubted() -> None:
     assert not [doubt for doubt in doubts(plan, today=None) if "images" in doubt.wrong]
 
 
+def test_sealed_secrets_that_nobody_can_open_or_that_belong_to_nothing_are_doubted() -> None:
+    def told(*, identity: str | None, points: bool = True) -> list[str]:
+        document = load(SHIPPED).model_dump(mode="json")
+        document["backups"]["escrow"] |= {"secrets": True, "identity": identity}
+        if not points:
+            document["backups"]["recovery_points"] = None
+        plan = DrPlan.model_validate(document)
+        return [doubt.wrong for doubt in doubts(plan, today=None) if "Secrets" in doubt.wrong]
+
+    assert told(identity="env:ID") == []
+    assert told(identity=None) == ["sealed Secrets are given back by custodians alone, since the bot cannot open them"]
+    assert told(identity="env:ID", points=False) == ["Secrets are sealed with recovery points, and there are none"]
+
+
 async def test_base_backups_are_copied_where_the_plan_names_a_second_bucket() -> None:
     values = {f"DR_{name}": name.lower() for name in ADDRESSES + KEYS}
     plan = load(SHIPPED)
