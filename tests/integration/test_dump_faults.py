@@ -170,6 +170,8 @@ async def test_forged_manifests_are_refused_and_listed(world: DumpWorld) -> None
     changed = json.loads(genuine)
     changed["manifest"]["fingerprint"]["rows"]["public.doc"] = 1
     await put(json.dumps(changed).encode(), "changed or forged")
+    another = SignedManifest.model_validate_json(genuine).manifest.model_copy(update={"id": "b0"})
+    await put(SignedManifest.sign(another, world.keys.signing).model_dump_json().encode(), "belongs to `b0` of")
     forger = world.with_policy()
     forger.keys = Keys(identity=world.keys.identity)
     forger.values = {**world.values, "SIGNING": forger.keys.pem}
