@@ -23,7 +23,7 @@ setup: ## Make .venv with the locked wheels, the local Slack and a Chromium
 demo: setup ## Live through an incident on this machine (SIZE=small|large|huge)
 	@exec .venv/bin/drbot demo --size $(SIZE) $(ARGS)
 
-test: setup ## Run the tests (some 9 minutes on 2 cores)
+test: setup ## Run the tests (some 12 minutes on 2 cores)
 	@exec $(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: setup ## Run every static check

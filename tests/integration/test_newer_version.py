@@ -15,7 +15,7 @@ from bot.driver import Driver
 from bot.services.cards import PlanCard, PlanState
 from storage.session import Database
 from storage.tables import TimelineEntry
-from tests.fakes.toy import WORLD, Toy, ToyCatalogue, ToyPatience, ToyStep
+from tests.fakes.toy import HELD, WORLD, Toy, ToyCatalogue, ToyPatience, ToyStep
 from tests.fixtures.office import OfficeForTests, shipped_plan
 from tests.fixtures.waiting import eventually
 from tests.integration.test_answers import a_run, journal, signed
@@ -88,13 +88,17 @@ async def killed_in_the_middle(office: OfficeForTests, monkeypatch: pytest.Monke
         return None
 
     monkeypatch.setattr(Driver, "_hand_over", nothing)
+    HELD.add(2)
     listening = asyncio.create_task(office.memory.listen(office.wake))
     working = asyncio.create_task(office.worker(lease=LEASE).run())
-    card = await a_run(office, PlanState.RUNNING, steps=3, seconds=0.5, key=key)
-    await begun(office, card, 1)
-    for task in (working, listening):
-        task.cancel()
-    await asyncio.gather(working, listening, return_exceptions=True)
+    try:
+        card = await a_run(office, PlanState.RUNNING, steps=3, key=key)
+        await begun(office, card, 1)
+    finally:
+        for task in (working, listening):
+            task.cancel()
+        await asyncio.gather(working, listening, return_exceptions=True)
+        HELD.clear()
     assert WORLD[card.plan_id] == ["do 1"]
     return card
 
