@@ -12,7 +12,7 @@ from actions.errors import DrError, UserError
 from actions.points import RecoveryPoint, SealedPart
 from actions.ports import Ports
 from actions.secret_copies import HeldSecret, SecretsNow
-from actions.site import WorkloadRef
+from actions.site import WorkloadKind, WorkloadRef
 from actions.steps import byhand
 from actions.steps.phrases import names
 from actions.steps.point_cluster import changed_versions, version_line
@@ -275,7 +275,9 @@ def unrolled(ports: Ports, share: Share, stopped: Sequence[WorkloadRef]) -> Iter
         if isinstance(step, ReturnSecrets):
             places = {(step.cluster, each.namespace) for each in step.secrets if each.version_before}
             for ref in refs:
-                if (ref.cluster, ref.namespace) in places and ref not in stopped:
+                # The next pod of a CronJob reads it by itself.
+                lasts = ref.kind is not WorkloadKind.CRON_JOB and ref not in stopped
+                if lasts and (ref.cluster, ref.namespace) in places:
                     why = "It does not start anew by this plan. If it reads a Secret that is replaced, restart it."
                     again = byhand.kubectl(ref.cluster, ref.namespace, "rollout", "restart", byhand.thing(ref))
                     yield _line(f"pods of {ref.name}", why, again)

@@ -17,10 +17,12 @@ from actions.contract import Plan, Verdict
 from actions.errors import PermanentError, UserError
 from actions.ports import no_progress
 from actions.runner import Outcome
+from actions.steps.point_secrets import unrolled
+from actions.steps.point_share import Share
 from actions.steps.secret_return import KeepSecrets, ReturnSecrets
 from tests.contract.kit import PLAN_ID, MemoryJournal, run, secrets_in
 from tests.fakes.history import NEWER, POINT, a_secret, with_sealed_secrets, with_secrets
-from tests.fakes.world import CUSTODIAN, START, World
+from tests.fakes.world import API, CUSTODIAN, START, World
 
 OLDER = a_secret("x", version=1)["data"]["key"]
 COPY = f"escrow-secrets/main/{POINT}/secrets.age"
@@ -131,6 +133,15 @@ async def test_what_the_launcher_names_is_kept_first_then_replaced_while_nothing
     assert any(finding.check == "passwords" for finding in plan.findings)
     assert "Secret main/shop/database" not in journal.lines[-1].detail
     assert secrets_in(f"{plan.model_dump_json()} {journal.lines}") == []
+
+
+async def test_pods_that_do_not_start_anew_are_named_but_not_the_next_job_of_a_cron_job() -> None:
+    plan = await planned(with_sealed_secrets(), "database")
+    share = Share(steps=tuple(step for step in plan.steps if isinstance(step, ReturnSecrets)))
+
+    lines = [line.command for line in unrolled(with_sealed_secrets(), share, [API])]
+
+    assert [command.split()[-1] for command in lines] == ["deployment/web", "statefulset/worker"]
 
 
 async def test_a_failure_later_puts_the_replaced_one_back_and_leaves_the_missing_one_there() -> None:
