@@ -208,7 +208,10 @@ class OpenShipping:
         self._written, self._behind = written, behind  # all before it is in our files; every bucket lacks much
         self.lane = Lane(archive.policy.open_bucket)
         self.begins = self.lsn = Lsn(0)  # the bucket has the open segment from here to there
-        self._ranges: dict[str, list[OpenRange]] | None = None  # what the bucket holds, once it was listed
+        self._ranges: dict[str, list[OpenRange]] = {}  # that we have stored
+        # What was in the bucket before, once it was listed. By its name alone nobody knows whether it is ours, so what
+        # it says it holds is sent again.
+        self._before: dict[str, list[OpenRange]] | None = None
 
     async def run(self) -> None:
         while True:
@@ -225,9 +228,9 @@ class OpenShipping:
     async def _round(self) -> None:
         if self._spool.state is None:
             return  # nothing was received yet
-        if self._ranges is None:
+        if self._before is None:
             found = await self._archive.open_ranges()
-            self._ranges = {name: list(ranges) for name, ranges in found.items()}
+            self._before = {name: list(ranges) for name, ranges in found.items()}
         opened = await asyncio.to_thread(self._spool.opened)
         # Where every bucket lacks what comes before, the end of it helps nobody and costs time.
         if opened is not None and not self._behind():
@@ -237,7 +240,7 @@ class OpenShipping:
 
     async def _send(self, segment: Segment) -> bool:
         """True when there is more than one range takes."""
-        ranges = self._ranges_of(str(segment))
+        ranges = self._ranges.setdefault(str(segment), [])
         sent = _contiguous(ranges)
         first = 0 if len(ranges) >= RANGES_KEPT else sent
         path = self._spool.receive / f"{segment}.partial"
@@ -264,9 +267,10 @@ class OpenShipping:
         sealed = await asyncio.to_thread(self._sealer.seal, what, io.BytesIO(piece), at)
         facts = await self._archive.put_range(*sealed)
         if first == 0:
-            old = [each for each in ranges if each.last <= len(piece) and each.key != facts.key]
-            await self._archive.drop_ranges(old)
-            ranges[:] = [each for each in ranges if each not in old]
+            for known in (ranges, (self._before or {}).get(str(segment), [])):
+                old = [each for each in known if each.last <= len(piece) and each.key != facts.key]
+                await self._archive.drop_ranges(old)
+                known[:] = [each for each in known if each not in old]
         ranges.append(facts)
         whole = len(piece) < most
         self._sent(segment, first + len(piece), written if whole else Lsn(0))
@@ -274,11 +278,6 @@ class OpenShipping:
 
     def _sent(self, segment: Segment, until: int, written: Lsn) -> None:
         self.begins, self.lsn = segment.start, max(Lsn(segment.start + until), written)
-
-    def _ranges_of(self, name: str) -> list[OpenRange]:
-        if self._ranges is None:
-            self._ranges = {}
-        return self._ranges.setdefault(name, [])
 
     async def _tidy(self) -> None:
         """Remove the ranges of segments that were closed and are in every bucket.
@@ -289,14 +288,17 @@ class OpenShipping:
         newest = await asyncio.to_thread(self._spool.newest)
         waiting = set(await asyncio.to_thread(self._spool.waiting))
         oldest = self._clock.now() - self._archive.policy.wal_retention
-        for name, ranges in list((self._ranges or {}).items()):
+        before = self._before or {}
+        for name in [*self._ranges.keys() | before.keys()]:
+            ranges = [*self._ranges.get(name, ()), *before.get(name, ())]
             if newest is None or name in waiting:
                 continue
             closed = name[:8] == str(newest)[:8] and name <= str(newest)
             ended = name[:8] < str(newest)[:8] and all(each.stored_at < oldest for each in ranges)
             if closed or ended:
-                await self._archive.drop_ranges(self._ranges_of(name))
-                del (self._ranges or {})[name]
+                await self._archive.drop_ranges(ranges)
+                self._ranges.pop(name, None)
+                before.pop(name, None)
 
 
 def _contiguous(ranges: Sequence[OpenRange]) -> int:
