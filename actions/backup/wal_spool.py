@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import operator
 import os
 import shutil
 import threading
@@ -20,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import Field
 
 from actions.backup.segments import Segment, history_of
 from actions.backup.wal_files import read_first_page
@@ -36,7 +39,9 @@ class SpoolState(Frozen):
     system_id: str
     segment_bytes: int
     newest: str = ""  # the newest segment that was closed; empty: begin where the slot begins
-    passed: str = ""  # the newest one before a gap: what waits up to it does not say where to go on
+    # The newest one before a gap: what waits up to it does not say where to go on. Left out where there was none, so
+    # that an archiver from before there was this can still be put back.
+    passed: str = Field(default="", exclude_if=operator.not_)
     begun: bool = False  # something was received into this archive; without it the buckets are asked where to go on
     base_wanted: BaseWanted | None = None
     disk_lost: DiskLost | None = None

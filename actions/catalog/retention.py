@@ -111,11 +111,12 @@ def _chosen(ports: Ports, name: str | None) -> tuple[list[str], list[str]]:
     site = ports.site
     if name is None:
         return sorted(site.backups), sorted(site.physical)
-    if name in site.databases:
-        server = site.databases[name].server
-        return ([name] if name in site.backups else []), ([server] if server in site.physical else [])
-    server = server_named(site, name)
-    return sorted(key for key in site.backups if site.database(key).server == server), [server]
+    # A server may be called like a database, even like one of another server: all that has the name is meant.
+    servers = {name, site.databases[name].server if name in site.databases else name} & site.physical.keys()
+    databases = [key for key in site.backups if name in (key, site.database(key).server)]
+    if not servers and not databases:
+        server_named(site, name)  # tells which there are
+    return sorted(databases), sorted(servers)
 
 
 def _dump_step(ports: Ports, old: OldDumps) -> DeleteDumps:

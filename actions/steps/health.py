@@ -134,12 +134,12 @@ class Health:
         """None where the plan file has no base backups of this server."""
         return next((item for item in self.bases if item.server == server), None)
 
-    @property
-    def unseen(self) -> frozenset[str]:
-        """Subjects of which nobody can tell now whether all was upgraded that the newest proof notes."""
-        parts = [(dumps.key, dumps.upgrades) for dumps in self.dumps]
-        parts += [(bases.subject, bases.upgrades) for bases in self.bases]
-        return frozenset(subject for subject, upgraded in parts if upgraded.unseen)
+    def proven(self, subject: str) -> str:
+        """The newest restore test of a subject that passed; empty where none is known."""
+        parts = [(dumps.key, dumps.proofs) for dumps in self.dumps]
+        parts += [(bases.subject, bases.proofs) for bases in self.bases]
+        found = [proof for key, proofs in parts if key == subject for proof in proofs if proof.problem is None]
+        return found[0].id if found else ""
 
 
 _MIRRORS = SideCopies("part:mirrors", "mirrors of manifests", covers=("manifests:",))

@@ -20,7 +20,6 @@ class Upgrades:
     """What differs from the newest proof."""
 
     found: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name -> its version as of the proof, and now
-    unseen: tuple[str, ...] = ()  # what the proof notes and nobody can tell now, such as of a server that is away
 
 
 async def of_bases(ports: Ports, server: str) -> Mapping[str, str]:
@@ -40,10 +39,8 @@ def upgrades(proofs: Sequence[Proof], now: Mapping[str, str]) -> Upgrades:
     if proven is None:
         return Upgrades()
     known = sorted(proven.known.items())
-    return Upgrades(
-        found={name: (was, now[name]) for name, was in known if now.get(name, was) != was},
-        unseen=tuple(name for name, _ in known if name not in now),
-    )
+    # What nobody can tell now, such as of a server that is away, was not upgraded.
+    return Upgrades(found={name: (was, now[name]) for name, was in known if now.get(name, was) != was})
 
 
 def words(found: Upgrades) -> str:

@@ -103,14 +103,15 @@ class BackupWatch:
 
 def over(key: str, wrong: Collection[str], seen: Health) -> bool:
     """Whether an alarm that stood is right now. What did not answer keeps its alarms, since nobody knows; what is no
-    longer in the plan file has none. Standbys are watched where they are."""
+    longer in the plan file has none. Standbys are watched where they are. An upgrade stands until something is proven
+    with it: of workers on several machines each sees tools of its own."""
     if seen.problem or key.startswith(STANDBY):
         return False
     subject = key.partition("/")[2]
     if any(part.problem and subject.startswith(part.covers) for part in seen.beside):
         return False  # nobody knows what is in that part
-    if key.startswith(UPGRADED) and subject in seen.unseen:
-        return False  # a server that is away was not set back
+    if key.startswith(UPGRADED) and key == f"{UPGRADED}{seen.proven(subject)}/{subject}":
+        return False  # another worker may see other tools, or a server that is away here: a test ends it
     named = {dumps.key for dumps in seen.dumps} | {bases.subject for bases in seen.bases}
     named |= {mirror.subject for mirror in seen.mirrors} | {copies.subject for copies in seen.beside}
     return key not in wrong and (subject in subjects(seen) or subject not in named)

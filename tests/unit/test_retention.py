@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -127,6 +128,26 @@ async def test_a_silent_bucket_of_base_backups_keeps_no_dump_from_going() -> Non
     assert (await run(plan, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
     with pytest.raises(TemporaryError, match="nothing of `primary` is deleted"):
         await Expire().plan(ExpireParams(), world, PLAN_ID)
+
+
+async def test_a_server_that_is_called_like_a_database_stands_for_all_that_is_on_it() -> None:
+    """The clock asks for each server by its name, which may be that of one of its databases, or of another's."""
+    world = with_old_backups()
+    shop, policy = world.site.databases["shop"], world.site.backups["shop"]
+    other = shop.model_copy(update={"server": "primary", "name": "primary"})
+    databases = {"primary": other, **world.site.databases}
+    backups = {"primary": policy.model_copy(update={"database": "primary"}), **world.site.backups}
+    world = replace(world, site=world.site.model_copy(update={"databases": databases, "backups": backups}))
+    plan = await Expire().plan(ExpireParams(server="primary"), world, PLAN_ID)
+    assert {lock.key for lock in plan.locks if lock.key.startswith("dump:")} == {"dump:primary", "dump:shop"}
+    assert [step.kind for step in plan.steps] == ["delete_dumps", "delete_bases"]
+
+    elsewhere = {**databases, "primary": other.model_copy(update={"server": "standby"})}
+    world = replace(world, site=world.site.model_copy(update={"databases": elsewhere}))
+    plan = await Expire().plan(ExpireParams(server="primary"), world, PLAN_ID)
+    assert {lock.key for lock in plan.locks if lock.exclusive} >= {"dump:primary", "dump:shop", "base:primary"}
+    with pytest.raises(UserError, match="nowhere"):
+        await Expire().plan(ExpireParams(server="nowhere"), world, PLAN_ID)
 
 
 async def test_what_can_be_said_of_no_server_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:

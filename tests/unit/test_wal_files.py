@@ -226,3 +226,12 @@ def test_what_the_disk_did_not_take_is_written_down_once_it_does(spool: WalSpool
 def test_there_is_one_alone(spool: WalSpool) -> None:
     with spool.alone(), pytest.raises(UserError, match="Another `drbot wal`"), WalSpool(spool.directory).alone():
         pass
+
+
+def test_the_state_of_a_disk_without_a_gap_is_one_that_an_earlier_archiver_reads(spool: WalSpool) -> None:
+    """Unknown keys are refused: an update that is taken back must find nothing that is new."""
+    spool.change(newest=str(segment(3)), begun=True)
+    text = (spool.directory / "state.json").read_text()
+    assert "passed" not in text
+    spool.change(newest="", passed=str(segment(3)))
+    assert SpoolState.model_validate_json((spool.directory / "state.json").read_bytes()).passed == str(segment(3))
