@@ -26,8 +26,9 @@ from actions.site import PhysicalPolicy
 log = logging.getLogger(__name__)
 
 SEALED = ".sealed"
-FORGED = 64
-"""So many segments at the end are looked at, a small read each, until one is found that was really archived."""
+FORGED = 16
+"""So many segments at the end are looked at, a small read each, until one is found that was really archived. Of more,
+such as a server leaves that was made anew since, the end is found by halves."""
 
 GAPS_DATED = 16
 """So many gaps, the newest, are dated by what the segments beside them say: two small reads for each."""
@@ -285,22 +286,45 @@ class WalArchive:
     async def genuine(self, start: WalStart, way: Timelines, listing: WalListing) -> WalListing:
         """The same without what lies behind the last segment on this way that was really archived: damaged, or put
         there by whoever can write the bucket, it makes no gap and is not the newest."""
-        segments, size = dict(listing.segments), start.segment_bytes
-        numbers = sorted(set(way.numbers(list(segments), size)), reverse=True)
+        size = start.segment_bytes
+        numbers = sorted(set(way.numbers(list(listing.segments), size)), reverse=True)
+        last: Segment | None = None
+        passed = 0  # so many numbers at the end are not the archive's
         for number in numbers[:FORGED]:
-            for segment in way.choices(number, size):
-                name, key = str(segment), self.key(str(segment))
-                if name not in segments:
-                    continue
-                try:
-                    begin, length = await self.read_first(listing.bucket, name), segments[name].bytes
-                    self.checked(begin, key, name, SealedKind.SEGMENT, start.system_id, size=length)
-                except VerificationError as error:
-                    log.warning("wal_at_the_end_not_usable: %s in %s: %s", key, listing.bucket, error)
-                    del segments[name]
+            if (last := await self._archived(start, way, listing, number)) is not None:
+                break
+            passed += 1
+        begin = sum(number >= start.segment.number for number in numbers) - 1
+        if last is None and begin >= passed:
+            last = await self._archived(start, way, listing, numbers[begin])
+            good, bad = begin, passed - 1
+            while last is not None and good - bad > 1:
+                middle = (good + bad) // 2
+                if (found := await self._archived(start, way, listing, numbers[middle])) is not None:
+                    last, good = found, middle
                 else:
-                    return replace(listing, segments=segments)
-        return replace(listing, segments=segments)
+                    bad = middle
+            passed = passed if last is None else good
+        gone = {str(each) for number in numbers[:passed] for each in way.choices(number, size)}
+        if last is not None:
+            better = way.choices(last.number, size)
+            gone |= {str(each) for each in better[: better.index(last)]}
+        return replace(listing, segments={name: at for name, at in listing.segments.items() if name not in gone})
+
+    async def _archived(self, start: WalStart, way: Timelines, listing: WalListing, number: int) -> Segment | None:
+        """The first one of this number on this way that was really archived."""
+        for segment in way.choices(number, start.segment_bytes):
+            name, key = str(segment), self.key(str(segment))
+            if name not in listing.segments:
+                continue
+            try:
+                first, length = await self.read_first(listing.bucket, name), listing.segments[name].bytes
+                self.checked(first, key, name, SealedKind.SEGMENT, start.system_id, size=length)
+            except VerificationError as error:
+                log.warning("wal_at_the_end_not_usable: %s in %s: %s", key, listing.bucket, error)
+            else:
+                return segment
+        return None
 
     async def dated(self, start: WalStart, way: Timelines, listing: WalListing) -> WalListing:
         """The same listing, which knows when the archiver had the segments beside the gaps: when they were stored tells

@@ -225,9 +225,10 @@ class WalFetch:
             for segment in shelf.choices(later)[:1]:
                 for bucket in shelf.holding(segment):
                     name, key = str(segment), self._archive.key(str(segment))
+                    size = next(each.segments[name].bytes for each in shelf.listings if each.bucket == bucket)
                     try:
-                        body = await self._objects.get(bucket, key)
-                        self._archive.checked(body, key, name, SealedKind.SEGMENT, start.system_id)
+                        begin = await self._archive.read_first(bucket, name)  # it may be one of very many
+                        self._archive.checked(begin, key, name, SealedKind.SEGMENT, start.system_id, size=size)
                     except VerificationError as error:
                         log.warning("forged_wal_passed_over: %s", error)
                     else:

@@ -19,7 +19,7 @@ from actions.backup.crypto import Identity
 from actions.backup.physical import Gap, Lsn, RecoveryTarget
 from actions.backup.sealed import SealedHeader, unseal
 from actions.backup.segments import Segment, Timelines
-from actions.backup.wal import WalArchive
+from actions.backup.wal import FORGED, WalArchive
 from actions.errors import TemporaryError, UserError, VerificationError
 from tests.dump_world import Keys
 from tests.fakes.clock import START
@@ -409,6 +409,28 @@ async def test_gaps_are_found_across_a_switch(wal: MemoryWal) -> None:
     assert (gap.first, gap.last) == (name(3, 2), name(3, 2))
     await wal.closed(3, timeline_id=2)
     assert list(await wal.archive.gaps(wal.start(), await wal.archive.listing(HERE))) == []
+
+
+@pytest.mark.parametrize("left", [3, 15, 16, 17, 200])
+async def test_what_a_server_left_that_was_made_anew_is_no_gap_of_the_new_one(
+    wal: MemoryWal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """It counted further than the new one: as a gap it would have a base backup asked for every hour."""
+    await wal.closed(1, 2, 4, 5)
+    ours, wal.system_id = wal.system_id, "99"
+    await wal.closed(*range(40, 40 + left), buckets=(HERE,))
+    wal.system_id = ours
+    listing, reads, read = await wal.archive.listing(HERE), list[str](), wal.objects.get_first
+
+    async def counted(bucket: str, key: str, count: int) -> bytes:
+        reads.append(key)
+        return await read(bucket, key, count)
+
+    monkeypatch.setattr(wal.objects, "get_first", counted)
+    genuine = await wal.archive.genuine(wal.start(), Timelines.alone(1), listing)
+    assert sorted(genuine.segments) == [name(1), name(2), name(4), name(5)]
+    assert len(reads) <= FORGED + 9
+    assert (await wal.fetch(tmp_path, LATEST, start=wal.start(4))).last == name(5)
 
 
 @pytest.mark.corruption
