@@ -86,7 +86,7 @@ class Pulse(StrEnum):
     """What is heard of a server from here, without a login."""
 
     ANSWERS = "answers"
-    REFUSES = "refuses"  # everybody for now: it starts, recovers or shuts down
+    REFUSES = "refuses"  # everybody for now: it starts, recovers or shuts down; or us, whose TLS does not fit
     SILENT = "silent"  # nothing listens at its address
     UNREACHABLE = "unreachable"  # there is no way to its address, so nobody can tell
 

@@ -54,13 +54,21 @@ _FACTS = """
 _UNARCHIVED = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
 
 
+_WHERE = ("host", "hostaddr", "port", "connect_timeout")
+# Whoever is there may see these: neither who we are nor what lets us in.
+_NOBODY = {"sslmode": "prefer", "gssencmode": "disable", "dbname": "postgres", "user": "drbot", "password": "none"}
+
+
 async def pulse(connections: ServerConnections, server: str) -> Pulse:
     """A server that knows us and one that refuses our login both answer."""
-    conninfo = make_conninfo(**await connections.parameters(server)).encode()
-    return await asyncio.to_thread(_pulse, conninfo, server)
+    parameters = await connections.parameters(server)
+    anyhow = {key: parameters[key] for key in _WHERE if key in parameters} | _NOBODY
+    return await asyncio.to_thread(
+        _pulse, make_conninfo(**parameters).encode(), make_conninfo(**anyhow).encode(), server
+    )
 
 
-def _pulse(conninfo: bytes, server: str) -> Pulse:
+def _pulse(conninfo: bytes, anyhow: bytes, server: str) -> Pulse:
     said = pq.PGconn.ping(conninfo)
     if said == pq.Ping.OK:
         return Pulse.ANSWERS
@@ -78,8 +86,11 @@ def _pulse(conninfo: bytes, server: str) -> Pulse:
     finally:
         connection.finish()
     # One line for each address that was tried. Only the machine itself says that nothing listens there.
-    gone = all("Connection refused" in line or "No such file or directory" in line for line in lines)
-    return Pulse.SILENT if lines and gone else Pulse.UNREACHABLE
+    if lines and all("Connection refused" in line or "No such file or directory" in line for line in lines):
+        return Pulse.SILENT
+    # A certificate that is over, or TLS that only one side has, ends the way in before the server has said a word. It
+    # takes writes all the same: whoever asks for no proof of who it is, and shows no password, is answered.
+    return Pulse.REFUSES if pq.PGconn.ping(anyhow) in (pq.Ping.OK, pq.Ping.REJECT) else Pulse.UNREACHABLE
 
 
 async def stopping(connection: AsyncConnection) -> StopFacts:

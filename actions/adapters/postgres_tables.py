@@ -64,6 +64,33 @@ VIEWS = """
 """
 
 
+# What a column takes its next value from: an identity, or a default.
+SEQUENCES = """
+    SELECT DISTINCT s.oid::regclass::text, a.attname, q.seqincrement < 0
+      FROM pg_attribute a
+      JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass
+       AND ((d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+             AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum)
+         OR (d.classid = 'pg_attrdef'::regclass
+             AND d.objid = (SELECT oid FROM pg_attrdef WHERE adrelid = a.attrelid AND adnum = a.attnum)))
+      JOIN pg_class s ON s.oid = CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid ELSE d.refobjid END
+                     AND s.relkind = 'S'
+      JOIN pg_sequence q ON q.seqrelid = s.oid
+     WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
+       AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+"""
+# Foreign keys by which a row that goes takes others along, or changes them.
+CASCADES = """
+    SELECT k.conrelid::regclass::text, k.conname,
+           ARRAY(SELECT ARRAY[t.attname, h.attname] FROM unnest(k.conkey, k.confkey) WITH ORDINALITY u(there, here, n)
+                   JOIN pg_attribute t ON t.attrelid = k.conrelid AND t.attnum = u.there
+                   JOIN pg_attribute h ON h.attrelid = k.confrelid AND h.attnum = u.here ORDER BY u.n)::text[]
+      FROM pg_constraint k
+     WHERE k.confrelid = to_regclass(%s) AND k.contype = 'f' AND k.conparentid = 0 AND k.confdeltype IN ('c', 'n', 'd')
+     ORDER BY 1, 2
+"""
+
+
 class PostgresTables(Tables):
     """All tables of the site's servers. `tools` dumps a table that comes back whole."""
 
@@ -113,7 +140,7 @@ class PostgresTables(Tables):
             rows = await work(request, there, there_connection, here)
             # Before anybody else can write to it: what they do later is no fault of the rescue.
             columns = [column.name for column in there.columns]
-            key = there.key or columns
+            key = there.key if there.key and set(there.key) <= set(columns) else columns
             found = await compared(
                 Side(there_connection, request.table, key, columns), Side(here, request.into, key, columns)
             )
@@ -143,7 +170,7 @@ class PostgresTables(Tables):
             raise UserError(f"`{request.table}` cannot be copied into `{request.target}`: {said}.") from error
         names = [column.name for column in there.columns]
         rows = await _poured(source, Side(source, request.table, (), names).all_rows, here, request.into, names)
-        if there.key:
+        if there.key and set(there.key) <= set(names):  # one over a generated column cannot be had without it
             key = sql.SQL(", ").join(map(sql.Identifier, there.key))
             await here.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(into, key))
         owner = await _plain_owner(here, there.owner, request.owner)
@@ -180,6 +207,7 @@ class PostgresTables(Tables):
             ).format(into=into, columns=columns, key=key, kept=kept)
         )
         await _heard(here, request.into, triggers)
+        await _sequences_ahead(here, request.into)
         await mark(here, request.keys, request.mark)
         return inserted.rowcount
 
@@ -311,6 +339,53 @@ async def _written_since(connection: AsyncConnection, oid: int, table: TableName
     return int(found[0]) if found else 0
 
 
+async def _sequences_ahead(connection: AsyncConnection, table: TableName) -> None:
+    """After a `TRUNCATE ... RESTART IDENTITY` they stand before the keys of the rows that came back, and the next rows
+    of the application would meet them. A sequence that is ahead is left."""
+    name = sql.Identifier(*table)
+    rows = await connection.execute(SEQUENCES.encode(), [name.as_string(connection)])
+    for sequence, column, falling in await rows.fetchall():
+        # As `regclass` writes it: quoted where it has to be.
+        await connection.execute(
+            sql.SQL(
+                "SELECT setval({sequence}::regclass, held.most)"
+                " FROM (SELECT {most}({column}) AS most FROM {table}) held, {relation} now, pg_sequence q"
+                " WHERE q.seqrelid = {sequence}::regclass"
+                " AND held.most {beyond} now.last_value AND held.most BETWEEN q.seqmin AND q.seqmax"
+            ).format(
+                sequence=sql.Literal(sequence),
+                relation=sql.SQL(sequence),
+                column=sql.Identifier(column),
+                table=name,
+                most=sql.SQL("min" if falling else "max"),
+                beyond=sql.SQL("<" if falling else ">"),
+            )
+        )
+
+
+async def _refuse_cascades(
+    connection: AsyncConnection, table: TableName, keys: TableName, equal: sql.Composable
+) -> None:
+    """What others have written since and hung on to a row must not go, or lose its place, along with it."""
+    rows = await connection.execute(CASCADES.encode(), [sql.Identifier(*table).as_string(connection)])
+    for other, constraint, columns in await rows.fetchall():
+        hanging = sql.SQL(" AND ").join(
+            sql.SQL("hung.{} = gone.{}").format(sql.Identifier(there), sql.Identifier(here)) for there, here in columns
+        )
+        found = await connection.execute(
+            sql.SQL(
+                "SELECT count(*) FROM {} hung, {} gone, {} kept WHERE {} AND gone.xmin = kept.xmin AND {}"
+                " AND hung.xmin <> kept.xmin"  # rows of the rescue point at one another, and go together
+            ).format(sql.SQL(other), sql.Identifier(*table), sql.Identifier(*keys), equal, hanging)
+        )
+        row = await found.fetchone()
+        if row is not None and row[0]:
+            raise UserError(
+                f"{row[0]} row(s) of `{other}` point at rows of `{table}` that came back (`{constraint}`) and would go "
+                "or change with them, so none is taken away. Keep them; or look to those first."
+            )
+
+
 async def _rows_taken_back(connection: AsyncConnection, table: TableName, keys: TableName) -> None:
     """Delete the rows that were put in, unless somebody has changed them since: those carry another xmin."""
     rows = await connection.execute(
@@ -319,6 +394,8 @@ async def _rows_taken_back(connection: AsyncConnection, table: TableName, keys: 
     )
     names = [name for (name,) in await rows.fetchall()]
     equal = sql.SQL(" AND ").join(sql.SQL("gone.{0} = kept.{0}").format(sql.Identifier(name)) for name in names)
+    await connection.execute(sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(sql.Identifier(*table)))
+    await _refuse_cascades(connection, table, keys, equal)
     triggers = await _silenced(connection, table)
     await connection.execute(
         sql.SQL("DELETE FROM {} gone USING {} kept WHERE {} AND gone.xmin = kept.xmin").format(

@@ -86,16 +86,18 @@ class Returning:
         target = self._target(request.source)
         found = await self._findings(request.source)
         needs = [need for need in found.needs if request.replace or not need.changed]
-        if any(need.changed for need in needs) and (await self._buckets.facts(target)).versioning is not True:
+        versioned = (await self._buckets.facts(target)).versioning is True
+        if any(need.changed for need in needs) and not versioned:
             raise UserError(
                 f"Bucket `{target}` keeps no versions, so what is replaced would be lost. Turn versioning on, or bring "
                 "back only what is missing."
             )
+        replace = request.replace and versioned
         done, total = 0, sum(need.entry.bytes for need in needs)
         for batch in _batches(needs):
             async with together() as group:
                 for need in batch:
-                    group.create_task(self._one(target, need, request.job))
+                    group.create_task(self._one(target, need, request.job, replace=replace))
             done += sum(need.entry.bytes for need in batch)
             progress(ProgressReport(done=done, total=total, phase="bring back"))
         return await self.difference(request.source)
@@ -188,7 +190,10 @@ class Returning:
 
     # ------------------------------------------------------------ bringing back
 
-    async def _one(self, target: str, need: Need, job: str) -> None:
+    async def _one(self, target: str, need: Need, job: str, *, replace: bool) -> None:
+        # They were listed hours ago, perhaps: one that was missing then, and that somebody has stored since, is theirs.
+        if not need.changed and not replace and await self._objects.head(target, need.key) is not None:
+            return
         note = f"{need.note}{JOB}{job}" if job else need.note
         if isinstance(need.entry, FileEntry):
             await self._from_stored(target, need, need.entry, note)

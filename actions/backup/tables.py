@@ -10,6 +10,7 @@ from actions.backup.archive import readable
 from actions.errors import UserError
 from actions.site import DatabaseRef, Frozen
 
+NAME_LIMIT = 63  # bytes; PostgreSQL cuts off what is longer, without a word that we would hear
 _PART = r'(?:"((?:[^"]|"")+)"|([A-Za-z_][\w$]*))'
 
 
@@ -28,7 +29,10 @@ class TableName(NamedTuple):
             raise UserError(f"`{text[:80]}` is no name of a table. Write it as `schema.table`.")
         quoted_schema, schema, quoted, name = found.groups()
         whole = quoted_schema.replace('""', '"') if quoted_schema else (schema or "public").lower()
-        return cls(whole, quoted.replace('""', '"') if quoted else name.lower())
+        made = cls(whole, quoted.replace('""', '"') if quoted else name.lower())
+        if any(len(part.encode()) > NAME_LIMIT for part in made):
+            raise UserError(f"`{text[:80]}` is longer than a name may be: PostgreSQL takes {NAME_LIMIT} bytes of it.")
+        return made
 
     def __str__(self) -> str:
         return readable(*self)

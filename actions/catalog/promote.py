@@ -256,8 +256,9 @@ def _of_the_old(scene: PromotionScene) -> list[Finding]:
                 check=check,
                 verdict=Verdict.STOP,
                 detail=f"Server `{server}` is not dead: it is there and lets nobody in now (it starts, shuts down, has "
-                "no free connection, or is too busy), so it may take writes.",
-                hint="Ask again in a moment, so that it is closed first; or power it off.",
+                "no free connection, is too busy, or its TLS is not what we ask for), so it may take writes.",
+                hint="Ask again in a moment, so that it is closed first; or power it off. Is its certificate over "
+                "or not the right one, correct that, or what its `admin_dsn` asks for.",
             )
         ]
     if scene.home is None:

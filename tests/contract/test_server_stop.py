@@ -216,3 +216,12 @@ async def test_what_cannot_be_reached_is_not_taken_for_gone() -> None:
     assert await admin(f"host=127.0.0.1 port={port} user=x").pulse(SERVER) is Pulse.SILENT
     assert await admin("host=/tmp/no-such-directory user=x").pulse(SERVER) is Pulse.SILENT
     assert await admin("host=no-such-host.invalid user=x").pulse(SERVER) is Pulse.UNREACHABLE
+
+
+@pytest.mark.integration
+async def test_a_server_whose_tls_does_not_fit_is_not_taken_for_gone(pg_server: EmbeddedPostgres) -> None:
+    """It runs and takes writes, whatever keeps us from trusting it: this one has no TLS, and we insist."""
+    assert (
+        await admin(f"{pg_server.dsn()}{'&' if '?' in pg_server.dsn() else '?'}sslmode=require").pulse(SERVER)
+        is Pulse.REFUSES
+    )

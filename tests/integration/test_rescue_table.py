@@ -297,3 +297,50 @@ async def test_a_type_that_is_gone_is_told(shop: Shop) -> None:
 
     with pytest.raises(UserError, match=r"type .* does not exist"):
         await shop.port.rescue(shop.asked(RescueMode.COPY, into=TableName("Sales", "copy")), no_progress)
+
+
+async def test_rows_that_come_back_after_a_truncate_leave_the_sequence_behind_them(shop: Shop) -> None:
+    shop.do('DELETE FROM "Sales".items; ALTER TABLE "Sales".items DROP CONSTRAINT items_order_id_fkey')
+    shop.do(f"TRUNCATE {T} RESTART IDENTITY")
+    asked = shop.asked(RescueMode.ROWS, keys=TableName("Sales", "kept"))
+
+    assert (await shop.port.rescue(asked, no_progress)).rows == 200
+
+    assert shop.do(f"INSERT INTO {T} (user_id) VALUES (1) RETURNING id") == [(201,)]
+
+
+async def test_rows_that_others_hang_on_to_are_not_taken_back(shop: Shop) -> None:
+    shop.do(
+        f'ALTER TABLE "Sales".items DROP CONSTRAINT items_order_id_fkey,'
+        f" ADD CONSTRAINT hung FOREIGN KEY (order_id) REFERENCES {T} ON DELETE CASCADE"
+    )
+    shop.do(f"DELETE FROM {T} WHERE id BETWEEN 10 AND 40")
+    asked = shop.asked(RescueMode.ROWS, keys=TableName("Sales", "kept"))
+    await shop.port.rescue(asked, no_progress)
+    shop.do('INSERT INTO "Sales".items VALUES (1000, 10), (1001, 11)')
+
+    with pytest.raises(UserError, match=r"2 row\(s\) of .*items"):
+        await shop.port.withdraw(asked)
+    assert shop.do('SELECT count(*) FROM "Sales".items WHERE id >= 1000') == [(2,)]
+
+    shop.do('DELETE FROM "Sales".items WHERE id >= 1000')
+    await shop.port.withdraw(asked)
+    assert shop.do(f"SELECT count(*) FROM {T}") == [(169,)]
+
+
+async def test_a_copy_of_a_table_whose_key_is_computed_has_its_rows(shop: Shop) -> None:
+    shop.do(
+        "CREATE TABLE public.k (a int, b int GENERATED ALWAYS AS (a * 2) STORED PRIMARY KEY); INSERT INTO public.k"
+        " SELECT generate_series(1, 5)",
+        there=True,
+    )
+    copy = TableName("public", "copy")
+    asked = shop.asked(RescueMode.COPY, into=copy).model_copy(update={"table": TableName("public", "k")})
+
+    assert (await shop.port.rescue(asked, no_progress)).rows == 5
+
+
+def test_a_name_that_postgresql_would_cut_off_is_refused() -> None:
+    assert TableName.parse('"' + "\N{LATIN SMALL LETTER A WITH DIAERESIS}" * 31 + '"')
+    with pytest.raises(UserError, match="longer than a name may be"):
+        TableName.parse('"' + "\N{LATIN SMALL LETTER A WITH DIAERESIS}" * 32 + '"')

@@ -4,9 +4,10 @@ counts, carried out, broken off and carried out again."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from itertools import count
 from typing import Any
 
 import pytest
@@ -16,13 +17,14 @@ from actions.adapters.clock import SystemClock
 from actions.adapters.s3_buckets import S3Buckets
 from actions.adapters.secrets import SecretReferences
 from actions.backup.files import FileCopies
-from actions.buckets import ObjectAttributes, ObjectVersion
+from actions.buckets import BringBack, ObjectAttributes, ObjectVersion
 from actions.catalog.files import UndeleteParams
 from actions.contract import Plan, Risk
 from actions.errors import PermanentError
-from actions.ports import Ports
+from actions.ports import Ports, no_progress
 from actions.runner import Outcome
 from actions.site import Bucket, FilesPolicy, Site
+from actions.steps.files import BringBackFiles
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.executor import MemoryExecutor
 from tests.fakes.files import KEY_SIGNER
@@ -168,3 +170,25 @@ async def test_what_broke_off_is_brought_to_its_end(uploads: Uploads, monkeypatc
         item for item in await uploads.store.versions(uploads.bucket, "uploads/") if not item.marker
     ]
     assert sum(item.key == "uploads/b/tax" for item in written) == 2
+
+
+async def test_what_somebody_stores_anew_while_files_come_back_is_left_alone(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = await damaged(uploads)
+    plan, listed, times = await uploads.plan(at), uploads.store.versions, count()
+
+    async def meanwhile(bucket: str, prefix: str) -> Sequence[ObjectVersion]:
+        found = await listed(bucket, prefix)
+        if next(times) == 0:
+            await uploads.put("uploads/a/cat", b"stored anew")
+        return found
+
+    step = plan.steps[0]
+    assert isinstance(step, BringBackFiles)
+    monkeypatch.setattr(uploads.store, "versions", meanwhile)
+    await uploads.ports.files.bring_back(BringBack(source=step.source, replace=False, job=step.job), no_progress)
+
+    content = await uploads.content()
+    assert content["uploads/a/cat"] == b"stored anew"
+    assert content["uploads/b/tax"] == b"uploads/b/tax"
