@@ -105,6 +105,7 @@ def plan_of(base: DrPlan, name: str, bucket: str) -> DrPlan:
             "local_directory": "env:JOBS_COPIES",
             "identity": "env:JOBS_IDENTITY",
             "signing_key": "env:JOBS_SIGNING_KEY",
+            "recovery_points": None,
         }
     )
     keys = {"access_key": "env:JOBS_ACCESS_KEY", "secret_key": "env:JOBS_SECRET_KEY", "name": bucket}
