@@ -394,6 +394,7 @@ def _environment(env: Mapping[str, str], secrets: Mapping[str, str], account: Ac
 def _death_prefix(number: signal.Signals) -> list[str]:
     # setpriv (util-linux) and not preexec_fn: Python code between fork and exec can hang in a process with threads.
     # The kernel forgets the wish when credentials change, so it comes after `user=`.
+    # An owner that dies in the millisecond before `setpriv` has asked leaves the program behind.
     setpriv = shutil.which(DEATH_SIGNALS_NEED) if sys.platform == "linux" else None
     return [setpriv, "--pdeathsig", number.name.removeprefix("SIG"), "--"] if setpriv else []
 

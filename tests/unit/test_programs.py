@@ -219,6 +219,10 @@ def test_killed_owner_takes_its_program_along_unless_asked_not_to(outlive: bool,
     with subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         pid = int(owner.stdout.readline())
+        started = psutil.Process(pid)
+        limit = time.monotonic() + 5
+        while started.name() != "sleep" and time.monotonic() < limit:
+            time.sleep(0.01)  # `setpriv` asks the kernel for it right before that: who dies earlier takes nothing along
         owner.kill()
     assert gone(pid, within=0.3 if survives else 5) is not survives
     if survives:
