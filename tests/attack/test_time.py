@@ -98,9 +98,9 @@ async def test_c3_a_denial_at_the_same_instant_wins(setting: Setting, first: str
         async with stage.memory.session() as session:
             await session.execute(text(held), {"key": f"drbot plan {plan.card.plan_id}"})
             sending = [asyncio.create_task(sendings.pop(first)())]
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1)  # on a busy machine it takes a while to get as far as the lock
             sending += [asyncio.create_task(sendings.popitem()[1]())]
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1)  # on a busy machine it takes a while to get as far as the lock
         await asyncio.gather(*sending)
         await stage.until(plan, PlanState.DENIED)
         await stage.sign_late(plan)
