@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from actions.backup.dump_test import DumpLoaded, DumpTest
 from actions.backup.manifest import Fingerprint, Globals, Manifest, SignedManifest
@@ -115,6 +115,13 @@ class FenceFacts(Frozen):
         return self.read_only and not self.open and not self.sessions
 
 
+class Named(NamedTuple):
+    """A database of one server, told from another one that is given its name meanwhile."""
+
+    name: str
+    oid: int
+
+
 class DatabaseFacts(Frozen):
     """A database as it is now."""
 
@@ -187,10 +194,12 @@ class PostgresAdmin(Protocol):
         Nothing of its data is touched. Raises PreconditionError, and asks nothing, unless it is the very server that
         started then, no standby, and fenced; UserError or PermanentError when it does not let itself be asked."""
 
-    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
+    async def swap(
+        self, server: str, *, current: Named, replacement: Named, aside: str, mark: str, live_mark: str
+    ) -> None:
         """In one transaction rename `current` to `aside` (closed, with `mark`) and `replacement` to `current` (open,
         with `live_mark`: what serves people must not go on carrying the mark of a scratch database).
-        Refuses when names are not as expected or sessions are left; then nothing has changed."""
+        Refuses when another database has one of the names, or sessions are left; then nothing has changed."""
 
     async def relabel(self, database: DatabaseRef, *, before: str, after: str) -> None:
         """Change our mark. One that is `after` already is left; anything but `before`: PreconditionError."""
@@ -471,8 +480,9 @@ class Scratch(Protocol):
 
     async def halt(self, scratch: str, target: RecoveryTarget, progress: Progress = no_progress) -> ScratchFacts:
         """End following at the target, a time, an LSN or `latest`, and prove that it rests there; it is left stopped,
-        for `start`. Raises UserError when it has replayed beyond it, or what was brought ends before: then it follows
-        on."""
+        for `start`. Damage that is found there is kept with it (`ScratchRestored.damage`). Raises UserError when it has
+        replayed beyond it, or what was brought ends before: then it follows on; TemporaryError when it is to be tried
+        again: until then it does not run, so that it replays nothing beyond the target."""
 
     async def judge(self, scratch: str, database: str, check: Check) -> None:
         """Note what a check of one database of the plan file has found, in place of the one before
@@ -488,9 +498,9 @@ class Scratch(Protocol):
     async def shut(self, scratch: str) -> None:
         """Undo `open`: nobody but the bot gets in. One that was promoted is left alone."""
 
-    async def promote(self, scratch: str) -> ScratchFacts:
-        """End its recovery: it becomes a server of its own on a new timeline id, without archiving. One whose promotion
-        was broken off is brought to its end."""
+    async def promote(self, scratch: str, *, above: int = 0) -> ScratchFacts:
+        """End its recovery: it becomes a server of its own on a new timeline id, higher than `above`, without
+        archiving. One whose promotion was broken off is brought to its end."""
 
     async def stop(self, scratch: str) -> None: ...
 

@@ -24,7 +24,17 @@ from actions.adapters.postgres_roles import discard_loading_role, loading_roles
 from actions.adapters.postgres_stop import pulse, stop, stopping
 from actions.backup.manifest import Fingerprint, Globals
 from actions.errors import PermanentError, PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, FenceFacts, PostgresAdmin, Pulse, RoleFacts, Secrets, ServerFacts, StopFacts
+from actions.ports import (
+    DatabaseFacts,
+    FenceFacts,
+    Named,
+    PostgresAdmin,
+    Pulse,
+    RoleFacts,
+    Secrets,
+    ServerFacts,
+    StopFacts,
+)
 from actions.site import DatabaseRef, Invariant, Site
 
 SCRATCH = "drbot:scratch:"
@@ -244,27 +254,30 @@ class PostgresServers(PostgresAdmin):
         async with self._connections.session(server) as connection:
             await stop(connection, server, started_at)
 
-    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
+    async def swap(
+        self, server: str, *, current: Named, replacement: Named, aside: str, mark: str, live_mark: str
+    ) -> None:
         _check_name(aside)
         async with self._connections.session(server, autocommit=False) as connection:
             await connection.execute("SET LOCAL lock_timeout = '5s'")
             before = {facts.name: facts for facts in await _all_facts(connection, None)}
             _check_swap(before, current=current, replacement=replacement, aside=aside)
             try:
-                await connection.execute(_rename(current, aside))
+                await connection.execute(_rename(current.name, aside))
                 await _allow(connection, aside, allowed=False)
                 await _comment(connection, aside, mark)
-                await connection.execute(_rename(replacement, current))
-                await _allow(connection, current, allowed=True)
-                await _comment(connection, current, live_mark)
+                await connection.execute(_rename(replacement.name, current.name))
+                await _allow(connection, current.name, allowed=True)
+                await _comment(connection, current.name, live_mark)
             except psycopg.errors.ObjectInUse as error:
-                raise PreconditionError([f"a session is in `{current}` or `{replacement}`"]) from error
+                raise PreconditionError([f"a session is in `{current.name}` or `{replacement.name}`"]) from error
             except (psycopg.errors.InvalidCatalogName, psycopg.errors.DuplicateDatabase) as error:
                 raise PreconditionError(
                     [f"the databases were renamed meanwhile: {error.diag.message_primary}"]
                 ) from error
+            # Nobody else renames either of them before the end of this transaction.
             after = {facts.name: facts.oid for facts in await _all_facts(connection, None)}
-            if after.get(aside) != before[current].oid or after.get(current) != before[replacement].oid:
+            if after.get(aside) != current.oid or after.get(current.name) != replacement.oid:
                 raise PreconditionError(["the databases were renamed by somebody else during the swap"])
             await connection.commit()
 
@@ -349,14 +362,18 @@ def _check_name(name: str) -> None:
         raise UserError(f"`{name}` cannot name a database: {size} bytes, PostgreSQL takes 1 to {NAME_LIMIT}.")
 
 
-def _check_swap(before: Mapping[str, DatabaseFacts], *, current: str, replacement: str, aside: str) -> None:
-    wrong = [f"there is no database `{name}`" for name in (current, replacement) if name not in before]
+def _check_swap(before: Mapping[str, DatabaseFacts], *, current: Named, replacement: Named, aside: str) -> None:
+    both = (current, replacement)
+    wrong = [f"there is no database `{name}`" for name, _ in both if name not in before]
+    wrong += [
+        f"`{name}` is another database now (oid {before[name].oid}, not {oid})"
+        for name, oid in both
+        if name in before and before[name].oid != oid
+    ]
     if aside in before:
         wrong.append(f"there is already a database `{aside}`")
     wrong += [
-        f"`{name}` has {before[name].sessions} sessions"
-        for name in (current, replacement)
-        if name in before and before[name].sessions
+        f"`{name}` has {before[name].sessions} sessions" for name, _ in both if name in before and before[name].sessions
     ]
     if wrong:
         raise PreconditionError(wrong)

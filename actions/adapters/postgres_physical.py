@@ -188,6 +188,8 @@ async def pages_checked(program: str | Path, data: Path) -> bool:
     except ProgramError as error:
         if "not enabled" in error.stderr:
             return False
+        if "must be shut down" in error.stderr:
+            raise TemporaryError("The pages could not be read: the server was not shut down cleanly.") from error
         raise VerificationError(f"Pages of the restored server are damaged: {_words(error)}") from error
     return True
 

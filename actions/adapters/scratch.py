@@ -23,6 +23,7 @@ from actions.adapters.scratch_standby import ScratchStandby, told
 from actions.adapters.serving_config import end_recovery, serving, take_back, write_serving
 from actions.backup.physical import Check, Lsn, RecoveryTarget, ScratchFacts, ScratchRestored, ScratchState, Serving
 from actions.backup.scratch_place import Opened, Promotion, ScratchPlace
+from actions.backup.segments import history_name
 from actions.backup.standby import alone
 from actions.errors import DrError, PermanentError, TemporaryError, UserError
 from actions.ports import Clock, Progress, Scratch, Wanted, no_progress
@@ -135,7 +136,7 @@ class ScratchInstances(Scratch):
         await asyncio.to_thread(place.check_here, self._clock.now())
         await self._shut(place, facts.restored)
 
-    async def promote(self, scratch: str) -> ScratchFacts:
+    async def promote(self, scratch: str, *, above: int = 0) -> ScratchFacts:
         place, facts = await self._known(scratch)
         _check_moment(facts)
         if facts.following is not None:
@@ -145,6 +146,7 @@ class ScratchInstances(Scratch):
         server = await self._programs.server(place)
         if await asyncio.to_thread(server.in_recovery) is not False:
             await self._at_rest(server, facts)
+            await asyncio.to_thread(_take, server, above)
             # Written before: whatever dies now, nobody takes it for something that may be removed.
             await asyncio.to_thread(self._mark_promoted, place)
             await asyncio.to_thread(_promote, server)
@@ -313,6 +315,17 @@ class ScratchInstances(Scratch):
                 if age > JUNK_AFTER.total_seconds():
                     log.warning("scratch_folder_without_claim_removed: %s", place.folder)
                     place.remove()
+
+
+def _take(server: RecoveringServer, above: int) -> None:
+    """Let it find a history of every timeline id up to `above`: it takes the one after those that it finds, and knows
+    nothing of what the archive has gained since it was restored. Nobody reads what is in them."""
+    restored = server.place.restored()
+    for number in range(1 if restored is None else restored.timeline_id + 1, above + 1):
+        path = server.place.wal / history_name(number)
+        if not path.exists():
+            path.write_text(f"# timeline id {number} is taken\n")
+            server.own(path)
 
 
 def _promote(server: RecoveringServer) -> None:

@@ -20,7 +20,7 @@ from actions.adapters.programs import Account, Program, ProgramError, run_in_thr
 from actions.adapters.recovery_log import damaged, stopped_at_target, too_low, why_it_ended
 from actions.adapters.scratch_config import write_configuration
 from actions.backup.physical import Lsn, RecoveryTarget
-from actions.backup.physical_tools import Reached, Replay, ScratchServers
+from actions.backup.physical_tools import DamagedError, Reached, Replay, ScratchServers
 from actions.backup.scratch_place import ScratchPlace
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.local_ports import free_port, port_is_free
@@ -332,7 +332,10 @@ class ScratchPrograms(ScratchServers):
                 await asyncio.sleep(LOOK)
             if order.amcheck:
                 progress(ProgressReport(phase="check", unit="steps"))
-                checked = await check_indexes(server)
+                try:
+                    checked = await check_indexes(server)
+                except VerificationError as error:
+                    raise DamagedError(str(error), reached) from error
                 reached = reached.model_copy(update={"checked_indexes": checked})
             return reached
         finally:

@@ -6,19 +6,20 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from actions.adapters.postgres_physical import pages_checked
 from actions.adapters.recovery_log import too_low, why_it_ended
 from actions.adapters.scratch_server import WAITS_FOR_WAL, RecoveringServer, ScratchPrograms
-from actions.backup.physical import Following, RecoveryTarget, ScratchFacts, ScratchRestored, Waiting
-from actions.backup.physical_tools import Reached, Replay
+from actions.backup.physical import Following, Lsn, RecoveryTarget, ScratchFacts, ScratchRestored, Waiting
+from actions.backup.physical_tools import DamagedError, Reached, Replay
 from actions.backup.scratch_place import Follow, ScratchPlace
 from actions.backup.scratch_restore import replayed, timeline_at
 from actions.backup.standby import alone
 from actions.backup.wal_coming import copying_from
-from actions.errors import DrError, TemporaryError, UserError
+from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.ports import Clock, Progress, ProgressReport
 
 LOOK = 0.1  # seconds
@@ -66,6 +67,7 @@ class ScratchStandby:
             lsn=restored.reached_lsn,
             segment_bytes=int(server.control()["Bytes per WAL segment"]),
             replayed_at=restored.reached_at,
+            replayed_lsn=restored.reached_lsn,
         )
 
     async def tend(self, place: ScratchPlace) -> None:
@@ -83,6 +85,7 @@ class ScratchStandby:
         """Start it unless it runs; return once it answers. One that has much to replay first is left to it."""
         if await asyncio.to_thread(server.runs):
             return
+        await asyncio.to_thread(_doubted, server, follow)
         await asyncio.to_thread(self._programs.configure, server, _order(server.place, follow), follow.raised)
         await asyncio.to_thread(server.launch, detached=True)
         limit = time.monotonic() + READY_WITHIN.total_seconds()
@@ -114,15 +117,26 @@ class ScratchStandby:
             await asyncio.to_thread(server.own_wal)
             await asyncio.to_thread(server.stop)
             try:
-                reached = await self._reached(place, follow, target, progress)
-                # What was replayed for weeks is not what was checked once.
-                progress(ProgressReport(phase="check"))
-                checked = await pages_checked(server.programs / "pg_checksums", place.data)
+                if follow.halting != target:
+                    await asyncio.to_thread(_check_on_disk, server, target)
+                reached, damage = await self._reached(place, follow, target, progress)
+            except TemporaryError:
+                raise  # the next try finds it before the target still: what was harmed may be due to be replayed by now
             except DrError as error:
                 await asyncio.to_thread(place.write_follow, follow.model_copy(update={"halting": None}))
-                await self._awake(server, follow)
+                with suppress(DrError):  # whoever tends it starts it again
+                    await self._awake(server, follow)
                 raise UserError(f"`scratch-{restored.id}` cannot be stopped there, it follows on. {error}") from error
-            found = restored.model_copy(update={"checked_pages": checked, "without_checksums": not checked})
+            # What was replayed for weeks is not what was checked once. Damage is no reason to let it replay beyond the
+            # moment: single tables may come back from it.
+            progress(ProgressReport(phase="check"))
+            try:
+                checked = await pages_checked(server.programs / "pg_checksums", place.data)
+                without = not checked
+            except VerificationError as error:
+                checked, without, damage = False, False, f"{damage} {error}".strip()
+            changes = {"checked_pages": checked, "without_checksums": without, "damage": damage}
+            found = restored.model_copy(update=changes)
             await asyncio.to_thread(self._ended, place, follow, found, target, reached)
 
     async def _check_ahead(self, server: RecoveringServer, follow: Follow, target: RecoveryTarget) -> None:
@@ -132,14 +146,18 @@ class ScratchStandby:
         # A server that was started again does not remember its last commit; the note does.
         seen = Following(delay=follow.delay, since=follow.since, replayed_lsn=lsn, replayed_at=follow.replayed_at)
         if seen.past(target):
+            raise _beyond(server, target)
+        if target.time is not None and await asyncio.to_thread(_unsure, server, follow, state):
             raise UserError(
-                f"`scratch-{server.place.folder.name}` has replayed beyond {target}, and a replay never goes back. "
-                "Restore from a base backup with `/dr-restore`; it follows on."
+                f"Nobody can tell which commit `scratch-{server.place.folder.name}` has replayed last: it was started "
+                "again since it was seen, and none has come. Name the moment with `--lsn`, or restore from a base "
+                "backup with `/dr-restore`; it follows on."
             )
 
     async def _reached(
         self, place: ScratchPlace, follow: Follow, target: RecoveryTarget, progress: Progress
-    ) -> Reached:
+    ) -> tuple[Reached, str]:
+        """Where it rests, and what its indexes have been found to be damaged in."""
         fed = await asyncio.to_thread(place.fed)
         order = Replay(
             target=target,
@@ -151,13 +169,16 @@ class ScratchStandby:
         )
         newest = None if fed is None else fed.newest_at
         reaches = target.time is not None and newest is not None and newest > target.time
-        return await replayed(self._programs, place, order, progress, reaches=reaches)
+        try:
+            return await replayed(self._programs, place, order, progress, reaches=reaches), ""
+        except DamagedError as error:
+            return error.reached, str(error)
 
     def _ended(
         self, place: ScratchPlace, follow: Follow, restored: ScratchRestored, target: RecoveryTarget, reached: Reached
     ) -> None:
         fed, claim = place.fed(), place.claim()
-        way = follow.timeline_id if fed is None else fed.way
+        way = target.timeline_id or (follow.timeline_id if fed is None else fed.way)
         changes = {
             "target": target,
             "reached_lsn": reached.lsn,
@@ -210,11 +231,48 @@ def _noted(server: RecoveringServer, follow: Follow) -> Follow:
     raised = {**follow.raised, **too_low(server.said())} if server.runs() else follow.raised
     if raised != follow.raised:
         server.stop()
-    at = follow.replayed_at if state is None or state[1] is None else state[1]
-    noted = follow.model_copy(update={"replayed_at": at, "raised": raised})
+    changes: dict[str, object] = {"raised": raised}
+    if state is not None and state[1] is not None:
+        changes |= {"replayed_at": state[1], "replayed_lsn": str(state[0]), "unsure": False}
+    noted = follow.model_copy(update=changes)
     if noted != follow:
         server.place.write_follow(noted)
     return noted
+
+
+def _doubted(server: RecoveringServer, follow: Follow) -> None:
+    """Note that it has gone on since its last commit was seen: a server that is started again tells of no commit before
+    the next one."""
+    if not follow.unsure and _unsure(server, follow, None):
+        server.place.write_follow(follow.model_copy(update={"unsure": True}))
+
+
+def _unsure(server: RecoveringServer, follow: Follow, state: tuple[Lsn, datetime | None, str] | None) -> bool:
+    """Whether commits may be in it that nobody has seen. `state`: its own word; None where it does not run."""
+    if state is not None:
+        return follow.unsure and state[1] is None
+    return follow.unsure or (bool(follow.replayed_lsn) and _on_disk(server) > Lsn.parse(follow.replayed_lsn))
+
+
+def _check_on_disk(server: RecoveringServer, target: RecoveryTarget) -> None:
+    """Of one that was not asked, or was not there to be asked: a recovery that begins beyond its target stops at once,
+    and says that it has reached it."""
+    if target.lsn is not None and _on_disk(server) > Lsn.parse(target.lsn):
+        raise _beyond(server, target)
+
+
+def _on_disk(server: RecoveringServer) -> Lsn:
+    """How far it has replayed at least."""
+    control = server.control()
+    names = ("Minimum recovery ending location", "Latest checkpoint location")
+    return max(Lsn.parse(control[name]) for name in names)
+
+
+def _beyond(server: RecoveringServer, target: RecoveryTarget) -> UserError:
+    return UserError(
+        f"`scratch-{server.place.folder.name}` has replayed beyond {target}, and a replay never goes back. "
+        "Restore from a base backup with `/dr-restore`; it follows on."
+    )
 
 
 def _prune(server: RecoveringServer) -> None:

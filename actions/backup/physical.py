@@ -234,6 +234,7 @@ class ScratchRestored(Frozen):
     # Its pages bear no checksums, so they cannot be checked. Where neither is said, nobody looked at them.
     without_checksums: bool = Field(default=False, exclude_if=operator.not_)
     checked_indexes: tuple[str, ...] = ()  # databases whose indexes were compared with their tables
+    damage: str = Field(default="", exclude_if=operator.not_)  # that was found where a standby was stopped; it is kept
     seconds: Mapping[str, float] = {}  # by Phase
     bytes: int = 0  # fetched, as stored
     plain_bytes: int = 0  # of the base backup and what it rests on, unpacked

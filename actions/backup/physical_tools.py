@@ -15,7 +15,7 @@ from pydantic import AwareDatetime
 from actions.backup.physical import Lack, Lsn, RecoveryTarget
 from actions.backup.scratch_place import ScratchPlace
 from actions.backup.tools import ArchiveSource
-from actions.errors import UserError
+from actions.errors import UserError, VerificationError
 from actions.ports import Progress
 from actions.site import Frozen
 
@@ -100,6 +100,14 @@ class EndsEarlyError(UserError):
     """The WAL at hand ends before the target."""
 
 
+class DamagedError(VerificationError):
+    """It rests at the target, and what is in it is damaged."""
+
+    def __init__(self, message: str, reached: Reached) -> None:
+        super().__init__(message)
+        self.reached = reached
+
+
 class Reached(Frozen):
     """Where a replay came to rest: the target itself, seen in the server's own words."""
 
@@ -120,7 +128,7 @@ class ScratchServers(Protocol):
 
         With `amcheck` every index of every database that has that extension is compared with its table meanwhile.
 
-        Raises EndsEarlyError, UserError when the target lies before the backup's end,
+        Raises EndsEarlyError, UserError when the target lies before the backup's end, DamagedError for an index,
         VerificationError when PostgreSQL cannot use what was restored; then it does not run any more.
         """
 

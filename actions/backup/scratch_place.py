@@ -72,6 +72,8 @@ class Follow(Frozen):
     segment_bytes: int
     halting: RecoveryTarget | None = None  # it is being stopped there: nothing is brought, nobody starts it
     replayed_at: AwareDatetime | None = None  # the newest commit that was seen in it
+    replayed_lsn: str = ""  # how far it was then
+    unsure: bool = False  # it was started from beyond that: commits may be in it that nobody has seen
     raised: Mapping[str, str] = {}  # settings that the primary has raised since
 
 

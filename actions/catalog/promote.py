@@ -127,6 +127,8 @@ def _steps(scene: PromotionScene, plan_id: str) -> tuple[Step, ...]:
             scratch=facts.id,
             server=scene.server,
             timeline_id=0 if facts.restored is None else facts.restored.timeline_id,
+            dead=scene.home is None,
+            taken=scene.taken,
         ),
         *scene.repoints,
     ]

@@ -7,8 +7,8 @@ from typing import Literal
 
 from actions.backup.manifest import Globals
 from actions.contract import Kept, Probe, Step
-from actions.errors import VerificationError
-from actions.ports import DatabaseFacts, Ports, Progress
+from actions.errors import PreconditionError, VerificationError
+from actions.ports import DatabaseFacts, Named, Ports, Progress
 from actions.site import DatabaseRef
 from actions.steps import byhand
 
@@ -57,6 +57,11 @@ class CloseDatabase(Step):
         if facts is None or facts.allows_connections or facts.sessions:
             left = "it is gone" if facts is None else f"{facts.sessions} session(s) are still there"
             raise VerificationError(f"Database `{self.target}` is not closed: {left}. Look for who connects to it.")
+        if facts.oid != self.oid:
+            raise VerificationError(
+                f"`{self.target}` is another database now (oid {facts.oid}, signed was {self.oid}). Find out who "
+                "renamed it; it is closed, open it with `ALTER DATABASE ... ALLOW_CONNECTIONS true`."
+            )
 
     async def undo(self, ports: Ports) -> None:
         facts = await ports.postgres.database(self.target)
@@ -122,7 +127,8 @@ class SwapDatabases(Step):
     async def probe(self, ports: Ports) -> Probe:
         current, copy, aside = await listed(ports, self.server, self.current, self.copy_name, self.aside)
         if self._swapped(current, aside) and copy is None:
-            return Probe.DONE
+            # Under production's name somebody may have put another one since.
+            return Probe.DONE if current is not None and current.mark == self.live_mark else Probe.UNKNOWN
         before = current is not None and current.oid == self.old_oid
         if before and aside is None and copy is not None and copy.mark == self.copy_mark:
             return Probe.TODO
@@ -136,8 +142,8 @@ class SwapDatabases(Step):
         await ports.postgres.close(DatabaseRef(self.server, self.copy_name))
         await ports.postgres.swap(
             self.server,
-            current=self.current,
-            replacement=self.copy_name,
+            current=Named(self.current, self.old_oid),  # the one that was signed for
+            replacement=await _marked(ports, DatabaseRef(self.server, self.copy_name), self.copy_mark),
             aside=self.aside,
             mark=self.mark,
             live_mark=self.live_mark,
@@ -154,11 +160,13 @@ class SwapDatabases(Step):
         current, _, aside = await listed(ports, self.server, self.current, self.copy_name, self.aside)
         if not self._swapped(current, aside):
             return  # never happened, or put back before
+        if current is None:
+            return
         await ports.postgres.close(DatabaseRef(self.server, self.current))
         await ports.postgres.swap(
             self.server,
-            current=self.current,
-            replacement=self.aside,
+            current=Named(self.current, current.oid),
+            replacement=Named(self.aside, self.old_oid),
             aside=self.copy_name,
             mark=self.copy_mark,
             live_mark=self.old_mark,
@@ -236,8 +244,10 @@ class GiveName(Step):
         await ports.postgres.close(DatabaseRef(self.server, name))
         await ports.postgres.swap(
             self.server,
-            current=to,
-            replacement=name,
+            current=await _marked(ports, placeholder, self.placeholder_mark),
+            replacement=await _marked(
+                ports, DatabaseRef(self.server, name), self.copy_mark if mark == self.live_mark else self.live_mark
+            ),
             aside=self.aside,
             mark=self.placeholder_mark,
             live_mark=mark,
@@ -313,6 +323,15 @@ class MarkLive(Step):
 
     def undo_by_hand(self) -> tuple[str, ...]:
         return (byhand.psql(self.target.server, byhand.comment(self.target.name, self.copy_mark)),)
+
+
+async def _marked(ports: Ports, ref: DatabaseRef, mark: str) -> Named:
+    """This very database, which our mark is on. Raises PreconditionError when it is gone or another one."""
+    found = await ports.postgres.database(ref)
+    if found is None or found.mark != mark:
+        has = "is gone" if found is None else f"carries the mark `{found.mark or 'none'}`, not `{mark}`"
+        raise PreconditionError([f"`{ref}` {has}"])
+    return Named(ref.name, found.oid)
 
 
 async def listed(ports: Ports, server: str, *wanted: str) -> tuple[DatabaseFacts | None, ...]:

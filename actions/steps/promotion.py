@@ -6,18 +6,28 @@ writes again beside the new one.
 
 from __future__ import annotations
 
+import asyncio
+import operator
+from collections.abc import Awaitable
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeVar
+
+from pydantic import Field
 
 from actions.backup.physical import ScratchFacts, ScratchState
 from actions.contract import Kept, Precondition, Probe, Step
 from actions.engines import engine_of
-from actions.errors import PermanentError, TemporaryError, VerificationError
+from actions.errors import DrError, PermanentError, TemporaryError, VerificationError
 from actions.ports import FenceFacts, Ports, Progress, Pulse
 from actions.site import Frozen
 from actions.steps import byhand
 from actions.steps.phrases import counted, names
 from actions.steps.scratch import instance
+
+T = TypeVar("T")
+
+ASKED = timedelta(seconds=20)
+"""How long a promotion waits for each answer that it can do without."""
 
 
 class OpenScratch(Step):
@@ -184,6 +194,9 @@ class PromoteScratch(Step):
     scratch: str
     server: str = ""  # of the plan file, whose place it takes
     timeline_id: int  # it was restored on
+    # Left out where it is not so: a plan that was signed before it could be asked for keeps its digest.
+    dead: bool = Field(default=False, exclude_if=operator.not_)  # the old primary does not answer, by the request
+    taken: int = Field(default=0, exclude_if=operator.not_)  # the highest timeline id that is known of the server
 
     @property
     def summary(self) -> str:
@@ -217,7 +230,26 @@ class PromoteScratch(Step):
         return Probe.DONE if await serves(ports, found) else Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds
-        await ports.scratch.promote(self.scratch)
+        found = await instance(ports, self.scratch)
+        if self.server and found.state is not ScratchState.PROMOTED:
+            # It was closed in an earlier step. A run may have been paused since, or asked people, for hours.
+            await self._check_closed(ports)
+        taken = await taken_timelines(ports, self.server) if self.server else 0
+        await ports.scratch.promote(self.scratch, above=max(self.taken, taken))
+
+    async def _check_closed(self, ports: Ports) -> None:
+        if self.dead:
+            if (why := await _answers(ports, self.server)) is not None:
+                raise VerificationError(why)
+            return
+        if not await lives(ports, self.server):
+            return  # it was closed over restarts
+        found = await ports.postgres.fencing(self.server)
+        if not found.read_only or found.open:
+            raise VerificationError(
+                f"The old primary `{self.server}` was closed and is not any more: {left_open(found)}. Nothing is "
+                "promoted. Find out who opened it, then ask for the promotion again."
+            )
 
     async def verify(self, ports: Ports) -> None:
         found = await instance(ports, self.scratch)
@@ -253,6 +285,26 @@ class StaysDead(Precondition):
 
     async def violation(self, ports: Ports) -> str | None:
         return await _answers(ports, self.server)
+
+
+async def taken_timelines(ports: Ports, server: str) -> int:
+    """The highest timeline id that the server or its archive is known to have; 0 where neither answers in time. Another
+    server on one of them would write WAL under names that are taken."""
+    found = [0]
+    facts = await _in_time(ports.postgres.server(server))
+    found += [] if facts is None else [facts.timeline_id]
+    if server in ports.site.physical:
+        found += [window.timeline_id for window in await _in_time(ports.physical.windows(server)) or ()]
+        found += [entry.manifest.timeline_id for entry in await _in_time(ports.physical.catalogue(server)) or ()]
+    return max(found)
+
+
+async def _in_time(asked: Awaitable[T]) -> T | None:
+    try:
+        async with asyncio.timeout(ASKED.total_seconds()):
+            return await asked
+    except (DrError, TimeoutError):
+        return None
 
 
 async def serves(ports: Ports, found: ScratchFacts) -> bool:

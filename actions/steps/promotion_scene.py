@@ -8,7 +8,7 @@ from actions.ports import DatabaseFacts, FenceFacts, Ports, ServerFacts, Workloa
 from actions.site import Database, Frozen
 from actions.steps.application import Repoint
 from actions.steps.old_primary_scene import StopScene, look_at_stop
-from actions.steps.promotion import lives
+from actions.steps.promotion import lives, taken_timelines
 from actions.steps.scene import Application, application_of, config_place, host_value
 from actions.steps.standing import database_of, known, sound
 
@@ -42,6 +42,7 @@ class PromotionScene(Frozen):
     repoints: tuple[Repoint, ...]
     dead: bool  # as the request says
     lives: bool  # something is there that lets nobody in, where `home` is None
+    taken: int  # the highest timeline id that is known of the server
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -101,6 +102,7 @@ async def look(ports: Ports, scratch: str, wanted: str | None, *, dead: bool) ->
         repoints=_repoints(configured, f"{host}:{port}"),
         dead=dead,
         lives=home is None and await lives(ports, database.server),
+        taken=await taken_timelines(ports, database.server),
     )
 
 

@@ -233,6 +233,8 @@ class CheckScratch(Step):
 
     async def _check(self, ports: Ports) -> None:
         found = await instance(ports, self.scratch)
+        if found.restored is not None and found.restored.damage:
+            raise VerificationError(f"{found.restored.damage.rstrip('.')}. Take another moment, from a base backup.")
         if found.restored is not None and not (found.restored.checked_pages or found.restored.without_checksums):
             raise VerificationError(
                 f"The pages of `{found.name}` were not checked. Remove it with `/dr-restore discard {self.scratch}` "

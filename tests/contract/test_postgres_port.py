@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,7 +19,7 @@ from actions.adapters.postgres import PostgresServers
 from actions.adapters.secrets import SecretReferences
 from actions.backup.manifest import Globals, Role
 from actions.errors import PreconditionError, TemporaryError, UserError
-from actions.ports import PostgresAdmin, RoleFacts
+from actions.ports import Named, PostgresAdmin, RoleFacts
 from actions.site import DatabaseRef, Server, Site
 from tests.fakes.postgres import MemoryPostgres
 from tests.fixtures.waiting import eventually
@@ -231,15 +232,21 @@ async def test_close_names_prepared_transactions_and_changes_nothing(world: Worl
     assert found.allows_connections
 
 
+async def named(world: World, ref: DatabaseRef) -> Named:
+    found = await world.port.database(ref)
+    assert found is not None
+    return Named(ref.name, found.oid)
+
+
 async def test_swap_renames_both_closes_the_old_and_keeps_oids(world: World) -> None:
     current, copy = await world.a_database(mark="live"), await world.a_database()
     aside = DatabaseRef(SERVER, current.name + " aside")
-    before = {ref: await world.port.database(ref) for ref in (current, copy)}
+    before = {ref: await named(world, ref) for ref in (current, copy)}
     await world.port.close(current)
     await world.port.swap(
         SERVER,
-        current=current.name,
-        replacement=copy.name,
+        current=before[current],
+        replacement=before[copy],
         aside=aside.name,
         mark="drbot:kept:1",
         live_mark="drbot:live:1",
@@ -248,28 +255,29 @@ async def test_swap_renames_both_closes_the_old_and_keeps_oids(world: World) -> 
     assert now is not None
     assert old is not None
     assert await world.port.database(copy) is None
-    assert (now.oid, old.oid) == (before[copy].oid, before[current].oid)  # type: ignore[union-attr]
+    assert (now.oid, old.oid) == (before[copy].oid, before[current].oid)
     assert (now.allows_connections, old.allows_connections) == (True, False)
     assert (now.mark, old.mark) == ("drbot:live:1", "drbot:kept:1")
 
 
 async def test_refused_swap_changes_nothing(world: World) -> None:
-    current, copy = await world.a_database(), await world.a_database()
+    first, second = await world.a_database(), await world.a_database()
+    current, copy = await named(world, first), await named(world, second)
     taken = await world.a_database()
     names = {facts.name: facts.oid for facts in await world.port.databases(SERVER)}
-    with pytest.raises(PreconditionError, match="already a database"):
-        await world.port.swap(
-            SERVER, current=current.name, replacement=copy.name, aside=taken.name, mark="m", live_mark="l"
-        )
-    with pytest.raises(PreconditionError, match="no database"):
-        await world.port.swap(
-            SERVER, current=current.name, replacement="none such", aside="aside", mark="m", live_mark="l"
-        )
-    world.connect(copy)
-    with pytest.raises(PreconditionError, match="1 sessions"):
-        await world.port.swap(
-            SERVER, current=current.name, replacement=copy.name, aside="aside", mark="m", live_mark="l"
-        )
+
+    async def refused(match: str, **given: Any) -> None:
+        wanted: dict[str, Any] = {"current": current, "replacement": copy, "aside": "aside", **given}
+        with pytest.raises(PreconditionError, match=match):
+            await world.port.swap(SERVER, **wanted, mark="m", live_mark="l")
+
+    await refused("already a database", aside=taken.name)
+    await refused("no database", replacement=Named("none such", copy.oid))
+    # Somebody has renamed them since they were looked at: the names are right, and the databases are not.
+    await refused("another database now", current=Named(current.name, copy.oid))
+    await refused("another database now", replacement=Named(copy.name, current.oid))
+    world.connect(second)
+    await refused("1 sessions")
     assert {facts.name: facts.oid for facts in await world.port.databases(SERVER)} == names
 
 

@@ -171,12 +171,13 @@ class MemoryScratch(Scratch):
             facts = self._now(facts, facts.state if stays else ScratchState.PAUSED)
         return facts
 
-    async def promote(self, scratch: str) -> ScratchFacts:
+    async def promote(self, scratch: str, *, above: int = 0) -> ScratchFacts:
         facts = self.run(scratch)
         if facts.following is not None or facts.loaded is not None:
             raise UserError(f"`{facts.name}` follows. Stop it at a moment first.")
         server = self._postgres.servers[facts.name]
-        server.in_recovery, server.timeline_id = False, 2
+        if server.in_recovery:
+            server.in_recovery, server.timeline_id = False, max(1, above) + 1
         return self._now(facts, ScratchState.PROMOTED)
 
     async def stop(self, scratch: str) -> None:

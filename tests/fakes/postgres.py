@@ -10,7 +10,7 @@ from typing import Any
 
 from actions.backup.manifest import Fingerprint, Globals
 from actions.errors import PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, FenceFacts, PostgresAdmin, Pulse, RoleFacts, ServerFacts, StopFacts
+from actions.ports import DatabaseFacts, FenceFacts, Named, PostgresAdmin, Pulse, RoleFacts, ServerFacts, StopFacts
 from actions.site import DatabaseRef, Invariant
 
 SCRATCH = "drbot:scratch:"
@@ -226,23 +226,30 @@ class MemoryPostgres(PostgresAdmin):
         found.down = not found.supervised
         found.started_at = BEGUN + timedelta(microseconds=next(starts))
 
-    async def swap(self, server: str, *, current: str, replacement: str, aside: str, mark: str, live_mark: str) -> None:
+    async def swap(
+        self, server: str, *, current: Named, replacement: Named, aside: str, mark: str, live_mark: str
+    ) -> None:
         _check_name(aside)
-        databases = self._server(server).databases
-        wrong = [f"there is no database `{name}`" for name in (current, replacement) if name not in databases]
+        databases, both = self._server(server).databases, (current, replacement)
+        wrong = [f"there is no database `{name}`" for name, _ in both if name not in databases]
+        wrong += [
+            f"`{name}` is another database now"
+            for name, oid in both
+            if name in databases and databases[name].oid != oid
+        ]
         wrong += [f"there is already a database `{aside}`"] if aside in databases else []
         wrong += [
             f"`{name}` has {len(databases[name].sessions)} sessions"
-            for name in (current, replacement)
+            for name, _ in both
             if name in databases and databases[name].sessions
         ]
         if wrong:
             raise PreconditionError(wrong)
-        old = databases.pop(current)
+        old = databases.pop(current.name)
         old.allows_connections, old.mark = False, mark
         databases[aside] = old
-        databases[current] = databases.pop(replacement)
-        databases[current].allows_connections, databases[current].mark = True, live_mark
+        databases[current.name] = databases.pop(replacement.name)
+        databases[current.name].allows_connections, databases[current.name].mark = True, live_mark
 
     async def relabel(self, database: DatabaseRef, *, before: str, after: str) -> None:
         found = self._database(database)

@@ -12,8 +12,9 @@ from psycopg import sql
 
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.postgres import PostgresServers
-from actions.contract import Plan, Risk, Step
-from actions.ports import Ports
+from actions.contract import Plan, Probe, Risk, Step
+from actions.errors import PreconditionError
+from actions.ports import Ports, no_progress
 from actions.runner import Outcome, Runner
 from actions.site import DatabaseRef, Server, Site
 from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
@@ -141,3 +142,18 @@ async def test_putting_back_gives_production_its_name(ports: Ports, pg_server: E
     found = names(pg_server)
     assert found.pop(COPY)[0] == copy  # kept, and under its own name again
     assert found == ({} if old is None else {NAME: (old, True)})
+
+
+async def test_one_that_got_productions_name_after_it_was_looked_at_is_left_alone(
+    ports: Ports, pg_server: EmbeddedPostgres
+) -> None:
+    made, _, _ = steps(pg_server, missing=False)
+    swap = next(step for step in made if isinstance(step, SwapDatabases))
+    assert await swap.probe(ports) is Probe.TODO
+    with psycopg.connect(pg_server.dsn(), autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(NAME)))
+    make(pg_server, NAME, "")
+    found = names(pg_server)
+    with pytest.raises(PreconditionError, match="is another database now"):
+        await swap.apply(ports, no_progress)
+    assert {name: oid for name, (oid, _) in names(pg_server).items()} == {name: oid for name, (oid, _) in found.items()}

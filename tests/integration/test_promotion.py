@@ -198,8 +198,8 @@ class DiesOncePromoted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._port, name)
 
-    async def promote(self, scratch: str) -> ScratchFacts:
-        await self._port.promote(scratch)  # type: ignore[attr-defined]
+    async def promote(self, scratch: str, *, above: int = 0) -> ScratchFacts:
+        await self._port.promote(scratch, above=above)  # type: ignore[attr-defined]
         self.died.set()
         await asyncio.Event().wait()
         raise AssertionError

@@ -15,12 +15,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from actions.adapters import scratch_standby
 from actions.adapters.clock import SystemClock
 from actions.adapters.postmaster import Postmaster
 from actions.adapters.scratch_server import RecoveringServer
 from actions.backup.physical import (
     Change,
-    Check,
     FindRequest,
     Following,
     PointRequest,
@@ -32,9 +32,10 @@ from actions.backup.scratch_place import ScratchPlace
 from actions.backup.sealed import SealedKind, Sealer, What
 from actions.backup.segments import history_name
 from actions.backup.wal import WalArchive
-from actions.errors import UserError
+from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import Ports, no_progress
-from actions.site import DatabaseRef
+from actions.site import Database, DatabaseRef
+from actions.steps.restore_scene import check_step
 from actions.steps.standby import ReplaceStandby
 from tests.fakes.world import a_world
 from tests.fixtures.apart import run_apart
@@ -244,14 +245,82 @@ async def test_a_page_that_went_bad_while_it_followed_is_found_when_it_is_stoppe
             stream.write(bytes([byte ^ 1]))
 
     flip()
-    with pytest.raises(UserError, match=r"cannot be stopped there, it follows on\. Pages of the .* are damaged"):
-        await world.scratch.halt("s1", RecoveryTarget(latest=True))
-    assert (await following(world)).halting is None
+    halted = await world.scratch.halt("s1", RecoveryTarget(latest=True))
+    # It stays at its moment, where single tables can be had, and is judged by what was found.
+    assert (halted.state, halted.restored is not None) == (ScratchState.STOPPED, True)
+    assert halted.restored is not None
+    assert "Pages of the restored server are damaged" in halted.restored.damage
+    assert (halted.restored.checked_pages, halted.restored.without_checksums) == (False, False)
+    await world.scratch.start("s1")
+    assert await rows(world) == [1]
+    check = check_step(Database(name="postgres", server=SERVER, owner="o"), "shop", scratch="s1", table="")
+    with pytest.raises(VerificationError, match="are damaged"):
+        await check.apply(ports_of(world), no_progress)
+    assert "are damaged" in (await world.scratch.instances())[0].problem
+
+    await world.scratch.follow("s1", delay=NONE)
     flip()
-    await world.scratch.judge("s1", "shop", Check(at=datetime.now(UTC), problem="of another moment"))
     halted = await world.scratch.halt("s1", RecoveryTarget(latest=True))
     assert halted.restored is not None
-    assert (halted.restored.checked_pages, halted.problem) == (True, "")
+    assert (halted.restored.checked_pages, halted.restored.damage, halted.problem) == (True, "", "")
+
+
+async def test_a_moment_is_not_replayed_beyond_while_a_halt_that_failed_is_tried_again(
+    world: PhysicalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await restored(world)
+    await world.scratch.follow("s1", delay=NONE)
+
+    async def interrupted(*_: object) -> bool:
+        raise TemporaryError("The disk is full.")
+
+    monkeypatch.setattr(scratch_standby, "pages_checked", interrupted)
+    target = RecoveryTarget(lsn=str(world.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0]))
+    world.sql("INSERT INTO doc VALUES (1)")
+    await world.archive()
+    await world.engine.feed(SERVER, "s1")
+    with pytest.raises(TemporaryError):
+        await world.scratch.halt("s1", target)
+    assert (await following(world)).halting == target
+    await brought(world)
+    assert (await world.scratch.instances())[0].address == ""
+    monkeypatch.undo()
+    await world.scratch.halt("s1", target)
+    await world.scratch.start("s1")
+    assert await rows(world) == []
+
+
+async def test_one_whose_last_commit_nobody_has_seen_is_not_stopped_at_a_time_before_it(world: PhysicalWorld) -> None:
+    """No commit comes after those that it has replayed, and it was started again: PostgreSQL would stop at the next
+    one, and call that the moment."""
+    await restored(world)
+    await world.scratch.follow("s1", delay=NONE)
+    place = ScratchPlace(world.scratch_directory, "s1")
+    seen = await asyncio.to_thread(place.follow)
+    assert seen is not None
+    wanted = datetime.now(UTC)
+    before = str(world.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0])
+    world.sql("INSERT INTO doc VALUES (1)", "CHECKPOINT")
+    await brought(world)
+    await shows(world, 1)
+    await until(world, Waiting.WAL)
+    with connected(world, "s1") as connection:
+        connection.execute("CHECKPOINT")
+    await world.scratch.stop("s1")
+    await asyncio.to_thread(place.write_follow, seen)  # whoever tends it was not there meanwhile
+    for running in (False, True):
+        if running:
+            await world.scratch.tend("s1")
+        with pytest.raises(UserError, match="Nobody can tell which commit"):
+            await world.scratch.halt("s1", RecoveryTarget(time=wanted))
+        with pytest.raises(UserError, match="has replayed beyond"):
+            await world.scratch.halt("s1", RecoveryTarget(lsn=before))
+    assert (await following(world)).halting is None
+    world.sql("INSERT INTO doc VALUES (2)")
+    await brought(world)
+    await shows(world, 1, 2)
+    with pytest.raises(UserError, match="has replayed beyond"):
+        await world.scratch.halt("s1", RecoveryTarget(time=wanted))
 
 
 async def test_a_hole_in_the_archive_is_told_and_what_it_needs_no_more_is_removed(world: PhysicalWorld) -> None:
@@ -330,18 +399,31 @@ async def test_one_that_is_past_the_fork_of_a_failover_says_so_and_is_made_anew(
     assert told.stranded
     assert "gone on with timeline id 2" in told.problem
     assert await rows(world) == [1]
+    # It knows nothing of timeline id 2, and must not write WAL under the names of that.
+    await world.restore(RecoveryTarget(lsn=fork, timeline_id=1), scratch="s4")
+    await world.scratch.start("s4")
+    (window,) = await world.engine.windows(SERVER)
+    assert window.timeline_id == 2
+    await world.scratch.promote("s4", above=window.timeline_id)
+    assert (await world.postgres.server("scratch-s4")).timeline_id == 3
+    await world.scratch.stop("s4")
+    ScratchPlace(world.scratch_directory, "s4").remove()
 
     await world.restore(RecoveryTarget(latest=True), scratch="s3")
     await world.scratch.start("s3")
     await world.scratch.follow("s3", delay=NONE)
-    fakes = a_world()
-    parts = {part.name: getattr(fakes, part.name) for part in fields(Ports)}
-    real = {"site": world.site, "physical": world.engine, "scratch": world.scratch, "postgres": world.postgres}
     step = ReplaceStandby(scratch="s1", mark=MARK, server=SERVER, new="s3")
-    await step.apply(Ports(**{**parts, **real}), no_progress)
+    await step.apply(ports_of(world), no_progress)
     assert await world.scratch.find("s1") is None
     found = await world.postgres.query(DatabaseRef("scratch-s3", "postgres"), "SELECT id FROM doc")
     assert [row["id"] for row in found] == [2]
+
+
+def ports_of(world: PhysicalWorld) -> Ports:
+    fakes = a_world()
+    parts = {part.name: getattr(fakes, part.name) for part in fields(Ports)}
+    real = {"site": world.site, "physical": world.engine, "scratch": world.scratch, "postgres": world.postgres}
+    return Ports(**{**parts, **real})
 
 
 async def archived_from(world: PhysicalWorld, scratch: str, last: str) -> None:

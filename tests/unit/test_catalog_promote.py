@@ -8,10 +8,10 @@ import pytest
 
 from actions.backup.physical import ScratchState
 from actions.catalog.promote import Promote, PromoteParams
-from actions.contract import Plan, Verdict
+from actions.contract import JournalState, Plan, Verdict
 from actions.errors import PermanentError, VerificationError
 from actions.ports import Pulse
-from actions.runner import Outcome
+from actions.runner import Order, OrderKind, Outcome, Runner
 from actions.site import ScratchBudget
 from actions.steps.promotion import FencePrimary
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
@@ -174,3 +174,60 @@ async def test_nothing_is_promoted_on_the_mere_word_that_the_old_primary_was_clo
     assert failed.outcome is Outcome.FAILED
     assert "`primary` may still take writes" in failed.message
     assert world.scratch.made[SCRATCH_ID].state is ScratchState.PAUSED
+
+
+async def paused_before_the_promotion(world: World, *, old_primary_is_dead: bool = False) -> tuple[Plan, MemoryJournal]:
+    """A run that stands between the end of the old primary and the promotion."""
+    plan, journal = await promote(world, old_primary_is_dead=old_primary_is_dead), MemoryJournal()
+
+    async def orders() -> Order | None:
+        done = {line.step for line in journal.lines if line.state is JournalState.VERIFIED}
+        fenced = next(number for number, step in enumerate(plan.steps) if isinstance(step, FencePrimary))
+        return Order(kind=OrderKind.PAUSE, sentence="Maria paused it.") if fenced in done else None
+
+    result = await Runner(plan, world, journal, orders=orders).run()
+    assert result.outcome is Outcome.PAUSED
+    return plan, journal
+
+
+async def test_nothing_is_promoted_beside_an_old_primary_that_was_opened_while_the_run_was_paused() -> None:
+    world = with_a_scratch()
+    plan, journal = await paused_before_the_promotion(world)
+    await world.postgres.unfence("primary", closed=(), limit=-1)  # somebody wanted to have a look
+
+    result = await run(plan, world, journal)
+    assert (result.outcome, "was closed and is not any more" in result.message) == (Outcome.FAILED, True)
+    assert world.scratch.made[SCRATCH_ID].state is ScratchState.PAUSED
+    assert world.cluster.workloads[API].replicas > 0
+
+
+async def test_nothing_is_promoted_beside_a_dead_primary_that_came_back_while_the_run_was_paused() -> None:
+    world = with_a_scratch()
+    world.postgres.servers["primary"].down = True
+    plan, journal = await paused_before_the_promotion(world, old_primary_is_dead=True)
+    world.postgres.servers["primary"].down = False
+
+    result = await run(plan, world, journal)
+    assert (result.outcome, "answers again" in result.message) == (Outcome.FAILED, True)
+    assert world.scratch.made[SCRATCH_ID].state is ScratchState.PAUSED
+
+
+async def test_a_closed_primary_that_ended_while_the_run_was_paused_holds_nothing_up() -> None:
+    world = with_a_scratch()
+    plan, journal = await paused_before_the_promotion(world)
+    world.postgres.servers["primary"].down = True
+    await run(plan, world, journal)
+    assert world.scratch.made[SCRATCH_ID].state is ScratchState.PROMOTED
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_the_new_primary_takes_no_timeline_id_that_the_archive_has(silent: bool) -> None:
+    """The server went on with timeline id 3 since this was restored. What was known before people signed counts as
+    well, should nobody answer any more."""
+    world = with_a_scratch()
+    world.physical.history["primary"].timeline_id = 3
+    plan = await promote(world)
+    if silent:
+        world.physical.history["primary"].timeline_id = 1
+    await run(plan, world, MemoryJournal())
+    assert world.postgres.servers[f"scratch-{SCRATCH_ID}"].timeline_id == 4
