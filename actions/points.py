@@ -125,6 +125,8 @@ class RecoveryPoint(Frozen):
     references: tuple[str, ...] = ()  # names of the secrets that the plan file points to
     missing: tuple[str, ...] = ()
     requested_by: str = ""
+    # Of one that was gathered now: False where nobody could look, so that none found says nothing.
+    workloads_read: bool = Field(default=True, exclude=True)
 
 
 class PointEntry(Frozen):

@@ -87,6 +87,9 @@ class SecretCopies(Protocol):
         """Encrypt these to the recipients of the escrow, store them, read them back, then sign. A rerun returns what is
         there. Raises UserError when one is not there."""
 
+    async def whole(self, cluster: str, copy_id: str) -> bool:
+        """Whether it is there, byte for byte as it was signed. Needs no identity."""
+
     async def check(self, cluster: str, copy_id: str, over: Mapping[str, str]) -> Returnable:
         """What `give_back` could do from here, tried without a change: the copy is as it was signed, opens and holds
         these; the cluster would take each (`over`: Secret -> version there, empty where there is none)."""

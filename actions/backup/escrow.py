@@ -19,7 +19,15 @@ class Escrows(Escrow):
     def __init__(self, site: Site, keys: SealingKeys, objects: ObjectStore, secrets: Secrets, clock: Clock) -> None:
         self._keys, self._clock = keys, clock
         self._shelf = Shelf(
-            site, objects, secrets, manifest=EscrowManifest, kind=KIND, folder=FOLDER, content=KEYS, noun="escrow"
+            site,
+            objects,
+            secrets,
+            manifest=EscrowManifest,
+            kind=KIND,
+            folder=FOLDER,
+            content=KEYS,
+            noun="escrow",
+            by_hand="`/dr secrets status` has the commands",
         )
 
     async def current(self, cluster: str) -> Sequence[SealingKey]:

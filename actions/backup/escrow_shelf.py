@@ -23,6 +23,7 @@ from actions.site import EscrowPolicy, Site
 ManifestT = TypeVar("ManifestT", bound=Escrowed)
 
 MANIFEST = "manifest.json"
+READERS = 16  # of one bucket at the same time: there may be one for each hour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class Shelved(Generic[ManifestT]):
 
 
 class Shelf(Generic[ManifestT]):
-    """All that is kept under one folder. `noun` is what messages call one of them."""
+    """All that is kept under one folder. `noun` is what messages call one of them, `by_hand` says where people find the
+    commands that open one."""
 
     def __init__(
         self,
@@ -49,10 +51,11 @@ class Shelf(Generic[ManifestT]):
         folder: str,
         content: str,
         noun: str,
+        by_hand: str,
     ) -> None:
         self._site, self._objects, self._secrets = site, objects, secrets
         self._manifest, self._kind = manifest, kind
-        self._folder, self._content, self._noun = folder, content, noun
+        self._folder, self._content, self._noun, self._by_hand = folder, content, noun, by_hand
 
     @property
     def policy(self) -> EscrowPolicy:
@@ -68,8 +71,20 @@ class Shelf(Generic[ManifestT]):
         """In no order. One that fails its check has a `problem`."""
         folder = f"{self.policy.prefix}{self._folder}/{cluster}/"
         listed = {facts.key: facts.bytes for facts in await self._objects.list(self.policy.bucket, folder)}
-        found = [key.removeprefix(folder).partition("/")[0] for key in listed if key.endswith(f"/{MANIFEST}")]
-        return [await self._read(cluster, name, listed.get(self.objects(cluster, name)[0])) for name in found]
+        names = [key.removeprefix(folder).partition("/")[0] for key in listed if key.endswith(f"/{MANIFEST}")]
+        room = asyncio.Semaphore(READERS)
+
+        async def one(name: str) -> Shelved[ManifestT] | None:
+            async with room:
+                try:
+                    return await self._read(cluster, name, listed.get(self.objects(cluster, name)[0]))
+                except UserError:
+                    # Deleted since it was listed: an expiry is at work.
+                    if await self._objects.head(self.policy.bucket, self.objects(cluster, name)[1]) is None:
+                        return None
+                    raise
+
+        return [each for each in await asyncio.gather(*map(one, names)) if each is not None]
 
     async def find(self, cluster: str, name: str) -> Shelved[ManifestT] | None:
         """One of `all`; None when it has no manifest."""
@@ -116,8 +131,7 @@ class Shelf(Generic[ManifestT]):
         policy = self.policy
         if not policy.identity:
             raise UserError(
-                "The plan file gives the escrow no `identity`: custodians give back what is in it, "
-                "`/dr secrets status` has the commands."
+                f"The plan file gives the escrow no `identity`, so custodians give back what is in it: {self._by_hand}."
             )
         identity = Identity(await self._secrets.resolve(policy.identity), policy.identity)
         identity.check_opens(name, found.manifest.recipients)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import datetime
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Generic, NamedTuple, TypeVar
 
-from actions.backup.windows import ends_of, reachable
+from actions.backup.windows import Stretch, ends_of, reachable
 from actions.bucket_ports import Buckets, Files
 from actions.drift import SERVER_TYPES
 from actions.errors import DrError, UserError
@@ -29,6 +29,14 @@ from actions.ports import BackupEngine, Clock, Cluster, PhysicalBackups
 from actions.site import FilesPolicy, Site
 
 T = TypeVar("T")
+
+
+class Told(NamedTuple, Generic[T]):
+    """An answer, and what it lacks."""
+
+    found: T
+    missing: Sequence[str]
+
 
 SECRET, SEALED_SECRET = KindName("v1", "Secret"), KindName("bitnami.com/v1alpha1", "SealedSecret")
 
@@ -57,45 +65,46 @@ class Parts:
         self._live = live
 
     async def gather(self, point: str, *, requested_by: str) -> RecoveryPoint:
-        missing: list[str] = []
         now = self._clock.now()
-
-        async def database(name: str) -> DatabasePart:
-            return await self._database(missing, name)
-
-        databases = [await self._told(missing, name, database) for name in sorted(self._site.databases)]
-        moment = min((part.moment for part in databases if part is not None), default=now)
-
-        async def files_of(name: str) -> FilesPart | None:
-            return await self._files_part(missing, self._site.files[name], moment)
-
-        files = [await self._told(missing, name, files_of) for name in sorted(self._site.files)]
-        images = await self._told(missing, "images", lambda _: self.running()) or []
-        missing += [part.problem for part in images if part.problem]
-        workloads = await self._told(missing, "workloads", lambda _: self._workloads()) or []
-        manifests = await self._manifests(missing)
-        sealed = [name for name, cluster in sorted(self._site.clusters.items()) if cluster.sealed_secrets]
-
-        async def secrets_of(cluster: str) -> SecretsPart | None:
-            return await self._secrets(missing, cluster)
-
-        secrets = [await self._told(missing, cluster, secrets_of) for cluster in sealed]
-
-        async def versions_of(cluster: str) -> list[SecretVersion]:
-            return await self._versions(missing, cluster)
-
-        versions = [await self._told(missing, cluster, versions_of) for cluster in sorted(self._namespaces())]
+        sealing = [name for name, cluster in sorted(self._site.clusters.items()) if cluster.sealed_secrets]
+        # All at the same time: one store that hangs must not use up the time of the others.
+        async with asyncio.TaskGroup() as group:
+            asked_databases = group.create_task(self._each(sorted(self._site.databases), self._database))
+            asked_images = group.create_task(self._told(lambda _: self.running()))
+            asked_workloads = group.create_task(self._told(lambda _: self._workloads()))
+            asked_manifests = group.create_task(self._told(self._manifests))
+            asked_secrets = group.create_task(self._each(sealing, self._secrets))
+            asked_versions = group.create_task(self._each(sorted(self._namespaces()), self._versions))
+        databases, images, workloads = asked_databases.result(), asked_images.result(), asked_workloads.result()
+        manifests, secrets, versions = asked_manifests.result(), asked_secrets.result(), asked_versions.result()
+        parts = [each for each in databases.found if each is not None]
+        moment = min((part.moment for part, _ in parts), default=now)
+        files = await self._each(
+            sorted(self._site.files), lambda missing, name: self._files_part(missing, self._site.files[name], moment)
+        )
+        missing = [
+            *databases.missing,
+            *_unreached(parts, moment),
+            *files.missing,
+            *images.missing,
+            *(part.problem for part in images.found or () if part.problem),
+            *workloads.missing,
+            *manifests.missing,
+            *secrets.missing,
+            *versions.missing,
+        ]
         return RecoveryPoint(
             id=point,
             taken_at=now,
             moment=moment,
-            databases=tuple(part for part in databases if part is not None),
-            files=tuple(part for part in files if part is not None),
-            images=tuple(images),
-            workloads=tuple(workloads),
-            manifests=tuple(manifests),
-            secrets=tuple(part for part in secrets if part is not None),
-            versions=tuple(version for found in versions for version in found or []),
+            databases=tuple(part for part, _ in parts),
+            files=tuple(part for part in files.found if part is not None),
+            images=tuple(images.found or ()),
+            workloads=tuple(workloads.found or ()),
+            workloads_read=workloads.found is not None,
+            manifests=tuple(manifests.found or ()),
+            secrets=tuple(part for part in secrets.found if part is not None),
+            versions=tuple(version for found in versions.found for version in found or []),
             references=tuple(sorted(self._references())),
             missing=tuple(dict.fromkeys(missing)),
             requested_by=requested_by,
@@ -125,30 +134,49 @@ class Parts:
 
     # ------------------------------------------------------------ one part each
 
-    async def _told(self, missing: list[str], name: str, ask: Callable[[str], Awaitable[T]]) -> T | None:
+    async def _told(self, ask: Callable[[list[str]], Awaitable[T]]) -> Told[T | None]:
+        """What was answered, None where nothing was, and what lacks of it, in sentences."""
+        missing: list[str] = []
         try:
-            return await ask(name)
+            return Told(await ask(missing), missing)
         except DrError as error:
-            missing.append(str(error))
-            return None
+            return Told(None, [*missing, str(error)])
 
-    async def _database(self, missing: list[str], name: str) -> DatabasePart:
+    async def _each(
+        self, names: Iterable[str], ask: Callable[[list[str], str], Awaitable[T | None]]
+    ) -> Told[Sequence[T | None]]:
+        """One answer for each name."""
+
+        async def one(name: str) -> Told[T | None]:
+            return await self._told(lambda missing: ask(missing, name))
+
+        asked = await asyncio.gather(*map(one, names))
+        return Told([each.found for each in asked], [said for each in asked for said in each.missing])
+
+    async def _database(self, missing: list[str], name: str) -> tuple[DatabasePart, Sequence[Stretch]]:
+        """With what its WAL leads to, where it has some."""
         database = self._site.databases[name]
         dumps = []
         if name in self._site.backups:
             dumps = [entry.manifest for entry in await self._backups.catalogue(name) if entry.problem is None]
         newest = dumps[0] if dumps else None
         if database.server in self._site.physical:
-            reached = await self._told(missing, database.server, self._reached)
-            if reached is not None:
-                moment, bucket = reached
-                backup = newest.id if newest is not None else ""
-                return DatabasePart(
-                    database=name, server=database.server, moment=moment, by_wal=True, backup=backup, bucket=bucket
+            reached = await self._told(lambda _: self._reached(database.server))
+            missing += reached.missing
+            if reached.found is not None:
+                stretches, bucket = reached.found
+                part = DatabasePart(
+                    database=name,
+                    server=database.server,
+                    moment=stretches[-1].end,
+                    by_wal=True,
+                    backup=newest.id if newest is not None else "",
+                    bucket=bucket,
                 )
+                return part, stretches
         if newest is None:
             raise UserError(f"Database `{name}` has no usable backup at all.")
-        return DatabasePart(
+        part = DatabasePart(
             database=name,
             server=database.server,
             moment=newest.snapshot_at,
@@ -156,14 +184,15 @@ class Parts:
             backup=newest.id,
             bucket=newest.stored.bucket,
         )
+        return part, ()
 
-    async def _reached(self, server: str) -> tuple[datetime, str]:
-        """The newest moment that would survive the loss of the region, and where: one that a base backup leads to, so
-        none behind a gap, however much of it is archived."""
+    async def _reached(self, server: str) -> tuple[Sequence[Stretch], str]:
+        """The moments that would survive the loss of the region, and where: those that a base backup leads to, so none
+        behind a gap, however much of it is archived."""
         entries = await self._physical.catalogue(server)
         for window in await self._physical.windows(server):
             if stretches := reachable(window, ends_of(entries, window)):
-                return stretches[-1].end, window.bucket
+                return stretches, window.bucket
         raise UserError(f"No moment of server `{server}` can be reached from its WAL archive.")
 
     async def _files_part(self, missing: list[str], policy: FilesPolicy, moment: datetime) -> FilesPart:
@@ -290,6 +319,23 @@ class Parts:
             key for bucket in self._site.buckets.values() for key in (bucket.access_key, bucket.secret_key) if key
         }
         return found | {policy.identity for policy in self._site.backups.values() if policy.identity}
+
+
+def _unreached(parts: Iterable[tuple[DatabasePart, Sequence[Stretch]]], moment: datetime) -> Iterator[str]:
+    """Databases whose WAL leads elsewhere than to the moment of all of them, which is that of the one that lags most:
+    it may be from before their oldest base backup, or within a gap."""
+    for part, stretches in parts:
+        if part.by_wal and not any(each.start <= moment <= each.end for each in stretches):
+            led = " and ".join(f"from {_said(each.start)} to {_said(each.end)}" for each in stretches[-2:])
+            rest = f"its dump `{part.backup}` is left" if part.backup else "nothing of it is"
+            yield (
+                f"Database `{part.database}` cannot be brought back to {_said(moment)}, the moment of this point: its "
+                f"WAL leads {led}. For this point {rest}."
+            )
+
+
+def _said(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _digest(asked: str, others: Iterable[str], running: Iterable[str]) -> str:

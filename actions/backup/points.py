@@ -101,7 +101,8 @@ class RecoveryPoints(Points):
             return _read(await self._objects.get(policy.bucket, key), policy, point)
         found = await self._with_sealed(await self.gather(point, requested_by=requested_by))
         signer = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
-        kept = await self._kept(policy, found)
+        kept, doubt = await self._kept(policy, found)
+        found = found.model_copy(update={"missing": (*found.missing, *doubt)})
         signed = SignedDocument.sign(KEPT_KIND, kept, signer).bytes()
         lines = "".join(f"{image.repository}@{image.digest}\n" for image in kept.images)
         await self._objects.put(policy.bucket, f"{policy.prefix}images/kept.json", signed)
@@ -114,18 +115,22 @@ class RecoveryPoints(Points):
         sealed, missing = [], list(point.missing)
         for cluster in self._sealing():
             try:
-                sealed.append(await self._sealed(point, cluster))
+                sealed.append(await self._sealed(point, cluster, missing))
             except DrError as error:
                 missing.append(f"Secrets of `{cluster}` that nothing else brings back are not sealed: {error}")
         return point.model_copy(update={"sealed": tuple(sealed), "missing": tuple(missing)})
 
-    async def _sealed(self, point: RecoveryPoint, cluster: str) -> SealedPart:
+    async def _sealed(self, point: RecoveryPoint, cluster: str, missing: list[str]) -> SealedPart:
         now = (await self._copies.current(cluster)).secrets
         brought = {each.name: each.by for each in now if each.by}
         own = [each.name for each in now if not each.by]
         if not own:
             return SealedPart(cluster=cluster, copy_id="", sha256="", secrets=(), brought=brought)
         made = await self._copies.seal(point.id, cluster, own, requested_by=point.requested_by)
+        # A try before, which died, may have sealed them: it knows nothing of one that came since.
+        if late := sorted(set(own) - {each.name for each in made.secrets}):
+            said = ", ".join(f"`{name}`" for name in late)
+            missing.append(f"{said} came too late for this point, and is not sealed.")
         return SealedPart(cluster=cluster, copy_id=made.id, sha256=made.sha256, secrets=made.secrets, brought=brought)
 
     def _sealing(self) -> list[str]:
@@ -233,20 +238,38 @@ class RecoveryPoints(Points):
             raise UserError("The plan file says nothing of recovery points. Add `backups.recovery_points`.")
         return self._site.points
 
-    async def _kept(self, policy: PointsPolicy, point: RecoveryPoint) -> KeptImages:
-        """What runs now, what ran within the time that the registry keeps images, and what a pinned point needs."""
+    async def _kept(self, policy: PointsPolicy, point: RecoveryPoint) -> tuple[KeptImages, Sequence[str]]:
+        """What runs now, what ran within the time that the registry keeps images, and what a pinned point needs. And
+        what is wrong with the list of before, if anything: no point must be lost for that."""
         key, now = f"{policy.prefix}images/kept.json", self._clock.now()
-        before = KeptImages()
+        before, doubt = KeptImages(), []
         if await self._objects.head(policy.bucket, key) is not None:
             body = await self._objects.get(policy.bucket, key)
-            before = opened(body, KEPT_KIND, KeptImages, policy.trusted_signers, what=f"The list `{key}`")
+            try:
+                before = opened(body, KEPT_KIND, KeptImages, policy.trusted_signers, what=f"The list `{key}`")
+            except VerificationError as error:
+                before = await self._seen_by_points()
+                doubt.append(f"{error} It was made anew from the recovery points that can be believed.")
         limit = now - (self._site.images.retention if self._site.images is not None else DEFAULT_KEPT)
         seen = {(image.repository, image.digest): image for image in before.images if image.seen_at >= limit}
         for image in (*await self._pinned_images(policy), *point.images):
             if image.digest and image.repository:
                 known = KeptImage(repository=image.repository, digest=image.digest, seen_at=now)
                 seen[image.repository, image.digest] = known
-        return KeptImages(images=tuple(seen[key] for key in sorted(seen)))
+        return KeptImages(images=tuple(seen[place] for place in sorted(seen))), doubt
+
+    async def _seen_by_points(self) -> KeptImages:
+        """The list as the points tell it, each image as of the newest point that names it."""
+        seen = {
+            (part.repository, part.digest): KeptImage(
+                repository=part.repository, digest=part.digest, seen_at=entry.point.taken_at
+            )
+            for entry in reversed(await self.entries())
+            if entry.problem is None
+            for part in entry.point.images
+            if part.digest and part.repository
+        }
+        return KeptImages(images=tuple(seen.values()))
 
     async def _pinned_images(self, policy: PointsPolicy) -> list[ImagePart]:
         found: list[ImagePart] = []

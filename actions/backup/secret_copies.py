@@ -72,6 +72,7 @@ class EscrowedSecrets(SecretCopies):
             folder=FOLDER,
             content=CONTENT,
             noun="sealed copy",
+            by_hand="the plan of `/dr-restore recovery-point` has the command for each",
         )
 
     async def current(self, cluster: str) -> SecretsNow:
@@ -145,6 +146,12 @@ class EscrowedSecrets(SecretCopies):
     async def may_give_back(self, cluster: str) -> None:
         for namespace in sorted(self._namespaces(cluster)):
             await self._values.may_write(cluster, namespace)
+
+    async def whole(self, cluster: str, copy_id: str) -> bool:
+        found = await self._shelf.find(cluster, copy_id)
+        if found is None or found.manifest is None or found.problem is not None:
+            return False
+        return await self._shelf.whole(found.manifest)
 
     async def remove(self, cluster: str, copy_id: str) -> None:
         await self._shelf.remove(cluster, copy_id)

@@ -30,6 +30,7 @@ from actions.steps.databases import CloseDatabase, GiveName, SwapDatabases
 from actions.steps.escrow_return import EscrowIs, ReturnKeys
 from actions.steps.facts import BackupIs, DatabaseIs, DiskFree, NamesFree, ServerIs, WorkloadIs
 from actions.steps.files import BringBackFiles, CopyIs, FilesAtMost
+from actions.steps.forecasts import rto_findings
 from actions.steps.gitops import Controller, ResumeGitOps, SuspendGitOps, controller_locks, controllers_of
 from actions.steps.images import ImagesAre, SetImages
 from actions.steps.moments import exact
@@ -37,7 +38,7 @@ from actions.steps.phrases import counted, moment, names, span
 from actions.steps.point_cluster import ImageChange, image_changes, image_lines, mirror_words, registry_lines
 from actions.steps.point_commits import Commits, commits, key_of, unlike
 from actions.steps.point_compare import ComparePoint, PointIs, fingerprint, recorded, unread
-from actions.steps.point_databases import Return, database_returns
+from actions.steps.point_databases import Return, database_returns, side_by_side
 from actions.steps.point_files import files_share
 from actions.steps.point_keys import keys_share
 from actions.steps.point_secrets import SecretsShare, secrets_share, unrolled
@@ -111,7 +112,7 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
     async def plan(self, params: RestorePointParams, ports: Ports, plan_id: str) -> Plan:
         scene = await _look(ports, params, plan_id)
         point, returns = scene.point, scene.returns
-        switches = together(each.share for each in returns)
+        switches = await side_by_side(ports, together(each.share for each in returns))
         manual = scene.manual
         steps = (
             *switches.steps,
@@ -121,6 +122,7 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
             _comparison(scene),
         )
         lost = " ".join(each.loss for each in returns)
+        estimate = sum((each.estimate for each in returns), scene.away)
         return Plan(
             id=plan_id,
             action=self.name,
@@ -145,6 +147,7 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
                 *switches.findings,
                 *scene.files.findings,
                 *scene.secrets.share.findings,
+                *_too_long(ports, point, estimate),
                 *_lacks(point),
                 *(line.finding for line in manual),
             ),
@@ -156,8 +159,8 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
                 *scene.commits.share.observations,
                 *scene.secrets.share.observations,
             ),
-            estimate=sum((each.estimate for each in returns), scene.away),
-            data_loss=f"{lost} Files and images go back to the same moment; newer files stay where they are.".strip(),
+            estimate=estimate,
+            data_loss=f"{lost} {_files_loss(point)}".strip(),
         )
 
 
@@ -209,7 +212,10 @@ async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scen
     point = await recorded(ports, params.point)
     now = await ports.points.gather(point.id)
     if unread(point, now):
-        raise UserError(f"What runs now cannot be read, so nothing can be compared: {' '.join(now.missing)} Ask again.")
+        raise UserError(
+            f"What runs now cannot be read, so nothing can be compared: {' '.join(now.missing)} Ask again once the "
+            f"cluster answers, or bring the parts back one by one: `/dr point list {point.id}` has the commands."
+        )
     for part in point.databases:
         ports.site.database(part.database)
     returns = await database_returns(ports, point, params.scratch, plan_id)
@@ -328,6 +334,26 @@ def _locks(scene: _Scene) -> tuple[Lock, ...]:
         found[f"escrow:{cluster}"] = Lock(key=f"escrow:{cluster}")
     found["recovery-points"] = Lock(key="recovery-points", exclusive=False)
     return tuple(found.values())
+
+
+def _files_loss(point: RecoveryPoint) -> str:
+    copies = names(part.name for part in point.files if part.as_of is None and part.copy_id)
+    but = f", {copies} to that of the copy" if copies else ""
+    return (
+        f"Files go back to the same moment{but}; newer files stay where they are. "
+        f"Images are those of {moment(point.taken_at)}."
+    )
+
+
+def _too_long(ports: Ports, point: RecoveryPoint, estimate: timedelta) -> Sequence[Finding]:
+    """All databases and files come back one after the other: each alone may keep its RTO, and all of it not."""
+    known = {part.database: ports.site.database(part.database).rto for part in point.databases}
+    if not known:
+        return ()
+    first = min(known, key=lambda name: known[name])
+    words = f"{span(estimate)} for all of it, RTO of `{first}` {span(known[first])}"
+    again = f"Bring the parts back one by one, what is most urgent first: `/dr point list {point.id}` has the commands."
+    return rto_findings(estimate, known[first], words, instead=again)
 
 
 def _lacks(point: RecoveryPoint) -> tuple[Finding, ...]:

@@ -19,6 +19,7 @@ from actions.steps.points import RecordPoint
 from actions.steps.side_copies import COPY_IT, late_point
 
 SHOWN = 20
+LACK = 48  # of a sentence in the list, so that a cell in Slack has room for how many more there are
 UNREAD = "Images that the manifests name and that run nowhere are not known until then."
 UNASKED = "Look whether the registry of the recovery region answers; nobody knows until then what it has."
 
@@ -98,11 +99,19 @@ class PointState(Query[PointsParams]):
             point = await recorded(ports, params.point)
             return _runbook(point, ports.site, stands(point, await secrets_now(ports, point)))
         entries = await ports.points.entries()
+        # Those that people keep must be found, however old they are.
+        shown = [*entries[:SHOWN], *(each for each in entries[SHOWN:] if each.pinned)]
+        older = len(entries) - len(shown)
+        lines = ["All that one lacks, and how it is brought back: `/dr point list POINT`."] if shown else []
+        if older:
+            lines.append(
+                f"Not shown: {counted(older, 'older one')} that nobody has pinned. Each can be used by its name."
+            )
         return Report(
             title=f"{counted(len(entries), 'recovery point')}",
+            lines=tuple(lines),
             columns=("point", "databases as of", "files", "images", "commit", "escrow", "lacks", "pinned"),
-            # Those that people keep must be found, however old they are.
-            rows=tuple(_row(entry) for entry in [*entries[:SHOWN], *(each for each in entries[SHOWN:] if each.pinned)]),
+            rows=tuple(_row(entry) for entry in shown),
             findings=tuple(point_findings(entries, ports)),
         )
 
@@ -119,9 +128,19 @@ def _row(entry: PointEntry) -> tuple[str, ...]:
         f"{held} of {len(point.images)}",
         ", ".join(sorted({part.revision[:12] for part in point.manifests})) or "not known",
         ", ".join(part.escrow for part in point.secrets) or "none",
-        f"{len(point.missing)}: {point.missing[0]}" if point.missing else "nothing",
+        _lacks(point),
         entry.pinned,
     )
+
+
+def _lacks(point: RecoveryPoint) -> str:
+    """A cell has room for one thing of several."""
+    if not point.missing:
+        return "nothing"
+    first, more = point.missing[0], len(point.missing) - 1
+    if not more:
+        return first
+    return f"{first.rstrip('.') if len(first) <= LACK else f'{first[: LACK - 1]}…'} and {more} more"
 
 
 def point_findings(entries: Sequence[PointEntry], ports: Ports) -> Iterator[Finding]:
@@ -206,13 +225,14 @@ def _images(point: RecoveryPoint, site: Site) -> Iterator[str]:
 def _databases(point: RecoveryPoint) -> Iterator[str]:
     for part in point.databases:
         name = part.database
+        why = f'--reason "recovery point {point.id}" --target {name}'
+        dump = f"`/dr-restore {name} --from {part.backup} {why}`"
         if part.by_wal:
             again = f'`/dr-restore point {name} --at "{exact(point.moment)}"`'
-            yield f"Database `{name}`: {again}, look at its report, then give it back as that report says."
+            left = f" Once its WAL is gone, its dump is left: {dump}." if part.backup else ""
+            yield f"Database `{name}`: {again}, look at its report, then give it back as that report says.{left}"
         else:
-            why = f'--reason "recovery point {point.id}" --target {name}'
-            again = f"`/dr-restore {name} --from {part.backup} {why}`"
-            yield f"Database `{name}`: {again} (its dump is of {moment(part.moment)})."
+            yield f"Database `{name}`: {dump} (its dump is of {moment(part.moment)})."
 
 
 def _files(point: RecoveryPoint) -> Iterator[str]:

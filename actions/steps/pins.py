@@ -92,7 +92,9 @@ class Pinning(Step):
         return pinned_words(await self.holds(ports), left) if self.reason else unpinned_words(left)
 
     async def undo(self, ports: Ports) -> None:
-        if await self.pinned(ports) == self.reason:
+        """Also where the pin was never written: the store was asked to hold it first. One that others have set or taken
+        off since is theirs."""
+        if await self.pinned(ports) in (self.reason, self.reason_before):
             await self.pin(ports, self.reason_before)
 
     def undo_by_hand(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Both sides are recovery points: the recorded one, and what a point of now would 
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from actions.commits import commit_of
 from actions.errors import DrError
 from actions.images import ImageName
-from actions.points import ContainerImage, ManifestsPart, RecoveryPoint, WorkloadPart
+from actions.points import ContainerImage, ImagePart, ManifestsPart, RecoveryPoint, WorkloadPart
 from actions.ports import Ports
 from actions.site import WorkloadRef
 from actions.steps import byhand
@@ -97,25 +98,28 @@ def image_lines(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[ManualLine
 
 async def registry_lines(ports: Ports, point: RecoveryPoint) -> list[ManualLine]:
     """Digests of the point that the registry of the recovery region does not hold now."""
-    policy, found = ports.site.images, []
-    for part in point.images:
-        if policy is None or not part.repository or not part.digest:
-            continue
+    policy = ports.site.images
+    if policy is None:
+        return []
+    host = policy.url.rpartition("://")[2].rstrip("/")
+
+    async def one(part: ImagePart) -> ManualLine | None:
         try:
             facts = await ports.registry.find(part.repository, part.digest)
             lack = "is not there" if facts is None else "lacks layers there" if facts.missing else ""
         except DrError as error:
             lack = f"could not be looked for: {error}"
-        if lack:
-            host = policy.url.rpartition("://")[2].rstrip("/")
-            found.append(
-                ManualLine(
-                    what=f"image {part.repository}",
-                    why=f"`{part.repository}@{part.digest[:19]}` of the point {lack} (`{policy.url}`).",
-                    command=shlex.join(["crane", "copy", part.image, f"{host}/{part.repository}:{point.id}"]),
-                )
-            )
-    return found
+        if not lack:
+            return None
+        return ManualLine(
+            what=f"image {part.repository}",
+            why=f"`{part.repository}@{part.digest[:19]}` of the point {lack} (`{policy.url}`).",
+            command=shlex.join(["crane", "copy", part.image, f"{host}/{part.repository}:{point.id}"]),
+        )
+
+    # At the same time: of a registry that hangs, each would wait its whole time.
+    asked = await asyncio.gather(*(one(part) for part in point.images if part.repository and part.digest))
+    return [line for line in asked if line is not None]
 
 
 def changed_versions(point: RecoveryPoint, now: RecoveryPoint) -> Iterator[tuple[str, str]]:

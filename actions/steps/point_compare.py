@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal
 
 from actions.contract import Precondition, Probe, Step, canonical
-from actions.errors import TemporaryError, UserError, VerificationError
+from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.points import RecoveryPoint
 from actions.ports import Ports, Progress, ProgressReport
+from actions.runner import OUTCOME_LIMIT
 from actions.steps.gitops import Controller
 from actions.steps.phrases import counted, names
 from actions.steps.point_cluster import image_changes, image_lines
@@ -22,6 +24,9 @@ APPLIED = timedelta(minutes=5)
 """How long a controller may take to look at its repository: Argo CD does so every three minutes."""
 
 PAUSE = timedelta(seconds=5)
+
+LOOK = OUTCOME_LIMIT - timedelta(seconds=5)
+"""How long the last look at the site may take: what it finds must be said before nobody waits for it."""
 
 
 async def recorded(ports: Ports, wanted: str) -> RecoveryPoint:
@@ -41,7 +46,7 @@ def fingerprint(point: RecoveryPoint) -> str:
 
 def unread(point: RecoveryPoint, now: RecoveryPoint) -> bool:
     """Whether nothing is known of what runs, so that no comparison says anything."""
-    return bool(point.workloads and not now.workloads and now.missing)
+    return bool(point.workloads) and not now.workloads_read
 
 
 class PointIs(Precondition):
@@ -112,6 +117,16 @@ class ComparePoint(Step):
         """`apply` is the comparison."""
 
     async def outcome(self, ports: Ports) -> str:
+        """Never without what is left to people, whoever does not answer."""
+        try:
+            async with asyncio.timeout(LOOK.total_seconds()):
+                return await self._looked(ports)
+        except (DrError, TimeoutError) as error:
+            why = str(error) or f"it takes longer than {LOOK.total_seconds():.0f} s"
+            signed = _to_do(dict(zip(self.manual[::2], self.manual[1::2], strict=True)))
+            return f"The site could not be looked at as a whole: {why}. {signed or 'Nothing was left to people then.'}"
+
+    async def _looked(self, ports: Ports) -> str:
         point, now = await recorded(ports, self.point), await ports.points.gather(self.point)
         left = dict(zip(self.manual[::2], self.manual[1::2], strict=True))
         lines = [
@@ -121,6 +136,9 @@ class ComparePoint(Step):
             *image_lines(point, now),
         ]
         left |= dict(line.lines for line in lines)
-        if not left:
-            return "Everything that could be looked at is as in the point."
-        return f"Left to people: {' '.join(f'{why[2:]} `{command}`' for why, command in left.items())}"
+        return _to_do(left) or "Everything that could be looked at is as in the point."
+
+
+def _to_do(left: Mapping[str, str]) -> str:
+    """`left`: a comment -> its command."""
+    return f"Left to people: {' '.join(f'{why[2:]} `{command}`' for why, command in left.items())}" if left else ""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from actions.backup.physical import ScratchFacts
-from actions.contract import Lock, Observation
+from actions.backup.windows import ends_of, reachable
+from actions.contract import Finding, Lock, Observation, Verdict
 from actions.errors import UserError
 from actions.points import DatabasePart, RecoveryPoint
-from actions.ports import Ports
+from actions.ports import CatalogueEntry, Ports
 from actions.site import DatabaseRef
 from actions.steps.choice import chosen, loss_sentence, restore_estimate
 from actions.steps.dump_loading import loaded
@@ -18,7 +19,7 @@ from actions.steps.facts import BackupIs, DatabaseIs, DiskFree, NamesFree, Serve
 from actions.steps.known_backups import known_backups
 from actions.steps.moments import exact
 from actions.steps.naming import quarantine_name, restore_name, scratch_mark
-from actions.steps.phrases import moment
+from actions.steps.phrases import moment, size
 from actions.steps.point_share import Share
 from actions.steps.restore_findings import restore_findings
 from actions.steps.scene import look
@@ -46,19 +47,65 @@ async def database_returns(ports: Ports, point: RecoveryPoint, scratch: str | No
             f"`{named.name}` holds server `{named.server}`, of which `{point.id}` needs no scratch instance. "
             "Leave out `--scratch`."
         )
+    instances = await ports.scratch.instances() if any(part.by_wal for part in point.databases) else ()
     found = []
     for number, part in enumerate(point.databases, 1):
-        if part.by_wal:
-            found.append(await _out_of_scratch(ports, point, part, named, plan_id, number))
+        if part.by_wal and not await _dump_alone(ports, point, part, [*instances, *([named] if named else [])]):
+            found.append(await _out_of_scratch(ports, point, part, instances, named, plan_id, number))
         else:
             found.append(await _out_of_dump(ports, part, plan_id, number))
     return found
 
 
+async def _dump_alone(ports: Ports, point: RecoveryPoint, part: DatabasePart, known: Sequence[ScratchFacts]) -> bool:
+    """Whether the WAL that led to the point is gone, as it is once it is older than it is kept: the dump that the point
+    names is left, and a pin on the point holds that."""
+    if not part.backup or any(facts.server == part.server for facts in known if _stands(facts, point)):
+        return False
+    if part.server not in ports.site.physical:
+        return True
+    entries = await ports.physical.catalogue(part.server)
+    return not any(
+        stretch.start <= point.moment <= stretch.end
+        for window in await ports.physical.windows(part.server)
+        for stretch in reachable(window, ends_of(entries, window))
+    )
+
+
+async def side_by_side(ports: Ports, share: Share) -> Share:
+    """The same, with the room that its copies need counted together: they lie on a server at the same time."""
+    needed: dict[str, list[int]] = {}
+    for each in share.preconditions:
+        if isinstance(each, DiskFree):
+            needed.setdefault(each.server, []).append(each.at_least)
+    findings = []
+    for server, parts in needed.items():
+        free = (await ports.postgres.server(server)).free_bytes if len(parts) > 1 else None
+        if free is not None and free < sum(parts):
+            findings.append(
+                Finding(
+                    check="disk",
+                    verdict=Verdict.STOP,
+                    detail=f"`{server}` has {size(free)} of disk free; the copies of {len(parts)} databases, which lie "
+                    f"there beside production, need {size(sum(parts))}.",
+                    hint="Free or add disk, or bring them back one by one: `/dr point list POINT` has the commands.",
+                )
+            )
+    others = [each for each in share.preconditions if not isinstance(each, DiskFree)]
+    rooms = [DiskFree(server=server, at_least=sum(parts)) for server, parts in needed.items()]
+    return replace(share, preconditions=(*others, *rooms), findings=(*share.findings, *findings))
+
+
 async def _out_of_scratch(
-    ports: Ports, point: RecoveryPoint, part: DatabasePart, named: ScratchFacts | None, plan_id: str, number: int
+    ports: Ports,
+    point: RecoveryPoint,
+    part: DatabasePart,
+    instances: Sequence[ScratchFacts],
+    named: ScratchFacts | None,
+    plan_id: str,
+    number: int,
 ) -> Return:
-    facts = _at(point, part, await ports.scratch.instances(), named)
+    facts = _at(point, part, instances, named)
     scene = await look_at(ports, facts.id, part.database)
     share = Share(
         steps=scene.copied(plan_id, number),
@@ -141,7 +188,7 @@ async def _out_of_dump(ports: Ports, part: DatabasePart, plan_id: str, number: i
             NamesFree(server=server.name, names=(into.name, aside)),
             DiskFree(server=server.name, at_least=scene.disk_needed),
         ),
-        findings=(*restore_findings(scene, (into.name, aside)), *catalogue.findings),
+        findings=(*_later(part, entry), *restore_findings(scene, (into.name, aside)), *catalogue.findings),
         observations=(
             Observation(
                 name=part.database,
@@ -156,6 +203,17 @@ async def _out_of_dump(ports: Ports, part: DatabasePart, plan_id: str, number: i
         estimate=restore_estimate(entry, await ports.runs.last_load(part.database)),
         loss=f"`{part.database}`: {loss_sentence(database, entry, scene.now)}",
     )
+
+
+def _later(part: DatabasePart, entry: CatalogueEntry) -> Iterator[Finding]:
+    """Its dump is of a moment of its own."""
+    if part.by_wal:
+        yield Finding(
+            check="moments",
+            verdict=Verdict.WARN,
+            detail=f"No WAL leads `{part.database}` to the moment of the point any more: it is only to be had as of "
+            f"{moment(entry.manifest.snapshot_at)}, out of its dump.",
+        )
 
 
 def _locks(database: str, service: str | None) -> tuple[Lock, ...]:

@@ -28,7 +28,9 @@ def old_points(
     names a dump that is pinned: then it says what belongs to that. `pinned`: database and dump -> why. One that must
     not be believed stays: nobody knows how old it is, so people decide."""
     newest = sorted(entries, key=lambda entry: entry.point.taken_at, reverse=True)
-    last = {entry.point.id for entry in [entry for entry in newest if entry.problem is None][: policy.minimum]}
+    fit = [entry for entry in newest if entry.problem is None]
+    # Of a time in which nothing could be read, one that holds no database takes the place of none that does.
+    last = {entry.point.id for entry in ([each for each in fit if each.point.databases] or fit)[: policy.minimum]}
     kept: dict[str, str] = {}
     gone: list[str] = []
     for entry in reversed(newest):

@@ -135,16 +135,25 @@ async def secrets_share(
                 manual.append(version_line(name, changed))
     wanted = _named(asked, point)
     exposed = tuple(await ports.runs.exposures_since(point.taken_at)) if point.sealed else ()
+    watched = NotExposed(since=point.taken_at, known=exposed)
     if with_commit := sorted(wanted & returned.keys()):
         raise UserError(f"{names(with_commit)} comes back with the commit of the point. Leave it out of `--secret`.")
     keeps: list[Share] = []
     shares = [Share(manual=tuple(manual))]
-    for part in point.sealed:
-        before, after = await _of(ports, part, wanted, returned, exposed, plan_id)
+    for part in (each for each in point.sealed if each.copy_id):
+        copy = _copy(ports, part.cluster, part.copy_id)
+        if copy is None:
+            why = (
+                "The plan file says nothing of an escrow any more, so nobody knows here where sealed copy "
+                f"`{part.copy_id}` is. Add `backups.escrow` as it was, then ask again."
+            )
+            shares.append(Share(manual=(_line(f"secrets of {part.cluster}", why, "drbot doctor"),)))
+            continue
+        before, after = await _of(ports, part, copy, wanted, returned, watched, plan_id)
         keeps.append(before)
         shares.append(after)
     if any(each.steps for each in shares):
-        shares.append(Share(preconditions=(NotExposed(since=point.taken_at, known=exposed),)))
+        shares.append(Share(preconditions=(watched,)))
     return SecretsShare(returned=returned, keeps=together(keeps), share=together(shares))
 
 
@@ -166,15 +175,14 @@ def _named(asked: str, point: RecoveryPoint) -> set[str]:
 async def _of(
     ports: Ports,
     part: SealedPart,
+    copy: Sealed,
     wanted: set[str],
     returned: Mapping[str, str],
-    exposed: Sequence[str],
+    watched: NotExposed,
     plan_id: str,
 ) -> tuple[Share, Share]:
     """Of one cluster: what is done before everything stops, and once it has."""
-    copy = _copy(ports, part.cluster, part.copy_id)
-    if copy is None or not part.copy_id:
-        return Share(), Share()
+    exposed = watched.known
     manual: list[ManualLine] = []
     try:
         now = await ports.secret_copies.current(part.cluster)
@@ -215,7 +223,7 @@ async def _of(
             back.append(item)
     if not back:
         return Share(), Share(manual=tuple(manual))
-    return await _returned(ports, part, copy, back, manual, plan_id, named=wanted)
+    return await _returned(ports, part, copy, back, manual, watched, plan_id, named=wanted)
 
 
 async def _returned(
@@ -224,6 +232,7 @@ async def _returned(
     copy: Sealed,
     back: list[Returning],
     manual: list[ManualLine],
+    watched: NotExposed,
     plan_id: str,
     *,
     named: set[str],
@@ -236,7 +245,10 @@ async def _returned(
     except DrError as error:
         problems, contents = dict.fromkeys(over, str(error)), {}
     for name in sorted(named & problems.keys()):
-        raise UserError(f"`{name}` cannot be brought back: {problems[name]}")
+        raise UserError(
+            f"`{name}` cannot be brought back: {problems[name]} Leave it out of `--secret`; the plan then has the "
+            "command by which a custodian does it."
+        )
     manual += [
         _line(f"secret {each.short}", problems[each.name], custodian(copy, part.cluster, each))
         for each in back
@@ -252,8 +264,21 @@ async def _returned(
         return Share(), Share(manual=tuple(manual))
     replaced = tuple(each for each in good if each.version_before)
     kept = _copy(ports, part.cluster, f"before-{plan_id}") if replaced else None
-    step = ReturnSecrets(cluster=part.cluster, sealed=copy, secrets=tuple(good), kept=kept)
-    keeps = () if kept is None else (KeepSecrets(cluster=part.cluster, sealed=kept, secrets=replaced),)
+    step = ReturnSecrets(
+        cluster=part.cluster,
+        sealed=copy,
+        secrets=tuple(good),
+        kept=kept,
+        exposed_since=watched.since,
+        exposures=watched.known,
+    )
+    policy = ports.site.escrow
+    recipients = () if policy is None else policy.recipients
+    keeps = (
+        ()
+        if kept is None
+        else (KeepSecrets(cluster=part.cluster, sealed=kept, secrets=replaced, recipients=recipients),)
+    )
     came = names(f"{each.short}{' (replaced)' if each.version_before else ''}" for each in good)
     return Share(steps=keeps), Share(
         steps=(step,),

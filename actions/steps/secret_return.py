@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
+import shlex
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import ClassVar, Literal
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from actions.contract import Kept, Precondition, Probe, Step
 from actions.errors import PermanentError, VerificationError
@@ -59,6 +62,7 @@ class KeepSecrets(Step):
     sealed: Sealed
     secrets: tuple[Returning, ...]
     requested_by: str = ""
+    recipients: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)  # likewise
 
     @property
     def summary(self) -> str:
@@ -86,10 +90,16 @@ class KeepSecrets(Step):
             byhand.kubectl(self.cluster, each.namespace, "get", "secret", each.short.split("/", 1)[1], "-o", "json")
             for each in self.secrets
         ]
-        encrypt = f"age -R recipients.txt > {self.sealed.copy_id}.age"
+        to = " ".join(f"-r {shlex.quote(each)}" for each in self.recipients) or "-R recipients.txt"
+        encrypt = f"age {to} > {self.sealed.copy_id}.age"
         target = f"s3://{self.sealed.bucket}/{self.sealed.key}"
+        # What the server numbers is taken out: it would refuse the copy for it later.
+        numbers = ", ".join(f".metadata.{key}" for key in ("resourceVersion", "uid", "creationTimestamp"))
+        bare = f"map(del({numbers}, .metadata.managedFields))"
+        which = () if self.recipients else ("# recipients.txt: `escrow.recipients` of the plan file, one a line",)
         return (
-            f'({"; ".join(reads)}) | jq -s \'{{apiVersion: "v1", kind: "List", items: .}}\' | {encrypt}',
+            *which,
+            f'({"; ".join(reads)}) | jq -s \'{{apiVersion: "v1", kind: "List", items: {bare}}}\' | {encrypt}',
             byhand.aws(self.sealed.endpoint, "s3", "cp", f"{self.sealed.copy_id}.age", target),
         )
 
@@ -132,6 +142,9 @@ class ReturnSecrets(Step):
     sealed: Sealed
     secrets: tuple[Returning, ...]
     kept: Sealed | None = None  # what is replaced, sealed before
+    # Left out where there is none: a plan that was signed before they were read again keeps its digest.
+    exposed_since: AwareDatetime | None = Field(default=None, exclude_if=lambda since: since is None)
+    exposures: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)  # that were known to the signers
 
     @property
     def summary(self) -> str:
@@ -164,7 +177,15 @@ class ReturnSecrets(Step):
         return Probe.TODO if Probe.TODO in states else Probe.DONE
 
     async def apply(self, ports: Ports, progress: Progress) -> None:
+        # Copies of databases may have taken hours since the run began.
+        if self.exposed_since is not None and (new := await _exposed(ports, self.exposed_since, self.exposures)):
+            raise VerificationError(new)
         now = await ports.secret_copies.current(self.cluster)
+        if self.kept is not None and not await ports.secret_copies.whole(self.cluster, self.kept.copy_id):
+            raise VerificationError(
+                f"Sealed copy `{self.kept.copy_id}`, which keeps what would be replaced, is gone or was changed, so "
+                "nothing more is replaced. Look who writes to the bucket of the escrow, then plan again."
+            )
         for number, each in enumerate(self.secrets, start=1):
             if _state(now, each) is not Probe.DONE:
                 await ports.secret_copies.give_back(
@@ -221,7 +242,12 @@ class SecretCopyIs(Precondition):
             return f"Sealed copy `{self.copy_id}` of Secrets of `{self.cluster}` is gone."
         if entry.problem is not None:
             return entry.problem
-        return None if entry.manifest.sha256 == self.sha256 else f"Sealed copy `{self.copy_id}` was made anew."
+        if entry.manifest.sha256 != self.sha256:
+            return f"Sealed copy `{self.copy_id}` was made anew."
+        # By its bytes: a listing tells sizes alone, and by the time it is opened everything is stopped.
+        if not await ports.secret_copies.whole(self.cluster, self.copy_id):
+            return f"The object of sealed copy `{self.copy_id}` is not what was signed."
+        return None
 
 
 class SecretsAre(Precondition):
@@ -260,8 +286,13 @@ class NotExposed(Precondition):
         return f"{more.capitalize()} on the timeline since the point tells of a breach or a rotation of credentials"
 
     async def violation(self, ports: Ports) -> str | None:
-        new = [each for each in await ports.runs.exposures_since(self.since) if each not in self.known]
-        return f"{new[0]} Values of the point may be known to others, or be out of use." if new else None
+        return await _exposed(ports, self.since, self.known) or None
+
+
+async def _exposed(ports: Ports, since: datetime, known: Sequence[str]) -> str:
+    """The first thing recorded that nobody knew of when they signed; empty when there is none."""
+    new = [each for each in await ports.runs.exposures_since(since) if each not in known]
+    return f"{new[0]} Values of the point may be known to others, or be out of use. Plan again." if new else ""
 
 
 def custodian(sealed: Sealed, cluster: str, secret: Returning) -> str:

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from actions.buckets import FilesCopy
 from actions.errors import DrError
-from actions.points import ImagePart
+from actions.points import ImagePart, RecoveryPoint
 from actions.ports import Ports
 from actions.schedules import Schedule
-from actions.site import EscrowPolicy, FilesPolicy, PointsPolicy
+from actions.site import EscrowPolicy, FilesPolicy, PointsPolicy, Site
 from actions.steps.holds import Unheld, unheld
 from actions.steps.mirrors import Trouble
 from actions.steps.phrases import counted, moment, size, span
@@ -149,7 +149,8 @@ async def _points(ports: Ports, policy: PointsPolicy, *, look: bool) -> SideCopi
     except DrError as error:
         return replace(found, problem=str(error))
     taken = None if newest is None else newest.taken_at
-    return replace(found, troubles=_some(late_point(policy, taken, ports.clock.now())))
+    troubles = (*_some(late_point(policy, taken, ports.clock.now())), *_some(poor_point(ports.site, newest)))
+    return replace(found, troubles=troubles)
 
 
 async def _pins(ports: Ports, *, look: bool) -> SideCopies:
@@ -219,6 +220,24 @@ def late_point(policy: PointsPolicy, newest: datetime | None, now: datetime) -> 
         f"{span(policy.every)}."
     )
     return Trouble("late-point", text, again)
+
+
+def poor_point(site: Site, newest: RecoveryPoint | None) -> Trouble | None:
+    """The newest point is there, and yet what matters most is not in it: every hour another such one is recorded."""
+    if newest is None:
+        return None
+    backed_up = [
+        name for name, each in sorted(site.databases.items()) if name in site.backups or each.server in site.physical
+    ]
+    held = {part.database for part in newest.databases}
+    lacking = [f"database `{name}`" for name in backed_up if name not in held]
+    if site.escrow is not None and site.escrow.secrets:
+        sealed = {part.cluster for part in newest.sealed}
+        lacking += [f"the sealed Secrets of `{name}`" for name in site.service_clusters if name not in sealed]
+    if not lacking:
+        return None
+    text = f"The newest recovery point `{newest.id}` lacks {' and '.join(lacking)}: it could not bring them back."
+    return Trouble("poor-point", text, f"`/dr point list {newest.id}` says why.")
 
 
 def late_files(policy: FilesPolicy, copies: Sequence[FilesCopy], now: datetime) -> Trouble | None:

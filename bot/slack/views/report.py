@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actions.contract import Report
+from actions.steps.phrases import counted
 from bot.ports import TimelinePage
 from bot.slack.views.blocks import (
     Block,
@@ -26,19 +27,27 @@ CELL = 64
 
 ROWS = 60
 LINES = 25
+FINDINGS = 20
 
 
 def report_message(report: Report) -> Message:
     """Title, lines, one table in fixed width, findings."""
     blocks: list[Block] = [header(report.title)]
     blocks += [section(escape(line)) for line in report.lines[:LINES]]
+    blocks += _rest(len(report.lines) - LINES, "line")
     if report.rows:
         blocks += _table(report)
-    blocks += [finding(item) for item in report.findings[:20]]
+    blocks += [finding(item) for item in report.findings[:FINDINGS]]
+    blocks += _rest(len(report.findings) - FINDINGS, "finding")
     first = report.lines[0] if report.lines else f"{len(report.rows)} rows"
     return message(
         escape(f"{report.title}: {first}"), blocks, more="Cut here. The rest is on the command line: `drbot`."
     )
+
+
+def _rest(count: int, noun: str) -> list[Block]:
+    """That there are more, and where."""
+    return [context(f"{counted(count, f'more {noun}')} on the command line: `drbot`.")] if count > 0 else []
 
 
 def _table(report: Report) -> list[Block]:
@@ -49,9 +58,7 @@ def _table(report: Report) -> list[Block]:
     widths = [max((len(row[index]) for row in table if index < len(row)), default=0) for index in range(count)]
     drawn = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in table]
     blocks = [fenced("\n".join(drawn))]
-    if len(report.rows) > ROWS:
-        blocks.append(context(f"{len(report.rows) - ROWS} more rows on the command line: `drbot`."))
-    return blocks
+    return [*blocks, *_rest(len(report.rows) - ROWS, "row")]
 
 
 def _cell(text: str) -> str:
