@@ -286,7 +286,7 @@ async def test_what_is_left_to_people_is_said_also_where_the_last_look_fails(mon
     assert "stays suspended" in said
 
 
-async def test_files_out_of_a_copy_are_said_to_be_of_another_moment() -> None:
+async def test_files_out_of_a_copy_are_said_to_be_of_another_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     world = a_world()
     world.buckets.settings.pop("uploads")
     record_a_point(world)
@@ -300,7 +300,7 @@ async def test_files_out_of_a_copy_are_said_to_be_of_another_moment() -> None:
     async def found(_: str) -> PointEntry:
         return entry.model_copy(update={"point": point})
 
-    world.points.find = found  # type: ignore[method-assign]
+    monkeypatch.setattr(world.points, "find", found)
     plan = await planned(world)
 
     assert "`uploads` to that of the copy" in plan.data_loss

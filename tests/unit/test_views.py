@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actions.approval import Act
-from actions.contract import Report
+from actions.contract import Finding, Report, Verdict
 from bot.counter import report_text
 from bot.ports import TimelinePage
 from bot.router import Router
@@ -371,6 +371,26 @@ def test_reports_are_tables_in_fixed_width() -> None:
     found = report_message(report)
     check_message(found)
     assert "140 more rows" in shown(found)
+
+
+def test_a_report_that_is_cut_says_how_much_more_there_is() -> None:
+    told = tuple(Finding(check="lacks", verdict=Verdict.WARN, detail=f"part {number}") for number in range(23))
+    found = report_message(Report(title="P", lines=tuple(f"line {number}" for number in range(26)), findings=told))
+    check_message(found)
+    assert "1 more line on the command line" in shown(found)
+    assert "3 more findings on the command line" in shown(found)
+
+
+def test_nobody_signs_a_plan_of_which_the_worst_finding_is_cut_or_any_without_a_word() -> None:
+    told = tuple(Finding(check="by hand", verdict=Verdict.WARN, detail=f"part {number}") for number in range(30))
+    card = a_card(findings=(*told, Finding(check="disk", verdict=Verdict.STOP, detail="the disk is full")))
+    for view, more in (
+        (plan_message(card, now=NOW), 23),
+        (approve_modal(card, channel="C1", ts="1.2", now=NOW), 11),
+        (details_modal(card, now=NOW), 16),
+    ):
+        assert "the disk is full" in shown(view)
+        assert f"{more} more findings: `drbot plan show abcdefghjk`" in shown(view)
 
 
 def test_a_hash_in_a_table_is_shown_whole() -> None:

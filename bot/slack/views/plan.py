@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from actions.approval import Act
 from actions.contract import Finding, Risk, Verdict
+from actions.steps.phrases import counted
 from bot.services.cards import PlanCard, PlanState, SignerLine, StepLine, StepState
 from bot.slack.views import run_control
 from bot.slack.views.blocks import (
@@ -82,6 +83,7 @@ _ACT_WORDS = {
 }
 
 STEPS_SHOWN = 25
+FINDINGS_SHOWN = 8
 
 STEP_ROOM = 700
 """Characters of a step."""
@@ -174,10 +176,10 @@ def _asking(card: PlanCard, now: datetime) -> list[Block]:
         blocks.append(context(left(card.rto_deadline, now)))
     blocks += [section(step_line(step, with_state=False)) for step in card.steps[:STEPS_SHOWN]]
     blocks += _uncounted(card)
-    blocks += [finding(item) for item in card.findings if item.verdict is not Verdict.OK][:8]
-    counted = f"{len(card.preconditions)} preconditions are read again right before the first step."
+    blocks += findings(card, FINDINGS_SHOWN, doubts=True)
+    read_again = f"{len(card.preconditions)} preconditions are read again right before the first step."
     seen = ", ".join(f"{escape(item.name)} {escape(item.value)}" for item in card.observations)
-    blocks.append(context(counted, f"Seen now: {seen}" if seen else ""))
+    blocks.append(context(read_again, f"Seen now: {seen}" if seen else ""))
     blocks += [divider(), *policy_lines(card), *signatures(card)]
     if card.message:
         blocks.append(section(escape(card.message)))
@@ -264,6 +266,14 @@ def _expected(end: datetime, card: PlanCard, now: datetime) -> str:
 def _uncounted(card: PlanCard) -> list[Block]:
     more = len(card.steps) - STEPS_SHOWN
     return [context(f"{more} more steps: Details, or `drbot plan show {card.plan_id}`.")] if more > 0 else []
+
+
+def findings(card: PlanCard, room: int, *, doubts: bool = False) -> list[Block]:
+    """What signers should know, the worst first, and how much more of it there is. `doubts`: without what is well."""
+    order = (Verdict.STOP, Verdict.WARN) if doubts else (Verdict.STOP, Verdict.WARN, Verdict.OK)
+    told = [item for verdict in order for item in card.findings if item.verdict is verdict]
+    more = f"{counted(len(told) - room, 'more finding')}: `drbot plan show {card.plan_id}`."
+    return [*(finding(item) for item in told[:room]), *([context(more)] if len(told) > room else [])]
 
 
 def _reason(line: SignerLine) -> list[Block]:

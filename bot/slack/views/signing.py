@@ -8,7 +8,7 @@ from actions.site import Frozen
 from bot.services.cards import PlanCard, PlanState
 from bot.slack.views.blocks import Block, View, context, divider, escape, fenced, modal, section, text_input
 from bot.slack.views.demands import banners, policy_lines
-from bot.slack.views.plan import STATE_WORDS, facts, finding, loss, signatures, step_line
+from bot.slack.views.plan import STATE_WORDS, facts, findings, loss, signatures, step_line
 
 APPROVE = "sign.approve"
 DENY = "sign.deny"
@@ -37,7 +37,7 @@ def approve_modal(card: PlanCard, *, channel: str, ts: str, now: datetime) -> Vi
         return closed_modal(card)
     blocks: list[Block] = [section(escape(card.summary)), facts(card), *banners(card, now), *loss(card)]
     blocks += [section(step_line(step, with_state=False)) for step in card.steps[:30]]
-    blocks += [finding(item) for item in card.findings[:20]]
+    blocks += findings(card, 20)
     blocks += [divider(), *policy_lines(card), *signatures(card)[:20]]
     blocks.append(text_input(REASON, "Why do you approve"))
     if card.typed_target:
@@ -102,7 +102,7 @@ def details_modal(card: PlanCard, *, now: datetime) -> View:
     if card.alternatives:
         other = "\n".join(f"• {escape(text)}" for text in card.alternatives)
         blocks.append(section(f"*Alternatives*\n{other}"))
-    blocks += [finding(item) for item in card.findings[:15]]
+    blocks += findings(card, 15)
     if len(card.steps) > min(room, 35):
         blocks.append(context(f"More steps: `drbot plan show {card.plan_id}`."))
     return modal(f"Plan {card.short_code}", blocks)
