@@ -107,12 +107,21 @@ class FenceFacts(Frozen):
     read_only: bool  # by the server's own configuration, over restarts
     open: tuple[str, ...] = ()  # databases that let people in
     sessions: int = 0  # of others, in any database
+    workers: tuple[str, ...] = ()  # those of them that no client has opened: `pg_cron launcher` in `postgres`
     home: str = ""  # the administrator's own database, which lets nobody else in once its limit is 0
     limit: int = -1  # of connections to it; -1 is none
 
     @property
     def holds(self) -> bool:
         return self.read_only and not self.open and not self.sessions
+
+
+COMES_BACK = (
+    "What the server itself starts comes back each time it is ended. Disable its subscription (`ALTER SUBSCRIPTION ... "
+    "DISABLE`); a worker of an extension such as pg_cron: take it out of `shared_preload_libraries` and restart that "
+    "server; or stop the whole server there (`pg_ctl stop -m fast`) and ask with `--old-primary-is-dead`."
+)
+"""What to do where a fence does not hold for what nobody outside has opened."""
 
 
 class Named(NamedTuple):

@@ -11,9 +11,10 @@ from psycopg import sql
 
 from actions.adapters.postgres_connections import AsyncConnection
 from actions.errors import PermanentError, TemporaryError, UserError
-from actions.ports import FenceFacts
+from actions.ports import COMES_BACK, FenceFacts
 
 LIMIT = timedelta(seconds=30)
+CLIENT = "client backend"
 
 # Whatever is in a database can write, a worker of a subscription too. Standbys and archivers are in none or only read.
 _OTHERS = """
@@ -36,10 +37,12 @@ async def fencing(connection: AsyncConnection) -> FenceFacts:
     if row is None:
         raise PermanentError("PostgreSQL gave no row where there is always one")
     home, limit, opened, read_only = row
+    others = await _others(connection)
     return FenceFacts(
         read_only=read_only == "on",
         open=tuple(opened) if limit == 0 else (home, *opened),
-        sessions=len(await _others(connection)),
+        sessions=len(others),
+        workers=tuple(sorted({_shown(kind, name) for _, name, kind in others if kind != CLIENT})),
         home=home,
         limit=limit,
     )
@@ -58,16 +61,32 @@ async def fence(connection: AsyncConnection, server: str) -> int:
     until = time.monotonic() + LIMIT.total_seconds()
     while left := await _others(connection):
         if time.monotonic() > until:
-            who = ", ".join(f"{kind} {pid} in `{name}`" for pid, name, kind in left)
-            raise TemporaryError(
-                f"`{server}` is closed, but {who} did not end within {LIMIT.total_seconds():g} s, or came back: drop "
-                "its subscription or stop its program, then try again."
-            )
+            raise does_not_hold(server, left, ended)
         pids = [pid for pid, _, _ in left]
         ended |= set(pids)
         await connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", [pids])
         await asyncio.sleep(0.05)
     return len(ended)
+
+
+def does_not_hold(server: str, left: list[tuple[int, str, str]], ended: set[int]) -> PermanentError | TemporaryError:
+    """Why it is not fenced, and what to do. `left`: pid, database and kind of those that are there; `ended`: pids that
+    were told to end."""
+    back = sorted({_shown(kind, name) for pid, name, kind in left if pid not in ended})
+    stayed = sorted(f"{_shown(kind, name)} (pid {pid})" for pid, name, kind in left if pid in ended)
+    parts = [f"{', '.join(back)} came back each time it was ended"] if back else []
+    parts += [f"{', '.join(stayed)} did not end within {LIMIT.total_seconds():g} s"] if stayed else []
+    said = f"`{server}` is closed to people, and not fenced: {', and '.join(parts)}."
+    if any(kind != CLIENT for _, _, kind in left):
+        said = f"{said} {COMES_BACK}"
+    else:
+        said = f"{said} It is a superuser's: find its program in `pg_stat_activity`, and stop it."
+    # What comes back would do so at every further try, and applications are stopped meanwhile.
+    return PermanentError(said) if back else TemporaryError(said)
+
+
+def _shown(kind: str, database: str) -> str:
+    return f"`{kind}` in `{database}`"
 
 
 async def unfence(connection: AsyncConnection, server: str, *, closed: Sequence[str], limit: int) -> None:

@@ -64,6 +64,14 @@ VIEWS = """
 """
 
 
+# The table itself, and where it is partitioned whatever its rows lie in.
+TRIGGERS = """
+    SELECT n.nspname, c.relname, t.tgname, t.tgenabled::text
+      FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE (c.oid = to_regclass(%s) OR c.oid IN (SELECT relid FROM pg_partition_tree(to_regclass(%s))))
+       AND t.tgconstraint = 0 AND (NOT t.tgisinternal OR t.tgparentid <> 0) AND t.tgenabled IN ('O', 'A')
+     ORDER BY 1, 2, 3
+"""
 # What a column takes its next value from: an identity, or a default.
 SEQUENCES = """
     SELECT DISTINCT s.oid::regclass::text, a.attname, q.seqincrement < 0
@@ -206,7 +214,7 @@ class PostgresTables(Tables):
                 " INSERT INTO {kept} SELECT * FROM put"
             ).format(into=into, columns=columns, key=key, kept=kept)
         )
-        await _heard(here, request.into, triggers)
+        await _heard(here, triggers)
         await _sequences_ahead(here, request.into)
         await mark(here, request.keys, request.mark)
         return inserted.rowcount
@@ -305,28 +313,25 @@ async def _plain_owner(connection: AsyncConnection, owner: str, otherwise: str) 
     return owner if row is not None and not row[0] else otherwise
 
 
-async def _silenced(connection: AsyncConnection, table: TableName) -> list[tuple[str, str]]:
-    """Disable the triggers of people until `_heard`; those of constraints go on. Returns them with their state."""
-    rows = await connection.execute(
-        "SELECT t.tgname, t.tgenabled::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
-        " JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = %s AND c.relname = %s AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')",
-        list(table),
-    )
-    found = [(name, state) for name, state in await rows.fetchall()]
-    for name, _ in found:
-        await _alter(connection, table, "DISABLE TRIGGER {}", name)
+async def _silenced(connection: AsyncConnection, table: TableName) -> list[tuple[TableName, str, str]]:
+    """Disable the triggers of people until `_heard`, those of each partition as well, where they may be others or stand
+    differently; those of constraints go on. Returns them with their table and state."""
+    rows = await connection.execute(TRIGGERS.encode(), [sql.Identifier(*table).as_string(connection)] * 2)
+    found = [(TableName(schema, name), trigger, state) for schema, name, trigger, state in await rows.fetchall()]
+    for where, trigger, _ in found:
+        await _alter(connection, where, "DISABLE TRIGGER {}", trigger)
     return found
 
 
-async def _heard(connection: AsyncConnection, table: TableName, triggers: Sequence[tuple[str, str]]) -> None:
-    for name, state in triggers:
-        await _alter(connection, table, "ENABLE ALWAYS TRIGGER {}" if state == "A" else "ENABLE TRIGGER {}", name)
+async def _heard(connection: AsyncConnection, triggers: Sequence[tuple[TableName, str, str]]) -> None:
+    for table, trigger, state in triggers:
+        await _alter(connection, table, "ENABLE ALWAYS TRIGGER {}" if state == "A" else "ENABLE TRIGGER {}", trigger)
 
 
 async def _alter(connection: AsyncConnection, table: TableName, change: LiteralString, name: str) -> None:
     what = sql.SQL(change).format(sql.Identifier(name))
-    await connection.execute(sql.SQL("ALTER TABLE {} {}").format(sql.Identifier(*table), what))
+    # ONLY: what a partition was given of its own stays as it is.
+    await connection.execute(sql.SQL("ALTER TABLE ONLY {} {}").format(sql.Identifier(*table), what))
 
 
 async def _written_since(connection: AsyncConnection, oid: int, table: TableName) -> int:
@@ -402,4 +407,4 @@ async def _rows_taken_back(connection: AsyncConnection, table: TableName, keys: 
             sql.Identifier(*table), sql.Identifier(*keys), equal
         )
     )
-    await _heard(connection, table, triggers)
+    await _heard(connection, triggers)

@@ -6,7 +6,7 @@ import re
 
 from actions.backup.physical import RecoveryTarget
 from actions.backup.physical_tools import EndsEarlyError
-from actions.errors import DrError, UserError, VerificationError
+from actions.errors import DrError, TemporaryError, UserError, VerificationError
 
 _STOPPED = re.compile(r"LOG:  recovery stopping (?:before|after|at) ")
 _LAST = re.compile(r"last completed transaction was at log time ([^\n]+)")
@@ -37,6 +37,12 @@ def why_it_ended(log: str, target: RecoveryTarget) -> DrError:
     if "requested recovery stop point is before consistent recovery point" in log:
         return UserError(f"{target} lies before the end of the base backup. Choose an earlier backup for it.")
     fatal = _FATAL.findall(log)
+    if any("No space left on device" in line for line in fatal):
+        return TemporaryError("The disk of the scratch instances is full, so PostgreSQL ended. Free space there.")
+    if any("Address already in use" in line for line in log.splitlines() if "LOG:" in line or "FATAL:" in line) and any(
+        "could not create any" in line for line in fatal
+    ):
+        return UserError("Another program has its port. Find it with `ss -ltnp`, stop it, then try again.")
     said = fatal[-1].rstrip(".") if fatal else " ".join(log.split())[-300:] or "it said nothing"
     return VerificationError(f"PostgreSQL cannot recover what was restored: {said}. Use another backup.")
 

@@ -20,7 +20,7 @@ from actions.adapters.postmaster import READY, Postmaster
 from actions.adapters.scratch_config import KEPT
 from actions.adapters.scratch_server import RecoveringServer, ScratchPrograms
 from actions.adapters.scratch_standby import ScratchStandby, told
-from actions.adapters.serving_config import end_recovery, serving, take_back, write_serving
+from actions.adapters.serving_config import end_recovery, half_open, serving, take_back, write_serving
 from actions.backup.physical import Check, Lsn, RecoveryTarget, ScratchFacts, ScratchRestored, ScratchState, Serving
 from actions.backup.scratch_place import Opened, Promotion, ScratchPlace
 from actions.backup.segments import history_name
@@ -69,6 +69,8 @@ class ScratchInstances(Scratch):
             if facts.state is ScratchState.PROMOTED:
                 await self._started_as_server(place, facts.restored)
             else:
+                if not facts.opened:
+                    await asyncio.to_thread(take_back, place.data)  # of an opening that was broken off
                 await self._started_at_rest(place, facts.restored)
         return (await self._known(scratch))[1]
 
@@ -131,7 +133,9 @@ class ScratchInstances(Scratch):
 
     async def shut(self, scratch: str) -> None:
         place, facts = await self._known(scratch)
-        if facts.restored is None or facts.state is ScratchState.PROMOTED or not await asyncio.to_thread(place.opened):
+        if facts.restored is None or facts.state is ScratchState.PROMOTED:
+            return
+        if not facts.opened and not await asyncio.to_thread(half_open, place.data):
             return
         await asyncio.to_thread(place.check_here, self._clock.now())
         await self._shut(place, facts.restored)
@@ -186,8 +190,13 @@ class ScratchInstances(Scratch):
 
     async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
         await asyncio.to_thread(self._hold)
-        found = [(facts, ScratchPlace(self._directory, facts.id)) for facts in await self.instances()]
-        gone = [facts for facts, place in found if await self._swept(place, wanted)]
+        gone = []
+        for facts in await self.instances():
+            try:
+                if await self._swept(ScratchPlace(self._directory, facts.id), wanted):
+                    gone.append(facts)
+            except (DrError, OSError) as error:  # the others may be what fills the disk; and what is gone is told
+                log.warning("scratch_not_swept: %s: %s", facts.id, error)
         await asyncio.to_thread(self._sweep_junk)
         return gone
 
@@ -217,7 +226,10 @@ class ScratchInstances(Scratch):
         """Say of every one that runs here that it does."""
         for place in ScratchPlace.all(self._directory):
             if Postmaster(place.data).process() is not None and place.elsewhere(self._clock.now()) is None:
-                place.write_holder(self._clock.now())
+                try:
+                    place.write_holder(self._clock.now())
+                except DrError as error:
+                    log.warning("scratch_not_held: %s: %s", place.folder, error)
 
     # ------------------------------------------------------------ parts
 
@@ -310,11 +322,12 @@ class ScratchInstances(Scratch):
     def _sweep_junk(self) -> None:
         ScratchPlace.remove_rest(self._directory)
         for place in ScratchPlace.all(self._directory):
-            if place.claim() is None and not place.busy():
-                age = self._clock.now().timestamp() - place.folder.stat().st_mtime
-                if age > JUNK_AFTER.total_seconds():
-                    log.warning("scratch_folder_without_claim_removed: %s", place.folder)
-                    place.remove()
+            if place.claim() is None and not place.promoted and not place.busy():
+                with contextlib.suppress(FileNotFoundError):  # it goes this moment
+                    age = self._clock.now().timestamp() - place.folder.stat().st_mtime
+                    if age > JUNK_AFTER.total_seconds():
+                        log.warning("scratch_folder_without_claim_removed: %s", place.folder)
+                        place.remove()
 
 
 def _take(server: RecoveringServer, above: int) -> None:

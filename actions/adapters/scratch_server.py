@@ -19,6 +19,7 @@ from actions.adapters.postmaster import READY, Postmaster, socket_directory
 from actions.adapters.programs import Account, Program, ProgramError, run_in_thread
 from actions.adapters.recovery_log import damaged, stopped_at_target, too_low, why_it_ended
 from actions.adapters.scratch_config import write_configuration
+from actions.adapters.serving_config import ASIDE, FILES
 from actions.backup.physical import Lsn, RecoveryTarget
 from actions.backup.physical_tools import DamagedError, Reached, Replay, ScratchServers
 from actions.backup.scratch_place import ScratchPlace
@@ -345,6 +346,8 @@ class ScratchPrograms(ScratchServers):
     def configure(server: RecoveringServer, order: Replay, raised: Mapping[str, str]) -> None:
         """Our configuration in the place of production's. Blocking."""
         claim = server.place.claim()
+        for name in FILES:  # they would be put back over what is written now
+            (server.place.data / (name + ASIDE)).unlink(missing_ok=True)
         write_configuration(
             server.place.data,
             control=server.control(),

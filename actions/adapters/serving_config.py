@@ -109,6 +109,11 @@ def take_back(data: Path) -> None:
             aside.replace(data / name)
 
 
+def half_open(data: Path) -> bool:
+    """Whether files of ours were put aside, for an opening that may have been broken off. Blocking."""
+    return any((data / (name + ASIDE)).exists() for name in FILES)
+
+
 def end_recovery(data: Path) -> Path | None:
     """Take the recovery target out of the settings of a promoted one: a standby made of it would stop there. None when
     there is nothing to take out. Blocking."""

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -34,7 +35,7 @@ from pydantic import AwareDatetime
 
 from actions.backup.dump_test import DumpLoaded
 from actions.backup.physical import Check, RecoveryTarget, ScratchRestored
-from actions.errors import UserError
+from actions.errors import TemporaryError, UserError
 from actions.site import Frozen
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -45,6 +46,7 @@ HELD_FOR = timedelta(hours=1)
 """How long a machine that has said nothing since still has what it runs. Its worker says it every few minutes."""
 LOCK_TRIES, LOCK_PAUSE = 10, 0.02  # somebody may just have looked whether it is held
 GONE = ".removed-"  # in the name of a folder that is being removed
+FULL = (errno.ENOSPC, errno.EDQUOT)
 REMEMBERED = timedelta(days=90)  # how long one that was removed is known to have been here
 
 
@@ -119,6 +121,10 @@ class Holder(Frozen):
 def this_machine() -> str:
     """Workers on one volume have names of their own, as pods do."""
     return socket.gethostname()
+
+
+class ElsewhereError(UserError):
+    """Another machine runs it."""
 
 
 class ScratchPlace:
@@ -216,15 +222,20 @@ class ScratchPlace:
     def elsewhere(self, now: datetime) -> Holder | None:
         """The other machine that runs it, as far as one can know."""
         found = _read(self.folder / "machine.json", Holder)
-        return None if found is None or found.machine == this_machine() or now - found.at > HELD_FOR else found
+        if found is None or found.machine == this_machine():
+            return None
+        # A worker that is away says nothing of a server that outlives it, and two servers in one folder destroy it: of
+        # one that people work on, people say that its machine is gone.
+        return None if now - found.at > HELD_FOR and not self.promoted else found
 
     def check_here(self, now: datetime) -> None:
-        """Raises UserError while another machine runs it."""
+        """Raises ElsewhereError while another machine runs it."""
         if (held := self.elsewhere(now)) is not None:
-            raise UserError(
-                f"Scratch instance `{self.folder.name}` runs on `{held.machine}`, seen at {held.at:%H:%M:%S} UTC, not "
-                f"on `{this_machine()}`. Ask there; if that machine is gone, remove "
-                f"`{self.folder / 'machine.json'}`, or wait {HELD_FOR.total_seconds() / 60:.0f} min."
+            wait = "" if self.promoted else f", or wait {HELD_FOR.total_seconds() / 60:.0f} min"
+            raise ElsewhereError(
+                f"Scratch instance `{self.folder.name}` runs on `{held.machine}`, seen at {held.at:%Y-%m-%d %H:%M:%S} "
+                f"UTC, not on `{this_machine()}`. Ask there; if that machine is gone, remove "
+                f"`{self.folder / 'machine.json'}`{wait}."
             )
 
     def write_holder(self, now: datetime) -> None:
@@ -279,14 +290,21 @@ class ScratchPlace:
         """Remove the whole folder. It is gone at once: nobody sees it half removed."""
         if not self.folder.exists():
             return
-        self._trace.parent.mkdir(exist_ok=True)
-        self._trace.touch()
+        # A full disk has no room for the note either; what fills it goes all the same, and then there is room.
+        with suppress(OSError):
+            self._note()
         gone = self.folder.with_name(f".{self.folder.name}{GONE}{time.time_ns()}")
         try:
             self.folder.rename(gone)
         except FileNotFoundError:
             return
         _remove(gone)
+        with suppress(OSError):
+            self._note()
+
+    def _note(self) -> None:
+        self._trace.parent.mkdir(exist_ok=True)
+        self._trace.touch()
 
     @property
     def removed(self) -> bool:
@@ -354,8 +372,12 @@ def _read(path: Path, kind: type[T]) -> T | None:
 
 def _write(path: Path, value: Frozen) -> None:
     fresh = path.with_name(path.name + ".part")
-    with fresh.open("w", encoding="utf-8") as stream:
-        stream.write(value.model_dump_json())
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("w", encoding="utf-8") as stream:
+            stream.write(value.model_dump_json())
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        why = "its disk is full. Free space there" if error.errno in FULL else f"{error.strerror}. Look at its folder"
+        raise TemporaryError(f"`{path}` cannot be written: {why}, then try again.") from error

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from actions.backup.physical import SCRATCH, Check, ScratchState
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
-from actions.ports import Ports, WorkloadFacts
+from actions.ports import COMES_BACK, Ports, WorkloadFacts
 from actions.site import DatabaseRef, Frozen
 from actions.steps.application import CheckApplication, Repoint
 from actions.steps.choice import SWITCH
@@ -82,7 +82,7 @@ class Promote(Action[PromoteParams]):
             ),
             steps=(*_steps(scene, plan_id), *end),
             preconditions=(
-                ScratchIs.of(facts, promoted=True),
+                ScratchIs.of(facts, promoted=True, sound=True),
                 _home_is(scene),
                 *(WorkloadIs.of(found) for found in workloads),
                 *(
@@ -280,7 +280,11 @@ def _of_the_old(scene: PromotionScene) -> list[Finding]:
         text = f"Server `{server}` is a standby now, so closing it would not close the primary."
         hint = "Find the primary it follows and correct the plan file."
         return [Finding(check=check, verdict=Verdict.STOP, detail=text, hint=hint)]
-    return [] if scene.stop is None else stop_findings(scene.stop)
+    found = [] if scene.stop is None else stop_findings(scene.stop)
+    if scene.fence is not None and scene.fence.workers:
+        text = f"Nobody outside has opened {', '.join(scene.fence.workers)} of `{server}`: the fence may not hold."
+        found.append(Finding(check="background workers", verdict=Verdict.WARN, detail=text, hint=COMES_BACK))
+    return found
 
 
 def _of_the_place(scene: PromotionScene) -> list[Finding]:

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from actions.backup.physical import Lsn, RecoveryTarget, ScratchFacts
 from actions.contract import Action, Finding, Lock, Observation, Plan, Precondition, Risk, Step, Verdict
-from actions.errors import UserError
+from actions.errors import DrError, UserError
 from actions.ports import Ports
-from actions.site import Frozen
+from actions.site import Database, Frozen
 from actions.steps.aiming import MomentParams, aim_of, unseen_findings
 from actions.steps.finding import around_place, point_ahead
 from actions.steps.forecasts import patience, rto_findings
@@ -41,7 +41,7 @@ from actions.steps.standby import (
     ReplaceStandby,
     already_past,
     behind,
-    catch_up,
+    halting,
     replayed,
     state_words,
 )
@@ -214,9 +214,10 @@ class Halt(Action[HaltParams]):
             )
         if (why := already_past(facts, told, target)) is not None:
             raise UserError(why)
-        takes = catch_up(facts, aim, measured(facts.server, [facts], ()))
+        size, counted = await _sizes(ports, facts, database)
+        takes = halting(facts, aim, measured(facts.server, [facts], ()), size=size, counted=counted)
         now = ports.clock.now()
-        forecast = f"{span(takes)}, RTO {span(database.rto)}"
+        forecast = takes.words(database.rto)
         return Plan(
             id=plan_id,
             action=self.name,
@@ -232,17 +233,17 @@ class Halt(Action[HaltParams]):
                     target=target,
                     target_words=aim.words,
                     delay=told.delay,
-                    timeout=patience(takes, at_least=HALT_LIMIT),
+                    timeout=patience(takes.stop, at_least=HALT_LIMIT),
                 ),
                 StartScratch(scratch=facts.id),
-                check_step(database, key, scratch=facts.id, table=aim.table),
+                check_step(database, key, scratch=facts.id, table=aim.table, counting=takes.counting),
             ),
             preconditions=(FollowsBefore.of(facts, target),),
             made_at=now,
             findings=(
                 *_told(told.problem),
                 *unseen_findings(aim),
-                *rto_findings(takes, database.rto, forecast, instead=NOTHING_NEARER),
+                *rto_findings(takes.total, database.rto, forecast, instead=NOTHING_NEARER),
             ),
             observations=(
                 Observation(name="replayed", value=replayed(told)),
@@ -255,9 +256,18 @@ class Halt(Action[HaltParams]):
                 Observation(name="forecast", value=forecast),
                 Observation(name="archive read", value=_read(told.fed_at)),
             ),
-            estimate=takes,
+            estimate=takes.total,
             data_loss=f"Nothing by this plan. Given back as a whole: {loss_words(aim, now)}.",
         )
+
+
+async def _sizes(ports: Ports, facts: ScratchFacts, database: Database) -> tuple[int, int]:
+    """Bytes of all its databases, and of this one; where it does not answer what its restore was given room for."""
+    try:
+        found = {each.name: each.bytes for each in await ports.postgres.databases(facts.name)}
+    except DrError:
+        return facts.bytes, facts.bytes
+    return sum(found.values()), found.get(database.name, 0)
 
 
 def _read(at: datetime | None) -> str:

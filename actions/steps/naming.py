@@ -55,6 +55,11 @@ def quarantine_mark(plan_id: str) -> str:
     return f"drbot:quarantine:{plan_id}"
 
 
+def is_quarantined(mark: str) -> bool:
+    """Whether it is the mark of a database that some plan has set aside."""
+    return mark.startswith(quarantine_mark(""))
+
+
 def live_mark(plan_id: str) -> str:
     """Mark of the restored database from the moment that it has production's name."""
     return f"drbot:live:{plan_id}"

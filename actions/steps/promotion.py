@@ -21,6 +21,7 @@ from actions.errors import DrError, PermanentError, TemporaryError, Verification
 from actions.ports import FenceFacts, Ports, Progress, Pulse
 from actions.site import Frozen
 from actions.steps import byhand
+from actions.steps.naming import is_quarantined
 from actions.steps.phrases import counted, names
 from actions.steps.scratch import instance
 
@@ -167,8 +168,10 @@ class FencePrimary(Step):
     async def undo(self, ports: Ports) -> None:
         await refuse_once_promoted(ports, self.scratch)
         if not self.dead:
-            closed = tuple(item.name for item in self.databases if not item.opened)
-            await ports.postgres.unfence(self.server, closed=closed, limit=self.limit)
+            closed = {item.name for item in self.databases if not item.opened}
+            # What another plan has set aside since this one was made was closed before it was fenced.
+            aside = {found.name for found in await ports.postgres.databases(self.server) if is_quarantined(found.mark)}
+            await ports.postgres.unfence(self.server, closed=tuple(sorted(closed | aside)), limit=self.limit)
 
     def undo_by_hand(self) -> tuple[str, ...]:
         if self.dead:
@@ -351,5 +354,6 @@ def left_open(found: FenceFacts) -> str:
     if found.open:
         left.append(f"{names(found.open)} open")
     if found.sessions:
-        left.append(counted(found.sessions, "session"))
+        who = f" ({', '.join(found.workers)})" if found.workers else ""
+        left.append(f"{counted(found.sessions, 'session')}{who}")
     return ", ".join(left)

@@ -32,6 +32,9 @@ REPLAY_RATE = 50_000_000
 MUCH_WAL = 256 << 20
 """Bytes from which on a replay tells a rate."""
 
+PAGES_RATE = 200_000_000
+"""Bytes per second of pages whose checksums are read, until a restore has measured it here."""
+
 START = timedelta(seconds=10)
 """Claiming room, starting, stopping."""
 
@@ -248,6 +251,12 @@ class Measured(Frozen):
         """Bytes of WAL per second; None where so little was replayed that the start of the server outweighs it."""
         seconds = self.seconds.get(Phase.REPLAY, 0.0)
         return self.wal_bytes / seconds if self.wal_bytes >= MUCH_WAL and seconds > 0 else None
+
+
+def pages_rate(restores: Sequence[Measured]) -> float:
+    """Bytes of pages per second that are checked, by the last restore that tells one."""
+    told = ((each.plain_bytes, each.seconds.get(Phase.CHECK, 0.0)) for each in restores)
+    return next((size / seconds for size, seconds in told if seconds > 0), PAGES_RATE)
 
 
 def measured(server: str, instances: Sequence[ScratchFacts], proofs: Sequence[Proof]) -> list[Measured]:

@@ -23,7 +23,7 @@ from actions.steps.phrases import span
 from actions.steps.recovery import Aim, Forecast, Measured, base_for, forecast, measured, unreachable
 from actions.steps.scratch import CHECK_LIMIT, CheckScratch, RestoreScratch, StartScratch
 from actions.steps.scratch_facts import no_room
-from actions.steps.standby import catch_up, may_halt
+from actions.steps.standby import halting, may_halt
 from actions.steps.stored_chain import StoredChain
 
 RECENT = 10  # restore tests that are looked through for measured rates
@@ -52,6 +52,7 @@ class RestoreScene(Frozen):
     instances: tuple[ScratchFacts, ...]
     forecast: Forecast
     rates: tuple[Measured, ...]
+    counted: int  # bytes of the database that is looked through
     room: int  # bytes
     stored: StoredChain | None  # None: only the engine can read it
 
@@ -73,7 +74,7 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
         *(test.proven_at for test in tests if (test.backup, test.problem) == (base.manifest.id, None)),
     ]
     base = base.model_copy(update={"proven_at": max((at for at in proven if at is not None), default=None)})
-    rates = measured(server, instances, tests)
+    rates, counted = measured(server, instances, tests), await _counted(ports, database, base)
     return RestoreScene(
         database=database,
         base=base,
@@ -81,8 +82,9 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
         instead=_instead(server, entries, aim, dead),
         windows=windows,
         instances=instances,
-        forecast=forecast(entries, base, aim, windows, rates, counted=await _counted(ports, database, base)),
+        forecast=forecast(entries, base, aim, windows, rates, counted=counted),
         rates=tuple(rates),
+        counted=counted,
         room=int(max(base.manifest.server_bytes, base.manifest.plain_bytes) * ROOM),
         stored=engine_of(policy).chain(ports.site, server, entries, base),
     )
@@ -205,8 +207,10 @@ async def quicker(ports: Ports, key: str, scene: RestoreScene, aim: Aim) -> str:
     ways = []
     for facts in scene.instances:
         if facts.server == scene.database.server and may_halt(facts, aim):
-            takes = catch_up(facts, aim, scene.rates)
-            ways.append(f"`{facts.name}` follows and is before it: `/dr-restore halt {facts.id}` takes {span(takes)}")
+            base = scene.base.manifest
+            takes = halting(facts, aim, scene.rates, size=base.server_bytes or base.plain_bytes, counted=scene.counted)
+            what = f"`/dr-restore halt {facts.id}` takes {span(takes.total)}"
+            ways.append(f"`{facts.name}` follows and is before it: {what}")
         shows = facts.restored is not None and facts.state is not ScratchState.FOLLOWING
         reached = facts.restored.reached_at if facts.restored is not None and shows else None
         if facts.server == scene.database.server and reached is not None and (aim.at is None or reached <= aim.at):

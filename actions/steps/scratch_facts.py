@@ -67,9 +67,10 @@ class ScratchIs(Precondition):
     promoted: bool = False  # whether it may have been promoted, by this very plan
     timeline_id: int = Field(default=0, exclude_if=operator.not_)  # that it was restored on
     stays: bool = Field(default=False, exclude_if=operator.not_)  # what it is: nothing is promoted by this plan
+    sound: bool = Field(default=False, exclude_if=operator.not_)  # it is given back as a whole
 
     @classmethod
-    def of(cls, facts: ScratchFacts, *, promoted: bool = False, stays: bool = False) -> Self:
+    def of(cls, facts: ScratchFacts, *, promoted: bool = False, stays: bool = False, sound: bool = False) -> Self:
         """As it is now."""
         return cls(
             scratch=facts.id,
@@ -79,6 +80,7 @@ class ScratchIs(Precondition):
             promoted=promoted,
             timeline_id=0 if facts.restored is None else facts.restored.timeline_id,
             stays=stays,
+            sound=sound,
         )
 
     @property
@@ -103,6 +105,8 @@ class ScratchIs(Precondition):
             return f"Scratch instance `{self.scratch}` follows the archive: it left the moment that was signed for."
         if found.state is ScratchState.PROMOTED and not self.promoted:
             return f"Scratch instance `{self.scratch}` was promoted: it no longer shows the moment that was signed for."
+        if self.sound and found.problem and found.state is not ScratchState.PROMOTED:
+            return f"Scratch instance `{self.scratch}` did not pass a check since it was signed for: {found.problem}"
         return None
 
 

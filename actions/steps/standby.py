@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal, Self
@@ -10,10 +11,14 @@ from actions.backup.physical import Following, Lsn, RecoveryTarget, ScratchFacts
 from actions.contract import Finding, Precondition, Probe, Step, Verdict
 from actions.errors import TemporaryError, VerificationError
 from actions.ports import Ports, Progress
+from actions.site import Frozen
+from actions.steps.forecasts import counting
 from actions.steps.moments import exact
 from actions.steps.phrases import size, span
-from actions.steps.recovery import REPLAY_RATE, START, Aim, Measured
+from actions.steps.recovery import REPLAY_RATE, START, Aim, Measured, pages_rate
 from actions.steps.scratch import DiscardScratch, instance
+
+log = logging.getLogger(__name__)
 
 FED_LATE = timedelta(minutes=5)  # a worker reads the archive for it several times a minute
 BEHIND_LATE = timedelta(minutes=15)  # beyond its delay
@@ -99,7 +104,7 @@ class ReplaceStandby(DiscardScratch):
 
     async def apply(self, ports: Ports, progress: Progress) -> None:
         old, new = await ports.scratch.find(self.scratch), await instance(ports, self.new)
-        if old is not None and old.following is None:
+        if old is not None and (old.following is None or old.following.halting is not None):
             raise VerificationError(
                 f"`{old.name}` was stopped at a moment, so it is kept. Discard it when you are done."
             )
@@ -161,7 +166,10 @@ class HaltScratch(Step):
 
     async def apply(self, ports: Ports, progress: Progress) -> None:
         # What was brought before stays replayable if the archive does not answer: its problem is kept beside it.
-        await ports.physical.feed(self.server, self.scratch)
+        try:
+            await ports.physical.feed(self.server, self.scratch)
+        except TemporaryError as error:  # a disk without room even for that
+            log.warning("halted_without_the_last_wal: %s: %s", self.scratch, error)
         await ports.scratch.halt(self.scratch, self.target, progress)
 
     async def verify(self, ports: Ports) -> None:
@@ -221,7 +229,40 @@ def may_halt(facts: ScratchFacts, aim: Aim) -> bool:
     return told is not None and target is not None and told.halting is None and not told.past(target)
 
 
-def catch_up(facts: ScratchFacts, aim: Aim, rates: Sequence[Measured]) -> timedelta:
+class Halting(Frozen):
+    """How long a standby takes to become the restore to a moment."""
+
+    replay: timedelta
+    pages: timedelta  # what was replayed for weeks is not what was checked once
+    counting: timedelta
+
+    @property
+    def stop(self) -> timedelta:
+        """Until it rests there, checked."""
+        return self.replay + self.pages
+
+    @property
+    def total(self) -> timedelta:
+        return self.stop + self.counting
+
+    def words(self, rto: timedelta) -> str:
+        """`42 min, RTO 30 min; 31 min of it to read its pages, 10 min to count rows`."""
+        parts = ((self.pages, "to read its pages"), (self.counting, "to count rows, at an assumed rate"))
+        more = ", ".join(f"{span(takes)} {what}" for takes, what in parts if takes >= timedelta(seconds=1))
+        return f"{span(self.total)}, RTO {span(rto)}" + (f"; of it {more}" if more else "")
+
+
+def halting(facts: ScratchFacts, aim: Aim, rates: Sequence[Measured], *, size: int, counted: int) -> Halting:
+    """`size`: bytes of all its databases; `counted`: of the one that is looked through."""
+    bare = facts.restored is not None and facts.restored.without_checksums
+    return Halting(
+        replay=_catch_up(facts, aim, rates),
+        pages=timedelta(0) if bare else timedelta(seconds=round(size / pages_rate(rates))),
+        counting=counting(counted),
+    )
+
+
+def _catch_up(facts: ScratchFacts, aim: Aim, rates: Sequence[Measured]) -> timedelta:
     """How long the replay of what it lacks takes, at the rate of the last restore that replayed much."""
     told = facts.following
     end = aim.ends or (told.fed_lsn if told is not None else "")

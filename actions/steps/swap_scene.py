@@ -109,7 +109,7 @@ class SwapScene(Frozen):
         """What people sign of the instance, the server and the database."""
         server, into = self.home.server, self.into(plan_id)
         return (
-            ScratchIs.of(self.facts),
+            ScratchIs.of(self.facts, sound=True),
             ServerIs.of(server),
             DatabaseIs(target=self.database.ref, oid=None if self.production is None else self.production.oid),
             NamesFree(server=into.server, names=(into.name, quarantine_name(self.database.name, plan_id))),

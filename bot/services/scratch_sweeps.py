@@ -32,6 +32,9 @@ class ScratchSweeps:
                 await self.sweep()
             except DrError as error:
                 log.warning("scratch_not_swept", error=str(error))
+            except Exception:
+                # A full disk, a folder that is removed meanwhile: neither may end the worker and its runs.
+                log.exception("scratch_not_swept")
             await asyncio.sleep(EVERY.total_seconds())
 
     async def sweep(self) -> list[ScratchFacts]:

@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 import structlog
 
 from actions.backup.physical import ScratchFacts
-from actions.errors import DrError, UserError
+from actions.backup.scratch_place import ElsewhereError
+from actions.errors import DrError
 from actions.ports import Ports
 from actions.steps.alarms import Alarm
 from actions.steps.standby import standby_problem
 from bot.services.alarms import end_alarm, raise_alarm
 from storage import alarms as stored
+from storage import runs
 from storage.session import Database
 
 log = structlog.get_logger()
@@ -35,6 +37,7 @@ class Standbys:
         self._ports = ports
         self._on_call = on_call
         self._since: dict[str, datetime] = {}  # in trouble, as seen from here
+        self._said: dict[str, str] = {}  # why it could not be tended
 
     async def run(self) -> None:
         """Tend them until cancelled."""
@@ -51,9 +54,18 @@ class Standbys:
     async def tend(self) -> None:
         """All that follow, once. One that cannot be tended keeps no other from it."""
         for facts in await self._ports.scratch.instances():
-            if facts.following is not None and facts.following.halting is None and await self._tend(facts):
+            if facts.following is None:
+                continue
+            if facts.following.halting is not None:
+                if not await self._wanted(facts.id):  # the run that was to stop it is over, and it is neither
+                    await self._judge(facts.id)
+            elif await self._tend(facts):
                 await self._judge(facts.id)
         await self._forget()
+
+    async def _wanted(self, scratch: str) -> bool:
+        async with self._database.session() as session:
+            return await runs.wants(session, f"scratch:{scratch}")
 
     async def _tend(self, facts: ScratchFacts) -> bool:
         """Whether it is this machine's. It is woken also where nothing can be brought to it."""
@@ -63,12 +75,14 @@ class Standbys:
             log.warning("standby_not_fed", scratch=facts.id, server=facts.server, error=str(error))
         except Exception:
             log.exception("standby_not_fed", scratch=facts.id, server=facts.server)
+        self._said.pop(facts.id, None)
         try:
             await self._ports.scratch.tend(facts.id)
-        except UserError as error:
+        except ElsewhereError as error:
             log.warning("standby_not_tended", scratch=facts.id, server=facts.server, error=str(error))
-            return False  # it runs on another machine, or is gone
+            return False
         except DrError as error:
+            self._said[facts.id] = str(error)
             log.warning("standby_not_tended", scratch=facts.id, server=facts.server, error=str(error))
         except Exception:
             log.exception("standby_not_tended", scratch=facts.id, server=facts.server)
@@ -76,7 +90,7 @@ class Standbys:
 
     async def _judge(self, scratch: str) -> None:
         facts, now = await self._ports.scratch.find(scratch), self._ports.clock.now()
-        if facts is None or facts.following is None or facts.following.halting is not None:
+        if facts is None or facts.following is None:
             return
         problem = standby_problem(facts, facts.following, now)
         async with self._database.session() as session:
@@ -85,6 +99,8 @@ class Standbys:
                 await end_alarm(session, f"{STANDBY}{scratch}", now, channel=self._on_call)
             elif now - self._since.setdefault(scratch, now) >= PATIENCE:
                 what, hint = problem
+                if not facts.address and scratch in self._said:
+                    what = f"{what}: {self._said[scratch]}"
                 text = f"`{facts.name}`, the standby of `{facts.server}`, {what.removesuffix('.')}."
                 alarm = Alarm(key=f"{STANDBY}{scratch}", text=text, hint=hint)
                 await raise_alarm(session, alarm, now, channel=self._on_call)

@@ -9,8 +9,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from actions.backup.manifest import Fingerprint, Globals
-from actions.errors import PreconditionError, TemporaryError, UserError
-from actions.ports import DatabaseFacts, FenceFacts, Named, PostgresAdmin, Pulse, RoleFacts, ServerFacts, StopFacts
+from actions.errors import PermanentError, PreconditionError, TemporaryError, UserError
+from actions.ports import (
+    COMES_BACK,
+    DatabaseFacts,
+    FenceFacts,
+    Named,
+    PostgresAdmin,
+    Pulse,
+    RoleFacts,
+    ServerFacts,
+    StopFacts,
+)
 from actions.site import DatabaseRef, Invariant
 
 SCRATCH = "drbot:scratch:"
@@ -45,6 +55,7 @@ class MemoryServer:
     free_bytes: int | None = 100_000_000_000
     down: bool = False
     read_only: bool = False  # by its configuration
+    workers: tuple[str, ...] = ()  # background workers that come back each time they are ended
     timeline_id: int = 1
     databases: dict[str, MemoryDatabase] = field(default_factory=dict)
     roles: dict[str, bool] = field(default_factory=lambda: {"postgres": True})  # name -> superuser
@@ -172,7 +183,8 @@ class MemoryPostgres(PostgresAdmin):
         return FenceFacts(
             read_only=found.read_only,
             open=tuple(name for name, item in sorted(found.databases.items()) if item.allows_connections),
-            sessions=sum(len(item.sessions) for item in found.databases.values()),
+            sessions=sum(len(item.sessions) for item in found.databases.values()) + len(found.workers),
+            workers=found.workers,
         )
 
     async def fence(self, server: str) -> int:
@@ -187,6 +199,8 @@ class MemoryPostgres(PostgresAdmin):
                 raise TemporaryError(f"`{server}` is closed, but {len(item.sessions)} sessions did not end.")
             ended += len(item.sessions)
             item.sessions.clear()
+        if found.workers:
+            raise PermanentError(f"`{server}` is closed to people, and not fenced. {COMES_BACK}")
         return ended
 
     async def unfence(self, server: str, *, closed: Sequence[str], limit: int) -> None:

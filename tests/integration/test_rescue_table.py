@@ -258,6 +258,43 @@ async def test_missing_rows_come_in_without_waking_triggers(shop: Shop) -> None:
     assert shop.do(f"SELECT id FROM {T} WHERE id BETWEEN 10 AND 40") == [(11,)]
 
 
+async def test_triggers_of_single_partitions_are_not_woken_and_stand_as_before(shop: Shop) -> None:
+    made = """
+        CREATE TABLE public.days (id int, day int, PRIMARY KEY (id, day)) PARTITION BY LIST (day);
+        CREATE TABLE public.mondays PARTITION OF public.days FOR VALUES IN (1);
+        CREATE TABLE public.others PARTITION OF public.days DEFAULT PARTITION BY RANGE (id);
+        CREATE TABLE public.many PARTITION OF public.others DEFAULT;
+        INSERT INTO public.days SELECT g, g % 3 FROM generate_series(1, 30) g;
+        CREATE TRIGGER whole AFTER INSERT OR DELETE ON public.days
+            FOR EACH ROW EXECUTE FUNCTION "Sales".noted();
+        CREATE TRIGGER own AFTER INSERT OR DELETE ON public.mondays
+            FOR EACH ROW EXECUTE FUNCTION "Sales".noted();
+        CREATE TRIGGER deep AFTER INSERT OR DELETE ON public.many
+            FOR EACH ROW EXECUTE FUNCTION "Sales".noted();
+        ALTER TABLE public.mondays ENABLE ALWAYS TRIGGER own;
+        ALTER TABLE public.mondays DISABLE TRIGGER whole;
+    """
+    for there in (True, False):
+        shop.do(made, there=there)
+    states = (
+        "SELECT tgrelid::regclass::text, tgname, tgenabled FROM pg_trigger WHERE tgname IN ('whole', 'own', 'deep')"
+    )
+    before = shop.do(f"{states} ORDER BY 1, 2")
+    shop.do("DELETE FROM public.days")
+    shop.do('TRUNCATE "Sales".audit')
+    days = TableName("public", "days")
+    asked = shop.asked(RescueMode.ROWS, into=days, keys=TableName("public", "kept"))
+    asked = asked.model_copy(update={"table": days})
+
+    assert (await shop.port.rescue(asked, no_progress)).rows == 30
+    assert shop.do('SELECT count(*) FROM "Sales".audit') == [(0,)]
+    assert shop.do(f"{states} ORDER BY 1, 2") == before
+
+    await shop.port.withdraw(asked)
+    assert shop.do('SELECT count(*) FROM "Sales".audit') == [(0,)]
+    assert shop.do(f"{states} ORDER BY 1, 2") == before
+
+
 async def test_a_copy_has_the_rows_and_the_key_for_its_owner_alone(shop: Shop) -> None:
     copy = TableName("Sales", "copy")
     await shop.port.rescue(shop.asked(RescueMode.COPY, into=copy), no_progress)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select
 
-from actions.backup.physical import ScratchState
+from actions.backup.physical import ScratchFacts, ScratchState
+from bot.services import scratch_sweeps
 from bot.services.scratch_sweeps import ScratchSweeps
 from storage.roles import DatabaseRole
 from storage.session import Database
@@ -81,3 +83,21 @@ async def test_one_that_a_plan_or_a_run_needs_stays(
 
     assert bool(swept) is not spared
     await at_work.dispose()
+
+
+async def test_a_defect_of_a_sweep_does_not_end_the_worker(memory: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = with_a_scratch(running=False)
+    looks = 0
+
+    async def breaks(_: object) -> list[ScratchFacts]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise OSError("No space left on device")
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(world.scratch, "sweep", breaks)
+    monkeypatch.setattr(scratch_sweeps, "EVERY", timedelta(0))
+    with pytest.raises(asyncio.CancelledError):
+        await ScratchSweeps(memory, world).run()
+    assert looks == 2

@@ -8,11 +8,13 @@ import pytest
 from sqlmodel import col, select
 
 from actions.backup.physical import Following, RecoveryTarget
+from actions.backup.scratch_place import ElsewhereError
 from actions.errors import TemporaryError, UserError
 from actions.steps.health import Health
 from actions.steps.standby import standby_finding
 from bot.services.backup_watch import BackupWatch
 from bot.services.standbys import PATIENCE, Standbys
+from storage import runs
 from storage.session import Database
 from storage.tables import OutboxRow
 from tests.fakes.history import SCRATCH_ID, with_a_standby, with_history
@@ -128,7 +130,7 @@ async def test_one_of_another_machine_is_left_to_its_worker(memory: Database, mo
     await world.scratch.stop(SCRATCH_ID)
 
     async def elsewhere(scratch: str) -> None:
-        raise UserError(f"Scratch instance `{scratch}` runs on `worker-2`.")
+        raise ElsewhereError(f"Scratch instance `{scratch}` runs on `worker-2`.")
 
     monkeypatch.setattr(world.scratch, "tend", elsewhere)
     standbys = Standbys(memory, world, on_call=ON_CALL)
@@ -136,3 +138,50 @@ async def test_one_of_another_machine_is_left_to_its_worker(memory: Database, mo
         await standbys.tend()
         world.clock.advance(PATIENCE)
     assert await posted(memory) == []
+
+
+async def test_one_that_cannot_be_started_is_told_with_the_reason(
+    memory: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = with_a_standby()
+    await world.scratch.stop(SCRATCH_ID)
+
+    async def taken(scratch: str) -> None:
+        raise UserError(f"Port 55400 is reserved for scratch instance `{scratch}`, and another program listens on it.")
+
+    monkeypatch.setattr(world.scratch, "tend", taken)
+    standbys = Standbys(memory, world, on_call=ON_CALL)
+    for _ in range(3):
+        await standbys.tend()
+        world.clock.advance(PATIENCE)
+    [alarm] = await posted(memory)
+    assert "does not run, so it replays nothing: Port 55400 is reserved" in alarm
+
+
+async def test_one_that_a_halt_has_left_half_way_is_told_once_its_run_is_over(
+    memory: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = with_a_standby()
+    told_of(world, halting=RecoveryTarget(latest=True))
+    await world.scratch.stop(SCRATCH_ID)
+    standbys = Standbys(memory, world, on_call=ON_CALL)
+    needed = True
+
+    async def wanted(*_: object) -> bool:
+        return needed
+
+    monkeypatch.setattr(runs, "wants", wanted)
+    for _ in range(3):
+        await standbys.tend()
+        world.clock.advance(PATIENCE)
+    assert await posted(memory) == []
+    needed = False
+    for _ in range(2):
+        await standbys.tend()
+        world.clock.advance(PATIENCE)
+    [alarm] = await posted(memory)
+    assert "is being stopped at the end of the archive, and no standby until then" in alarm
+    assert f"`/dr-restore halt {SCRATCH_ID}` again" in alarm
+    told_of(world, halting=None)
+    await standbys.tend()
+    assert len(await posted(memory)) == 2

@@ -6,17 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from actions.backup.physical import ScratchState
+from actions.adapters.postgres_fence import does_not_hold
+from actions.backup.physical import Check, ScratchState
 from actions.catalog.promote import Promote, PromoteParams
 from actions.contract import JournalState, Plan, Verdict
-from actions.errors import PermanentError, VerificationError
+from actions.errors import PermanentError, TemporaryError, VerificationError
 from actions.ports import Pulse
 from actions.runner import Order, OrderKind, Outcome, Runner
-from actions.site import ScratchBudget
+from actions.site import DatabaseRef, ScratchBudget
 from actions.steps.promotion import FencePrimary
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import SCRATCH_ID, with_a_scratch
-from tests.fakes.world import API, HEALTH, World
+from tests.fakes.world import API, HEALTH, START, World
 
 
 async def promote(world: World, *, old_primary_is_dead: bool = False) -> Plan:
@@ -231,3 +232,58 @@ async def test_the_new_primary_takes_no_timeline_id_that_the_archive_has(silent:
         world.physical.history["primary"].timeline_id = 1
     await run(plan, world, MemoryJournal())
     assert world.postgres.servers[f"scratch-{SCRATCH_ID}"].timeline_id == 4
+
+
+async def test_a_background_worker_that_comes_back_is_told_before_and_where_the_fence_does_not_hold() -> None:
+    world = with_a_scratch()
+    world.postgres.servers["primary"].workers = ("`pg_cron launcher` in `postgres`",)
+    plan = await promote(world)
+    [told] = [finding for finding in plan.findings if finding.check == "background workers"]
+    assert "`pg_cron launcher` in `postgres` of `primary`: the fence may not hold" in told.detail
+    assert "`shared_preload_libraries`" in told.hint
+
+    failed = await run(plan, world, MemoryJournal())
+    assert (failed.outcome, "comes back each time it is ended" in failed.message) == (Outcome.FAILED, True)
+    assert world.scratch.made[SCRATCH_ID].state is ScratchState.PAUSED
+    assert world.cluster.workloads[API].replicas > 0
+
+
+def test_what_did_not_end_is_told_from_what_came_back() -> None:
+    stayed = does_not_hold("main", [(7, "shop", "client backend")], {7})
+    assert isinstance(stayed, TemporaryError)
+    assert "`client backend` in `shop` (pid 7) did not end within 30 s" in str(stayed)
+    back = does_not_hold("main", [(9, "postgres", "pg_cron launcher"), (7, "shop", "client backend")], {7, 8})
+    assert isinstance(back, PermanentError)
+    assert "`pg_cron launcher` in `postgres` came back each time it was ended, and `client backend`" in str(back)
+    assert "`--old-primary-is-dead`" in str(back)
+
+
+async def test_what_another_plan_has_set_aside_stays_closed_when_a_fence_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = with_a_scratch()
+    plan = await promote(world)
+    aside = DatabaseRef("primary", "shop_quarantine_x")
+    world.postgres.add(aside, mark="drbot:quarantine:x").allows_connections = False  # since people looked at the plan
+
+    async def fails(*_: object, **__: object) -> None:
+        raise PermanentError("It does not promote.")
+
+    monkeypatch.setattr(world.scratch, "promote", fails)
+    assert (await run(plan, world, MemoryJournal())).outcome is Outcome.FAILED
+    assert not world.postgres.database_behind(aside).allows_connections
+    assert world.postgres.database_behind(DatabaseRef("primary", "shop")).allows_connections
+
+
+@pytest.mark.parametrize("state", [ScratchState.PAUSED, ScratchState.PROMOTED])
+async def test_one_that_did_not_pass_a_check_since_it_was_signed_for_is_not_promoted(state: ScratchState) -> None:
+    """Once it was promoted it is too late for that: the run goes on."""
+    world = with_a_scratch()
+    plan = await promote(world)
+    if state is ScratchState.PROMOTED:
+        await world.scratch.promote(SCRATCH_ID)
+    bad = Check(at=START, problem="A page is damaged.")
+    await world.scratch.judge(SCRATCH_ID, "shop", bad)
+    result = await run(plan, world, MemoryJournal())
+    stale = result.outcome is Outcome.STALE and "A page is damaged." in result.message
+    assert stale is (state is ScratchState.PAUSED)

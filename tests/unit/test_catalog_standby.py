@@ -15,6 +15,8 @@ from actions.catalog.standby import Follow, FollowParams, Halt, HaltParams
 from actions.contract import Plan, Verdict
 from actions.errors import UserError
 from actions.runner import Outcome, Runner
+from actions.site import DatabaseRef
+from actions.steps.recovery import START as START_OF_SERVER
 from actions.steps.scratch import RestoreScratch
 from actions.steps.scratch_facts import ScratchRoom
 from actions.steps.standby import HaltScratch, standby_finding
@@ -244,7 +246,7 @@ async def test_a_moment_that_was_replayed_meanwhile_stops_the_run() -> None:
 
 async def test_a_restore_that_misses_the_rto_offers_the_one_that_follows() -> None:
     assert "`/dr-restore follow shop --delay 4h`" in await _hint(with_history(), at="09:30")
-    offered = f"`scratch-{SCRATCH_ID}` follows and is before it: `/dr-restore halt {SCRATCH_ID}` takes 10 s"
+    offered = f"`scratch-{SCRATCH_ID}` follows and is before it: `/dr-restore halt {SCRATCH_ID}` takes 58 s"
     assert offered in await _hint(with_a_standby(), at="09:30")
     world = with_a_standby()
     _told(world, replayed_at=HARMED_AT, replayed_lsn="0/4000200")
@@ -300,3 +302,24 @@ async def test_the_doctor_warns_of_one_that_does_not_do_what_it_is_kept_for(
 async def test_one_that_follows_is_not_woken_by_people() -> None:
     with pytest.raises(UserError, match="its worker starts it by itself"):
         await ScratchStart().plan(ScratchParams(scratch=SCRATCH_ID), with_a_standby(), PLAN_ID)
+
+
+async def test_the_time_of_a_halt_counts_its_pages_and_rows_in() -> None:
+    """Of a server that is too large for its RTO these take longer than what it lacks of WAL."""
+    world = with_a_standby()
+    large = 1_200_000_000_000
+    world.postgres.database_behind(DatabaseRef(f"scratch-{SCRATCH_ID}", "shop")).bytes = large
+    plan = await halt(world, before_delete="public.users")
+    # 1 GB/s of pages by the last restore of it; 200 MB/s of rows, and half a minute to compare
+    pages, rows = timedelta(minutes=20), timedelta(minutes=100, seconds=30)
+    assert plan.estimate == START_OF_SERVER + pages + rows
+    words = "2 h, RTO 1 h; of it 20 min to read its pages, 1 h 40 min to count rows, at an assumed rate"
+    assert seen(plan)["forecast"] == words
+    assert "RTO" in {finding.check for finding in plan.findings}
+    steps = {step.kind: step.timeout for step in plan.steps}
+    assert steps["check_scratch"] >= 3 * rows
+    bare = world.scratch.made[SCRATCH_ID]
+    assert bare.restored is not None
+    changes = {"restored": bare.restored.model_copy(update={"without_checksums": True})}
+    world.scratch.made[SCRATCH_ID] = bare.model_copy(update=changes)
+    assert (await halt(world, before_delete="public.users")).estimate == START_OF_SERVER + rows

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actions.adapters.recovery_log import stopped_at_target, too_low
+from actions.adapters.recovery_log import stopped_at_target, too_low, why_it_ended
+from actions.backup.physical import RecoveryTarget
+from actions.errors import TemporaryError, UserError, VerificationError
 
 READY = (
     "LOG:  consistent recovery state reached at 0/3000120\n"
@@ -39,3 +41,20 @@ def test_one_that_is_ready_or_paused_has_not_said_so(log: str) -> None:
 def test_a_setting_that_is_too_low_is_read_with_the_value_it_needs() -> None:
     assert too_low(READY + WAITS) == {"max_connections": "333"}
     assert too_low(READY) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "word"),
+    [
+        ("FATAL:  could not extend file: No space left on device\n", TemporaryError, "Free space there"),
+        (
+            "LOG:  could not bind: Address already in use\nFATAL:  could not create any sockets\n",
+            UserError,
+            "Another program has its port",
+        ),
+        ("PANIC:  could not locate a valid checkpoint record\n", VerificationError, "Use another backup"),
+    ],
+)
+def test_no_other_backup_is_asked_for_where_the_machine_is_at_fault(said: str, kind: type, word: str) -> None:
+    error = why_it_ended(said, RecoveryTarget(latest=True))
+    assert (type(error), word in str(error)) == (kind, True)
