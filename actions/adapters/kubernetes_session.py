@@ -207,7 +207,13 @@ class Session:
         body: Json | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Json:
-        found = json.loads(self._send(verb, resource, namespace, name, body=body, query=query))
+        try:
+            found = json.loads(self._send(verb, resource, namespace, name, body=body, query=query))
+        except ValueError:
+            # Half an answer. It may hold Secrets, and the error holds all of it.
+            raise TemporaryError(
+                f"Cluster `{self.name}` answered `{verb} {resource.plural}` with half of it."
+            ) from None
         if not isinstance(found, dict):
             raise PermanentError(f"Cluster `{self.name}` answered with something that is not an object.")
         return found

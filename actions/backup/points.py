@@ -162,13 +162,17 @@ class RecoveryPoints(Points):
         return entry and entry.model_copy(update={"pinned": await self._pins.of(policy, point)})
 
     async def pin(self, point: str, *, reason: str) -> None:
-        policy, needed = self._policy(), self._needed((await self._known(point)).point)
+        policy, known = self._policy(), (await self._known(point)).point
         # Before the document, as with backups: see `holds`.
         if reason:
-            await holds.put_on(self._objects, needed)
+            await holds.put_on(self._objects, self._needed(known))
         else:
-            pinned = [each.point for each in await self.entries() if each.pinned and each.point.id != point]
-            others = [self._needed(each) for each in pinned]
+            pinned = [each for each in await self.entries() if each.pinned and each.point.id != point]
+            others = [self._needed(each.point) for each in pinned]
+            if any(each.problem for each in pinned):
+                # Nobody knows which escrows that one needs: whoever has damaged it must not get them let go as well.
+                known = known.model_copy(update={"secrets": ()})
+            needed = self._needed(known)
             free = {
                 bucket: keys.difference(*(each.get(bucket, ()) for each in others)) for bucket, keys in needed.items()
             }

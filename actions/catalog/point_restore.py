@@ -5,7 +5,7 @@ The order: copies are made and compared beside production, and sealing keys come
 branch goes back to the point's commit; everything that writes stops, images are set back, Secrets come back, databases
 are switched, files come back, everything starts, and GitOps applies the commit. Until everything stops nothing that
 users see has changed; from then on a failure puts databases, images, replaced Secrets and files, workloads and the
-branch back as they were.
+branch back as they were. Where Secrets or files themselves fail people are asked first: copies took hours, perhaps.
 """
 
 from __future__ import annotations

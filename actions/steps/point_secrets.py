@@ -271,6 +271,8 @@ async def _returned(
         kept=kept,
         exposed_since=watched.since,
         exposures=watched.known,
+        # Copies of databases that took hours are worth going on with: people decide whether without these.
+        optional=True,
     )
     policy = ports.site.escrow
     recipients = () if policy is None else policy.recipients

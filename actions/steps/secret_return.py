@@ -207,8 +207,9 @@ class ReturnSecrets(Step):
             if found is not None and found.content == each.content_before:
                 continue
             if found is None or found.content != each.content or self.kept is None:
+                what = "was deleted" if found is None else "was written"
                 raise PermanentError(
-                    f"`{each.name}` was written by somebody else since. Look who needs what; its value of before is "
+                    f"`{each.name}` {what} by somebody else since. Look who needs what; its value of before is "
                     f"sealed as `{self.kept.copy_id if self.kept else ''}`."
                 )
             await ports.secret_copies.give_back(self.cluster, self.kept.copy_id, each.name, over=found.version)

@@ -335,7 +335,7 @@ CASES = (
         "restore.recovery_point",
         RestorePointParams(point=POINT, secret="database"),
         with_sealed_secrets,
-        asks=POINT_ASKS,
+        asks=POINT_ASKS | {"return_secrets"},
     ),
     ActionCase("promote", "restore.promote", PromoteParams(scratch=SCRATCH_ID), with_a_scratch, asks=FENCE, final=True),
     ActionCase(

@@ -320,16 +320,23 @@ async def test_an_rto_that_all_of_it_together_misses_is_told() -> None:
 # ---------------------------------------------------------------- Secrets
 
 
-async def test_a_breach_in_the_middle_of_the_run_keeps_values_of_the_point_away() -> None:
+async def test_a_breach_in_the_middle_of_the_run_keeps_values_of_the_point_away_and_people_decide_about_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = with_sealed_secrets()
-    plan = await planned(world, "database")
-    steps = [step for step in plan.steps if isinstance(step, KeepSecrets | ReturnSecrets)]
-    await steps[0].apply(world, no_progress)
-    world.runs.exposures.append((START, "Incident 7 `Security Breach` was declared."))
+    plan, stop = await planned(world, "database"), world.cluster.stop
 
-    with pytest.raises(VerificationError, match="Incident 7"):
-        await steps[1].apply(world, no_progress)
+    async def stopped(*words: Any, **more: Any) -> None:
+        await stop(*words, **more)
+        if not world.runs.exposures:
+            world.runs.exposures.append((START, "Incident 7 `Security Breach` was declared."))
 
+    monkeypatch.setattr(world.cluster, "stop", stopped)
+    result = await run(plan, world, MemoryJournal())
+
+    assert result.outcome is Outcome.ASKING
+    assert result.message.startswith("Incident 7 `Security Breach` was declared. Values of the point")
+    assert "skip it" in result.message
     assert (value_of(world, "mail"), value_of(world, "database")) == (None, NEWER)
 
 

@@ -237,6 +237,24 @@ async def test_a_point_is_held_with_its_escrows_as_long_as_any_point_needs_them(
         world.clock.advance(HOUR)
 
 
+@pytest.mark.corruption
+async def test_an_escrow_that_a_damaged_pinned_point_may_need_stays_held() -> None:
+    world = able()
+    world.objects.lockable = {"backups", "uploads-copy"}
+    await world.escrow.make("main-1", "main")
+    for name in ("point-1", "point-2"):
+        await world.points.record(name)
+        await world.points.pin(name, reason=CASE)
+        world.clock.advance(HOUR)
+    await world.objects.put("uploads-copy", "recovery-points/point-1.json", b"{}")
+
+    await world.points.pin("point-2", reason="")
+
+    assert world.objects.legal_holds == {
+        ("backups", f"escrow/main/main-1/{name}") for name in ("keys.age", "manifest.json")
+    }
+
+
 async def test_the_report_names_the_bucket_that_did_not_take_the_pin(world: TwoBuckets) -> None:
     memory = with_bases()
     parts: dict[str, Any] = {part.name: getattr(memory, part.name) for part in fields(Ports)}
