@@ -254,7 +254,8 @@ class RecoveryPoints(Points):
             except VerificationError as error:
                 before = await self._seen_by_points()
                 doubt.append(f"{error} It was made anew from the recovery points that can be believed.")
-        limit = now - (self._site.images.retention if self._site.images is not None else DEFAULT_KEPT)
+        kept = self._site.images.retention if self._site.images is not None else DEFAULT_KEPT
+        limit = now - max(kept, policy.retention)
         seen = {(image.repository, image.digest): image for image in before.images if image.seen_at >= limit}
         for image in (*await self._pinned_images(policy), *point.images):
             if image.digest and image.repository:

@@ -372,9 +372,10 @@ def _lacks(point: RecoveryPoint) -> tuple[Finding, ...]:
 def _observations(scene: _Scene) -> tuple[Observation, ...]:
     point = scene.point
     images = names(change.ref.name for change in scene.changes)
+    alike = "none that the bot can set back; see what is left to people" if scene.others else "as in the point"
     lines = [
         ("recorded", moment(point.taken_at)),
-        ("images", f"set back on {images}" if images else f"as in the point ({counted(len(point.images), 'image')})"),
+        ("images", f"set back on {images}" if images else f"{alike} ({counted(len(point.images), 'image')})"),
         ("commit", names(sorted({part.revision[:12] for part in point.manifests})) or "not known"),
         ("secret versions", f"{len(point.versions)} compared" if point.versions else "none recorded"),
         *((("secrets that come with the commit", names(scene.secrets.returned)),) if scene.secrets.returned else ()),

@@ -136,7 +136,7 @@ class ComparePoint(Step):
             *image_lines(point, now),
         ]
         left |= dict(line.lines for line in lines)
-        return _to_do(left) or "Everything that could be looked at is as in the point."
+        return _to_do(left) or "Images, commits, sealing keys and Secrets that could be looked at are as in the point."
 
 
 def _to_do(left: Mapping[str, str]) -> str:

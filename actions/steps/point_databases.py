@@ -50,7 +50,8 @@ async def database_returns(ports: Ports, point: RecoveryPoint, scratch: str | No
     instances = await ports.scratch.instances() if any(part.by_wal for part in point.databases) else ()
     found = []
     for number, part in enumerate(point.databases, 1):
-        if part.by_wal and not await _dump_alone(ports, point, part, [*instances, *([named] if named else [])]):
+        asked = named is not None and named.server == part.server
+        if part.by_wal and (asked or not await _dump_alone(ports, point, part, instances)):
             found.append(await _out_of_scratch(ports, point, part, instances, named, plan_id, number))
         else:
             found.append(await _out_of_dump(ports, part, plan_id, number))

@@ -33,7 +33,10 @@ class DeletePoints(DeleteOld):
 
     def by_hand(self) -> tuple[str, ...]:
         folder = f"s3://{self.bucket}/{self.prefix}recovery-points/"
-        return tuple(byhand.aws(self.endpoint, "s3", "rm", f"{folder}{name}.json") for name in self.old.gone)
+        return (
+            *(byhand.aws(self.endpoint, "s3", "rm", f"{folder}{name}.json") for name in self.old.gone),
+            "# what is sealed of them goes with `drbot secrets expire`, once it is older than `escrow.retention`",
+        )
 
     async def due(self, ports: Ports) -> OldPoints:
         policy = ports.site.points

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actions import registry
-from actions.backup.physical import Gap
+from actions.backup.physical import Gap, RecoveryTarget
 from actions.catalog.point_restore import RestorePointParams
 from actions.catalog.points import PointsParams
 from actions.catalog.record_retention import PinPointParams
@@ -31,7 +31,9 @@ from tests.fakes.history import (
     NEWER,
     POINT,
     POINT_AT,
+    SCRATCH_ID,
     a_secret,
+    add_a_scratch,
     record_a_point,
     with_a_point,
     with_a_point_of_dumps,
@@ -45,8 +47,8 @@ from tests.fakes.world import APP_DIGEST, START, World, a_world
 KEPT = "images/kept.json"
 
 
-async def planned(world: World, secret: str = "") -> Plan:
-    params = RestorePointParams(point=POINT, secret=secret)
+async def planned(world: World, secret: str = "", *, scratch: str | None = None) -> Plan:
+    params = RestorePointParams(point=POINT, secret=secret, scratch=scratch)
     return await registry.action("restore.recovery_point").plan(params, world, PLAN_ID)
 
 
@@ -84,6 +86,21 @@ async def test_a_list_of_images_that_cannot_be_believed_costs_no_point_and_is_ma
     assert any(f"`{KEPT}` cannot be read" in sentence and "made anew" in sentence for sentence in point.missing)
     listed = json.loads(await world.objects.get("uploads-copy", KEPT))["body"]["images"]
     assert [image["digest"] for image in listed] == [APP_DIGEST]
+
+
+async def test_images_stay_on_the_list_as_long_as_points_are_kept() -> None:
+    world = a_world()
+    assert world.site.points is not None
+    kept = world.site.points.model_copy(update={"retention": timedelta(days=400)})
+    moved_to(world, world.site.model_copy(update={"points": kept}))
+    await world.points.record("point-0")
+    for workload in world.cluster.workloads.values():
+        workload.images = ()
+    world.clock.advance(timedelta(days=200))
+
+    await world.points.record("point-1")
+
+    assert (await world.objects.get("uploads-copy", "images/kept.txt")).decode() == f"mirror/app@{APP_DIGEST}\n"
 
 
 async def test_a_moment_that_the_wal_of_a_database_does_not_lead_to_is_said() -> None:
@@ -231,6 +248,8 @@ async def test_a_namespace_without_a_workload_is_no_cluster_that_does_not_answer
     plan = await planned(world)
 
     assert "kubectl --context main -n shop set image deployment/api" in by_hand(plan)["images of api"]
+    seen = {each.name: each.value for each in plan.observations}
+    assert seen["images"].startswith("none that the bot can set back; see what is left to people")
 
     async def silent(*_: str) -> Any:
         raise TemporaryError("Cluster `main` cannot be reached.")
@@ -265,6 +284,10 @@ async def test_a_point_whose_wal_is_gone_comes_back_out_of_the_dump_that_a_pin_h
     plan = await planned(world)
 
     assert [step.kind for step in plan.steps[:2]] == ["load_dump", "compare_copy"]
+    add_a_scratch(world, RecoveryTarget(time=START))
+    with pytest.raises(UserError, match="was restored to"):  # who names one wants that one
+        await planned(world, scratch=SCRATCH_ID)
+    del world.scratch.made[SCRATCH_ID]
     [said] = [finding.detail for finding in plan.findings if finding.check == "moments"]
     assert "No WAL leads `shop` to the moment of the point any more" in said
     result = await run(plan, world, MemoryJournal())
