@@ -40,7 +40,7 @@ from storage import accounts, processes
 from storage.session import Database
 
 PATIENCE = timedelta(minutes=1)
-"""How long one check may take. A store that hangs is asked four times of a minute each by its client."""
+"""How long one check may take. A bucket that hangs is given up by its client before: what else hangs is a server."""
 
 ALIVE = timedelta(seconds=30)
 

@@ -43,6 +43,10 @@ from actions.site import Site
 log = logging.getLogger(__name__)
 PROGRAM = "pgbackrest"
 QUICK, SLOW = timedelta(minutes=2), timedelta(hours=24)
+LOOK = "--io-timeout=10"  # seconds
+"""For what people wait for. A store that takes connections and says nothing is tried four times (2.45); by itself
+pgBackRest gives each a minute, so that the whole takes longer than `QUICK` and nobody hears what did not answer."""
+
 NEVER = 9_999_999  # pgBackRest's largest number for a retention: only what is named expires
 VERIFIES_ONE = (2, 55, 0)
 SPOOL = ".ahead"
@@ -74,7 +78,9 @@ class PgBackRestProgram(PgBackRest):
         return Version(major=int(found[1]), minor=int(found[2]), patch=int(found[3] or 0))
 
     async def info(self, server: str) -> Stanza:
-        return stanza_of(await self._said(server, ["info", "--output=json"], "list its backups"), self._stanza(server))
+        return stanza_of(
+            await self._said(server, ["info", "--output=json", LOOK], "list its backups"), self._stanza(server)
+        )
 
     def buckets(self, server: str) -> Mapping[int, str]:
         return buckets_of(keys_of(self._site.physical_of(server)).stanza_config, self._stanza(server))
@@ -92,14 +98,14 @@ class PgBackRestProgram(PgBackRest):
 
     async def archived(self, place: ArchivePlace) -> WalListing:
         path = f"archive/{self._stanza(place.server)}/{place.archive}"
-        options = ["repo-ls", "--output=json", "--recurse", f"--repo={place.repository.key}", path]
+        options = ["repo-ls", LOOK, "--output=json", "--recurse", f"--repo={place.repository.key}", path]
         return listing_of(await self._said(place.server, options, "list its archive", stanza=False), place.bucket)
 
     async def fetch(self, place: ArchivePlace, name: str, into: Path) -> bool:
         part = into / f"{name}.part"
         try:
             where = await self._archive_of(place)
-            await self._run(place.server, ["archive-get", *where, name, str(part)], level="warn")
+            await self._run(place.server, ["archive-get", LOOK, *where, name, str(part)], level="warn")
             await asyncio.to_thread(part.rename, into / name)
         except ProgramError as error:
             if error.code == MISSING:

@@ -17,6 +17,9 @@ from actions.errors import DrError, PermanentError, TemporaryError, UserError, V
 _ERROR = re.compile(r"ERROR: \[(\d{3})\]: (.*?)(?=\n\S*\s*(?:HINT|P\d\d)|\n\s*\n|\n\*\*\*|\Z)", re.DOTALL)
 _HINT = re.compile(r"HINT: (.*)")
 _STATUS = re.compile(r"HTTP request failed with (\d{3})")
+_SILENT = re.compile(r"timeout after \d+ms waiting for (?:read|write) (?:from|to) '([^']+)'")
+"""Of a store that takes connections and says nothing. Its code is that of a file that cannot be read."""
+
 KEPT = 400  # characters of what it said
 
 
@@ -77,6 +80,10 @@ def translated(error: ProgramError, doing: str) -> DrError:
     status = _STATUS.search(said)
     if status is not None:
         return _refused(int(status[1]), said, doing)
+    if (silent := _SILENT.search(said)) is not None:
+        return AwayError(
+            f"pgBackRest could not {doing}: `{silent[1]}` does not answer. Check that it runs and can be reached."
+        )
     if code < 0:
         return TemporaryError(f"pgBackRest could not {doing}: {error}")
     meaning = _MEANINGS.get(code)

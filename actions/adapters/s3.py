@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,10 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectTimeoutError,
     NoCredentialsError,
     ParamValidationError,
+    ReadTimeoutError,
 )
 from urllib3.exceptions import HTTPError
 
@@ -37,6 +40,16 @@ LARGE_FROM = 9_000  # part number
 UPLOADERS = 4
 READ = 4 * 1024 * 1024
 TRIED_FOR = timedelta(seconds=15)  # after that no request is tried again by itself
+STORED_WITHIN = timedelta(seconds=60)
+"""Silent for so long, what is stored or copied has failed: a store may first have to write gigabytes."""
+
+ANSWERED_WITHIN = timedelta(seconds=20)
+"""The same of what is read or listed, for the next bytes: people wait for it, and there may be another bucket."""
+
+LEFT_ALONE = timedelta(seconds=30)
+"""So long nothing more is asked of a bucket that has not answered: each question would wait as long as the first, and
+what asks for ten things, one after the other, for minutes."""
+
 ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
 FREE = frozenset({"NoSuchObjectLockConfiguration", "NoSuchObjectLegalHold"})
 """What stores answer of an object that was never held, where it could be."""
@@ -54,13 +67,23 @@ RETRY = AWAY | {"InternalError", "500"}
 class S3Store(ObjectStore):
     """All buckets of the site. Credentials are resolved at first use, and again after a refusal.
 
-    A stream in its middle waits so long (`patience`) for a store that is away. Everything else fails within seconds.
+    A stream in its middle waits so long (`patience`) for a store that is away. Everything else fails within seconds;
+    where a store takes a connection and then says nothing, a reading after `answered_within`, and those after it at
+    once.
     """
 
-    def __init__(self, site: Site, secrets: Secrets, *, patience: timedelta = PATIENCE) -> None:
-        self._site, self._patience = site, patience
+    def __init__(
+        self,
+        site: Site,
+        secrets: Secrets,
+        *,
+        patience: timedelta = PATIENCE,
+        answered_within: timedelta = ANSWERED_WITHIN,
+    ) -> None:
+        self._site, self._patience, self._answered_within = site, patience, answered_within
         self._secrets = secrets
-        self._clients: dict[str, S3Client] = {}
+        self._clients: dict[tuple[str, timedelta], S3Client] = {}
+        self._silent: dict[str, float] = {}  # bucket -> when it had not answered
         self._pool = ThreadPoolExecutor(max_workers=3 * UPLOADERS, thread_name_prefix="s3")
 
     def close(self) -> None:
@@ -94,7 +117,7 @@ class S3Store(ObjectStore):
         return b"".join([chunk async for chunk in self.get_stream(bucket, key)])
 
     async def get_first(self, bucket: str, key: str, count: int) -> bytes:
-        client = await self._client(bucket)
+        client = await self._reader(bucket)
 
         def read() -> bytes:
             answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{count - 1}")
@@ -111,7 +134,7 @@ class S3Store(ObjectStore):
             raise self._refused(bucket, key, "read", error) from error
 
     async def head(self, bucket: str, key: str) -> ObjectFacts | None:
-        client = await self._client(bucket)
+        client = await self._reader(bucket)
         try:
             found = await self._threaded(client.head_object, Bucket=bucket, Key=key)
         except ClientError as error:
@@ -131,7 +154,7 @@ class S3Store(ObjectStore):
         )
 
     async def list(self, bucket: str, prefix: str) -> Sequence[ObjectFacts]:
-        client = await self._client(bucket)
+        client = await self._reader(bucket)
 
         def pages() -> list[ObjectFacts]:
             return [
@@ -161,7 +184,7 @@ class S3Store(ObjectStore):
         return await self._legal_hold(bucket, key, "hold" if on else "let go of", call) is not None
 
     async def held(self, bucket: str, key: str) -> bool | None:
-        client = await self._client(bucket)
+        client = await self._reader(bucket)
         call = functools.partial(client.get_object_legal_hold, Bucket=bucket, Key=key)
         found = await self._legal_hold(bucket, key, "tell the legal hold of", call)
         return None if found is None else found.get("LegalHold", {}).get("Status") == "ON"
@@ -266,7 +289,7 @@ class S3Store(ObjectStore):
 
     async def get_stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
         """One request, read ahead by one chunk; taken up again where it broke off, at the same object."""
-        client = await self._client(bucket)
+        client = await self._reader(bucket)
         place, total, tag, patience = 0, 1, "", Patience(self._patience)
         while place < total:
             wanted: dict[str, Any] = {"Range": f"bytes={place}-", "IfMatch": tag} if tag else {}
@@ -305,9 +328,20 @@ class S3Store(ObjectStore):
         asked = entry.posture.encryption if entry else ""
         return {"ServerSideEncryption": asked} if asked else {}
 
-    async def _client(self, bucket: str) -> S3Client:
-        if bucket in self._clients:
-            return self._clients[bucket]
+    async def _reader(self, bucket: str) -> S3Client:
+        """For what is read and listed. Raises AwayError for a bucket that did not answer a moment ago."""
+        silent_for = time.monotonic() - self._silent.get(bucket, float("-inf"))
+        if silent_for < LEFT_ALONE.total_seconds():
+            raise AwayError(
+                f"Bucket `{bucket}` does not answer: {self._where(bucket)} takes connections, or drops them, without a "
+                "word. Check that it runs and can be reached, then try again in half a minute."
+            )
+        return await self._client(bucket, within=self._answered_within)
+
+    async def _client(self, bucket: str, *, within: timedelta = STORED_WITHIN) -> S3Client:
+        """`within`: how long it may say nothing."""
+        if (bucket, within) in self._clients:
+            return self._clients[bucket, within]
         if bucket not in self._site.buckets:
             known = ", ".join(f"`{name}`" for name in sorted(self._site.buckets)) or "none"
             raise RefusedError(f"The plan file knows no bucket `{bucket}`. Known: {known}.", code=UNKNOWN_NAME)
@@ -315,10 +349,10 @@ class S3Store(ObjectStore):
         access = await self._secrets.resolve(entry.access_key)
         secret = await self._secrets.resolve(entry.secret_key)
         try:
-            client = await asyncio.to_thread(_made_client, entry, access, secret)
+            client = await asyncio.to_thread(_made_client, entry, access, secret, within)
         except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
             raise UserError(f"Bucket `{bucket}` cannot be reached as the plan file has it: {error}.") from error
-        return self._clients.setdefault(bucket, client)
+        return self._clients.setdefault((bucket, within), client)
 
     async def _threaded(self, call: Callable[..., T], *positional: object, **named: object) -> T:
         work = functools.partial(call, *positional, **named)
@@ -345,13 +379,17 @@ class S3Store(ObjectStore):
         except (BotoCoreError, ClientError, HTTPError, RuntimeError):
             return
 
+    def _where(self, bucket: str) -> str:
+        return self._site.buckets[bucket].endpoint or "S3"
+
     def _refused(self, bucket: str, key: str, verb: str, error: Exception) -> Exception:
         what = f"Bucket `{bucket}` did not {verb} `{key}`"
         if isinstance(error, ParamValidationError | NoCredentialsError):
             return UserError(f"{what}: {error}. Correct the bucket in the plan file.")
         if not isinstance(error, ClientError):
-            where = self._site.buckets[bucket].endpoint or "S3"
-            return AwayError(f"{what}: {where} does not answer. Check that it runs and can be reached.")
+            if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
+                self._silent[bucket] = time.monotonic()
+            return AwayError(f"{what}: {self._where(bucket)} does not answer. Check that it runs and can be reached.")
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code == "NoSuchBucket":
@@ -359,7 +397,8 @@ class S3Store(ObjectStore):
         if code in ABSENT:
             return UserError(f"Bucket `{bucket}` has no object `{key}`.")
         if code in WRONG_KEY:
-            self._clients.pop(bucket, None)
+            for each in [each for each in self._clients if each[0] == bucket]:
+                del self._clients[each]
             entry = self._site.buckets[bucket]
             lock = " An Object Lock or a legal hold may hold it, too." if verb == "delete" else ""
             return UserError(
@@ -402,11 +441,11 @@ async def _parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield b"".join(held)
 
 
-def _made_client(entry: Bucket, access: str, secret: str) -> S3Client:
+def _made_client(entry: Bucket, access: str, secret: str, within: timedelta) -> S3Client:
     amazon = entry.endpoint is None or ".amazonaws.com" in entry.endpoint
     config = Config(
         connect_timeout=5,
-        read_timeout=60,
+        read_timeout=within.total_seconds(),
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=3 * UPLOADERS,
         # The newer default checksums are refused or garbled by other implementations.

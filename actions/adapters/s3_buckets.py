@@ -49,7 +49,7 @@ class S3Buckets(S3Store, Buckets):
     # ------------------------------------------------------------ settings
 
     async def facts(self, bucket: str) -> BucketFacts:
-        client = await self._client(bucket)
+        client = await self._reader(bucket)
         reading: dict[str, Callable[[], dict[str, Any]]] = {
             "versioning": lambda: _versioning(client.get_bucket_versioning(Bucket=bucket)),
             "object lock": lambda: _lock(client.get_object_lock_configuration(Bucket=bucket)),
@@ -137,7 +137,7 @@ class S3Buckets(S3Store, Buckets):
     # ------------------------------------------------------------ versions
 
     async def versions(self, bucket: str, prefix: str) -> Sequence[ObjectVersion]:
-        client = await self._client(bucket)
+        client = await self._reader(bucket)
 
         def pages() -> list[ObjectVersion]:
             found: list[ObjectVersion] = []
@@ -150,7 +150,7 @@ class S3Buckets(S3Store, Buckets):
         return await self._call(bucket, prefix, "list the versions of", pages)
 
     async def open(self, bucket: str, key: str, version: str) -> OpenedObject:
-        client = await self._client(bucket)
+        client = await self._reader(bucket)
         call = functools.partial(client.get_object, Bucket=bucket, Key=key, VersionId=version)
         try:
             answer: Any = await self._threaded(call)

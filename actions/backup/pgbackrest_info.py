@@ -177,7 +177,10 @@ def stanza_of(text: str, name: str) -> Stanza:
         )
     if stanza.status.code == _OTHER and not any(item.status.code in (0, _NO_BACKUP) for item in stanza.repo):
         said = "; ".join(dict.fromkeys(" ".join(item.status.message.split()) for item in stanza.repo))
-        raise TemporaryError(f"pgBackRest cannot read the repository of stanza `{name}`: {said[:600]}")
+        raise TemporaryError(
+            f"pgBackRest cannot read the repository of stanza `{name}`: {said[:600]}. Check that its store runs and "
+            "can be reached."
+        )
     return stanza
 
 

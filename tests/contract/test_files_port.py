@@ -112,7 +112,7 @@ def versioned(world: World) -> None:
     if isinstance(world.store, MemoryBuckets):
         world.store.keep_versions(world.source)
         return
-    client = world.store._clients[world.source]
+    client = next(each for (bucket, _), each in world.store._clients.items() if bucket == world.source)
     client.put_bucket_versioning(Bucket=world.source, VersioningConfiguration={"Status": "Enabled"})
 
 

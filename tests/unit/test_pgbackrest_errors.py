@@ -6,6 +6,7 @@ import pytest
 
 from actions.adapters.pgbackrest_errors import translated
 from actions.adapters.programs import ProgramError, ProgramTimeoutError
+from actions.backup.patience import AwayError
 from actions.errors import DrError, PermanentError, TemporaryError, UserError, VerificationError
 
 REFUSED = """ERROR: [039]: HTTP request failed with 403 (Forbidden):
@@ -30,6 +31,12 @@ REFUSED = """ERROR: [039]: HTTP request failed with 403 (Forbidden):
         ("ERROR: [062]: stop file exists for all stanzas", 62, UserError, "pgbackrest start"),
         ("ERROR: [026]: error restoring '/x/1': actual checksum 'a' does not match", 26, VerificationError, "another"),
         ("ERROR: [082]: WAL segment 00 was not archived before the 60000ms timeout", 82, PermanentError, "pg_stat"),
+        (
+            "ERROR: [042]: timeout after 10000ms waiting for read from 'store.example:443'",
+            42,
+            AwayError,
+            "`store.example:443` does not answer. Check that it runs",
+        ),
         (REFUSED, 39, UserError, "keys of the repository"),
         ("ERROR: [095]: unable to flush", 95, UserError, "pass phrase"),
         ("ERROR: [025]: it broke\nHINT: tell the authors.", 25, PermanentError, "Tell the authors"),
