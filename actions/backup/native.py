@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from actions.backup.chain import as_in
@@ -19,6 +19,7 @@ from actions.backup.native_fetch import BaseFetch
 from actions.backup.native_find import NativeFinder
 from actions.backup.native_holds import BaseHolds
 from actions.backup.native_lacks import lacks_of
+from actions.backup.native_newest import Newest, OpenEnd, newest_closed
 from actions.backup.native_records import BaseRecords
 from actions.backup.native_restore import Restoring
 from actions.backup.native_retention import Deletable, deletable, segment_size, stored_segments, within
@@ -30,7 +31,6 @@ from actions.backup.physical import (
     Expiry,
     FindRequest,
     Lack,
-    Lsn,
     Moment,
     NamedPoint,
     PhysicalEntry,
@@ -45,7 +45,6 @@ from actions.backup.physical import (
 from actions.backup.physical_tools import PhysicalTools, ScratchServers
 from actions.backup.retention import old, why_it_stays
 from actions.backup.scratch_budget import RESERVE
-from actions.backup.sealed import SealedKind
 from actions.backup.segments import Segment, Timelines
 from actions.backup.wal import WalArchive, WalListing
 from actions.buckets import Hold
@@ -235,67 +234,14 @@ class NativeEngine(PhysicalBackups):
         return beside[0] if policy.copy_bucket and len(beside) == 1 else ""
 
     async def _newest(
-        self,
-        policy: PhysicalPolicy,
-        archive: WalArchive,
-        entry: PhysicalEntry,
-        listing: WalListing,
-        way: Timelines,
-    ) -> tuple[datetime | None, Lsn | None]:
+        self, policy: PhysicalPolicy, archive: WalArchive, entry: PhysicalEntry, listing: WalListing, way: Timelines
+    ) -> Newest:
         """When the archiver had the last of the WAL that this bucket would give back, and where that ends."""
-        size, system_id = entry.manifest.segment_bytes, entry.manifest.system_id
-        number = max(way.numbers(list(listing.segments), size), default=None)
-        at: datetime | None = None
-        end: Lsn | None = None
-        if number is not None:
-            closed = next(each for each in way.choices(number, size) if each in listing)
-            key = archive.key(str(closed))
-            try:
-                begin, length = (
-                    await archive.read_first(listing.bucket, str(closed)),
-                    listing.segments[str(closed)].bytes,
-                )
-                at = archive.checked(begin, key, str(closed), SealedKind.SEGMENT, system_id, size=length).closed_at
-                end = closed.end
-            except VerificationError as error:
-                log.warning("newest_wal_segment_not_ours: %s", error)
-        if self._beside(policy, listing.bucket):
-            at, end = await self._newest_of_open(policy, archive, way, size, system_id, number, at, end)
-        return at, end
-
-    async def _newest_of_open(
-        self,
-        policy: PhysicalPolicy,
-        archive: WalArchive,
-        way: Timelines,
-        size: int,
-        system_id: str,
-        number: int | None,
-        at: datetime | None,
-        end: Lsn | None,
-    ) -> tuple[datetime | None, Lsn | None]:
-        try:
-            found = await archive.open_ranges()
-        except (TemporaryError, UserError) as error:  # what would be left without it is told, and that is less
-            log.warning("open_ranges_not_listed: %s", error)
-            found = {}
-        for name, ranges in found.items():
-            following = [each for each in way.numbers([name], size) if number is None or each == number + 1]
-            have = 0
-            last = None
-            for each in ranges:
-                if each.first <= have < each.last:
-                    have, last = each.last, each
-            if not following or last is None:
-                continue
-            try:
-                body = await self._objects.get(policy.open_bucket, last.key)
-                header = archive.checked(body, last.key, name, SealedKind.RANGE, system_id)
-            except (VerificationError, UserError) as error:  # a range may be gone once its segment is closed
-                log.warning("open_range_not_read: %s", error)
-                continue
-            return header.closed_at, Lsn(Segment.parse(name, size).start + have)
-        return at, end
+        system_id = entry.manifest.system_id
+        closed, newest = await newest_closed(archive, listing, way, entry.manifest.segment_bytes, system_id)
+        if closed is None or not self._beside(policy, listing.bucket):
+            return newest
+        return await OpenEnd(self._objects, archive, way, system_id).after(closed, newest)
 
     def _beside(self, policy: PhysicalPolicy, bucket: str) -> bool:
         """Whether the ranges of the open segment would survive together with this bucket."""

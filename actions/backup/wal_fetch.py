@@ -40,7 +40,8 @@ class FetchedWal(Frozen):
     first: str
     last: str  # "" when there is no WAL after the start
     closed: str = ""  # the last one that was closed
-    end_lsn: str  # WAL ends here: of a closed segment its end, of the open one the last byte that was stored
+    end_lsn: str  # WAL ends here: of a closed segment its end, of the open one the last byte that was stored; never
+    # beyond the place where the way branches off in it
     newest_at: datetime | None  # when the archiver had the last of it
     open_segment: str = ""  # assembled from byte ranges and padded
     reaches: bool  # by the archive's own dates it holds the target; False: replay will end before it
@@ -187,6 +188,8 @@ class WalFetch:
                 if found is None:
                     return
                 yield found
+                if found.end < found.segment.end:
+                    return  # what is stored of later ones does not follow on it
         finally:
             for task in waiting:
                 task.cancel()
@@ -199,25 +202,25 @@ class WalFetch:
     async def _tried(
         self, shelf: _Shelf, number: int, start: WalStart, identity: Identity, into: Path
     ) -> _Found | None:
-        last = number == shelf.newest
         choices = shelf.choices(number)
         # Where a timeline branches off, the older file holds only what was before; more is needed if there is more.
-        for segment in choices if last else choices[:1]:
+        if not shelf.holding(choices[0]) and await self._anything_genuine(shelf, number, start):
+            raise VerificationError(
+                f"WAL segment `{choices[0]}` of `{self._policy.server}` is missing in every bucket, and later ones are "
+                f"there: nothing after {choices[0].start} can be reached from this base backup. Choose an earlier "
+                "target or a later base backup."
+            )
+        for segment in choices:
             found = None
             if shelf.holding(segment):
                 found = await self._closed(segment, shelf, start, identity, into)
-            elif last and str(segment) in shelf.ranges:
+            elif str(segment) in shelf.ranges:
                 found = await self._opened(segment, shelf.ranges[str(segment)], start, identity, into)
             if found is not None:
-                await finished(_cut, into / str(segment), segment, shelf.way.end_of(segment))
+                found.end = min(found.end, shelf.way.end_of(segment))
+                await finished(_cut, into / str(segment), segment, found.end)
                 return found
-        if last or not await self._anything_genuine(shelf, number, start):
-            return None
-        raise VerificationError(
-            f"WAL segment `{choices[0]}` of `{self._policy.server}` is missing in every bucket, and later ones are "
-            f"there: nothing after {choices[0].start} can be reached from this base backup. Choose an earlier target "
-            "or a later base backup."
-        )
+        return None
 
     async def _anything_genuine(self, shelf: _Shelf, number: int, start: WalStart) -> bool:
         """Whether something after it was really archived: a forged object must not make a hole of the archive's end."""

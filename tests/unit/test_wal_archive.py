@@ -105,6 +105,18 @@ async def test_an_open_segment_ends_where_a_range_is_missing_or_damaged(wal: Mem
     assert (await wal.fetch(tmp_path / "again", LATEST)).last == name(2)
 
 
+@pytest.mark.corruption
+async def test_a_range_that_somebody_puts_far_ahead_hides_nothing_of_the_open_segment(
+    wal: MemoryWal, tmp_path: Path
+) -> None:
+    await wal.closed(1, 2)
+    await wal.opened(3, 0, 100)
+    await wal.objects.put(OPEN, wal.archive.range_key(name(900), 0, 5), b"forged")
+    await wal.objects.put(HERE, wal.key(901), b"forged")
+    fetched = await wal.fetch(tmp_path, LATEST)
+    assert (fetched.last, fetched.end_lsn) == (name(3), str(Lsn(3 * SIZE + 100)))
+
+
 class Closing(MemoryObjects):
     """The archiver closes a segment, and removes its ranges, while somebody reads them."""
 
@@ -306,9 +318,17 @@ async def test_a_timeline_that_has_only_begun_gives_what_was_before(wal: MemoryW
     before = plain_of(Segment(1, 3, SIZE))[:100]
     assert (fetched.timeline_id, fetched.last) == (2, name(3))
     assert (tmp_path / name(3)).read_bytes() == before + bytes(SIZE - 100)
+    assert fetched.end_lsn == str(Lsn(3 * SIZE + 100))
     await wal.opened(3, 0, 400, timeline_id=2)
     fetched = await wal.fetch(tmp_path / "more", LATEST)
     assert (fetched.last, fetched.end_lsn) == (name(3, 2), str(Lsn(3 * SIZE + 400)))
+    # What was closed of the new timeline is not there yet, and the next one is open.
+    await wal.opened(4, 0, 500, timeline_id=2)
+    fetched = await wal.fetch(tmp_path / "next", LATEST)
+    assert (fetched.last, fetched.end_lsn) == (name(3, 2), str(Lsn(3 * SIZE + 400)))
+    await wal.opened(3, 400, SIZE, timeline_id=2)
+    fetched = await wal.fetch(tmp_path / "whole", LATEST)
+    assert (fetched.last, fetched.end_lsn) == (name(4, 2), str(Lsn(4 * SIZE + 500)))
 
 
 async def test_a_timeline_that_the_base_is_no_part_of_is_refused(wal: MemoryWal, tmp_path: Path) -> None:
