@@ -105,6 +105,7 @@ class PgBackRestEngine(PhysicalBackups):
             patience=patience,
         )
         self._commits: dict[tuple[ArchivePlace, str, frozenset[str]], datetime | None] = {}  # the newest in reach
+        self._judged: dict[tuple[ArchivePlace, str], bool] = {}  # segments behind a gap
 
     async def catalogue(self, server: str) -> Sequence[PhysicalEntry]:
         return self._entries(server, await self._program.info(server))
@@ -222,11 +223,12 @@ class PgBackRestEngine(PhysicalBackups):
 
     async def _window(self, server: str, stanza: Stanza, archive: Archive) -> RecoveryWindow:
         place = self._archive(server, stanza, archive)
-        wal = await PgBackRestWal.of(self._program, place)
+        wal = await PgBackRestWal.of(self._program, place, judged=self._judged)
         entries = usable_in(stanza, archive, self._entries(server, stanza))
         way, dead = await wal.branches(entries)
         if way is None:
             way = await wal.way(start_of(entries[0]), None) if entries else Timelines.alone(1)
+        wal = await wal.ours(way)
         newest = wal.newest(way)
         found = window(
             self._site.physical_of(server),

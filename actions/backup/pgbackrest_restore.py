@@ -82,6 +82,7 @@ class PgBackRestRestoring:
             where = place_of(stanza, archive, server=server, bucket=bucket)
             wal = await PgBackRestWal.of(self._program, where)
             way = await wal.way(start, None)
+            wal = await wal.ours(way)
             newest, ways = wal.newest(way), max((way.timeline_id, *wal.listing.histories))
             if newest is None or newest.number < start.segment.number:
                 return Brought(way=way.timeline_id, newest_way=ways)
@@ -153,6 +154,10 @@ class PgBackRestRestoring:
             bytes=(backup.info.repository.size or backup.info.size) + wal.bytes,
             plain_bytes=plain,
             wal_bytes=max(0, reached.place - Lsn.parse(base.manifest.start_lsn)),
+            passed_over=tuple(
+                f"`{name}` lies in the archive behind its end and is no WAL of `{request.server}`: it was left out."
+                for name in wal.passed_over
+            ),
             tools={"pgbackrest": str(await self._program.version())},
         )
         await asyncio.to_thread(place.write_restored, restored)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -20,9 +22,11 @@ from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest
 from actions.backup.physical import DeadEnd, Lsn, PhysicalEntry, RecoveryTarget
 from actions.backup.segments import Segment, Timelines, history_name
 from actions.backup.together import together
-from actions.backup.wal import WalListing, WalStart
+from actions.backup.wal import FORGED, WalListing, WalStart
 from actions.backup.wal_coming import Coming
 from actions.errors import PermanentError, UserError, VerificationError
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 4
 FIRST, BATCH = 2, 16
@@ -33,6 +37,10 @@ BACK = 8
 """Segments that are searched, from the newest back, for the last commit."""
 FURTHER = 16
 """Segments that are sampled before those, when none has a commit: a bulk load or an index build fills thousands."""
+_FIRST_PAGE = struct.Struct("<HHIQI4xQI")
+"""Of the head of a segment's first page (`XLogLongPageHeaderData`): magic, flags, timeline id, where it begins, what is
+left of a record, system id, size of a segment."""
+
 _COMMIT = re.compile(r"desc: COMMIT\w* (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) UTC")
 
 
@@ -44,6 +52,7 @@ class NeededWal:
     segments: tuple[Segment, ...]
     reaches: bool  # by the archive's own dates it holds the target; False: replay may end before it
     bytes: int  # as stored
+    passed_over: tuple[str, ...] = ()  # what lies behind its end and is no WAL of this server
 
     @property
     def end(self) -> Lsn:
@@ -57,16 +66,31 @@ class NeededWal:
 
 
 class PgBackRestWal:
-    """The archive of one cluster by its listing. `patience`: how long a segment waits for a store that went away."""
+    """The archive of one cluster by its listing. `patience`: how long a segment waits for a store that went away;
+    `judged`: by archive and name, whether segments that were looked at are WAL of this server."""
 
     def __init__(
-        self, program: PgBackRest, place: ArchivePlace, listing: WalListing, *, patience: timedelta = timedelta()
+        self,
+        program: PgBackRest,
+        place: ArchivePlace,
+        listing: WalListing,
+        *,
+        patience: timedelta = timedelta(),
+        judged: MutableMapping[tuple[ArchivePlace, str], bool] | None = None,
     ) -> None:
         self._program, self.place, self.listing, self._patience = program, place, listing, patience
+        self._judged = {} if judged is None else judged
 
     @classmethod
-    async def of(cls, program: PgBackRest, place: ArchivePlace, *, patience: timedelta = timedelta()) -> PgBackRestWal:
-        return cls(program, place, await program.archived(place), patience=patience)
+    async def of(
+        cls,
+        program: PgBackRest,
+        place: ArchivePlace,
+        *,
+        patience: timedelta = timedelta(),
+        judged: MutableMapping[tuple[ArchivePlace, str], bool] | None = None,
+    ) -> PgBackRestWal:
+        return cls(program, place, await program.archived(place), patience=patience, judged=judged)
 
     async def way(self, start: WalStart, wanted: int | None) -> Timelines:
         """From `start` to the timeline `wanted`; None: the newest that `start` is part of. Raises UserError when
@@ -96,16 +120,23 @@ class PgBackRestWal:
 
         A file comes into the archive no earlier than the commits in it. So for a time all segments are needed up to
         the first that came later, and one more; for an LSN up to the one that holds it, and one more; else all of them.
-        Raises VerificationError naming the segment when one is missing, UserError when there is none at all.
+        Raises VerificationError naming the segment when one is missing, and what comes next; UserError when there is
+        none at all.
         """
         way = await self.way(start, target.timeline_id)
-        wanted, reaches = self._wanted(way, start, target)
+        wanted, reaches, missing = self._wanted(way, start, target)
+        passed_over: tuple[str, ...] = ()
+        if missing is not None:
+            ours = await self.ours(way)
+            self._refuse_gap(way, missing, ours)
+            passed_over = tuple(sorted(set(self.listing.segments) - set(ours.listing.segments)))
         if not wanted:
             raise UserError(
                 f"The archive of `{self.place.server}` has no WAL from {start.segment} on. Archive it first."
             )
         stored = sum(self.listing.segments[str(segment)].bytes for segment in wanted)
-        return NeededWal(way, tuple(wanted), reaches or (target.time is None and target.lsn is None), stored)
+        whole = reaches or (target.time is None and target.lsn is None)
+        return NeededWal(way, tuple(wanted), whole, stored, passed_over)
 
     async def fetch(self, needed: NeededWal, into: Path, shown: Callable[[int], None]) -> None:
         """History and segments."""
@@ -151,23 +182,75 @@ class PgBackRestWal:
                 for segment in batch:
                     group.create_task(one(segment))
 
-    def _wanted(self, way: Timelines, start: WalStart, target: RecoveryTarget) -> tuple[list[Segment], bool]:
+    def _wanted(
+        self, way: Timelines, start: WalStart, target: RecoveryTarget
+    ) -> tuple[list[Segment], bool, int | None]:
+        """The segments, whether they hold the target, and the number of the one that is missing where they do not."""
         size, newest = start.segment_bytes, self.newest(way)
         wanted: list[Segment] = []
         over = 0  # segments after the one that holds the target
         for number in range(start.lsn // size, newest.number + 1 if newest else 0):
             segment = self._choice(way, number)
             if segment is None:
-                raise VerificationError(
-                    f"WAL segment `{way.choices(number, size)[0]}` of `{self.place.server}` is missing in the archive, "
-                    "and later ones are there: nothing after it can be reached from this backup. Choose an earlier "
-                    "target or a later backup."
-                )
+                return wanted, over > 0, None if over else number
             wanted.append(segment)
             over += self._holds(segment, target)
             if over > 1:
                 break
-        return wanted, over > 0
+        return wanted, over > 0, None
+
+    def _refuse_gap(self, way: Timelines, missing: int, ours: PgBackRestWal) -> None:
+        """Raise VerificationError where the archive goes on behind the missing number with WAL of this server."""
+        size = self.place.segment_bytes
+        later = sorted({number for number in way.numbers(list(ours.listing.segments), size) if number > missing})
+        if not later:
+            return
+        following = self._choice(way, later[0])
+        stored = self.listing.segments[str(following)]
+        raise VerificationError(
+            f"WAL segment `{way.choices(missing, size)[0]}` of `{self.place.server}` is missing in the archive, and "
+            f"`{following}`, stored {stored.modified_at:%Y-%m-%d %H:%M} UTC, comes next: nothing between them can be "
+            "reached from this backup, nor what comes after. Take an earlier moment with `--at`, or a later backup. "
+            f"Where `{following}` is left over, or was put there by somebody, take `{self.place.archive}/{stored.key}` "
+            "out of the repository's archive, then ask again."
+        )
+
+    async def ours(self, way: Timelines) -> PgBackRestWal:
+        """The same without what lies at the end of this way, behind a gap, and is no WAL of this server: damaged, or
+        put there by whoever can write the repository, it makes no gap and is not the newest."""
+        size = self.place.segment_bytes
+        numbers = sorted(set(way.numbers(list(self.listing.segments), size)))
+        gone: list[str] = []
+        while numbers and numbers[-1] - numbers[0] >= len(numbers) and len(gone) < FORGED:
+            segment = self._choice(way, numbers.pop())
+            if segment is None or await self._is_ours(segment):
+                break
+            log.warning("wal_at_the_end_not_usable: %s of %s", segment, self.place.server)
+            gone.append(str(segment))
+        kept = {name: facts for name, facts in self.listing.segments.items() if name not in gone}
+        return PgBackRestWal(
+            self._program,
+            self.place,
+            replace(self.listing, segments=kept),
+            patience=self._patience,
+            judged=self._judged,
+        )
+
+    async def _is_ours(self, segment: Segment) -> bool:
+        key = self.place, str(segment)
+        if key not in self._judged:
+            with tempfile.TemporaryDirectory(prefix="drbot-wal-") as folder:
+                await self._program.own(Path(folder))
+                try:
+                    await self._one(str(segment), Path(folder))
+                except (PermanentError, UserError) as error:  # the repository answers, so it is this file
+                    log.warning("wal_at_the_end_does_not_open: %s: %s", segment, error)
+                    self._judged[key] = False
+                else:
+                    self._judged[key] = await asyncio.to_thread(
+                        _is_of, Path(folder) / str(segment), segment, self.place.system_id
+                    )
+        return self._judged[key]
 
     def _holds(self, segment: Segment, target: RecoveryTarget) -> bool:
         """Whether the target lies in it or before it."""
@@ -279,6 +362,16 @@ def usable_in(stanza: Stanza, archive: Archive, entries: Sequence[PhysicalEntry]
     """Those of the cluster whose WAL this archive holds."""
     mine = {backup.id for backup in stanza.of(archive.database)}
     return [entry for entry in entries if entry.manifest.id in mine and entry.problem is None]
+
+
+def _is_of(path: Path, segment: Segment, system_id: str) -> bool:
+    """Whether its first page says that it is this segment of this server. Blocking."""
+    with path.open("rb") as stream:
+        head = stream.read(_FIRST_PAGE.size)
+    if len(head) < _FIRST_PAGE.size or path.stat().st_size != segment.size:
+        return False
+    *_, begin, _, system, size = _FIRST_PAGE.unpack(head)
+    return (begin, str(system), size) == (segment.start, system_id, segment.size)
 
 
 def _last_commit(records: WalRecords, folder: Path, segment: str) -> datetime | None:

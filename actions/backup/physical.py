@@ -241,7 +241,7 @@ class ScratchRestored(Frozen):
     wal_bytes: int = 0  # replayed
     passed_over: tuple[str, ...] = Field(
         default=(), exclude_if=operator.not_
-    )  # copies that were no good, each with why
+    )  # copies that were no good, each with why, and what lay in an archive without being of it
     tools: Mapping[str, str] = Field(default_factory=dict, exclude_if=operator.not_)  # what restored it -> version
     # Of a restore to the end of the archive: everything committed until then is in it, by the archiver's own word.
     covered_until: AwareDatetime | None = Field(default=None, exclude_if=operator.not_)

@@ -455,3 +455,29 @@ async def test_a_damaged_segment_is_named_in_the_middle_of_the_replay(backed_up:
     restored = await backed_up.engine.restore(request, no_progress)
     assert restored.timeline_id == 1
     await backed_up.scratch.discard("torn", mark=MARK)
+
+
+@pytest.mark.corruption
+async def test_a_segment_that_somebody_puts_far_ahead_stops_no_restore_and_hides_no_window(
+    backed_up: PgBackRestWorld,
+) -> None:
+    newest = str(backed_up.archived.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0])
+    backed_up.commit(f"row-{uuid.uuid4().hex[:8]}")
+    backed_up.archive()
+    client, bucket = backed_up.s3.client(), backed_up.archived.bucket
+    found = client.list_objects_v2(Bucket=bucket, Prefix=f"repository/archive/{STANZA}/")
+    key = next(each["Key"] for each in found["Contents"] if newest in each["Key"])
+    far = f"{newest[:8]}000000AA{newest[16:]}"
+    ahead = key.replace(newest[:16], far[:16])
+    [before] = await backed_up.engine.windows(SERVER)
+    client.copy_object(Bucket=bucket, Key=ahead, CopySource={"Bucket": bucket, "Key": key})
+    try:
+        [window] = await backed_up.engine.windows(SERVER)
+        assert (window.newest, window.newest_lsn, window.gaps) == (before.newest, before.newest_lsn, before.gaps)
+        request = ScratchRequest(id="ahead", server=SERVER, target=RecoveryTarget(latest=True), mark=MARK)
+        restored = await backed_up.engine.restore(request, no_progress)
+        [said] = restored.passed_over
+        assert said.startswith(f"`{far}` lies in the archive behind its end")
+        await backed_up.scratch.discard("ahead", mark=MARK)
+    finally:
+        client.delete_object(Bucket=bucket, Key=ahead)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,9 +15,10 @@ from actions.backup.manifest import StoredObject
 from actions.backup.pgbackrest_info import Repository
 from actions.backup.pgbackrest_tools import ArchivePlace, PgBackRest
 from actions.backup.pgbackrest_wal import BACK, FURTHER, PgBackRestWal
-from actions.backup.physical import SEGMENT, BackupKind, Lsn, PhysicalEntry, PhysicalManifest
+from actions.backup.physical import SEGMENT, BackupKind, Lsn, PhysicalEntry, PhysicalManifest, RecoveryTarget
 from actions.backup.segments import Segment, Timelines
-from actions.backup.wal import WalListing
+from actions.backup.wal import FORGED, WalListing, WalStart
+from actions.errors import PermanentError, VerificationError
 from actions.ports import ObjectFacts
 
 START = datetime(2026, 11, 23, 10, tzinfo=UTC)
@@ -30,11 +33,18 @@ PLACE = ArchivePlace(
 )
 
 
+def head(number: int, system_id: str = "7") -> bytes:
+    """How a segment of the server begins."""
+    return struct.pack("<HHIQI4xQI", 0xD110, 2, 1, number * SEGMENT, 0, int(system_id), SEGMENT)
+
+
 class Program:
-    """Gives out every segment, empty."""
+    """Gives out every segment, sparse; those of `heads` begin so, and those of `broken` do not open."""
 
     def __init__(self) -> None:
         self.fetched: list[str] = []
+        self.heads: dict[str, bytes] = {}
+        self.broken: set[str] = set()
 
     async def own(self, folder: Path) -> None:
         assert folder.name.startswith("drbot-wal-")
@@ -42,7 +52,10 @@ class Program:
     async def fetch(self, place: ArchivePlace, name: str, into: Path) -> bool:
         assert place == PLACE
         self.fetched.append(name)
-        (into / name).touch()
+        if name in self.broken:
+            raise PermanentError(f"pgBackRest could not give out `{name}`.")
+        (into / name).write_bytes(self.heads.get(name, b""))
+        os.truncate(into / name, SEGMENT)
         return True
 
 
@@ -64,8 +77,8 @@ def moment(number: int) -> datetime:
     return START + timedelta(seconds=number)
 
 
-def archive(first: int, last: int) -> tuple[Program, PgBackRestWal]:
-    names = [str(Segment(1, number)) for number in range(first, last + 1)]
+def archive(first: int, last: int, *ahead: int) -> tuple[Program, PgBackRestWal]:
+    names = [str(Segment(1, number)) for number in (*range(first, last + 1), *ahead)]
     facts = {name: ObjectFacts(key=name, bytes=SEGMENT, modified_at=START, etag="") for name in names}
     program = Program()
     return program, PgBackRestWal(cast("PgBackRest", program), PLACE, WalListing("repo1", facts))
@@ -116,3 +129,50 @@ async def test_a_base_whose_own_wal_is_not_there_is_not_in_reach() -> None:
     _, wal = archive(1, 10)
     assert await wal.newest_moment(Timelines.alone(1), Records(()), [base(9, ends=12)]) is None
     assert await wal.newest_moment(Timelines.alone(1), Records(()), []) is None
+
+
+LATEST = RecoveryTarget(latest=True)
+FROM_FIRST = WalStart("7", 1, Lsn(SEGMENT + 40), SEGMENT)
+
+
+@pytest.mark.corruption
+@pytest.mark.parametrize("why", ["does-not-open", "other-place", "other-server", "cut-off"])
+async def test_what_lies_far_ahead_and_is_no_wal_of_the_server_is_stepped_over_and_named(why: str) -> None:
+    program, wal = archive(1, 4, 9_000)
+    far = str(Segment(1, 9_000))
+    heads = {"other-place": head(3), "other-server": head(9_000, "8"), "cut-off": head(9_000)[:20]}
+    if why == "does-not-open":
+        program.broken.add(far)
+    else:
+        program.heads[far] = heads[why]
+    needed = await wal.needed(FROM_FIRST, LATEST)
+    assert (str(needed.segments[-1]), needed.reaches, needed.passed_over) == (str(Segment(1, 4)), True, (far,))
+    ours = await wal.ours(Timelines.alone(1))
+    assert ours.newest(Timelines.alone(1)) == Segment(1, 4)
+    assert program.fetched == [far]  # once for both
+    assert (await wal.needed(FROM_FIRST, RecoveryTarget(lsn=str(Lsn(4 * SEGMENT + 8))))).reaches
+
+
+async def test_a_segment_of_the_server_behind_a_hole_is_named_with_what_to_do() -> None:
+    program, wal = archive(1, 4, 9_000, 9_001)
+    program.heads = {str(Segment(1, number)): head(number) for number in (9_000, 9_001)}
+    with pytest.raises(VerificationError) as refused:
+        await wal.needed(FROM_FIRST, LATEST)
+    told = str(refused.value)
+    assert f"`{Segment(1, 5)}` of `primary` is missing in the archive, and `{Segment(1, 9_000)}`, stored 2026-" in told
+    assert "Take an earlier moment with `--at`, or a later backup." in told
+    assert f"take `15-1/{Segment(1, 9_000)}` out of the repository's archive" in told
+
+
+async def test_an_archive_without_a_hole_is_not_looked_into() -> None:
+    program, wal = archive(1, 40)
+    assert len((await wal.needed(FROM_FIRST, LATEST)).segments) == 40
+    await wal.ours(Timelines.alone(1))
+    assert program.fetched == []
+
+
+async def test_of_very_many_that_lie_ahead_few_are_looked_at() -> None:
+    program, wal = archive(1, 4, *range(9_000, 9_100))
+    with pytest.raises(VerificationError, match="is missing in the archive"):
+        await wal.needed(FROM_FIRST, LATEST)
+    assert len(program.fetched) == FORGED
