@@ -519,6 +519,10 @@ class Scratch(Protocol):
     async def removed(self, scratch: str) -> bool:
         """Whether it was here and is gone: what was never here may stand on another machine."""
 
+    async def lacking(self, wanted: int) -> str:
+        """What this machine lacks for one more that takes so many bytes, disk or a port of the plan file's range, with
+        the way out; empty where it lacks nothing. How many there may be is another matter (`ScratchBudget`)."""
+
     async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
         """Remove those whose time is over, and what restores left that did not end, unless somebody is logged in or
         `wanted` says, asked right before, that a run or a plan needs it. Returns what was removed; a promoted one never

@@ -348,6 +348,7 @@ class Site(Frozen):
     images: ImagesPolicy | None = None
     points: PointsPolicy | None = None
     scratch: ScratchBudget = ScratchBudget()
+    prover_apart: bool = False  # restore tests run where a prover of their own is, with its scratch instances
     jobs: JobPlace | None = None
 
     def database(self, name: str) -> Database:

@@ -38,6 +38,7 @@ from bot.plan_file import (
     DrPlan,
     FileBackup,
     ManifestsRepository,
+    ProvenBy,
     ServerWorkload,
     is_reference,
     parse_bytes,
@@ -103,6 +104,7 @@ async def site_of(plan: DrPlan, secrets: Secrets) -> Site:
             for cluster in plan.clusters
         },
         jobs=_jobs(plan),
+        prover_apart=plan.backups.prover is ProvenBy.APART,
         backups={item.database: await _policy(plan, item.database, secrets) for item in plan.backups.databases},
         physical={
             plan.database(item.database).server: await _physical(plan, item, secrets)

@@ -22,6 +22,7 @@ from actions.adapters.scratch_server import RecoveringServer, ScratchPrograms
 from actions.adapters.scratch_standby import ScratchStandby, told
 from actions.adapters.serving_config import end_recovery, half_open, serving, take_back, write_serving
 from actions.backup.physical import Check, Lsn, RecoveryTarget, ScratchFacts, ScratchRestored, ScratchState, Serving
+from actions.backup.scratch_budget import RESERVE, check_machine
 from actions.backup.scratch_place import Opened, Promotion, ScratchPlace
 from actions.backup.segments import history_name
 from actions.backup.standby import alone
@@ -39,8 +40,10 @@ JUNK_AFTER = timedelta(hours=1)  # a folder without a claim: a restore writes it
 class ScratchInstances(Scratch):
     """Those of one directory, which is on the volume that restores write to."""
 
-    def __init__(self, site: Site, directory: Path, clock: Clock) -> None:
+    def __init__(self, site: Site, directory: Path, clock: Clock, *, reserve: int = RESERVE) -> None:
+        """`reserve` are bytes of the disk that stay free."""
         self._directory, self._clock = directory, clock
+        self._budget, self._reserve = site.scratch, reserve
         self._programs = ScratchPrograms(site)
         self._standby = ScratchStandby(self._programs, clock, lifetime=site.scratch.lifetime)
 
@@ -187,6 +190,13 @@ class ScratchInstances(Scratch):
 
     async def removed(self, scratch: str) -> bool:
         return await asyncio.to_thread(lambda: ScratchPlace(self._directory, scratch).removed)
+
+    async def lacking(self, wanted: int) -> str:
+        try:
+            await asyncio.to_thread(check_machine, self._directory, wanted, self._budget, self._reserve)
+        except UserError as error:
+            return str(error)
+        return ""
 
     async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
         await asyncio.to_thread(self._hold)

@@ -39,6 +39,11 @@ WAL = 1 << 30
 """Bytes of WAL that a load may have beside the tables: `max_wal_size` of these servers."""
 
 
+def room_for(manifest: Manifest) -> int:
+    """Bytes that the instance which this dump is loaded into may take."""
+    return EMPTY + int(manifest.database_bytes * SPARE) + min(manifest.database_bytes, WAL)
+
+
 class LoadPhase(StrEnum):
     """What a load for a test spends its time on."""
 
@@ -130,7 +135,7 @@ class DumpScratch(DumpTests):
             mark=request.mark,
             made_at=now,
             expires_at=now + self._site.scratch.lifetime,
-            wanted_bytes=EMPTY + int(manifest.database_bytes * SPARE) + min(manifest.database_bytes, WAL),
+            wanted_bytes=room_for(manifest),
         )
 
 

@@ -38,13 +38,25 @@ def claim(directory: Path, place: ScratchPlace, wanted: Claim, budget: ScratchBu
                 f"{_shown(taken)} of the {_shown(budget.disk)} that the plan file allows. Discard one, or raise "
                 "`backups.scratch.disk`."
             )
-        free = shutil.disk_usage(directory).free
-        if free < wanted.wanted_bytes + reserve:
-            raise UserError(
-                f"The disk of `{directory}` has {_shown(free)} free; the restore needs "
-                f"{_shown(wanted.wanted_bytes + reserve)}. Free space there, then try again."
-            )
+        _check_disk(directory, wanted.wanted_bytes, reserve)
         place.write_claim(wanted.model_copy(update={"port": _port(budget, places)}))
+
+
+def check_machine(directory: Path, wanted: int, budget: ScratchBudget, reserve: int = RESERVE) -> None:
+    """Raise UserError where `claim` of one more with so many bytes would find no room on the disk, or no port. Claims
+    nothing. Blocking."""
+    _check_disk(directory, wanted, reserve)
+    _port(budget, ScratchPlace.all(directory))
+
+
+def _check_disk(directory: Path, wanted: int, reserve: int) -> None:
+    there = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < wanted + reserve:
+        raise UserError(
+            f"The disk of `{directory}` has {_shown(free)} free; the restore needs {_shown(wanted + reserve)}. Free "
+            "space there, then try again."
+        )
 
 
 def _port(budget: ScratchBudget, others: Sequence[ScratchPlace]) -> int:

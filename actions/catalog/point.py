@@ -99,7 +99,7 @@ class RestorePoint(Action[PointParams]):
 
 
 async def _findings(ports: Ports, key: str, scene: RestoreScene, aim: Aim, plan_id: str) -> tuple[Finding, ...]:
-    found = [*branch_findings(scene), *page_findings(scene), *await room_findings(ports, scene, plan_id)]
+    found = [*branch_findings(scene), *page_findings(scene), *await room_findings(ports, scene.room, plan_id)]
     takes, rto = scene.forecast.total, scene.database.rto
     if takes > rto:
         found += rto_findings(takes, rto, scene.forecast.words(rto), instead=await quicker(ports, key, scene, aim))

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from actions.backup import dump_scratch
 from actions.backup.chain import base_for
 from actions.backup.physical import PhysicalEntry, Proof, RecoveryTarget, RecoveryWindow
 from actions.backup.proofs import Proofs
 from actions.backup.windows import a_moment, ends_of, reachable
-from actions.contract import Action, DrillOf, Lock, Observation, Plan, Precondition, Risk, Step
+from actions.contract import Action, DrillOf, Finding, Lock, Observation, Plan, Precondition, Risk, Step
 from actions.engines import engine_of
 from actions.errors import UserError
 from actions.ports import CatalogueEntry, Ports
@@ -31,8 +32,10 @@ from actions.steps.phrases import moment, names, span
 from actions.steps.proving import LookThrough, ProvenDatabase, RestoreForTest
 from actions.steps.proving_dumps import CompareForTest, LoadForTest
 from actions.steps.recovery import Aim, Forecast, forecast, measured
+from actions.steps.restore_scene import room_findings, room_for
 from actions.steps.restore_test import RemoveScratch
 from actions.steps.scratch import CHECK_LIMIT
+from actions.steps.scratch_facts import ScratchRoom
 
 
 class When(StrEnum):
@@ -71,7 +74,7 @@ class Prove(Action[ProveParams]):
         CompareForTest,
         RemoveScratch,
     )
-    preconditions: ClassVar[tuple[type[Precondition], ...]] = ()
+    preconditions: ClassVar[tuple[type[Precondition], ...]] = (ScratchRoom,)
     drillable: ClassVar[DrillOf | None] = DrillOf.SERVER
 
     async def plan(self, params: ProveParams, ports: Ports, plan_id: str) -> Plan:
@@ -114,6 +117,7 @@ class Prove(Action[ProveParams]):
             timeout=patience(takes.counting, at_least=CHECK_LIMIT),
         )
         good = [test for test in tests if test.problem is None]
+        room = 0 if base is None else room_for(base)
         return Plan(
             id=plan_id,
             action=self.name,
@@ -127,8 +131,12 @@ class Prove(Action[ProveParams]):
                 Lock(key=f"proof:{server}"),
             ),
             steps=(restore, look, RemoveScratch(scratch=plan_id, mark=mark)),
+            preconditions=(ScratchRoom(scratch=plan_id, at_least=room),),
             made_at=ports.clock.now(),
-            findings=() if base is None else tuple(backup_findings(server, base.manifest.id, base.manifest.checksums)),
+            findings=(
+                *await _room_findings(ports, room, plan_id),
+                *(() if base is None else backup_findings(server, base.manifest.id, base.manifest.checksums)),
+            ),
             observations=(
                 Observation(name="last test", value=_words(tests)),
                 Observation(name="last that passed", value=_words(good)),
@@ -147,6 +155,7 @@ class Prove(Action[ProveParams]):
         tests = await Proofs(ports.objects, ports.secrets).newest(policy, limit=10)
         good = [test for test in tests if test.problem is None]
         takes = restore_estimate(entry, await ports.runs.last_load(key))
+        room = dump_scratch.room_for(entry.manifest)
         physical = ports.site.physical.get(database.server)
         shared: dict[str, Any] = {
             "database": key,
@@ -188,7 +197,9 @@ class Prove(Action[ProveParams]):
             # One test after the other for each server: they share the machine, and measure it.
             locks=(Lock(key=f"database:{key}", exclusive=False), Lock(key=f"proof:{database.server}")),
             steps=(load, compare, RemoveScratch(scratch=plan_id, mark=scratch_mark(plan_id))),
+            preconditions=(ScratchRoom(scratch=plan_id, at_least=room),),
             made_at=ports.clock.now(),
+            findings=tuple(await _room_findings(ports, room, plan_id)),
             observations=(
                 Observation(name="dump of", value=moment(entry.manifest.snapshot_at)),
                 Observation(name="last test", value=_words(tests)),
@@ -196,6 +207,11 @@ class Prove(Action[ProveParams]):
             ),
             estimate=good[0].rto if good else takes,
         )
+
+
+async def _room_findings(ports: Ports, room: int, plan_id: str) -> Sequence[Finding]:
+    """What would make it fail once it runs. Where a prover apart runs it, its machine is looked at when it begins."""
+    return () if ports.site.prover_apart else await room_findings(ports, room, plan_id)
 
 
 def _dumped(site: Site, params: ProveParams) -> str | None:

@@ -119,7 +119,7 @@ class Follow(Action[FollowParams]):
             findings=(
                 *branch_findings(scene),
                 *page_findings(scene),
-                *await room_findings(ports, scene, plan_id),
+                *await room_findings(ports, scene.room, plan_id),
                 _kept(delay),
             ),
             observations=_observations(scene, others),

@@ -57,6 +57,11 @@ class RestoreScene(Frozen):
     stored: StoredChain | None  # None: only the engine can read it
 
 
+def room_for(base: PhysicalEntry) -> int:
+    """Bytes that an instance made of this base backup may take."""
+    return int(max(base.manifest.server_bytes, base.manifest.plain_bytes) * ROOM)
+
+
 async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None) -> RestoreScene:
     server, policy = database.server, ports.site.physical_of(database.server)
     entries = await ports.physical.catalogue(server)
@@ -85,7 +90,7 @@ async def look(ports: Ports, database: Database, aim: Aim, *, backup: str | None
         forecast=forecast(entries, base, aim, windows, rates, counted=counted),
         rates=tuple(rates),
         counted=counted,
-        room=int(max(base.manifest.server_bytes, base.manifest.plain_bytes) * ROOM),
+        room=room_for(base),
         stored=engine_of(policy).chain(ports.site, server, entries, base),
     )
 
@@ -197,8 +202,9 @@ def check_step(
     )
 
 
-async def room_findings(ports: Ports, scene: RestoreScene, plan_id: str) -> list[Finding]:
-    why = await no_room(ports, plan_id, scene.room)
+async def room_findings(ports: Ports, room: int, plan_id: str) -> list[Finding]:
+    """That a scratch instance of so many bytes cannot be made now."""
+    why = await no_room(ports, plan_id, room)
     return [] if why is None else [Finding(check="room", verdict=Verdict.STOP, detail=why)]
 
 

@@ -137,7 +137,8 @@ class TableIs(Precondition):
 
 
 async def no_room(ports: Ports, scratch: str, needed: int) -> str | None:
-    """Why another scratch instance does not fit into the budget of the plan file; None when it does."""
+    """Why another scratch instance does not fit into the budget of the plan file, or onto this machine; None when it
+    does."""
     budget = ports.site.scratch
     others = [
         facts  # a promoted one is a server of its own: no part of the budget
@@ -155,7 +156,7 @@ async def no_room(ports: Ports, scratch: str, needed: int) -> str | None:
             f"Scratch instances take {size(taken)}, this one needs {size(needed)}, the plan file allows "
             f"{size(budget.disk)}. " + _way_out(others, "backups.scratch.disk")
         )
-    return None
+    return await ports.scratch.lacking(needed) or None
 
 
 def _way_out(others: Sequence[ScratchFacts], limit: str) -> str:

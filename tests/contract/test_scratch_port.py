@@ -186,6 +186,12 @@ async def test_one_that_a_run_or_plan_needs_is_not_swept(world: World) -> None:
     assert [facts.id for facts in await world.port.instances()] == ["s1"]
 
 
+async def test_what_the_machine_lacks_is_told_before_anything_is_claimed(world: World) -> None:
+    assert await world.port.lacking(1) == ""
+    assert "Free space there" in await world.port.lacking(1 << 60)
+    assert not await world.port.instances()  # nothing was claimed
+
+
 async def test_what_is_not_there(world: World) -> None:
     assert await world.port.find("s9") is None
     await world.port.discard("s9", mark=MARK)

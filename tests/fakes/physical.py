@@ -44,6 +44,7 @@ from actions.site import DatabaseRef, Site
 from tests.fakes.postgres import MemoryPostgres, MemoryServer
 
 NOT_FOLLOWING = "Scratch instance `{}` does not follow."
+DISK = 1 << 50  # bytes that are free
 SWEPT = (ScratchState.STOPPED, ScratchState.PAUSED, ScratchState.LOADED)
 STAYS = (ScratchState.PROMOTED, ScratchState.FOLLOWING, ScratchState.LOADED)
 """Whether it runs or not."""
@@ -77,6 +78,7 @@ class MemoryScratch(Scratch):
         self._postgres, self._clock = postgres, clock
         self.made: dict[str, ScratchFacts] = {}
         self.gone: set[str] = set()
+        self.lacks = ""  # what the machine lacks for one more
         self.contents: dict[str, Mapping[str, Fingerprint]] = {}
         self.brought: dict[str, Sequence[Commit]] = {}
 
@@ -198,6 +200,9 @@ class MemoryScratch(Scratch):
 
     async def removed(self, scratch: str) -> bool:
         return scratch in self.gone and scratch not in self.made
+
+    async def lacking(self, wanted: int) -> str:
+        return self.lacks or ("The disk is full. Free space there, then try again." if wanted > DISK else "")
 
     async def sweep(self, wanted: Wanted) -> Sequence[ScratchFacts]:
         now = self._clock.now()

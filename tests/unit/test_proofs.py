@@ -20,6 +20,7 @@ from actions.catalog.proof import ProveParams, When
 from actions.errors import TemporaryError, UserError, VerificationError
 from actions.ports import Progress
 from actions.runner import Outcome
+from actions.site import ScratchBudget
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.physical_world import FAR, SERVER, with_bases, with_two_buckets
 from tests.fakes.world import START, World, a_world
@@ -223,6 +224,36 @@ async def test_a_proof_says_what_became_of_the_pages(bare: set[str], unseen: set
     assert (await proven(world, server=SERVER))[0] is Outcome.SUCCEEDED
     [proof] = await Proofs(world.objects, world.secrets).newest(world.site.physical_of(SERVER))
     assert proof.checks["page checksums"] == said
+
+
+@pytest.mark.parametrize("params", [{}, {"dump": "newest"}], ids=["bases", "dump"])
+async def test_a_test_for_which_there_is_no_room_is_refused_before_anybody_waits(params: dict[str, str]) -> None:
+    world, prove = with_bases(), registry.action("backup.prove")
+    world.scratch.lacks = "Every port from 55400 to 55401 is taken on this machine. Discard one."
+    plan = await prove.plan(ProveParams.model_validate(params), world, PLAN_ID)
+    assert [finding.detail for finding in plan.stopped] == [world.scratch.lacks]
+
+    world.scratch.lacks = ""
+    small = world.site.model_copy(update={"scratch": ScratchBudget(disk=1000)})
+    plan = await prove.plan(ProveParams.model_validate(params), replace(world, site=small), PLAN_ID)
+    assert "or raise `backups.scratch.disk`" in plan.stopped[0].detail
+
+    # What is taken since the request keeps it from beginning; it is no failed test.
+    plan = await prove.plan(ProveParams.model_validate(params), world, PLAN_ID)
+    assert plan.stopped == ()
+    world.scratch.lacks = "The disk has no room."
+    result = await run(plan, world, MemoryJournal())
+    assert (result.outcome, result.message) == (Outcome.STALE, "The disk has no room.")
+    assert await kept(world) == []
+
+
+async def test_the_room_of_a_prover_apart_is_looked_at_by_itself() -> None:
+    world = with_bases()
+    world.scratch.lacks = "This worker's disk has no room."
+    site = world.site.model_copy(update={"prover_apart": True})
+    plan = await registry.action("backup.prove").plan(ProveParams(), replace(world, site=site), PLAN_ID)
+    assert plan.stopped == ()
+    assert [each.kind for each in plan.preconditions] == ["scratch_room"]
 
 
 # ---------------------------------------------------------------- dumps

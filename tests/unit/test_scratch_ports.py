@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from actions.adapters.scratch_server import RecoveringServer
-from actions.backup.scratch_budget import claim
+from actions.backup.scratch_budget import check_machine, claim
 from actions.backup.scratch_place import Claim, Opened, Promotion, ScratchPlace
 from actions.errors import UserError
 from actions.site import ScratchBudget
@@ -58,6 +58,8 @@ def test_each_has_one_of_its_own_and_none_is_left_for_one_too_many(tmp_path: Pat
         assert [taken(tmp_path, name, ports) for name in ("s1", "s2")] == [first, last]
         with pytest.raises(UserError) as refused:
             taken(tmp_path, "s3", ports)
+        with pytest.raises(UserError, match="is taken on this machine"):  # as a plan is told before
+            check_machine(tmp_path, 1, ScratchBudget(ports=ports), reserve=0)
     assert str(refused.value) == (
         f"Every port from {first} to {last} (`backups.scratch.ports` of the plan file) is taken on this machine, by "
         "scratch instances or other programs. Discard one, or name a wider range."
