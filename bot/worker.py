@@ -39,7 +39,7 @@ from bot.services.paging import page
 from bot.services.plans import Plans, RequestRefusedError, note_plan
 from bot.services.record.watch import Watch, restored
 from bot.services.refusals import Door
-from bot.services.run_control import ORDERS, RunControl
+from bot.services.run_control import ORDERS, WAITS, RunControl
 from bot.services.wake import Wake
 from storage import incidents, outbox, plans, requests, runs
 from storage.session import Database, readable
@@ -420,7 +420,7 @@ class Worker:
                     await provenance.tell_unseen(session, row, decision, now)
                 return
             else:
-                state, message = str(decision.state), decision.reason
+                state, message = str(decision.state), await self._why_not(session, row, run, decision)
                 if not await runs.close_unsigned(session, run.id, state=state, message=message, at=now):
                     return  # told by the worker that was quicker
                 await provenance.record(session, row, decision)
@@ -429,6 +429,13 @@ class Worker:
                 )
                 return
         tasks.create_task(self._driver.drive(row, plan, epoch))
+
+    async def _why_not(self, session: AsyncSession, row: PlanRow, run: RunRow, decision: approval.Decision) -> str:
+        """Why a plan never runs; of one that waited for its locks until its time was over, for whom."""
+        if decision.state is not approval.State.EXPIRED or not run.message.startswith(WAITS):
+            return decision.reason
+        plan = self._catalogue.kinds().plan(row.document)
+        return f"{decision.reason} {await self._control.kept_waiting(session, row, plan)}".rstrip()
 
     async def _start(self, session: AsyncSession, row: PlanRow, plan: Plan) -> int | None:
         """The epoch of the run that starts now; None when it waits for a lock, or for the clock of the database: what

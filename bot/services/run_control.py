@@ -30,6 +30,9 @@ ORDERS = (PAUSE, RESUME, ABORT, STOP, AGAIN)
 
 OPEN = ("running", "paused", "asking")
 
+WAITS = "Waits for "
+"""How the message of a signed run begins that found a lock taken."""
+
 _DONE = {
     PAUSE: "It pauses once its present step is done, and keeps its locks. `/dr run resume` lets it go on.",
     RESUME: "It goes on. Its signatures are checked again before its next step.",
@@ -142,19 +145,30 @@ class RunControl:
         says who is waited for."""
         recovers = (plan.about or plan.action) in self._recoveries and row.requester != SCHEDULE
         urgent = row.incident_id is not None or recovers
-        holders = await runs.holders(session, row.id, plan.locks)
         words: list[str] = []
-        for held in holders:
-            theirs = await plans.get(session, held.id)
-            if theirs is None:
-                continue
-            words.append(f"run {held.id} ({theirs.action}, {held.state})")
+        for theirs, held in await self._holders(session, row, plan):
+            words.append(_held(theirs, held))
             if urgent and theirs.incident_id is None and theirs.requester == SCHEDULE:
                 await self._yield(session, theirs, held, row, plan)
-        if words and await runs.waits(
-            session, row.id, message=f"Waits for {', '.join(words)}, which holds the target."
-        ):
+        if words and await runs.waits(session, row.id, message=f"{WAITS}{', '.join(words)}, which holds the target."):
             await outbox.add(session, "plan", row.channel, ref=row.id)
+
+    async def kept_waiting(self, session: AsyncSession, row: PlanRow, plan: Plan) -> str:
+        """Why a signed run whose time to start is over has not started, with the way out; empty where no other run
+        holds what it needs."""
+        holders = [_held(theirs, held) for theirs, held in await self._holders(session, row, plan)]
+        if not holders:
+            return ""
+        return (
+            f"It waited for {', '.join(holders)}, which holds the target and is not over: what was signed is not done "
+            "at an hour that nobody expects. Ask for it once more when that run has ended; a rule with a longer "
+            "`execution_expiry` waits longer."
+        )
+
+    async def _holders(self, session: AsyncSession, row: PlanRow, plan: Plan) -> list[tuple[PlanRow, RunRow]]:
+        """The runs that hold a lock which this plan needs."""
+        found = [(await plans.get(session, held.id), held) for held in await runs.holders(session, row.id, plan.locks)]
+        return [(theirs, held) for theirs, held in found if theirs is not None]
 
     async def _yield(self, session: AsyncSession, theirs: PlanRow, held: RunRow, row: PlanRow, plan: Plan) -> None:
         if held.order == OrderKind.YIELD:
@@ -178,3 +192,8 @@ class RunControl:
         for channel in dict.fromkeys((self._on_call, row.channel)):
             if channel:
                 await outbox.add(session, "text", channel, payload={"text": f"{text} Answer on its card."})
+
+
+def _held(theirs: PlanRow, held: RunRow) -> str:
+    """`run 4KQ (backup.base, running)`."""
+    return f"run {held.id} ({theirs.action}, {held.state})"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from actions.adapters.clock import SystemClock
 from actions.contract import JournalState
 from bot.ports import ReplyTo, Who
 from bot.router import Command
@@ -25,6 +27,13 @@ pytestmark = pytest.mark.integration
 
 LONG = 30.0
 """Seconds a step takes that is to be ended before its end."""
+
+
+class Later(SystemClock):
+    """When nothing that was signed now may start any more."""
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(minutes=16)
 
 
 async def begun(office: OfficeForTests, card: PlanCard, step: int) -> None:
@@ -271,6 +280,13 @@ async def test_only_routine_runs_give_way_and_only_to_incidents(office: OfficeFo
 
         await eventually(said)
         assert (await office.desk.plan_card(dump.token)).state is PlanState.RUNNING
+    at_work, office.ports = office.ports, replace(office.ports, clock=Later())
+    async with office.working(workers=2):
+        late = await office.until(waiting, PlanState.EXPIRED)
+    office.ports = at_work
+    assert f"It waited for run {dump.plan_id} (toy.run, running), which holds the target" in late.message
+    assert "Ask for it once more when that run has ended" in late.message
+    assert "`execution_expiry`" in late.message
     await an_incident(office)
     async with office.working(workers=2):
         asked_for = await a_run(office, PlanState.RUNNING, steps=1, seconds=LONG, interruptible=True, key="people")
