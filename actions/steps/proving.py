@@ -22,7 +22,7 @@ from actions.steps.comparison import unmet
 from actions.steps.engine_backup import EngineBackup
 from actions.steps.idle import idle
 from actions.steps.phrases import counted, names, span
-from actions.steps.restore_test import ForTest, keep, passed
+from actions.steps.restore_test import ForTest, keep, passed, proof_of
 from actions.steps.stored_chain import StoredChain
 
 COPIES = "copies"
@@ -168,40 +168,18 @@ class LookThrough(Step):
                 continue
             checks |= _counted(item, found)
             problems += _losses(item, found)
-        proof = await self._proof(ports, facts, facts.restored, checks, problems)
+        now, rpo = ports.clock.now(), await _exposure(ports, facts, facts.restored)
+        found_out = proof_of(
+            facts, facts.restored, now=now, rpo=rpo, checks=checks, problems=problems, known=self.known
+        )
+        more = {"target": facts.restored.target, "wal_bytes": facts.restored.wal_bytes}
+        proof = found_out.model_copy(update=more)
         await keep(ports, ports.site.physical_of(self.server), proof)
         if proof.problem is not None:
             raise VerificationError(
                 f"The restore test of `{self.server}` failed: {proof.problem} Production was not touched. Make a new "
                 f"base backup with `/dr-backup base {self.server}`, then test again."
             )
-
-    async def _proof(
-        self,
-        ports: Ports,
-        facts: ScratchFacts,
-        restored: ScratchRestored,
-        checks: Mapping[str, str],
-        problems: list[str],
-    ) -> Proof:
-        now = ports.clock.now()
-        return Proof(
-            id=self.scratch,
-            server=self.server,
-            target=restored.target,
-            backup=restored.backup,
-            proven_at=now,
-            rto=max(timedelta(0), now - facts.made_at),
-            rpo=await _exposure(ports, facts, restored),
-            seconds=restored.seconds,
-            bytes=restored.bytes,
-            plain_bytes=restored.plain_bytes,
-            wal_bytes=restored.wal_bytes,
-            checks=checks,
-            problem=f"{'; '.join(problems)}." if problems else None,
-            tools=restored.tools,
-            known=self.known,
-        )
 
     async def verify(self, ports: Ports) -> None:
         if not await passed(ports, ports.site.physical_of(self.server), self.scratch):

@@ -24,7 +24,7 @@ from actions.steps.copies import SHOWN_DIFFERENCES
 from actions.steps.dumps import fetched
 from actions.steps.known_backups import to_restore
 from actions.steps.phrases import counted, names, span
-from actions.steps.restore_test import ForTest, keep, passed
+from actions.steps.restore_test import ForTest, keep, passed, proof_of
 from actions.steps.scratch import instance
 
 ROWS = "rows"
@@ -188,7 +188,9 @@ class CompareForTest(Step):
             if wrong:
                 problems.append(f"it is not what its manifest promises: {'; '.join(wrong[:SHOWN_DIFFERENCES])}{more}")
             problems += unmet(self.invariants, found)
-        proof = self._proof(ports, facts, loaded, entry, checks, problems)
+        now, rpo = ports.clock.now(), max(timedelta(0), self.following - entry.manifest.snapshot_at)
+        found_out = proof_of(facts, loaded, now=now, rpo=rpo, checks=checks, problems=problems, known=self.known)
+        proof = found_out.model_copy(update={"database": self.database})
         await keep(ports, ports.site.backup(self.database), proof)
         if proof.problem is not None:
             raise VerificationError(
@@ -212,33 +214,6 @@ class CompareForTest(Step):
             none = "not compared: it has no extension `amcheck`"
             checks["indexes"] = f"every one compared with its table in {checked}" if checked else none
         return checks
-
-    def _proof(
-        self,
-        ports: Ports,
-        facts: ScratchFacts,
-        loaded: DumpLoaded,
-        entry: CatalogueEntry,
-        checks: Mapping[str, str],
-        problems: list[str],
-    ) -> Proof:
-        now = ports.clock.now()
-        return Proof(
-            id=self.scratch,
-            server=self.server,
-            database=self.database,
-            backup=self.backup,
-            proven_at=now,
-            rto=max(timedelta(0), now - facts.made_at),
-            rpo=max(timedelta(0), self.following - entry.manifest.snapshot_at),
-            seconds=loaded.seconds,
-            bytes=loaded.bytes,
-            plain_bytes=loaded.plain_bytes,
-            checks=checks,
-            problem=f"{'; '.join(problems)}." if problems else None,
-            tools=loaded.tools,
-            known=self.known,
-        )
 
     async def verify(self, ports: Ports) -> None:
         if not await self._passed(ports):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import ClassVar, Literal
 
-from actions.backup.physical import Proof, ScratchFacts
+from actions.backup.dump_test import DumpLoaded
+from actions.backup.physical import Proof, ScratchFacts, ScratchRestored
 from actions.backup.proofs import Proofs, Tested
-from actions.contract import Probe, Step
+from actions.contract import Probe
 from actions.engines import engine_of
 from actions.errors import DrError, UserError, VerificationError
 from actions.ports import JobKind, JobPhase, JobState, Ports, Progress
 from actions.site import BackupPolicy
 from actions.steps.heavy import HeavyStep
-from actions.steps.scratch import instance, not_here, whether_removed
+from actions.steps.scratch import DiscardScratch, instance, not_here
 
 log = logging.getLogger(__name__)
 
@@ -92,16 +94,10 @@ class ForTest(HeavyStep):
             raise VerificationError(await not_here(ports, self.scratch))
 
 
-class RemoveScratch(Step):
-    """The instance stopped, its files gone."""
+class RemoveScratch(DiscardScratch):
+    """The instance of a test goes at its end."""
 
-    kind: Literal["remove_scratch"] = "remove_scratch"
-    scratch: str
-    mark: str
-
-    @property
-    def summary(self) -> str:
-        return f"Stop scratch instance `{self.scratch}` and remove its files"
+    kind: Literal["remove_scratch"] = "remove_scratch"  # type: ignore[assignment]
 
     @property
     def before(self) -> str:
@@ -111,21 +107,33 @@ class RemoveScratch(Step):
     def after(self) -> str:
         return "no scratch instance of this test"
 
-    def by_hand(self) -> tuple[str, ...]:
-        return ("pg_ctl stop -D FOLDER", "rm -r FOLDER")
 
-    async def probe(self, ports: Ports) -> Probe:
-        return await whether_removed(ports, self.scratch)
-
-    async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds, without figures
-        await discard(ports, self.scratch, self.mark)
-
-    async def verify(self, ports: Ports) -> None:
-        if await ports.scratch.find(self.scratch) is not None:
-            raise VerificationError(f"Scratch instance `{self.scratch}` is still there. Remove its folder by hand.")
-
-    async def undo(self, ports: Ports) -> None:
-        """What was removed can be restored again at any time."""
+def proof_of(
+    facts: ScratchFacts,
+    made: ScratchRestored | DumpLoaded,
+    *,
+    now: datetime,
+    rpo: timedelta,
+    checks: Mapping[str, str],
+    problems: Sequence[str],
+    known: Mapping[str, str],
+) -> Proof:
+    """What a test has measured and found: `made` into the instance by the job, looked through since."""
+    return Proof(
+        id=facts.id,
+        server=facts.server,
+        backup=made.backup,
+        proven_at=now,
+        rto=max(timedelta(0), now - facts.made_at),
+        rpo=rpo,
+        seconds=made.seconds,
+        bytes=made.bytes,
+        plain_bytes=made.plain_bytes,
+        checks=checks,
+        problem=f"{'; '.join(problems)}." if problems else None,
+        tools=made.tools,
+        known=known,
+    )
 
 
 async def passed(ports: Ports, policy: Tested, proof: str) -> bool:
