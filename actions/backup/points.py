@@ -23,7 +23,7 @@ from actions.backup.point_pins import PointPins
 from actions.backup.secret_copies import copy_objects
 from actions.backup.signed_document import SignedDocument, opened
 from actions.buckets import Hold
-from actions.errors import DrError, UserError, VerificationError
+from actions.errors import DrError, TemporaryError, UserError, VerificationError
 from actions.points import ImagePart, PointEntry, Points, RecoveryPoint, SealedPart, SecretVersion
 from actions.ports import Clock, ObjectStore, Secrets
 from actions.secret_copies import SecretCopies
@@ -177,6 +177,11 @@ class RecoveryPoints(Points):
                 bucket: keys.difference(*(each.get(bucket, ()) for each in others)) for bucket, keys in needed.items()
             }
             await holds.take_off(self._objects, free)
+            # Nothing looks for holds without a pin later: what one bucket has not let go of would stay for good.
+            for left in await holds.look(self._objects, free):
+                if left.problem or left.held:
+                    why = left.problem or f"{left.held} objects are still held."
+                    raise TemporaryError(f"Bucket `{left.bucket}` has not let go of recovery point `{point}`: {why}")
         signer = signing_key(await self._secrets.resolve(policy.signing_key), policy.signing_key)
         await self._pins.set(policy, point, reason, self._clock.now(), signer)
 

@@ -237,6 +237,31 @@ async def test_a_point_is_held_with_its_escrows_as_long_as_any_point_needs_them(
         world.clock.advance(HOUR)
 
 
+async def test_a_point_stays_pinned_and_held_while_one_bucket_does_not_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = able()
+    world.objects.lockable = {"backups", "uploads-copy"}
+    await world.escrow.make("main-1", "main")
+    await world.points.record("point-1")
+    await world.points.pin("point-1", reason=CASE)
+    held, whole = set(world.objects.legal_holds), world.objects.hold
+
+    async def hold(bucket: str, key: str, *, on: bool) -> bool:
+        if bucket == "backups" and not on:
+            raise TemporaryError("Bucket `backups` does not answer.")
+        return await whole(bucket, key, on=on)
+
+    monkeypatch.setattr(world.objects, "hold", hold)
+    world.clock.advance(HOUR)
+    plan = await registry.action("point.unpin").plan(UnpinPointParams(point="point-1"), world, PLAN_ID)
+
+    result = await run(plan, world, MemoryJournal())
+
+    assert result.outcome is Outcome.FAILED
+    assert "Bucket `backups` has not let go of recovery point `point-1`: 2 objects are still held." in result.message
+    assert [entry.pinned for entry in await world.points.entries()] == [CASE]
+    assert world.objects.legal_holds == held
+
+
 @pytest.mark.corruption
 async def test_an_escrow_that_a_damaged_pinned_point_may_need_stays_held() -> None:
     world = able()
