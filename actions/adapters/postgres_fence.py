@@ -58,10 +58,11 @@ async def fence(connection: AsyncConnection, server: str) -> int:
         words = "CONNECTION LIMIT 0" if name == facts.home else "ALLOW_CONNECTIONS false"
         await connection.execute(sql.SQL("ALTER DATABASE {} " + words).format(sql.Identifier(name)))
     ended: set[int] = set()
+    first = {pid for pid, _, _ in await _others(connection)}
     until = time.monotonic() + LIMIT.total_seconds()
     while left := await _others(connection):
         if time.monotonic() > until:
-            raise does_not_hold(server, left, ended)
+            raise does_not_hold(server, left, first)
         pids = [pid for pid, _, _ in left]
         ended |= set(pids)
         await connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) pid", [pids])
@@ -69,11 +70,11 @@ async def fence(connection: AsyncConnection, server: str) -> int:
     return len(ended)
 
 
-def does_not_hold(server: str, left: list[tuple[int, str, str]], ended: set[int]) -> PermanentError | TemporaryError:
-    """Why it is not fenced, and what to do. `left`: pid, database and kind of those that are there; `ended`: pids that
-    were told to end."""
-    back = sorted({_shown(kind, name) for pid, name, kind in left if pid not in ended})
-    stayed = sorted(f"{_shown(kind, name)} (pid {pid})" for pid, name, kind in left if pid in ended)
+def does_not_hold(server: str, left: list[tuple[int, str, str]], first: set[int]) -> PermanentError | TemporaryError:
+    """Why it is not fenced, and what to do. `left`: pid, database and kind of those that are there; `first`: pids that
+    were there from the beginning."""
+    back = sorted({_shown(kind, name) for pid, name, kind in left if pid not in first})
+    stayed = sorted(f"{_shown(kind, name)} (pid {pid})" for pid, name, kind in left if pid in first)
     parts = [f"{', '.join(back)} came back each time it was ended"] if back else []
     parts += [f"{', '.join(stayed)} did not end within {LIMIT.total_seconds():g} s"] if stayed else []
     said = f"`{server}` is closed to people, and not fenced: {', and '.join(parts)}."

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 PROMOTION = timedelta(minutes=5)
 LOOK = 0.1  # seconds
+MOST_TIMELINES = 1000
 JUNK_AFTER = timedelta(hours=1)  # a folder without a claim: a restore writes it within seconds
 
 
@@ -344,7 +345,9 @@ def _take(server: RecoveringServer, above: int) -> None:
     """Let it find a history of every timeline id up to `above`: it takes the one after those that it finds, and knows
     nothing of what the archive has gained since it was restored. Nobody reads what is in them."""
     restored = server.place.restored()
-    for number in range(1 if restored is None else restored.timeline_id + 1, above + 1):
+    first = 1 if restored is None else restored.timeline_id + 1
+    # No server was promoted so often: whoever holds a repository can name any number, and must not fill the disk by it.
+    for number in range(first, min(above, first + MOST_TIMELINES) + 1):
         path = server.place.wal / history_name(number)
         if not path.exists():
             path.write_text(f"# timeline id {number} is taken\n")

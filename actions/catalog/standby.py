@@ -242,6 +242,7 @@ class Halt(Action[HaltParams]):
             made_at=now,
             findings=(
                 *_told(told.problem),
+                *_due(aim, told.delay, now),
                 *unseen_findings(aim),
                 *rto_findings(takes.total, database.rto, forecast, instead=NOTHING_NEARER),
             ),
@@ -272,6 +273,20 @@ async def _sizes(ports: Ports, facts: ScratchFacts, database: Database) -> tuple
 
 def _read(at: datetime | None) -> str:
     return "not yet" if at is None else exact(at)
+
+
+SOON = timedelta(minutes=30)
+
+
+def _due(aim: Aim, delay: timedelta, now: datetime) -> tuple[Finding, ...]:
+    """That it will have replayed the moment before long, which nothing brings back."""
+    at = aim.target.time if aim.moment is None else aim.moment.committed_at
+    if at is None or not delay or at + delay > now + SOON:
+        return ()
+    left = at + delay - now
+    when = f"in {span(left)}, at {exact(at + delay)}" if left > timedelta(0) else f"since {exact(at + delay)}"
+    detail = f"It is due to replay beyond that moment {when}. A replay never goes back."
+    return (Finding(check="time left", verdict=Verdict.WARN, detail=detail, hint="Sign and run this before then."),)
 
 
 def _told(problem: str) -> tuple[Finding, ...]:

@@ -28,7 +28,7 @@ from actions.steps.scratch import instance
 T = TypeVar("T")
 
 ASKED = timedelta(seconds=20)
-"""How long a promotion waits for each answer that it can do without."""
+"""How long a promotion waits for an answer of a server or an archive that may be half dead."""
 
 
 class OpenScratch(Step):
@@ -247,7 +247,12 @@ class PromoteScratch(Step):
             return
         if not await lives(ports, self.server):
             return  # it was closed over restarts
-        found = await ports.postgres.fencing(self.server)
+        found = await in_time(ports.postgres.fencing(self.server))
+        if found is None:
+            raise TemporaryError(
+                f"The old primary `{self.server}` is there, and does not say whether it is still closed. Nothing is "
+                "promoted. Power it off, then ask for the promotion again with `--old-primary-is-dead`."
+            )
         if not found.read_only or found.open:
             raise VerificationError(
                 f"The old primary `{self.server}` was closed and is not any more: {left_open(found)}. Nothing is "
@@ -294,15 +299,17 @@ async def taken_timelines(ports: Ports, server: str) -> int:
     """The highest timeline id that the server or its archive is known to have; 0 where neither answers in time. Another
     server on one of them would write WAL under names that are taken."""
     found = [0]
-    facts = await _in_time(ports.postgres.server(server))
+    facts = await in_time(ports.postgres.server(server))
     found += [] if facts is None else [facts.timeline_id]
     if server in ports.site.physical:
-        found += [window.timeline_id for window in await _in_time(ports.physical.windows(server)) or ()]
-        found += [entry.manifest.timeline_id for entry in await _in_time(ports.physical.catalogue(server)) or ()]
+        found += [window.timeline_id for window in await in_time(ports.physical.windows(server)) or ()]
+        found += [entry.manifest.timeline_id for entry in await in_time(ports.physical.catalogue(server)) or ()]
     return max(found)
 
 
-async def _in_time(asked: Awaitable[T]) -> T | None:
+async def in_time(asked: Awaitable[T]) -> T | None:
+    """What is answered within `ASKED`; None where it is not, or is refused. A server whose disk hangs takes logins and
+    never answers."""
     try:
         async with asyncio.timeout(ASKED.total_seconds()):
             return await asked

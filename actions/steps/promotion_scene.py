@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from actions.backup.physical import ScratchFacts, ScratchState, Serving
 from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import DatabaseFacts, FenceFacts, Ports, ServerFacts, WorkloadFacts
 from actions.site import Database, Frozen
 from actions.steps.application import Repoint
 from actions.steps.old_primary_scene import StopScene, look_at_stop
-from actions.steps.promotion import lives, taken_timelines
+from actions.steps.promotion import ASKED, lives, taken_timelines
 from actions.steps.scene import Application, application_of, config_place, host_value
 from actions.steps.standing import database_of, known, sound
 
@@ -146,9 +148,10 @@ async def _home(
 ) -> tuple[ServerFacts | None, FenceFacts | None, StopScene | None, tuple[DatabaseFacts, ...]]:
     """The old primary, where it answers."""
     try:
-        facts, fence = await ports.postgres.server(server), await ports.postgres.fencing(server)
-        return facts, fence, await look_at_stop(ports, server), tuple(await ports.postgres.databases(server))
-    except (TemporaryError, PermanentError):
+        async with asyncio.timeout(ASKED.total_seconds()):
+            facts, fence = await ports.postgres.server(server), await ports.postgres.fencing(server)
+            return facts, fence, await look_at_stop(ports, server), tuple(await ports.postgres.databases(server))
+    except (TemporaryError, PermanentError, TimeoutError):
         return None, None, None, ()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -14,11 +15,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from actions.adapters import postgres_fence
 from actions.adapters.embedded_postgres import EmbeddedPostgres
 from actions.adapters.postgres import PostgresServers
 from actions.adapters.secrets import SecretReferences
 from actions.backup.manifest import Globals, Role
-from actions.errors import PreconditionError, TemporaryError, UserError
+from actions.errors import PermanentError, PreconditionError, TemporaryError, UserError
 from actions.ports import Named, PostgresAdmin, RoleFacts
 from actions.site import DatabaseRef, Server, Site
 from tests.fakes.postgres import MemoryPostgres
@@ -385,3 +387,28 @@ async def test_a_fenced_server_refuses_everybody_and_can_be_given_back(world: Wo
     assert closed.name not in facts.open
     assert (facts.home, facts.limit) == (before.home, before.limit)
     world.connect(opened)
+
+
+@pytest.mark.integration
+async def test_who_comes_back_each_time_keeps_a_fence_from_holding(
+    pg_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the launcher of pg_cron does, which the server starts again."""
+    monkeypatch.setattr(postgres_fence, "LIMIT", timedelta(milliseconds=500))
+
+    async def again() -> None:
+        while True:
+            with suppress(psycopg.OperationalError):
+                async with await psycopg.AsyncConnection.connect(pg_server.dsn(), autocommit=True) as connection:
+                    await connection.execute("SELECT pg_sleep(100)")
+
+    with on(pg_server) as world:
+        before = await world.port.fencing(SERVER)
+        coming = asyncio.create_task(again())
+        try:
+            with pytest.raises(PermanentError, match="`client backend` in `postgres` came back each time it was ended"):
+                await world.port.fence(SERVER)
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+            await world.port.unfence(SERVER, closed=(), limit=before.limit)

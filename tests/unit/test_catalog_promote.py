@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -14,6 +16,7 @@ from actions.errors import PermanentError, TemporaryError, VerificationError
 from actions.ports import Pulse
 from actions.runner import Order, OrderKind, Outcome, Runner
 from actions.site import DatabaseRef, ScratchBudget
+from actions.steps import promotion, promotion_scene
 from actions.steps.promotion import FencePrimary
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.history import SCRATCH_ID, with_a_scratch
@@ -287,3 +290,37 @@ async def test_one_that_did_not_pass_a_check_since_it_was_signed_for_is_not_prom
     result = await run(plan, world, MemoryJournal())
     stale = result.outcome is Outcome.STALE and "A page is damaged." in result.message
     assert stale is (state is ScratchState.PAUSED)
+
+
+async def test_a_primary_that_takes_logins_and_never_answers_keeps_no_plan_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one whose disk hangs."""
+    world = with_a_scratch()
+
+    async def hangs(_: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(promotion, "ASKED", timedelta(milliseconds=10))
+    monkeypatch.setattr(promotion_scene, "ASKED", timedelta(milliseconds=10))
+    monkeypatch.setattr(world.postgres, "fencing", hangs)
+    [stop] = (await promote(world)).stopped
+    assert "Power it off" in stop.hint
+    [stop] = (await promote(world, old_primary_is_dead=True)).stopped
+    assert "is not dead" in stop.detail
+
+
+async def test_a_closed_primary_that_does_not_answer_any_more_is_not_overtaken_while_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = with_a_scratch()
+    plan, journal = await paused_before_the_promotion(world)
+
+    async def hangs(_: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(promotion, "ASKED", timedelta(milliseconds=10))
+    monkeypatch.setattr(world.postgres, "fencing", hangs)
+    result = await run(plan, world, journal)
+    assert "does not say whether it is still closed. Nothing is promoted. Power it off" in result.message
+    assert world.scratch.made[SCRATCH_ID].state is ScratchState.PAUSED

@@ -323,3 +323,13 @@ async def test_the_time_of_a_halt_counts_its_pages_and_rows_in() -> None:
     changes = {"restored": bare.restored.model_copy(update={"without_checksums": True})}
     world.scratch.made[SCRATCH_ID] = bare.model_copy(update=changes)
     assert (await halt(world, before_delete="public.users")).estimate == START_OF_SERVER + rows
+
+
+async def test_the_plan_says_when_the_moment_will_have_been_replayed() -> None:
+    def said(plan: Plan) -> list[str]:
+        return [finding.detail for finding in plan.findings if finding.check == "time left"]
+
+    assert said(await halt(with_a_standby(delay=timedelta(hours=4)), before_delete="public.users")) == []
+    [detail] = said(await halt(with_a_standby(delay=timedelta(minutes=10)), before_delete="public.users"))
+    assert detail.startswith("It is due to replay beyond that moment in 9 min 19 s, at 2026-11-23 10:")
+    assert said(await halt(with_a_standby(delay=timedelta(0)), before_delete="public.users")) == []
