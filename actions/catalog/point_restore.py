@@ -146,6 +146,7 @@ class RestoreRecoveryPoint(Action[RestorePointParams]):
             findings=(
                 *switches.findings,
                 *scene.files.findings,
+                *scene.keys.findings,
                 *scene.secrets.share.findings,
                 *_too_long(ports, point, estimate),
                 *_lacks(point),
@@ -227,13 +228,14 @@ async def _look(ports: Ports, params: RestorePointParams, plan_id: str) -> _Scen
         facts = await ports.cluster.workload(change.ref)
         if facts is not None:
             found.setdefault(change.ref, facts)
-    found_commits = await commits(ports, point, now, plan_id)
-    secrets = await secrets_share(ports, point, now, found_commits, params.secret, plan_id)
+    exposed = tuple(await ports.runs.exposures_since(point.taken_at))
+    found_commits = await commits(ports, point, now, plan_id, exposed=exposed)
+    secrets = await secrets_share(ports, point, now, found_commits, exposed, params.secret, plan_id)
     scene = _Scene(
         point=point,
         returns=returns,
         files=together(files),
-        keys=await keys_share(ports, point, plan_id),
+        keys=await keys_share(ports, point, exposed, plan_id),
         commits=found_commits,
         secrets=secrets,
         changes=changes,

@@ -16,8 +16,10 @@ from actions.ports import Ports
 from actions.site import ManifestsPolicy, Site, WorkloadRef
 from actions.steps.commits import BranchIs, CommitManifests, back_to
 from actions.steps.gitops import Controller
-from actions.steps.phrases import counted
+from actions.steps.phrases import counted, names
 from actions.steps.point_share import ManualLine, Share
+
+SECRETS = frozenset({"Secret", "SealedSecret"})
 
 
 class Named(NamedTuple):
@@ -52,13 +54,34 @@ class Commits:
         found = [Named(cluster, each, namespace, name) for each in (kind, "SealedSecret")]
         return any(each in self.objects and self.objects[each] != self.before.get(each) for each in found)
 
+    @property
+    def secrets(self) -> list[str]:
+        """Secrets and SealedSecrets that are otherwise at the point's commit than in the branch now."""
+        changed = [each for each in self.objects if self.objects[each] != self.before.get(each)]
+        return sorted(f"{each.kind} {each.namespace}/{each.name}" for each in changed if each.kind in SECRETS)
+
     def workload(self, ref: WorkloadRef) -> Json | None:
         """The manifest of a workload; None where Git has none that can be read."""
         return self.objects.get(Named(ref.cluster, ref.kind.value, ref.namespace, ref.name))
 
 
-async def commits(ports: Ports, point: RecoveryPoint, now: RecoveryPoint, plan_id: str) -> Commits:
-    """Of all repositories of the plan; nothing is pushed. What cannot go back is a manual line."""
+async def commits(
+    ports: Ports, point: RecoveryPoint, now: RecoveryPoint, plan_id: str, *, exposed: Sequence[str] = ()
+) -> Commits:
+    """Of all repositories of the plan; nothing is pushed. What cannot go back is a manual line. After what `exposed`
+    tells of, neither can a commit that would write a Secret anew as it was: its value may be known to others."""
+    found = await _commits(ports, point, now, plan_id, "")
+    if not exposed or not found.secrets:
+        return found
+    why = (
+        f"That would write {names(found.secrets)} anew as at the point, which may be known to others or be out of use: "
+        f"{exposed[0]} Look through it, and commit what must go back by hand."
+    )
+    return await _commits(ports, point, now, plan_id, why)
+
+
+async def _commits(ports: Ports, point: RecoveryPoint, now: RecoveryPoint, plan_id: str, but: str) -> Commits:
+    """`but`: why none goes back, if that is so."""
     shares: list[Share] = []
     carried: list[str] = []
     objects: dict[Named, Json] = {}
@@ -68,7 +91,7 @@ async def commits(ports: Ports, point: RecoveryPoint, now: RecoveryPoint, plan_i
     reasons: dict[tuple[str, str], str] = {}
     for name, policy in sorted(ports.site.manifests.items()):
         parts = [part for part in point.manifests if part.cluster == policy.cluster]
-        ways, why = await _ways(ports, name, parts)
+        ways, why = ([], but) if but else await _ways(ports, name, parts)
         if why or not ways:
             reasons |= {(part.cluster, part.controller): why for part in parts if why}
             continue

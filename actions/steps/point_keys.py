@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from actions.contract import Observation
+from collections.abc import Sequence
+from dataclasses import replace
+
+from actions.contract import Finding, Observation, Verdict
 from actions.errors import DrError, VerificationError
 from actions.escrow import EscrowManifest
 from actions.images import ImageName
@@ -18,9 +21,19 @@ CONTROLLER = "sealed-secrets-controller"
 """The end of the name of its image, wherever that is kept."""
 
 
-async def keys_share(ports: Ports, point: RecoveryPoint, plan_id: str) -> Share:
-    """Of every cluster. Keys that came later stay; nothing private is read but to see that the escrow opens."""
-    return together([await _of(ports, part, plan_id) for part in point.secrets])
+async def keys_share(ports: Ports, point: RecoveryPoint, exposed: Sequence[str], plan_id: str) -> Share:
+    """Of every cluster. Keys that came later stay; nothing private is read but to see that the escrow opens. `exposed`
+    tells of a breach or a rotation since the point."""
+    found = together([await _of(ports, part, plan_id) for part in point.secrets])
+    if not found.steps or not exposed:
+        return found
+    warning = Finding(
+        check="sealing keys",
+        verdict=Verdict.WARN,
+        detail=f"Keys that the cluster has lost come back, and one may have been deleted on purpose: {exposed[0]}",
+        hint="Delete such a key again afterwards, and seal anew what it had sealed.",
+    )
+    return replace(found, findings=(*found.findings, warning))
 
 
 async def _of(ports: Ports, part: SecretsPart, plan_id: str) -> Share:

@@ -116,7 +116,13 @@ def cluster_of(name: str) -> str:
 
 
 async def secrets_share(
-    ports: Ports, point: RecoveryPoint, now: RecoveryPoint, commits: Commits, asked: str, plan_id: str
+    ports: Ports,
+    point: RecoveryPoint,
+    now: RecoveryPoint,
+    commits: Commits,
+    exposed: tuple[str, ...],
+    asked: str,
+    plan_id: str,
 ) -> SecretsShare:
     """What comes back with the commit, what out of the sealed copy, and what is people's. `asked` names, with commas
     between, those that have changed since and are to be replaced. Raises UserError for one that must not be."""
@@ -134,7 +140,6 @@ async def secrets_share(
             case None if name not in sealed:
                 manual.append(version_line(name, changed))
     wanted = _named(asked, point)
-    exposed = tuple(await ports.runs.exposures_since(point.taken_at)) if point.sealed else ()
     watched = NotExposed(since=point.taken_at, known=exposed)
     if with_commit := sorted(wanted & returned.keys()):
         raise UserError(f"{names(with_commit)} comes back with the commit of the point. Leave it out of `--secret`.")
@@ -152,7 +157,7 @@ async def secrets_share(
         before, after = await _of(ports, part, copy, wanted, returned, watched, plan_id)
         keeps.append(before)
         shares.append(after)
-    if any(each.steps for each in shares):
+    if commits.secrets or any(each.steps for each in shares):
         shares.append(Share(preconditions=(watched,)))
     return SecretsShare(returned=returned, keeps=together(keeps), share=together(shares))
 

@@ -97,6 +97,37 @@ async def test_the_signers_see_what_goes_back_and_which_secret_comes_with_it() -
     assert lines[-1].startswith("git push --force-with-lease=main:")
 
 
+BREACH = "Incident 7 `Security Breach` was declared 2026-11-23 10:12 UTC."
+
+
+async def test_after_a_breach_no_commit_goes_back_that_would_write_a_secret_anew() -> None:
+    world = with_a_point_in_git()
+    world.runs.exposures.append((world.clock.now(), BREACH))
+
+    plan = await planned(world)
+
+    assert "commit_manifests" not in {step.kind for step in plan.steps}
+    line = by_hand(plan)["manifests of main"]
+    assert "That would write `SealedSecret shop/database` anew as at the point" in line
+    assert BREACH in line
+    assert "git checkout" in line
+    [warning] = [finding.detail for finding in plan.findings if finding.check == "sealing keys"]
+    assert BREACH in warning
+    assert (await run(plan, world, MemoryJournal())).outcome is Outcome.SUCCEEDED
+    assert NOW in in_branch(world)["production/secret.json"]
+
+
+async def test_a_breach_between_signing_and_start_keeps_the_commit_away_too() -> None:
+    world = with_a_point_in_git()
+    plan = await planned(world)
+    world.runs.exposures.append((world.clock.now(), BREACH))
+
+    result = await run(plan, world, MemoryJournal())
+
+    assert result.outcome is Outcome.STALE
+    assert BREACH in result.message
+
+
 async def test_without_the_right_to_push_the_commit_is_peoples_and_gitops_stays_suspended() -> None:
     world, journal = with_a_point_in_git(), MemoryJournal()
     world.git.closed = True
