@@ -14,7 +14,7 @@ from actions.errors import UserError
 from actions.ports import MeasuredLoad, Ports
 from actions.site import Database, DatabaseRef, Frozen
 from actions.steps.choice import estimate_words, load_rate
-from actions.steps.facts import DatabaseIs, ServerIs
+from actions.steps.facts import CLOSED, DatabaseIs, ServerIs, closed_for_good
 from actions.steps.forecasts import rto_findings
 from actions.steps.heavy import job_timeout
 from actions.steps.moments import exact
@@ -52,6 +52,8 @@ class Rescue(Action[RescueParams]):
         facts = await standing(ports, params.scratch)
         key, database = database_of(ports, facts, params.database)
         table = TableName.parse(params.table)
+        if await closed_for_good(ports, database.server):
+            raise UserError(CLOSED.format(database.server))
         look = await _look(ports, facts, database, table)
         mode, into = _mode(params, look, table, plan_id)
         asked = RescueRequest(
@@ -85,7 +87,7 @@ class Rescue(Action[RescueParams]):
             preconditions=(
                 ScratchIs.of(facts),
                 SourceTableIs(database=look.source, table=table, rows=look.there.rows),
-                ServerIs.of(home),
+                ServerIs.of(home, serves=True),
                 DatabaseIs(target=database.ref, oid=None if production is None else production.oid),
                 *(TableIs(database=database.ref, table=name, oid=oid) for name, oid in _signed(look, made, into)),
             ),

@@ -209,7 +209,7 @@ class _Draft:
         manifest = scene.entry.manifest
         found: list[Precondition] = [
             BackupIs(database=scene.key, backup=manifest.id, manifest_sha256=scene.entry.manifest_sha256),
-            ServerIs.of(server),
+            ServerIs.of(server, serves=True),
             NamesFree(server=server.name, names=self.new_names),
             DiskFree(server=server.name, at_least=scene.disk_needed),
         ]

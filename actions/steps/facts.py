@@ -8,10 +8,25 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field
 
 from actions.contract import Precondition
+from actions.errors import UserError
 from actions.ports import Ports, ServerFacts, WorkloadFacts
 from actions.site import DatabaseRef, WorkloadRef
 from actions.steps.known_backups import restorable
 from actions.steps.phrases import names, size, version
+
+CLOSED = (
+    "Server `{}` was closed by a promotion: applications are on the server that took its place. Let its `admin_dsn` in "
+    "the plan file name that one, then ask for a new plan."
+)
+
+
+async def closed_for_good(ports: Ports, server: str) -> bool:
+    """Whether a promotion has fenced it. Who may not see that could not have done it either."""
+    try:
+        found = await ports.postgres.fencing(server)
+    except UserError:
+        return False
+    return found.read_only and not found.open
 
 
 class ServerIs(Precondition):
@@ -25,11 +40,13 @@ class ServerIs(Precondition):
     address: str = Field(default="", exclude_if=operator.not_)
     timeline_id: int = Field(default=0, exclude_if=operator.not_)
     version: int = Field(default=0, exclude_if=operator.not_)  # for people: a minor upgrade is no other server
+    serves: bool = Field(default=False, exclude_if=operator.not_)  # no promotion has closed it for good
 
     @classmethod
-    def of(cls, facts: ServerFacts) -> Self:
+    def of(cls, facts: ServerFacts, *, serves: bool = False) -> Self:
         """As it is now."""
         return cls(
+            serves=serves,
             server=facts.name,
             system_id=facts.system_id,
             address=facts.address,
@@ -64,7 +81,7 @@ class ServerIs(Precondition):
                 f"Server `{self.server}` is on timeline id {facts.timeline_id} now, signed was {self.timeline_id}: "
                 "another one was promoted."
             )
-        return None
+        return CLOSED.format(self.server) if self.serves and await closed_for_good(ports, self.server) else None
 
 
 class DatabaseIs(Precondition):

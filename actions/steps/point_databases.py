@@ -184,7 +184,7 @@ async def _out_of_dump(ports: Ports, part: DatabasePart, plan_id: str, number: i
         steps=loaded(scene, into, plan_id, number),
         preconditions=(
             BackupIs(database=scene.key, backup=entry.manifest.id, manifest_sha256=entry.manifest_sha256),
-            ServerIs.of(server),
+            ServerIs.of(server, serves=True),
             DatabaseIs(target=database.ref, oid=None if production is None else production.oid),
             NamesFree(server=server.name, names=(into.name, aside)),
             DiskFree(server=server.name, at_least=scene.disk_needed),

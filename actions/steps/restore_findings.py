@@ -9,6 +9,7 @@ from actions.backup.manifest import Provenance
 from actions.contract import Finding, Verdict
 from actions.ports import CatalogueEntry
 from actions.steps.choice import loss, loss_sentence
+from actions.steps.facts import CLOSED
 from actions.steps.phrases import moment, names, size, span
 from actions.steps.scene import Scene, others_work
 
@@ -66,6 +67,8 @@ def _target(scene: Scene, new_names: tuple[str, ...]) -> Iterator[Finding]:
     server, manifest = target.server, scene.entry.manifest
     if server.in_recovery:
         yield _stop("server", f"Server `{server.name}` is a standby and cannot be written to.", "Promote it first.")
+    if target.closed:
+        yield _stop("server", CLOSED.format(server.name), "")
     if server.version // 10000 < manifest.server_version // 10000:
         yield _stop(
             "version",

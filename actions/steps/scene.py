@@ -8,6 +8,7 @@ from datetime import datetime
 from actions.errors import PermanentError, TemporaryError, UserError
 from actions.ports import CatalogueEntry, DatabaseFacts, Ports, ServerFacts, WorkloadFacts
 from actions.site import BackupPolicy, Database, Frozen, Service, WorkloadRef
+from actions.steps.facts import closed_for_good
 from actions.steps.phrases import size
 
 DISK_MARGIN = 1 << 30
@@ -28,6 +29,7 @@ class Target(Frozen):
     server: ServerFacts
     databases: tuple[DatabaseFacts, ...]
     host: str | None = None  # what applications connect to, where the plan file names it
+    closed: bool = False  # by a promotion
 
     def database(self, name: str) -> DatabaseFacts | None:
         return next((facts for facts in self.databases if facts.name == name), None)
@@ -139,6 +141,7 @@ async def target_of(ports: Ports, server: str) -> Target:
         server=facts,
         databases=tuple(await ports.postgres.databases(server)),
         host=None if known is None else known.host,
+        closed=await closed_for_good(ports, server),
     )
 
 

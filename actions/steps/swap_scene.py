@@ -12,7 +12,7 @@ from actions.ports import DatabaseFacts, MeasuredLoad, Ports, WorkloadFacts
 from actions.site import Database, DatabaseRef, Frozen
 from actions.steps.choice import SWITCH, estimate_words, load_rate
 from actions.steps.comparison import differences, shown, unmet
-from actions.steps.facts import DatabaseIs, DiskFree, NamesFree, ServerIs
+from actions.steps.facts import CLOSED, DatabaseIs, DiskFree, NamesFree, ServerIs
 from actions.steps.forecasts import patience, rto_findings
 from actions.steps.heavy import job_timeout
 from actions.steps.moments import exact
@@ -110,7 +110,7 @@ class SwapScene(Frozen):
         server, into = self.home.server, self.into(plan_id)
         return (
             ScratchIs.of(self.facts, sound=True),
-            ServerIs.of(server),
+            ServerIs.of(server, serves=True),
             DatabaseIs(target=self.database.ref, oid=None if self.production is None else self.production.oid),
             NamesFree(server=into.server, names=(into.name, quarantine_name(self.database.name, plan_id))),
             DiskFree(server=into.server, at_least=self.needed),
@@ -179,6 +179,8 @@ def swap_findings(scene: SwapScene) -> list[Finding]:
     if home.in_recovery:
         text = f"Server `{home.name}` is a standby and cannot be written to."
         found.append(Finding(check="server", verdict=Verdict.STOP, detail=text, hint="Promote it first."))
+    if scene.home.closed:
+        found.append(Finding(check="server", verdict=Verdict.STOP, detail=CLOSED.format(home.name)))
     if home.free_bytes is not None and home.free_bytes < scene.needed:
         found.append(
             Finding(

@@ -11,8 +11,11 @@ import pytest
 from actions.adapters.postgres_fence import does_not_hold
 from actions.backup.physical import Check, ScratchState
 from actions.catalog.promote import Promote, PromoteParams
+from actions.catalog.rescue import Rescue, RescueParams
+from actions.catalog.restore import Restore, RestoreParams
+from actions.catalog.swap import Swap, SwapParams
 from actions.contract import JournalState, Plan, Verdict
-from actions.errors import PermanentError, TemporaryError, VerificationError
+from actions.errors import PermanentError, TemporaryError, UserError, VerificationError
 from actions.ports import Pulse
 from actions.runner import Order, OrderKind, Outcome, Runner
 from actions.site import DatabaseRef, ScratchBudget
@@ -324,3 +327,29 @@ async def test_a_closed_primary_that_does_not_answer_any_more_is_not_overtaken_w
     result = await run(plan, world, journal)
     assert "does not say whether it is still closed. Nothing is promoted. Power it off" in result.message
     assert world.scratch.made[SCRATCH_ID].state is ScratchState.PAUSED
+
+
+@pytest.mark.parametrize("signed_before", [False, True])
+async def test_nothing_is_given_back_into_a_primary_that_a_promotion_has_closed(signed_before: bool) -> None:
+    """Of two incidents at once the second one meets it, until the plan file names the new primary."""
+    world = with_a_scratch(dropped="users")
+
+    async def plans() -> list[Plan]:
+        return [
+            await Swap().plan(SwapParams(scratch=SCRATCH_ID), world, PLAN_ID),
+            await Restore().plan(RestoreParams(database="shop"), world, PLAN_ID),
+        ]
+
+    async def rescue() -> Plan:
+        return await Rescue().plan(RescueParams(scratch=SCRATCH_ID, table="public.users"), world, PLAN_ID)
+
+    made = [*await plans(), await rescue()] if signed_before else []
+    await world.postgres.fence("primary")
+    with pytest.raises(UserError, match="was closed by a promotion"):
+        await rescue()
+    for plan in made:
+        result = await run(plan, world, MemoryJournal())
+        assert (result.outcome, "was closed by a promotion" in result.message) == (Outcome.STALE, True)
+    if not signed_before:
+        for plan in await plans():
+            assert [finding.check for finding in plan.stopped if "by a promotion" in finding.detail] == ["server"]
