@@ -112,8 +112,9 @@ class MemoryWal:
         *,
         start: WalStart | None = None,
         objects: ObjectStore | None = None,
+        patience: timedelta = timedelta(),
     ) -> FetchedWal:
-        reader = WalFetch(objects or self.objects, self.secrets, self.policy)
+        reader = WalFetch(objects or self.objects, self.secrets, self.policy, patience=patience)
         return await reader.fetch(start or self.start(), target, into, no_progress)
 
     def key(self, number: int, timeline_id: int = 1) -> str:

@@ -79,6 +79,7 @@ async def test_a_restore_test_fails_by_its_name_and_tells_how_it_is_put_right(wo
         assert result.outcome is Outcome.FAILED
         [proof] = await proving.proofs()
         assert "`postgres.public.doc_body_idx`" in (proof.problem or "")
+        assert proof.known["PostgreSQL"]
         assert (proof.problem or "") in result.message
         assert not await world.scratch.instances()
         assert any(finding.check == "failed-proof" for finding in (await proving.status()).findings)

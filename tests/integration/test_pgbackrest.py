@@ -8,7 +8,8 @@ import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -340,6 +341,7 @@ async def test_an_incremental_needs_a_full_backup(backed_up: PgBackRestWorld, mo
 
 
 async def test_the_doctor_finds_what_would_lose_too_much_and_what_does_not_work(backed_up: PgBackRestWorld) -> None:
+    assert await backed_up.engine.versions(SERVER) == {"pgbackrest": str(await backed_up.program.version())}
     (lack,) = await backed_up.engine.lacks(SERVER)
     assert not lack.stops
     assert "archive_timeout" in lack.next
@@ -396,20 +398,35 @@ async def test_what_is_old_goes_with_its_wal_and_what_is_needed_stays(backed_up:
 async def test_a_damaged_backup_is_found_named_and_refused_from_then_on(backed_up: PgBackRestWorld) -> None:
     await backed_up.engine.take(BaseRequest(id="bad-1", server=SERVER, kind=BackupKind.FULL), no_progress)
     label = next(backup.label for backup in (await backed_up.program.info(SERVER)).backup if backup.id == "bad-1")
-    client = backed_up.s3.client()
-    key = f"repository/backup/{STANZA}/{label}/bundle/1"
-    body = bytearray(client.get_object(Bucket=backed_up.archived.bucket, Key=key)["Body"].read())
-    body[len(body) // 2] ^= 0xFF
-    client.put_object(Bucket=backed_up.archived.bucket, Key=key, Body=bytes(body))
-    with pytest.raises(VerificationError, match="must not be used"):
-        await backed_up.engine.verify(SERVER, "bad-1", no_progress)
-    bad = next(entry for entry in await backed_up.engine.catalogue(SERVER) if entry.manifest.id == "bad-1")
-    assert "files are not as they were stored" in (bad.problem or "")
-    refused = ScratchRequest(id="s3", server=SERVER, target=RecoveryTarget(latest=True), backup="bad-1", mark=MARK)
-    with pytest.raises(VerificationError):
-        await backed_up.engine.restore(refused, no_progress)
+    with damaged(backed_up, f"repository/backup/{STANZA}/{label}/bundle/1"):
+        with pytest.raises(VerificationError, match="must not be used"):
+            await backed_up.engine.verify(SERVER, "bad-1", no_progress)
+        bad = next(entry for entry in await backed_up.engine.catalogue(SERVER) if entry.manifest.id == "bad-1")
+        assert "files are not as they were stored" in (bad.problem or "")
+        refused = ScratchRequest(id="s3", server=SERVER, target=RecoveryTarget(latest=True), backup="bad-1", mark=MARK)
+        with pytest.raises(VerificationError):
+            await backed_up.engine.restore(refused, no_progress)
     gone = ExpireOrder(repository=1, label=label, keep_wal_of=0)  # others use this repository after us
     await backed_up.program.expire(SERVER, gone, dry_run=False)
+
+
+def stored_segment(world: PgBackRestWorld, name: str) -> str:
+    """The key of an archived segment."""
+    found = world.s3.client().list_objects_v2(Bucket=world.archived.bucket, Prefix=f"repository/archive/{STANZA}/")
+    return next(each["Key"] for each in found["Contents"] if name in each["Key"])
+
+
+@contextmanager
+def damaged(world: PgBackRestWorld, key: str) -> Iterator[None]:
+    """One of its bytes is another one meanwhile."""
+    client, bucket = world.s3.client(), world.archived.bucket
+    whole = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    middle = len(whole) // 2
+    client.put_object(Bucket=bucket, Key=key, Body=whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :])
+    try:
+        yield
+    finally:
+        client.put_object(Bucket=bucket, Key=key, Body=whole)
 
 
 async def test_one_process_brings_several_segments_as_each_of_them_is_given_out(
@@ -439,19 +456,14 @@ async def test_a_damaged_segment_is_named_in_the_middle_of_the_replay(backed_up:
         names.append(str(backed_up.archived.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0]))
         backed_up.commit(f"row-{uuid.uuid4().hex[:8]}")
         backed_up.archive()
-    client, bucket = backed_up.s3.client(), backed_up.archived.bucket
-    found = client.list_objects_v2(Bucket=bucket, Prefix=f"repository/archive/{STANZA}/")
-    key = next(each["Key"] for each in found["Contents"] if names[3] in each["Key"])
-    whole = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    middle = len(whole) // 2
-    client.put_object(Bucket=bucket, Key=key, Body=whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :])
-    try:
-        request = ScratchRequest(id="torn", server=SERVER, target=RecoveryTarget(latest=True), mark=MARK)
+    request = ScratchRequest(id="torn", server=SERVER, target=RecoveryTarget(latest=True), mark=MARK)
+    with damaged(backed_up, stored_segment(backed_up, names[3])):
         with pytest.raises(VerificationError, match=names[3]):
             await backed_up.engine.restore(request, no_progress)
         assert await backed_up.scratch.find("torn") is None
-    finally:
-        client.put_object(Bucket=bucket, Key=key, Body=whole)
+        newest = max(await backed_up.engine.catalogue(SERVER), key=lambda entry: entry.manifest.finished_at)
+        with pytest.raises(VerificationError, match=f"is whole, but WAL segment `{names[3]}` after it is damaged"):
+            await backed_up.engine.verify(SERVER, newest.manifest.id, no_progress)
     restored = await backed_up.engine.restore(request, no_progress)
     assert restored.timeline_id == 1
     await backed_up.scratch.discard("torn", mark=MARK)

@@ -109,4 +109,4 @@ async def test_the_rpo_of_a_server_on_which_nobody_writes_ends_where_the_archive
     [proof] = await proving.proofs()
     began = proof.proven_at - proof.rto
     assert abs(proof.rpo - (began - covered)) < timedelta(milliseconds=1)
-    assert proof.tools["pg_combinebackup"] == proof.known["PostgreSQL"]
+    assert proof.tools["pg_combinebackup"] == proof.known["pg_combinebackup"] == proof.known["PostgreSQL"]

@@ -90,6 +90,7 @@ async def test_a_damaged_dump_fails_the_test_by_name_and_leaves_nothing(proving:
     assert proof.problem is not None
     assert proof.problem in result.message
     assert backup in proof.problem
+    assert proof.known["pg_restore"]
     assert proving.world.clean() == []
     found = {finding.check: finding.detail for finding in (await proving.status()).findings}
     assert found["failed-proof"].startswith(f"The restore test of the dumps of `{KEY}` of ")

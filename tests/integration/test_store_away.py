@@ -81,6 +81,7 @@ async def test_streams_go_on_where_they_were(
 
 async def test_one_that_stays_away_is_told_in_the_end(s3: S3, bucket: str, road: Proxy) -> None:
     store = Watched(s3, road, bucket, patience=timedelta(seconds=1))
+    await store.hasten()
     body = bytes(3 * PART)
 
     async def chunks(part: int) -> AsyncIterator[bytes]:

@@ -51,14 +51,14 @@ AWHILE = timedelta(seconds=1)
 
 
 async def test_a_base_backup_that_is_uploaded_waits_with_its_manifest(
-    ample: PhysicalWorld, hasty: Watched, bucket: str, server_directory: Path
+    ample: PhysicalWorld, store: Watched, bucket: str, server_directory: Path
 ) -> None:
-    world = replace(ample, directory=server_directory, objects=hasty, bucket=bucket, patience=PATIENCE)
-    hasty.leave_at, hasty.leave_for = "/manifest.json", AWHILE
+    world = replace(ample, directory=server_directory, objects=store, bucket=bucket, patience=PATIENCE)
+    store.leave_at, store.leave_for = "/manifest.json", AWHILE
     begun = time.monotonic()
     await world.take("b1")
     assert time.monotonic() - begun > AWHILE.total_seconds()
-    assert len(hasty.uploads) == 1
+    assert len(store.uploads) == 1
     [entry] = await world.engine.catalogue(SERVER)
     assert (entry.manifest.id, entry.problem) == ("b1", None)
 
@@ -105,12 +105,12 @@ async def test_a_dump_and_its_load_go_on_where_they_were(
     assert (await dumps.postgres.fingerprint(COPY, ())).rows == {"public.doc": ROWS}
 
 
-async def test_a_dump_that_is_uploaded_waits_with_its_manifest(dumps: DumpWorld, hasty: Watched) -> None:
-    hasty.leave_at, hasty.leave_for = "/manifest.json", AWHILE
+async def test_a_dump_that_is_uploaded_waits_with_its_manifest(dumps: DumpWorld, store: Watched) -> None:
+    store.leave_at, store.leave_for = "/manifest.json", AWHILE
     begun = time.monotonic()
-    await dumps.engine_over(hasty).dump(DumpRequest(id="b1", database=DATABASE), no_progress)
+    await dumps.engine_over(store).dump(DumpRequest(id="b1", database=DATABASE), no_progress)
     assert time.monotonic() - begun > AWHILE.total_seconds()
-    assert len(hasty.uploads) == 1
+    assert len(store.uploads) == 1
     [entry] = await dumps.engine.catalogue(DATABASE)
     assert (entry.manifest.id, entry.problem) == ("b1", None)
 

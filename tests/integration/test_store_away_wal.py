@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
+SEGMENTS = 24  # of an absence of minutes
+
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def store(s3: S3) -> AsyncIterator[Watched]:
@@ -51,7 +53,7 @@ async def test_wal_waits_on_the_archiver_s_disk(
         await world.following()
         _, start = await world.base()
         await world.archived(world.switch())
-        store.leave_for = away
+        store.leave_for = max(away, timedelta(seconds=4))  # what is written meanwhile has to be received, and told
         await store.leave()
         assert store.away is not None
         kept: list[str] = []
@@ -60,7 +62,7 @@ async def test_wal_waits_on_the_archiver_s_disk(
             world.fill("meanwhile")
             kept.append(world.switch())
             told |= {alarm.text for alarm in archiver.status().alarms if alarm.kind is AlarmKind.BUCKET_AWAY}
-            await asyncio.sleep(1)
+            await asyncio.sleep(max(1.0, away.total_seconds() / SEGMENTS))
         assert any(f"`{HERE}` lacks" in text and "does not answer" in text for text in told)
         await world.archived(*kept, within=90)
         await eventually(world.silent)

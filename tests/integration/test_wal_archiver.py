@@ -212,12 +212,15 @@ async def test_a_lost_disk_is_made_good_from_the_primary(world: WalWorld) -> Non
         world.fill("on one disk alone")
         name = world.switch()
         await eventually((world.spool / "closed" / name).exists)
+        await eventually(lambda: _kept_from(world) > name)  # by its slot alone it would go on behind it
     shutil.rmtree(world.spool)
     world.memory.away.clear()
-    async with world.archiving():
+    async with world.archiving() as archiver:
         await world.archived(name)
-        status = await world.status()
-    assert status is None or status.base_wanted is None
+        status = archiver.status()
+    assert status.base_wanted is None
+    [told] = [alarm.text for alarm in status.alarms if alarm.kind is AlarmKind.DISK_LOST]
+    assert "was made good from the primary; no base is needed" in told
     assert list(await world.archive.gaps(start, await world.archive.listing(THERE))) == []
 
 

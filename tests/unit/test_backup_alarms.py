@@ -35,6 +35,7 @@ from actions.site import BackupPolicy, Database
 from actions.steps.alarms import alarms, sizes, subjects
 from actions.steps.backup_words import window_words
 from actions.steps.health import Archiver, Bases, Dumps, Health, archiver_of, health
+from actions.steps.upgrades import upgrades
 from bot.services.backup_watch import BackupWatch, over
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
 from tests.fakes.manifests import an_entry
@@ -560,6 +561,13 @@ def test_a_failed_test_of_dumps_is_told_with_what_it_found() -> None:
     assert alarm.key == "failed-proof/shop"
     assert alarm.text.endswith("failed: table public.doc has 3 rows, the dump has 4.")
     assert alarm.hint == "Test one now: `/dr-backup prove shop --dump newest`."
+
+
+def test_a_test_that_failed_after_an_upgrade_proves_nothing_of_it() -> None:
+    passed = a_proof(NOW - timedelta(days=20)).model_copy(update={"known": {"pg_restore": "18.2"}})
+    failed = a_proof(NOW, "It failed.").model_copy(update={"known": {"pg_restore": "18.3"}})
+    assert upgrades([failed, passed], {"pg_restore": "18.3"}).found == {"pg_restore": ("18.2", "18.3")}
+    assert upgrades([failed], {"pg_restore": "18.4"}).found == {}
 
 
 async def test_an_upgrade_since_the_newest_proof_is_told_until_a_test_has_passed() -> None:

@@ -9,8 +9,19 @@ from typing import Any
 
 import pytest
 
+from actions.backup.pgbackrest import _damaged_span
 from actions.backup.pgbackrest_archive import listing_of
-from actions.backup.pgbackrest_info import ID, PINNED, PROBLEM, STATE, VERIFIED, entries_of, segment_bytes, stanza_of
+from actions.backup.pgbackrest_info import (
+    ID,
+    PINNED,
+    PROBLEM,
+    STATE,
+    VERIFIED,
+    Backup,
+    entries_of,
+    segment_bytes,
+    stanza_of,
+)
 from actions.backup.physical import SEGMENT, BackupKind, Lsn
 from actions.backup.segments import Timelines
 from actions.backup.wal import WalListing, WalStart, find_gaps
@@ -178,3 +189,12 @@ def test_the_size_of_segments_follows_from_where_backups_begin() -> None:
         lsn={"start": "2/5C000028", "stop": "2/5D000050"},
     )
     assert segment_bytes(stanza_of(info(large), "main")) == 64 << 20
+
+
+@pytest.mark.corruption
+@pytest.mark.parametrize(("number", "needed"), [(1, False), (2, True), (3, True), (4, False)])
+def test_damaged_wal_spoils_a_backup_that_needs_it_for_itself(number: int, needed: bool) -> None:
+    made = Backup.model_validate(backup("20261127-081304F"))
+    name = f"{1:08X}{0:08X}{number:08X}"
+    said = f"WAL segment `{name}`, which it needs, is damaged"
+    assert _damaged_span(made, ["000000010000000000000009", name]) == (said if needed else "")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import functools
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.fixtures.doc_tables import ROOT, functions_of, named
+
 TABLE = ROOT / "docs" / "reference" / "traps.md"
 WANTED = [
     *(str(number) for number in range(1, 22)),
@@ -24,20 +22,8 @@ def rows() -> list[tuple[str, str, str, str]]:
     return re.findall(r"^\| ([PS]?\d+) \| .* \| (.*) \| (.*) \| (.*) \|$", TABLE.read_text(), re.MULTILINE)
 
 
-@functools.cache
-def functions_of(path: Path) -> set[str]:
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, functions)}
-
-
 def test_every_trap_stands_once_in_its_order() -> None:
     assert [number for number, _, _, _ in rows()] == WANTED
-
-
-def named(cell: str) -> list[tuple[Path, str]]:
-    """Files, each with a function in it or without one."""
-    found = [name.strip("`").partition("::") for name in cell.split("<br>")]
-    return [(ROOT / path, name) for path, _, name in found]
 
 
 @pytest.mark.parametrize(("number", "done", "guards", "tests"), rows())

@@ -169,6 +169,12 @@ def test_nothing_is_said_for_nothing(seen: Seen) -> None:
     assert list(alarms(seen)) == []
 
 
+@pytest.mark.corruption
+def test_a_full_disk_is_not_told_as_a_low_one_as_well() -> None:
+    full = replace(GOOD, problem=(AlarmKind.DISK_FULL, "full"), free_bytes=0)
+    assert dict(alarms(full)) == {AlarmKind.DISK_FULL: "full"}
+
+
 async def test_a_status_is_read_by_whoever_trusts_its_signer() -> None:
     wal = MemoryWal()
     assert await read_status(wal.objects, wal.policy) is None

@@ -164,6 +164,31 @@ async def test_one_bucket_is_enough(wal: MemoryWal, tmp_path: Path) -> None:
         await wal.fetch(tmp_path, LATEST)
 
 
+class Leaving(MemoryObjects):
+    """Neither bucket gives out this object the first two times."""
+
+    def __init__(self, wal: MemoryWal, key: str) -> None:
+        super().__init__(clock=wal.clock)
+        self.buckets, self.key, self.refused = wal.objects.buckets, key, list[str]()
+
+    async def get(self, bucket: str, key: str) -> bytes:
+        if key == self.key and len(self.refused) < 2 * len((HERE, THERE)):
+            self.refused.append(bucket)
+            raise TemporaryError(f"Bucket `{bucket}` does not answer.")
+        return await super().get(bucket, key)
+
+
+@pytest.mark.corruption
+async def test_a_segment_waits_for_buckets_that_went_away(
+    wal: MemoryWal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actions.backup.patience.FIRST_PAUSE", 0.01)
+    await wal.closed(1, 2, 3)
+    objects = Leaving(wal, wal.key(2))
+    fetched = await wal.fetch(tmp_path, LATEST, objects=objects, patience=timedelta(minutes=1))
+    assert (fetched.segments, objects.refused) == (3, [HERE, THERE, HERE, THERE])
+
+
 @pytest.mark.corruption
 async def test_a_missing_segment_is_named(wal: MemoryWal, tmp_path: Path) -> None:
     await wal.closed(1, 2, 4, 5)

@@ -19,6 +19,7 @@ from actions.backup.segments import Segment
 from actions.backup.wal_receiving import OTHER_TIMELINE_LOOKS, WalReceiving
 from actions.backup.wal_source import AlarmKind
 from actions.backup.wal_spool import SpoolState, WalSpool
+from actions.backup.wal_status import BaseWanted
 from actions.errors import TemporaryError
 from tests.fakes.s3 import MemoryObject, MemoryObjects
 from tests.fakes.wal import HERE as HERE_BUCKET
@@ -258,3 +259,18 @@ async def test_when_no_bucket_says_where_to_go_on_the_buckets_are_blamed(fresh: 
         fresh.objects.away = {HERE_BUCKET}
         await until(lambda: len(fresh.source.asked) == 1)
         assert fresh.source.asked[0] == [str(Segment(1, 3, SIZE))]
+
+
+@pytest.mark.corruption
+async def test_what_the_disk_did_not_take_is_written_down_once_it_does(fresh: _Fresh) -> None:
+    """An archiver that is started anew asks for no base backup of which it knows nothing."""
+    wanted = BaseWanted(after_lsn="0/60000", since=FACTS.at, reason="gone")
+    async with fresh.archiving():
+        await until(lambda: len(fresh.source.asked) == 1)
+        (in_the_way := fresh.spool.directory / "state.json.part").mkdir()
+        with pytest.raises(OSError, match="directory"):
+            fresh.spool.change(base_wanted=wanted)
+        in_the_way.rmdir()
+        await until(
+            lambda: (again := WalSpool(fresh.spool.directory).state) is not None and again.base_wanted == wanted
+        )
