@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -417,7 +418,17 @@ async def _beat(
                 await processes.beat(session, own, names, notes)
         except TemporaryError as error:
             log.warning("beat_not_written", error=str(error))
+        await _next_beat(examination)
+
+
+async def _next_beat(examination: prover.Examination | None) -> None:
+    """Wait for the time of the next sign of life, or until the prover has looked at itself: nobody waits for that."""
+    if examination is None:
         await asyncio.sleep(BEAT.total_seconds())
+        return
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(examination.looked.wait(), BEAT.total_seconds())
+    examination.looked.clear()
 
 
 async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:

@@ -83,6 +83,8 @@ class Examination:
         self._plan = plan
         self._ports = ports
         self._findings: tuple[Finding, ...] = ()
+        self.looked = asyncio.Event()
+        """Set whenever there is something to tell anew; whoever tells it clears it."""
 
     def notes(self) -> Mapping[str, Any]:
         """For the row of this process."""
@@ -92,6 +94,7 @@ class Examination:
         """Look again and again, until cancelled."""
         while True:
             self._findings = tuple(await self.look())
+            self.looked.set()
             for finding in self._findings:
                 if finding.verdict is not Verdict.OK:
                     log.warning("prover_not_apart", check=finding.check, detail=finding.detail)
