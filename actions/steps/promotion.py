@@ -23,7 +23,7 @@ from actions.site import Frozen
 from actions.steps import byhand
 from actions.steps.naming import is_quarantined
 from actions.steps.phrases import counted, names
-from actions.steps.scratch import instance
+from actions.steps.scratch import here, instance
 
 T = TypeVar("T")
 
@@ -66,9 +66,7 @@ class OpenScratch(Step):
         )
 
     async def probe(self, ports: Ports) -> Probe:
-        found = await ports.scratch.find(self.scratch)
-        if found is None:
-            return Probe.UNKNOWN
+        found = await here(ports, self.scratch)
         if found.state is ScratchState.PROMOTED:
             return Probe.DONE
         return Probe.DONE if found.opened and found.address == self._address else Probe.TODO
@@ -227,9 +225,7 @@ class PromoteScratch(Step):
         return (byhand.psql(f"scratch-{self.scratch}", "SELECT pg_promote(true, 600)"),)
 
     async def probe(self, ports: Ports) -> Probe:
-        found = await ports.scratch.find(self.scratch)
-        if found is None:
-            return Probe.UNKNOWN
+        found = await here(ports, self.scratch)
         return Probe.DONE if await serves(ports, found) else Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds

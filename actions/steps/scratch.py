@@ -150,9 +150,7 @@ class StartScratch(Step):
         return ('pg_ctl start -w -D "$PGDATA"', "psql -XAtc 'SELECT pg_get_wal_replay_pause_state()'  # paused")
 
     async def probe(self, ports: Ports) -> Probe:
-        found = await ports.scratch.find(self.scratch)
-        if found is None:
-            return Probe.UNKNOWN
+        found = await here(ports, self.scratch)
         return Probe.DONE if found.address and not await _broken_off(ports, found) else Probe.TODO
 
     async def apply(self, ports: Ports, progress: Progress) -> None:  # noqa: ARG002 - seconds
@@ -357,6 +355,21 @@ async def whether_removed(ports: Ports, scratch: str) -> Probe:
         "another machine, or was removed there or by hand. The timeline of this run names the machines it was on: look "
         f"there for the folder `scratch/{scratch}` in the data directory of the worker. Where it is gone, answer that "
         "this step has happened; where it stands, stop its server and remove the folder first."
+    )
+
+
+async def here(ports: Ports, scratch: str) -> ScratchFacts:
+    """The instance, for a step that looks whether it has happened. Raises UnknownOutcomeError where nobody can see it
+    from here: another worker may have taken up the run."""
+    found = await ports.scratch.find(scratch)
+    if found is not None:
+        return found
+    if await ports.scratch.removed(scratch):
+        raise UnknownOutcomeError(f"Scratch instance `{scratch}` is gone: it was removed from `{this_machine()}`.")
+    raise UnknownOutcomeError(
+        f"Scratch instance `{scratch}` is not on `{this_machine()}`, so it cannot be told whether this has happened. "
+        "The timeline of this run names the machines it was on: start the worker there and end the one here, then "
+        "`/dr run again`. Where that machine is lost, so is the instance: leave the run, and restore anew."
     )
 
 

@@ -16,7 +16,7 @@ from actions.steps.forecasts import counting
 from actions.steps.moments import exact
 from actions.steps.phrases import size, span
 from actions.steps.recovery import REPLAY_RATE, START, Aim, Measured, pages_rate
-from actions.steps.scratch import DiscardScratch, instance
+from actions.steps.scratch import DiscardScratch, here, instance
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,7 @@ class FollowScratch(Step):
         )
 
     async def probe(self, ports: Ports) -> Probe:
-        found = await ports.scratch.find(self.scratch)
-        if found is None:
-            return Probe.UNKNOWN
+        found = await here(ports, self.scratch)
         told = found.following
         done = told is not None and told.delay == self.delay and told.halting is None and found.address
         return Probe.DONE if done else Probe.TODO
@@ -157,9 +155,7 @@ class HaltScratch(Step):
         )
 
     async def probe(self, ports: Ports) -> Probe:
-        found = await ports.scratch.find(self.scratch)
-        if found is None:
-            return Probe.UNKNOWN
+        found = await here(ports, self.scratch)
         if found.following is not None:
             return Probe.TODO
         return Probe.DONE if found.restored is not None and found.restored.target == self.target else Probe.UNKNOWN

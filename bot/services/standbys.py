@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from actions.backup.physical import ScratchFacts
+from actions.backup.physical import Following, ScratchFacts
 from actions.backup.scratch_place import ElsewhereError
 from actions.errors import DrError
 from actions.ports import Ports
@@ -38,30 +38,45 @@ class Standbys:
         self._on_call = on_call
         self._since: dict[str, datetime] = {}  # in trouble, as seen from here
         self._said: dict[str, str] = {}  # why it could not be tended
+        self._at_work: dict[str, asyncio.Task[None]] = {}  # by instance
 
     async def run(self) -> None:
         """Tend them until cancelled."""
-        while True:
-            try:
-                await self.tend()
-            except DrError as error:
-                log.warning("standbys_not_tended", error=str(error))
-            except Exception:
-                # A full disk, a folder that is removed meanwhile: neither may end the worker and its runs.
-                log.exception("standbys_not_tended")
-            await asyncio.sleep(EVERY.total_seconds())
+        try:
+            while True:
+                try:
+                    await self.tend()
+                except DrError as error:
+                    log.warning("standbys_not_tended", error=str(error))
+                except Exception:
+                    # A full disk, a folder that is removed meanwhile: neither may end the worker and its runs.
+                    log.exception("standbys_not_tended")
+                await asyncio.sleep(EVERY.total_seconds())
+        finally:
+            for task in self._at_work.values():
+                task.cancel()
+            await asyncio.gather(*self._at_work.values(), return_exceptions=True)
 
     async def tend(self) -> None:
-        """All that follow, once. One that cannot be tended keeps no other from it."""
+        """All that follow, once. One that cannot be tended, or is brought WAL for hours, keeps no other from it."""
         for facts in await self._ports.scratch.instances():
-            if facts.following is None:
-                continue
-            if facts.following.halting is not None:
-                if not await self._wanted(facts.id):  # the run that was to stop it is over, and it is neither
-                    await self._judge(facts.id)
-            elif await self._tend(facts):
-                await self._judge(facts.id)
+            if facts.following is not None and facts.id not in self._at_work:
+                self._at_work[facts.id] = asyncio.create_task(self._look_after(facts, facts.following))
+        if self._at_work:
+            await asyncio.wait(self._at_work.values(), timeout=EVERY.total_seconds())
+        for scratch, task in list(self._at_work.items()):
+            if task.done():
+                del self._at_work[scratch]
+                if (error := task.exception()) is not None:
+                    log.warning("standby_not_tended", scratch=scratch, error=str(error), exc_info=error)
         await self._forget()
+
+    async def _look_after(self, facts: ScratchFacts, told: Following) -> None:
+        if told.halting is not None:
+            if not await self._wanted(facts.id):  # the run that was to stop it is over, and it is neither
+                await self._judge(facts.id)
+        elif await self._tend(facts):
+            await self._judge(facts.id)
 
     async def _wanted(self, scratch: str) -> bool:
         async with self._database.session() as session:

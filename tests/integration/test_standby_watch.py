@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from actions.backup.scratch_place import ElsewhereError
 from actions.errors import TemporaryError, UserError
 from actions.steps.health import Health
 from actions.steps.standby import standby_finding
+from bot.services import standbys as standbys_service
 from bot.services.backup_watch import BackupWatch
 from bot.services.standbys import PATIENCE, Standbys
 from storage import runs
@@ -19,6 +21,7 @@ from storage.session import Database
 from storage.tables import OutboxRow
 from tests.fakes.history import SCRATCH_ID, with_a_standby, with_history
 from tests.fakes.world import START, World
+from tests.fixtures.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -185,3 +188,32 @@ async def test_one_that_a_halt_has_left_half_way_is_told_once_its_run_is_over(
     told_of(world, halting=None)
     await standbys.tend()
     assert len(await posted(memory)) == 2
+
+
+async def test_one_that_is_brought_wal_for_long_keeps_no_other_waiting(
+    memory: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = with_a_standby()
+    first = world.scratch.made[SCRATCH_ID]
+    other = "s9s9s9s9s9"
+    world.scratch.made[other] = first.model_copy(update={"id": other})
+    world.scratch.contents[other] = world.scratch.contents[SCRATCH_ID]
+    fed: list[str] = []
+
+    async def feed(_: str, scratch: str) -> None:
+        fed.append(scratch)
+        if scratch == SCRATCH_ID:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.physical, "feed", feed)
+    monkeypatch.setattr(standbys_service, "EVERY", timedelta(milliseconds=50))
+    running = asyncio.create_task(Standbys(memory, world, on_call=ON_CALL).run())
+
+    async def again() -> bool:
+        return fed.count(other) > 1
+
+    await eventually(again)
+    assert fed.count(SCRATCH_ID) == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

@@ -9,12 +9,14 @@ import pytest
 from actions.adapters.scratch import ScratchInstances
 from actions.backup.physical import ScratchFacts
 from actions.backup.scratch_place import this_machine
+from actions.catalog.promote import Promote, PromoteParams
 from actions.catalog.proof import Prove, ProveParams
 from actions.catalog.scratch import ScratchDiscard, ScratchParams
-from actions.contract import Plan, Probe
+from actions.contract import JournalEntry, JournalState, Plan, Probe
 from actions.ports import JobPhase
 from actions.runner import Outcome
 from actions.site import Site
+from actions.steps.promotion import PromoteScratch
 from actions.steps.proving import RestoreForTest
 from actions.steps.restore_test import RemoveScratch
 from tests.contract.kit import PLAN_ID, MemoryJournal, run
@@ -50,6 +52,21 @@ async def test_a_discard_that_another_machines_worker_takes_up_asks() -> None:
     world.scratch.made[SCRATCH_ID] = facts  # on its own machine it is found, and people have it removed there
     assert (await run(plan, world, journal)).outcome is Outcome.ASKING
     assert SCRATCH_ID in world.scratch.made
+
+
+async def test_a_promotion_that_another_machines_worker_takes_up_says_where_to_go() -> None:
+    world = with_a_scratch()
+    plan, journal = await Promote().plan(PromoteParams(scratch=SCRATCH_ID), world, PLAN_ID), MemoryJournal()
+    started = next(number for number, step in enumerate(plan.steps) if isinstance(step, PromoteScratch))
+    for number in range(started + 1):
+        state = JournalState.APPLYING if number == started else JournalState.VERIFIED
+        await journal.append(JournalEntry(step=number, state=state, at=world.clock.now()))
+    leave(world, SCRATCH_ID)
+
+    result = await run(plan, world, journal)
+    assert result.outcome is Outcome.ASKING
+    assert f"is not on `{this_machine()}`, so it cannot be told whether this has happened" in result.message
+    assert "`/dr run again`" in result.message
 
 
 async def test_one_that_was_removed_here_is_removed() -> None:
