@@ -134,7 +134,7 @@ def _observations(ports: Ports, scene: RestoreScene, aim: Aim) -> tuple[Observat
 
 
 class FindParams(Frozen):
-    """Which table was harmed, and how; any way when none is named."""
+    """Which table was harmed, and how; by a DROP, TRUNCATE or DELETE when none is named."""
 
     database: str = Field(min_length=1)
     table: str = Field(min_length=1)
