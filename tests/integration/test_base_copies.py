@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from actions.errors import TemporaryError, VerificationError
 from actions.ports import ObjectFacts, no_progress
 from actions.site import Bucket, DatabaseRef, Site
 from tests.fakes.s3 import MemoryObjects
+from tests.fixtures.hanging import hanging
 from tests.fixtures.physical import Past
 from tests.fixtures.shared_s3 import S3
 from tests.physical_world import BUCKET, MARK, SERVER, PhysicalWorld
@@ -92,6 +94,30 @@ async def test_the_server_comes_back_once_the_first_bucket_is_gone(
     assert (restored.backup, restored.passed_over) == ("quarter", ())
     assert await rows(world) == [1, 2, 3, 4]
     assert await world.engine.find(FindRequest(server=SERVER, database="postgres", table="ledger"), no_progress) == ()
+
+
+async def test_a_bucket_that_hangs_is_waited_for_once_and_the_other_one_is_searched(
+    world: PhysicalWorld, s3: S3, far_bucket: str
+) -> None:
+    await world.engine.copy(SERVER, "quarter", no_progress)
+    secrets = SecretReferences({"ACCESS": s3.access_key, "SECRET": s3.secret_key})
+    async with hanging() as frozen:
+        endpoints = {world.bucket: f"http://127.0.0.1:{frozen.port}", far_bucket: s3.endpoint}
+        entries = {
+            name: Bucket(name=name, endpoint=at, region=s3.region, access_key="env:ACCESS", secret_key="env:SECRET")
+            for name, at in endpoints.items()
+        }
+        store = S3Store(Site(buckets=entries), secrets, answered_within=timedelta(seconds=0.5))
+        away = replace(world, objects=store)
+        entries_there = await away.engine.catalogue(SERVER)
+        far, near = await away.engine.windows(SERVER)
+        search = FindRequest(server=SERVER, database="postgres", table="ledger")
+        assert await away.engine.find(search, no_progress) == ()
+        assert frozen.connections <= 4  # the tries of one question, which are so many only where each is short
+        store.close()
+    assert {(entry.problem, entry.whole_in) for entry in entries_there} == {(None, (far_bucket,))}
+    assert far.oldest is not None
+    assert f"Bucket `{world.bucket}` does not answer" in near.problem
 
 
 async def test_a_bucket_that_fails_while_a_member_is_fetched_is_passed_over(
