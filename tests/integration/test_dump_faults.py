@@ -332,6 +332,24 @@ async def test_bucket_dying_in_a_dump_leaves_no_backup_and_no_upload(world: Dump
     assert (await world.engine.verify(world.database, "b1", no_progress)).problem is None
 
 
+class Forgetful(S3Store):
+    """A store that says it has all, and has none of it."""
+
+    async def put_stream(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> int:
+        sent = await super().put_stream(bucket, key, chunks)
+        await self.delete(bucket, key)
+        return sent
+
+
+@pytest.mark.corruption
+async def test_a_dump_that_the_bucket_did_not_keep_is_none(world: DumpWorld) -> None:
+    forgetful = Forgetful(world.site, world.secrets)
+    with pytest.raises(TemporaryError, match=r"did not keep `.*` as it was sent"):
+        await world.engine_over(forgetful).dump(DumpRequest(id="b1", database=world.database), no_progress)
+    forgetful.close()
+    assert await world.engine.catalogue(world.database) == []
+
+
 class TwoDaysLater(S3Store):
     """A store whose uploads are two days older than they are."""
 

@@ -383,6 +383,21 @@ async def test_a_bucket_that_takes_nothing_while_a_backup_is_made(
     assert (await broken.take("next")).problem is None
 
 
+async def test_a_base_backup_that_the_bucket_cut_off_is_none(world: PhysicalWorld) -> None:
+    class Cutting(MemoryObjects):
+        async def put_stream(self, bucket: str, key: str, chunks: AsyncIterator[bytes]) -> int:
+            sent = await super().put_stream(bucket, key, chunks)
+            kept = self.buckets[bucket][key]
+            self.buckets[bucket][key] = MemoryObject(kept.body[:-1], kept.modified_at)
+            return sent
+
+    cutting = Cutting(BUCKET)
+    cutting.buckets = objects_of(world).buckets
+    with pytest.raises(TemporaryError, match=r"did not keep `.*` as it was sent"):
+        await replace(world, objects=cutting).take("next")
+    assert "next" not in {entry.manifest.id for entry in await world.engine.catalogue(SERVER)}
+
+
 async def test_a_cancelled_restore_leaves_nothing(past: Past, world: PhysicalWorld) -> None:
     work = asyncio.create_task(world.restore(RecoveryTarget(time=past.commits[4].after)))
     await until((world.scratch_directory / "s1" / "claim.json").exists, within=60)

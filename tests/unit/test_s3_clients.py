@@ -41,6 +41,7 @@ class _Body(BytesIO):
         return [self.read()]
 
 
+@pytest.mark.corruption
 @pytest.mark.parametrize("fault", ["500", "no-answer"])
 @pytest.mark.parametrize(("limit", "tries"), [(timedelta(0), 1), (timedelta(minutes=1), 2)], ids=["over", "not-over"])
 def test_no_further_try_is_begun_once_its_time_is_over(fault: str, limit: timedelta, tries: int) -> None:
