@@ -20,6 +20,7 @@ REFUSED = """ERROR: [039]: HTTP request failed with 403 (Forbidden):
 @pytest.mark.parametrize(
     ("stderr", "code", "kind", "words"),
     [
+        ("ERROR: [049]: unable to connect to 'store.example:443'", 49, AwayError, "can be reached"),
         ("ERROR: [050]: unable to acquire lock on file '/tmp/x.lock'", 50, TemporaryError, "wait for its end"),
         (
             "ERROR: [055]: unable to load info file '/archive/main/archive.info'\n       HINT: has a stanza-create",

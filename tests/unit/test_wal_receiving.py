@@ -262,7 +262,7 @@ async def test_when_no_bucket_says_where_to_go_on_the_buckets_are_blamed(fresh: 
 
 
 @pytest.mark.corruption
-async def test_what_the_disk_did_not_take_is_written_down_once_it_does(fresh: _Fresh) -> None:
+async def test_an_archiver_writes_down_by_itself_what_its_disk_did_not_take(fresh: _Fresh) -> None:
     """An archiver that is started anew asks for no base backup of which it knows nothing."""
     wanted = BaseWanted(after_lsn="0/60000", since=FACTS.at, reason="gone")
     async with fresh.archiving():
