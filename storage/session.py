@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 import psycopg
@@ -12,6 +12,7 @@ from psycopg import sql
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from actions.errors import PermanentError, TemporaryError, UserError
 from storage import migrations, roles
@@ -156,6 +157,13 @@ class Database:
             raise TemporaryError("The bot's own database does not answer; start it or correct DATABASE_URL.") from error
 
     async def dispose(self) -> None:
+        """Close every connection. One of somebody who was cancelled may still be on its way back to the pool, where
+        nobody would close it any more: it is waited for, a second at most."""
+        pool = self.engine.pool
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while isinstance(pool, QueuePool) and pool.checkedout():  # noqa: ASYNC110 - the pool tells nobody
+                    await asyncio.sleep(0.01)
         await self.engine.dispose()
 
 

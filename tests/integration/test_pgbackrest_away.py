@@ -110,14 +110,15 @@ async def test_a_restore_goes_on_where_it_was(
     [size] = [
         each.manifest.stored.bytes for each in await far.engine.catalogue(SERVER) if each.manifest.id == past.backup
     ]
-    tls_road.leave_after(size // 2, away)
+    cut = size * 3 // 4  # late: on a busy machine much of what has passed has not been written down yet
+    tls_road.leave_after(cut, away)
     begun = time.monotonic()
     request = ScratchRequest(id="far", server=SERVER, target=past.target, backup=past.backup, mark=MARK)
     restored = await world.engine.restore(request, no_progress)
     assert time.monotonic() - begun > away.total_seconds()
     assert await tls_road.is_back()
     try:
-        assert tls_road.passed < restored.bytes + size // 2
+        assert tls_road.passed < restored.bytes + cut
         await far.scratch.start("far")
         assert await far.rows("far") == past.rows
     finally:

@@ -296,6 +296,22 @@ async def test_turns_are_counted_over_all_processes_and_come_back(memory: Databa
     assert await take("olivia")
 
 
+async def test_what_comes_back_while_all_connections_are_closed_is_closed_as_well(memory: Database) -> None:
+    other = memory.acting_as(DatabaseRole.WORKER)
+    async with other.session() as session:
+        own = (await session.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        closing = asyncio.create_task(other.dispose())
+        await asyncio.sleep(0.05)
+    await closing
+
+    async def gone() -> bool:
+        async with memory.session() as session:
+            there = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+            return bool((await session.execute(there, {"pid": own})).scalar_one() == 0)
+
+    await eventually(gone, within=5)
+
+
 async def test_who_is_cancelled_while_connecting_leaves_no_connection(memory: Database) -> None:
     """A worker that is stopped, or a question that takes too long, at any moment of a new connection. psycopg warns of
     a connection that is forgotten while it is open, and warnings are errors."""
