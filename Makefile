@@ -6,8 +6,8 @@ MAKEFLAGS += --no-builtin-rules
 # ARGS goes to the command as it is: make test ARGS="-k approval", make demo ARGS="--script restore"
 ARGS ?=
 SIZE ?= small
-# Two more than there are cores: tests wait for servers as much as they compute.
-WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
+# Four more than there are cores: tests wait for servers as much as they compute.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 4)
 PYTEST := .venv/bin/pytest
 # Else each worker of the tests writes the assertions of every module anew, each time: 10 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -84,11 +85,25 @@ async def test_c2_two_approvers_at_one_instant_start_one_run(setting: Setting) -
         await stage.refused("already_started", plan, starts=3)
 
 
+async def queued(stage: Stage, count: int) -> None:
+    """Return once so many wait for the plan that is held."""
+    waiting = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted"
+    )
+
+    async def there() -> bool:
+        return await stage.values(waiting) == [count]
+
+    await eventually(there)
+
+
 @pytest.mark.parametrize("first", ["approve", "deny"])
 async def test_c3_a_denial_at_the_same_instant_wins(setting: Setting, first: str) -> None:
-    """Both come in while the plan is held, so that no worker can look between them."""
-    async with setting(workers=2) as stage:
-        plan = await stage.plan()
+    """Both come in while the plan is held, and the workers behind them, so that none can look between them."""
+    async with setting(workers=0) as stage, AsyncExitStack() as stack:
+        async with stage.office.working(1):
+            plan = await stage.plan()
         approve, deny = await stage.window(plan), await stage.window(plan, user=SAM, action="plan.deny")
         sendings = {
             "approve": lambda: stage.submit(approve),
@@ -98,9 +113,11 @@ async def test_c3_a_denial_at_the_same_instant_wins(setting: Setting, first: str
         async with stage.memory.session() as session:
             await session.execute(text(held), {"key": f"drbot plan {plan.card.plan_id}"})
             sending = [asyncio.create_task(sendings.pop(first)())]
-            await asyncio.sleep(1)  # on a busy machine it takes a while to get as far as the lock
+            await queued(stage, 1)
             sending += [asyncio.create_task(sendings.popitem()[1]())]
-            await asyncio.sleep(1)  # on a busy machine it takes a while to get as far as the lock
+            await queued(stage, 2)
+            await stack.enter_async_context(stage.office.working(2))
+            await queued(stage, 4)
         await asyncio.gather(*sending)
         await stage.until(plan, PlanState.DENIED)
         await stage.sign_late(plan)
