@@ -267,13 +267,17 @@ class Finder:
         return done.created[0]
 
 
+class NoWalError(UserError):
+    """There is no segment at all to look through."""
+
+
 def find(
     records: WalRecords, directory: Path, request: FindRequest, *, database_oid: int, files: Iterable[int]
 ) -> list[Moment]:
     """Read all segments of `directory`, one timeline after the other, and give what was found, newest first. Blocking.
 
     The segments must follow each other without a gap. History files in the directory tell where a timeline was left.
-    Raises UserError when there is none, VerificationError when one cannot be read.
+    Raises NoWalError when there is none, VerificationError when one cannot be read.
     """
     finder = Finder(request, database_oid=database_oid, files=files, timeline_id=0)
     for finder.timeline_id, line in in_order(records, directory, request.server, RESOURCES):
@@ -303,7 +307,7 @@ def in_order(records: WalRecords, directory: Path, server: str, resources: Seque
     """The records of all segments, each once, with the timeline id they are on."""
     found = sorted(path.name for path in directory.iterdir() if _SEGMENT.fullmatch(path.name))
     if not found:
-        raise UserError(f"No WAL of `{server}` is archived for that time. Look with `/dr-backup status`.")
+        raise NoWalError(f"No WAL of `{server}` is archived for that time. Look with `/dr-backup status`.")
     switches, reached = _switches(directory), Lsn(0)
     for number in sorted({int(name[:8], 16) for name in found}):
         mine = [name for name in found if int(name[:8], 16) == number]

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from actions.backup.chain import usable
-from actions.backup.finder import WalRecords, databases_of, files_of, find, find_points
+from actions.backup.finder import NoWalError, WalRecords, databases_of, files_of, find, find_points
 from actions.backup.native_window import start_of
 from actions.backup.physical import (
     FindRequest,
@@ -47,12 +47,21 @@ class NativeFinder:
         files = files_of(request.table, maps, now=request.relfilenode)
         oids = databases_of(request, (entry.manifest.database_oids for entry in good))
         records = self._records(policy.server)
+        lacking: NoWalError | None = None
+        searched = False
         for entry in _beginnings(good, request.since):
             async with self._wal(entry, policy, request.until, progress) as folder:
-                for oid in oids:
-                    found = await asyncio.to_thread(find, records, folder, request, database_oid=oid, files=files)
-                    if found:
-                        return found
+                try:
+                    for oid in oids:
+                        found = await asyncio.to_thread(find, records, folder, request, database_oid=oid, files=files)
+                        if found:
+                            return found
+                except NoWalError as error:
+                    lacking = error  # its own WAL may have been in the bucket that is lost; an older one leads as far
+                else:
+                    searched = True
+        if lacking is not None and not searched:
+            raise lacking
         return ()
 
     async def find_points(

@@ -16,6 +16,7 @@ from bot.verify.findings import Tampering
 from tests.attack.stage import OLIVIA, STRANGER, Stage
 from tests.fixtures.ledger import LedgerForTests
 from tests.fixtures.office import CHANNEL
+from tests.fixtures.waiting import eventually
 from tests.integration.test_record_tampering import checked, first, tamper
 
 pytestmark = [pytest.mark.attack, pytest.mark.integration]
@@ -23,8 +24,14 @@ pytestmark = [pytest.mark.attack, pytest.mark.integration]
 
 async def opened(stage: Stage, *evidence: str) -> None:
     """An incident with these items."""
-    for slash, words in (("/dr-incident", "open Orders are gone"), *(("/dr-evidence", said) for said in evidence)):
-        assert (await say(stage, slash, words))[0] == 200
+
+    async def there() -> bool:
+        return bool(await stage.value("SELECT count(*) FROM incident"))
+
+    assert (await say(stage, "/dr-incident", "open Orders are gone"))[0] == 200
+    await eventually(there)  # Slack has its answer before that
+    for words in evidence:
+        assert (await say(stage, "/dr-evidence", words))[0] == 200
 
 
 async def say(stage: Stage, slash: str, words: str, user: str = OLIVIA) -> tuple[int, str]:
